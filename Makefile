@@ -1,0 +1,42 @@
+# `make help` lists the commands. CI runs the same ones.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+DISTS := $(wildcard libs/* services/*)
+PACKAGES := $(wildcard libs/*/trimtab* services/*/trimtab_*)
+BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
+export DO_NOT_TRACK := 1
+export UV_NATIVE_TLS := true
+
+.PHONY: help setup lock demo test lint types imports protos docs fresh bench up down
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup: .venv/.installed ## create .venv from requirements.lock, and fetch Kafka once
+.venv/.installed: requirements.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+	@command -v python3 >/dev/null || { echo "python3 (3.11 or newer) is missing: install it and try again"; exit 1; }
+	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/python -m pip install -q uv; }
+	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r requirements.lock
+	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation $(addprefix -e ./,$(DISTS))
+	@touch $@
+
+lock: .venv/.installed ## resolve requirements.lock anew
+	.venv/bin/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --custom-compile-command 'make lock' --group dev \
+	  $(foreach d,$(DISTS),--no-emit-package $(shell sed -n 's/^name = "\(.*\)"/\1/p' $(d)/pyproject.toml)) \
+	  $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
+
+protos: setup ## generate the messages and stubs from protos/
+	$(PY) -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=.venv/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=.venv/bin/protoc-gen-mypy_grpc --python_out=libs/contracts \
+	  --mypy_out=quiet:libs/contracts --grpc_python_out=libs/contracts --mypy_grpc_out=quiet:libs/contracts \
+	  $$(find protos -name '*.proto' | sort)
+
+lint: setup ## ruff
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: setup ## mypy --strict
+	.venv/bin/mypy $(PACKAGES)
+
+imports: setup ## the rooms: import contracts
+	.venv/bin/lint-imports

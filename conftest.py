@@ -1,0 +1,3 @@
+"""Loads the fixtures that start the real Kafka and PostgreSQL, once a run."""
+
+pytest_plugins = ["trimtab_stack.pytest_plugin"]

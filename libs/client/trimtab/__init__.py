@@ -1,0 +1,1 @@
+"""The Trimtab SDK and the `trimtab` command."""

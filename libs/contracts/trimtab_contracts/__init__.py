@@ -1,0 +1,1 @@
+"""Messages, gRPC stubs and the catalogue of topics, each said once."""

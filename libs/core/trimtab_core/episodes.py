@@ -1,0 +1,93 @@
+"""When windows over their level become one alarm, and when the next may come.
+
+An episode gives exactly one alarm, whatever follows, until the clear level has
+been reached or another version is live; its id depends on nothing but what it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any, Literal, Self
+
+from trimtab_core.calibration import Rule, WindowVerdict
+
+DriftKind = Literal["data", "prediction", "concept", "performance"]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeState:
+    """What is remembered between the windows of one kind of drift of one model."""
+
+    version: str = ""
+    recent: tuple[bool, ...] = ()
+    """Whether each of the last windows was over, oldest first; at most n of the rule."""
+    episode: str | None = None
+    """The open episode, if there is one."""
+    opened_at: float | None = None
+    """Where the open episode's window began, in seconds of event time."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads back as an equal state."""
+        return {**asdict(self), "recent": list(self.recent)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Build the state that `to_json` described."""
+        return cls(document["version"], tuple(document["recent"]), document["episode"], document["opened_at"])
+
+
+@dataclass(frozen=True, slots=True)
+class DriftAlarm:
+    """An episode has opened: what drifted, and the evidence of its opening window."""
+
+    episode: str
+    model: str
+    version: str
+    kind: DriftKind
+    opened_at: float
+    min_p: float
+    drifted: tuple[str, ...]
+    scores: Mapping[str, float]
+    p_values: Mapping[str, float]
+
+
+def episode_id(model: str, version: str, kind: DriftKind, opened_at: float) -> str:
+    """Return the id of the episode that opened with the window that began at `opened_at`, to the millisecond."""
+    return sha256("\0".join((model, version, kind, f"{opened_at:.3f}")).encode()).hexdigest()[:32]
+
+
+def step(
+    state: EpisodeState,
+    verdict: WindowVerdict,
+    window_opened_at: float,
+    *,
+    rule: Rule,
+    model: str,
+    version: str,
+    kind: DriftKind,
+) -> tuple[EpisodeState, DriftAlarm | None]:
+    """Take in one window, in event-time order, and return the alarm that it raises, if any.
+
+    `window_opened_at` is where the window begins, in seconds of event time. A new `version` starts afresh: its open
+    episode is closed and the earlier version's windows are forgotten.
+    """
+    if version != state.version:
+        state = EpisodeState(version)
+    if state.episode is not None:
+        return (EpisodeState(version) if verdict.clear else state), None
+    recent = (*state.recent, verdict.over)[-rule.n :]
+    if not verdict.over or sum(recent) < rule.k:
+        return EpisodeState(version, recent), None
+    episode = episode_id(model, version, kind, window_opened_at)
+    alarm = DriftAlarm(
+        episode,
+        model,
+        version,
+        kind,
+        window_opened_at,
+        verdict.min_p,
+        verdict.drifted,
+        verdict.scores,
+        verdict.p_values,
+    )
+    return EpisodeState(version, (), episode, window_opened_at), alarm

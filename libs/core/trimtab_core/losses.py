@@ -1,0 +1,90 @@
+"""What a wrong prediction costs, row by row, and what the rows come to.
+
+A loss is never negative and lower is better, for every metric; a row that is not
+a number is refused here, so nothing downstream has to ask.
+"""
+
+import math
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Task = Literal["regression", "binary"]
+Metric = Literal["mae", "rmse", "log_loss", "error_rate"]
+
+METRICS: Final[dict[Task, tuple[Metric, ...]]] = {
+    "regression": ("mae", "rmse"),
+    "binary": ("log_loss", "error_rate"),
+}
+LOWER_IS_BETTER: Final[dict[Metric, bool]] = {"mae": True, "rmse": True, "log_loss": True, "error_rate": True}
+
+_SUREST = 1e-7
+"""A probability is read as at least this far from 0 and 1, so that one sure mistake costs 16.1 and not infinity."""
+
+
+def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
+    """Return the loss of each row.
+
+    `mae` is the absolute and `rmse` the squared error, in the label's unit and its square; `log_loss` is in nats and
+    `error_rate` is 0 or 1 with the threshold at 0.5: both read `label` as 0 or 1 and `prediction` as a probability.
+
+    Raises:
+        ValueError: lengths differ, a row is not finite, or a row is not what the metric reads.
+    """
+    truth, said = _column("label", label), _column("prediction", prediction)
+    if truth.shape != said.shape:
+        raise ValueError(f"label has {truth.size} rows and prediction {said.size}: pass one of each per row")
+    if metric == "mae":
+        return np.abs(truth - said)
+    if metric == "rmse":
+        return np.square(truth - said)
+    _must("label", truth, (truth == 0) | (truth == 1), "is neither 0 nor 1")
+    _must("prediction", said, (said >= 0) & (said <= 1), "is no probability")
+    if metric == "error_rate":
+        return ((said >= 0.5) != (truth == 1)).astype(np.float64)
+    if metric == "log_loss":
+        sure = np.clip(said, _SUREST, 1 - _SUREST)
+        return -np.where(truth == 1, np.log(sure), np.log1p(-sure))
+    raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(LOWER_IS_BETTER)}")
+
+
+def aggregate(metric: Metric, losses: ArrayLike) -> float:
+    """Return what the rows' losses come to: their mean, and for `rmse` the root of it.
+
+    Raises:
+        ValueError: there is no row, or one is not finite.
+    """
+    rows = _column("losses", losses)
+    if rows.size == 0:
+        raise ValueError(f"{metric} of no rows is undefined: pass at least one loss")
+    mean = float(rows.mean())
+    return math.sqrt(mean) if metric == "rmse" else mean
+
+
+def clip(losses: ArrayLike, cap: float) -> Floats:
+    """Return the losses, none above `cap`.
+
+    Raises:
+        ValueError: `cap` is not positive, or a loss is not finite.
+    """
+    if not cap > 0:
+        raise ValueError(f"cap {cap} is not positive: a capped loss needs room above zero")
+    return np.minimum(_column("losses", losses), cap)
+
+
+def _column(name: str, values: ArrayLike) -> Floats:
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1:
+        raise ValueError(f"{name} has {column.ndim} dimensions: pass a column")
+    _must(name, column, np.isfinite(column), "is not a finite number")
+    return column
+
+
+def _must(name: str, column: Floats, good: NDArray[np.bool_], fault: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"{name} {column[row]} in row {row} {fault}: drop such rows before asking for a loss"
+        )

@@ -1,0 +1,205 @@
+"""Whether drift is answered with a retrain command.
+
+One episode gives one command, however often, late or out of order its event is
+heard: a second attempt is made by `reconsider` alone, and only after the first
+has come back without help. All times are seconds of event time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from typing import Any, Literal, Self
+
+from trimtab_core.episodes import DriftKind
+
+Cause = Literal["drift", "kind", "quality", "duplicate", "in_flight", "cooldown", "budget"]
+
+_REMEMBERED = 1_000
+"""Answered episodes that are kept; an older event is behind the last command, so the cooldown declines it."""
+_MOST_DOUBLINGS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """What the owner of a model allows."""
+
+    on: tuple[DriftKind, ...] = ("data", "performance")
+    cooldown_s: float = 7 * 86_400.0
+    """Least time between two commands; doubled for each retrain in a row that did not help."""
+    at_most: tuple[int, float] = (4, 60 * 86_400.0)
+    """So many commands in so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSignal:
+    """A drift event, as the policy reads it."""
+
+    model: str
+    episode: str
+    kind: DriftKind
+    at: float
+    severity: float = 0.0
+    """In [0, 1], for the sentence only."""
+    quality_fault: bool = False
+    """Whether the data of the episode is bad rather than changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A command that was given for an episode, and what came of it."""
+
+    episode: str
+    attempt: int
+    command_id: str
+    helped: bool | None = None
+    """None while its loop runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What is remembered between the signals of one model."""
+
+    last_command_at: float | None = None
+    commands: tuple[float, ...] = ()
+    """When the commands within the budget's time were given."""
+    in_flight: str | None = None
+    """The command whose loop has not ended."""
+    failures: int = 0
+    """Retrains in a row that did not help."""
+    last_outcome_at: float | None = None
+    answers: tuple[Answer, ...] = ()
+    """The last answer to each episode, oldest first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads back as an equal state."""
+        return {
+            **asdict(self),
+            "commands": list(self.commands),
+            "answers": [asdict(answer) for answer in self.answers],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Build the state that `to_json` described."""
+        answers = tuple(Answer(**answer) for answer in document["answers"])
+        return cls(**{**document, "commands": tuple(document["commands"]), "answers": answers})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy answers; `state` is to be kept in the transaction that sends the command."""
+
+    action: Literal["retrain", "decline"]
+    command_id: str | None
+    """The command to give, or for a duplicate the one already given."""
+    attempt: int
+    cause: Cause
+    reason: str
+    state: PolicyState
+    retry_at: float | None = None
+    """For `cooldown` and `budget`: from when on `reconsider` would not decline for it."""
+
+
+def command_id(episode: str, attempt: int) -> str:
+    """Return the id of the `attempt`-th command, counted from 1, for an episode."""
+    return sha256(f"{episode}\0{attempt}".encode()).hexdigest()[:32]
+
+
+def decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Decision:
+    """Answer a drift event; an episode that has had a command is a duplicate for ever."""
+    return _decide(spec, state, signal, may_try_again=False)
+
+
+def reconsider(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Decision:
+    """Answer again for an episode that is still open; `signal.at` is now.
+
+    An episode declined so far gets its first attempt as soon as nothing stands in its way; one whose command has
+    finished without help gets the next attempt; one whose command runs or has helped stays answered.
+    """
+    return _decide(spec, state, signal, may_try_again=True)
+
+
+def outcome(state: PolicyState, helped: bool, at: float, command: str | None = None) -> PolicyState:
+    """Take in the end of the loop in flight; a repeated or foreign outcome changes nothing.
+
+    `command` names the loop that ended; without it, the one in flight is meant.
+    """
+    if state.in_flight is None or command not in (None, state.in_flight):
+        return state
+    answers = tuple(
+        replace(answer, helped=helped) if answer.command_id == state.in_flight else answer
+        for answer in state.answers
+    )
+    failures = 0 if helped else state.failures + 1
+    return replace(state, in_flight=None, failures=failures, last_outcome_at=at, answers=answers)
+
+
+def cooldown(spec: PolicySpec, state: PolicyState) -> float:
+    """Return the seconds to wait after the last command, with the back-off in it."""
+    return spec.cooldown_s * float(2 ** min(state.failures, _MOST_DOUBLINGS))
+
+
+def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
+    given = next((answer for answer in state.answers if answer.episode == signal.episode), None)
+    attempt = 1 if given is None else given.attempt
+
+    def decline(cause: Cause, reason: str, retry_at: float | None = None) -> Decision:
+        known = None if given is None else given.command_id
+        return Decision("decline", known, attempt, cause, reason, state, retry_at)
+
+    if signal.kind not in spec.on:
+        return decline(
+            "kind",
+            f"{signal.kind} drift does not call for a retrain of {signal.model}: {_listed(spec.on)} does.",
+        )
+    if signal.quality_fault:
+        return decline(
+            "quality", f"The data of {signal.model} is faulty, and a model trained on it would be too."
+        )
+    if given is not None:
+        if given.helped is not False or not may_try_again:
+            return decline(
+                "duplicate", f"This episode already has command {given.command_id} (attempt {given.attempt})."
+            )
+        attempt += 1
+    if state.in_flight is not None:
+        return decline("in_flight", f"A retrain of {signal.model} is in flight (command {state.in_flight}).")
+    if state.last_command_at is not None:
+        ready = state.last_command_at + cooldown(spec, state)
+        if signal.at < ready:
+            helpless = f" after {state.failures} without help" if state.failures else ""
+            return decline(
+                "cooldown",
+                f"The cooldown of {signal.model}{helpless} lasts {_days(ready - signal.at)} more.",
+                ready,
+            )
+    count, per_s = spec.at_most
+    spent = tuple(at for at in state.commands if at > signal.at - per_s)
+    if len(spent) >= count:
+        ready = sorted(spent)[len(spent) - count] + per_s if count else None
+        return decline("budget", f"The budget of {signal.model}, {count} in {_days(per_s)}, is spent.", ready)
+    return _command(state, signal, attempt, spent)
+
+
+def _command(state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple[float, ...]) -> Decision:
+    command = command_id(signal.episode, attempt)
+    others = [answer for answer in state.answers if answer.episode != signal.episode]
+    answers = (*others, Answer(signal.episode, attempt, command))[-_REMEMBERED:]
+    after = replace(
+        state,
+        last_command_at=signal.at,
+        commands=(*spent, signal.at),
+        in_flight=command,
+        answers=answers,
+    )
+    again = f", attempt {attempt}," if attempt > 1 else ""
+    reason = f"{signal.kind.capitalize()} drift of severity {signal.severity:.2f}{again} calls for a retrain of {signal.model}."
+    return Decision("retrain", command, attempt, "drift", reason, after)
+
+
+def _listed(kinds: tuple[DriftKind, ...]) -> str:
+    return " or ".join(kinds) or "none"
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86_400:.1f} days" if seconds >= 86_400 else f"{seconds / 3_600:.1f} hours"

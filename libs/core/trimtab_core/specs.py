@@ -1,0 +1,337 @@
+"""What a user declares: sources, feature views and models.
+
+The same classes are the Python API and, through `schema()`, the JSON Schema that
+editors complete. A spec that these classes accept needs no further check of its
+form by any service.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+
+API_VERSION = "trimtab/v1"
+
+Duration = Annotated[
+    int,
+    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    PlainSerializer(format_duration, return_type=str),
+    Field(gt=0, description="a length of time such as 60s, 6h or 28d", json_schema_extra={"type": "string"}),
+]
+"""A length of time in milliseconds, written `60s`, `6h` or `28d`."""
+
+PerTime = Annotated[
+    Rate,
+    BeforeValidator(lambda value: parse_rate(value) if isinstance(value, str) else value),
+    PlainSerializer(str, return_type=str),
+]
+"""A rate, written `4 per 60d`."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
+
+
+class Spec(BaseModel):
+    """What all parts of a spec share: nothing unknown is let through, nothing changes later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class Metadata(Spec):
+    """Who a resource is."""
+
+    name: Name
+    owner: str | None = None
+    description: str | None = None
+
+
+class FieldSpec(Spec):
+    """What one field of a source's rows may hold."""
+
+    type: Literal["string", "integer", "number", "boolean", "timestamp"]
+    nullable: bool = False
+    unit: str | None = None
+    timezone: str | None = None
+    """For a timestamp written without an offset: the zone it was written in, such as `America/New_York`."""
+    min: float | None = None
+    max: float | None = None
+    enum: tuple[str | int, ...] | None = None
+    pattern: str | None = None
+    unique_within: Duration | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_its_type(self) -> Self:
+        if self.timezone is not None and self.type != "timestamp":
+            raise ValueError(f"timezone is for timestamps, and this field is a {self.type}: remove it")
+        if self.pattern is not None:
+            if self.type != "string":
+                raise ValueError(f"pattern is for strings, and this field is a {self.type}: remove it")
+            re.compile(self.pattern)
+        if (self.min is not None or self.max is not None) and self.type not in ("integer", "number"):
+            raise ValueError(f"min and max are for numbers, and this field is a {self.type}: remove them")
+        if self.timezone is not None:
+            from zoneinfo import ZoneInfo
+
+            try:
+                ZoneInfo(self.timezone)
+            except (KeyError, ValueError, OSError) as error:
+                raise ValueError(
+                    f"{self.timezone!r} is no known timezone: write one like Europe/Zurich"
+                ) from error
+        return self
+
+
+class SourceSpec(Spec):
+    """A stream with a data contract."""
+
+    key: FieldName
+    event_time: FieldName
+    lateness: Duration
+    partitions: int = Field(default=2, ge=1, le=1024)
+    unknown_fields: Literal["keep", "drop", "reject"] = "keep"
+    fields: dict[FieldName, FieldSpec]
+
+    @model_validator(mode="after")
+    def _names_its_own_fields(self) -> Self:
+        for role in ("key", "event_time"):
+            name = getattr(self, role)
+            if name not in self.fields:
+                raise ValueError(
+                    f"{role} names {name!r}, which is not among the fields: declare it, or name another"
+                )
+            if self.fields[name].nullable:
+                raise ValueError(f"{role} names {name!r}, which is nullable: every event needs one")
+        if self.fields[self.event_time].type != "timestamp":
+            raise ValueError(
+                f"event_time names {self.event_time!r}, which is no timestamp: give it type timestamp"
+            )
+        return self
+
+
+AggregateFunction = Literal["count", "sum", "mean", "stddev", "min", "max"]
+
+
+class Aggregate(Spec):
+    """Functions of one field over windows, over the rows that `where` lets through."""
+
+    field: FieldName
+    functions: tuple[AggregateFunction, ...] = Field(min_length=1)
+    windows: tuple[Duration, ...] = Field(min_length=1)
+    where: str | None = None
+    """One comparison of a field with a number, such as `mph < 80`."""
+
+    @model_validator(mode="after")
+    def _has_a_plain_where(self) -> Self:
+        if self.where is not None and WHERE.fullmatch(self.where.strip()) is None:
+            raise ValueError(
+                f"{self.where!r} is no condition: write a field, one of < <= > >= == != and a number"
+            )
+        return self
+
+
+WHERE = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*(-?\d+(?:\.\d+)?)")
+
+
+class FeatureViewSpec(Spec):
+    """Windowed aggregates of a source's events for each value of an entity."""
+
+    source: Name
+    entity: FieldName | None = None
+    """The field whose values are told apart; without one the view has a single row for all events."""
+    aggregates: tuple[Aggregate, ...] = Field(min_length=1)
+    hop: Duration
+    ttl: Duration
+
+    @model_validator(mode="after")
+    def _windows_are_whole_hops(self) -> Self:
+        for aggregate in self.aggregates:
+            for window in aggregate.windows:
+                if window % self.hop:
+                    raise ValueError(
+                        f"window {format_duration(window)} is no multiple of hop {format_duration(self.hop)}: "
+                        "make it one, for values change at hop boundaries only"
+                    )
+        if len(set(self.columns())) != len(self.columns()):
+            raise ValueError("two aggregates give a feature of the same name: join them, or drop one")
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the view's features, in order: `<field>_<function>_<window>`."""
+        return tuple(
+            f"{aggregate.field}_{function}_{format_duration(window)}"
+            for aggregate in self.aggregates
+            for function in aggregate.functions
+            for window in aggregate.windows
+        )
+
+
+class LabelSpec(Spec):
+    """Where the truth about a prediction comes from, and when at the latest."""
+
+    source: Name
+    on: FieldName
+    """The field that both the model's source and the label's source carry."""
+    value: FieldName
+    within: Duration
+
+
+class TrainerSpec(Spec):
+    """How a candidate is made."""
+
+    kind: Literal["linear", "random_forest", "hist_gradient_boosting"] = "hist_gradient_boosting"
+    parameters: dict[str, float | int | str | bool] = {}
+    window: Duration
+    """How far back the training rows reach."""
+    holdout: float = Field(default=0.2, gt=0, lt=0.9)
+    """The newest share of the rows, on which candidate and champion are compared."""
+    seed: int = 0
+    min_rows: int = Field(default=200, ge=10)
+    max_rows: int | None = None
+    timeout: Duration = parse_duration("15m")
+    memory_mb: int = Field(default=4096, ge=256)
+
+
+MetricName = Literal["mae", "rmse", "log_loss", "error_rate"]
+
+
+class GateSpec(Spec):
+    """One condition on a candidate: absolute, against the champion, or on every slice."""
+
+    metric: MetricName
+    at_most: float | None = None
+    versus: Literal["champion"] | None = None
+    better_by: float = 0.0
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    slices: FieldName | None = None
+    max_worse: float | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if [self.at_most is not None, self.versus is not None, self.slices is not None].count(True) != 1:
+            raise ValueError("a gate has exactly one of at_most, versus and slices: split it or complete it")
+        if (self.slices is None) != (self.max_worse is None):
+            raise ValueError("slices and max_worse go together: give both or neither")
+        return self
+
+
+class RolloutSpec(Spec):
+    """How an accepted candidate comes to serve."""
+
+    strategy: Literal["immediate", "shadow", "canary"] = "canary"
+    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (10, 50, 100)
+    """Percent of the keys that the challenger answers at each step of a canary."""
+    judge: MetricName | None = None
+    """The loss that champion and challenger are compared on; by default mae or log_loss, by the task."""
+    cap: float = Field(default=60.0, gt=0)
+    """Losses count at most this much, so that one monster row decides nothing."""
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    within: Duration = parse_duration("14d")
+    approval: Literal["auto", "manual"] = "auto"
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)) or not self.steps:
+            raise ValueError(
+                f"steps {list(self.steps)} do not rise: write shares that grow, like [10, 50, 100]"
+            )
+        return self
+
+
+class MonitoringSpec(Spec):
+    """How closely live traffic is watched."""
+
+    window: int = Field(default=500, ge=50)
+    """Predictions a window."""
+    false_alarms: PerTime = Rate(1, parse_duration("90d"))
+    """The rate of alarms that is accepted while nothing has changed."""
+    persistence: tuple[int, int] = (2, 3)
+    """An alarm needs k of the last n windows over the threshold."""
+
+
+DriftKind = Literal["data", "prediction", "concept", "performance"]
+
+
+class RetrainSpec(Spec):
+    """When drift becomes a retrain command."""
+
+    on: tuple[DriftKind, ...] = ("data", "performance")
+    cooldown: Duration = parse_duration("7d")
+    at_most: PerTime = Rate(4, parse_duration("60d"))
+
+
+class ModelSpec(Spec):
+    """A model that Trimtab trains, serves and watches."""
+
+    task: Literal["regression", "binary"]
+    source: Name
+    features: tuple[str, ...] = Field(min_length=1)
+    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`."""
+    label: LabelSpec
+    trainer: TrainerSpec
+    gates: tuple[GateSpec, ...] = ()
+    rollout: RolloutSpec = RolloutSpec()
+    monitoring: MonitoringSpec = MonitoringSpec()
+    retrain: RetrainSpec = RetrainSpec()
+
+    @property
+    def judged_by(self) -> MetricName:
+        """The metric that the rollout judge and the performance watch read."""
+        return self.rollout.judge or ("mae" if self.task == "regression" else "log_loss")
+
+
+class _Resource(Spec):
+    apiVersion: Literal["trimtab/v1"] = API_VERSION  # noqa: N815 - the name users of this form know
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+
+class Source(_Resource):
+    """A named source."""
+
+    kind: Literal["Source"] = "Source"
+    spec: SourceSpec
+
+
+class FeatureView(_Resource):
+    """A named feature view."""
+
+    kind: Literal["FeatureView"] = "FeatureView"
+    spec: FeatureViewSpec
+
+
+class Model(_Resource):
+    """A named model."""
+
+    kind: Literal["Model"] = "Model"
+    spec: ModelSpec
+
+
+Resource = Annotated[Source | FeatureView | Model, Field(discriminator="kind")]
+
+KINDS: dict[str, type[Source] | type[FeatureView] | type[Model]] = {
+    "Source": Source,
+    "FeatureView": FeatureView,
+    "Model": Model,
+}
+
+
+def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
+    """Build the resource of `kind` from plain data.
+
+    Raises:
+        pydantic.ValidationError: the document does not fit; it lists every fault.
+        KeyError: there is no such kind.
+    """
+    return KINDS[kind].model_validate(document)
+
+
+def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
+    """Return the resource as plain data that `parse` reads back as an equal resource."""
+    return resource.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,1 @@
+"""How a Trimtab service meets Kafka, gRPC, PostgreSQL, the clock and its environment."""

@@ -1,0 +1,46 @@
+"""Makes Kafka's topics as the table says; asking twice changes nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from trimtab_contracts.topics import Topic
+
+from trimtab_runtime.errors import Unavailable
+
+
+async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replication: int = 1) -> None:
+    """Create those of `topics` that do not exist.
+
+    Raises:
+        Unavailable: Kafka did not answer, or refused one of them.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    try:
+        await admin.start()
+        new = [
+            NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.config)
+            for topic in topics
+        ]
+        response = await admin.create_topics(new)
+        for name, code, *rest in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise Unavailable(f"Kafka would not create topic {name}: {error.__name__} {rest}")
+        await _until_led(admin, {topic.name for topic in topics})
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {servers} did not create topics: {error}") from error
+    finally:
+        await admin.close()
+
+
+async def _until_led(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """Wait until every partition of `names` has a leader, so that the first produce does not stumble."""
+    for _ in range(100):
+        found = await admin.describe_topics(sorted(names))
+        if all(t["error_code"] == 0 and all(p["leader"] >= 0 for p in t["partitions"]) for t in found):
+            return
+        await asyncio.sleep(0.05)
+    raise Unavailable(f"Kafka has no leader for some of {sorted(names)} after 5 s")

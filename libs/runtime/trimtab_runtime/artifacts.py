@@ -1,0 +1,51 @@
+"""Files named by what is in them.
+
+An artifact is written once and never changes; what is read is checked against its
+digest, so a file that rotted or was swapped is an error and not a wrong answer.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import fsspec
+from trimtab_contracts.common.v1.common_pb2 import Artifact
+
+from trimtab_runtime.errors import Rejected, Unavailable
+
+
+class Corrupt(Rejected):
+    """The bytes at an artifact's place are not the bytes it names."""
+
+
+def put(data_dir: Path, content: bytes) -> Artifact:
+    """Store `content` below `data_dir` and return its name; storing it again changes nothing."""
+    digest = hashlib.sha256(content).hexdigest()
+    path = data_dir.absolute() / "artifacts" / digest[:2] / digest
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).rename(path)
+    return Artifact(uri=str(path), digest=digest, size=len(content))
+
+
+def fetch(artifact: Artifact) -> bytes:
+    """Return the bytes of `artifact`.
+
+    Raises:
+        Corrupt: they are not those that the digest names.
+        Unavailable: they cannot be read.
+    """
+    try:
+        with fsspec.open(artifact.uri, "rb") as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise Unavailable(f"artifact {artifact.uri} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != artifact.digest:
+        raise Corrupt(f"artifact {artifact.uri} is not what its digest {artifact.digest[:12]} names: restore it")
+    return content

@@ -1,0 +1,211 @@
+"""From Kafka to effects, at least once: how a service hears the topics of the table.
+
+An offset is committed only after the effect of its record. `Rejected` makes a dead
+letter, `Unavailable` is waited out for as long as it takes, and any other error is
+tried a few times and then made a dead letter too; an outage never is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from google.protobuf.message import Message
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason
+from trimtab_contracts.topics import DEADLETTER, Topic, Undecodable
+
+from trimtab_runtime import records, telemetry
+from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.records import Record
+
+M = TypeVar("M", bound=Message)
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+_BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription(Generic[M]):
+    """A topic and what is done with some of its records, in order, all or none.
+
+    `handler` takes records of one partition. It must be idempotent: records come
+    again after a crash, and one by one after a batch was refused.
+    """
+
+    topic: Topic[M]
+    handler: Callable[[Sequence[Record[M]]], Awaitable[None]]
+
+
+def each(topic: Topic[M], handler: Callable[[M, Record[M]], Awaitable[None]]) -> Subscription[M]:
+    """Subscribe a handler that takes one message at a time, in a span that continues the record's trace."""
+
+    async def one_by_one(batch: Sequence[Record[M]]) -> None:
+        for record in batch:
+            with telemetry.span(f"{record.topic} receive", parent=record.traceparent):
+                await handler(record.message, record)
+
+    return Subscription(topic, one_by_one)
+
+
+async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProducer:
+    """Return a started idempotent producer: what it has acknowledged is written once."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=linger_ms,
+        max_batch_size=131_072,
+        max_request_size=8_388_608,
+        compression_type="lz4",
+        retry_backoff_ms=20,
+    )
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise Unavailable(f"no Kafka answers at {servers}: {error}") from error
+    return producer
+
+
+async def consume(
+    servers: str,
+    service: str,
+    subscriptions: Sequence[Subscription[Any]],
+    *,
+    max_records: int = 500,
+    ready: asyncio.Event | None = None,
+) -> None:
+    """Hear `subscriptions` as the consumer group `service` until cancelled."""
+    by_name = {subscription.topic.name: subscription for subscription in subscriptions}
+    consumer = AIOKafkaConsumer(
+        *by_name,
+        bootstrap_servers=servers,
+        group_id=service,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        session_timeout_ms=6_000,
+        heartbeat_interval_ms=1_000,
+        max_poll_interval_ms=600_000,
+        retry_backoff_ms=50,
+        fetch_max_wait_ms=100,
+    )
+    producer = await start_producer(servers)
+    await consumer.start()
+    try:
+        if ready is not None:
+            ready.set()
+        while True:
+            batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
+            for place, batch in batches.items():
+                await _settle(by_name[place.topic], batch, producer, service)
+                await _commit(consumer, {place: batch[-1].offset + 1})
+    finally:
+        await asyncio.shield(_stop(consumer, producer))
+
+
+async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    try:
+        await consumer.commit(dict(offsets))
+    except KafkaError as error:
+        # The partition went to another member: it will see the records again, and their effects are idempotent.
+        log.warning("offsets %s were not committed: %s", offsets, error)
+
+
+async def _stop(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+    await consumer.stop()
+    await producer.stop()
+
+
+async def _settle(
+    subscription: Subscription[Any], batch: Sequence[Any], producer: AIOKafkaProducer, service: str
+) -> None:
+    """Bring about the effect of every record of `batch`, or its dead letter."""
+    readable = []
+    for raw in batch:
+        if raw.value is None:
+            continue
+        try:
+            readable.append(records.read(subscription.topic, raw))
+        except Undecodable as error:
+            await _bury(producer, service, raw, "undecodable", str(error))
+    if readable:
+        await _handle(
+            subscription,
+            readable,
+            {record.offset: raw for record, raw in _pair(readable, batch)},
+            producer,
+            service,
+        )
+
+
+def _pair(readable: Sequence[Record[Any]], batch: Sequence[Any]) -> list[tuple[Record[Any], Any]]:
+    raw = {record.offset: record for record in batch}
+    return [(record, raw[record.offset]) for record in readable]
+
+
+async def _handle(
+    subscription: Subscription[Any],
+    batch: Sequence[Record[Any]],
+    raw: Mapping[int, Any],
+    producer: AIOKafkaProducer,
+    service: str,
+) -> None:
+    failures = 0
+    while True:
+        try:
+            return await subscription.handler(batch)
+        except Unavailable as error:
+            failures = min(failures + 1, len(_BACKOFF_S))
+            log.warning("%s waits: %s", subscription.topic.name, error)
+        except Rejected as error:
+            if len(batch) == 1:
+                return await _bury(producer, service, raw[batch[0].offset], "rejected", str(error))
+            break
+        except Exception as error:  # the edge of the loop: one record must not stop the stream
+            failures += 1
+            log.exception("%s failed on %s, try %d", subscription.topic.name, batch[0].id, failures)
+            if failures >= ATTEMPTS:
+                if len(batch) == 1:
+                    return await _bury(
+                        producer, service, raw[batch[0].offset], "failed", f"{type(error).__name__}: {error}"
+                    )
+                break
+        await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1])
+    for record in batch:
+        await _handle(subscription, [record], raw, producer, service)
+    return None
+
+
+async def _bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
+    log.error("dead letter %s/%d/%d: %s", raw.topic, raw.partition, raw.offset, message)
+    letter = dead_letter(raw, source=raw.topic, reasons=[Reason(code=code, message=message)])
+    record = records.outgoing(
+        DEADLETTER,
+        letter,
+        key=(raw.key or b"").decode(errors="replace"),
+        id=letter.id,
+        source=service,
+        time_ms=raw.timestamp,
+    )
+    await records.send_all(producer, [record])
+
+
+def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason]) -> DeadLetter:
+    """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same."""
+    return DeadLetter(
+        id=f"{raw.topic}/{raw.partition}/{raw.offset}",
+        source=source,
+        topic=raw.topic,
+        partition=raw.partition,
+        offset=raw.offset,
+        key=raw.key or b"",
+        payload=raw.value or b"",
+        reasons=reasons,
+        arrived_at=to_timestamp(raw.timestamp),
+    )

@@ -1,0 +1,126 @@
+"""How a process reads a topic that everyone reads: from the start, with no group.
+
+A follower keeps a process's own view of compacted topics. It is caught up once it
+has passed the end offsets that stood when it first asked for them; what it has read
+it can be told to remember (`start`), so that a restart reads on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+log = logging.getLogger(__name__)
+
+OnRecords = Callable[[str, int, Sequence[Any]], Awaitable[None]]
+"""Takes topic, partition and raw records, in order; what it raises ends the follower."""
+
+
+class Follower:
+    """Follows a set of topics that may grow and shrink while it runs."""
+
+    def __init__(
+        self,
+        servers: str,
+        topics: Sequence[str],
+        on_records: OnRecords,
+        *,
+        start: Mapping[tuple[str, int], int] | None = None,
+        only: Callable[[str, int], bool] = lambda topic, partition: True,
+    ) -> None:
+        """Follow `topics`, each partition from `start` or its beginning.
+
+        `only` limits the partitions that are read.
+        """
+        self._servers = servers
+        self._wanted = set(topics)
+        self._on_records = on_records
+        self._next = dict(start or {})
+        self._only = only
+        self._changed = asyncio.Event()
+        self._caught_up = asyncio.Event()
+
+    def set_topics(self, topics: Sequence[str]) -> None:
+        """Follow exactly `topics` from now on."""
+        if set(topics) != self._wanted:
+            self._wanted = set(topics)
+            self._caught_up.clear()
+            self._changed.set()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that was there when it started, or when a topic was added, has been read."""
+        return self._caught_up.is_set()
+
+    async def caught_up(self) -> None:
+        """Wait until it is caught up."""
+        await self._caught_up.wait()
+
+    async def run(self) -> None:
+        """Read until cancelled; a broker that is away is waited for."""
+        while True:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._servers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                fetch_max_wait_ms=100,
+                retry_backoff_ms=50,
+                max_partition_fetch_bytes=4_194_304,
+            )
+            try:
+                await consumer.start()
+                await self._read(consumer)
+            except KafkaError as error:
+                log.warning("following %s waits for Kafka: %s", sorted(self._wanted), error)
+                await asyncio.sleep(0.5)
+            finally:
+                await asyncio.shield(consumer.stop())
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        ends = await self._assign(consumer)
+        while True:
+            if self._changed.is_set():
+                ends = await self._assign(consumer)
+            if not consumer.assignment():
+                self._caught_up.set()
+                await self._changed.wait()
+                continue
+            for place, batch in (await consumer.getmany(timeout_ms=100)).items():
+                await self._on_records(place.topic, place.partition, batch)
+                self._next[place.topic, place.partition] = batch[-1].offset + 1
+            if ends and not self._caught_up.is_set():
+                ends = {place: end for place, end in ends.items() if await consumer.position(place) < end}
+            if not ends:
+                self._caught_up.set()
+
+    async def _assign(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        """Assign all wanted partitions that exist, and return the ends not yet reached."""
+        self._changed.clear()
+        places = []
+        for topic in sorted(self._wanted):
+            partitions = await self._partitions(consumer, topic)
+            places += [TopicPartition(topic, number) for number in partitions if self._only(topic, number)]
+        consumer.assign(places)
+        for place in places:
+            if (offset := self._next.get((place.topic, place.partition))) is not None:
+                consumer.seek(place, offset)
+            else:
+                await consumer.seek_to_beginning(place)
+        return dict(await consumer.end_offsets(places)) if places else {}
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+        """Return the partitions of `topic`, waiting until it exists."""
+        consumer._client.add_topic(topic)  # the client fetches metadata of the topics it knows
+        while not (found := consumer.partitions_for_topic(topic)):
+            await consumer._client.force_metadata_update()
+            if consumer.partitions_for_topic(topic):
+                continue
+            log.info("topic %s does not exist yet", topic)
+            await asyncio.sleep(0.2)
+            if self._changed.is_set() and topic not in self._wanted:
+                return []
+        return sorted(found)

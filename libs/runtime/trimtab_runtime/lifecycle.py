@@ -1,0 +1,81 @@
+"""How a service's process begins and ends.
+
+`run_service` is all that a `__main__.py` calls. SIGTERM and SIGINT cancel the
+service's main coroutine, which closes what it opened in reverse; faults of the
+configuration or of what it leans on are one sentence on standard error and exit 1.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+from trimtab_runtime import settings, telemetry
+from trimtab_runtime.errors import TrimtabError
+
+log = logging.getLogger(__name__)
+
+
+class ServiceConfig(Protocol):
+    """What every service's configuration has."""
+
+    @property
+    def instance(self) -> str:
+        """Name of this process among its service's."""
+        ...
+
+    @property
+    def trace_file(self) -> Path | None:
+        """Where spans are written, if anywhere."""
+        ...
+
+
+def run_service(
+    service: str, config: type[ServiceConfig], run: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    """Load `config` from the environment, set up telemetry and run `run(config)` until it ends or is told to.
+
+    Ends the process: 0 after a signal, 1 after a fault.
+    """
+    try:
+        loaded = settings.load(config, service, os.environ)  # noqa: TID251 - this is where every __main__ reads it
+        otlp = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ  # noqa: TID251
+        telemetry.start(service, instance=loaded.instance, trace_file=loaded.trace_file, otlp=otlp)
+        asyncio.run(_until_told(service, run(loaded)))
+    except TrimtabError as error:
+        sys.exit(str(error))
+    except BaseExceptionGroup as group:
+        log.exception("%s ended by a fault", service)
+        sys.exit(f"{service} ended: " + "; ".join(str(fault) or repr(fault) for fault in _leaves(group)))
+
+
+async def _until_told(service: str, main: Coroutine[Any, Any, None]) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(main)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("%s stopped", service)
+
+
+async def retrying(what: str, action: Callable[[], Awaitable[None]], *, delay_s: float = 1.0) -> None:
+    """Run `action` for ever, again after each `TrimtabError`: for loops that must outlive an outage."""
+    while True:
+        try:
+            await action()
+        except TrimtabError as error:
+            log.warning("%s waits: %s", what, error)
+        await asyncio.sleep(delay_s)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for fault in group.exceptions:
+        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
+    return found

@@ -1,0 +1,118 @@
+"""News of a change, kept with the change: the outbox, and its twin the inbox.
+
+`put` writes a record in the transaction of the change, so both happen or neither.
+One relay at a time (an advisory lock) publishes what is unsent, in order, and marks
+it sent after Kafka has it: a crash between the two sends again under the same id.
+`first_sight` tells a redelivered record from a new one, in the effect's transaction.
+
+A service that uses this module has both tables in its schema: see `TABLES`.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+
+from trimtab_runtime import records
+from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.postgres import Connection, outages
+from trimtab_runtime.records import Outgoing
+
+log = logging.getLogger(__name__)
+
+TABLES = """
+CREATE TABLE outbox (
+    sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic text NOT NULL,
+    key bytea,
+    value bytea,
+    headers jsonb NOT NULL
+);
+CREATE TABLE inbox (
+    id text PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now()
+);
+"""
+"""What a service's first migration holds, to be copied there."""
+
+
+async def put(connection: Connection, news: Sequence[Outgoing]) -> None:
+    """Store `news` in the caller's transaction, and wake the relay when it commits."""
+    await connection.executemany(
+        "INSERT INTO outbox (topic, key, value, headers) VALUES ($1, $2, $3, $4)",
+        [
+            (
+                item.topic,
+                item.key,
+                item.value,
+                json.dumps([[name, value.decode()] for name, value in item.headers]),
+            )
+            for item in news
+        ],
+    )
+    if news:
+        await connection.execute("SELECT pg_notify(current_schema() || '_outbox', '')")
+
+
+async def first_sight(connection: Connection, id: str) -> bool:
+    """Remember `id` in the caller's transaction; False if it was there before."""
+    found = await connection.fetchval(
+        "INSERT INTO inbox (id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING id", id
+    )
+    return found is not None
+
+
+async def relay(pool: asyncpg.Pool, producer: AIOKafkaProducer, *, schema: str) -> None:
+    """Publish the outbox of `schema` until cancelled, while no other process does."""
+    while True:
+        try:
+            with outages():
+                await _relay_while_connected(pool, producer, schema)
+        except Unavailable as error:
+            log.warning("the outbox waits: %s", error)
+            await asyncio.sleep(0.5)
+
+
+async def _relay_while_connected(pool: asyncpg.Pool, producer: AIOKafkaProducer, schema: str) -> None:
+    woken = asyncio.Event()
+    async with pool.acquire() as connection:
+        lock = f"trimtab.{schema}.outbox"
+        while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtext($1))", lock):
+            await asyncio.sleep(0.5)
+        await connection.add_listener(f"{schema}_outbox", lambda *_: woken.set())
+        try:
+            while True:
+                woken.clear()
+                while await _publish_some(connection, producer):
+                    pass
+                try:
+                    await asyncio.wait_for(woken.wait(), timeout=1.0)
+                except TimeoutError:
+                    await connection.fetchval("SELECT 1")  # notices a connection that has died
+        finally:
+            if not connection.is_closed():
+                await connection.remove_listener(f"{schema}_outbox", lambda *_: None)
+                await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+async def _publish_some(connection: Connection, producer: AIOKafkaProducer, most: int = 500) -> bool:
+    rows = await connection.fetch("SELECT * FROM outbox ORDER BY sequence LIMIT $1", most)
+    await records.send_all(
+        producer,
+        [
+            Outgoing(
+                row["topic"],
+                row["key"],
+                row["value"],
+                [(n, v.encode()) for n, v in json.loads(row["headers"])],
+            )
+            for row in rows
+        ],
+    )
+    await connection.execute(
+        "DELETE FROM outbox WHERE sequence = ANY($1::bigint[])", [row["sequence"] for row in rows]
+    )
+    return bool(rows)

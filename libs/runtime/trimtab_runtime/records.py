@@ -1,0 +1,214 @@
+"""Kafka records as Trimtab writes and reads them.
+
+Every record carries CloudEvents attributes as `ce_` headers (Kafka binding, binary
+mode), the loop's id as `ce_correlationid`, and W3C `traceparent`. A record of type
+`trimtab.watermark` carries no row: it says that nothing at or before its `ce_time`
+will follow in its partition.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+from trimtab_contracts.topics import Encoding, Topic
+
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import iso, parse_iso
+
+M = TypeVar("M", bound=Message)
+Headers = list[tuple[str, bytes]]
+
+WATERMARK_TYPE = "trimtab.watermark"
+_CONTENT_TYPES = {
+    Encoding.ROW: b"application/json",
+    Encoding.JSON: b"application/json",
+    Encoding.BINARY: b"application/protobuf",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to write."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[M]):
+    """A record that was read: its message (None for a tombstone) and where it came from."""
+
+    message: M
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    headers: dict[str, bytes]
+    timestamp_ms: int
+
+    @property
+    def id(self) -> str:
+        """The CloudEvents id, or the record's place where there is none."""
+        found = self.headers.get("ce_id")
+        return found.decode() if found else f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace it belongs to."""
+        found = self.headers.get("traceparent")
+        return found.decode() if found else None
+
+
+def headers(
+    *,
+    id: str,
+    type: str,
+    source: str,
+    time_ms: int,
+    subject: str = "",
+    correlation: str = "",
+    content_type: bytes = b"application/json",
+    traceparent: str | None = None,
+) -> Headers:
+    """Return the headers of a record: CloudEvents attributes and the current trace, or the one given."""
+    built: Headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id.encode()),
+        ("ce_type", type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", iso(time_ms).encode()),
+        ("content-type", content_type),
+    ]
+    if subject:
+        built.append(("ce_subject", subject.encode()))
+    if correlation:
+        built.append(("ce_correlationid", correlation.encode()))
+    if trace := traceparent or telemetry.traceparent():
+        built.append(("traceparent", trace.encode()))
+    return built
+
+
+def outgoing(
+    topic: Topic[M],
+    message: M,
+    *,
+    key: str,
+    id: str,
+    source: str,
+    time_ms: int,
+    correlation: str = "",
+    traceparent: str | None = None,
+) -> Outgoing:
+    """Return the record that carries `message` on `topic`."""
+    return Outgoing(
+        topic.name,
+        key.encode(),
+        topic.encode(message),
+        headers(
+            id=id,
+            type=message.DESCRIPTOR.full_name,
+            source=source,
+            time_ms=time_ms,
+            subject=key,
+            correlation=correlation,
+            content_type=_CONTENT_TYPES[topic.encoding],
+            traceparent=traceparent,
+        ),
+    )
+
+
+def row_headers(*, id: str, source: str, event_time_ms: int, arrived_at_ms: int) -> Headers:
+    """Return the headers of a user's row; kept short, for there are many."""
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id.encode()),
+        ("ce_type", b"trimtab.row"),
+        ("ce_source", source.encode()),
+        ("ce_time", iso(event_time_ms).encode()),
+        ("ce_arrivedat", iso(arrived_at_ms).encode()),
+    ]
+
+
+def watermark_headers(*, source: str, time_ms: int, origin: int, origins: int) -> Headers:
+    """Return the headers of a watermark that speaks for partition `origin` of `origins` of the input."""
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", WATERMARK_TYPE.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", iso(time_ms).encode()),
+        ("ce_origin", f"{origin}/{origins}".encode()),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a row's headers, or a watermark's, say."""
+
+    is_watermark: bool
+    event_time_ms: int | None
+    arrived_at_ms: int
+    partition: int
+    partitions: int
+
+
+def origin(record: Any) -> Origin:
+    """Read the headers of a raw aiokafka record of a row topic.
+
+    A header that cannot be read counts as absent: `arrived_at` is then the time at
+    which the broker took the record.
+    """
+    found = dict(record.headers)
+    part, _, parts = found.get("ce_origin", b"0/1").partition(b"/")
+    return Origin(
+        is_watermark=found.get("ce_type") == WATERMARK_TYPE.encode(),
+        event_time_ms=_time(found.get("ce_time")),
+        arrived_at_ms=_time(found.get("ce_arrivedat")) or int(record.timestamp),
+        partition=int(part) if part.isdigit() else 0,
+        partitions=int(parts) if parts.isdigit() else 1,
+    )
+
+
+def read(topic: Topic[M], record: Any) -> Record[M]:
+    """Return the message in a raw aiokafka record.
+
+    Raises:
+        Undecodable: the value is no message of the topic.
+    """
+    return Record(
+        message=topic.decode(record.value),
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=record.key,
+        headers=dict(record.headers),
+        timestamp_ms=record.timestamp,
+    )
+
+
+async def send_all(producer: Any, records: Iterable[Outgoing] | Sequence[Outgoing]) -> None:
+    """Send `records` in order and wait until Kafka has acknowledged every one."""
+    waiting = [
+        await producer.send(
+            record.topic,
+            value=record.value,
+            key=record.key,
+            headers=record.headers,
+            partition=record.partition,
+        )
+        for record in records
+    ]
+    for future in waiting:
+        await future
+
+
+def _time(value: bytes | None) -> int | None:
+    if not value:
+        return None
+    try:
+        return parse_iso(value.decode())
+    except ValueError:
+        return None

@@ -1,0 +1,177 @@
+"""gRPC doors and clients: errors to statuses, health, reflection, trace context.
+
+A servicer raises `Rejected` or `Unavailable` and knows no status; the one table here
+turns them into codes, and back again on the client's side.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import SpanKind
+
+from trimtab_runtime import telemetry
+from trimtab_runtime.errors import Conflict, NotFound, Overloaded, Rejected, TrimtabError, Unavailable
+
+log = logging.getLogger(__name__)
+
+STATUSES: dict[type[TrimtabError], grpc.StatusCode] = {
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Rejected: grpc.StatusCode.INVALID_ARGUMENT,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+MESSAGE_LIMIT = 64 * 1024 * 1024
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+]
+
+
+def status_of(error: TrimtabError) -> grpc.StatusCode:
+    """Return the status that an error of ours becomes: that of its nearest ancestor in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def error_of(error: grpc.RpcError) -> TrimtabError:
+    """Return the error of ours that a failed call stands for."""
+    code, details = error.code(), error.details() or "no details"
+    for kind, status in STATUSES.items():
+        if status is code:
+            return kind(details)
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return Unavailable(f"no answer in time: {details}")
+    return Unavailable(f"the other side failed ({code.name}): {details}")
+
+
+class Errors(grpc.aio.ServerInterceptor):
+    """Runs each call in a span of the caller's trace and turns what it raises into a status."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of one method."""
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(("/grpc.health", "/grpc.reflection")):
+            return handler
+        parent = str(dict(details.invocation_metadata).get("traceparent") or "") or None
+        if handler.response_streaming:
+            wrapped = _streaming(handler.unary_stream or handler.stream_stream, details.method, parent)
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            wrapped = _unary(handler.unary_unary or handler.stream_unary, details.method, parent)
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _unary(behaviour: Callable[..., Any], method: str, parent: str | None) -> Callable[..., Any]:
+    async def call(request: Any, context: Any) -> Any:
+        with telemetry.span(method, parent=parent, kind=SpanKind.SERVER):
+            try:
+                return await behaviour(request, context)
+            except TrimtabError as error:
+                await context.abort(status_of(error), str(error))
+
+    return call
+
+
+def _streaming(behaviour: Callable[..., Any], method: str, parent: str | None) -> Callable[..., Any]:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        with telemetry.span(method, parent=parent, kind=SpanKind.SERVER):
+            try:
+                async for answer in behaviour(request, context):
+                    yield answer
+            except TrimtabError as error:
+                await context.abort(status_of(error), str(error))
+
+    return call
+
+
+@asynccontextmanager
+async def serving(
+    address: str, register: Callable[[grpc.aio.Server], None], names: Sequence[str], *, drain_s: float = 5.0
+) -> AsyncIterator[Callable[[bool], Awaitable[None]]]:
+    """Serve on `address` what `register` adds to the server, beside health and reflection.
+
+    Yields a function that sets readiness; the door opens as not ready. On the way
+    out, calls in flight have `drain_s` seconds to end.
+
+    Raises:
+        Unavailable: the address cannot be had.
+    """
+    server = grpc.aio.server(interceptors=[Errors()], options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+    register(server)
+    state = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+    async def set_ready(ready: bool) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in ("", *names):
+            await state.set(name, status)
+
+    await set_ready(False)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: another process has the port, or the address is not ours"
+        ) from error
+    await server.start()
+    try:
+        yield set_ready
+    finally:
+        await set_ready(False)
+        await server.stop(drain_s)
+
+
+def _traced(details: Any) -> Any:
+    parent = telemetry.traceparent()
+    if parent is None:
+        return details
+    metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    metadata["traceparent"] = parent
+    return details._replace(metadata=metadata)
+
+
+def channel(addresses: str) -> grpc.aio.Channel:
+    """Open a channel to a service; `addresses` are one or several, with commas between."""
+    parts = [part.strip() for part in addresses.split(",")]
+    target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
+    # One interceptor a kind: grpc.aio files an object under the first kind that it is.
+    return grpc.aio.insecure_channel(
+        target,
+        options=[*CHANNEL_OPTIONS, ("grpc.lb_policy_name", "round_robin")],
+        interceptors=[_UnaryCalls(), _StreamCalls()],
+    )
+
+
+class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):
+    """Sends the current trace along with calls of one answer."""
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(_traced(details), request)
+
+
+class _StreamCalls(grpc.aio.UnaryStreamClientInterceptor):
+    """Sends the current trace along with calls that stream their answer."""
+
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(_traced(details), request)

@@ -1,0 +1,124 @@
+"""What users have applied, as this process has read it from `specs`.
+
+Every service but the registry follows the topic with one of these. A change is
+seen whole: `on_change` hears of a resource after the book holds it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Resource
+from trimtab_core import specs
+
+from trimtab_runtime.errors import NotFound
+from trimtab_runtime.follow import Follower
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class UnknownModel(NotFound):
+    """No such model has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no model {name!r}: apply its spec first, or look at `trimtab get models`")
+
+
+class UnknownSource(NotFound):
+    """No such source has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no source {name!r}: apply its spec first, or look at `trimtab get sources`"
+        )
+
+
+class UnknownView(NotFound):
+    """No such feature view has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no feature view {name!r}: apply its spec first, or look at `trimtab get featureviews`"
+        )
+
+
+class SpecBook:
+    """Sources, feature views and models by name, with the generation of each."""
+
+    def __init__(self, on_change: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.sources: dict[str, specs.Source] = {}
+        self.views: dict[str, specs.FeatureView] = {}
+        self.models: dict[str, specs.Model] = {}
+        self.generations: dict[tuple[str, str], int] = {}
+        self._on_change = on_change
+
+    def follower(self, servers: str) -> Follower:
+        """Return the follower that keeps this book; run it as a task."""
+        return Follower(servers, [topics.SPECS.name], self._hear)
+
+    def source(self, name: str) -> specs.Source:
+        """Return a source, or raise `UnknownSource`."""
+        return _get(self.sources, name, UnknownSource)
+
+    def view(self, name: str) -> specs.FeatureView:
+        """Return a feature view, or raise `UnknownView`."""
+        return _get(self.views, name, UnknownView)
+
+    def model(self, name: str) -> specs.Model:
+        """Return a model, or raise `UnknownModel`."""
+        return _get(self.models, name, UnknownModel)
+
+    def generation(self, resource: specs.Source | specs.FeatureView | specs.Model) -> int:
+        """Return how often the resource has been changed, from 1."""
+        return self.generations.get((resource.kind, resource.name), 0)
+
+    def put(self, resource: specs.Source | specs.FeatureView | specs.Model, generation: int = 1) -> None:
+        """Hold `resource`, unless a newer generation of it is there."""
+        place = (resource.kind, resource.name)
+        if self.generations.get(place, 0) <= generation:
+            self.generations[place] = generation
+            self._shelf(resource.kind)[resource.name] = resource
+
+    def remove(self, kind: str, name: str) -> None:
+        """Forget a resource that was deleted."""
+        self._shelf(kind).pop(name, None)
+        self.generations.pop((kind, name), None)
+
+    def _shelf(self, kind: str) -> dict[str, Any]:
+        shelves: Mapping[str, dict[str, Any]] = {
+            "Source": self.sources, "FeatureView": self.views, "Model": self.models,
+        }  # fmt: skip
+        return shelves[kind]
+
+    async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:
+        for record in records:
+            kind, _, name = record.key.decode().partition("/")
+            try:
+                if record.value is None:
+                    self.remove(kind, name)
+                    continue
+                resource = topics.SPECS.decode(record.value)
+                self.put(from_message(resource), resource.generation)
+            except (ValueError, KeyError) as error:
+                # One unreadable spec must not keep every other from being served.
+                log.error("spec %s at offset %d cannot be read: %s", record.key, record.offset, error)
+        if self._on_change is not None:
+            await self._on_change()
+
+
+def from_message(resource: Resource) -> specs.Source | specs.FeatureView | specs.Model:
+    """Return the typed resource in a message.
+
+    Raises:
+        ValueError, KeyError: the document is no such resource.
+    """
+    return specs.parse(resource.kind, json_format.MessageToDict(resource.document))
+
+
+def _get(shelf: Mapping[str, T], name: str, missing: type[NotFound]) -> T:
+    if name not in shelf:
+        raise missing(name)
+    return shelf[name]

@@ -1,0 +1,1 @@
+"""A real Kafka, a real PostgreSQL and the services, as processes on one machine."""

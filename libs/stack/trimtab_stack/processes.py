@@ -1,0 +1,166 @@
+"""Child processes: started on a leash, ended by group, their output in a log.
+
+A child never outlives this process, whichever way this process ends. Linux ties a child to the *thread* that forked it,
+so all are forked by one thread that lives as long as the process does.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from trimtab_stack import leash
+from trimtab_stack.errors import DidNotStart
+from trimtab_stack.waiting import until
+
+_FORKER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trimtab-forker")
+_TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: a pid is given out again, a pid with its start time is not."""
+
+    pid: int
+    started: float
+    """Seconds since 1970, as the operating system keeps it."""
+
+    @classmethod
+    def of(cls, pid: int) -> "Identity | None":
+        """Return the identity of the process that has `pid` now, None if there is none."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs (one that waits to be reaped does not)."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 0.05
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run and as whom."""
+
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+    through: Sequence[str] = ()
+    """A command that runs the program in its own place, such as `unshare --user`."""
+    user: int | None = None
+    """The uid and gid to change to; None stays as we are."""
+
+
+class ChildProcess:
+    """One program, run at most once at a time, appending what it prints to `log`."""
+
+    def __init__(self, name: str, log: Path, *, at_our_death: signal.Signals = signal.SIGKILL) -> None:
+        self.name = name
+        self.log = log
+        self._at_our_death = at_our_death
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the running program, None if it does not run."""
+        return self._process.pid if self._process and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program runs now."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the running program is, None if it does not run."""
+        return Identity.of(self.pid) if self.pid else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The last run's exit status (negative: the signal that ended it), None if it has not ended."""
+        return self._process.poll() if self._process else None
+
+    def spawn(self, launch: Launch) -> None:
+        """Start the program in a session of its own; return at once."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        argv = [*launch.through, *_leashed(launch.argv, self._at_our_death)]
+        with self.log.open("ab") as output:
+            self._log_start = output.tell()
+            start = _FORKER.submit(
+                subprocess.Popen,
+                argv,
+                env=dict(launch.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=launch.user,
+                group=launch.user,
+                extra_groups=None if launch.user is None else (),
+            )
+            self._process = start.result()
+
+    def wait_ready(self, ready: Callable[[], bool], within: float) -> None:
+        """Return once `ready()`; raise `DidNotStart` when the program ends first or `within` seconds pass."""
+        until(lambda: not self.alive or ready(), within=within)
+        if not self.alive:
+            raise DidNotStart(self.name, self.log, f"it ended with {self.describe_exit()}{self._said()}")
+        if not ready():
+            raise DidNotStart(self.name, self.log, f"it was not ready after {within:g} s{self._said()}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program itself; nothing happens if it does not run."""
+        if self.alive and self._process:
+            self._process.send_signal(number)
+
+    def end(self, number: int, within: float) -> None:
+        """Ask the program to stop by signal `number`; kill it if it still runs after `within` seconds."""
+        self.signal(number)
+        until(lambda: not self.alive, within=within)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL the program and all that is left of its process group, and wait until it is gone."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def output(self) -> str:
+        """Return the end of what the last run printed."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+    def describe_exit(self) -> str:
+        """Return how the last run ended, in words."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            return f"signal {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def _said(self) -> str:
+        lines = [line.strip() for line in self.output().splitlines()]
+        telling = [line for line in lines if line and not line.startswith(("at ", "..."))]
+        return f", saying {telling[-1]!r}" if telling else ""
+
+
+def _leashed(argv: Sequence[str], at_our_death: signal.Signals) -> Sequence[str]:
+    if sys.platform != "linux":
+        return argv
+    return [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(at_our_death)), *argv]

@@ -1,0 +1,1 @@
+"""Folds events into features, online and offline alike."""

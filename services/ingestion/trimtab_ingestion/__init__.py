@@ -1,0 +1,1 @@
+"""Checks what producers send against the source's data contract."""

@@ -1,0 +1,1 @@
+"""Keeps specs, versions, gates, rollouts and the record of who let what serve."""

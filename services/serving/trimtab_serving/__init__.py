@@ -1,0 +1,1 @@
+"""Answers prediction requests with the live version and the freshest features."""

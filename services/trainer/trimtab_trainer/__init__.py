@@ -1,0 +1,1 @@
+"""Turns retrain commands into trained, exported, evaluated candidates."""
