@@ -69,6 +69,10 @@ class Topic(Generic[M]):
             raise ValueError(f"topic {self.name!r} is no family: use it as it is")
         return replace(self, name=head + name, partitions=partitions or self.partitions)
 
+    def member(self, name: str) -> str:
+        """Return the source or view that the topic called `name` belongs to, in this family."""
+        return name.removeprefix(self.name.partition("{")[0])
+
     @property
     def is_family(self) -> bool:
         """Whether there is one such topic for each source or view."""

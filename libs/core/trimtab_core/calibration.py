@@ -4,18 +4,35 @@ A level is found by playing the rule that will be used on the version's own rows
 the same rows and seed give the same level, and a tolerance only removes alarms.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from trimtab_core.drift import Column, Kind, Reference
+from trimtab_core.drift import Column, Kind, Null, Reference, against_rest, fit_reference, score
+from trimtab_core.losses import rise_over_rest
 
 Floats = NDArray[np.float64]
-TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.1, "categorical": 0.1}
+Rows = NDArray[np.int64]
+
+TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.15, "categorical": 0.15}
+"""Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
+Gaussian a shift of a quarter sigma. The null is drawn from training rows alone and so knows nothing of how the world
+ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""
 LOSS_TOLERANCE: Final = 0.1
+"""Least rise of the mean loss, as a share of its mean on the held-out rows, that may raise an alarm."""
+
+_FEW_WINDOWS: Final = 4
+"""Below so many windows of reference rows, contiguous windows say too little, and `small` thresholds are made."""
+_WIDENING: Final = 1.5
+_BLOCKS: Final = 8
+_FEWEST_ALARMS: Final = 20
+_DISCOVERY_RATE: Final = 0.1
+_CHUNK: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,39 +42,42 @@ class Rule:
     k: int = 2
     n: int = 3
 
-
-@dataclass(frozen=True, slots=True)
-class Null:
-    """How a score is distributed while nothing changes."""
-
-    quantiles: tuple[float, ...]
-    tail: float
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n:
+            raise ValueError(f"rule {self.k} of {self.n} can never or always fire: choose 1 <= k <= n")
 
 
 @dataclass(frozen=True, slots=True)
 class DriftThresholds:
-    """What turns the scores of a window of `window` rows into a verdict."""
+    """What turns the scores of a window of `window` rows into a verdict.
+
+    A window is over when its smallest p is at most `level`, and clear when it is at least `clear_level`. `small` says
+    that the reference held too few windows and the levels come from the cautious fallback.
+    """
 
     window: int
     rule: Rule
     false_alarms: float
     nulls: Mapping[str, Null]
-    tolerance: Mapping[str, float]
+    tolerance: Mapping[Kind, float]
     level: float
     clear_level: float
     small: bool
 
     def to_json(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return plain data that `from_json` reads back as equal thresholds."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
+        """Build the thresholds that `to_json` described."""
+        nulls = {name: Null.from_json(null) for name, null in document["nulls"].items()}
+        return cls(**{**document, "rule": Rule(**document["rule"]), "nulls": nulls})
 
 
 @dataclass(frozen=True, slots=True)
 class LevelThreshold:
-    """What turns the mean loss of a window of `window` rows into a verdict."""
+    """What turns the mean loss of a window of `window` rows into a verdict; `null` is of its rise above `mean`."""
 
     window: int
     rule: Rule
@@ -70,16 +90,18 @@ class LevelThreshold:
     small: bool
 
     def to_json(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return plain data that `from_json` reads back as an equal threshold."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
+        """Build the threshold that `to_json` described."""
+        return cls(**{**document, "rule": Rule(**document["rule"]), "null": Null.from_json(document["null"])})
 
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
-    """What one window says."""
+    """What one window says; `drifted` names features, most unusual first, and only when the window is over."""
 
     scores: Mapping[str, float]
     p_values: Mapping[str, float]
@@ -100,19 +122,54 @@ def calibrate(
     rounds: int = 1_000,
     tolerance: Mapping[Kind, float] = TOLERANCE,
 ) -> DriftThresholds:
-    """Find the thresholds."""
-    raise NotImplementedError
+    """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
+
+    `columns` are the version's reference rows in time order; what each window is compared with is all rows outside it.
+    Windows are drawn in two ways. Put together from blocks of rows (the moving-block bootstrap of Künsch 1989), there is
+    no end of them, which gives the shape of the null; runs of consecutive windows that start anywhere (the circular one
+    of Politis and Romano 1992, a whole run as its block) carry autocorrelation and season at full length, and widen the
+    null where they spread further. The level is where k-of-n holds as often as asked, under the more cautious of both.
+    With fewer than `max(4, n + 2)` windows of rows there are no runs to learn from: scores are widened by half instead,
+    and season cannot be known, so expect fewer alarms where there is none and more where there is.
+
+    Raises:
+        ValueError: there are no columns, their lengths differ, or a number is out of its range.
+    """
+    size = _check({name: len(columns[name]) for name in kinds}, window, false_alarms, rounds)
+    plan = _Plan(size, window, rule, rounds, seed)
+    nulls: dict[str, Null] = {}
+    lowest = np.ones((2, rounds, rule.n + 1))
+    for name, reference in fit_reference(columns, kinds).items():
+        nulls[name], p = plan.play(
+            partial(against_rest, reference, reference.bins(columns[name])), 1 / window
+        )
+        lowest = np.minimum(lowest, p)
+    level, clear = _levels(lowest, rule, false_alarms)
+    return DriftThresholds(
+        window, rule, false_alarms, nulls, {**TOLERANCE, **tolerance}, level, clear, plan.small
+    )
 
 
 def judge_window(
     thresholds: DriftThresholds, references: Mapping[str, Reference], columns: Mapping[str, Column]
 ) -> WindowVerdict:
-    """Judge a window."""
-    raise NotImplementedError
+    """Judge a window against the references that `fit_reference` made of the calibrated rows.
+
+    A feature whose score, less what noise gives, is within the tolerance counts as p = 1. The features named are those
+    of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
+    """
+    scores = {name: score(references[name], columns[name]) for name in thresholds.nulls}
+    p_values: dict[str, float] = {}
+    for name, null in thresholds.nulls.items():
+        effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
+        p_values[name] = (
+            float(null.p(scores[name])) if effect >= thresholds.tolerance[references[name].kind] else 1.0
+        )
+    return _verdict(thresholds, scores, p_values)
 
 
 def calibrate_mean(
-    losses: Sequence[float] | Floats,
+    losses: ArrayLike,
     *,
     window: int,
     false_alarms: float,
@@ -121,10 +178,136 @@ def calibrate_mean(
     rounds: int = 1_000,
     tolerance: float = LOSS_TOLERANCE,
 ) -> LevelThreshold:
-    """Find the threshold of a mean loss."""
-    raise NotImplementedError
+    """Find the level of a rising mean loss, as `calibrate` does for columns.
+
+    `losses` are those of the version on its held-out rows, in time order and clipped.
+
+    Raises:
+        ValueError: there are no losses, one is not finite, or a number is out of its range.
+    """
+    rows = np.asarray(losses, dtype=np.float64)
+    if not np.isfinite(rows).all():
+        raise ValueError("a loss of the held-out rows is not finite: drop such rows before calibrating")
+    plan = _Plan(_check({"losses": rows.size}, window, false_alarms, rounds), window, rule, rounds, seed)
+    mean = float(rows.mean())
+    null, p = plan.play(partial(rise_over_rest, rows), max(abs(mean) / window, 1e-12))
+    level, clear = _levels(p, rule, false_alarms)
+    return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear, plan.small)
 
 
-def judge_level(threshold: LevelThreshold, losses: Sequence[float] | Floats) -> WindowVerdict:
-    """Judge a window of losses."""
-    raise NotImplementedError
+def judge_level(threshold: LevelThreshold, losses: ArrayLike) -> WindowVerdict:
+    """Judge a window of losses, clipped as the calibrated ones were; only worse is over. Its one score is `loss`."""
+    rows = np.asarray(losses, dtype=np.float64)
+    if rows.size == 0 or not np.isfinite(rows).all():
+        raise ValueError(
+            "a window of losses is empty or not finite: pass the finite losses of at least one row"
+        )
+    mean = float(rows.mean())
+    rise = mean - threshold.mean
+    p = float(threshold.null.p(rise)) if rise >= threshold.tolerance * threshold.mean else 1.0
+    return _verdict(threshold, {"loss": mean}, {"loss": p})
+
+
+def _verdict(
+    thresholds: DriftThresholds | LevelThreshold, scores: Mapping[str, float], p_values: Mapping[str, float]
+) -> WindowVerdict:
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    min_p = p_values[ranked[0]]
+    over = min_p <= thresholds.level
+    passed = [
+        place
+        for place, name in enumerate(ranked, 1)
+        if p_values[name] <= _DISCOVERY_RATE * place / len(ranked)
+    ]
+    drifted = tuple(ranked[: max(passed, default=1)]) if over else ()
+    return WindowVerdict(scores, p_values, min_p, over, min_p >= thresholds.clear_level and not over, drifted)
+
+
+class _Plan:
+    """Which rows the simulated windows take; the same for every column, so that columns stay together."""
+
+    def __init__(self, size: int, window: int, rule: Rule, rounds: int, seed: int) -> None:
+        self.small = size < max(_FEW_WINDOWS, rule.n + 2) * window
+        self._size, self._run, self._rounds, self._seed = size, rule.n + 1, rounds, seed
+        self._window = min(window, max(1, size // 2))
+        self._block = max(1, min(self._window, size // 4) // _BLOCKS)
+
+    def play(self, score_of: Callable[[Rows], Floats], floor: float) -> tuple[Null, Floats]:
+        """Return the null of a score, and the p of each simulated window, (2, rounds, windows of a run).
+
+        The first half is of windows put together from blocks, the second of runs of windows in their order.
+        """
+        mixed = np.concatenate([score_of(rows) for rows in self._scattered()])
+        spread, runs = _WIDENING, mixed
+        if not self.small:
+            runs = np.concatenate([score_of(rows) for rows in self._contiguous()])
+            spread = max(math.sqrt(np.square(runs).mean() / max(np.square(mixed).mean(), 1e-300)), 1)
+        null = Null.of(mixed * spread, floor)
+        return null, null.p(np.stack([mixed * spread, mixed * spread if self.small else runs]))
+
+    def _contiguous(self) -> Iterator[Rows]:
+        """Yield row numbers (rounds of a chunk, windows of a run, window) of runs that start anywhere."""
+        rng = np.random.default_rng(self._seed)
+        for rounds in self._chunks(self._window):
+            starts = rng.integers(0, self._size, (rounds, 1))
+            rows = (starts + np.arange(self._run * self._window)) % self._size
+            yield rows.reshape(rounds, self._run, self._window)
+
+    def _scattered(self) -> Iterator[Rows]:
+        """Yield row numbers, likewise, of windows put together from blocks that lie anywhere and do not overlap."""
+        rng = np.random.default_rng(self._seed)
+        places = self._size // self._block
+        needed = -(-self._window // self._block)
+        for rounds in self._chunks(max(places, self._window)):
+            drawn = rng.random((rounds, self._run, places)).argpartition(needed - 1, axis=-1)[
+                ..., :needed, None
+            ]
+            shift = rng.integers(0, self._size, (rounds, self._run, 1, 1))
+            rows = (drawn * self._block + np.arange(self._block) + shift) % self._size
+            yield rows.reshape(rounds, self._run, -1)[..., : self._window]
+
+    def _chunks(self, cost: int) -> Iterator[int]:
+        step = max(1, _CHUNK // (self._run * cost))
+        for first in range(0, self._rounds, step):
+            yield min(step, self._rounds - first)
+
+
+def _levels(lowest: Floats, rule: Rule, false_alarms: float) -> tuple[float, float]:
+    """Return the level and the clear level of the smallest p: the more cautious of the two halves that were played."""
+    level = min(_level(half, rule, false_alarms) for half in lowest)
+    return level, max(level, float(np.median(lowest)))
+
+
+def _level(lowest: Floats, rule: Rule, false_alarms: float) -> float:
+    """Return the level of the smallest p, from runs of n + 1 windows, (rounds, n + 1).
+
+    An alarm is counted where k-of-n holds that did not hold one window before.
+    """
+    now, before = _fires_at(lowest[:, 1:], rule), _fires_at(lowest[:, :-1], rule)
+    candidates = np.sort(now)
+    held = np.sort(np.maximum(now, before))
+    holds = np.searchsorted(candidates, candidates, side="right")
+    rates = (holds - np.searchsorted(held, candidates, side="right")) / len(now)
+    wanted = max(false_alarms, _FEWEST_ALARMS / len(now))
+    too_many = np.flatnonzero(rates > wanted)
+    level = candidates[max(too_many[0] - 1, 0)] if too_many.size else candidates[-1]
+    return min(float(level) * false_alarms / wanted, 0.5)
+
+
+def _fires_at(lowest: Floats, rule: Rule) -> Floats:
+    """Return the least level at which the rule holds in the last of n windows, (rounds,)."""
+    needed: Floats = np.maximum(np.sort(lowest, axis=1)[:, rule.k - 1], lowest[:, -1])
+    return needed
+
+
+def _check(sizes: Mapping[str, int], window: int, false_alarms: float, rounds: int) -> int:
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise ValueError(
+            f"reference columns have {dict(sizes)} rows: pass at least one, equally long and not empty"
+        )
+    if window < 2 or not 0 < false_alarms < 1 or rounds < 100:
+        raise ValueError(
+            f"window {window}, false_alarms {false_alarms}, rounds {rounds}: a window has at least 2 rows, "
+            "false_alarms lies between 0 and 1 per window, and 100 rounds are the least that say anything"
+        )
+    return next(iter(sizes.values()))

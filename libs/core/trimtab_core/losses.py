@@ -33,21 +33,21 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
     Raises:
         ValueError: lengths differ, a row is not finite, or a row is not what the metric reads.
     """
+    if metric not in LOWER_IS_BETTER:
+        raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(LOWER_IS_BETTER)}")
     truth, said = _column("label", label), _column("prediction", prediction)
     if truth.shape != said.shape:
         raise ValueError(f"label has {truth.size} rows and prediction {said.size}: pass one of each per row")
     if metric == "mae":
-        return np.abs(truth - said)
+        return np.asarray(np.abs(truth - said))
     if metric == "rmse":
-        return np.square(truth - said)
+        return np.asarray((truth - said) ** 2, dtype=np.float64)
     _must("label", truth, (truth == 0) | (truth == 1), "is neither 0 nor 1")
     _must("prediction", said, (said >= 0) & (said <= 1), "is no probability")
     if metric == "error_rate":
         return ((said >= 0.5) != (truth == 1)).astype(np.float64)
-    if metric == "log_loss":
-        sure = np.clip(said, _SUREST, 1 - _SUREST)
-        return -np.where(truth == 1, np.log(sure), np.log1p(-sure))
-    raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(LOWER_IS_BETTER)}")
+    sure = np.clip(said, _SUREST, 1 - _SUREST)
+    return np.asarray(-np.where(truth == 1, np.log(sure), np.log1p(-sure)))
 
 
 def aggregate(metric: Metric, losses: ArrayLike) -> float:
@@ -72,6 +72,12 @@ def clip(losses: ArrayLike, cap: float) -> Floats:
     if not cap > 0:
         raise ValueError(f"cap {cap} is not positive: a capped loss needs room above zero")
     return np.minimum(_column("losses", losses), cap)
+
+
+def rise_over_rest(losses: Floats, rows: NDArray[np.int64]) -> Floats:
+    """Return how far the mean of each window of row numbers, along the last axis, is above that of all other rows."""
+    sums = losses[rows].sum(axis=-1)
+    return np.asarray(sums / rows.shape[-1] - (losses.sum() - sums) / (losses.size - rows.shape[-1]))
 
 
 def _column(name: str, values: ArrayLike) -> Floats:

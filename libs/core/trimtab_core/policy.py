@@ -176,8 +176,10 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
     count, per_s = spec.at_most
     spent = tuple(at for at in state.commands if at > signal.at - per_s)
     if len(spent) >= count:
-        ready = sorted(spent)[len(spent) - count] + per_s if count else None
-        return decline("budget", f"The budget of {signal.model}, {count} in {_days(per_s)}, is spent.", ready)
+        free_at = sorted(spent)[len(spent) - count] + per_s if count else None
+        return decline(
+            "budget", f"The budget of {signal.model}, {count} in {_days(per_s)}, is spent.", free_at
+        )
     return _command(state, signal, attempt, spent)
 
 

@@ -61,7 +61,6 @@ class FieldSpec(Spec):
     max: float | None = None
     enum: tuple[str | int, ...] | None = None
     pattern: str | None = None
-    unique_within: Duration | None = None
 
     @model_validator(mode="after")
     def _agrees_with_its_type(self) -> Self:
@@ -186,6 +185,8 @@ class TrainerSpec(Spec):
     parameters: dict[str, float | int | str | bool] = {}
     window: Duration
     """How far back the training rows reach."""
+    half_life: Duration | None = None
+    """Rows this much older count half in the fit; without it all count the same."""
     holdout: float = Field(default=0.2, gt=0, lt=0.9)
     """The newest share of the rows, on which candidate and champion are compared."""
     seed: int = 0

@@ -23,7 +23,9 @@ class MissingJava(StackError):
     """No Java that can run Kafka was found."""
 
     def __init__(self, found: str, least: int) -> None:
-        super().__init__(f"Kafka needs Java {least} or newer, and {found}: install one or set JAVA_HOME to it")
+        super().__init__(
+            f"Kafka needs Java {least} or newer, and {found}: install one or set JAVA_HOME to it"
+        )
 
 
 class MissingKafka(StackError):
@@ -38,7 +40,11 @@ class PortInUse(StackError):
     """A port that the stack was given, or remembers, is taken."""
 
     def __init__(self, port: int, owner: str, state: Path | None = None) -> None:
-        remedy = f"stop that, or delete {state} to have new ports chosen" if state else "stop that, or name another port"
+        remedy = (
+            f"stop that, or delete {state} to have new ports chosen"
+            if state
+            else "stop that, or name another port"
+        )
         super().__init__(f"port {port} of {owner} is in use by another process: {remedy}")
         self.port = port
 
@@ -47,7 +53,9 @@ class AlreadyRunning(StackError):
     """Another process holds this directory."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(f"a stack is already running in {directory}: stop it first, or name another directory")
+        super().__init__(
+            f"a stack is already running in {directory}: stop it first, or name another directory"
+        )
 
 
 class DidNotStart(StackError):

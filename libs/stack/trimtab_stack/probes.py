@@ -12,12 +12,15 @@ from trimtab_stack.ports import LOOPBACK
 _TIMEOUT = 1.0
 _METADATA, _METADATA_VERSION = 3, 4
 _POSTGRES_PROTOCOL = 3 << 16
+_POSTGRES_TERMINATE = b"X" + struct.pack(">i", 4)
 
 
 def kafka_answers(port: int) -> bool:
     """Return whether the broker lists itself as one that clients may use (it is registered and not fenced)."""
     client = b"trimtab"
-    body = struct.pack(f">hhih{len(client)}si?", _METADATA, _METADATA_VERSION, 1, len(client), client, 0, False)
+    body = struct.pack(
+        f">hhih{len(client)}si?", _METADATA, _METADATA_VERSION, 1, len(client), client, 0, False
+    )
     try:
         with socket.create_connection((LOOPBACK, port), timeout=_TIMEOUT) as connection:
             connection.sendall(struct.pack(">i", len(body)) + body)
@@ -34,7 +37,13 @@ def postgres_answers(port: int, user: str, database: str) -> bool:
     try:
         with socket.create_connection((LOOPBACK, port), timeout=_TIMEOUT) as connection:
             connection.sendall(struct.pack(">ii", 8 + len(names), _POSTGRES_PROTOCOL) + names)
-            return _read(connection, 1) == b"R"  # trust: the first answer is AuthenticationOk, or an error
+            accepted = (
+                _read(connection, 1) == b"R"
+            )  # trust: the first answer is AuthenticationOk, or an error
+            connection.sendall(_POSTGRES_TERMINATE)
+            while connection.recv(4096):  # else the server logs a connection that was reset
+                pass
+            return accepted
     except OSError:
         return False
 

@@ -50,6 +50,13 @@ class Identity:
         except psutil.NoSuchProcess:
             return False
 
+    def runs(self, program: str) -> bool:
+        """Return whether the process runs a program of that name."""
+        try:
+            return psutil.Process(self.pid).name() == program
+        except psutil.NoSuchProcess:
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -72,6 +79,7 @@ class ChildProcess:
         self._at_our_death = at_our_death
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._swept = True
 
     @property
     def pid(self) -> int | None:
@@ -96,29 +104,36 @@ class ChildProcess:
     def spawn(self, launch: Launch) -> None:
         """Start the program in a session of its own; return at once."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        argv = [*launch.through, *_leashed(launch.argv, self._at_our_death)]
+        user = "-" if launch.user is None else str(launch.user)
+        leashed = [
+            sys.executable,
+            "-I",
+            "-S",
+            leash.__file__,
+            str(os.getpid()),
+            str(int(self._at_our_death)),
+            user,
+        ]
         with self.log.open("ab") as output:
             self._log_start = output.tell()
             start = _FORKER.submit(
                 subprocess.Popen,
-                argv,
+                [*launch.through, *leashed, *launch.argv],
                 env=dict(launch.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=launch.user,
-                group=launch.user,
-                extra_groups=None if launch.user is None else (),
             )
             self._process = start.result()
+            self._swept = False
 
     def wait_ready(self, ready: Callable[[], bool], within: float) -> None:
         """Return once `ready()`; raise `DidNotStart` when the program ends first or `within` seconds pass."""
-        until(lambda: not self.alive or ready(), within=within)
+        in_time = until(lambda: not self.alive or ready(), within=within, every=0.05)
         if not self.alive:
             raise DidNotStart(self.name, self.log, f"it ended with {self.describe_exit()}{self._said()}")
-        if not ready():
+        if not in_time:
             raise DidNotStart(self.name, self.log, f"it was not ready after {within:g} s{self._said()}")
 
     def signal(self, number: int) -> None:
@@ -134,10 +149,11 @@ class ChildProcess:
 
     def kill(self) -> None:
         """SIGKILL the program and all that is left of its process group, and wait until it is gone."""
-        if self._process:
+        if self._process and not self._swept:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._swept = True  # from now on another group may get this number
 
     def output(self) -> str:
         """Return the end of what the last run printed."""
@@ -158,9 +174,3 @@ class ChildProcess:
         lines = [line.strip() for line in self.output().splitlines()]
         telling = [line for line in lines if line and not line.startswith(("at ", "..."))]
         return f", saying {telling[-1]!r}" if telling else ""
-
-
-def _leashed(argv: Sequence[str], at_our_death: signal.Signals) -> Sequence[str]:
-    if sys.platform != "linux":
-        return argv
-    return [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(at_our_death)), *argv]

@@ -1,0 +1,134 @@
+"""Trimtab from Python: the services' gRPC doors as one object.
+
+    async with Trimtab.connect() as trimtab:
+        answer = await trimtab.predict("trip-minutes", [{"trip_id": "1", ...}])
+
+Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import grpc
+import msgspec
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
+from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
+from trimtab_contracts.registry.v1 import registry_pb2 as registry
+from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryStub
+from trimtab_contracts.serving.v1 import serving_pb2 as serving
+from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
+from trimtab_contracts.training.v1 import training_pb2 as training
+from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
+from trimtab_core import specs
+from trimtab_runtime import rpc
+from trimtab_runtime.clock import to_timestamp
+
+T = TypeVar("T")
+SERVICES = ("registry", "serving", "trainer", "monitoring")
+
+
+class Trimtab:
+    """A running Trimtab."""
+
+    def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
+        self._registry: Any = RegistryStub(channels["registry"])
+        self._serving: Any = PredictionStub(channels["serving"])
+        self._trainer: Any = TrainerStub(channels["trainer"])
+        self._monitoring: Any = MonitoringStub(channels["monitoring"])
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, addresses: Mapping[str, str]) -> AsyncIterator[Self]:
+        """Open channels to the services; `addresses` maps each service's name to host:port."""
+        async with AsyncExitStack() as stack:
+            yield cls(
+                {name: await stack.enter_async_context(rpc.channel(addresses[name])) for name in SERVICES}
+            )
+
+    async def apply(
+        self, resources: Sequence[specs.Source | specs.FeatureView | specs.Model], *, actor: str
+    ) -> list[registry.ApplyResponse.Change]:
+        """Make `resources` the wanted state, all or none of them, and return what changed."""
+        documents = []
+        for resource in resources:
+            document = Struct()
+            json_format.ParseDict(specs.to_document(resource), document)
+            documents.append(document)
+        request = registry.ApplyRequest(documents=documents, actor=actor)
+        return list((await _ask(self._registry.Apply(request))).changes)
+
+    async def resources(self, kind: str = "") -> list[registry.Resource]:
+        """Return what has been applied, of one kind or of all."""
+        return list(
+            (await _ask(self._registry.ListResources(registry.ListResourcesRequest(kind=kind)))).resources
+        )
+
+    async def predict(
+        self, model: str, rows: Sequence[Mapping[str, Any]], *, version: int = 0, timeout: float = 10.0
+    ) -> serving.PredictResponse:
+        """Return predictions for `rows` of the model's source; `version` pins one of the warm versions."""
+        request = serving.PredictRequest(
+            model=model, rows=[msgspec.json.encode(row) for row in rows], version=version
+        )
+        return await _ask(self._serving.Predict(request, timeout=timeout))
+
+    async def train(self, model: str, *, reason: str, actor: str, as_of_ms: int | None = None) -> str:
+        """Order a candidate, and return the command's id, which is also the loop's."""
+        request = training.TrainRequest(model=model, reason=reason, requested_by=actor)
+        if as_of_ms is not None:
+            request.as_of.CopyFrom(to_timestamp(as_of_ms))
+        return str((await _ask(self._trainer.Train(request))).command_id)
+
+    async def runs(self, model: str = "") -> list[training.Run]:
+        """Return the runs of a model, newest first."""
+        return list((await _ask(self._trainer.ListRuns(training.ListRunsRequest(model=model)))).runs)
+
+    async def versions(self, model: str, *, live_at_ms: int | None = None) -> list[registry.Version]:
+        """Return a model's versions, or only the one that served at a time of the wall clock."""
+        request = registry.ListVersionsRequest(model=model)
+        if live_at_ms is not None:
+            request.live_at.CopyFrom(to_timestamp(live_at_ms))
+        return list((await _ask(self._registry.ListVersions(request))).versions)
+
+    async def deployment(self, model: str) -> registry.Deployment:
+        """Return the wanted state of a model."""
+        return await _ask(self._registry.GetDeployment(registry.GetDeploymentRequest(model=model)))
+
+    async def decide(self, what: str, model: str, number: int, *, actor: str, comment: str) -> Any:
+        """Approve, reject or promote a version; `what` is the name of the call."""
+        request = registry.DecideRequest(model=model, number=number, actor=actor, comment=comment)
+        return await _ask(getattr(self._registry, what)(request))
+
+    async def rollback(self, model: str, *, actor: str, comment: str) -> registry.Deployment:
+        """Bring the previous champion back."""
+        return await _ask(
+            self._registry.Rollback(registry.RollbackRequest(model=model, actor=actor, comment=comment))
+        )
+
+    async def audit(self, resource: str = "", *, limit: int = 100) -> list[registry.AuditEntry]:
+        """Return who did what, newest first."""
+        request = registry.GetAuditRequest(resource=resource, limit=limit)
+        return list((await _ask(self._registry.GetAudit(request))).entries)
+
+    async def loops(self, model: str = "", *, open_only: bool = False) -> list[monitoring.Loop]:
+        """Return the loop ledger, oldest first."""
+        request = monitoring.ListLoopsRequest(model=model, open_only=open_only)
+        return list((await _ask(self._monitoring.ListLoops(request))).loops)
+
+    async def loop(self, id: str) -> monitoring.Loop:
+        """Return one loop."""
+        return await _ask(self._monitoring.GetLoop(monitoring.GetLoopRequest(id=id)))
+
+    async def health(self, model: str) -> monitoring.ModelHealth:
+        """Return what monitoring sees of a model."""
+        return await _ask(self._monitoring.GetModelHealth(monitoring.GetModelHealthRequest(model=model)))
+
+
+async def _ask(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.RpcError as error:
+        raise rpc.error_of(error) from error

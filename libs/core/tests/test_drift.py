@@ -1,0 +1,129 @@
+"""Drift scores are distances in [0, 1] that know no unit and survive JSON."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trimtab_core.drift import Kind, Null, Reference, against_rest, fit_reference, score
+
+RNG = np.random.default_rng(7)
+NUMBERS = arrays(np.float64, st.integers(1, 60), elements=st.floats(allow_nan=True, allow_infinity=True, width=64))
+
+
+def fitted(values: Any, kind: Kind = "numeric") -> Reference:
+    return fit_reference({"x": np.asarray(values)}, {"x": kind})["x"]
+
+
+@settings(max_examples=150)
+@given(NUMBERS, NUMBERS)
+def test_a_numeric_score_is_a_distance(reference: Any, window: Any) -> None:
+    profile = fitted(reference)
+
+    assert 0 <= score(profile, window) <= 1
+    assert score(profile, reference) == pytest.approx(0, abs=1e-9)
+    assert sum(profile.shares) == pytest.approx(1)
+    assert Reference.from_json(json.loads(json.dumps(profile.to_json(), allow_nan=False))) == profile
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", 3, 3.5, None, True]), min_size=1),
+    st.lists(st.sampled_from(["b", "c", None]), min_size=1),
+)
+def test_a_categorical_score_is_a_distance(reference: list[Any], window: list[Any]) -> None:
+    was, now = np.array(reference, dtype=object), np.array(window, dtype=object)
+    profile = fitted(was, "categorical")
+
+    assert 0 <= score(profile, now) <= 1
+    assert score(profile, was) == pytest.approx(0, abs=1e-7)
+    assert Reference.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+@pytest.mark.parametrize("sigmas", [0.25, 0.5, 1.0])
+def test_a_gaussian_shift_scores_twice_its_rank_shift(sigmas: float) -> None:
+    profile = fitted(RNG.normal(size=50_000))
+    expected = {0.25: 0.140, 0.5: 0.276, 1.0: 0.521}[sigmas]
+
+    assert score(profile, RNG.normal(sigmas, size=50_000)) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_score_knows_no_unit_and_bends_to_no_outlier() -> None:
+    was, now = RNG.lognormal(size=5_000), RNG.lognormal(0.3, size=500)
+    wild = np.append(now, [1e300, -1e300])
+
+    assert score(fitted(np.log(was)), np.log(now)) == pytest.approx(score(fitted(was), now))
+    assert score(fitted(was), wild) == pytest.approx(score(fitted(was), now), abs=0.01)
+
+
+def test_a_two_valued_number_scores_its_change_of_share_whichever_value_is_common() -> None:
+    for share in (0.1, 0.9):
+        profile = fitted((np.arange(1_000) < share * 1_000).astype(float))
+        window = (np.arange(500) < (share + 0.05) * 500).astype(float)
+        assert score(profile, window) == pytest.approx(0.05)
+
+
+def test_missing_values_are_a_change_of_their_own() -> None:
+    profile = fitted(RNG.normal(size=5_000))
+    window = RNG.normal(size=1_000)
+    window[:300] = np.nan
+
+    assert score(profile, window) == pytest.approx(0.3, abs=0.05)
+    assert score(fitted([np.nan, np.nan]), np.array([1.0, 2.0])) == 1
+
+
+def test_a_constant_column_that_moves_moves_all_the_way() -> None:
+    profile = fitted(np.full(100, 5.0))
+
+    assert [score(profile, np.full(10, value)) for value in (4.0, 5.0, 7.0)] == [1, 0, 1]
+
+
+def test_an_integer_that_became_a_float_is_the_same_category() -> None:
+    profile = fitted(np.array([1, 2, 2, 3]), "categorical")
+
+    assert score(profile, np.array([1.0, 2.0, 2.0, 3.0])) == 0
+    assert score(profile, np.array([1.0, np.nan, 2.0, 3.0])) > 0.3
+
+
+def test_a_new_category_is_seen_and_a_profile_stays_small() -> None:
+    profile = fitted(RNG.integers(0, 500, 20_000), "categorical")
+
+    assert len(profile.shares) == 52
+    assert score(fitted(np.array(["a", "b"] * 50), "categorical"), np.array(["a", "b"] * 45 + ["c"] * 10)) > 0.15
+    assert len(fitted(RNG.normal(size=20_000)).edges) == 200
+
+
+def test_nothing_is_scored_from_nothing() -> None:
+    with pytest.raises(ValueError, match="no reference rows"):
+        fit_reference({}, {"x": "numeric"})
+    with pytest.raises(ValueError, match="no rows"):
+        score(fitted([1.0]), np.array([]))
+
+
+@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+def test_many_windows_score_as_each_would_against_the_other_rows(kind: Kind) -> None:
+    values = RNG.integers(0, 9, 300).astype(np.float64)
+    profile = fitted(values, kind)
+    rows = np.arange(40, 140).reshape(1, 2, 50)
+    alone = Reference(
+        kind,
+        250,
+        tuple(np.bincount(profile.bins(np.delete(values, rows[0, 1])), minlength=len(profile.shares)) / 250),
+        profile.edges,
+        profile.categories,
+    )
+
+    assert against_rest(profile, profile.bins(values), rows)[0, 1] == pytest.approx(score(alone, values[rows[0, 1]]))
+
+
+def test_p_falls_with_the_score_and_goes_on_beyond_what_was_simulated() -> None:
+    null = Null.of(RNG.exponential(size=20_000), 1e-3)
+    p = null.p(np.linspace(0, 20, 200))
+
+    assert (np.diff(p) <= 0).all()
+    assert null.p(np.log(100)) == pytest.approx(0.01, rel=0.2)
+    assert 0 < p[-1] < 1e-7
+    assert Null.of(np.zeros(100), 1e-3).p(0.0) == 1

@@ -1,0 +1,141 @@
+"""One episode gives one command, within a cooldown and a budget, and never from faulty data."""
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab_core import specs
+from trimtab_core.episodes import DriftKind
+from trimtab_core.policy import DriftSignal, PolicySpec, PolicyState, command_id, decide, outcome, reconsider
+
+DAY = 86_400.0
+SPEC = PolicySpec(on=("data", "performance"), cooldown_s=7 * DAY, at_most=(3, 60 * DAY))
+
+
+def a_signal(episode: str = "e1", day: float = 0.0, kind: DriftKind = "data") -> DriftSignal:
+    return DriftSignal("m", episode, kind, day * DAY, 0.4)
+
+
+def after_a_retrain(day: float = 0.0, *, helped: bool = True, episode: str = "e1") -> PolicyState:
+    state = decide(SPEC, PolicyState(), a_signal(episode, day)).state
+    return outcome(state, helped, (day + 0.5) * DAY)
+
+
+def test_the_kinds_are_those_that_a_spec_may_name() -> None:
+    assert get_args(DriftKind) == get_args(specs.DriftKind)
+
+
+def test_drift_is_answered_with_a_command() -> None:
+    decision = decide(SPEC, PolicyState(), a_signal())
+
+    assert (decision.action, decision.attempt, decision.command_id) == ("retrain", 1, command_id("e1", 1))
+    assert decision.state.in_flight == decision.command_id
+    assert decision.reason.endswith(".")
+
+
+def test_a_kind_that_the_owner_did_not_list_is_declined() -> None:
+    assert decide(SPEC, PolicyState(), a_signal(kind="prediction")).cause == "kind"
+
+
+def test_faulty_data_blocks_a_retrain() -> None:
+    decision = decide(SPEC, PolicyState(), replace(a_signal(), quality_fault=True))
+
+    assert (decision.action, decision.cause, decision.state) == ("decline", "quality", PolicyState())
+
+
+@pytest.mark.parametrize("helped", [None, True, False])
+def test_a_redelivered_episode_names_the_command_it_already_has(helped: bool | None) -> None:
+    state = decide(SPEC, PolicyState(), a_signal()).state
+    if helped is not None:
+        state = outcome(state, helped, DAY)
+
+    again = decide(SPEC, state, a_signal(day=40))
+
+    assert (again.action, again.cause, again.command_id) == ("decline", "duplicate", command_id("e1", 1))
+    assert again.state == state
+
+
+def test_one_retrain_is_in_flight_at_a_time() -> None:
+    state = decide(SPEC, PolicyState(), a_signal()).state
+
+    assert decide(SPEC, state, a_signal("e2", 30)).cause == "in_flight"
+
+
+def test_the_cooldown_runs_in_event_time_and_says_when_it_ends() -> None:
+    state = after_a_retrain()
+    early = decide(SPEC, state, a_signal("e2", 6.9))
+
+    assert (early.cause, early.retry_at) == ("cooldown", 7 * DAY)
+    assert decide(SPEC, state, a_signal("e2", -3)).cause == "cooldown"
+    assert decide(SPEC, state, a_signal("e2", 7)).action == "retrain"
+
+
+def test_the_budget_frees_itself_as_commands_age() -> None:
+    state = PolicyState()
+    for number, day in enumerate((0, 10, 20)):
+        state = outcome(decide(SPEC, state, a_signal(f"e{number}", day)).state, True, (day + 1) * DAY)
+    spent = decide(SPEC, state, a_signal("late", 30))
+
+    assert (spent.cause, spent.retry_at) == ("budget", 60 * DAY)
+    assert decide(SPEC, state, a_signal("late", 60)).action == "retrain"
+
+
+def test_each_retrain_that_did_not_help_doubles_the_wait() -> None:
+    failed = after_a_retrain(helped=False)
+
+    assert decide(SPEC, failed, a_signal("e2", 13.9)).cause == "cooldown"
+    second = decide(SPEC, failed, a_signal("e2", 14))
+    assert second.action == "retrain"
+    helped = outcome(second.state, True, 15 * DAY)
+    assert decide(SPEC, helped, a_signal("e3", 21)).action == "retrain"
+
+
+def test_an_episode_declined_for_the_time_being_gets_its_first_attempt_later() -> None:
+    state = after_a_retrain()
+    declined = decide(SPEC, state, a_signal("e2", 3))
+    later = reconsider(SPEC, declined.state, a_signal("e2", 8))
+
+    assert declined.state == state
+    assert (later.action, later.attempt) == ("retrain", 1)
+
+
+def test_a_second_attempt_needs_a_first_that_ended_without_help() -> None:
+    running = decide(SPEC, PolicyState(), a_signal()).state
+    again = reconsider(SPEC, after_a_retrain(helped=False), a_signal(day=14))
+
+    assert reconsider(SPEC, running, a_signal(day=14)).cause == "duplicate"
+    assert reconsider(SPEC, after_a_retrain(helped=True), a_signal(day=14)).cause == "duplicate"
+    assert (again.action, again.attempt, again.command_id) == ("retrain", 2, command_id("e1", 2))
+    assert decide(SPEC, again.state, a_signal()).command_id == command_id("e1", 2)
+
+
+def test_an_outcome_counts_once_and_only_for_the_loop_in_flight() -> None:
+    state = decide(SPEC, PolicyState(), a_signal()).state
+    ended = outcome(state, False, DAY, command_id("e1", 1))
+
+    assert outcome(state, False, DAY, "another") == state
+    assert outcome(ended, False, DAY, command_id("e1", 1)) == ended
+    assert ended.failures == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 200), st.sampled_from(["drift", "helped", "failed"]))))
+def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, int, str]]) -> None:
+    state, commands = PolicyState(), []
+    for episode, day, event in story:
+        state = PolicyState.from_json(json.loads(json.dumps(state.to_json())))
+        if event == "drift":
+            decision = decide(SPEC, state, a_signal(f"e{episode}", day))
+            state = decision.state
+            if decision.action == "retrain":
+                commands.append((f"e{episode}", day))
+        else:
+            state = outcome(state, event == "helped", day * DAY)
+
+    days = [day for _, day in commands]
+    assert len({episode for episode, _ in commands}) == len(commands)
+    assert all(later - earlier >= 7 for earlier, later in zip(days, days[1:], strict=False))
+    assert all(sum(day - 60 < other <= day for other in days) <= 3 for day in days)

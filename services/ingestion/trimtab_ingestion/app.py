@@ -1,0 +1,57 @@
+"""Composition root of ingestion: what is opened and started, in which order."""
+
+import asyncio
+from functools import partial
+
+from trimtab_contracts import topics
+from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
+from trimtab_runtime import bus, rpc
+from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.pipeline import Pipeline
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_ingestion.config import Config
+from trimtab_ingestion.consumers import Ingest
+from trimtab_ingestion.grpc_api import IngestionApi
+from trimtab_ingestion.heartbeat import beat
+from trimtab_ingestion.usecases import Contracts
+
+
+async def run(config: Config) -> None:
+    """Run until cancelled; close in the reverse of the order opened."""
+    contracts, workers = Contracts(), dict[tuple[str, int], Ingest]()
+
+    def make_worker(place: tuple[str, int]) -> Ingest:
+        worker = Ingest(book, contracts, place[0], place[1], config.instance)
+        workers[place] = worker
+        return worker
+
+    pipeline = Pipeline(
+        config.kafka_servers, service="ingestion", make_worker=make_worker, max_records=config.max_records
+    )
+
+    async def listen_to_all_sources() -> None:
+        pipeline.set_topics([topics.RAW.named(name).name for name in book.sources])
+
+    book = SpecBook(listen_to_all_sources)
+    specs = book.follower(config.kafka_servers)
+    producer = await bus.start_producer(config.kafka_servers)
+    register = partial(add_IngestionServicer_to_server, IngestionApi(book, producer, SystemClock()))
+    try:
+        async with (
+            rpc.serving(config.grpc_address, register, ["trimtab.ingestion.v1.Ingestion"]) as set_ready,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(specs.run())
+            await specs.caught_up()
+            tasks.create_task(pipeline.run())
+            tasks.create_task(
+                beat(
+                    producer,
+                    book,
+                    lambda: [workers[place] for place in pipeline.assignment if place in workers],
+                )
+            )
+            await set_ready(True)
+    finally:
+        await producer.stop()

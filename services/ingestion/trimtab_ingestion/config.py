@@ -1,0 +1,20 @@
+"""What ingestion is told by its environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Set `max_records` with `TRIMTAB_INGESTION_MAX_RECORDS`, and so on for each field."""
+
+    kafka_servers: str
+    """Where Kafka is: host:port, several with commas."""
+    grpc_address: str
+    """Where to answer gRPC."""
+    instance: str = "ingestion-0"
+    """Name of this process among ingestion's."""
+    max_records: int = 2000
+    """Most rows of one transaction."""
+    trace_file: Path | None = None
+    """Where spans are written as JSON lines, if anywhere."""

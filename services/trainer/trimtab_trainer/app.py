@@ -1,0 +1,59 @@
+"""Composition root of the trainer: what is opened and started, in which order."""
+
+import asyncio
+from functools import partial
+
+from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
+from trimtab_runtime import bus, outbox, rpc
+from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.postgres import open_pool
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_trainer.config import Config
+from trimtab_trainer.consumers import Deployments, subscriptions
+from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.sandbox import ChildProcess, Files
+from trimtab_trainer.store import PostgresStore
+from trimtab_trainer.trainingset import FeatureStore
+from trimtab_trainer.usecases import Jobs
+
+
+async def run(config: Config) -> None:
+    """Run until cancelled; close in the reverse of the order opened."""
+    book, deployments, clock = SpecBook(), Deployments(), SystemClock()
+    async with (
+        open_pool(config.postgres_dsn, "trainer", package="trimtab_trainer") as pool,
+        rpc.channel(config.feature_store_address) as channel,
+    ):
+        store = PostgresStore(pool)
+        jobs = Jobs(
+            store,
+            book,
+            deployments,
+            FeatureStore(channel),
+            ChildProcess(),
+            Files(config.data_dir),
+            clock,
+            owner=config.instance,
+            lease_ms=round(config.lease_s * 1000),
+            folder=config.state_dir / "jobs",
+        )
+        producer = await bus.start_producer(config.kafka_servers)
+        register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, producer, clock))
+        try:
+            async with (
+                rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
+                asyncio.TaskGroup() as tasks,
+            ):
+                followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
+                for follower in followers:
+                    tasks.create_task(follower.run())
+                for follower in followers:
+                    await follower.caught_up()
+                tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
+                tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
+                for _ in range(config.jobs):
+                    tasks.create_task(jobs.work())
+                await set_ready(True)
+        finally:
+            await producer.stop()

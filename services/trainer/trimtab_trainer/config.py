@@ -1,0 +1,30 @@
+"""What the trainer is told by its environment."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Set `lease_s` with `TRIMTAB_TRAINER_LEASE_S`, and so on for each field."""
+
+    kafka_servers: str
+    """Where Kafka is: host:port, several with commas."""
+    postgres_dsn: str = field(repr=False)
+    """Where PostgreSQL is, as a connection URI."""
+    grpc_address: str
+    """Where to answer gRPC."""
+    feature_store_address: str
+    """Where training sets are asked for."""
+    data_dir: Path
+    """Where artifacts are kept."""
+    state_dir: Path
+    """Where a job's files lie while it runs."""
+    instance: str = "trainer-0"
+    """Name of this process among the trainers."""
+    jobs: int = 1
+    """Jobs that run side by side."""
+    lease_s: float = 10.0
+    """A trainer that has not renewed its lease for so long has lost its job to another."""
+    trace_file: Path | None = None
+    """Where spans are written as JSON lines, if anywhere."""

@@ -1,0 +1,58 @@
+"""Kafka door of the trainer: commands in; and what is live, as everyone reads it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment
+from trimtab_contracts.training.v1.training_pb2 import RetrainCommand
+from trimtab_runtime.bus import Subscription, each
+from trimtab_runtime.clock import from_timestamp
+from trimtab_runtime.follow import Follower
+from trimtab_runtime.records import Record
+
+from trimtab_trainer.usecases import Champion, Command, Jobs, StoredFile
+
+
+def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
+    """List what the trainers share."""
+
+    async def ordered(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
+        await jobs.order(
+            Command(
+                command.id, command.model, command.loop_id, command.trigger, from_timestamp(command.as_of)
+            )
+        )
+
+    return [each(topics.COMMANDS_RETRAIN, ordered)]
+
+
+class Deployments:
+    """The live version of each model, as this process has read it from `deployments`."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, Deployment] = {}
+
+    def follower(self, servers: str) -> Follower:
+        """Return the follower that keeps this view; run it as a task."""
+        return Follower(servers, [topics.DEPLOYMENTS.name], self._hear)
+
+    def champion(self, model: str) -> Champion | None:
+        """Return a model's live version, or None where nothing is live yet."""
+        deployment = self._wanted.get(model)
+        if deployment is None or not deployment.HasField("champion"):
+            return None
+        live = deployment.champion
+        return Champion(
+            live.number, StoredFile(live.model.uri, live.model.digest, live.model.size), tuple(live.features)
+        )
+
+    async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:
+        for record in records:
+            if record.value is None:
+                self._wanted.pop(record.key.decode(), None)
+                continue
+            deployment = topics.DEPLOYMENTS.decode(record.value)
+            held = self._wanted.get(deployment.model)
+            if held is None or held.generation <= deployment.generation:
+                self._wanted[deployment.model] = deployment

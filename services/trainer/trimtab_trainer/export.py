@@ -1,0 +1,71 @@
+"""From a fitted estimator to an ONNX graph with the preprocessing inside.
+
+The graph takes `features` float32 [rows, features] and its first output,
+`prediction` [rows], is the value or the probability of the positive class. A graph
+whose answers are not the framework's is not let out.
+"""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from skl2onnx import to_onnx
+
+from trimtab_trainer.errors import RunFailed
+
+TOLERANCE = 1e-3
+"""Largest difference that is taken for rounding, relative to the spread of the predictions."""
+
+
+def to_graph(task: Literal["regression", "binary"], estimator: Any, features: int) -> bytes:
+    """Return the serialised ONNX model of `estimator`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {id(estimator): {"zipmap": False}} if task == "binary" else None
+        sample = np.zeros((1, features), np.float32)
+        model = to_onnx(estimator, sample, options=options, target_opset=18)
+    graph = model.graph
+    old_input, probabilities = graph.input[0].name, graph.output[-1].name
+    for node in graph.node:
+        node.input[:] = ["features" if name == old_input else name for name in node.input]
+    graph.input[0].name = "features"
+    if task == "binary":
+        graph.initializer.append(helper.make_tensor("positive", TensorProto.INT64, [1], [1]))
+        graph.node.append(helper.make_node("Gather", [probabilities, "positive"], ["chosen"], axis=1))
+        last = "chosen"
+    else:
+        last = probabilities
+    graph.initializer.append(helper.make_tensor("flat", TensorProto.INT64, [1], [-1]))
+    graph.node.append(helper.make_node("Reshape", [last, "flat"], ["prediction"]))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the predictions [rows] of a serialised model."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+
+
+def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
+    """Hold the model's answers against the framework's.
+
+    Raises:
+        RunFailed: they differ by more than rounding.
+    """
+    difference = np.abs(run(model, features) - expected)
+    limit = TOLERANCE * max(float(np.std(expected)), 1e-6)
+    if (worst := float(difference.max())) > limit:
+        wrong = int((difference > limit).sum())
+        raise RunFailed(
+            f"the exported model differs from the fitted one on {wrong} of {len(expected)} rows, by up to {worst:.3g}: "
+            "it would serve other answers than were judged, so it is not let out"
+        )

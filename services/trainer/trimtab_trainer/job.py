@@ -1,0 +1,155 @@
+"""The child process of a run: `python -m trimtab_trainer.job FOLDER`.
+
+It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
+its folder, and writes the candidate's files and `result.json` there. It talks to
+nobody. A run that cannot succeed ends with exit 3 and its sentence in `result.json`.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from trimtab_core import losses
+from trimtab_core.specs import Model
+
+from trimtab_trainer import export, fitting
+from trimtab_trainer.errors import RunFailed
+
+FAILED = 3
+_REFERENCE_ROWS = 50_000
+_PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
+
+
+def main(folder: Path) -> int:
+    """Do the job in `folder`."""
+    try:
+        result = _run(folder)
+    except RunFailed as error:
+        (folder / "result.json").write_text(json.dumps({"error": str(error)}))
+        return FAILED
+    (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    job = json.loads((folder / "job.json").read_text())
+    model = Model.model_validate(job["model"])
+    task, spec = model.spec.task, model.spec.trainer
+    with pa.ipc.open_stream(folder / "rows.arrow") as reader:
+        table = reader.read_all()
+    names = [name for name in table.column_names if name not in ("key", "event_time_ms", "label")]
+    if table.num_rows < spec.min_rows:
+        raise RunFailed(
+            f"there are {table.num_rows} labelled rows and trainer.min_rows is {spec.min_rows}: wait, or lower it"
+        )
+    if spec.max_rows is not None:
+        table = table.slice(max(0, table.num_rows - spec.max_rows))
+    rows = _rows(table, names)
+
+    known, judged = fitting.split(rows, spec.holdout, model.spec.label.within)
+    if known.stop < spec.min_rows // 2:
+        raise RunFailed(
+            f"only {known.stop} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
+        )
+    before = fitting.fit(task, spec, rows[known])
+    predictions = fitting.predict(task, before, rows.features[judged])
+    unseen = fitting.unseen_predictions(task, spec, rows, judged, predictions)
+    final = fitting.fit(task, spec, rows)
+
+    graph = export.to_graph(task, final, len(names))
+    export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))
+    (folder / "model.onnx").write_bytes(graph)
+    _write_reference(folder / "reference.arrow", model, names, rows, unseen)
+    champion = _champion(folder, job.get("champion_features"), names, rows.features[judged])
+    slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
+    _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
+    return {
+        "features": names,
+        "metrics": _metrics(task, rows.label[judged], predictions, champion),
+        "rows": len(rows),
+        "trained_from_ms": int(rows.event_time_ms[0]),
+        "trained_to_ms": int(rows.event_time_ms[-1]),
+        "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
+        "environment": _environment(),
+    }
+
+
+def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
+    features = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
+    return fitting.Rows(
+        features, table["label"].to_numpy().astype(np.float64), table["event_time_ms"].to_numpy()
+    )
+
+
+def _champion(
+    folder: Path, theirs: list[str] | None, names: list[str], features: np.ndarray[Any, np.dtype[np.float32]]
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Return what the live version says of the same rows; None where there is none, or it needs features we lack."""
+    path = folder / "champion.onnx"
+    if theirs is None or not path.exists() or not set(theirs) <= set(names):
+        return None
+    return export.run(path.read_bytes(), features[:, [names.index(name) for name in theirs]])
+
+
+def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for prefix, said in (("", predictions), ("champion_", champion)):
+        if said is not None:
+            for name in losses.METRICS[task]:
+                found[prefix + name] = losses.aggregate(name, losses.loss(name, label, said))
+    return found
+
+
+def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitting.Rows, unseen: Any) -> None:
+    newest = slice(max(0, len(rows) - _REFERENCE_ROWS), len(rows))
+    columns: dict[str, Any] = {
+        name: rows.features[newest, at].astype(np.float64) for at, name in enumerate(names)
+    }
+    columns["prediction"] = unseen[newest]
+    columns["loss"] = losses.loss(model.spec.judged_by, rows.label[newest], unseen[newest])
+    columns["event_time_ms"] = rows.event_time_ms[newest]
+    _write(path, pa.table(columns))
+
+
+def _write_evaluation(
+    path: Path, judged: pa.Table, predictions: Any, champion: Any, slices: Sequence[str]
+) -> None:
+    columns = {
+        "key": judged["key"],
+        "event_time_ms": judged["event_time_ms"],
+        "label": judged["label"],
+        "prediction": pa.array(predictions),
+        "champion_prediction": pa.nulls(len(predictions), pa.float64())
+        if champion is None
+        else pa.array(champion),
+    }
+    for name in slices:
+        column = name if name in judged.column_names else f"request.{name}"
+        if column not in judged.column_names:
+            raise RunFailed(
+                f"a gate slices by {name!r}, which is no feature of the model: add request.{name}"
+            )
+        columns[name] = judged[column]
+    _write(path, pa.table(columns))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _environment() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return {"python": platform.python_version(), "source": hashlib.sha256(sources).hexdigest()} | versions
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

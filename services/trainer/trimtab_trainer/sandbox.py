@@ -1,0 +1,105 @@
+"""Runs a job in a child process that cannot take the trainer down, nor outlive it."""
+
+import asyncio
+import ctypes
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab_contracts.common.v1.common_pb2 import Artifact
+from trimtab_core import specs
+from trimtab_runtime import artifacts
+
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.job import FAILED
+from trimtab_trainer.usecases import Champion, Fitted, StoredFile, TrainingSet
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class ChildProcess:
+    """Fits in `python -m trimtab_trainer.job`, within the spec's memory and time."""
+
+    async def fit(
+        self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path
+    ) -> Fitted:
+        """Train, export and evaluate.
+
+        Raises:
+            RunFailed: it could not be done; it says why.
+            Unavailable: the champion's artifact cannot be read now.
+        """
+        job = {"model": specs.to_document(model), "champion_features": champion and list(champion.features)}
+        (folder / "job.json").write_text(json.dumps(job))
+        if champion is not None:
+            stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)
+            (folder / "champion.onnx").write_bytes(await asyncio.to_thread(artifacts.fetch, stored))
+        result = folder / "result.json"
+        result.unlink(missing_ok=True)
+        spec = model.spec.trainer
+        code = await _run(folder, memory_mb=spec.memory_mb, timeout_s=spec.timeout / 1000)
+        if code not in (0, FAILED) or not result.exists():
+            raise RunFailed(f"the training process {_ended(code, spec.memory_mb)}: see {folder / 'log'}")
+        outcome = json.loads(result.read_text())
+        if "error" in outcome:
+            raise RunFailed(outcome["error"])
+        return Fitted(
+            model=folder / "model.onnx",
+            reference=folder / "reference.arrow",
+            evaluation=folder / "evaluation.arrow",
+            **{**outcome, "features": tuple(outcome["features"])},
+        )
+
+
+class Files:
+    """Artifacts below the data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def put(self, path: Path) -> StoredFile:
+        """Store the file at `path` by digest."""
+        stored = artifacts.put(self._data_dir, path.read_bytes())
+        return StoredFile(stored.uri, stored.digest, stored.size)
+
+
+async def _run(folder: Path, *, memory_mb: int, timeout_s: float) -> int:
+    with (folder / "log").open("ab") as log:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "trimtab_trainer.job",
+            str(folder),
+            stdout=log,
+            stderr=log,
+            preexec_fn=_bounds(memory_mb),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await child.wait()
+        except TimeoutError as error:
+            raise RunFailed(
+                f"the run took longer than trainer.timeout ({timeout_s:.0f} s) and was ended: raise it, or train on less"
+            ) from error
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+
+
+def _bounds(memory_mb: int) -> Callable[[], None]:
+    def apply() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+
+    return apply
+
+
+def _ended(code: int, memory_mb: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit {code} (within {memory_mb} MB)"

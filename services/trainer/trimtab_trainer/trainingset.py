@@ -1,0 +1,52 @@
+"""Asks the feature store for training sets, and keeps them as files."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+from trimtab_contracts.features.v1.features_pb2 import GetHistoricalFeaturesRequest, HistoricalFeatures
+from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
+from trimtab_runtime import rpc
+from trimtab_runtime.clock import to_timestamp
+
+from trimtab_trainer.usecases import TrainingSet
+
+_PATIENCE_S = 120
+
+
+class FeatureStore:
+    """The feature store, as the trainer needs it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = FeatureStoreStub(channel)
+
+    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+        """Write the labelled rows of [start, end), as known at its end, to an Arrow file in `folder`.
+
+        Raises:
+            Unavailable: the feature store is away, or its archive has not come so far in time.
+            Rejected: it has no such training set.
+        """
+        request = GetHistoricalFeaturesRequest(
+            model=model,
+            start=to_timestamp(start_ms),
+            end=to_timestamp(end_ms),
+            as_of=to_timestamp(end_ms),
+            wait_until=to_timestamp(end_ms),
+        )
+        path, dataset = folder / "rows.arrow", HistoricalFeatures.Dataset()
+        try:
+            with path.open("wb") as file:
+                async for part in self._stub.GetHistoricalFeatures(request, timeout=_PATIENCE_S):
+                    if part.HasField("dataset"):
+                        dataset = part.dataset
+                    else:
+                        file.write(part.arrow)
+        except grpc.RpcError as error:
+            raise rpc.error_of(error) from error
+        return TrainingSet(
+            path=path,
+            tables=tuple((table.table, table.version) for table in dataset.tables),
+            digest=dataset.digest,
+            rows=dataset.rows,
+        )
