@@ -12,7 +12,9 @@ from hypothesis.extra.numpy import arrays
 from trimtab_core.drift import Kind, Null, Reference, against_rest, fit_reference, score
 
 RNG = np.random.default_rng(7)
-NUMBERS = arrays(np.float64, st.integers(1, 60), elements=st.floats(allow_nan=True, allow_infinity=True, width=64))
+NUMBERS = arrays(
+    np.float64, st.integers(1, 60), elements=st.floats(allow_nan=True, allow_infinity=True, width=64)
+)
 
 
 def fitted(values: Any, kind: Kind = "numeric") -> Reference:
@@ -61,8 +63,8 @@ def test_the_score_knows_no_unit_and_bends_to_no_outlier() -> None:
 
 def test_a_two_valued_number_scores_its_change_of_share_whichever_value_is_common() -> None:
     for share in (0.1, 0.9):
-        profile = fitted((np.arange(1_000) < share * 1_000).astype(float))
-        window = (np.arange(500) < (share + 0.05) * 500).astype(float)
+        profile = fitted((np.arange(1_000) < round(share * 1_000)).astype(float))
+        window = (np.arange(500) < round((share + 0.05) * 500)).astype(float)
         assert score(profile, window) == pytest.approx(0.05)
 
 
@@ -92,7 +94,9 @@ def test_a_new_category_is_seen_and_a_profile_stays_small() -> None:
     profile = fitted(RNG.integers(0, 500, 20_000), "categorical")
 
     assert len(profile.shares) == 52
-    assert score(fitted(np.array(["a", "b"] * 50), "categorical"), np.array(["a", "b"] * 45 + ["c"] * 10)) > 0.15
+    assert (
+        score(fitted(np.array(["a", "b"] * 50), "categorical"), np.array(["a", "b"] * 45 + ["c"] * 10)) > 0.15
+    )
     assert len(fitted(RNG.normal(size=20_000)).edges) == 200
 
 
@@ -116,7 +120,9 @@ def test_many_windows_score_as_each_would_against_the_other_rows(kind: Kind) -> 
         profile.categories,
     )
 
-    assert against_rest(profile, profile.bins(values), rows)[0, 1] == pytest.approx(score(alone, values[rows[0, 1]]))
+    assert against_rest(profile, profile.bins(values), rows)[0, 1] == pytest.approx(
+        score(alone, values[rows[0, 1]])
+    )
 
 
 def test_p_falls_with_the_score_and_goes_on_beyond_what_was_simulated() -> None:

@@ -73,7 +73,9 @@ def test_what_makes_an_episode_makes_its_id() -> None:
 
 
 @given(st.lists(st.sampled_from([OVER, BETWEEN, CLEAR]), max_size=40), st.integers(1, 4), st.integers(0, 3))
-def test_between_two_alarms_there_is_always_a_clear_window(windows: list[WindowVerdict], k: int, more: int) -> None:
+def test_between_two_alarms_there_is_always_a_clear_window(
+    windows: list[WindowVerdict], k: int, more: int
+) -> None:
     alarms = fired(play(windows, rule=Rule(k, k + more))[1])
 
     for first, second in zip(alarms, alarms[1:], strict=False):

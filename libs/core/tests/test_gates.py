@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from trimtab_core.gates import AbsoluteGate, ChampionGate, Evaluation, GateResult, GateSpec, SliceGate, evaluate
+from trimtab_core.gates import (
+    AbsoluteGate,
+    ChampionGate,
+    Evaluation,
+    GateResult,
+    GateSpec,
+    SliceGate,
+    evaluate,
+)
 from trimtab_core.losses import Metric
 
 RNG = np.random.default_rng(3)
@@ -97,7 +105,9 @@ def test_a_slice_that_is_much_worse_is_named(metric: Metric) -> None:
     champion = RNG.lognormal(0, 0.5, 4_000)
     zone = np.array([f"z{number}" for number in RNG.integers(0, 8, 4_000)])
     candidate = np.where(zone == "z3", champion * 2.25, champion * 0.8)
-    result = judged(SliceGate(metric, "zone", 0.1), Evaluation({metric: candidate}, {metric: champion}, {"zone": zone}))
+    result = judged(
+        SliceGate(metric, "zone", 0.1), Evaluation({metric: candidate}, {metric: champion}, {"zone": zone})
+    )
 
     assert not result.passed
     assert result.value == pytest.approx(1.25 if metric == "mae" else 0.5)

@@ -13,7 +13,9 @@ from trimtab_core.judge import JudgeSpec, JudgeState, update, verdict
 SPEC = JudgeSpec(cap=60.0, alpha=0.05)
 
 
-def decided(better_by: float, *, rollouts: int, rows: int = 2_000, spec: JudgeSpec = SPEC) -> list[JudgeState]:
+def decided(
+    better_by: float, *, rollouts: int, rows: int = 2_000, spec: JudgeSpec = SPEC
+) -> list[JudgeState]:
     """Play rollouts of paired differences with heavy tails, sd 3, looked at on every row."""
     rng = np.random.default_rng(11)
     states = []
@@ -24,7 +26,9 @@ def decided(better_by: float, *, rollouts: int, rows: int = 2_000, spec: JudgeSp
 
 
 @pytest.mark.parametrize(("cap", "sigma"), [(60.0, 1.3), (10.0, 1.3), (60.0, 0.5)])
-def test_a_challenger_that_is_no_better_is_rarely_promoted_however_often_one_looks(cap: float, sigma: float) -> None:
+def test_a_challenger_that_is_no_better_is_rarely_promoted_however_often_one_looks(
+    cap: float, sigma: float
+) -> None:
     rng = np.random.default_rng(5)
     spec = JudgeSpec(cap=cap, alpha=0.05)
     ends = [
@@ -87,7 +91,9 @@ def test_a_decision_is_not_undone_by_later_rows() -> None:
 
 
 def test_a_canary_climbs_one_step_for_each_part_of_the_evidence() -> None:
-    heights = [verdict(SPEC, JudgeState(n=9, peak=part * math.log(20)), 0.0) for part in (0.3, 0.34, 0.67, 0.99)]
+    heights = [
+        verdict(SPEC, JudgeState(n=9, peak=part * math.log(20)), 0.0) for part in (0.3, 0.34, 0.67, 0.99)
+    ]
 
     assert [height.action for height in heights] == ["continue", "advance", "advance", "advance"]
     assert [height.share for height in heights] == [10, 50, 100, 100]
@@ -100,7 +106,13 @@ def test_after_the_longest_wait_nothing_is_decided() -> None:
 
     assert verdict(SPEC, state, SPEC.within_s - 1).action == "continue"
     late = verdict(SPEC, state, SPEC.within_s)
-    assert (late.action, late.n, late.mean_difference, late.low, late.high) == ("undecided", 2, 0.0, -60.0, 60.0)
+    assert (late.action, late.n, late.mean_difference, late.low, late.high) == (
+        "undecided",
+        2,
+        0.0,
+        -60.0,
+        60.0,
+    )
 
 
 def test_one_monster_row_decides_nothing() -> None:

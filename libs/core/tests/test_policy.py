@@ -122,7 +122,11 @@ def test_an_outcome_counts_once_and_only_for_the_loop_in_flight() -> None:
     assert ended.failures == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 200), st.sampled_from(["drift", "helped", "failed"]))))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 200), st.sampled_from(["drift", "helped", "failed"]))
+    )
+)
 def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, int, str]]) -> None:
     state, commands = PolicyState(), []
     for episode, day, event in story:

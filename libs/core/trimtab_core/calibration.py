@@ -301,13 +301,13 @@ def _fires_at(lowest: Floats, rule: Rule) -> Floats:
 
 
 def _check(sizes: Mapping[str, int], window: int, false_alarms: float, rounds: int) -> int:
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+    if len(set(sizes.values())) != 1 or min(sizes.values()) < 2:
         raise ValueError(
-            f"reference columns have {dict(sizes)} rows: pass at least one, equally long and not empty"
+            f"reference columns have {dict(sizes)} rows: pass at least one, equally long, of two rows or more"
         )
     if window < 2 or not 0 < false_alarms < 1 or rounds < 100:
         raise ValueError(
-            f"window {window}, false_alarms {false_alarms}, rounds {rounds}: a window has at least 2 rows, "
-            "false_alarms lies between 0 and 1 per window, and 100 rounds are the least that say anything"
+            f"window {window} must be at least 2, false_alarms {false_alarms} per window lie between 0 and 1, "
+            f"rounds {rounds} be at least 100"
         )
     return next(iter(sizes.values()))

@@ -23,6 +23,7 @@ MOST_CATEGORIES: Final = 50
 
 _GRID: Final = np.linspace(0, 1, 101)
 _TAIL: Final = 0.1
+_LARGEST: Final = 1e308
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +223,7 @@ def _category_bins(categories: tuple[str, ...], values: Column) -> Counts:
 
 
 def _finite(values: Column) -> Floats:
-    most = np.finfo(np.float64).max
-    return np.clip(np.asarray(values, dtype=np.float64), -most, most)
+    return np.clip(np.asarray(values, dtype=np.float64), -_LARGEST, _LARGEST)
 
 
 def _keys(values: Column) -> Iterable[str | None]:

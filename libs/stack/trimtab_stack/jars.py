@@ -25,8 +25,12 @@ class Jars:
 
     folder: Path
     version: str
-    archive: Path | None
-    """Where a class-data archive that speeds up the start is kept; None where we may not write one."""
+    cached: bool
+    """Whether the folder is ours, so that more may be kept beside it."""
+
+    def archive(self, java_version: str) -> Path | None:
+        """Return where the class-data archive for that Java is or would be; None if we may keep none."""
+        return self.folder.with_name(f"classes-{java_version}.jsa") if self.cached else None
 
     @property
     def class_path(self) -> str:
@@ -38,6 +42,11 @@ def cache(environ: Mapping[str, str]) -> Path:
     """Return the folder that holds the fetched Kafka: in TRIMTAB_CACHE, else in ~/.cache/trimtab."""
     root = environ.get("TRIMTAB_CACHE") or Path(environ.get("HOME") or Path.home(), ".cache", "trimtab")
     return Path(root, f"kafka-{KAFKA_VERSION}")
+
+
+def lock(environ: Mapping[str, str]) -> Path:
+    """Return the file that is locked by whoever adds to the cache."""
+    return cache(environ).with_name(f"kafka-{KAFKA_VERSION}.lock")
 
 
 def find(environ: Mapping[str, str]) -> Jars | None:
@@ -56,9 +65,9 @@ def find(environ: Mapping[str, str]) -> Jars | None:
             raise MissingKafka(
                 f"KAFKA_HOME is {home}, which holds no libs/kafka_*.jar: correct it or unset it"
             )
-        return Jars(folder, versions[0], archive=None)
+        return Jars(folder, versions[0], cached=False)
     folder = cache(environ) / "libs"
-    return Jars(folder, KAFKA_VERSION, archive=cache(environ) / "classes.jsa") if folder.exists() else None
+    return Jars(folder, KAFKA_VERSION, cached=True) if folder.exists() else None
 
 
 def find_or_fetch(environ: Mapping[str, str]) -> Jars:
@@ -70,7 +79,7 @@ def find_or_fetch(environ: Mapping[str, str]) -> Jars:
     if jars := find(environ):
         return jars
     place = cache(environ)
-    with locked(place.with_suffix(".lock"), within=_FETCH_SECONDS) as held:
+    with locked(lock(environ), within=_FETCH_SECONDS) as held:
         if not held:
             raise MissingKafka(
                 f"another process has been fetching Kafka into {place} for {_FETCH_SECONDS:g} s: end it"

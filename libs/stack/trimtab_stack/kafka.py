@@ -7,7 +7,7 @@ import base64
 import signal
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -60,12 +60,27 @@ class Kafka:
     """A broker that listens on `port` of loopback and keeps its data in `directory`."""
 
     def __init__(
-        self, directory: Path, port: int, *, environ: Mapping[str, str] | None = None, log: Path | None = None
+        self,
+        directory: Path,
+        port: int,
+        *,
+        environ: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        jvm: Sequence[str] = (),
     ) -> None:
-        """Start nothing yet; `environ` (JAVA_HOME, KAFKA_HOME, TRIMTAB_CACHE) goes over this process's own."""
+        """Start nothing yet.
+
+        Args:
+            directory: where the data and the log are kept.
+            port: the port of loopback to listen on.
+            environ: JAVA_HOME, KAFKA_HOME, TRIMTAB_CACHE and the like, over this process's own.
+            log: where to keep what the broker prints; by default in `directory`.
+            jvm: further options of the Java machine; with any, no class-data archive is used.
+        """
         self._directory = directory.absolute()
         self._port = port
         self._environ = tools(environ)
+        self._jvm = tuple(jvm)
         self.process = ChildProcess("Kafka", log or self._directory / "kafka.log")
 
     @property
@@ -97,13 +112,13 @@ class Kafka:
         """
         if self.process.alive:
             return
-        command = java.find(self._environ).command
+        found = java.find(self._environ)
         if not ports.is_free(self._port):
             raise PortInUse(self._port, "Kafka")
         settings = self._write_settings()
         if not (self._data / "meta.properties").exists():
-            self._format(command, settings)
-        self.process.spawn(self._launch(command, "kafka.Kafka", str(settings)))
+            self._format(found, settings)
+        self.process.spawn(self._launch(found, "kafka.Kafka", str(settings)))
         try:
             self.process.wait_ready(lambda: probes.kafka_answers(self._port), _START_SECONDS)
         except DidNotStart:
@@ -132,17 +147,20 @@ class Kafka:
         settings.write_text(text)
         return settings
 
-    def _format(self, command: str, settings: Path) -> None:
+    def _format(self, found: java.Java, settings: Path) -> None:
         cluster = (
             base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
-        )  # never begins with -
-        launch = self._launch(
-            command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)
-        )
+        )  # begins with A
+        tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings))
+        launch = self._launch(found, *tool)
         run = subprocess.run(launch.argv, env=dict(launch.environ), capture_output=True, text=True)
         if run.returncode != 0:
-            self.log.write_text(run.stdout + run.stderr)
+            self.process.note(run.stdout + run.stderr)
             raise DidNotStart("Kafka", self.log, f"its directory {self._data} could not be formatted")
 
-    def _launch(self, command: str, *program: str) -> Launch:
-        return Launch([command, *_JVM, "-cp", self._jars.class_path, *program], self._environ)
+    def _launch(self, found: java.Java, *program: str) -> Launch:
+        options = [*_JVM, *self._jvm]
+        archive = self._jars.archive(found.version)
+        if archive and archive.exists() and archive.stat().st_size and not self._jvm:
+            options.append(f"-XX:SharedArchiveFile={archive}")
+        return Launch([found.command, *options, "-cp", self._jars.class_path, *program], self._environ)

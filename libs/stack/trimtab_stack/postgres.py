@@ -177,7 +177,7 @@ class Postgres:
             extra_groups=None if launch.user is None else (),
         )
         if run.returncode != 0:
-            self.log.write_text(run.stdout + run.stderr)
+            self.process.note(run.stdout + run.stderr)
             raise DidNotStart("PostgreSQL", self.log, f"{program} ended with exit code {run.returncode}")
 
     def _launch(self, program: str, *arguments: str) -> Launch:

@@ -163,6 +163,12 @@ class ChildProcess:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             return log.read().decode(errors="replace")
 
+    def note(self, text: str) -> None:
+        """Append `text` to the log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            log.write(text)
+
     def describe_exit(self) -> str:
         """Return how the last run ended, in words."""
         code = self.exit_code

@@ -1,9 +1,10 @@
 """Gives tests the real Kafka and PostgreSQL, started once a run and only if a test asks for them.
 
-Loaded by itself wherever this package is installed. Tests that use these fixtures are marked `real`. All tests share
-the two servers, so each uses topics, groups and schemas of its own.
+Tests that use these fixtures are marked `real`. All share the two servers, so each uses topics, groups and schemas of its
+own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,19 @@ from pathlib import Path
 import pytest
 
 from trimtab_stack.stack import Stack
+from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
+
+_GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """A stack of Kafka and PostgreSQL alone; PostgreSQL does not wait for the disk."""
+    given = os.environ.copy()  # noqa: TID251  a test run is configured by its environment
+    environ = {name: given[test_name] for test_name, name in _GIVEN.items() if test_name in given}
     with (
         tempfile.TemporaryDirectory(prefix="trimtab-stack-") as directory,
-        Stack(Path(directory), services={}, fsync=False) as running,
+        Stack(Path(directory), services={}, environ=environ, fsync=False) as running,
     ):
         yield running
 
@@ -26,10 +32,10 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def kafka_servers(stack: Stack) -> str:
     """The bootstrap servers of the real Kafka."""
-    return stack.environ["TRIMTAB_KAFKA_SERVERS"]
+    return stack.environ[KAFKA_SERVERS]
 
 
 @pytest.fixture(scope="session")
 def postgres_dsn(stack: Stack) -> str:
     """The address of the real PostgreSQL."""
-    return stack.environ["TRIMTAB_POSTGRES_DSN"]
+    return stack.environ[POSTGRES_DSN]

@@ -13,6 +13,7 @@ from trimtab_stack import ports, state
 from trimtab_stack.catalogue import create_static_topics
 from trimtab_stack.environment import inherited
 from trimtab_stack.errors import AlreadyRunning, StackError
+from trimtab_stack.fetch import fetch_kafka
 from trimtab_stack.kafka import Kafka
 from trimtab_stack.locks import try_lock
 from trimtab_stack.orphans import end_orphans
@@ -82,13 +83,16 @@ class Stack:
         try:
             self._prepare()
             self.record("starting")
+            if self._kafka:
+                fetch_kafka(self._given)
             together(lambda part: part.start(), self._servers.values())
             if self._processes:
                 self._create_topics(self._wired.kafka_servers)
                 together(lambda part: part.start(), self._processes.values())
             self.record("ready")
         except BaseException as error:
-            self._end("failed", str(error) or type(error).__name__)
+            failed = isinstance(error, Exception)  # else it was interrupted
+            self._end("failed" if failed else "stopped", str(error) if failed else "")
             raise
 
     def stop(self) -> None:

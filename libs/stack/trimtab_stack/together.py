@@ -1,6 +1,6 @@
 """Does the same to several parts at once, and fails at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Protocol
 
@@ -39,11 +39,13 @@ def together(act: Callable[[Part], None], parts: Iterable[Part]) -> None:
             for done in as_completed(doing):
                 done.result()
         except BaseException:
-            _kill(parts, doing)
+            abandon(parts, doing)
             raise
 
 
-def _kill(parts: list[Part], doing: list[Future[None]]) -> None:
+def abandon(parts: Collection[Part], doing: Collection[Future[None]]) -> None:
+    """Kill `parts` until what was being done to them has given up."""
+
     def all_ended() -> bool:
         for part in parts:
             part.process.kill()

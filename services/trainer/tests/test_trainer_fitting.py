@@ -1,0 +1,145 @@
+"""Fits that see no future, and exports that say what was fitted."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from trimtab_core.specs import Model, TrainerSpec, parse
+from trimtab_trainer import export, fitting
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.sandbox import ChildProcess
+from trimtab_trainer.usecases import Champion, StoredFile, TrainingSet
+
+MINUTE = 60_000
+
+
+def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> fitting.Rows:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 4)).astype(np.float32)
+    features[rng.random((count, 4)) < 0.05] = np.nan
+    label = 3 * np.nan_to_num(features[:, 0]).astype(np.float64) + rng.normal(0, 0.3, count)
+    return fitting.Rows(
+        features, label if task == "regression" else (label > 0).astype(np.float64), np.arange(count) * MINUTE
+    )
+
+
+def test_nothing_the_fit_sees_was_known_later_than_the_first_judged_row() -> None:
+    rows = some_rows(100)
+
+    known, judged = fitting.split(rows, 0.2, gap_ms=10 * MINUTE)
+
+    assert judged == slice(80, 100)
+    assert rows.event_time_ms[known][-1] + 10 * MINUTE < rows.event_time_ms[judged][0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "random_forest", "hist_gradient_boosting"])
+@pytest.mark.parametrize("task", ["regression", "binary"])
+def test_the_exported_graph_says_what_was_fitted(
+    task: Literal["regression", "binary"], kind: Literal["linear", "random_forest", "hist_gradient_boosting"]
+) -> None:
+    rows = some_rows(task=task)
+    parameters = {"n_estimators": 10} if kind == "random_forest" else {}
+    spec = TrainerSpec(kind=kind, window="30d", parameters=parameters, half_life="1h")  # type: ignore[arg-type]
+    estimator = fitting.fit(task, spec, rows)
+
+    graph = export.to_graph(task, estimator, 4)
+
+    export.check(graph, rows.features, fitting.predict(task, estimator, rows.features))
+
+
+def test_a_graph_that_says_something_else_is_not_let_out() -> None:
+    rows = some_rows()
+    estimator = fitting.fit("regression", TrainerSpec(kind="linear", window="30d"), rows)  # type: ignore[arg-type]
+    graph = export.to_graph("regression", estimator, 4)
+
+    with pytest.raises(RunFailed, match="other answers than were judged"):
+        export.check(graph, rows.features, fitting.predict("regression", estimator, rows.features) + 0.1)
+
+
+def test_unseen_predictions_do_not_know_the_answers() -> None:
+    rng = np.random.default_rng(1)
+    noise = fitting.Rows(
+        rng.normal(size=(400, 4)).astype(np.float32), rng.normal(size=400), np.arange(400) * MINUTE
+    )
+    spec = TrainerSpec(kind="random_forest", window="30d", parameters={"n_estimators": 20})  # type: ignore[arg-type]
+    known, judged = fitting.split(noise, 0.25, 0)
+    said = fitting.predict(
+        "regression", fitting.fit("regression", spec, noise[known]), noise.features[judged]
+    )
+
+    unseen = fitting.unseen_predictions("regression", spec, noise, judged, said)
+
+    assert abs(np.corrcoef(unseen, noise.label)[0, 1]) < 0.2
+
+
+def a_model(**trainer: object) -> Model:
+    spec = {
+        "task": "regression",
+        "source": "trips",
+        "features": ["request.x"],
+        "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+        "trainer": {"window": "30d", "kind": "linear", **trainer},
+    }
+    model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
+    assert isinstance(model, Model)
+    return model
+
+
+def a_training_set(folder: Path, count: int = 600) -> TrainingSet:
+    rows = some_rows(count)
+    columns = {"key": [str(at) for at in range(count)], "event_time_ms": rows.event_time_ms}
+    columns |= {f"f{at}": rows.features[:, at].astype(np.float64) for at in range(4)} | {"label": rows.label}
+    table = pa.table(columns)
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return TrainingSet(folder / "rows.arrow", (("events/trips", 1),), "digest", count)
+
+
+async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    made = await ChildProcess().fit(a_model(), a_training_set(first), None, first)
+    import hashlib
+
+    content = made.model.read_bytes()
+    champion = Champion(
+        1, StoredFile(str(made.model), hashlib.sha256(content).hexdigest(), len(content)), made.features
+    )
+
+    again = await ChildProcess().fit(a_model(), a_training_set(second), champion, second)
+
+    assert again.metrics["champion_mae"] < 0.5
+    with pa.ipc.open_stream(again.evaluation) as reader:
+        evaluation = reader.read_all()
+    assert evaluation.num_rows == 120
+    assert evaluation["champion_prediction"].null_count == 0
+    with pa.ipc.open_stream(again.reference) as reader:
+        assert reader.read_all().column_names == [
+            "f0",
+            "f1",
+            "f2",
+            "f3",
+            "prediction",
+            "loss",
+            "event_time_ms",
+        ]
+
+
+async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"50 labelled rows and trainer\.min_rows is 200"):
+        await ChildProcess().fit(a_model(), a_training_set(tmp_path, 50), None, tmp_path)
+
+
+async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"longer than trainer\.timeout"):
+        await ChildProcess().fit(a_model(timeout="50ms"), a_training_set(tmp_path), None, tmp_path)
+
+
+async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
+    rows = a_training_set(tmp_path)
+    (tmp_path / "rows.arrow").write_bytes(b"rubbish")
+
+    with pytest.raises(RunFailed, match=r"exit 1 .*log"):
+        await ChildProcess().fit(a_model(), rows, None, tmp_path)

@@ -1,0 +1,190 @@
+"""What the trainer does with commands, jobs and faults."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trimtab_core.specs import Model, parse
+from trimtab_runtime.clock import ManualClock
+from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.specbook import SpecBook
+from trimtab_runtime.testing import eventually
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.messages import to_message
+from trimtab_trainer.testing import MemoryStore
+from trimtab_trainer.usecases import Champion, Command, Fitted, Jobs, Status, StoredFile, TrainingSet
+
+DAY = 86_400_000
+
+
+def a_model() -> Model:
+    spec = {
+        "task": "regression",
+        "source": "trips",
+        "features": ["request.x"],
+        "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+        "trainer": {"window": "30d"},
+    }
+    model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
+    assert isinstance(model, Model)
+    return model
+
+
+class Features:
+    def __init__(self, faults: list[Exception]) -> None:
+        self.faults = faults
+        self.asked: list[tuple[int, int]] = []
+
+    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+        self.asked.append((start_ms, end_ms))
+        if self.faults:
+            raise self.faults.pop(0)
+        return TrainingSet(folder / "rows.arrow", (("events/trips", 7),), "digest", 100)
+
+
+class Fitter:
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.release.set()
+        self.cancelled = False
+
+    async def fit(self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path) -> Fitted:
+        self.started.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self.fault:
+            raise self.fault
+        return Fitted(
+            folder, folder, folder, ("x",), {"mae": 1.5}, 100, 0, 1, {"kind": "linear"}, {"python": "3"}
+        )
+
+
+class Artifacts:
+    def put(self, path: Path) -> StoredFile:
+        return StoredFile(str(path), "abc", 3)
+
+
+class NoChampions:
+    def champion(self, model: str) -> Champion | None:
+        return None
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
+    def make(*, faults: list[Exception] | None = None, fitter: Any = None, lease_ms: int = 10_000) -> Jobs:
+        book = SpecBook()
+        book.put(a_model())
+        return Jobs(
+            store, book, NoChampions(), Features(faults or []), fitter or Fitter(), Artifacts(), ManualClock(DAY),
+            owner="me", lease_ms=lease_ms, folder=tmp_path,
+        )  # fmt: skip
+
+    return make
+
+
+@asynccontextmanager
+async def at_work(jobs: Jobs) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(jobs.work())
+        yield
+        task.cancel()
+
+
+def a_command(id: str = "c1", model: str = "m") -> Command:
+    return Command(id, model, "loop", "data", as_of_ms=100 * DAY)
+
+
+def told(store: MemoryStore) -> list[Status]:
+    return [news.status for news in store.published]
+
+
+async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Callable[..., Jobs]) -> None:
+    jobs = make_jobs()
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store) == [Status.QUEUED, Status.STARTED, Status.SUCCEEDED]
+
+        await eventually(finished)
+
+    message = to_message(store.published[-1])
+    assert message.candidate.metrics["mae"] == 1.5
+    assert message.candidate.tables[0].version == 7
+    assert message.loop_id == "loop"
+
+
+async def test_a_redelivered_command_changes_nothing(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    jobs = make_jobs()
+
+    assert await jobs.order(a_command())
+    assert not await jobs.order(a_command())
+
+    assert told(store) == [Status.QUEUED]
+
+
+async def test_a_command_for_an_unknown_model_is_refused(make_jobs: Callable[..., Jobs]) -> None:
+    with pytest.raises(NotFound, match="no model 'nosuch'"):
+        await make_jobs().order(a_command(model="nosuch"))
+
+
+async def test_a_run_that_cannot_succeed_fails_with_its_sentence(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    jobs = make_jobs(fitter=Fitter(RunFailed("there are 3 labelled rows")))
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def failed() -> bool:
+            return told(store)[-1] == Status.FAILED
+
+        await eventually(failed)
+
+    assert store.published[-1].error == "there are 3 labelled rows"
+
+
+async def test_an_outage_is_waited_out(store: MemoryStore, make_jobs: Callable[..., Jobs]) -> None:
+    jobs = make_jobs(faults=[Unavailable("the feature store is away")])
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] == Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert Status.FAILED not in told(store)
+
+
+async def test_a_lost_lease_stops_the_work_and_its_news(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    fitter = Fitter()
+    fitter.release.clear()
+    jobs = make_jobs(fitter=fitter, lease_ms=30)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+        await fitter.started.wait()
+        store._leases[store.published[0].job.run_id] = ("another", 10**15)
+
+        async def stopped() -> bool:
+            return fitter.cancelled
+
+        await eventually(stopped)
+
+    assert told(store) == [Status.QUEUED, Status.STARTED]
