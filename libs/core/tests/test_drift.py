@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
 from trimtab_core.drift import Kind, Null, Reference, against_rest, fit_reference, score
 
 RNG = np.random.default_rng(7)
@@ -21,7 +20,7 @@ def fitted(values: Any, kind: Kind = "numeric") -> Reference:
     return fit_reference({"x": np.asarray(values)}, {"x": kind})["x"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(NUMBERS, NUMBERS)
 def test_a_numeric_score_is_a_distance(reference: Any, window: Any) -> None:
     profile = fitted(reference)

@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trimtab_core.calibration import Rule, WindowVerdict
 from trimtab_core.episodes import DriftAlarm, EpisodeState, episode_id, step
 
+TWO_OF_THREE = Rule(2, 3)
 OVER = WindowVerdict({"x": 0.5}, {"x": 0.001}, 0.001, True, False, ("x",))
 BETWEEN = WindowVerdict({"x": 0.2}, {"x": 0.2}, 0.2, False, False, ())
 CLEAR = WindowVerdict({"x": 0.0}, {"x": 0.9}, 0.9, False, True, ())
 
 
 def play(
-    windows: Sequence[WindowVerdict], *, versions: Sequence[str] | None = None, rule: Rule = Rule()
+    windows: Sequence[WindowVerdict], *, versions: Sequence[str] | None = None, rule: Rule = TWO_OF_THREE
 ) -> tuple[EpisodeState, list[DriftAlarm | None]]:
     state, alarms = EpisodeState(), []
     for number, window in enumerate(windows):
@@ -78,7 +79,7 @@ def test_between_two_alarms_there_is_always_a_clear_window(
 ) -> None:
     alarms = fired(play(windows, rule=Rule(k, k + more))[1])
 
-    for first, second in zip(alarms, alarms[1:], strict=False):
+    for first, second in pairwise(alarms):
         assert any(window.clear for window in windows[first:second])
     assert all(windows[number].over for number in alarms)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from trimtab_core.gates import (
     AbsoluteGate,
     ChampionGate,

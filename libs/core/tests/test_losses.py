@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trimtab_core.losses import LOWER_IS_BETTER, Metric, aggregate, clip, loss, rise_over_rest
 from trimtab_core.specs import MetricName
 
@@ -36,15 +35,15 @@ def test_a_sure_mistake_costs_much_but_not_everything() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_row_that_is_no_number_is_named(bad: float) -> None:
-    with pytest.raises(ValueError, match="prediction .* in row 1 is not a finite number"):
+    with pytest.raises(ValueError, match=r"prediction .* in row 1 is not a finite number"):
         loss("mae", [1.0, 2.0], [1.0, bad])
-    with pytest.raises(ValueError, match="losses .* in row 0"):
+    with pytest.raises(ValueError, match=r"losses .* in row 0"):
         aggregate("mae", [bad])
 
 
 @pytest.mark.parametrize(("label", "prediction"), [([2.0], [0.5]), ([1.0], [1.5]), ([1.0], [0.5, 0.5])])
 def test_a_binary_row_that_fits_no_metric_is_refused(label: list[float], prediction: list[float]) -> None:
-    with pytest.raises(ValueError, match="label|prediction"):
+    with pytest.raises(ValueError, match=r"label|prediction"):
         loss("log_loss", label, prediction)
 
 

@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trimtab_core import specs
 from trimtab_core.episodes import DriftKind
 from trimtab_core.policy import DriftSignal, PolicySpec, PolicyState, command_id, decide, outcome, reconsider
@@ -141,5 +141,5 @@ def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, i
 
     days = [day for _, day in commands]
     assert len({episode for episode, _ in commands}) == len(commands)
-    assert all(later - earlier >= 7 for earlier, later in zip(days, days[1:], strict=False))
+    assert all(later - earlier >= 7 for earlier, later in pairwise(days))
     assert all(sum(day - 60 < other <= day for other in days) <= 3 for day in days)

@@ -140,14 +140,12 @@ def calibrate(
     nulls: dict[str, Null] = {}
     lowest = np.ones((2, rounds, rule.n + 1))
     for name, reference in fit_reference(columns, kinds).items():
-        nulls[name], p = plan.play(
-            partial(against_rest, reference, reference.bins(columns[name])), 1 / window
-        )
+        score_of = partial(against_rest, reference, reference.bins(columns[name]))
+        nulls[name], p = plan.play(score_of, 1 / window)
         lowest = np.minimum(lowest, p)
     level, clear = _levels(lowest, rule, false_alarms)
-    return DriftThresholds(
-        window, rule, false_alarms, nulls, {**TOLERANCE, **tolerance}, level, clear, plan.small
-    )
+    floors = {**TOLERANCE, **tolerance}
+    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear, plan.small)
 
 
 def judge_window(
@@ -162,9 +160,8 @@ def judge_window(
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
-        p_values[name] = (
-            float(null.p(scores[name])) if effect >= thresholds.tolerance[references[name].kind] else 1.0
-        )
+        small = effect < thresholds.tolerance[references[name].kind]
+        p_values[name] = 1.0 if small else float(null.p(scores[name]))
     return _verdict(thresholds, scores, p_values)
 
 
@@ -199,12 +196,10 @@ def judge_level(threshold: LevelThreshold, losses: ArrayLike) -> WindowVerdict:
     """Judge a window of losses, clipped as the calibrated ones were; only worse is over. Its one score is `loss`."""
     rows = np.asarray(losses, dtype=np.float64)
     if rows.size == 0 or not np.isfinite(rows).all():
-        raise ValueError(
-            "a window of losses is empty or not finite: pass the finite losses of at least one row"
-        )
+        raise ValueError("a window of losses is empty or not finite: pass at least one, all of them finite")
     mean = float(rows.mean())
-    rise = mean - threshold.mean
-    p = float(threshold.null.p(rise)) if rise >= threshold.tolerance * threshold.mean else 1.0
+    small = mean - threshold.mean < threshold.tolerance * threshold.mean
+    p = 1.0 if small else float(threshold.null.p(mean - threshold.mean))
     return _verdict(threshold, {"loss": mean}, {"loss": p})
 
 
@@ -214,11 +209,8 @@ def _verdict(
     ranked = sorted(p_values, key=lambda name: p_values[name])
     min_p = p_values[ranked[0]]
     over = min_p <= thresholds.level
-    passed = [
-        place
-        for place, name in enumerate(ranked, 1)
-        if p_values[name] <= _DISCOVERY_RATE * place / len(ranked)
-    ]
+    allowed = _DISCOVERY_RATE / len(ranked)
+    passed = [place for place, name in enumerate(ranked, 1) if p_values[name] <= allowed * place]
     drifted = tuple(ranked[: max(passed, default=1)]) if over else ()
     return WindowVerdict(scores, p_values, min_p, over, min_p >= thresholds.clear_level and not over, drifted)
 
@@ -259,16 +251,13 @@ class _Plan:
         places = self._size // self._block
         needed = -(-self._window // self._block)
         for rounds in self._chunks(max(places, self._window)):
-            drawn = rng.random((rounds, self._run, places)).argpartition(needed - 1, axis=-1)[
-                ..., :needed, None
-            ]
+            drawn = rng.random((rounds, self._run, places)).argpartition(needed - 1, axis=-1)[..., :needed]
             shift = rng.integers(0, self._size, (rounds, self._run, 1, 1))
-            rows = (drawn * self._block + np.arange(self._block) + shift) % self._size
+            rows = (drawn[..., None] * self._block + np.arange(self._block) + shift) % self._size
             yield rows.reshape(rounds, self._run, -1)[..., : self._window]
 
     def _chunks(self, cost: int) -> Iterator[int]:
-        step = max(1, _CHUNK // (self._run * cost))
-        for first in range(0, self._rounds, step):
+        for first in range(0, self._rounds, step := max(1, _CHUNK // (self._run * cost))):
             yield min(step, self._rounds - first)
 
 
@@ -296,18 +285,17 @@ def _level(lowest: Floats, rule: Rule, false_alarms: float) -> float:
 
 def _fires_at(lowest: Floats, rule: Rule) -> Floats:
     """Return the least level at which the rule holds in the last of n windows, (rounds,)."""
-    needed: Floats = np.maximum(np.sort(lowest, axis=1)[:, rule.k - 1], lowest[:, -1])
-    return needed
+    return np.asarray(np.maximum(np.sort(lowest, axis=1)[:, rule.k - 1], lowest[:, -1]))
 
 
 def _check(sizes: Mapping[str, int], window: int, false_alarms: float, rounds: int) -> int:
     if len(set(sizes.values())) != 1 or min(sizes.values()) < 2:
         raise ValueError(
-            f"reference columns have {dict(sizes)} rows: pass at least one, equally long, of two rows or more"
+            f"reference columns have {dict(sizes)} rows: pass equally long ones, at least two rows"
         )
     if window < 2 or not 0 < false_alarms < 1 or rounds < 100:
+        given = f"window {window}, false_alarms {false_alarms}, rounds {rounds}"
         raise ValueError(
-            f"window {window} must be at least 2, false_alarms {false_alarms} per window lie between 0 and 1, "
-            f"rounds {rounds} be at least 100"
+            f"{given}: window must be at least 2, false_alarms between 0 and 1, rounds at least 100"
         )
     return next(iter(sizes.values()))

@@ -213,10 +213,11 @@ def _sliced(gate: SliceGate, candidate: Floats, champion: Floats, column: NDArra
     refusing = large[(mean - reach)[large] > 0]
     worst = large[np.argmax(low[large])]
     passed = refusing.size == 0
+    side = "above" if value[worst] >= 0 else "below"
     sentence = (
         f"On {gate.slices} {names[worst]} ({rows[worst]} rows), the worst of {large.size} slices, the candidate's "
-        f"{gate.metric} is {value[worst]:+.1%} of the champion's, {_where(passed)} the limit of {gate.max_worse:.1%} "
-        f"with {gate.confidence:.0%} confidence."
+        f"{gate.metric} is {abs(value[worst]):.1%} {side} the champion's, {_where(passed)} the limit of "
+        f"{gate.max_worse:.1%} above at {gate.confidence:.0%} confidence."
     )
     return GateResult(
         gate, passed, float(value[worst]), gate.max_worse, float(low[worst]), float(high[worst]), sentence
@@ -237,4 +238,4 @@ def _losses(of: Mapping[Metric, Floats], metric: Metric, who: str) -> Floats:
 
 
 def _where(passed: bool) -> str:
-    return "within" if passed else "outside"
+    return "which meets" if passed else "which misses"

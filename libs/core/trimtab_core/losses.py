@@ -41,11 +41,11 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
     if metric == "mae":
         return np.asarray(np.abs(truth - said))
     if metric == "rmse":
-        return np.asarray((truth - said) ** 2, dtype=np.float64)
+        return np.asarray((truth - said) ** 2)
     _must("label", truth, (truth == 0) | (truth == 1), "is neither 0 nor 1")
     _must("prediction", said, (said >= 0) & (said <= 1), "is no probability")
     if metric == "error_rate":
-        return ((said >= 0.5) != (truth == 1)).astype(np.float64)
+        return np.asarray((said >= 0.5) != (truth == 1), dtype=np.float64)
     sure = np.clip(said, _SUREST, 1 - _SUREST)
     return np.asarray(-np.where(truth == 1, np.log(sure), np.log1p(-sure)))
 

@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trimtab_stack", description=__doc__)
     parser.add_argument("directory", type=Path, nargs="?", help="where everything of the stack is kept")
     parser.add_argument("--services", type=_services, default=SERVICES, help="those to run, parted by commas")
-    parser.add_argument("--scale", type=_scale, default={}, help="how many processes of each: serving=2,trainer=0")
+    parser.add_argument(
+        "--scale", type=_scale, default={}, help="how many processes of each: serving=2,trainer=0"
+    )
     parser.add_argument("--quiet", action="store_true", help="write to the log only")
     parser.add_argument("--fetch", action="store_true", help="fetch Kafka, and run nothing")
     given = parser.parse_args(arguments)

@@ -62,7 +62,9 @@ def _maven(environ: Mapping[str, str]) -> Check:
         return Check("Maven", True, maven)
     if _has_jars(environ):
         return Check("Maven", True, "none, and none is needed: Kafka is here")
-    return Check("Maven", False, "none", "Install Maven, which fetches Kafka once, or set KAFKA_HOME to a Kafka.")
+    return Check(
+        "Maven", False, "none", "Install Maven, which fetches Kafka once, or set KAFKA_HOME to a Kafka."
+    )
 
 
 def _kafka(environ: Mapping[str, str]) -> Check:
@@ -72,7 +74,11 @@ def _kafka(environ: Mapping[str, str]) -> Check:
     except StackError as error:
         return Check("Kafka", False, "none at KAFKA_HOME", f"{error}.")
     fetchable = shutil.which("mvn", path=environ.get("PATH")) is not None
-    remedy = "The first `trimtab up` fetches it (45 MB)." if fetchable else "Install Maven, or set KAFKA_HOME to a Kafka."
+    remedy = (
+        "The first `trimtab up` fetches it (45 MB)."
+        if fetchable
+        else "Install Maven, or set KAFKA_HOME to a Kafka."
+    )
     return Check("Kafka", fetchable, "not fetched yet", remedy)
 
 

@@ -30,13 +30,13 @@ class Identity:
 
     pid: int
     started: float
-    """Seconds since 1970, as the operating system keeps it."""
+    """Seconds between the machine's start and its own; unlike a time of day, a corrected clock does not change it."""
 
     @classmethod
     def of(cls, pid: int) -> "Identity | None":
         """Return the identity of the process that has `pid` now, None if there is none."""
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            return cls(pid, _started(psutil.Process(pid)))
         except psutil.NoSuchProcess:
             return None
 
@@ -45,7 +45,7 @@ class Identity:
         """Whether that very process still runs (one that waits to be reaped does not)."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 0.05
+            same = abs(_started(process) - self.started) < 0.05
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
@@ -180,3 +180,7 @@ class ChildProcess:
         lines = [line.strip() for line in self.output().splitlines()]
         telling = [line for line in lines if line and not line.startswith(("at ", "..."))]
         return f", saying {telling[-1]!r}" if telling else ""
+
+
+def _started(process: psutil.Process) -> float:
+    return round(process.create_time() - psutil.boot_time(), 2)

@@ -68,7 +68,9 @@ def down(directory: Path) -> bool:
     last = state.read(directory)
     if last.running and last.owner:
         if not last.supervised:
-            raise StackError(f"the stack in {directory} belongs to process {last.owner.pid}: end that instead")
+            raise StackError(
+                f"the stack in {directory} belongs to process {last.owner.pid}: end that instead"
+            )
         _end(last.owner)
         last, was_running = state.read(directory), True
     else:

@@ -1,0 +1,101 @@
+"""What all commands share: which stack they speak to, and how they answer."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from trimtab_runtime.errors import Unavailable
+from trimtab_stack import supervisor
+
+from trimtab.client import SERVICES, Trimtab
+
+T = TypeVar("T")
+console = Console()
+
+Directory = Annotated[
+    Path,
+    typer.Option("--dir", envvar="TRIMTAB_DIR", help="Where the stack keeps its data.", show_default=True),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HOME = Path(".trimtab")
+
+
+def environ(directory: Path) -> dict[str, str]:
+    """Return what finds a running Trimtab: the environment's variables, or else the stack's in `directory`.
+
+    Raises:
+        Unavailable: neither says where it is.
+    """
+    given = {name: value for name, value in os.environ.items() if name.startswith("TRIMTAB_")}  # noqa: TID251 - the command's door to the environment
+    if "TRIMTAB_REGISTRY_ADDRESS" in given:
+        return given
+    state = supervisor.status(directory)
+    if state is None or not state.running:
+        raise Unavailable(f"no Trimtab runs in {directory}: start one with `trimtab up`")
+    return {**state.environ, **given}
+
+
+def actor() -> str:
+    """Return who is asking, for the audit log."""
+    return os.environ.get("TRIMTAB_ACTOR") or os.environ.get("USER") or "unknown"  # noqa: TID251 - as above
+
+
+def addresses(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the address of each service that the client speaks to."""
+    return {name: variables[f"TRIMTAB_{name.upper()}_ADDRESS"] for name in SERVICES}
+
+
+def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:
+    """Put a question to the running Trimtab."""
+
+    async def run() -> T:
+        async with Trimtab.connect(addresses(environ(directory))) as trimtab:
+            return await question(trimtab)
+
+    return asyncio.run(run())
+
+
+def show(
+    rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str = "", empty: str = "nothing yet"
+) -> None:
+    """Print `rows` as a table, or as JSON."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(title=title, header_style="bold", title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row.values()])
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on standard output."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return a message's JSON mapping."""
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,87 @@
+"""`trimtab tail`."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from aiokafka import AIOKafkaConsumer
+from trimtab_contracts import topics
+from trimtab_contracts.topics import Encoding, Topic
+from trimtab_runtime.errors import NotFound
+
+from trimtab.cli.session import HOME, Directory, environ, plain
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(tail)
+
+
+def tail(
+    topic: str,
+    beginning: Annotated[bool, typer.Option("--from-beginning", help="Also what is there already.")] = False,
+    limit: Annotated[int, typer.Option(help="Stop after so many records; 0 for never.")] = 0,
+    directory: Directory = HOME,
+) -> None:
+    """Print the records of TOPIC as JSON lines, as they come."""
+    asyncio.run(
+        _tail(environ(directory)["TRIMTAB_KAFKA_SERVERS"], topic, _described(topic), beginning, limit)
+    )
+
+
+def _described(name: str) -> Topic[Any]:
+    for topic in topics.ALL:
+        if topic.name == name or (topic.is_family and name.startswith(topic.name.partition("{")[0])):
+            return topic
+    raise NotFound(f"there is no topic {name!r}: Trimtab has {', '.join(topic.name for topic in topics.ALL)}")
+
+
+async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, limit: int) -> None:
+    consumer = AIOKafkaConsumer(
+        name,
+        bootstrap_servers=servers,
+        auto_offset_reset="earliest" if beginning else "latest",
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+    try:
+        if not consumer.partitions_for_topic(name):
+            raise NotFound(
+                f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
+            )
+        printed = 0
+        async for record in consumer:
+            print(json.dumps(_line(topic, record)), flush=True)
+            printed += 1
+            if printed == limit:
+                return
+    finally:
+        await consumer.stop()
+
+
+def _line(topic: Topic[Any], record: Any) -> dict[str, Any]:
+    line = {"partition": record.partition, "offset": record.offset, "key": _text(record.key)}
+    headers = {name: value.decode(errors="replace") for name, value in _wanted(record.headers)}
+    return line | ({"headers": headers} if headers else {}) | {"value": _value(topic, record.value)}
+
+
+def _wanted(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    return [(name, value) for name, value in headers if name in ("ce_type", "ce_time", "traceparent")]
+
+
+def _value(topic: Topic[Any], value: bytes | None) -> Any:
+    if not value:
+        return None
+    if topic.encoding is Encoding.BINARY:
+        return plain(topic.decode(value))
+    try:
+        return json.loads(value)
+    except ValueError:
+        return {"bytes": base64.b64encode(value).decode()}
+
+
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="replace")

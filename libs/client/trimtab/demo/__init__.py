@@ -1,0 +1,1 @@
+"""The demo: a production model meets March 2020."""

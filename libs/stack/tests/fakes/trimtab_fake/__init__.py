@@ -1,0 +1,1 @@
+"""A service that says how it was started, and misbehaves on request."""

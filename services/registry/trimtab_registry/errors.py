@@ -1,0 +1,82 @@
+"""What the registry refuses.
+
+    Rejected
+    ├── BadSpecs          documents that cannot be applied, with every fault
+    ├── Unsigned          a decision of nobody, or one without its reason
+    ├── BadEvaluation     an evaluation that gates cannot read
+    ├── NotFound          UnknownResource, UnknownModel, UnknownVersion
+    └── Conflict          FixedPartitions, NotNow
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimtab_runtime.errors import Conflict, NotFound, Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a document: where, what, and what to do about it."""
+
+    resource: str
+    """kind/name"""
+    path: str
+    """Keys from the document's top, with dots between."""
+    message: str
+    """From the value to the remedy; it follows the path in a sentence."""
+
+    def __str__(self) -> str:
+        return f"{self.resource}: {self.path} {self.message}"
+
+
+class BadSpecs(Rejected):
+    """Documents that cannot be applied; it says everything that is wrong with them, a line each."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = tuple(faults)
+
+
+class FixedPartitions(Conflict):
+    """A change that would need other partitions in topics that exist."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+class UnknownResource(NotFound):
+    """Nothing of that kind and name has been applied."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is no {kind} {name!r}: apply its spec first, or correct the name")
+
+
+class UnknownModel(UnknownResource):
+    """No such model has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("Model", name)
+
+
+class UnknownVersion(NotFound):
+    """The model has no version of that number."""
+
+    def __init__(self, model: str, number: int) -> None:
+        super().__init__(
+            f"model {model!r} has no version {number}: look at its versions and name one of them"
+        )
+
+
+class NotNow(Conflict):
+    """The version, or its model, is not in a state that allows it."""
+
+
+class Unsigned(Rejected):
+    """A decision needs someone who takes it, and one against the evidence needs a reason."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field} is empty: {why}")
+
+
+class BadEvaluation(Rejected):
+    """The evaluation of a candidate is not one that gates can read."""

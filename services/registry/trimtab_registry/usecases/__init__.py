@@ -1,0 +1,1 @@
+"""What the registry decides and does; nothing here knows Kafka, gRPC or PostgreSQL."""

@@ -1,0 +1,119 @@
+"""Applying specs: all documents of a request, or none.
+
+A spec is published only after its Kafka topics exist, so that whoever hears of it can
+read and write them at once. A document that is applied already changes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from trimtab_core import specs
+from trimtab_runtime.clock import Clock
+
+from trimtab_registry.errors import BadSpecs, Fault, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.usecases import checks
+from trimtab_registry.usecases.checks import Spec, World
+from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
+from trimtab_registry.usecases.ports import Need, Provide, Store, Unit
+
+
+class Specs:
+    """What users have declared."""
+
+    def __init__(self, store: Store, provide: Provide, clock: Clock) -> None:
+        self._store = store
+        self._provide = provide
+        self._clock = clock
+
+    async def apply(self, documents: Sequence[Document], actor: str) -> list[Change]:
+        """Make `documents` the wanted state, and return what that changed, in their order.
+
+        Raises:
+            BadSpecs: some cannot be applied; it names every fault of every document.
+            FixedPartitions: a change needs other partitions in topics that exist.
+            Unavailable: Kafka or PostgreSQL is away; nothing was applied.
+        """
+        if not actor:
+            raise Unsigned("actor", "say who applies")
+        async with self._store.begin() as unit:
+            applied = await unit.applied()
+            wanted, faults, unreadable = checks.read(documents)
+            world = World.of(applied, wanted, unreadable)
+            if faults := faults + world.faults(set(wanted) | unreadable):
+                raise BadSpecs(faults)
+            changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
+            if clashes := _clashes(applied, changed, world):
+                raise FixedPartitions(clashes)
+            await self._provide(needs(changed.values(), world))
+            return [
+                await self._put(unit, applied.get(key), spec, actor)
+                if key in changed
+                else Change(spec.kind, spec.name, "unchanged", applied[key].generation)
+                for key, spec in wanted.items()
+            ]
+
+    async def _put(self, unit: Unit, held: Applied | None, spec: Spec, actor: str) -> Change:
+        document = specs.to_document(spec)
+        generation, now = (held.generation if held else 0) + 1, self._clock.now_ms()
+        digest = checks.digest(document)
+        await unit.put(Applied(spec.kind, spec.name, generation, document, digest, actor, now))
+        change = Change(spec.kind, spec.name, "changed" if held else "created", generation)
+        await unit.record(
+            Entry(
+                resource=checks.key_of(spec),
+                action=change.action,
+                actor=actor,
+                reason=f"generation {generation} was applied",
+                at_ms=now,
+                details={"generation": generation, "digest": digest},
+            )
+        )
+        return change
+
+    async def get(self, kind: str, name: str) -> Applied:
+        """Return a spec as applied."""
+        found = await self._store.resource(kind, name)
+        if found is None:
+            raise UnknownResource(kind, name)
+        return found
+
+    async def list(self, kind: str) -> Sequence[Applied]:
+        """Return the specs of a kind, or of all."""
+        return await self._store.resources(kind)
+
+    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
+        """Return who did what to a resource, or to all, newest first; 100 entries where no limit is given."""
+        return await self._store.audit(resource, min(limit, 10_000) if limit > 0 else 100)
+
+
+def needs(changed: Iterable[Spec], world: World) -> list[Need]:
+    """Return what must exist before `changed` may be published; a model needs nothing of its own."""
+    return [
+        Need(spec.kind, spec.name, _partitions(spec, world))
+        for spec in changed
+        if not isinstance(spec, specs.Model)
+    ]
+
+
+def _partitions(spec: specs.Source | specs.FeatureView, world: World) -> int:
+    return spec.spec.partitions if isinstance(spec, specs.Source) else world.partitions(spec.spec.source)
+
+
+def _is_new(held: Applied | None, spec: Spec) -> bool:
+    return held is None or held.digest != checks.digest(specs.to_document(spec))
+
+
+def _clashes(applied: Mapping[str, Applied], changed: Mapping[str, Spec], world: World) -> list[Fault]:
+    """Return the changes that would need other partitions in topics that exist."""
+    before = World.of(applied, {})
+    existing = needs([*before.sources.values(), *before.views.values()], before)
+    had = {(need.kind, need.name): need.partitions for need in existing}
+    return [
+        Fault(
+            f"{need.kind}/{need.name}",
+            "spec.partitions" if need.kind == "Source" else "spec.source",
+            f"asks for {need.partitions} partitions where its topics have {had[need.kind, need.name]}: "
+            "keep what it was, or apply it under another name",
+        )
+        for need in needs(changed.values(), world)
+        if had.get((need.kind, need.name), need.partitions) != need.partitions
+    ]

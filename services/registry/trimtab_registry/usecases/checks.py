@@ -1,0 +1,190 @@
+"""Whether documents can be applied: each by itself, and all together with what is applied.
+
+Every fault of a request is found at once. A change is held against all that leans on
+it, so an applied spec is never broken by a later one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from trimtab_core import specs
+from trimtab_core.losses import METRICS
+
+from trimtab_registry.errors import Fault
+from trimtab_registry.usecases.entities import Applied, Document
+
+Spec = specs.Source | specs.FeatureView | specs.Model
+
+_ADVICE = {
+    "missing": "is missing: add it",
+    "extra_forbidden": "is not known here: remove it or correct its spelling",
+}
+_NUMERIC = ("integer", "number")
+
+
+def key_of(spec: Spec) -> str:
+    """Return kind/name."""
+    return f"{spec.kind}/{spec.name}"
+
+
+def digest(document: Document) -> str:
+    """Return the sha256 of a document in canonical JSON."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], set[str]]:
+    """Return the specs in `documents` by kind/name, the faults of the others, and what the others are called."""
+    read: dict[str, Spec] = {}
+    faults: list[Fault] = []
+    unreadable: set[str] = set()
+    for document in documents:
+        kind, metadata = document.get("kind"), document.get("metadata")
+        called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
+        if kind not in specs.KINDS:
+            faults.append(Fault(called, "kind", f"is {kind!r}: write one of {', '.join(specs.KINDS)}"))
+            continue
+        try:
+            spec = specs.parse(str(kind), dict(document))
+        except ValidationError as error:
+            unreadable.add(called)
+            faults += [
+                Fault(called, ".".join(map(str, found["loc"])) or "document", _message(found))
+                for found in error.errors(include_url=False)
+            ]
+            continue
+        if key_of(spec) in read:
+            faults.append(
+                Fault(called, "metadata.name", f"is {spec.name!r} in two documents: keep one of them")
+            )
+        read[key_of(spec)] = spec
+    return read, faults, unreadable
+
+
+def _message(found: Any) -> str:
+    if found["type"] in _ADVICE:
+        return _ADVICE[found["type"]]
+    said = str(found["msg"]).removeprefix("Value error, ")
+    value = found["input"]
+    return f"is {value!r}: {said}" if isinstance(value, str | int | float | bool | None) else f"is wrong: {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All specs as they would be."""
+
+    sources: Mapping[str, specs.Source]
+    views: Mapping[str, specs.FeatureView]
+    models: Mapping[str, specs.Model]
+    unreadable: frozenset[str] = frozenset()
+    """What the request also holds, but cannot be read: a reference to it is no further fault."""
+
+    @classmethod
+    def of(
+        cls, applied: Mapping[str, Applied], wanted: Mapping[str, Spec], unreadable: set[str] | None = None
+    ) -> "World":
+        """Lay `wanted` over what is applied."""
+        all_specs = {key: specs.parse(held.kind, dict(held.document)) for key, held in applied.items()}
+        all_specs |= wanted
+        return cls(
+            {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Source)},
+            {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.FeatureView)},
+            {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Model)},
+            frozenset(unreadable or ()),
+        )
+
+    def faults(self, changed: set[str]) -> list[Fault]:
+        """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
+        found: list[Fault] = []
+        for view in self.views.values():
+            if changed & {key_of(view), f"Source/{view.spec.source}"}:
+                found += self._view_faults(view)
+        for model in self.models.values():
+            if changed & self._leans_on(model):
+                found += self._model_faults(model)
+        return found
+
+    def partitions(self, source: str) -> int:
+        """Return the partitions of a source's topics."""
+        return self.sources[source].spec.partitions
+
+    def _leans_on(self, model: specs.Model) -> set[str]:
+        views = {feature.partition(".")[0] for feature in model.spec.features if "." in feature}
+        upstream = {self.views[view].spec.source for view in views if view in self.views}
+        return {
+            key_of(model),
+            f"Source/{model.spec.source}",
+            f"Source/{model.spec.label.source}",
+            *(f"FeatureView/{view}" for view in views),
+            *(f"Source/{source}" for source in upstream),
+        }
+
+    def _view_faults(self, view: specs.FeatureView) -> Iterator[Fault]:
+        at, spec = key_of(view), view.spec
+        yield from self._unknown_source(at, "spec.source", spec.source)
+        if spec.source not in self.sources:
+            return
+        fields = self.sources[spec.source].spec.fields
+        if spec.entity is not None:
+            yield from _unknown_field(at, "spec.entity", spec.entity, spec.source, fields)
+        for index, aggregate in enumerate(spec.aggregates):
+            path = f"spec.aggregates.{index}"
+            numeric = set(aggregate.functions) != {"count"}
+            yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields, numeric=numeric)
+            where = specs.WHERE.fullmatch(aggregate.where.strip()) if aggregate.where else None
+            if where is not None:
+                yield from _unknown_field(at, f"{path}.where", where[1], spec.source, fields, numeric=True)
+
+    def _model_faults(self, model: specs.Model) -> Iterator[Fault]:
+        at, spec = key_of(model), model.spec
+        yield from self._unknown_source(at, "spec.source", spec.source)
+        yield from self._unknown_source(at, "spec.label.source", spec.label.source)
+        source, truth = self.sources.get(spec.source), self.sources.get(spec.label.source)
+        for held in {held.name: held for held in (source, truth) if held is not None}.values():
+            yield from _unknown_field(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
+        if truth is not None:
+            fields = truth.spec.fields
+            yield from _unknown_field(at, "spec.label.value", spec.label.value, truth.name, fields, numeric=True)
+        if source is not None:
+            yield from self._slice_faults(model, source)
+            yield from self._feature_faults(model, source)
+        yield from _metric_faults(model)
+
+    def _slice_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
+        for index, gate in enumerate(model.spec.gates):
+            if gate.slices is not None:
+                path = f"spec.gates.{index}.slices"
+                yield from _unknown_field(key_of(model), path, gate.slices, source.name, source.spec.fields)
+
+    def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
+        if name not in self.sources and f"Source/{name}" not in self.unreadable:
+            known = ", ".join(sorted(self.sources)) or "none is applied"
+            yield Fault(at, path, f"is {name!r}, which is no source: apply it too, or name one of: {known}")
+
+
+def _unknown_field(
+    at: str, path: str, name: str, source: str, fields: Mapping[str, specs.FieldSpec], *, numeric: bool = False
+) -> Iterator[Fault]:
+    if name not in fields:
+        yield Fault(
+            at, path, f"is {name!r}, which source {source!r} does not have: declare it there, or name another field"
+        )
+    elif numeric and fields[name].type not in _NUMERIC:
+        yield Fault(
+            at, path, f"is {name!r}, a {fields[name].type} in source {source!r}: name an integer or number field"
+        )
+
+
+def _metric_faults(model: specs.Model) -> Iterator[Fault]:
+    fitting = METRICS[model.spec.task]
+    named = [("spec.rollout.judge", model.spec.judged_by)]
+    named += [(f"spec.gates.{index}.metric", gate.metric) for index, gate in enumerate(model.spec.gates)]
+    for path, metric in named:
+        if metric not in fitting:
+            yield Fault(
+                key_of(model), path,
+                f"is {metric!r}, which does not measure a {model.spec.task} model: use one of {', '.join(fitting)}",
+            )  # fmt: skip

@@ -1,0 +1,178 @@
+"""What the registry keeps: applied specs, versions, and who did what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Document = Mapping[str, Any]
+"""Plain data, as JSON has it."""
+
+
+class Stage(StrEnum):
+    """How far a version has come; a version that was replaced stays LIVE, with an end to its time."""
+
+    REFUSED = "REFUSED"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+    REJECTED = "REJECTED"
+    ACCEPTED = "ACCEPTED"
+    ON_TRIAL = "ON_TRIAL"
+    LIVE = "LIVE"
+    ROLLED_BACK = "ROLLED_BACK"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A spec as applied."""
+
+    kind: str
+    name: str
+    generation: int
+    document: Document
+    digest: str
+    """sha256 of the document in canonical JSON."""
+    applied_by: str
+    applied_at_ms: int
+
+    @property
+    def key(self) -> str:
+        """kind/name."""
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What applying one document came to."""
+
+    kind: str
+    name: str
+    action: Literal["created", "changed", "unchanged"]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An artifact: where it is, what is in it (sha256, hex), and its size in bytes."""
+
+    uri: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a run offers: the parts that decisions read, and `document`, which is all of it."""
+
+    run_id: str
+    evaluation: StoredFile
+    champion_version: int
+    """Evaluated beside it; 0 if there was none."""
+    model_generation: int
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that succeeded."""
+
+    id: str
+    model: str
+    loop_id: str
+    as_of_ms: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition a candidate was held to, with its numbers."""
+
+    gate: str
+    passed: bool
+    value: float
+    limit: float
+    low: float | None
+    high: float | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A numbered candidate of a model, with its lineage and what became of it."""
+
+    model: str
+    number: int
+    stage: Stage
+    candidate: Candidate
+    gates: tuple[Gate, ...]
+    loop_id: str
+    traceparent: str | None
+    as_of_ms: int
+    created_at_ms: int
+    live_from_ms: int | None = None
+    live_to_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageChange:
+    """News of a version."""
+
+    version: Version
+    stage: Stage
+    sentence: str
+    actor: str
+    at_ms: int
+    generation: int
+    """Of the model, at the change; it makes the news' id."""
+    rollout_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the audit log; `sequence` is given to it when it is recorded."""
+
+    resource: str
+    action: str
+    actor: str
+    reason: str
+    at_ms: int
+    details: Document = field(default_factory=dict)
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge says of a challenger, and exactly which state it speaks about."""
+
+    id: str
+    model: str
+    rollout_id: str
+    step: int
+    generation: int
+    outcome: Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
+    sentence: str
+    numbers: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version on an instance."""
+
+    number: int
+    warm: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What one serving instance has of a model, good until its lease ends."""
+
+    model: str
+    instance: str
+    generation: int
+    champion: int
+    versions: tuple[Loaded, ...]
+    lease_until_ms: int
+
+    def of(self, number: int) -> Loaded | None:
+        """Return what it says of a version."""
+        return next((loaded for loaded in self.versions if loaded.number == number), None)

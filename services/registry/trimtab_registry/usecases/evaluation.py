@@ -1,0 +1,91 @@
+"""From the rows on which a candidate was evaluated to what its gates say.
+
+The rows are an Arrow IPC file: `label`, `prediction`, `champion_prediction` (null, or
+not there, without a champion) and a column for each slice; one row a prediction.
+Deciding is left to `trimtab_core.gates`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from trimtab_core import gates, specs
+from trimtab_core.losses import Metric, loss
+
+from trimtab_registry.errors import BadEvaluation
+from trimtab_registry.usecases.entities import Gate
+
+
+def is_comparison(gate: specs.GateSpec) -> bool:
+    """Whether a gate compares the candidate with the champion."""
+    return gate.at_most is None
+
+
+def judge(spec: specs.ModelSpec, evaluation: bytes, *, seed: int = 0) -> list[Gate]:
+    """Hold the evaluated rows to the gates of `spec`.
+
+    Raises:
+        BadEvaluation: the bytes are no such file, or lack what a gate reads.
+    """
+    try:
+        with pa.ipc.open_file(pa.BufferReader(evaluation)) as file:
+            table = file.read_all()
+        wanted = [_core_gate(gate) for gate in spec.gates]
+        results = gates.evaluate(wanted, _losses(spec, table), seed=seed)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise BadEvaluation(f"its evaluation cannot be read: {error}") from error
+    return [_told(gate, result) for gate, result in zip(spec.gates, results, strict=True)]
+
+
+def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:
+    metrics: list[Metric] = [*{gate.metric for gate in spec.gates}]
+    label = _column(table, "label")
+    candidate = {metric: loss(metric, label, _column(table, "prediction")) for metric in metrics}
+    champion = None
+    if "champion_prediction" in table.column_names and not table["champion_prediction"].null_count:
+        said = _column(table, "champion_prediction")
+        champion = {metric: loss(metric, label, said) for metric in metrics}
+    slices = {
+        gate.slices: table[gate.slices].to_numpy(zero_copy_only=False)
+        for gate in spec.gates
+        if gate.slices is not None
+    }
+    return gates.Evaluation(candidate, champion, slices)
+
+
+def _column(table: Any, name: str) -> NDArray[np.float64]:
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _core_gate(gate: specs.GateSpec) -> gates.GateSpec:
+    if gate.at_most is not None:
+        return gates.AbsoluteGate(gate.metric, at_most=gate.at_most)
+    if gate.slices is not None and gate.max_worse is not None:
+        return gates.SliceGate(gate.metric, gate.slices, gate.max_worse, confidence=gate.confidence)
+    return gates.ChampionGate(gate.metric, gate.better_by, gate.confidence)
+
+
+def name_of(gate: specs.GateSpec) -> str:
+    """Return what people call a gate, such as `mae versus champion`."""
+    if gate.at_most is not None:
+        return f"{gate.metric} at most {gate.at_most:g}"
+    return f"{gate.metric} versus champion" if gate.slices is None else f"{gate.metric} by {gate.slices}"
+
+
+def _told(gate: specs.GateSpec, result: gates.GateResult) -> Gate:
+    return Gate(
+        gate=name_of(gate),
+        passed=result.passed,
+        value=result.value if result.value is not None else 0.0,
+        limit=result.limit,
+        low=result.low,
+        high=result.high,
+        sentence=result.sentence,
+    )
+
+
+def failed(results: Sequence[Gate]) -> list[Gate]:
+    """Return the gates that were not passed."""
+    return [gate for gate in results if not gate.passed]

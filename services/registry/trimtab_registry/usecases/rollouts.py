@@ -1,0 +1,201 @@
+"""Where a model stands, and the only ways in which that changes.
+
+`MOVES` is the whole state machine of a rollout; what it does not list is refused.
+Once a model has a champion it has exactly one for ever, and each change of what
+serving and monitoring are told raises `generation` by one.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal, Self
+
+Strategy = Literal["immediate", "shadow", "canary"]
+
+
+class Phase(StrEnum):
+    """How far a rollout is."""
+
+    LOADING = "loading"
+    """Serving is told to load the challenger, which will be judged."""
+    LOADING_TO_SERVE = "loading_to_serve"
+    """Serving is told to load the challenger, which becomes champion once it is warm."""
+    ON_TRIAL = "on_trial"
+    """Warm everywhere: both versions score, and monitoring judges."""
+    PROMOTED = "promoted"
+    DROPPED = "dropped"
+
+
+class Move(StrEnum):
+    """What may happen to a rollout."""
+
+    WARM = "warm"
+    """Every instance has the challenger warm."""
+    ADVANCE = "advance"
+    PROMOTE = "promote"
+    DROP = "drop"
+    HURRY = "hurry"
+    """A person promotes it: no more judging."""
+
+
+MOVES: dict[tuple[Phase, Move], Phase] = {
+    (Phase.LOADING, Move.WARM): Phase.ON_TRIAL,
+    (Phase.LOADING, Move.HURRY): Phase.LOADING_TO_SERVE,
+    (Phase.LOADING, Move.DROP): Phase.DROPPED,
+    (Phase.LOADING_TO_SERVE, Move.WARM): Phase.PROMOTED,
+    (Phase.LOADING_TO_SERVE, Move.DROP): Phase.DROPPED,
+    (Phase.ON_TRIAL, Move.ADVANCE): Phase.ON_TRIAL,
+    (Phase.ON_TRIAL, Move.PROMOTE): Phase.PROMOTED,
+    (Phase.ON_TRIAL, Move.HURRY): Phase.PROMOTED,
+    (Phase.ON_TRIAL, Move.DROP): Phase.DROPPED,
+}  # fmt: skip
+"""(from, what happens) -> to. A rollout that is promoted or dropped has ended."""
+
+
+class IllegalMove(ValueError):
+    """The state machine has no such move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How one challenger comes, or came, to serve."""
+
+    id: str
+    challenger: int
+    strategy: Strategy
+    steps: tuple[int, ...]
+    """Percent of the keys that the challenger answers at each step; none if it is not judged."""
+    opened_at_ms: int
+    """Event time: `as_of` of the run."""
+    loop_id: str
+    traceparent: str | None
+    phase: Phase
+    step: int = 0
+    generation: int = 0
+    """Of the deployment that told of the present step."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has still to end."""
+        return self.phase not in (Phase.PROMOTED, Phase.DROPPED)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it waits for serving."""
+        return self.phase in (Phase.LOADING, Phase.LOADING_TO_SERVE)
+
+    @property
+    def share(self) -> int:
+        """Percent of the keys that the challenger answers now."""
+        return self.steps[self.step] if self.steps else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is wanted of a model, by version number, and the last rollout."""
+
+    model: str
+    generation: int = 0
+    champion: int | None = None
+    previous: int | None = None
+    """The champion before, kept warm for rollback."""
+    live: int | None = None
+    """The version that serving has said to be its champion; it follows `champion`."""
+    rollout: Rollout | None = None
+    loop_id: str = ""
+    """Of the last change."""
+    changed_at_ms: int = 0
+
+    @property
+    def trial(self) -> Rollout | None:
+        """The rollout, if it is open."""
+        return self.rollout if self.rollout is not None and self.rollout.is_open else None
+
+    @property
+    def challenger(self) -> int | None:
+        """The version on its way to serve."""
+        return self.trial.challenger if self.trial else None
+
+    def begin(
+        self, challenger: int, strategy: Strategy, steps: tuple[int, ...], *, opened_at_ms: int,
+        loop_id: str, traceparent: str | None, at_ms: int,
+    ) -> Self:  # fmt: skip
+        """Open a rollout of `challenger`; without a champion to be judged against, it will serve once warm.
+
+        Raises:
+            IllegalMove: another rollout is open, or the version is the champion.
+        """
+        if self.trial is not None or challenger == self.champion:
+            raise IllegalMove(f"a rollout of version {challenger} cannot begin in {self}")
+        judged = self.champion is not None and strategy != "immediate"
+        generation = self.generation + 1
+        rollout = Rollout(
+            id=f"{self.model}/{challenger}/{generation}",
+            challenger=challenger,
+            strategy=strategy if judged else "immediate",
+            steps=_shares(strategy, steps) if judged else (),
+            opened_at_ms=opened_at_ms,
+            loop_id=loop_id,
+            traceparent=traceparent,
+            phase=Phase.LOADING if judged else Phase.LOADING_TO_SERVE,
+            generation=generation,
+        )
+        return replace(
+            self, generation=generation, rollout=rollout, loop_id=loop_id, changed_at_ms=at_ms
+        )
+
+    def move(self, move: Move, at_ms: int) -> Self:
+        """Make a move of the open rollout.
+
+        Raises:
+            IllegalMove: none is open, or `MOVES` does not have it.
+        """
+        rollout = self.trial
+        if rollout is None or (rollout.phase, move) not in MOVES:
+            raise IllegalMove(f"{move} does not follow {rollout.phase if rollout else 'no rollout'}")
+        phase = MOVES[rollout.phase, move]
+        if phase is Phase.ON_TRIAL and move is Move.WARM:
+            # Serving was told of the share when it was told to load: nothing new to tell.
+            return replace(self, rollout=replace(rollout, phase=phase))
+        generation = self.generation + 1
+        if move is Move.ADVANCE:
+            if rollout.step + 1 >= len(rollout.steps):
+                raise IllegalMove(f"step {rollout.step} is the last of rollout {rollout.id}")
+            rollout = replace(rollout, step=rollout.step + 1, generation=generation)
+        if phase is Phase.LOADING_TO_SERVE:
+            rollout = replace(rollout, strategy="immediate", steps=(), generation=generation)
+        changed = replace(
+            self, generation=generation, rollout=replace(rollout, phase=phase),
+            loop_id=rollout.loop_id, changed_at_ms=at_ms,
+        )  # fmt: skip
+        if phase is not Phase.PROMOTED:
+            return changed
+        return replace(changed, champion=rollout.challenger, previous=self.champion)
+
+    def restore(self, at_ms: int) -> Self:
+        """Make the previous champion the champion again; the one that it replaces is not kept.
+
+        Raises:
+            IllegalMove: there is no previous champion, or a rollout is open.
+        """
+        if self.previous is None or self.trial is not None:
+            raise IllegalMove(f"nothing can be restored in {self}")
+        return replace(
+            self, generation=self.generation + 1, champion=self.previous, previous=None, changed_at_ms=at_ms
+        )
+
+    def confirm(self) -> Self:
+        """Take in that serving has swapped to the champion."""
+        return replace(self, live=self.champion)
+
+    def is_at(self, rollout_id: str, step: int, generation: int) -> bool:
+        """Whether the open trial stands exactly where a verdict says: the compare of its compare-and-set."""
+        trial = self.trial
+        return (
+            trial is not None
+            and trial.phase is Phase.ON_TRIAL
+            and (trial.id, trial.step, trial.generation) == (rollout_id, step, generation)
+        )
+
+
+def _shares(strategy: Strategy, steps: tuple[int, ...]) -> tuple[int, ...]:
+    return (0,) if strategy == "shadow" else steps

@@ -1,0 +1,45 @@
+"""What serving refuses.
+
+    Rejected
+    ├── BadRow           a row of the request is not a row of the model's source
+    ├── BadTensor        a tensor of the request is not what the model takes
+    ├── CannotServe      a version cannot be brought to answer here
+    └── Conflict
+        ├── NoLiveVersion
+        └── VersionNotWarm
+"""
+
+from collections.abc import Iterable
+
+from trimtab_runtime.errors import Conflict, Rejected
+
+
+class BadRow(Rejected):
+    """A row of the request is not a row of the model's source."""
+
+
+class BadTensor(Rejected):
+    """A tensor of the request is not what the model takes."""
+
+
+class CannotServe(Rejected):
+    """A version cannot be brought to answer here; the message is what `serving.status` reports."""
+
+
+class NoLiveVersion(Conflict):
+    """The model is known, and nothing answers for it yet."""
+
+    def __init__(self, model: str, why: str = "none has been promoted") -> None:
+        super().__init__(
+            f"model {model!r} has no live version: {why}; train one, or look at `trimtab versions {model}`"
+        )
+
+
+class VersionNotWarm(Conflict):
+    """A request pins a version that is not loaded."""
+
+    def __init__(self, model: str, version: str | int, warm: Iterable[int]) -> None:
+        listed = ", ".join(map(str, sorted(warm)))
+        super().__init__(
+            f"version {version} of model {model!r} is not warm here: pin one of {listed}, or none for the live one"
+        )
