@@ -227,8 +227,8 @@ class RolloutSpec(Spec):
     """Percent of the keys that the challenger answers at each step of a canary."""
     judge: MetricName | None = None
     """The loss that champion and challenger are compared on; by default mae or log_loss, by the task."""
-    cap: float = Field(default=60.0, gt=0)
-    """Losses count at most this much, so that one monster row decides nothing."""
+    cap: float | None = Field(default=None, gt=0)
+    """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
     approval: Literal["auto", "manual"] = "auto"
@@ -264,6 +264,10 @@ class RetrainSpec(Spec):
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
 
+_CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
+"""What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
+
+
 class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
 
@@ -282,6 +286,21 @@ class ModelSpec(Spec):
     def judged_by(self) -> MetricName:
         """The metric that the rollout judge and the performance watch read."""
         return self.rollout.judge or ("mae" if self.task == "regression" else "log_loss")
+
+    @property
+    def cap(self) -> float:
+        """The most that a row's loss counts, in the unit of `judged_by`."""
+        return self.rollout.cap or _CAPS[self.judged_by]
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_task(self) -> Self:
+        fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
+        for metric in (self.judged_by, *(gate.metric for gate in self.gates)):
+            if metric not in fitting:
+                raise ValueError(f"metric {metric!r} is not for {self.task}: write {' or '.join(fitting)}")
+        if self.rollout.cap is None and self.judged_by not in _CAPS:
+            raise ValueError(f"rollout.cap is missing: say how much one row's {self.judged_by} may count at most")
+        return self
 
 
 class _Resource(Spec):

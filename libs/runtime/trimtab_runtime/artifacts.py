@@ -47,5 +47,7 @@ def fetch(artifact: Artifact) -> bytes:
     except OSError as error:
         raise Unavailable(f"artifact {artifact.uri} cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != artifact.digest:
-        raise Corrupt(f"artifact {artifact.uri} is not what its digest {artifact.digest[:12]} names: restore it")
+        raise Corrupt(
+            f"artifact {artifact.uri} is not what its digest {artifact.digest[:12]} names: restore it"
+        )
     return content

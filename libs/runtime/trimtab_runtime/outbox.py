@@ -82,7 +82,11 @@ async def _relay_while_connected(pool: asyncpg.Pool, producer: AIOKafkaProducer,
         lock = f"trimtab.{schema}.outbox"
         while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtext($1))", lock):
             await asyncio.sleep(0.5)
-        await connection.add_listener(f"{schema}_outbox", lambda *_: woken.set())
+
+        def wake(*_: object) -> None:
+            woken.set()
+
+        await connection.add_listener(f"{schema}_outbox", wake)
         try:
             while True:
                 woken.clear()
@@ -94,7 +98,7 @@ async def _relay_while_connected(pool: asyncpg.Pool, producer: AIOKafkaProducer,
                     await connection.fetchval("SELECT 1")  # notices a connection that has died
         finally:
             if not connection.is_closed():
-                await connection.remove_listener(f"{schema}_outbox", lambda *_: None)
+                await connection.remove_listener(f"{schema}_outbox", wake)
                 await connection.execute("SELECT pg_advisory_unlock_all()")
 
 

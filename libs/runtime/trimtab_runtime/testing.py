@@ -8,7 +8,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(probe: Callable[[], Awaitable[T]], *, what: str = "condition", deadline_s: float = 20.0) -> T:
+async def eventually(
+    probe: Callable[[], Awaitable[T]], *, what: str = "condition", deadline_s: float = 20.0
+) -> T:
     """Return the first true thing that `probe` answers.
 
     Raises:
@@ -20,5 +22,7 @@ async def eventually(probe: Callable[[], Awaitable[T]], *, what: str = "conditio
         if last:
             return last
         if time.monotonic() > until:
-            raise AssertionError(f"{what} did not come about within {deadline_s} s; the last answer was {last!r}")
+            raise AssertionError(
+                f"{what} did not come about within {deadline_s} s; the last answer was {last!r}"
+            )
         await asyncio.sleep(0.02)

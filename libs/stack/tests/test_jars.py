@@ -2,7 +2,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack import jars
 from trimtab_stack.errors import MissingKafka
 
@@ -36,6 +35,7 @@ def test_kafka_is_fetched_once_however_many_want_it(tmp_path: Path) -> None:
 
 
 def test_a_fetch_that_fails_half_way_leaves_nothing_and_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "cache" / ".fetching-and-killed").mkdir(parents=True)
     environ = a_machine(tmp_path, COUNTS_AND_FETCHES + 'echo "[ERROR] the network is down"\nexit 1\n')
 
     with pytest.raises(
@@ -48,7 +48,7 @@ def test_a_fetch_that_fails_half_way_leaves_nothing_and_is_one_sentence(tmp_path
 
 
 def test_without_maven_the_remedy_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingKafka, match="there is no mvn to fetch it: install Maven, or set KAFKA_HOME$"):
+    with pytest.raises(MissingKafka, match=r"there is no mvn to fetch it: install Maven, or set KAFKA_HOME$"):
         jars.find_or_fetch(a_machine(tmp_path, None))
 
 

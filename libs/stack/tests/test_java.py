@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack import java
 from trimtab_stack.errors import MissingJava
 

@@ -1,29 +1,38 @@
-"""When what died is started again: fakes and a clock that is passed in."""
+"""When what died is started again: fakes, and a clock that is passed in."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from trimtab_stack.errors import DidNotStart
 from trimtab_stack.keeper import Keeper
-from trimtab_stack.waiting import until
+
+
+class AtOnce(Executor):
+    """Does what it is given before it returns."""
+
+    def submit(self, act: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(act(*args, **kwargs))
+        except DidNotStart as error:
+            done.set_exception(error)
+        return done
 
 
 class FakePart:
     def __init__(self) -> None:
         self.process = self
-        self.alive = True
         self.log = Path("/log")
-        self.starts = 0
+        self.alive = True
         self.refuses = False
+        self.starts = 0
 
     def describe_exit(self) -> str:
         return "exit code 1"
-
-    def kill(self) -> None:
-        self.alive = False
 
     def start(self) -> None:
         self.starts += 1
@@ -43,49 +52,56 @@ class FakeStack:
 
 
 @pytest.fixture
-def stack() -> FakeStack:
+def stack() -> Any:
     return FakeStack()
 
 
 @pytest.fixture
-def keeper(stack: Any) -> Iterator[Keeper]:
-    keeper = Keeper(stack)
-    yield keeper
-    keeper.close()
+def keeper(stack: Any) -> Keeper:
+    return Keeper(stack, AtOnce())
 
 
-def starts_after(keeper: Keeper, stack: FakeStack, now: float) -> int:
-    """Let the keeper look until it has nothing more to do at `now`."""
-    before = -1
-    while before != stack.part.starts:
+def starts(keeper: Keeper, stack: FakeStack, until: int) -> list[float]:
+    """Return when the part was started, of a clock that ticks twice a second."""
+    times: list[float] = []
+    for tick in range(2 * until):
         before = stack.part.starts
-        keeper.tend(now)
-        assert until(lambda: all(each.done() for each in keeper.starting), within=20)
-        keeper.tend(now)
-    return stack.part.starts
+        keeper.tend(tick / 2)
+        times += [tick / 2] * (stack.part.starts - before)
+    return times
 
 
 def test_what_lives_is_left_alone(keeper: Keeper, stack: FakeStack) -> None:
-    assert starts_after(keeper, stack, 0) == 0
+    assert starts(keeper, stack, until=10) == []
     assert stack.errors == []
 
 
-def test_what_died_is_started_again_a_little_later(keeper: Keeper, stack: FakeStack) -> None:
-    stack.part.kill()
+def test_what_died_is_started_again_and_written_down(keeper: Keeper, stack: FakeStack) -> None:
+    stack.part.alive = False
 
-    assert starts_after(keeper, stack, 0.0) == 0
-    assert starts_after(keeper, stack, 0.6) == 1
+    assert starts(keeper, stack, until=10) == [0.5]
     assert stack.errors == ["part ended with exit code 1; its log is /log", ""]
 
 
-def test_what_keeps_dying_is_started_less_and_less_often_but_always_again(
+def test_what_keeps_dying_is_started_ever_more_rarely_but_always_again(
     keeper: Keeper, stack: FakeStack
 ) -> None:
-    stack.part.refuses = True
-    stack.part.kill()
+    stack.part.alive, stack.part.refuses = False, True
 
-    tries = [
-        now for now in range(300) if starts_after(keeper, stack, now) > len(range(0)) and stack.part.starts
-    ]
+    times = starts(keeper, stack, until=36_000)
 
-    assert tries
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert waits[:4] == [1.5, 2.5, 4.5, 8.5]
+    assert set(waits[6:]) == {30.5}
+    assert stack.errors[-1] == "part did not start: it refuses; its log is /log"
+
+
+def test_after_a_calm_minute_an_old_death_counts_no_more(keeper: Keeper, stack: FakeStack) -> None:
+    stack.part.alive, stack.part.refuses = False, True
+    starts(keeper, stack, until=20)
+    stack.part.refuses = False
+    starts(keeper, stack, until=200)
+
+    stack.part.alive = False
+
+    assert starts(keeper, stack, until=10) == [0.5]

@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack import ports
 from trimtab_stack.errors import PortInUse
 

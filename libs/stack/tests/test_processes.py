@@ -6,7 +6,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from trimtab_stack.environment import inherited
 from trimtab_stack.errors import DidNotStart
 from trimtab_stack.processes import ChildProcess, Identity, Launch
@@ -42,7 +41,7 @@ def test_only_what_the_last_run_printed_is_reported(tmp_path: Path) -> None:
 def test_a_program_that_is_never_ready_is_reported(tmp_path: Path) -> None:
     child = a_child(tmp_path, "exec sleep 600")
 
-    with pytest.raises(DidNotStart, match="it was not ready after 0.1 s"):
+    with pytest.raises(DidNotStart, match=r"it was not ready after 0\.1 s"):
         child.wait_ready(lambda: False, within=0.1)
 
     child.kill()

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-
 from trimtab_stack import ports, supervisor
 from trimtab_stack.catalogue import create_static_topics
 from trimtab_stack.errors import DidNotStart, PortInUse
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def kafka(tmp_path: Path) -> Iterator[Kafka]:
-    broker = Kafka(tmp_path, ports.choose())
+    broker = Kafka(tmp_path / "Zoë's data", ports.choose())
     broker.start()
     yield broker
     broker.kill()

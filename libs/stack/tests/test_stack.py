@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-
 from trimtab_stack import state
 from trimtab_stack.errors import AlreadyRunning, DidNotStart, PortInUse, StackError, UnknownService
 from trimtab_stack.processes import Identity

@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack import state
 from trimtab_stack.processes import Identity
 from trimtab_stack.state import State

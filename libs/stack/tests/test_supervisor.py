@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack import state, supervisor
-from trimtab_stack.errors import StackError
+from trimtab_stack.errors import StackError, UnknownService
 from trimtab_stack.processes import Identity
 from trimtab_stack.stack import Stack
 from trimtab_stack.state import State
@@ -107,11 +106,16 @@ def test_down_ends_recorded_orphans_and_no_stranger(directory: Path) -> None:
         stranger.kill()
 
 
+def test_scaling_a_service_that_is_not_there_is_refused(directory: Path) -> None:
+    with pytest.raises(UnknownService, match="no servng, only registry, ingestion"):
+        supervisor.up(directory, {"servng": 2})
+
+
 def test_a_stack_that_does_not_start_is_one_sentence(directory: Path, environ: dict[str, str]) -> None:
     dying = environ | {"TRIMTAB_FAKE": "dies:fake-0"}
 
     with pytest.raises(
-        StackError, match="^fake-0 did not start: .* saying 'the model store is upside down'; its log is"
+        StackError, match=r"^fake-0 did not start: .* saying 'the model store is upside down'; its log is"
     ):
         supervisor.up(directory, {}, dying, services=["fake"])
 

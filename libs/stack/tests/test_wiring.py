@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from trimtab_stack.errors import UnknownService
 from trimtab_stack.wiring import Wiring
 

@@ -9,7 +9,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from trimtab_stack.errors import StackError
+from trimtab_stack.errors import StackError, UnknownService
 from trimtab_stack.fetch import fetch_kafka
 from trimtab_stack.keeper import Keeper
 from trimtab_stack.stack import SERVICES, Stack
@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.directory:
             parser.error("name a directory")
         _log_to(log_path(given.directory), quiet=given.quiet)
+        for name in given.scale:
+            if name not in given.services:
+                raise UnknownService(name, list(given.services))
         return _run(given.directory, dict.fromkeys(given.services, 1) | given.scale)
     except StackError as error:
         log.error("%s", error)
@@ -78,14 +81,13 @@ def _services(text: str) -> list[str]:
 
 
 def _scale(text: str) -> dict[str, int]:
-    scale = {}
-    for part in text.split(","):
-        name, _, count = part.partition("=")
-        if part and not (count.isdecimal() and _services(name)):
-            raise argparse.ArgumentTypeError(f"{part!r} is not service=count, such as serving=2")
-        if part:
-            scale[name] = int(count)
-    return scale
+    counts = [part.partition("=") for part in text.split(",") if part]
+    for name, _, count in counts:
+        if not count.isdecimal():
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is scaled to {count!r}, which is no count: write {name}=2"
+            )
+    return {name: int(count) for name, _, count in counts}
 
 
 def _log_to(path: Path, *, quiet: bool) -> None:

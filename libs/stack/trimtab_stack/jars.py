@@ -17,6 +17,7 @@ from trimtab_stack.locks import locked
 KAFKA_VERSION = "4.3.1"
 _POM = Path(__file__).with_name("kafka_pom.xml")
 _FETCH_SECONDS = 600.0
+_SCRATCH = ".fetching-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ def _fetch(place: Path, environ: Mapping[str, str]) -> None:
         raise MissingKafka(
             "Kafka is not here and there is no mvn to fetch it: install Maven, or set KAFKA_HOME"
         )
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetching-") as scratch:
+    for abandoned in place.parent.glob(f"{_SCRATCH}*"):  # we hold the lock, so nobody works there
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=_SCRATCH) as scratch:
         shutil.copy(_POM, Path(scratch, "pom.xml"))
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={scratch}/kafka/libs"]
         command = [maven, "-q", "-B", "-f", f"{scratch}/pom.xml", *goal]

@@ -4,6 +4,7 @@ What was acknowledged is still there after `kill` and `start` on the same direct
 """
 
 import base64
+import json
 import signal
 import subprocess
 import uuid
@@ -16,6 +17,7 @@ from trimtab_stack.environment import tools
 from trimtab_stack.errors import DidNotStart, PortInUse
 from trimtab_stack.processes import ChildProcess, Launch
 
+_LOCALE = {"LC_ALL": "C.UTF-8"}  # or Java cannot open a directory whose name is not ASCII
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _LOG4J = Path(__file__).with_name("kafka_log4j2.properties")
@@ -64,6 +66,7 @@ class Kafka:
         directory: Path,
         port: int,
         *,
+        controller_port: int | None = None,
         environ: Mapping[str, str] | None = None,
         log: Path | None = None,
         jvm: Sequence[str] = (),
@@ -73,12 +76,14 @@ class Kafka:
         Args:
             directory: where the data and the log are kept.
             port: the port of loopback to listen on.
+            controller_port: where it talks to itself, by default any free port.
             environ: JAVA_HOME, KAFKA_HOME, TRIMTAB_CACHE and the like, over this process's own.
             log: where to keep what the broker prints; by default in `directory`.
             jvm: further options of the Java machine; with any, no class-data archive is used.
         """
         self._directory = directory.absolute()
         self._port = port
+        self._controller_port = controller_port
         self._environ = tools(environ)
         self._jvm = tuple(jvm)
         self.process = ChildProcess("Kafka", log or self._directory / "kafka.log")
@@ -140,9 +145,12 @@ class Kafka:
     def _write_settings(self) -> Path:
         self._directory.mkdir(parents=True, exist_ok=True)
         settings = self._directory / "server.properties"
-        controller_port = ports.choose({self._port})
+        controller_port = self._controller_port or ports.choose({self._port})
+        data = json.dumps(str(self._data))[
+            1:-1
+        ]  # Java's properties are Latin-1, and escape the rest as JSON does
         text = _SETTINGS.format(
-            host=ports.LOOPBACK, port=self._port, controller_port=controller_port, data=self._data
+            host=ports.LOOPBACK, port=self._port, controller_port=controller_port, data=data
         )
         settings.write_text(text)
         return settings
@@ -163,4 +171,6 @@ class Kafka:
         archive = self._jars.archive(found.version)
         if archive and archive.exists() and archive.stat().st_size and not self._jvm:
             options.append(f"-XX:SharedArchiveFile={archive}")
-        return Launch([found.command, *options, "-cp", self._jars.class_path, *program], self._environ)
+        return Launch(
+            [found.command, *options, "-cp", self._jars.class_path, *program], self._environ | _LOCALE
+        )

@@ -1,9 +1,8 @@
 """Starts again what died, each time a little later."""
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
-from trimtab_stack.errors import StackError
 from trimtab_stack.stack import Stack
 from trimtab_stack.together import abandon
 
@@ -16,9 +15,10 @@ log = logging.getLogger(__name__)
 class Keeper:
     """Looks after the parts of a started stack; `tend` is called over and over, and never blocks."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, pool: Executor | None = None) -> None:
+        """Do nothing yet; what died is started in `pool`, since that takes seconds."""
         self._stack = stack
-        self._pool = ThreadPoolExecutor(max(1, len(stack.parts)), thread_name_prefix="trimtab-keeper")
+        self._pool = pool or ThreadPoolExecutor(max(1, len(stack.parts)), thread_name_prefix="trimtab-keeper")
         self._starting: dict[str, Future[None]] = {}
         self._due: dict[str, float] = {}
         self._deaths: dict[str, int] = {}
@@ -50,7 +50,7 @@ class Keeper:
                 self._deaths[name] = 0
         elif name not in self._due:
             deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
-            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (deaths - 1))
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(deaths - 1, 10))
             self._due[name] = now + delay
             self._wrong.setdefault(
                 name, f"{name} ended with {part.process.describe_exit()}; its log is {part.process.log}"
@@ -63,8 +63,8 @@ class Keeper:
     def _see_how_it_went(self, name: str, starting: Future[None], now: float) -> None:
         try:
             starting.result()
-        except StackError as error:
-            self._wrong[name] = str(error)
+        except Exception as error:  # whatever kept it from starting, it is tried again
+            self._wrong[name] = str(error) or repr(error)
         else:
             self._wrong.pop(name, None)
             self._ready_since[name] = now

@@ -102,8 +102,10 @@ class Postgres:
         self._wait_for_predecessor()
         if not ports.is_free(self._port):
             raise PortInUse(self._port, "PostgreSQL")
+        self._privileges.check(self._directory, binaries())
         if not self._data.exists():
             self._initialise()
+        self._privileges.give(self._data)
         try:
             self._spawn_until_ready()
         except DidNotStart:
@@ -156,7 +158,6 @@ class Postgres:
         new = self._directory / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        self._privileges.check(new.parent, binaries())
         self._privileges.give(new)
         self._run("initdb", "-D", str(new), f"--username={USER}", "--no-sync", *_INITDB)
         self._run(

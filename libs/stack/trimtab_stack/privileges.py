@@ -29,10 +29,10 @@ class Privileges:
 
     def give(self, directory: Path) -> None:
         """Make `directory`, and all in it, belong to the user that the program will run as."""
-        if self.user is None:
-            return
-        for path in (directory, *directory.rglob("*")):
-            os.chown(path, self.user, self.user, follow_symlinks=False)
+        owner = os.geteuid() if self.user is None else self.user
+        if directory.stat().st_uid != owner:
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, owner, owner, follow_symlinks=False)
 
     def check(self, *paths: Path) -> None:
         """Raise `MissingPostgres` if the user that the program will run as cannot reach all of `paths`."""

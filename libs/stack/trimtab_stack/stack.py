@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Self, TypeVar
 
 from trimtab_stack import ports, state
+from trimtab_stack.assembly import Assembly, assemble
 from trimtab_stack.catalogue import create_static_topics
-from trimtab_stack.environment import inherited
 from trimtab_stack.errors import AlreadyRunning, StackError
 from trimtab_stack.fetch import fetch_kafka
 from trimtab_stack.kafka import Kafka
@@ -22,7 +22,7 @@ from trimtab_stack.processes import Identity
 from trimtab_stack.services import ServiceProcess
 from trimtab_stack.state import State, Status
 from trimtab_stack.together import Part, together
-from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN, Wiring, process_name
+from trimtab_stack.wiring import process_name
 
 SERVICES = ("registry", "ingestion", "feature_store", "trainer", "serving", "monitoring")
 """In the order in which they start."""
@@ -63,11 +63,7 @@ class Stack:
         self._fsync = fsync
         self._supervised = supervised
         self._lock: IO[str] | None = None
-        self._ports: dict[str, int] = {}
-        self._wiring: Wiring | None = None
-        self._kafka: Kafka | None = None
-        self._postgres: Postgres | None = None
-        self._processes: dict[str, ServiceProcess] = {}
+        self._assembly: Assembly | None = None
 
     def start(self) -> None:
         """Start everything, and return once all of it is ready; nothing happens if it runs.
@@ -81,14 +77,15 @@ class Stack:
         if not self._lock:
             raise AlreadyRunning(self.directory)
         try:
-            self._prepare()
+            end_orphans(state.read(self.directory))
+            made = self._assembly = assemble(self.directory, self._services, self._given, fsync=self._fsync)
             self.record("starting")
-            if self._kafka:
+            if made.kafka:
                 fetch_kafka(self._given)
-            together(lambda part: part.start(), self._servers.values())
-            if self._processes:
-                self._create_topics(self._wired.kafka_servers)
-                together(lambda part: part.start(), self._processes.values())
+            together(lambda part: part.start(), made.servers.values())
+            if made.services:
+                self._create_topics(made.wiring.kafka_servers)
+                together(lambda part: part.start(), made.services.values())
             self.record("ready")
         except BaseException as error:
             failed = isinstance(error, Exception)  # else it was interrupted
@@ -111,22 +108,22 @@ class Stack:
     @property
     def environ(self) -> dict[str, str]:
         """The variables that a client needs to find everything in this stack."""
-        return self._wired.for_clients()
+        return self._made.wiring.for_clients()
 
     @property
     def parts(self) -> dict[str, Part]:
         """What this stack runs itself, by name (`kafka`, `postgres`, `serving-0`), in the order of starting."""
-        return {**self._servers, **self._processes}
+        return self._assembly.parts if self._assembly else {}
 
     @property
     def kafka(self) -> Kafka:
         """The broker, to be killed and started by those who test what happens then."""
-        return _own(self._kafka, "Kafka")
+        return _own(self._made.kafka, "Kafka")
 
     @property
     def postgres(self) -> Postgres:
         """The database server, likewise."""
-        return _own(self._postgres, "PostgreSQL")
+        return _own(self._made.postgres, "PostgreSQL")
 
     def service(self, name: str, index: int = 0) -> ServiceProcess:
         """Return one process of a service.
@@ -134,12 +131,12 @@ class Stack:
         Raises:
             UnknownService: this stack does not run it.
         """
-        self._wired.address(name, index)
-        return self._processes[process_name(name, index)]
+        self._made.wiring.address(name, index)
+        return self._made.services[process_name(name, index)]
 
     def address(self, name: str, index: int = 0) -> str:
         """Return the host:port of one process of a service."""
-        return self._wired.address(name, index)
+        return self._made.wiring.address(name, index)
 
     def start_service(self, name: str, index: int = 0) -> None:
         """Start one process of a service, and return once it is ready."""
@@ -168,88 +165,43 @@ class Stack:
     def record(self, status: Status, error: str = "") -> None:
         """Write down in `state.json` how the stack is now."""
         identities = {name: part.process.identity for name, part in self.parts.items()}
-        servers = {"kafka": self._kafka, "postgres": self._postgres}
+        made = self._assembly
+        port = made.wiring.ports if made else state.read(self.directory).ports
         now = State(
             status=status,
             error=error,
             owner=Identity.of(os.getpid()),
             supervised=self._supervised,
-            ports=self._ports,
+            ports=port,
             processes={name: identity for name, identity in identities.items() if identity},
-            addresses={name: f"{ports.LOOPBACK}:{self._ports[name]}" for name in self.parts},
-            environ=self._wiring.for_clients() if self._wiring else {},
-            versions={
-                name: server.version for name, server in servers.items() if server and status == "ready"
-            },
+            addresses={name: f"{ports.LOOPBACK}:{port[name]}" for name in self.parts},
+            environ=made.wiring.for_clients() if made else {},
+            versions=made.versions if made and status == "ready" else {},
         )
         state.write(self.directory, now)
 
     @property
-    def _servers(self) -> dict[str, Part]:
-        own: dict[str, Part | None] = {"kafka": self._kafka, "postgres": self._postgres}
-        return {name: server for name, server in own.items() if server}
-
-    @property
-    def _wired(self) -> Wiring:
-        if not self._wiring:
+    def _made(self) -> Assembly:
+        if not self._assembly:
             raise StackError(f"the stack in {self.directory} is not started: start it first")
-        return self._wiring
-
-    def _prepare(self) -> None:
-        """Clear away what an earlier stack left, choose the ports, and make the parts."""
-        earlier = state.read(self.directory)
-        self._ports = dict(earlier.ports)
-        end_orphans(earlier)
-        given_servers, given_dsn = self._given.get(KAFKA_SERVERS), self._given.get(POSTGRES_DSN)
-        servers = [name for name, given in (("kafka", given_servers), ("postgres", given_dsn)) if not given]
-        processes = [(service, index) for service, count in self._services.items() for index in range(count)]
-        names = [*servers, *(process_name(service, index) for service, index in processes)]
-        self._ports = ports.allot(names, self._ports, state.path(self.directory))
-
-        at, logs, port = self.directory, self.directory / "logs", self._ports
-        if not given_servers:
-            self._kafka = Kafka(at / "kafka", port["kafka"], environ=self._given, log=logs / "kafka.log")
-        if not given_dsn:
-            self._postgres = Postgres(
-                at / "postgres",
-                port["postgres"],
-                fsync=self._fsync,
-                environ=self._given,
-                log=logs / "postgres.log",
-            )
-        self._wiring = Wiring(
-            directory=self.directory,
-            kafka_servers=given_servers or self.kafka.servers,
-            postgres_dsn=given_dsn or self.postgres.dsn,
-            services=self._services,
-            ports=self._ports,
-            given=self._given,
-        )
-        self._processes = {
-            process_name(service, index): self._make_service(service, index) for service, index in processes
-        }
-
-    def _make_service(self, service: str, index: int) -> ServiceProcess:
-        name = process_name(service, index)
-        environ = self._wired.for_process(service, index)
-        for folder in (environ["TRIMTAB_DATA_DIR"], environ["TRIMTAB_STATE_DIR"]):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(environ["TRIMTAB_TRACE_FILE"]).parent.mkdir(parents=True, exist_ok=True)
-        return ServiceProcess(service, index, inherited() | environ, self.directory / "logs" / f"{name}.log")
+        return self._assembly
 
     def _end(self, status: Status, error: str = "") -> None:
         """End all that runs, the services first, and let go of the directory."""
+        made = self._assembly
         try:
-            together(lambda part: part.stop(), self._processes.values())
-            together(lambda part: part.stop(), self._servers.values())
+            together(lambda part: part.stop(), made.services.values() if made else ())
         finally:
-            self.record(status, error)
-            if self._lock:
-                self._lock.close()
-                self._lock = None
+            try:
+                together(lambda part: part.stop(), made.servers.values() if made else ())
+            finally:
+                self.record(status, error)
+                if self._lock:
+                    self._lock.close()
+                    self._lock = None
 
 
 def _own(server: Server | None, name: str) -> Server:
     if not server:
-        raise StackError(f"this stack runs no {name} of its own: it is not started, or was given one to use")
+        raise StackError(f"this stack runs no {name} of its own: it was given one to use")
     return server

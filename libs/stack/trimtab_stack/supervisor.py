@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trimtab_stack import state
 from trimtab_stack.environment import inherited
-from trimtab_stack.errors import AlreadyRunning, DidNotStart, StackError
+from trimtab_stack.errors import AlreadyRunning, DidNotStart, StackError, UnknownService
 from trimtab_stack.locks import locked
 from trimtab_stack.orphans import end_orphans
 from trimtab_stack.processes import Identity
@@ -45,8 +45,12 @@ def up(
         services: the services to run, all by default; with none, Kafka and PostgreSQL alone.
 
     Raises:
+        UnknownService: `scale` names one that is not among `services`.
         StackError: why it did not start; then nothing is left running.
     """
+    for name in scale or {}:
+        if name not in services:
+            raise UnknownService(name, list(services))
     directory = directory.absolute()
     with locked(directory / "up.lock", within=_UP_SECONDS) as held:
         if not held:

@@ -1,11 +1,11 @@
 """What the registry refuses.
 
-    Rejected
-    ├── BadSpecs          documents that cannot be applied, with every fault
-    ├── Unsigned          a decision of nobody, or one without its reason
-    ├── BadEvaluation     an evaluation that gates cannot read
-    ├── NotFound          UnknownResource, UnknownModel, UnknownVersion
-    └── Conflict          FixedPartitions, NotNow
+Rejected
+├── BadSpecs          documents that cannot be applied, with every fault
+├── Unsigned          a decision of nobody, or one without its reason
+├── BadEvaluation     an evaluation that gates cannot read
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion
+└── Conflict          FixedPartitions, NotNow
 """
 
 from collections.abc import Sequence

@@ -35,8 +35,7 @@ class Version:
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the predictions [rows] for features [rows, features]."""
-        answer: NDArray[np.float32] = self.session.run([self.output], {INPUT: features})[0]
-        return answer if answer.ndim == 1 else answer.reshape(-1)
+        return np.asarray(self.session.run([self.output], {INPUT: features})[0], np.float32).reshape(-1)
 
 
 def load(

@@ -79,6 +79,7 @@ def a_model(**trainer: object) -> Model:
         "task": "regression",
         "source": "trips",
         "features": ["request.x"],
+        "rollout": {"cap": 10},
         "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
         "trainer": {"window": "30d", "kind": "linear", **trainer},
     }

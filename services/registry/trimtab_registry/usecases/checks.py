@@ -69,7 +69,9 @@ def _message(found: Any) -> str:
         return _ADVICE[found["type"]]
     said = str(found["msg"]).removeprefix("Value error, ")
     value = found["input"]
-    return f"is {value!r}: {said}" if isinstance(value, str | int | float | bool | None) else f"is wrong: {said}"
+    return (
+        f"is {value!r}: {said}" if isinstance(value, str | int | float | bool | None) else f"is wrong: {said}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ class World:
         for index, aggregate in enumerate(spec.aggregates):
             path = f"spec.aggregates.{index}"
             numeric = set(aggregate.functions) != {"count"}
-            yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields, numeric=numeric)
+            yield from _unknown_field(
+                at, f"{path}.field", aggregate.field, spec.source, fields, numeric=numeric
+            )
             where = specs.WHERE.fullmatch(aggregate.where.strip()) if aggregate.where else None
             if where is not None:
                 yield from _unknown_field(at, f"{path}.where", where[1], spec.source, fields, numeric=True)
@@ -147,7 +151,9 @@ class World:
             yield from _unknown_field(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
         if truth is not None:
             fields = truth.spec.fields
-            yield from _unknown_field(at, "spec.label.value", spec.label.value, truth.name, fields, numeric=True)
+            yield from _unknown_field(
+                at, "spec.label.value", spec.label.value, truth.name, fields, numeric=True
+            )
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
@@ -166,15 +172,25 @@ class World:
 
 
 def _unknown_field(
-    at: str, path: str, name: str, source: str, fields: Mapping[str, specs.FieldSpec], *, numeric: bool = False
+    at: str,
+    path: str,
+    name: str,
+    source: str,
+    fields: Mapping[str, specs.FieldSpec],
+    *,
+    numeric: bool = False,
 ) -> Iterator[Fault]:
     if name not in fields:
         yield Fault(
-            at, path, f"is {name!r}, which source {source!r} does not have: declare it there, or name another field"
+            at,
+            path,
+            f"is {name!r}, which source {source!r} does not have: declare it there, or name another field",
         )
     elif numeric and fields[name].type not in _NUMERIC:
         yield Fault(
-            at, path, f"is {name!r}, a {fields[name].type} in source {source!r}: name an integer or number field"
+            at,
+            path,
+            f"is {name!r}, a {fields[name].type} in source {source!r}: name an integer or number field",
         )
 
 

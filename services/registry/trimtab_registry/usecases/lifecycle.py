@@ -5,7 +5,7 @@ the version's loop: its span starts from the stored `traceparent` and links to w
 triggered it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,14 +51,17 @@ async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
     return found
 
 
+async def versions_of(reader: Store | Unit, model: str, numbers: Iterable[int]) -> dict[int, Version]:
+    """Return some versions of a model by number."""
+    return {number: await the_version(reader, model, number) for number in numbers}
+
+
 async def set_stage(
     unit: Unit, standing: Standing, version: Version, stage: Stage, sentence: str, *, actor: str, at_ms: int,
     rollout_id: str = "",
 ) -> None:  # fmt: skip
     """Record that `version` has come to `stage`."""
-    await unit.set_stage(
-        StageChange(version, stage, sentence, actor, at_ms, standing.generation, rollout_id)
-    )
+    await unit.set_stage(StageChange(version, stage, sentence, actor, at_ms, standing.generation, rollout_id))
     await audit(unit, version, stage.value.lower(), sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
 
 
@@ -74,17 +77,23 @@ async def audit(
     }
     resource = f"Model/{version.model}"
     await unit.record(
-        Entry(resource, action, actor, reason, at_ms, {name: held for name, held in named.items() if held != ""})
+        Entry(
+            resource, action, actor, reason, at_ms, {name: held for name, held in named.items() if held != ""}
+        )
     )
 
 
 async def begin(
     unit: Unit, standing: Standing, version: Version, strategy: Strategy, steps: tuple[int, ...], *,
-    actor: str, sentence: str, at_ms: int, stage: Stage | None = Stage.ACCEPTED,
+    actor: str, sentence: str, at_ms: int,
 ) -> Standing:  # fmt: skip
     """Open a rollout of `version`; an undecided challenger gives way to it."""
     standing = await drop(
-        unit, standing, f"superseded by version {version.number} before it was decided", actor=actor, at_ms=at_ms
+        unit,
+        standing,
+        f"superseded by version {version.number} before it was decided",
+        actor=actor,
+        at_ms=at_ms,
     )
     standing = standing.begin(
         version.number, strategy, steps, opened_at_ms=version.as_of_ms, loop_id=version.loop_id,
@@ -109,6 +118,23 @@ async def drop(unit: Unit, standing: Standing, sentence: str, *, actor: str, at_
     await set_stage(
         unit, standing, version, Stage.ROLLED_BACK, sentence, actor=actor, at_ms=at_ms, rollout_id=trial.id
     )
+    return standing
+
+
+async def promote(
+    unit: Unit, standing: Standing, move: Move, sentence: str, *, actor: str, at_ms: int
+) -> Standing:
+    """Make the challenger the champion by `move`; it is live when serving says so."""
+    unseen = standing.champion if standing.champion != standing.live else None
+    standing = standing.move(move, at_ms)
+    await unit.save(standing)
+    version = await the_version(unit, standing.model, standing.champion or 0)
+    rollout_id = standing.rollout.id if standing.rollout else ""
+    await audit(unit, version, "promoted", sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
+    if unseen is not None:
+        never_live = await the_version(unit, standing.model, unseen)
+        why = f"replaced by version {version.number} before serving had swapped to it"
+        await set_stage(unit, standing, never_live, Stage.ROLLED_BACK, why, actor=actor, at_ms=at_ms)
     return standing
 
 

@@ -33,6 +33,10 @@ class Unit(Protocol):
         """Store a generation of a spec, and the news of it."""
         ...
 
+    async def publish(self, applied: Applied) -> None:
+        """Tell again of a spec."""
+        ...
+
     async def lock(self, model: str) -> Standing:
         """Return where a model stands, and keep others from changing it until the unit ends."""
         ...

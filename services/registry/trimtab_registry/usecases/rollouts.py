@@ -139,9 +139,7 @@ class Standing:
             phase=Phase.LOADING if judged else Phase.LOADING_TO_SERVE,
             generation=generation,
         )
-        return replace(
-            self, generation=generation, rollout=rollout, loop_id=loop_id, changed_at_ms=at_ms
-        )
+        return replace(self, generation=generation, rollout=rollout, loop_id=loop_id, changed_at_ms=at_ms)
 
     def move(self, move: Move, at_ms: int) -> Self:
         """Make a move of the open rollout.

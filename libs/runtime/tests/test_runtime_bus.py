@@ -1,0 +1,199 @@
+"""What becomes of records: effects, retries and dead letters, on a real Kafka and PostgreSQL."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
+from trimtab_contracts.topics import Topic
+from trimtab_runtime import bus, outbox, records
+from trimtab_runtime.admin import ensure_topics
+from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.follow import Follower
+from trimtab_runtime.records import Record
+from trimtab_runtime.testing import eventually
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+async def topic(kafka_servers: str) -> Topic[Alert]:
+    """A topic of its own, one partition, that carries alerts."""
+    own = replace(topics.ALERTS, name=f"alerts-{uuid.uuid4().hex[:8]}", partitions=1)
+    await ensure_topics(kafka_servers, [own, topics.DEADLETTER])
+    return own
+
+
+async def send(servers: str, topic: Topic[Alert], *sentences: str | bytes) -> None:
+    producer = await bus.start_producer(servers)
+    try:
+        for text in sentences:
+            value = text if isinstance(text, bytes) else topic.encode(Alert(sentence=text))
+            await producer.send_and_wait(topic.name, value=value, key=b"k")
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(each) for each in work]  # noqa: TID251 - a test's own
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def dead_letters(servers: str, topic: str) -> list[Any]:
+    found: list[Any] = []
+
+    async def hear(_: str, __: int, batch: Any) -> None:
+        found.extend(topics.DEADLETTER.decode(record.value) for record in batch)
+
+    follower = Follower(servers, [topics.DEADLETTER.name], hear)
+    async with running(follower.run()):
+        await asyncio.wait_for(follower.caught_up(), 20)
+    return [letter for letter in found if letter.topic == topic]
+
+
+def listen(
+    servers: str, topic: Topic[Alert], handler: Callable[[Alert, Record[Alert]], Awaitable[None]]
+) -> Any:
+    return bus.consume(servers, f"group-{topic.name}", [bus.each(topic, handler)])
+
+
+async def test_a_refused_record_is_a_dead_letter_and_the_stream_goes_on(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
+    heard: list[str] = []
+
+    async def handler(alert: Alert, _: Record[Alert]) -> None:
+        if alert.sentence == "bad":
+            raise Rejected("this alert is bad: send a good one")
+        heard.append(alert.sentence)
+
+    await send(kafka_servers, topic, "one", "bad", b"{rubbish", "two")
+    async with running(listen(kafka_servers, topic, handler)):
+        await eventually(lambda: _true(heard[-1:] == ["two"]), what="the record after the bad ones")
+
+    letters = await dead_letters(kafka_servers, topic.name)
+    assert [(letter.offset, letter.reasons[0].code) for letter in letters] == [
+        (2, "undecodable"),
+        (1, "rejected"),
+    ]
+    assert letters[0].payload == b"{rubbish"
+
+
+async def test_an_outage_is_waited_out_and_never_a_dead_letter(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
+    failures = iter([Unavailable("the database is away")] * 7)
+    heard: list[str] = []
+
+    async def handler(alert: Alert, _: Record[Alert]) -> None:
+        for error in failures:
+            raise error
+        heard.append(alert.sentence)
+
+    await send(kafka_servers, topic, "patience")
+    async with running(listen(kafka_servers, topic, handler)):
+        await eventually(lambda: _true(heard == ["patience"]), what="the record once the outage is over")
+
+    assert await dead_letters(kafka_servers, topic.name) == []
+
+
+async def test_offsets_follow_effects(kafka_servers: str, topic: Topic[Alert]) -> None:
+    heard: list[str] = []
+
+    async def never_done(alert: Alert, _: Record[Alert]) -> None:
+        heard.append(alert.sentence)
+        await asyncio.Event().wait()
+
+    async def handler(alert: Alert, _: Record[Alert]) -> None:
+        heard.append(alert.sentence)
+
+    await send(kafka_servers, topic, "once")
+    async with running(listen(kafka_servers, topic, never_done)):
+        await eventually(lambda: _true(heard == ["once"]))
+    async with running(listen(kafka_servers, topic, handler)):
+        await eventually(lambda: _true(heard == ["once", "once"]), what="the record whose effect was cut off")
+
+
+async def test_a_follower_is_caught_up_at_the_end_and_reads_on(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
+    heard: list[str] = []
+
+    async def hear(_: str, __: int, batch: Any) -> None:
+        heard.extend(topic.decode(record.value).sentence for record in batch)
+
+    await send(kafka_servers, topic, "a", "b")
+    follower = Follower(kafka_servers, [topic.name], hear)
+    async with running(follower.run()):
+        await asyncio.wait_for(follower.caught_up(), 20)
+        assert heard == ["a", "b"]
+        await send(kafka_servers, topic, "c")
+        await eventually(lambda: _true(heard == ["a", "b", "c"]))
+
+
+async def test_a_follower_waits_for_a_topic_that_does_not_exist_yet(kafka_servers: str) -> None:
+    heard: list[str] = []
+    later = replace(topics.ALERTS, name=f"later-{uuid.uuid4().hex[:8]}", partitions=1)
+
+    async def hear(_: str, __: int, batch: Any) -> None:
+        heard.extend(later.decode(record.value).sentence for record in batch)
+
+    follower = Follower(kafka_servers, [later.name], hear)
+    async with running(follower.run()):
+        await ensure_topics(kafka_servers, [later])
+        await send(kafka_servers, later, "at last")
+        await eventually(lambda: _true(heard == ["at last"]))
+
+
+async def test_news_leave_in_order_and_only_with_their_change(
+    kafka_servers: str, postgres_dsn: str, topic: Topic[Alert]
+) -> None:
+    schema = f"s{uuid.uuid4().hex[:8]}"
+    pool = await asyncpg.create_pool(
+        postgres_dsn, server_settings={"search_path": schema}, min_size=1, max_size=3
+    )
+    producer = await bus.start_producer(kafka_servers)
+    heard: list[str] = []
+
+    async def hear(_: str, __: int, batch: Any) -> None:
+        heard.extend(topic.decode(record.value).sentence for record in batch)
+
+    def news(sentence: str) -> records.Outgoing:
+        return records.outgoing(
+            topic, Alert(sentence=sentence), key="k", id=sentence, source="test", time_ms=1
+        )
+
+    async with pool, running(Follower(kafka_servers, [topic.name], hear).run()):
+        await pool.execute(f"CREATE SCHEMA {schema}; {outbox.TABLES}")
+        async with running(outbox.relay(pool, producer, schema=schema)):
+            for number in range(20):
+                async with pool.acquire() as connection, connection.transaction():
+                    assert await outbox.first_sight(connection, f"id-{number}")
+                    await outbox.put(connection, [news(f"kept {number}")])
+            async with pool.acquire() as connection:
+                change = connection.transaction()
+                await change.start()
+                assert not await outbox.first_sight(connection, "id-0")
+                await outbox.put(connection, [news("undone")])
+                await change.rollback()
+            await eventually(lambda: _true(len(heard) >= 20))
+    await producer.stop()
+
+    assert heard == [f"kept {number}" for number in range(20)]
+
+
+async def _true(value: bool) -> bool:
+    return value

@@ -1,0 +1,130 @@
+"""Settings, errors, clock and records: what needs no other process."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment
+from trimtab_runtime import artifacts, clock, records, rpc, settings
+from trimtab_runtime.artifacts import Corrupt
+from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
+from trimtab_runtime.settings import BadSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    kafka_servers: str
+    margin: float = 0.5
+    jobs: int = 1
+    eager: bool = False
+    data_dir: Path = field(default_factory=lambda: Path("data"))
+    trace_file: Path | None = None
+
+
+def test_a_services_own_variable_wins_over_the_shared_one() -> None:
+    environ = {
+        "TRIMTAB_KAFKA_SERVERS": "shared",
+        "TRIMTAB_REGISTRY_KAFKA_SERVERS": "own",
+        "TRIMTAB_EAGER": "true",
+    }
+
+    assert settings.load(Config, "registry", environ) == Config(kafka_servers="own", eager=True)
+
+
+def test_all_faults_of_the_environment_are_told_at_once() -> None:
+    with pytest.raises(BadSettings) as raised:
+        settings.load(Config, "registry", {"TRIMTAB_MARGIN": "wide", "TRIMTAB_REGISTRY_JOBS": "1.5"})
+
+    assert str(raised.value) == (
+        "registry cannot start: TRIMTAB_KAFKA_SERVERS is not set: give it a text; "
+        "TRIMTAB_MARGIN is 'wide', which is no number; TRIMTAB_REGISTRY_JOBS is '1.5', which is no whole number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (NotFound("x"), grpc.StatusCode.NOT_FOUND),
+        (Conflict("x"), grpc.StatusCode.FAILED_PRECONDITION),
+        (Rejected("x"), grpc.StatusCode.INVALID_ARGUMENT),
+        (Unavailable("x"), grpc.StatusCode.UNAVAILABLE),
+        (Corrupt("x"), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_an_error_has_the_status_of_its_nearest_ancestor(error: Rejected, status: grpc.StatusCode) -> None:
+    assert rpc.status_of(error) is status
+
+
+def test_a_time_survives_every_form() -> None:
+    ms = 1_584_489_599_123
+
+    assert clock.from_timestamp(clock.to_timestamp(ms)) == ms
+    assert clock.from_datetime(clock.to_datetime(ms)) == ms
+    assert clock.parse_iso(clock.iso(ms)) == ms
+    with pytest.raises(ValueError, match="no offset"):
+        clock.parse_iso("2020-03-18T00:00:00")
+
+
+def test_a_message_survives_its_topic() -> None:
+    sent = records.outgoing(
+        topics.DEPLOYMENTS,
+        Deployment(model="m", generation=2**53 + 1),
+        key="m",
+        id="1",
+        source="registry",
+        time_ms=5,
+    )
+
+    raw = SimpleNamespace(
+        topic=sent.topic,
+        partition=0,
+        offset=3,
+        key=sent.key,
+        value=sent.value,
+        headers=sent.headers,
+        timestamp=6,
+    )
+
+    read = records.read(topics.DEPLOYMENTS, raw)
+    assert read.message.generation == 2**53 + 1
+    assert read.id == "1"
+    assert read.headers["ce_type"] == b"trimtab.registry.v1.Deployment"
+
+
+def test_a_value_that_is_no_message_is_undecodable() -> None:
+    with pytest.raises(topics.Undecodable, match=r"trimtab\.registry\.v1\.Deployment on deployments"):
+        topics.DEPLOYMENTS.decode(b"{rubbish")
+    with pytest.raises(topics.Undecodable, match="on predictions"):
+        topics.PREDICTIONS.decode(b"\xff\xff\xff")
+
+
+def test_headers_that_cannot_be_read_count_as_absent() -> None:
+    raw = SimpleNamespace(
+        headers=[("ce_time", b"yesterday"), ("ce_arrivedat", b"\xff"), ("ce_origin", b"x/y")], timestamp=77
+    )
+
+    origin = records.origin(raw)
+
+    assert (origin.event_time_ms, origin.arrived_at_ms, origin.partition, origin.partitions) == (
+        None,
+        77,
+        0,
+        1,
+    )
+
+
+def test_an_artifact_that_rotted_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
+    stored = artifacts.put(tmp_path, b"a model")
+    assert artifacts.fetch(stored) == b"a model"
+    assert artifacts.put(tmp_path, b"a model") == stored
+
+    Path(stored.uri).write_bytes(b"another")
+
+    with pytest.raises(Corrupt, match="restore it"):
+        artifacts.fetch(stored)
+    stored.uri = str(tmp_path / "nosuch")
+    with pytest.raises(Unavailable, match="cannot be read"):
+        artifacts.fetch(stored)

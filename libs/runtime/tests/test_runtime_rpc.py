@@ -1,0 +1,98 @@
+"""gRPC doors: errors, health, reflection and traces, over a real socket."""
+
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest, IngestResponse
+from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
+    IngestionServicer,
+    IngestionStub,
+    add_IngestionServicer_to_server,
+)
+from trimtab_runtime import rpc, telemetry
+from trimtab_runtime.errors import NotFound, Unavailable
+
+NAMES = ["trimtab.ingestion.v1.Ingestion"]
+
+
+class Door(IngestionServicer):
+    def __init__(self) -> None:
+        self.traces: list[str] = []
+
+    async def Ingest(self, request: IngestRequest, context: Any) -> IngestResponse:
+        self.traces.append(telemetry.trace_id())
+        if request.source == "nosuch":
+            raise NotFound("there is no source 'nosuch': apply its spec first")
+        return IngestResponse(accepted=len(request.rows))
+
+    async def IngestStream(self, requests: AsyncIterator[IngestRequest], context: Any) -> IngestResponse:
+        return IngestResponse(accepted=sum([len(request.rows) async for request in requests]))
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:
+    address, door = free_address(), Door()
+    async with (
+        rpc.serving(address, partial(add_IngestionServicer_to_server, door), NAMES),
+        rpc.channel(address) as channel,
+    ):
+        stub: Any = IngestionStub(channel)
+        assert (await stub.Ingest(IngestRequest(source="s", rows=[b"1", b"2"]))).accepted == 2
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.Ingest(IngestRequest(source="nosuch"))
+
+    error = rpc.error_of(raised.value)
+    assert isinstance(error, NotFound)
+    assert str(error) == "there is no source 'nosuch': apply its spec first"
+
+
+async def test_health_says_serving_only_once_it_is_ready() -> None:
+    address = free_address()
+    async with (
+        rpc.serving(address, partial(add_IngestionServicer_to_server, Door()), NAMES) as set_ready,
+        rpc.channel(address) as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        before = await stub.Check(health_pb2.HealthCheckRequest())
+        await set_ready(True)
+        after = await stub.Check(health_pb2.HealthCheckRequest(service=NAMES[0]))
+
+    assert before.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert after.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_trace_goes_through_a_call(tmp_path: Path) -> None:
+    telemetry.start("test", instance="test-0", trace_file=tmp_path / "spans.jsonl", otlp=False)
+    address, door = free_address(), Door()
+    async with (
+        rpc.serving(address, partial(add_IngestionServicer_to_server, door), NAMES),
+        rpc.channel(address) as channel,
+    ):
+        stub: Any = IngestionStub(channel)
+        with telemetry.span("caller"):
+            expected = telemetry.trace_id()
+            await stub.Ingest(IngestRequest(source="s"))
+
+    assert door.traces == [expected]
+    assert (tmp_path / "spans.jsonl").read_text().count(expected) == 2
+
+
+async def test_an_address_that_is_taken_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=f"cannot listen on {address}"):
+            async with rpc.serving(address, partial(add_IngestionServicer_to_server, Door()), NAMES):
+                pass

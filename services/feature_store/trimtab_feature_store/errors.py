@@ -1,0 +1,39 @@
+"""What the feature store refuses.
+
+Rejected
+├── BadWindow            a training set's times make no range
+└── ArchiveConflict      (Conflict) a field changed its type
+Unavailable
+├── NotArchivedYet       the archive has not come as far as was asked
+└── NotRead              (online) features have not been read up to the end yet
+"""
+
+from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Conflict, Rejected, Unavailable
+
+
+class BadWindow(Rejected):
+    """A training set's times make no range."""
+
+    def __init__(self, start_ms: int, end_ms: int) -> None:
+        super().__init__(f"start {iso(start_ms)} is not before end {iso(end_ms)}: ask for an earlier start")
+
+
+class ArchiveConflict(Conflict):
+    """A field's type is not the one its archived rows have."""
+
+    def __init__(self, table: str, column: str, held: str, given: str) -> None:
+        super().__init__(
+            f"column {column!r} of table {table} holds {held}, and its contract now says {given}: "
+            "change the contract back, or call the field by a new name"
+        )
+
+
+class NotArchivedYet(Unavailable):
+    """The archive has not come as far as was asked."""
+
+    def __init__(self, source: str, reached_ms: int, wanted_ms: int) -> None:
+        super().__init__(
+            f"the archive of source {source!r} stands at {iso(reached_ms)}, and {iso(wanted_ms)} was waited for: "
+            "ask again once its events have passed that time"
+        )

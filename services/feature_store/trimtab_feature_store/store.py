@@ -1,0 +1,177 @@
+"""The archive's Delta tables, below data_dir/delta.
+
+What is appended and how far its topic has been read are one commit: each commit
+carries the last offset of every partition in it as an application transaction, so a
+row is archived once however often it is appended. How far in event time a partition
+has come is kept the same way, so a version of a table says what it is complete for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from trimtab_runtime.errors import Unavailable
+
+from trimtab_feature_store.errors import ArchiveConflict
+
+_FOR_EVER = {"delta.logRetentionDuration": "interval 36500 days"}
+"""A version that a run was trained on can be read again, years later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of one partition of a topic, in the order of their `offset` column, and the last offset they reach."""
+
+    topic: str
+    partition: int
+    rows: pa.RecordBatch
+    last_offset: int
+
+    @property
+    def app_id(self) -> str:
+        """Name of the application transaction that says how far this partition has been archived."""
+        return f"{self.topic}/{self.partition}"
+
+    def after(self, offset: int) -> pa.RecordBatch:
+        """Return the rows past `offset`."""
+        return self.rows.filter(pc.greater(self.rows["offset"], offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a table's version has come in event time, by partition of its topic."""
+
+    version: int
+    watermark_ms: Mapping[int, int]
+
+    def least(self) -> int:
+        """Return the event time that every partition has passed; 0 if one has none."""
+        return min(self.watermark_ms.values(), default=0)
+
+
+class DeltaStore:
+    """Appends to and reads the tables; each call blocks, so call it from a thread.
+
+    Appends to one table must not overlap in one process; those of other processes may.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir.absolute() / "delta"
+        self._writing: dict[str, DeltaTable] = {}
+
+    def append(
+        self, table: str, schema: pa.Schema, pieces: Sequence[Piece], watermark_ms: Mapping[int, int]
+    ) -> None:
+        """Add those rows of `pieces` that the table does not hold yet, and move its watermarks on.
+
+        Raises:
+            ArchiveConflict: a column's type is not the one it had.
+            Unavailable: the table cannot be written now.
+        """
+        try:
+            handle = self._writing.get(table) or self._made(table, schema)
+            self._writing[table] = handle
+            _check_types(table, handle, schema)
+            while not _appended(handle, schema, pieces, watermark_ms):
+                handle.update_incremental()
+        except (DeltaError, OSError) as error:
+            self._writing.pop(table, None)
+            raise Unavailable(f"table {table} cannot be written: {error}") from error
+
+    def reach(self, table: str, partitions: int) -> Reach:
+        """Return how far the newest version of a table has come; version -1 if there is no such table."""
+        handle = self._open(table, None)
+        if handle is None:
+            return Reach(-1, dict.fromkeys(range(partitions), 0))
+        return Reach(
+            handle.version(),
+            {number: handle.transaction_version(_mark(number)) or 0 for number in range(partitions)},
+        )
+
+    def read(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int, arrived_by_ms: int
+    ) -> pa.Table:
+        """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version.
+
+        A column that the table does not have is null.
+        """
+        handle = self._open(table, version) if version >= 0 else None
+        if handle is None:
+            return pa.table({name: pa.nulls(0) for name in columns})
+        dataset = handle.to_pyarrow_dataset()
+        wanted = (
+            (ds.field("event_time_ms") >= start_ms)
+            & (ds.field("event_time_ms") < end_ms)
+            & (ds.field("arrived_at_ms") <= arrived_by_ms)
+        )
+        there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
+        found = dataset.to_table(columns=there, filter=wanted)
+        for name in columns:
+            if name not in found.column_names:
+                found = found.append_column(name, pa.nulls(found.num_rows))
+        return found
+
+    def _made(self, table: str, schema: pa.Schema) -> DeltaTable:
+        path = self._folder / table
+        path.mkdir(parents=True, exist_ok=True)
+        return DeltaTable.create(str(path), schema, mode="ignore", configuration=_FOR_EVER)
+
+    def _open(self, table: str, version: int | None) -> DeltaTable | None:
+        try:
+            return DeltaTable(str(self._folder / table), version=version)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise Unavailable(f"table {table} cannot be read: {error}") from error
+
+
+def _appended(
+    handle: DeltaTable, schema: pa.Schema, pieces: Sequence[Piece], watermark_ms: Mapping[int, int]
+) -> bool:
+    """Commit what `handle` has not seen; False if another process committed first and it must look again.
+
+    Check and commit are of one version of the table, for only then does Delta refuse a
+    transaction that was committed in between.
+    """
+    batches, reached = [], dict[str, int]()
+    for piece in pieces:
+        held = handle.transaction_version(piece.app_id)
+        held = -1 if held is None else held
+        held = max(held, reached.get(piece.app_id, -1))
+        if piece.last_offset > held:
+            batches.append(piece.after(held))
+            reached[piece.app_id] = piece.last_offset
+    for partition, time_ms in watermark_ms.items():
+        if time_ms > (handle.transaction_version(_mark(partition)) or 0):
+            reached[_mark(partition)] = time_ms
+    if not reached:
+        return True
+    try:
+        write_deltalake(
+            handle,
+            pa.Table.from_batches(batches, schema=schema),
+            mode="append",
+            schema_mode="merge",
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(name, value) for name, value in reached.items()]
+            ),
+        )
+    except CommitFailedError:
+        return False
+    return True
+
+
+def _mark(partition: int) -> str:
+    return f"watermark/{partition}"
+
+
+def _check_types(table: str, handle: DeltaTable, schema: pa.Schema) -> None:
+    held = {field.name: field.type for field in pa.schema(handle.schema().to_arrow())}
+    for field in schema:
+        if field.name in held and held[field.name] != field.type:
+            raise ArchiveConflict(table, field.name, str(held[field.name]), str(field.type))

@@ -1,0 +1,99 @@
+"""gRPC door of the registry: translation only."""
+
+from typing import Any
+
+from google.protobuf import json_format
+from trimtab_contracts.registry.v1 import registry_pb2 as pb
+from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryServicer
+from trimtab_runtime.clock import from_timestamp
+
+from trimtab_registry import messages
+from trimtab_registry.usecases import lifecycle
+from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.ports import Store
+from trimtab_registry.usecases.rollouts import Standing
+
+
+class RegistryApi(RegistryServicer):
+    """Answers `trimtab.registry.v1.Registry`."""
+
+    def __init__(self, store: Store, specs: Specs, candidates: Candidates, decisions: Decisions) -> None:
+        self._store = store
+        self._specs = specs
+        self._candidates = candidates
+        self._decisions = decisions
+
+    async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
+        """Make documents the wanted state, all or none."""
+        documents = [json_format.MessageToDict(document) for document in request.documents]
+        changes = await self._specs.apply(documents, request.actor)
+        return pb.ApplyResponse(
+            changes=[
+                pb.ApplyResponse.Change(
+                    kind=change.kind, name=change.name, action=change.action, generation=change.generation
+                )
+                for change in changes
+            ]
+        )
+
+    async def GetResource(self, request: pb.GetResourceRequest, context: Any) -> pb.Resource:
+        """Return a spec as applied."""
+        return messages.resource(await self._specs.get(request.kind, request.name))
+
+    async def ListResources(self, request: pb.ListResourcesRequest, context: Any) -> pb.ListResourcesResponse:
+        """Return the specs of a kind, or of all."""
+        found = await self._specs.list(request.kind)
+        return pb.ListResourcesResponse(resources=[messages.resource(applied) for applied in found])
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        """Return a model's versions, or the one that was live at a time."""
+        await lifecycle.model_spec(self._store, request.model)
+        at = from_timestamp(request.live_at) if request.HasField("live_at") else None
+        found = await self._store.versions(request.model, at)
+        return pb.ListVersionsResponse(versions=[messages.version(version) for version in found])
+
+    async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.Deployment:
+        """Return the wanted state of a model; its generation is 0 while nothing is wanted."""
+        await lifecycle.model_spec(self._store, request.model)
+        return await self._deployment(await self._store.standing(request.model))
+
+    async def Approve(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
+        """Let a version that waits for approval on."""
+        return await self._deployment(
+            await self._candidates.approve(
+                request.model, request.number, actor=request.actor, comment=request.comment
+            )
+        )
+
+    async def Reject(self, request: pb.DecideRequest, context: Any) -> pb.Version:
+        """Turn down a version that waits for approval."""
+        return messages.version(
+            await self._candidates.reject(
+                request.model, request.number, actor=request.actor, comment=request.comment
+            )
+        )
+
+    async def Promote(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
+        """Make a version the champion."""
+        return await self._deployment(
+            await self._decisions.promote(
+                request.model, request.number, actor=request.actor, comment=request.comment
+            )
+        )
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.Deployment:
+        """Bring the previous champion back."""
+        return await self._deployment(
+            await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
+        )
+
+    async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
+        """Return who did what, newest first."""
+        found = await self._specs.audit(request.resource, request.limit)
+        return pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in found])
+
+    async def _deployment(self, standing: Standing) -> pb.Deployment:
+        versions = await lifecycle.versions_of(self._store, standing.model, messages.named_by(standing))
+        return messages.deployment(standing, versions)

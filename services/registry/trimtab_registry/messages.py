@@ -1,0 +1,232 @@
+"""What the registry keeps, as messages, and what it hears, as its own words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Verdict as VerdictMessage
+from trimtab_contracts.registry.v1 import registry_pb2 as pb
+from trimtab_contracts.serving.v1.serving_pb2 import ServingStatus
+from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_runtime.clock import from_timestamp, to_timestamp
+
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Candidate,
+    Document,
+    Entry,
+    FinishedRun,
+    Gate,
+    Loaded,
+    StageChange,
+    Status,
+    StoredFile,
+    Verdict,
+    Version,
+)
+from trimtab_registry.usecases.rollouts import Standing
+
+
+def struct(document: Mapping[str, Any]) -> Struct:
+    """Return plain data as a Struct."""
+    return json_format.ParseDict(dict(document), Struct())
+
+
+def document(message: Any) -> dict[str, Any]:
+    """Return a message's JSON mapping as plain data."""
+    plain: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return plain
+
+
+def resource(applied: Applied) -> pb.Resource:
+    """Return a spec as applied."""
+    return pb.Resource(
+        kind=applied.kind,
+        name=applied.name,
+        generation=applied.generation,
+        document=struct(applied.document),
+        digest=applied.digest,
+        applied_by=applied.applied_by,
+        applied_at=to_timestamp(applied.applied_at_ms),
+    )
+
+
+def named_by(standing: Standing) -> set[int]:
+    """Return the numbers of the versions that a deployment holds."""
+    numbers = (standing.champion, standing.challenger, standing.previous)
+    return {number for number in numbers if number is not None}
+
+
+def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deployment:
+    """Return the wanted state of a model; `versions` holds all that `named_by` names."""
+    wanted = pb.Deployment(
+        model=standing.model,
+        generation=standing.generation,
+        loop_id=standing.loop_id,
+        champion=_reference(versions, standing.champion),
+        challenger=_reference(versions, standing.challenger),
+        previous=_reference(versions, standing.previous),
+    )
+    if standing.generation:
+        wanted.at.CopyFrom(to_timestamp(standing.changed_at_ms))
+    if (trial := standing.trial) is not None:
+        wanted.rollout.CopyFrom(
+            pb.Rollout(
+                id=trial.id,
+                strategy=trial.strategy,
+                step=trial.step,
+                steps=trial.steps,
+                share=trial.share,
+                opened_at=to_timestamp(trial.opened_at_ms),
+            )
+        )
+    return wanted
+
+
+def _reference(versions: Mapping[int, Version], number: int | None) -> pb.VersionRef | None:
+    if number is None:
+        return None
+    candidate = candidate_message(versions[number].candidate)
+    return pb.VersionRef(
+        number=number,
+        model=candidate.model,
+        reference=candidate.reference,
+        features=candidate.features,
+    )
+
+
+def candidate_message(candidate: Candidate) -> pb.Candidate:
+    """Return a candidate whole, as the run offered it."""
+    return _candidate_message(candidate.document)
+
+
+def read_candidate(document: Document) -> Candidate:
+    """Return a candidate from its `document`, as stored."""
+    return candidate(_candidate_message(document))
+
+
+def _candidate_message(document: Document) -> pb.Candidate:
+    return json_format.ParseDict(dict(document), pb.Candidate(), ignore_unknown_fields=True)
+
+
+def candidate(message: pb.Candidate) -> Candidate:
+    """Return what a run offers."""
+    return Candidate(
+        run_id=message.run_id,
+        evaluation=StoredFile(message.evaluation.uri, message.evaluation.digest, message.evaluation.size),
+        champion_version=message.champion_version,
+        model_generation=message.model_generation,
+        document=document(message),
+    )
+
+
+def artifact(file: StoredFile) -> Artifact:
+    """Return the name of a stored file."""
+    return Artifact(uri=file.uri, digest=file.digest, size=file.size)
+
+
+def gate(found: Gate) -> GateResult:
+    """Return what a gate found."""
+    return GateResult(
+        gate=found.gate,
+        passed=found.passed,
+        value=found.value,
+        limit=found.limit,
+        low=found.low,
+        high=found.high,
+        sentence=found.sentence,
+    )
+
+
+def version(held: Version) -> pb.Version:
+    """Return a version with its lineage."""
+    message = pb.Version(
+        model=held.model,
+        number=held.number,
+        stage=pb.VersionEvent.Stage.Value(held.stage.value),
+        candidate=candidate_message(held.candidate),
+        gates=[gate(found) for found in held.gates],
+        loop_id=held.loop_id,
+        created_at=to_timestamp(held.created_at_ms),
+    )
+    if held.live_from_ms is not None:
+        message.live_from.CopyFrom(to_timestamp(held.live_from_ms))
+    if held.live_to_ms is not None:
+        message.live_to.CopyFrom(to_timestamp(held.live_to_ms))
+    return message
+
+
+def version_event(change: StageChange) -> pb.VersionEvent:
+    """Return the news of a version."""
+    held = change.version
+    return pb.VersionEvent(
+        id=f"{held.model}/{held.number}/{change.stage.value}/{change.generation}",
+        model=held.model,
+        number=held.number,
+        run_id=held.candidate.run_id,
+        loop_id=held.loop_id,
+        stage=pb.VersionEvent.Stage.Value(change.stage.value),
+        gates=[gate(found) for found in held.gates],
+        sentence=change.sentence,
+        actor=change.actor,
+        at=to_timestamp(change.at_ms),
+        rollout_id=change.rollout_id,
+    )
+
+
+def audit_entry(entry: Entry) -> pb.AuditEntry:
+    """Return a line of the audit log."""
+    return pb.AuditEntry(
+        sequence=entry.sequence,
+        resource=entry.resource,
+        action=entry.action,
+        actor=entry.actor,
+        reason=entry.reason,
+        details=struct(entry.details),
+        at=to_timestamp(entry.at_ms),
+    )
+
+
+def finished_run(event: RunEvent) -> FinishedRun:
+    """Return a run that succeeded."""
+    return FinishedRun(
+        id=event.id,
+        model=event.model,
+        loop_id=event.loop_id,
+        as_of_ms=from_timestamp(event.as_of),
+        candidate=candidate(event.candidate),
+    )
+
+
+def verdict(message: VerdictMessage) -> Verdict:
+    """Return what the judge says; its numbers go to the audit log as they are."""
+    numbers = {
+        "rows": message.rows,
+        "mean_difference": message.mean_difference,
+        "evidence": message.evidence,
+        "alpha": message.alpha,
+    }
+    return Verdict(
+        id=message.id,
+        model=message.model,
+        rollout_id=message.rollout_id,
+        step=message.step,
+        generation=message.generation,
+        outcome=VerdictMessage.Outcome.Name(message.outcome),  # type: ignore[arg-type]
+        sentence=message.sentence,
+        numbers=numbers,
+    )
+
+
+def status(message: ServingStatus) -> Status:
+    """Return what a serving instance says of a model."""
+    return Status(
+        model=message.model,
+        instance=message.instance,
+        generation=message.generation,
+        champion=message.champion_version,
+        versions=tuple(Loaded(held.number, held.warm, held.error) for held in message.versions),
+        lease_until_ms=from_timestamp(message.lease_until),
+    )

@@ -1,0 +1,68 @@
+"""What the registry tells on which topic: the records that a change leaves in the outbox.
+
+They carry the trace of the step that made them, and the loop's id.
+"""
+
+from collections.abc import Mapping
+
+from trimtab_contracts import topics
+from trimtab_runtime import records
+from trimtab_runtime.records import Outgoing
+
+from trimtab_registry import messages
+from trimtab_registry.usecases.entities import Applied, Entry, StageChange, Version
+from trimtab_registry.usecases.rollouts import Standing
+
+SOURCE = "registry"
+
+
+def of_spec(applied: Applied) -> Outgoing:
+    """Return the news of an applied spec."""
+    return records.outgoing(
+        topics.SPECS,
+        messages.resource(applied),
+        key=applied.key,
+        id=f"{applied.key}/{applied.generation}",
+        source=SOURCE,
+        time_ms=applied.applied_at_ms,
+    )
+
+
+def of_deployment(standing: Standing, versions: Mapping[int, Version]) -> Outgoing:
+    """Return the news of what is wanted of a model."""
+    return records.outgoing(
+        topics.DEPLOYMENTS,
+        messages.deployment(standing, versions),
+        key=standing.model,
+        id=f"{standing.model}/{standing.generation}",
+        source=SOURCE,
+        time_ms=standing.changed_at_ms,
+        correlation=standing.loop_id,
+    )
+
+
+def of_stage(change: StageChange) -> Outgoing:
+    """Return the news of what became of a version."""
+    event = messages.version_event(change)
+    return records.outgoing(
+        topics.VERSIONS,
+        event,
+        key=event.model,
+        id=event.id,
+        source=SOURCE,
+        time_ms=change.at_ms,
+        correlation=event.loop_id,
+    )
+
+
+def of_entry(entry: Entry) -> Outgoing:
+    """Return the news of a recorded audit entry."""
+    return records.outgoing(
+        topics.AUDIT,
+        messages.audit_entry(entry),
+        key=entry.resource,
+        id=str(entry.sequence),
+        source=SOURCE,
+        time_ms=entry.at_ms,
+        correlation=str(entry.details.get("loop_id", "")),
+    )

@@ -1,0 +1,339 @@
+"""PostgreSQL home of specs, versions, rollouts and the audit log.
+
+Each method of a unit that changes something writes the news of it to the outbox in
+the same transaction, so state and news are kept together or not at all. A model's row
+is locked while it changes; all else about the model changes under that lock.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from trimtab_runtime import outbox
+from trimtab_runtime.clock import from_datetime, to_datetime
+from trimtab_runtime.postgres import Connection, outages
+
+from trimtab_registry import messages, news
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Entry,
+    FinishedRun,
+    Gate,
+    Stage,
+    StageChange,
+    Version,
+)
+from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
+
+if TYPE_CHECKING:
+    Database = asyncpg.Pool | Connection
+
+_STANDING = """
+SELECT m.*, r.challenger, r.strategy, r.steps, r.step, r.phase, r.generation AS step_generation, r.opened_at,
+       r.loop_id AS rollout_loop_id, r.traceparent
+FROM models m LEFT JOIN rollouts r ON r.id = m.rollout
+"""
+_VERSION = """
+SELECT v.*, l.live_from, l.live_to FROM versions v
+LEFT JOIN LATERAL (
+    SELECT live_from, live_to FROM reigns WHERE model = v.model AND number = v.number
+    ORDER BY live_from DESC, live_to DESC NULLS FIRST LIMIT 1
+) l ON true
+WHERE v.model = $1
+"""
+_LIVE_AT = """
+SELECT v.*, l.live_from, l.live_to FROM reigns l JOIN versions v USING (model, number)
+WHERE l.model = $1 AND l.live_from <= $2 AND (l.live_to IS NULL OR l.live_to > $2)
+"""
+_SAVE_ROLLOUT = """
+INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
+                               phase = excluded.phase, generation = excluded.generation
+"""
+_SAVE_MODEL = """
+UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, rollout = $6, loop_id = $7, changed_at = $8
+WHERE name = $1
+"""
+
+
+class _Reads:
+    """What both the store and a unit can read."""
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        row = await self._database.fetchrow(f"{_VERSION} AND v.number = $2", model, number)
+        return _version(row) if row else None
+
+    async def _named_by(self, standing: Standing) -> dict[int, Version]:
+        numbers = list(messages.named_by(standing))
+        rows = await self._database.fetch(f"{_VERSION} AND v.number = ANY($2)", standing.model, numbers)
+        return {row["number"]: _version(row) for row in rows}
+
+
+class PostgresUnit(_Reads):
+    """A transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+        self._told: dict[str, int] = {}
+        """The generation of each locked model that its news is at."""
+
+    async def first_sight(self, id: str) -> bool:
+        """Remember `id`; False if it was there before."""
+        return await outbox.first_sight(self._connection, id)
+
+    async def applied(self) -> Mapping[str, Applied]:
+        """Return the current specs by kind/name, and keep others from applying until the unit ends."""
+        await self._connection.execute("LOCK TABLE resources IN SHARE ROW EXCLUSIVE MODE")
+        return {held.key: held for held in await _resources(self._connection)}
+
+    async def put(self, applied: Applied) -> None:
+        """Store a generation of a spec, and the news of it."""
+        await self._connection.execute(
+            "INSERT INTO resources VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            applied.kind,
+            applied.name,
+            applied.generation,
+            json.dumps(applied.document),
+            applied.digest,
+            applied.applied_by,
+            to_datetime(applied.applied_at_ms),
+        )
+        await self.publish(applied)
+
+    async def publish(self, applied: Applied) -> None:
+        """Tell again of a spec."""
+        await outbox.put(self._connection, [news.of_spec(applied)])
+
+    async def lock(self, model: str) -> Standing:
+        """Return where a model stands, and keep others from changing it until the unit ends."""
+        await self._connection.execute("INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model)
+        row = await self._connection.fetchrow(f"{_STANDING} WHERE m.name = $1 FOR UPDATE OF m", model)
+        standing = _standing(row)
+        self._told[model] = standing.generation
+        return standing
+
+    async def save(self, standing: Standing) -> None:
+        """Store where a locked model stands, and the news of it if its generation has risen."""
+        if (rollout := standing.rollout) is not None:
+            await self._connection.execute(
+                _SAVE_ROLLOUT, rollout.id, standing.model, rollout.challenger, rollout.strategy, rollout.steps,
+                rollout.step, rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms),
+                rollout.loop_id, rollout.traceparent,
+            )  # fmt: skip
+        await self._connection.execute(
+            _SAVE_MODEL, standing.model, standing.generation, standing.champion, standing.previous, standing.live,
+            rollout.id if rollout else None, standing.loop_id, to_datetime(standing.changed_at_ms),
+        )  # fmt: skip
+        if standing.generation > self._told[standing.model]:
+            self._told[standing.model] = standing.generation
+            await self.announce(standing)
+
+    async def announce(self, standing: Standing) -> None:
+        """Tell again what is wanted of a model."""
+        versions = await self._named_by(standing)
+        await outbox.put(self._connection, [news.of_deployment(standing, versions)])
+
+    async def add_version(
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
+    ) -> Version:
+        """Store a locked model's next version."""
+        number = await self._connection.fetchval(
+            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at)"
+            " SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9 FROM versions WHERE model = $1"
+            " RETURNING number",
+            run.model,
+            run.candidate.run_id,
+            stage.value,
+            json.dumps(run.candidate.document),
+            json.dumps([asdict(gate) for gate in gates]),
+            run.loop_id,
+            traceparent,
+            to_datetime(run.as_of_ms),
+            to_datetime(at_ms),
+        )
+        return Version(
+            model=run.model, number=number, stage=stage, candidate=run.candidate, gates=tuple(gates),
+            loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+        )  # fmt: skip
+
+    async def set_stage(self, change: StageChange) -> None:
+        """Store how far a version has come, and the news of it."""
+        held = change.version
+        await self._connection.execute(
+            "UPDATE versions SET stage = $3 WHERE model = $1 AND number = $2",
+            held.model,
+            held.number,
+            change.stage.value,
+        )
+        await outbox.put(self._connection, [news.of_stage(change)])
+
+    async def go_live(self, model: str, number: int, at_ms: int) -> None:
+        """End the time of the version that was live, and begin that of this one."""
+        at = to_datetime(at_ms)
+        await self._connection.execute(
+            "UPDATE reigns SET live_to = greatest($2, live_from) WHERE model = $1 AND live_to IS NULL",
+            model,
+            at,
+        )
+        await self._connection.execute(
+            "INSERT INTO reigns (model, number, live_from) VALUES ($1, $2, $3)", model, number, at
+        )
+
+    async def record(self, entry: Entry) -> None:
+        """Append to the audit log, and send the news of it."""
+        sequence = await self._connection.fetchval(
+            "INSERT INTO audit (resource, action, actor, reason, details, at) VALUES ($1, $2, $3, $4, $5, $6)"
+            " RETURNING sequence",
+            entry.resource,
+            entry.action,
+            entry.actor,
+            entry.reason,
+            json.dumps(entry.details),
+            to_datetime(entry.at_ms),
+        )
+        await outbox.put(self._connection, [news.of_entry(replace(entry, sequence=sequence))])
+
+
+class PostgresStore(_Reads):
+    """The registry's schema."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        super().__init__(pool)
+        self._pool = pool
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[PostgresUnit]:
+        """Open a unit of work; an error leaves nothing of it."""
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield PostgresUnit(connection)
+
+    async def resources(self, kind: str = "") -> Sequence[Applied]:
+        """Return the current specs of a kind, or of all, by kind and name."""
+        with outages():
+            return await _resources(self._pool, "$1 IN ('', kind)", kind)
+
+    async def resource(self, kind: str, name: str) -> Applied | None:
+        """Return a current spec."""
+        with outages():
+            return next(iter(await _resources(self._pool, "kind = $1 AND name = $2", kind, name)), None)
+
+    async def standing(self, model: str) -> Standing:
+        """Return where a model stands."""
+        with outages():
+            row = await self._pool.fetchrow(f"{_STANDING} WHERE m.name = $1", model)
+        return _standing(row) if row else Standing(model)
+
+    async def standings(self) -> Sequence[Standing]:
+        """Return where every model stands of which something is wanted."""
+        with outages():
+            rows = await self._pool.fetch(f"{_STANDING} WHERE m.generation > 0 ORDER BY m.name")
+        return [_standing(row) for row in rows]
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        with outages():
+            return await super().version(model, number)
+
+    async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
+        """Return a model's versions by number, or the one that was live at a time."""
+        with outages():
+            if live_at_ms is None:
+                rows = await self._pool.fetch(f"{_VERSION} ORDER BY v.number", model)
+            else:
+                rows = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
+        return [_version(row) for row in rows]
+
+    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
+        """Return entries about a resource, or about all, newest first."""
+        with outages():
+            rows = await self._pool.fetch(
+                "SELECT * FROM audit WHERE $1 IN ('', resource) ORDER BY sequence DESC LIMIT $2",
+                resource,
+                limit,
+            )
+        return [
+            Entry(
+                resource=row["resource"],
+                action=row["action"],
+                actor=row["actor"],
+                reason=row["reason"],
+                at_ms=from_datetime(row["at"]),
+                details=json.loads(row["details"]),
+                sequence=row["sequence"],
+            )
+            for row in rows
+        ]
+
+
+async def _resources(database: "Database", condition: str = "true", *values: Any) -> list[Applied]:
+    rows = await database.fetch(
+        f"SELECT DISTINCT ON (kind, name) * FROM resources WHERE {condition} ORDER BY kind, name, generation DESC",
+        *values,
+    )
+    return [
+        Applied(
+            kind=row["kind"],
+            name=row["name"],
+            generation=row["generation"],
+            document=json.loads(row["document"]),
+            digest=row["digest"],
+            applied_by=row["applied_by"],
+            applied_at_ms=from_datetime(row["applied_at"]),
+        )
+        for row in rows
+    ]
+
+
+def _standing(row: asyncpg.Record | None) -> Standing:
+    if row is None:
+        raise LookupError("a locked model has no row")
+    rollout = None
+    if row["rollout"] is not None:
+        rollout = Rollout(
+            id=row["rollout"],
+            challenger=row["challenger"],
+            strategy=row["strategy"],
+            steps=tuple(row["steps"]),
+            opened_at_ms=from_datetime(row["opened_at"]),
+            loop_id=row["rollout_loop_id"],
+            traceparent=row["traceparent"],
+            phase=Phase(row["phase"]),
+            step=row["step"],
+            generation=row["step_generation"],
+        )
+    return Standing(
+        model=row["name"],
+        generation=row["generation"],
+        champion=row["champion"],
+        previous=row["previous"],
+        live=row["live"],
+        rollout=rollout,
+        loop_id=row["loop_id"],
+        changed_at_ms=from_datetime(row["changed_at"]),
+    )
+
+
+def _version(row: asyncpg.Record) -> Version:
+    return Version(
+        model=row["model"],
+        number=row["number"],
+        stage=Stage(row["stage"]),
+        candidate=messages.read_candidate(json.loads(row["candidate"])),
+        gates=tuple(Gate(**gate) for gate in json.loads(row["gates"])),
+        loop_id=row["loop_id"],
+        traceparent=row["traceparent"],
+        as_of_ms=from_datetime(row["as_of"]),
+        created_at_ms=from_datetime(row["created_at"]),
+        live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
+        live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
+    )

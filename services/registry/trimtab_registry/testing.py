@@ -1,0 +1,196 @@
+"""The registry's store in memory; it passes the same contract suite as PostgreSQL's.
+
+Units run one after the other, and one that fails leaves nothing.
+"""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from trimtab_runtime.records import Outgoing
+
+from trimtab_registry import messages, news
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Entry,
+    FinishedRun,
+    Gate,
+    Stage,
+    StageChange,
+    Version,
+)
+from trimtab_registry.usecases.rollouts import Standing
+
+
+@dataclass(slots=True)
+class Reign:
+    """A time for which a version was live."""
+
+    model: str
+    number: int
+    live_from_ms: int
+    live_to_ms: int | None = None
+
+    def holds(self, at_ms: int) -> bool:
+        """Whether the version was live at a time."""
+        return self.live_from_ms <= at_ms and (self.live_to_ms is None or at_ms < self.live_to_ms)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """All that the store holds, to be copied and put back as one."""
+
+    inbox: set[str] = field(default_factory=set)
+    resources: dict[str, Applied] = field(default_factory=dict)
+    standings: dict[str, Standing] = field(default_factory=dict)
+    versions: dict[str, list[Version]] = field(default_factory=dict)
+    reigns: list[Reign] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    outbox: list[Outgoing] = field(default_factory=list)
+
+
+class MemoryStore:
+    """Keeps everything until the test ends; what a relay would send is in `outbox`."""
+
+    def __init__(self) -> None:
+        self._kept = _Kept()
+        self._lock = asyncio.Lock()
+
+    @property
+    def outbox(self) -> list[Outgoing]:
+        """Return all news so far, in order."""
+        return self._kept.outbox
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator["MemoryUnit"]:
+        """Open a unit of work; an error leaves nothing of it."""
+        async with self._lock:
+            before = copy.deepcopy(self._kept)
+            try:
+                yield MemoryUnit(self._kept)
+            except BaseException:
+                self._kept = before
+                raise
+
+    async def resources(self, kind: str = "") -> Sequence[Applied]:
+        """Return the current specs of a kind, or of all, by kind and name."""
+        return [held for _, held in sorted(self._kept.resources.items()) if kind in ("", held.kind)]
+
+    async def resource(self, kind: str, name: str) -> Applied | None:
+        """Return a current spec."""
+        return self._kept.resources.get(f"{kind}/{name}")
+
+    async def standing(self, model: str) -> Standing:
+        """Return where a model stands."""
+        return self._kept.standings.get(model, Standing(model))
+
+    async def standings(self) -> Sequence[Standing]:
+        """Return where every model stands of which something is wanted."""
+        return [held for _, held in sorted(self._kept.standings.items()) if held.generation]
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        return await MemoryUnit(self._kept).version(model, number)
+
+    async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
+        """Return a model's versions by number, or the one that was live at a time."""
+        held = self._kept.versions.get(model, [])
+        if live_at_ms is None:
+            return [_with_reign(version, self._kept.reigns) for version in held]
+        reigns = [reign for reign in self._kept.reigns if reign.model == model and reign.holds(live_at_ms)]
+        return [_with_reign(held[reign.number - 1], [reign]) for reign in reigns]
+
+    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
+        """Return entries about a resource, or about all, newest first."""
+        return [entry for entry in reversed(self._kept.entries) if resource in ("", entry.resource)][:limit]
+
+
+class MemoryUnit:
+    """Changes what the store keeps, in place."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+
+    async def first_sight(self, id: str) -> bool:
+        """Remember `id`; False if it was there before."""
+        if id in self._kept.inbox:
+            return False
+        self._kept.inbox.add(id)
+        return True
+
+    async def applied(self) -> Mapping[str, Applied]:
+        """Return the current specs by kind/name."""
+        return dict(self._kept.resources)
+
+    async def put(self, applied: Applied) -> None:
+        """Store a generation of a spec, and the news of it."""
+        self._kept.resources[applied.key] = applied
+        await self.publish(applied)
+
+    async def publish(self, applied: Applied) -> None:
+        """Tell again of a spec."""
+        self._kept.outbox.append(news.of_spec(applied))
+
+    async def lock(self, model: str) -> Standing:
+        """Return where a model stands."""
+        return self._kept.standings.setdefault(model, Standing(model))
+
+    async def save(self, standing: Standing) -> None:
+        """Store where a locked model stands, and the news of it if its generation has risen."""
+        told = self._kept.standings[standing.model].generation
+        self._kept.standings[standing.model] = standing
+        if standing.generation > told:
+            await self.announce(standing)
+
+    async def announce(self, standing: Standing) -> None:
+        """Tell again what is wanted of a model."""
+        held = {version.number: version for version in self._kept.versions.get(standing.model, [])}
+        self._kept.outbox.append(news.of_deployment(standing, held))
+
+    async def add_version(
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
+    ) -> Version:
+        """Store a locked model's next version."""
+        held = self._kept.versions.setdefault(run.model, [])
+        version = Version(
+            model=run.model, number=len(held) + 1, stage=stage, candidate=run.candidate, gates=tuple(gates),
+            loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+        )  # fmt: skip
+        held.append(version)
+        return version
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        held = self._kept.versions.get(model, [])
+        if not 1 <= number <= len(held):
+            return None
+        return _with_reign(held[number - 1], self._kept.reigns)
+
+    async def set_stage(self, change: StageChange) -> None:
+        """Store how far a version has come, and the news of it."""
+        held = self._kept.versions[change.version.model]
+        held[change.version.number - 1] = replace(held[change.version.number - 1], stage=change.stage)
+        self._kept.outbox.append(news.of_stage(change))
+
+    async def go_live(self, model: str, number: int, at_ms: int) -> None:
+        """End the time of the version that was live, and begin that of this one."""
+        for reign in self._kept.reigns:
+            if reign.model == model and reign.live_to_ms is None:
+                reign.live_to_ms = max(at_ms, reign.live_from_ms)
+        self._kept.reigns.append(Reign(model, number, at_ms))
+
+    async def record(self, entry: Entry) -> None:
+        """Append to the audit log, and send the news of it."""
+        entry = replace(entry, sequence=len(self._kept.entries) + 1)
+        self._kept.entries.append(entry)
+        self._kept.outbox.append(news.of_entry(entry))
+
+
+def _with_reign(version: Version, reigns: Sequence[Reign]) -> Version:
+    """Return the version with its newest time as the live one."""
+    own = [reign for reign in reigns if (reign.model, reign.number) == (version.model, version.number)]
+    return (
+        replace(version, live_from_ms=own[-1].live_from_ms, live_to_ms=own[-1].live_to_ms) if own else version
+    )

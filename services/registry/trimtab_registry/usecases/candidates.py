@@ -1,0 +1,174 @@
+"""From a run to a version, and from there to a rollout or to a refusal.
+
+Every run that succeeded becomes a version, once. A version that is accepted while
+another challenger is undecided takes its place, and the other is rolled back as
+superseded: the newer one saw newer data, and waiting would only make it older.
+A comparison with a version that is no longer the champion proves nothing about the
+one that is, so a candidate that owes its gates to such a comparison is refused.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from trimtab_core import specs
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Rejected
+
+from trimtab_registry.errors import NotNow, Unsigned
+from trimtab_registry.usecases import evaluation, lifecycle
+from trimtab_registry.usecases.entities import Candidate, FinishedRun, Gate, Stage, Version
+from trimtab_registry.usecases.lifecycle import REGISTRY
+from trimtab_registry.usecases.ports import Fetch, Store, Unit
+from trimtab_registry.usecases.rollouts import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the gates said; `fault` if the evaluation could not be read."""
+
+    gates: tuple[Gate, ...] = ()
+    fault: str = ""
+
+
+class Candidates:
+    """Takes in runs, and what people say of them."""
+
+    def __init__(self, store: Store, fetch: Fetch, clock: Clock) -> None:
+        self._store = store
+        self._fetch = fetch
+        self._clock = clock
+
+    async def consider(self, run: FinishedRun) -> None:
+        """Record `run` as a version, and let it on if it passes its gates.
+
+        A run already seen changes nothing, so a redelivered event is harmless.
+
+        Raises:
+            UnknownModel: the model was never applied.
+            Unavailable: the evaluation, or PostgreSQL, cannot be read now.
+        """
+        spec = await lifecycle.model_spec(self._store, run.model)
+        with telemetry.span("registry gates", model=run.model, run=run.candidate.run_id, loop_id=run.loop_id):
+            findings = await self._judge(spec, run.candidate)
+            async with self._store.begin() as unit:
+                if not await unit.first_sight(run.id):
+                    return
+                await self._admit(unit, run, spec, findings)
+
+    async def _judge(self, spec: specs.ModelSpec, candidate: Candidate) -> Findings:
+        if not spec.gates:
+            return Findings()
+        try:
+            content = await self._fetch(candidate.evaluation)
+            return Findings(tuple(await asyncio.to_thread(evaluation.judge, spec, content)))
+        except Rejected as error:
+            return Findings(fault=str(error))
+
+    async def _admit(self, unit: Unit, run: FinishedRun, spec: specs.ModelSpec, findings: Findings) -> None:
+        standing, now = await unit.lock(run.model), self._clock.now_ms()
+        refusal = _refusal(spec, findings) or _staleness(spec, standing, run.candidate)
+        stage = Stage.ACCEPTED
+        if refusal:
+            stage = Stage.REFUSED
+        elif spec.rollout.approval == "manual":
+            stage = Stage.AWAITING_APPROVAL
+        version = await unit.add_version(
+            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now
+        )
+        passed = f"it passed all {len(findings.gates)} gates" if findings.gates else "it has no gates to pass"
+        if stage is Stage.ACCEPTED:
+            await self._begin(unit, standing, version, spec, actor=REGISTRY, sentence=passed)
+            return
+        sentence = refusal or f"{passed} and waits for a person to approve or reject it"
+        await lifecycle.set_stage(unit, standing, version, stage, sentence, actor=REGISTRY, at_ms=now)
+
+    async def approve(self, model: str, number: int, *, actor: str, comment: str) -> Standing:
+        """Let a version that waits for approval on, and return where the model stands then.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is no such thing.
+            NotNow: it does not wait for approval, or the champion it was compared with has been replaced.
+        """
+        if not actor:
+            raise Unsigned("actor", "say who approves")
+        spec = await lifecycle.model_spec(self._store, model)
+        async with self._store.begin() as unit:
+            standing = await unit.lock(model)
+            version = await _awaiting(unit, model, number)
+            if stale := _staleness(spec, standing, version.candidate):
+                raise NotNow(f"version {number} of {model!r} cannot be approved: {stale}")
+            with lifecycle.step("approve", version):
+                said = f"approved: {comment}" if comment else "approved"
+                return await self._begin(unit, standing, version, spec, actor=actor, sentence=said)
+
+    async def reject(self, model: str, number: int, *, actor: str, comment: str) -> Version:
+        """Turn down a version that waits for approval, and return it.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is no such thing.
+            NotNow: it does not wait for approval.
+        """
+        if not actor:
+            raise Unsigned("actor", "say who rejects")
+        await lifecycle.model_spec(self._store, model)
+        async with self._store.begin() as unit:
+            standing = await unit.lock(model)
+            version = await _awaiting(unit, model, number)
+            with lifecycle.step("reject", version):
+                said = f"rejected: {comment}" if comment else "rejected"
+                now = self._clock.now_ms()
+                await lifecycle.set_stage(
+                    unit, standing, version, Stage.REJECTED, said, actor=actor, at_ms=now
+                )
+        return replace(version, stage=Stage.REJECTED)
+
+    async def _begin(
+        self,
+        unit: Unit,
+        standing: Standing,
+        version: Version,
+        spec: specs.ModelSpec,
+        *,
+        actor: str,
+        sentence: str,
+    ) -> Standing:
+        return await lifecycle.begin(
+            unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
+            actor=actor, sentence=sentence, at_ms=self._clock.now_ms(),
+        )  # fmt: skip
+
+
+def _refusal(spec: specs.ModelSpec, findings: Findings) -> str:
+    """Return why the gates refuse a candidate, or nothing."""
+    if findings.fault:
+        return findings.fault
+    refused = evaluation.failed(findings.gates)
+    if not refused:
+        return ""
+    return f"{len(refused)} of {len(spec.gates)} gates refused it: " + " ".join(
+        gate.sentence for gate in refused
+    )
+
+
+def _staleness(spec: specs.ModelSpec, standing: Standing, candidate: Candidate) -> str:
+    """Return why a candidate's comparison says nothing about today's champion, or nothing."""
+    beside, champion = candidate.champion_version, standing.champion or 0
+    comparisons = [evaluation.name_of(gate) for gate in spec.gates if evaluation.is_comparison(gate)]
+    if beside == champion or not comparisons:
+        return ""
+    then = f"version {beside}" if beside else "no champion"
+    now = f"version {champion} is the champion" if champion else "there is no champion"
+    return (
+        f"it was evaluated beside {then} and {now} now, so {', '.join(comparisons)} says nothing: train again"
+    )
+
+
+async def _awaiting(unit: Unit, model: str, number: int) -> Version:
+    version = await lifecycle.the_version(unit, model, number)
+    if version.stage is not Stage.AWAITING_APPROVAL:
+        raise NotNow(
+            f"version {number} of {model!r} is {version.stage.value} and does not wait for approval: "
+            "look at its history in the audit log"
+        )
+    return version

@@ -1,0 +1,206 @@
+"""From the wanted state to the versions that answer.
+
+Whatever is wanted is loaded and warmed first, and only then put on the board, by one
+assignment; so a swap fails no request. A version that cannot be loaded leaves the
+board as it is and reports its sentence: a champion is only ever replaced by one that
+has answered.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from trimtab_runtime import telemetry
+from trimtab_runtime.errors import TrimtabError, Unavailable
+
+from trimtab_serving.files import ModelFiles, StoredFile
+from trimtab_serving.routing import Arms
+from trimtab_serving.rows import RowReader
+from trimtab_serving.snapshot import Board, Served, Snapshot
+from trimtab_serving.versions import Version, load
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A version as the registry names it."""
+
+    number: int
+    features: tuple[str, ...]
+    model: StoredFile
+    reference: StoredFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The wanted state of a model."""
+
+    model: str
+    generation: int
+    champion: Ref | None
+    challenger: Ref | None = None
+    previous: Ref | None = None
+    arms: Arms = Arms("", 0)
+    loop_id: str = ""
+    traceparent: str | None = None
+
+    def refs(self) -> list[Ref]:
+        """Return the versions that are to be warm, the most urgent first."""
+        return [ref for ref in (self.champion, self.challenger, self.previous) if ref is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What became of a model's wanted state here."""
+
+    wanted: Wanted
+    generation: int
+    """Of the wanted state that the versions below were loaded for."""
+    champion_version: int
+    """The version that answers; 0 for none."""
+    versions: Sequence[tuple[int, bool, str]]
+    """Number, whether it is warm, and if not, why."""
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """What loading a version came to."""
+
+    version: Version | None = None
+    error: str = ""
+    again: bool = False
+    """Whether trying again may help."""
+
+
+@dataclass(slots=True)
+class _Model:
+    wanted: Wanted
+    settled: int = -1
+    """The newest generation that was brought about, as far as it can be."""
+    loaded: dict[tuple[int, str], _Loaded] = field(default_factory=dict)
+
+    def version(self, ref: Ref | None) -> Version | None:
+        found = self.loaded.get((ref.number, ref.model.digest)) if ref is not None else None
+        return found.version if found is not None else None
+
+
+class Fleet:
+    """Brings about the wanted state of all models; lives on the event loop's thread."""
+
+    def __init__(
+        self,
+        board: Board,
+        files: ModelFiles,
+        reader_of: Callable[[str], RowReader],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`reader_of` raises a `TrimtabError` for a model whose specs are not there; `on_change` hears of news."""
+        self._board = board
+        self._files = files
+        self._reader_of = reader_of
+        self._on_change = on_change
+        self._models: dict[str, _Model] = {}
+        self._known: frozenset[str] = frozenset()
+        self._dirty = asyncio.Event()
+
+    def want(self, wanted: Wanted) -> None:
+        """Take a model's wanted state, unless a newer one is known."""
+        held = self._models.get(wanted.model)
+        if held is None:
+            self._models[wanted.model] = _Model(wanted)
+        elif wanted.generation >= held.wanted.generation:
+            held.wanted = wanted
+        self._dirty.set()
+
+    def forget(self, model: str) -> None:
+        """Serve a model no longer."""
+        self._models.pop(model, None)
+        self._dirty.set()
+
+    def know(self, models: Iterable[str]) -> None:
+        """Take the names of all models whose specs are applied; specs may have changed as well."""
+        self._known = frozenset(models)
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """Settle whenever something changes, until cancelled."""
+        while True:
+            try:
+                await asyncio.wait_for(self._dirty.wait(), RETRY_S)
+            except TimeoutError:
+                if not any(loaded.again for held in self._models.values() for loaded in held.loaded.values()):
+                    continue
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Load what is wanted and not loaded, and show it on the board as it becomes warm."""
+        self._dirty.clear()
+        self._show()
+        for held in list(self._models.values()):
+            wanted = held.wanted
+            for ref in wanted.refs():
+                place = (ref.number, ref.model.digest)
+                before = held.loaded.get(place)
+                if before is None or before.again:
+                    held.loaded[place] = await self._load(wanted, ref)
+                    self._show()
+            keep = {(ref.number, ref.model.digest) for ref in wanted.refs()}
+            held.loaded = {place: loaded for place, loaded in held.loaded.items() if place in keep}
+            held.settled = wanted.generation
+            self._show()
+        refs = [ref for held in self._models.values() for ref in held.wanted.refs()]
+        stored = [file for ref in refs for file in (ref.model, ref.reference) if file is not None]
+        self._files.keep_only({file.digest for file in stored})
+
+    def standings(self) -> list[Standing]:
+        """Return what became of each wanted state."""
+        return [self._standing(held) for held in self._models.values()]
+
+    def _standing(self, held: _Model) -> Standing:
+        served = self._board.current.served.get(held.wanted.model)
+        versions = []
+        for ref in held.wanted.refs():
+            loaded = held.loaded.get((ref.number, ref.model.digest), _Loaded())
+            versions.append((ref.number, loaded.version is not None, loaded.error))
+        number = served.champion.number if served is not None else 0
+        return Standing(held.wanted, held.settled, number, versions)
+
+    async def _load(self, wanted: Wanted, ref: Ref) -> _Loaded:
+        name = f"version {ref.number} of {wanted.model}"
+        with telemetry.span("serving load version", parent=wanted.traceparent, model=wanted.model, version=ref.number):
+            try:
+                version = await asyncio.to_thread(self._open, wanted.model, ref)
+                log.info("%s is warm", name)
+                return _Loaded(version)
+            except TrimtabError as error:
+                log.error("%s cannot be loaded: %s", name, error)
+                return _Loaded(error=str(error), again=isinstance(error, Unavailable))
+
+    def _open(self, model: str, ref: Ref) -> Version:
+        reference = None
+        if ref.reference is not None:
+            reference = self._files.fetch(ref.reference)
+        return load(model, ref.number, ref.features, self._files.fetch(ref.model), reference)
+
+    def _show(self) -> None:
+        """Put on the board what can answer now."""
+        served, silent = dict[str, Served](), dict.fromkeys(self._known, "none has been promoted")
+        for model, held in self._models.items():
+            try:
+                served[model] = self._serve(held, self._reader_of(model))
+                silent.pop(model, None)
+            except TrimtabError as error:
+                ...
+        self._board.current = Snapshot(MappingProxyType(served), MappingProxyType(silent))
+        self._on_change()
+
+    def _serve(self, held: _Model, reader: RowReader) -> Served:
+        wanted = held.wanted
+        now = self._board.current.served.get(wanted.model)
+        champion = held.version(wanted.champion) or (now.champion if now else None) or held.version(wanted.previous)
+        ...

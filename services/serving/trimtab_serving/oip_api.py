@@ -1,0 +1,122 @@
+"""The Open Inference Protocol door: any Triton or KServe client, with the features in its own hands.
+
+A model takes `features` FP32 [rows, features] and, optionally, `key` BYTES [rows]
+(the label's join key) and `event_time_ms` INT64 [rows]; it answers `prediction` FP32
+[rows], always raw, under the version that answered. Only rows with a key take part in
+rollouts and are logged: without one no label can ever be joined.
+"""
+
+from functools import partial
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as config_pb2
+from tritonclient.grpc import service_pb2 as pb2
+from tritonclient.grpc import service_pb2_grpc as pb2_grpc
+
+from trimtab_serving import tensors
+from trimtab_serving.errors import BadTensor, NoLiveVersion, VersionNotWarm
+from trimtab_serving.snapshot import Board
+from trimtab_serving.usecases import Predictions, Tensors
+from trimtab_serving.versions import INPUT, OUTPUT
+
+SERVICE = "inference.GRPCInferenceService"
+KEY, EVENT_TIME = "key", "event_time_ms"
+
+
+class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers `inference.GRPCInferenceService`."""
+
+    def __init__(self, predictions: Predictions, board: Board, version: str) -> None:
+        self._predictions = predictions
+        self._board = board
+        self._version = version
+
+    def ServerLive(self, request: Any, context: Any) -> Any:
+        """Say that the server runs."""
+        return pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        """Say whether every model that ought to answer does."""
+        return pb2.ServerReadyResponse(ready=self._board.ready)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        """Say whether a model, or one version of it, answers."""
+        try:
+            served = self._board.current.of(request.name)
+            served.pinned(request.version)
+        except (NoLiveVersion, VersionNotWarm):
+            return pb2.ModelReadyResponse(ready=False)
+        return pb2.ModelReadyResponse(ready=True)
+
+    def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Say who this is."""
+        return pb2.ServerMetadataResponse(name="trimtab", version=self._version, extensions=["model_configuration"])
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """Say what a model takes and gives."""
+        served = self._board.current.of(request.name)
+        width = len(served.pinned(request.version).features)
+        tensor = pb2.ModelMetadataResponse.TensorMetadata
+        return pb2.ModelMetadataResponse(
+            name=request.name,
+            versions=[str(number) for number in sorted(served.warm)],
+            platform="onnxruntime_onnx",
+            inputs=[
+                tensor(name=INPUT, datatype="FP32", shape=[-1, width]),
+                tensor(name=KEY, datatype="BYTES", shape=[-1]),
+                tensor(name=EVENT_TIME, datatype="INT64", shape=[-1]),
+            ],
+            outputs=[tensor(name=OUTPUT, datatype="FP32", shape=[-1])],
+        )
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:
+        """Say the same in the words of Triton's configuration, where an input can be optional."""
+        width = len(self._board.current.of(request.name).pinned(request.version).features)
+        taken = config_pb2.ModelInput
+        config = config_pb2.ModelConfig(
+            name=request.name,
+            platform="onnxruntime_onnx",
+            backend="onnxruntime",
+            input=[
+                taken(name=INPUT, data_type=config_pb2.TYPE_FP32, dims=[-1, width]),
+                taken(name=KEY, data_type=config_pb2.TYPE_STRING, dims=[-1], optional=True),
+                taken(name=EVENT_TIME, data_type=config_pb2.TYPE_INT64, dims=[-1], optional=True),
+            ],
+            output=[config_pb2.ModelOutput(name=OUTPUT, data_type=config_pb2.TYPE_FP32, dims=[-1])],
+        )
+        return pb2.ModelConfigResponse(config=config)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        """Answer for some rows of features."""
+        answer = self._predictions.infer(request.model_name, partial(_read, request), request.model_version)
+        response = pb2.ModelInferResponse(
+            model_name=request.model_name, model_version=str(answer.versions[0]), id=request.id
+        )
+        output = response.outputs.add()
+        output.name, output.datatype = OUTPUT, "FP32"
+        output.shape.append(len(answer.predictions))
+        response.raw_output_contents.append(answer.predictions.tobytes())
+        return response
+
+
+def _read(request: Any, width: int) -> Tensors:
+    """Return the features, and the keys and event times that came with them."""
+    features, keys, times = None, list[str](), list[int]()
+    for at, declared in enumerate(request.inputs):
+        match declared.name:
+            case "features":
+                features = tensors.features(request, at, width)
+            case "key":
+                keys = tensors.texts(request, at)
+            case "event_time_ms":
+                times = tensors.integers(request, at)
+            case other:
+                raise BadTensor(f"the model takes no input {other!r}: it takes {INPUT}, {KEY} and {EVENT_TIME}")
+    if features is None or not len(features):
+        raise BadTensor(f"the request has no rows in an input {INPUT!r}: send at least one")
+    if (keys and len(keys) != len(features)) or (times and len(times) != len(features)):
+        raise BadTensor(
+            f"{len(features)} rows came with {len(keys)} values of {KEY!r} and {len(times)} of {EVENT_TIME!r}: "
+            "send one for each row, or none"
+        )
+    return features, keys, times

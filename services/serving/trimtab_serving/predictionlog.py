@@ -1,0 +1,136 @@
+"""The prediction log, from the answer of a request to batches for Kafka.
+
+Requests append to a queue and go on; the control plane empties it. Both sides meet
+in two objects only, a deque and a dict, whose single operations are atomic, and in
+this order, which is what the watermark rests on:
+
+- a request enters its event time among those in flight *before* it is scored, appends
+  its answer, and only *then* leaves;
+- the control plane looks at what is in flight *first* and empties the queue *after*,
+  so whatever had left by then is in what it finds.
+
+So every answer at or before the watermark of a batch is in that batch or an earlier one.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab_serving.snapshot import Served
+
+BATCH_ROWS = 1000
+_MOST_WAITING = 50_000
+
+
+class Answered(NamedTuple):
+    """The rows of one request and what was said of them; arrays are [rows] or [rows, features]."""
+
+    served: Served
+    ids: Sequence[str]
+    keys: Sequence[str]
+    """The label's join key."""
+    event_time_ms: Sequence[int]
+    answered_ms: int
+    champion: NDArray[np.float32]
+    challenger: NDArray[np.float32] | None
+    challenger_answered: Sequence[bool]
+    features: NDArray[np.float32]
+    latency_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of one model's answers for one partition; without rows it carries the watermark alone."""
+
+    model: str
+    partition: int
+    watermark_ms: int
+    rows: Sequence[tuple[Answered, int]]
+    """Answers of one `Served`, each with the place of a row in it."""
+
+
+class Ticket(NamedTuple):
+    """A request in flight."""
+
+    number: int
+    model: str
+    newest_ms: int
+
+
+class PredictionLog:
+    """Takes answers from many threads, and gives batches to one."""
+
+    def __init__(self, partition_of: Callable[[str], int], partitions: int) -> None:
+        self._partition_of = partition_of
+        self._partitions = partitions
+        self._numbers = itertools.count()
+        self._in_flight: dict[int, tuple[str, int]] = {}
+        self._queue: deque[Answered | Ticket] = deque()
+        self._reached: dict[str, int] = {}
+        self._watermark: dict[str, int] = {}
+        self.lost = 0
+        """Rows that found the queue full: the control plane had not emptied it for a long while."""
+
+    def enter(self, model: str, event_time_ms: Sequence[int]) -> Ticket:
+        """Say that a request for these event times is about to be scored."""
+        ticket = Ticket(next(self._numbers), model, max(event_time_ms))
+        self._in_flight[ticket.number] = (model, min(event_time_ms))
+        return ticket
+
+    def add(self, answered: Answered) -> None:
+        """Append an answer; never waits and never fails."""
+        if len(self._queue) < _MOST_WAITING:
+            self._queue.append(answered)
+        else:
+            self.lost += len(answered.ids)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Say that the request is over, answered or refused."""
+        self._queue.append(ticket)
+        del self._in_flight[ticket.number]
+
+    def passed(self, model: str, time_ms: int) -> None:
+        """Say that nothing at or before `time_ms` is going to be asked; only the control plane may."""
+        self._reached[model] = max(self._reached.get(model, 0), time_ms)
+
+    def drain(self, models: Collection[str]) -> list[Batch]:
+        """Return all that was answered since the last time, and where the watermark of one of `models` moved, that.
+
+        A partition's batches come in order; the last of them carries the new watermark.
+        """
+        in_flight = list(self._in_flight.copy().values())
+        groups: dict[tuple[str, int], dict[int, list[tuple[Answered, int]]]] = {}
+        for _ in range(len(self._queue)):
+            found = self._queue.popleft()
+            if isinstance(found, Ticket):
+                self.passed(found.model, found.newest_ms)
+                continue
+            for at, key in enumerate(found.keys):
+                place = (found.served.model, self._partition_of(key))
+                groups.setdefault(place, {}).setdefault(id(found.served), []).append((found, at))
+        batches = []
+        for model in {*models, *(model for model, _ in groups)}:
+            before = self._watermark.get(model, 0)
+            after = self._move(model, (from_ms for name, from_ms in in_flight if name == model))
+            for partition in range(self._partitions):
+                pieces = _pieces(groups.get((model, partition), {}).values())
+                if not pieces and after > before:
+                    pieces = [[]]
+                batches += [Batch(model, partition, before, piece) for piece in pieces[:-1]]
+                batches += [Batch(model, partition, after, piece) for piece in pieces[-1:]]
+        return batches
+
+    def _move(self, model: str, in_flight: Iterable[int]) -> int:
+        """Move the watermark of `model` as far as it may go, never back, and return it."""
+        reached = min((self._reached.get(model, 0), *(from_ms - 1 for from_ms in in_flight)))
+        self._watermark[model] = max(self._watermark.get(model, 0), reached)
+        return self._watermark[model]
+
+
+def _pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answered, int]]]:
+    return [rows[at : at + BATCH_ROWS] for rows in groups for at in range(0, len(rows), BATCH_ROWS)]

@@ -1,0 +1,73 @@
+"""Everything a request needs, in one object that never changes.
+
+The control plane builds a new snapshot and puts it in the place of the old one by
+one assignment. A request takes the snapshot once and works on that to its end, so it
+sees a swap whole or not at all, and the versions it holds stay alive until it is done.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from trimtab_runtime.specbook import UnknownModel
+
+from trimtab_serving.errors import NoLiveVersion, VersionNotWarm
+from trimtab_serving.routing import Arms
+from trimtab_serving.rows import RowReader
+from trimtab_serving.versions import Version
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """One model as it answers now."""
+
+    model: str
+    generation: int
+    """Of the deployment it stands at."""
+    champion: Version
+    challenger: Version | None
+    """Scores every request beside the champion, while a rollout is on."""
+    arms: Arms
+    warm: Mapping[int, Version]
+    """By number: whatever a request may pin."""
+    reader: RowReader
+
+    def pinned(self, version: int | str) -> Version:
+        """Return a warm version by its number, or raise `VersionNotWarm`; 0 and "" pin none: the champion."""
+        if not version:
+            return self.champion
+        number = int(version) if isinstance(version, int) or version.isdecimal() else -1
+        if (found := self.warm.get(number)) is None:
+            raise VersionNotWarm(self.model, version, self.warm)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All models, by name."""
+
+    served: Mapping[str, Served] = field(default_factory=lambda: MappingProxyType({}))
+    silent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Models that are known and have no version that answers, with the reason."""
+
+    def of(self, model: str) -> Served:
+        """Return what answers for a model.
+
+        Raises:
+            UnknownModel: no such model has been applied.
+            NoLiveVersion: none of its versions is live here.
+        """
+        if (found := self.served.get(model)) is not None:
+            return found
+        if (why := self.silent.get(model)) is not None:
+            raise NoLiveVersion(model, why)
+        raise UnknownModel(model)
+
+
+class Board:
+    """Holds the current snapshot: written by the control plane, read by every request."""
+
+    def __init__(self) -> None:
+        self.current = Snapshot()
+        self.ready = False
+        """Whether every model that ought to answer does."""

@@ -1,0 +1,177 @@
+"""What serving does with a request: the hot path, from rows or tensors to answers.
+
+Runs on the door's threads. It takes one snapshot, waits for nobody, writes to no
+disk or socket, and leaves what it saw and said with the prediction log and the meter.
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_runtime.clock import Clock
+
+from trimtab_serving.meter import Meter
+from trimtab_serving.predictionlog import Answered, PredictionLog
+from trimtab_serving.snapshot import Board, Served
+from trimtab_serving.versions import Version
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Tensors = tuple[Floats, Sequence[str], Sequence[int]]
+"""Features [rows, features], and for each row the label's join key and the event time, or neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request gets back: one of each a row."""
+
+    predictions: Floats
+    versions: Sequence[int]
+    ids: Sequence[str]
+    features_until_ms: int | None = None
+    """The watermark of the online features that were used; None where none were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Rows as the versions take them, and what the log wants to know of them."""
+
+    features: Floats
+    challenger_features: Floats | None
+    """None where the caller brought features that the challenger does not take."""
+    keys: Sequence[str]
+    """The label's join key."""
+    event_time_ms: Sequence[int]
+    arms: Sequence[bool]
+    """Whether the challenger is to answer."""
+
+
+class Predictions:
+    """Answers for all models."""
+
+    def __init__(self, board: Board, predictions: PredictionLog, meter: Meter, clock: Clock) -> None:
+        self._board = board
+        self._log = predictions
+        self._meter = meter
+        self._clock = clock
+        self._id_prefix = os.urandom(8).hex()
+        self._numbers = itertools.count(1)
+
+    def predict(self, model: str, rows: Sequence[bytes], version: int = 0) -> Answer:
+        """Answer for rows of the model's source, with the features as they were at each row's event time.
+
+        `version` pins a warm version; its answers are not logged.
+
+        Raises:
+            UnknownModel, NoLiveVersion, VersionNotWarm, BadRow: what they say.
+        """
+        begun = perf_counter_ns()
+        served = self._board.current.of(model)
+        try:
+            return self._predict(served, rows, version, begun)
+        except Exception:
+            self._meter.failed(model)
+            raise
+
+    def infer(self, model: str, read: Callable[[int], Tensors], version: int | str = 0) -> Answer:
+        """Answer for rows whose features the caller has; all of them get the same version's answer.
+
+        `read` is given how many features the version takes, and returns the rows.
+        Without keys the champion answers and nothing is logged, for no label could ever
+        be joined. Without event times the rows are of now.
+
+        Raises:
+            UnknownModel, NoLiveVersion, VersionNotWarm, BadTensor: what they say.
+        """
+        begun = perf_counter_ns()
+        served = self._board.current.of(model)
+        try:
+            answering = served.pinned(version)
+            features, keys, times = read(len(answering.features))
+            if version or not keys:
+                return self._unlogged(served, answering, features, begun)
+            arms = [served.arms.challenger_answers(keys[0])] * len(keys)
+            theirs = features if _take_the_same(served) else None
+            times = times or [self._clock.now_ms()] * len(keys)
+            return self._logged(served, Question(features, theirs, keys, times, arms), begun)
+        except Exception:
+            self._meter.failed(model)
+            raise
+
+    def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
+        reader = served.reader
+        asked = reader.read(rows)
+        answering = served.pinned(version)
+        features = reader.features(asked, answering.features)
+        if version:
+            return self._unlogged(served, answering, features, begun)
+        theirs = features
+        if served.challenger is not None and not _take_the_same(served):
+            theirs = reader.features(asked, served.challenger.features)
+        arms = [served.arms.challenger_answers(key) for key in asked.keys]
+        question = Question(features, theirs, asked.join_keys, asked.event_time_ms, arms)
+        return self._logged(served, question, begun, reader.features_until_ms())
+
+    def _unlogged(self, served: Served, answering: Version, features: Floats, begun: int) -> Answer:
+        rows = len(features)
+        predictions = answering.run(features)
+        self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
+        return Answer(predictions, [answering.number] * rows, self._ids(rows))
+
+    def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
+        rows = len(question.features)
+        ticket = self._log.enter(served.model, question.event_time_ms)
+        try:
+            champion = served.champion.run(question.features)
+            challenger = self._challenger(served, question)
+            arms = [] if challenger is None else question.arms
+            predictions, versions = champion, [served.champion.number] * rows
+            if challenger is not None and any(arms):
+                # A challenger that has no answer costs its caller nothing.
+                arms = (np.array(arms) & np.isfinite(challenger)).tolist()
+                predictions = np.where(arms, challenger, champion)
+                versions = [served.challenger.number if arm else served.champion.number for arm in arms]
+            ids = self._ids(rows)
+            latency_us = (perf_counter_ns() - begun) // 1000
+            self._log.add(
+                Answered(
+                    served,
+                    ids,
+                    question.keys,
+                    question.event_time_ms,
+                    self._clock.now_ms(),
+                    champion,
+                    challenger,
+                    arms,
+                    question.features,
+                    latency_us,
+                )
+            )
+        finally:
+            self._log.leave(ticket)
+        self._meter.answered(served.model, rows, latency_us)
+        return Answer(predictions, versions, ids, until_ms)
+
+    def _challenger(self, served: Served, question: Question) -> Floats | None:
+        if served.challenger is None:
+            return None
+        try:
+            if question.challenger_features is not None:
+                return served.challenger.run(question.challenger_features)
+        except Exception:  # whatever it raises: a version on trial must not fail a request
+            log.exception("version %d of model %r failed", served.challenger.number, served.model)
+        return np.full(len(question.features), np.nan, np.float32)
+
+    def _ids(self, rows: int) -> list[str]:
+        return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
+
+
+def _take_the_same(served: Served) -> bool:
+    """Return whether champion and challenger take the same features."""
+    return served.challenger is not None and served.challenger.features == served.champion.features
