@@ -6,13 +6,13 @@ form by any service.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 
-API_VERSION = "trimtab/v1"
+API_VERSION: Final = "trimtab/v1"
 
 Duration = Annotated[
     int,
@@ -153,6 +153,11 @@ class FeatureViewSpec(Spec):
                     raise ValueError(
                         f"window {format_duration(window)} is no multiple of hop {format_duration(self.hop)}: "
                         "make it one, for values change at hop boundaries only"
+                    )
+                if window > self.ttl:
+                    raise ValueError(
+                        f"window {format_duration(window)} is longer than ttl {format_duration(self.ttl)}: "
+                        "raise the ttl, for an entity is forgotten after it"
                     )
         if len(set(self.columns())) != len(self.columns()):
             raise ValueError("two aggregates give a feature of the same name: join them, or drop one")
@@ -299,7 +304,9 @@ class ModelSpec(Spec):
             if metric not in fitting:
                 raise ValueError(f"metric {metric!r} is not for {self.task}: write {' or '.join(fitting)}")
         if self.rollout.cap is None and self.judged_by not in _CAPS:
-            raise ValueError(f"rollout.cap is missing: say how much one row's {self.judged_by} may count at most")
+            raise ValueError(
+                f"rollout.cap is missing: say how much one row's {self.judged_by} may count at most"
+            )
         return self
 
 

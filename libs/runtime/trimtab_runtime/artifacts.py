@@ -12,11 +12,15 @@ from pathlib import Path
 import fsspec
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 
-from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 
 
 class Corrupt(Rejected):
     """The bytes at an artifact's place are not the bytes it names."""
+
+
+class Gone(NotFound):
+    """There is no file at an artifact's place; it was written before anyone was told of it, so it has been removed."""
 
 
 def put(data_dir: Path, content: bytes) -> Artifact:
@@ -39,11 +43,16 @@ def fetch(artifact: Artifact) -> bytes:
 
     Raises:
         Corrupt: they are not those that the digest names.
+        Gone: there is no such file.
         Unavailable: they cannot be read.
     """
     try:
         with fsspec.open(artifact.uri, "rb") as file:
             content: bytes = file.read()
+    except FileNotFoundError as error:
+        raise Gone(
+            f"artifact {artifact.uri} is not there: restore it from a backup, or train again"
+        ) from error
     except OSError as error:
         raise Unavailable(f"artifact {artifact.uri} cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != artifact.digest:

@@ -3,21 +3,49 @@
 A record holds one slot of one entity's ring, or how far the fold of its partition
 has come. The key names the place and the value the slot, so that the newest record
 of a key is all there is to know: a reader may start anywhere before it, and may read
-it twice. An entity lives in one partition, the same in keyed.<view> and here.
+it twice. An entity lives in one partition, the same in keyed.<view> and here; a view
+without an entity has a single row, whose entity is "".
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 import msgspec
+import numpy as np
+from trimtab_contracts.features.v1.features_pb2 import FeatureRecord, FeatureSlot, FoldProgress
+from trimtab_core.slots import FoldState
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True, array_like=True):
     """What a record's key says: whose slot it is; entity None is the fold's progress."""
 
     generation: int
     entity: str | None
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the fold of a partition has come, by partition of its input."""
+
+    watermark_ms: Mapping[int, int]
+    inputs: int
+
+    def least_ms(self) -> int | None:
+        """Return the event time that all inputs have passed; None until each has said one."""
+        return min(self.watermark_ms.values()) if len(self.watermark_ms) >= self.inputs > 0 else None
+
+
+@dataclass(slots=True)
+class Applied:
+    """What some records changed."""
+
+    changed: list[tuple[str, int]] = field(default_factory=list)
+    """Entity and slot number of each slot that was read; the number is -1 where the entity was forgotten."""
+    progress: Progress | None = None
+    """The newest one among the records."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -26,7 +54,7 @@ _decode = msgspec.json.Decoder(Key).decode
 
 def key(generation: int, entity: str | None, index: int) -> bytes:
     """Return the key of a slot, or of the fold's progress where `entity` is None."""
-    return _encode((generation, entity, index))
+    return _encode(Key(generation, entity, index))
 
 
 def parse_key(raw: bytes) -> Key:
@@ -41,3 +69,41 @@ def parse_key(raw: bytes) -> Key:
 def partition_of(entity: str, partitions: int) -> int:
     """Return the partition in which an entity lives."""
     return crc32(entity.encode()) % partitions
+
+
+def slot_value(entity: str, slot: int, partials: Any) -> bytes:
+    """Return the value that holds a slot; `partials` is an array of floats [groups, 5]."""
+    return FeatureRecord(
+        slot=FeatureSlot(entity=entity, slot=slot, partials=partials.ravel().tolist())
+    ).SerializeToString()
+
+
+def progress_value(progress: Progress) -> bytes:
+    """Return the value that holds how far a fold has come."""
+    return FeatureRecord(
+        progress=FoldProgress(watermark_ms=dict(progress.watermark_ms), inputs=progress.inputs)
+    ).SerializeToString()
+
+
+def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
+    """Take raw records of one partition, in order, into `state`; those of other generations change nothing.
+
+    A tombstone stands for its whole entity, for the fold removes an entity's slots together.
+    """
+    done = Applied()
+    for record in records:
+        place = parse_key(record.key)
+        if place.generation != generation:
+            continue
+        if place.entity is None:
+            if record.value is not None:
+                told = FeatureRecord.FromString(record.value).progress
+                done.progress = Progress(dict(told.watermark_ms), told.inputs)
+        elif record.value is None:
+            state.forget(place.entity)
+            done.changed.append((place.entity, -1))
+        else:
+            slot = FeatureRecord.FromString(record.value).slot
+            state.put(slot.entity, slot.slot, np.array(slot.partials))
+            done.changed.append((slot.entity, slot.slot))
+    return done

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from trimtab_runtime import records
 from trimtab_runtime.errors import Unavailable
@@ -71,7 +72,7 @@ async def relay(pool: asyncpg.Pool, producer: AIOKafkaProducer, *, schema: str) 
         try:
             with outages():
                 await _relay_while_connected(pool, producer, schema)
-        except Unavailable as error:
+        except (Unavailable, KafkaError) as error:
             log.warning("the outbox waits: %s", error)
             await asyncio.sleep(0.5)
 

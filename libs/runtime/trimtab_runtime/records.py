@@ -34,7 +34,7 @@ class Outgoing:
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: Sequence[tuple[str, bytes]] = ()
     partition: int | None = None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 
+from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
 from trimtab_runtime import bus, rpc
@@ -19,12 +20,15 @@ from trimtab_ingestion.usecases import Contracts
 
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
-    contracts, workers = Contracts(), dict[tuple[str, int], Ingest]()
+    contracts = Contracts()
 
-    def make_worker(place: tuple[str, int]) -> Ingest:
-        worker = Ingest(book, contracts, place[0], place[1], config.instance)
-        workers[place] = worker
-        return worker
+    def make_worker(place: TopicPartition) -> Ingest:
+        return Ingest(book, contracts, place.topic, place.partition)
+
+    def workers() -> list[Ingest]:
+        return [
+            worker for place in pipeline.assignment if isinstance(worker := pipeline.worker(place), Ingest)
+        ]
 
     pipeline = Pipeline(
         config.kafka_servers, service="ingestion", make_worker=make_worker, max_records=config.max_records
@@ -45,13 +49,7 @@ async def run(config: Config) -> None:
             tasks.create_task(specs.run())
             await specs.caught_up()
             tasks.create_task(pipeline.run())
-            tasks.create_task(
-                beat(
-                    producer,
-                    book,
-                    lambda: [workers[place] for place in pipeline.assignment if place in workers],
-                )
-            )
+            tasks.create_task(beat(producer, book, workers))
             await set_ready(True)
     finally:
         await producer.stop()

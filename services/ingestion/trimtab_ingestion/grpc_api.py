@@ -7,7 +7,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest, IngestResponse
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionServicer
 from trimtab_runtime import records
-from trimtab_runtime.clock import Clock
+from trimtab_runtime.clock import Clock, iso
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -39,7 +39,7 @@ class IngestionApi(IngestionServicer):
     async def _accept(self, name: str, rows: Sequence[bytes]) -> int:
         source = self._book.source(name)
         topic, arrived = topics.RAW.named(name).name, self._clock.now_ms()
-        headers = [("ce_arrivedat", records.iso(arrived).encode())]
+        headers = [("ce_arrivedat", iso(arrived).encode())]
         await records.send_all(
             self._producer, [Outgoing(topic, key_of(source, row), row, headers) for row in rows]
         )

@@ -44,6 +44,7 @@ async def run(config: Config) -> None:
             ):
                 if healed := await readback.heal(store, await readback.last_words(config.kafka_servers)):
                     log.warning("told again what was not told last: %s", ", ".join(healed))
+                    await specs.provide_all()
                 tasks.create_task(outbox.relay(pool, producer, schema=config.schema))
                 door = StatusDoor(fleet, trials)
                 statuses = door.follower(config.kafka_servers)

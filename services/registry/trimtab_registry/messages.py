@@ -117,7 +117,6 @@ def candidate(message: pb.Candidate) -> Candidate:
         run_id=message.run_id,
         evaluation=StoredFile(message.evaluation.uri, message.evaluation.digest, message.evaluation.size),
         champion_version=message.champion_version,
-        model_generation=message.model_generation,
         document=document(message),
     )
 

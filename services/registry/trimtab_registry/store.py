@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from trimtab_runtime import outbox
-from trimtab_runtime.clock import from_datetime, to_datetime
+from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
 
-from trimtab_registry import messages, news
+from trimtab_registry import messages, news, rows
 from trimtab_registry.usecases.entities import (
     Applied,
     Entry,
@@ -26,7 +26,7 @@ from trimtab_registry.usecases.entities import (
     StageChange,
     Version,
 )
-from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
+from trimtab_registry.usecases.rollouts import Standing
 
 if TYPE_CHECKING:
     Database = asyncpg.Pool | Connection
@@ -69,12 +69,12 @@ class _Reads:
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
         row = await self._database.fetchrow(f"{_VERSION} AND v.number = $2", model, number)
-        return _version(row) if row else None
+        return rows.version(row) if row else None
 
     async def _named_by(self, standing: Standing) -> dict[int, Version]:
         numbers = list(messages.named_by(standing))
-        rows = await self._database.fetch(f"{_VERSION} AND v.number = ANY($2)", standing.model, numbers)
-        return {row["number"]: _version(row) for row in rows}
+        found = await self._database.fetch(f"{_VERSION} AND v.number = ANY($2)", standing.model, numbers)
+        return {row["number"]: rows.version(row) for row in found}
 
 
 class PostgresUnit(_Reads):
@@ -116,8 +116,10 @@ class PostgresUnit(_Reads):
     async def lock(self, model: str) -> Standing:
         """Return where a model stands, and keep others from changing it until the unit ends."""
         await self._connection.execute("INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model)
-        row = await self._connection.fetchrow(f"{_STANDING} WHERE m.name = $1 FOR UPDATE OF m", model)
-        standing = _standing(row)
+        await self._connection.execute("SELECT FROM models WHERE name = $1 FOR UPDATE", model)
+        # Read only now: a statement that waits for the lock joins what it saw before it waited.
+        (row,) = await self._connection.fetch(f"{_STANDING} WHERE m.name = $1", model)
+        standing = rows.standing(row)
         self._told[model] = standing.generation
         return standing
 
@@ -231,13 +233,13 @@ class PostgresStore(_Reads):
         """Return where a model stands."""
         with outages():
             row = await self._pool.fetchrow(f"{_STANDING} WHERE m.name = $1", model)
-        return _standing(row) if row else Standing(model)
+        return rows.standing(row) if row else Standing(model)
 
     async def standings(self) -> Sequence[Standing]:
         """Return where every model stands of which something is wanted."""
         with outages():
-            rows = await self._pool.fetch(f"{_STANDING} WHERE m.generation > 0 ORDER BY m.name")
-        return [_standing(row) for row in rows]
+            found = await self._pool.fetch(f"{_STANDING} WHERE m.generation > 0 ORDER BY m.name")
+        return [rows.standing(row) for row in found]
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
@@ -248,92 +250,25 @@ class PostgresStore(_Reads):
         """Return a model's versions by number, or the one that was live at a time."""
         with outages():
             if live_at_ms is None:
-                rows = await self._pool.fetch(f"{_VERSION} ORDER BY v.number", model)
+                found = await self._pool.fetch(f"{_VERSION} ORDER BY v.number", model)
             else:
-                rows = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
-        return [_version(row) for row in rows]
+                found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
+        return [rows.version(row) for row in found]
 
     async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
         """Return entries about a resource, or about all, newest first."""
         with outages():
-            rows = await self._pool.fetch(
+            found = await self._pool.fetch(
                 "SELECT * FROM audit WHERE $1 IN ('', resource) ORDER BY sequence DESC LIMIT $2",
                 resource,
                 limit,
             )
-        return [
-            Entry(
-                resource=row["resource"],
-                action=row["action"],
-                actor=row["actor"],
-                reason=row["reason"],
-                at_ms=from_datetime(row["at"]),
-                details=json.loads(row["details"]),
-                sequence=row["sequence"],
-            )
-            for row in rows
-        ]
+        return [rows.entry(row) for row in found]
 
 
 async def _resources(database: "Database", condition: str = "true", *values: Any) -> list[Applied]:
-    rows = await database.fetch(
+    found = await database.fetch(
         f"SELECT DISTINCT ON (kind, name) * FROM resources WHERE {condition} ORDER BY kind, name, generation DESC",
         *values,
     )
-    return [
-        Applied(
-            kind=row["kind"],
-            name=row["name"],
-            generation=row["generation"],
-            document=json.loads(row["document"]),
-            digest=row["digest"],
-            applied_by=row["applied_by"],
-            applied_at_ms=from_datetime(row["applied_at"]),
-        )
-        for row in rows
-    ]
-
-
-def _standing(row: asyncpg.Record | None) -> Standing:
-    if row is None:
-        raise LookupError("a locked model has no row")
-    rollout = None
-    if row["rollout"] is not None:
-        rollout = Rollout(
-            id=row["rollout"],
-            challenger=row["challenger"],
-            strategy=row["strategy"],
-            steps=tuple(row["steps"]),
-            opened_at_ms=from_datetime(row["opened_at"]),
-            loop_id=row["rollout_loop_id"],
-            traceparent=row["traceparent"],
-            phase=Phase(row["phase"]),
-            step=row["step"],
-            generation=row["step_generation"],
-        )
-    return Standing(
-        model=row["name"],
-        generation=row["generation"],
-        champion=row["champion"],
-        previous=row["previous"],
-        live=row["live"],
-        rollout=rollout,
-        loop_id=row["loop_id"],
-        changed_at_ms=from_datetime(row["changed_at"]),
-    )
-
-
-def _version(row: asyncpg.Record) -> Version:
-    return Version(
-        model=row["model"],
-        number=row["number"],
-        stage=Stage(row["stage"]),
-        candidate=messages.read_candidate(json.loads(row["candidate"])),
-        gates=tuple(Gate(**gate) for gate in json.loads(row["gates"])),
-        loop_id=row["loop_id"],
-        traceparent=row["traceparent"],
-        as_of_ms=from_datetime(row["as_of"]),
-        created_at_ms=from_datetime(row["created_at"]),
-        live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
-        live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
-    )
+    return [rows.applied(row) for row in found]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from trimtab_runtime import telemetry
-from trimtab_runtime.errors import TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
+from trimtab_serving.errors import NoLiveVersion
 from trimtab_serving.files import ModelFiles, StoredFile
 from trimtab_serving.routing import Arms
 from trimtab_serving.rows import RowReader
@@ -23,7 +24,9 @@ from trimtab_serving.versions import Version, load
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 2.0
+RETRY_S = 1.0
+PATIENCE = 5
+"""How often loading may fail for a want of something else, such as a store that is away, before that is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,9 @@ class _Loaded:
 
     version: Version | None = None
     error: str = ""
-    again: bool = False
-    """Whether trying again may help."""
+    """Why not, once it is certain."""
+    attempts: int = 0
+    """How often it was tried in vain where trying again may help."""
 
 
 @dataclass(slots=True)
@@ -87,6 +91,13 @@ class _Model:
     def version(self, ref: Ref | None) -> Version | None:
         found = self.loaded.get((ref.number, ref.model.digest)) if ref is not None else None
         return found.version if found is not None else None
+
+    def why(self) -> str:
+        """Return why nothing answers."""
+        errors = [loaded.error for loaded in self.loaded.values() if loaded.error]
+        if errors:
+            return errors[0]
+        return "it is being loaded" if self.wanted.champion else "none has been promoted"
 
 
 class Fleet:
@@ -133,7 +144,7 @@ class Fleet:
             try:
                 await asyncio.wait_for(self._dirty.wait(), RETRY_S)
             except TimeoutError:
-                if not any(loaded.again for held in self._models.values() for loaded in held.loaded.values()):
+                if not any(loaded.attempts for held in self._models.values() for loaded in held.loaded.values()):
                     continue
             await self.settle()
 
@@ -146,8 +157,8 @@ class Fleet:
             for ref in wanted.refs():
                 place = (ref.number, ref.model.digest)
                 before = held.loaded.get(place)
-                if before is None or before.again:
-                    held.loaded[place] = await self._load(wanted, ref)
+                if before is None or before.attempts:
+                    held.loaded[place] = await self._load(wanted, ref, before.attempts if before else 0)
                     self._show()
             keep = {(ref.number, ref.model.digest) for ref in wanted.refs()}
             held.loaded = {place: loaded for place, loaded in held.loaded.items() if place in keep}
@@ -170,16 +181,20 @@ class Fleet:
         number = served.champion.number if served is not None else 0
         return Standing(held.wanted, held.settled, number, versions)
 
-    async def _load(self, wanted: Wanted, ref: Ref) -> _Loaded:
+    async def _load(self, wanted: Wanted, ref: Ref, attempts: int) -> _Loaded:
         name = f"version {ref.number} of {wanted.model}"
         with telemetry.span("serving load version", parent=wanted.traceparent, model=wanted.model, version=ref.number):
             try:
+                self._reader_of(wanted.model).prepare(ref.features)
                 version = await asyncio.to_thread(self._open, wanted.model, ref)
-                log.info("%s is warm", name)
-                return _Loaded(version)
+            except (Unavailable, NotFound) as error:
+                log.warning("%s cannot be loaded yet: %s", name, error)
+                return _Loaded(error=str(error) if attempts + 1 >= PATIENCE else "", attempts=attempts + 1)
             except TrimtabError as error:
                 log.error("%s cannot be loaded: %s", name, error)
-                return _Loaded(error=str(error), again=isinstance(error, Unavailable))
+                return _Loaded(error=str(error))
+        log.info("%s is warm", name)
+        return _Loaded(version)
 
     def _open(self, model: str, ref: Ref) -> Version:
         reference = None
@@ -189,18 +204,35 @@ class Fleet:
 
     def _show(self) -> None:
         """Put on the board what can answer now."""
-        served, silent = dict[str, Served](), dict.fromkeys(self._known, "none has been promoted")
-        for model, held in self._models.items():
+        served, silent = dict[str, Served](), dict[str, str]()
+        for model in self._known:
+            held, now = self._models.get(model), self._board.current.served.get(model)
             try:
-                served[model] = self._serve(held, self._reader_of(model))
-                silent.pop(model, None)
+                if held is None:
+                    raise NoLiveVersion(model)
+                served[model] = _serve(held, self._reader_of(model), now)
             except TrimtabError as error:
-                ...
+                if held is not None and now is not None:
+                    served[model] = now  # a spec that does not fit unseats nobody
+                else:
+                    silent[model] = str(error)
         self._board.current = Snapshot(MappingProxyType(served), MappingProxyType(silent))
         self._on_change()
 
-    def _serve(self, held: _Model, reader: RowReader) -> Served:
-        wanted = held.wanted
-        now = self._board.current.served.get(wanted.model)
-        champion = held.version(wanted.champion) or (now.champion if now else None) or held.version(wanted.previous)
-        ...
+
+def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
+    wanted = held.wanted
+    champion = held.version(wanted.champion) or (now.champion if now else None) or held.version(wanted.previous)
+    if champion is None:
+        raise NoLiveVersion(wanted.model, held.why())
+    challenger = held.version(wanted.challenger)
+    warm = {version.number: version for version in (*map(held.version, wanted.refs()), champion) if version}
+    return Served(
+        model=wanted.model,
+        generation=wanted.generation,
+        champion=champion,
+        challenger=challenger if challenger is not champion else None,
+        arms=wanted.arms,
+        warm=MappingProxyType(warm),
+        reader=reader,
+    )

@@ -12,9 +12,10 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as config_pb2
 from tritonclient.grpc import service_pb2 as pb2
 from tritonclient.grpc import service_pb2_grpc as pb2_grpc
+from trimtab_runtime.errors import Conflict
 
 from trimtab_serving import tensors
-from trimtab_serving.errors import BadTensor, NoLiveVersion, VersionNotWarm
+from trimtab_serving.errors import BadTensor
 from trimtab_serving.snapshot import Board
 from trimtab_serving.usecases import Predictions, Tensors
 from trimtab_serving.versions import INPUT, OUTPUT
@@ -44,7 +45,7 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         try:
             served = self._board.current.of(request.name)
             served.pinned(request.version)
-        except (NoLiveVersion, VersionNotWarm):
+        except Conflict:
             return pb2.ModelReadyResponse(ready=False)
         return pb2.ModelReadyResponse(ready=True)
 
@@ -102,16 +103,16 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 def _read(request: Any, width: int) -> Tensors:
     """Return the features, and the keys and event times that came with them."""
     features, keys, times = None, list[str](), list[int]()
-    for at, declared in enumerate(request.inputs):
-        match declared.name:
-            case "features":
-                features = tensors.features(request, at, width)
-            case "key":
-                keys = tensors.texts(request, at)
-            case "event_time_ms":
-                times = tensors.integers(request, at)
-            case other:
-                raise BadTensor(f"the model takes no input {other!r}: it takes {INPUT}, {KEY} and {EVENT_TIME}")
+    for declared, raw in tensors.inputs(request):
+        name = declared.name
+        if name == INPUT:
+            features = tensors.features(declared, raw, width)
+        elif name == KEY:
+            keys = tensors.texts(declared, raw)
+        elif name == EVENT_TIME:
+            times = tensors.integers(declared, raw)
+        else:
+            raise BadTensor(f"the model takes no input {name!r}: it takes {INPUT}, {KEY} and {EVENT_TIME}")
     if features is None or not len(features):
         raise BadTensor(f"the request has no rows in an input {INPUT!r}: send at least one")
     if (keys and len(keys) != len(features)) or (times and len(times) != len(features)):

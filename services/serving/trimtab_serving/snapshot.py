@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from trimtab_runtime.errors import Conflict
 from trimtab_runtime.specbook import UnknownModel
 
-from trimtab_serving.errors import NoLiveVersion, VersionNotWarm
+from trimtab_serving.errors import VersionNotWarm
 from trimtab_serving.routing import Arms
 from trimtab_serving.rows import RowReader
 from trimtab_serving.versions import Version
@@ -48,19 +49,19 @@ class Snapshot:
 
     served: Mapping[str, Served] = field(default_factory=lambda: MappingProxyType({}))
     silent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Models that are known and have no version that answers, with the reason."""
+    """Models that are known and do not answer, with a sentence that says why."""
 
     def of(self, model: str) -> Served:
         """Return what answers for a model.
 
         Raises:
             UnknownModel: no such model has been applied.
-            NoLiveVersion: none of its versions is live here.
+            Conflict: it is known, and does not answer.
         """
         if (found := self.served.get(model)) is not None:
             return found
         if (why := self.silent.get(model)) is not None:
-            raise NoLiveVersion(model, why)
+            raise Conflict(why)
         raise UnknownModel(model)
 
 

@@ -6,6 +6,7 @@ as arrays.
 """
 
 import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,108 +14,105 @@ from numpy.typing import NDArray
 
 from trimtab_serving.errors import BadTensor
 
-_DTYPES: dict[str, Any] = {"FP32": np.float32, "INT64": np.int64}
-_TYPED = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
+_LENGTH = struct.Struct("<I")
 
 
-def features(request: Any, at: int, width: int) -> NDArray[np.float32]:
-    """Return input number `at` of a request as float32 [rows, width].
+def inputs(request: Any) -> Iterator[tuple[Any, bytes | None]]:
+    """Yield each input as declared, with its raw content; None where the request is typed.
+
+    Raises:
+        BadTensor: raw and typed are mixed.
+    """
+    declared, raw = request.inputs, request.raw_input_contents
+    if not raw:
+        return ((each, None) for each in declared)
+    if len(raw) != len(declared):
+        raise BadTensor(
+            f"{len(raw)} raw contents came for {len(declared)} inputs: send one for each, or all of them typed"
+        )
+    return zip(declared, raw, strict=True)
+
+
+def features(declared: Any, raw: bytes | None, width: int) -> NDArray[np.float32]:
+    """Return an input as float32 [rows, width].
 
     Raises:
         BadTensor: it has another type or shape.
     """
-    declared = request.inputs[at]
-    shape = declared.shape
     if declared.datatype != "FP32":
         raise BadTensor(f"input {declared.name!r} is {declared.datatype}, and the model takes FP32: convert it")
+    shape = tuple(declared.shape)
     if len(shape) != 2 or shape[1] != width:
         raise BadTensor(
             f"input {declared.name!r} has shape {list(shape)}, and the model takes [rows, {width}]: reshape it"
         )
-    return _numbers(request, at, shape[0] * width).reshape(shape[0], width)
+    values: NDArray[np.float32] = (
+        np.array(declared.contents.fp32_contents, np.float32) if raw is None else _numbers(declared, raw, np.float32)
+    )
+    if values.size != shape[0] * width:
+        _disagree(declared, values.size)
+    return values.reshape(shape)
 
 
-def integers(request: Any, at: int) -> list[int]:
-    """Return input number `at` of a request, INT64, as a list.
+def integers(declared: Any, raw: bytes | None) -> list[int]:
+    """Return an INT64 input as a list.
 
     Raises:
         BadTensor: it has another type, or not as many values as its shape says.
     """
-    declared = request.inputs[at]
     if declared.datatype != "INT64":
         raise BadTensor(f"input {declared.name!r} is {declared.datatype} and has to be INT64: convert it")
-    found: list[int] = _numbers(request, at, _count(declared.shape)).tolist()
-    return found
+    return _agreeing(
+        declared,
+        list(declared.contents.int64_contents) if raw is None else _numbers(declared, raw, np.int64).tolist(),
+    )
 
 
-def texts(request: Any, at: int) -> list[str]:
-    """Return input number `at` of a request, BYTES in UTF-8, as a list.
+def texts(declared: Any, raw: bytes | None) -> list[str]:
+    """Return a BYTES input, in UTF-8, as a list.
 
     Raises:
         BadTensor: it has another type, or not as many values as its shape says.
     """
-    declared = request.inputs[at]
     if declared.datatype != "BYTES":
         raise BadTensor(f"input {declared.name!r} is {declared.datatype} and has to be BYTES: convert it")
-    content = _content(request, at)
     try:
-        found = [value.decode() for value in (_split(content) if isinstance(content, bytes) else content)]
+        found = [value.decode() for value in (declared.contents.bytes_contents if raw is None else _split(raw))]
     except (struct.error, UnicodeDecodeError) as error:
         raise BadTensor(f"input {declared.name!r} holds no UTF-8 texts: {error}; encode it anew") from error
-    _agree(declared, len(found))
-    return found
+    return _agreeing(declared, found)
 
 
-def _numbers(request: Any, at: int, count: int) -> NDArray[Any]:
-    declared = request.inputs[at]
-    dtype = _DTYPES[declared.datatype]
-    content = _content(request, at)
-    if not isinstance(content, bytes):
-        values: NDArray[Any] = np.array(content, dtype)
-    elif len(content) % np.dtype(dtype).itemsize:
-        raise BadTensor(f"input {declared.name!r} is {len(content)} bytes, which is no number of values: send all")
-    else:
-        values = np.frombuffer(content, dtype)
+def _numbers(declared: Any, raw: bytes, dtype: Any) -> NDArray[Any]:
+    try:
+        return np.frombuffer(raw, dtype)
+    except ValueError as error:
+        raise BadTensor(f"input {declared.name!r} is {len(raw)} bytes, no whole number of values: send all") from error
+
+
+def _agreeing(declared: Any, values: list[Any]) -> list[Any]:
+    count = 1
+    for size in declared.shape:
+        count *= size
     if len(values) != count:
-        _agree(declared, len(values))
+        _disagree(declared, len(values))
     return values
 
 
-def _content(request: Any, at: int) -> Any:
-    """Return the bytes of a raw input, or the values of a typed one."""
-    declared = request.inputs[at]
-    if raw := request.raw_input_contents:
-        if len(raw) != len(request.inputs):
-            raise BadTensor(
-                f"{len(raw)} raw contents came for {len(request.inputs)} inputs: send one for each, or all of them typed"
-            )
-        return raw[at]
-    return getattr(declared.contents, _TYPED[declared.datatype])
+def _disagree(declared: Any, found: int) -> None:
+    raise BadTensor(
+        f"input {declared.name!r} has {found} values and its shape {list(declared.shape)} says otherwise: make them agree"
+    )
 
 
-def _count(shape: Any) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _agree(declared: Any, found: int) -> None:
-    if found != _count(declared.shape):
-        raise BadTensor(
-            f"input {declared.name!r} has {found} values and its shape {list(declared.shape)} says otherwise: "
-            "make them agree"
-        )
-
-
-def _split(content: bytes) -> list[bytes]:
+def _split(content: bytes) -> Sequence[bytes]:
     """Return the elements of a raw BYTES tensor: each has its length before it."""
     found = []
     at = 0
     while at < len(content):
-        (length,) = struct.unpack_from("<I", content, at)
-        if at + 4 + length > len(content):
-            raise struct.error("an element is shorter than its length says")
-        found.append(content[at + 4 : at + 4 + length])
+        (length,) = _LENGTH.unpack_from(content, at)
         at += 4 + length
+        if at > len(content):
+            raise struct.error("an element is shorter than its length says")
+        found.append(content[at - length : at])
     return found

@@ -8,8 +8,8 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ Tensors = tuple[Floats, Sequence[str], Sequence[int]]
 """Features [rows, features], and for each row the label's join key and the event time, or neither."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a request gets back: one of each a row."""
 
     predictions: Floats
@@ -38,8 +37,7 @@ class Answer:
     """The watermark of the online features that were used; None where none were."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """Rows as the versions take them, and what the log wants to know of them."""
 
     features: Floats

@@ -69,6 +69,11 @@ class Specs:
         )
         return change
 
+    async def provide_all(self) -> None:
+        """Make sure of the topics of everything that is applied."""
+        world = World.of({held.key: held for held in await self._store.resources()}, {})
+        await self._provide(needs([*world.sources.values(), *world.views.values()], world))
+
     async def get(self, kind: str, name: str) -> Applied:
         """Return a spec as applied."""
         found = await self._store.resource(kind, name)

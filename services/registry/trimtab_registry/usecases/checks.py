@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from trimtab_core import specs
-from trimtab_core.losses import METRICS
+from trimtab_core.features import FeatureFault, resolve
 
 from trimtab_registry.errors import Fault
 from trimtab_registry.usecases.entities import Applied, Document
@@ -157,13 +157,29 @@ class World:
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
-        yield from _metric_faults(model)
 
     def _slice_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         for index, gate in enumerate(model.spec.gates):
             if gate.slices is not None:
                 path = f"spec.gates.{index}.slices"
                 yield from _unknown_field(key_of(model), path, gate.slices, source.name, source.spec.fields)
+
+    def _feature_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
+        views = {name: view.spec for name, view in self.views.items()}
+        faulty = False
+        for index, text in enumerate(model.spec.features):
+            if f"FeatureView/{text.partition('.')[0]}" in self.unreadable:
+                continue
+            try:
+                resolve([text], source.spec, views)
+            except FeatureFault as fault:
+                faulty = True
+                yield Fault(key_of(model), f"spec.features.{index}", f"is wrong: {fault}")
+        if not faulty and not self.unreadable:
+            try:
+                resolve(model.spec.features, source.spec, views)
+            except FeatureFault as fault:
+                yield Fault(key_of(model), "spec.features", f"is wrong: {fault}")
 
     def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
@@ -192,15 +208,3 @@ def _unknown_field(
             path,
             f"is {name!r}, a {fields[name].type} in source {source!r}: name an integer or number field",
         )
-
-
-def _metric_faults(model: specs.Model) -> Iterator[Fault]:
-    fitting = METRICS[model.spec.task]
-    named = [("spec.rollout.judge", model.spec.judged_by)]
-    named += [(f"spec.gates.{index}.metric", gate.metric) for index, gate in enumerate(model.spec.gates)]
-    for path, metric in named:
-        if metric not in fitting:
-            yield Fault(
-                key_of(model), path,
-                f"is {metric!r}, which does not measure a {model.spec.task} model: use one of {', '.join(fitting)}",
-            )  # fmt: skip

@@ -67,7 +67,6 @@ class Candidate:
     evaluation: StoredFile
     champion_version: int
     """Evaluated beside it; 0 if there was none."""
-    model_generation: int
     document: Document
 
 

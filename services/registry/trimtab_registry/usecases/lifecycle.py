@@ -15,18 +15,19 @@ from trimtab_runtime import telemetry
 from trimtab_registry.errors import UnknownModel, UnknownVersion
 from trimtab_registry.usecases.entities import Entry, Stage, StageChange, Version
 from trimtab_registry.usecases.ports import Store, Unit
-from trimtab_registry.usecases.rollouts import Move, Standing, Strategy
+from trimtab_registry.usecases.rollouts import Move, Rollout, Standing, Strategy
 
 REGISTRY = "registry"
 """The actor of what nobody decided."""
 
 
 @contextmanager
-def step(name: str, version: Version) -> Iterator[None]:
-    """Open the span of a step of `version`, in its loop's trace."""
+def step(name: str, version: Version, rollout: Rollout | None = None) -> Iterator[None]:
+    """Open the span of a step of `version`, in its loop's trace: below its rollout, where it has begun one."""
+    begun = rollout is not None and rollout.challenger == version.number
     with telemetry.span(
         f"registry {name}",
-        parent=version.traceparent,
+        parent=rollout.traceparent if begun and rollout else version.traceparent,
         link=telemetry.traceparent(),
         model=version.model,
         version=version.number,

@@ -76,7 +76,7 @@ class Trials:
         now = self._clock.now_ms()
         number = standing.challenger if due.what in ("failed", "warm") else standing.champion
         version = await lifecycle.the_version(unit, standing.model, number or 0)
-        with lifecycle.step(due.what, version):
+        with lifecycle.step(due.what, version, standing.rollout):
             match due.what:
                 case "failed":
                     await lifecycle.drop(unit, standing, due.sentence, actor=REGISTRY, at_ms=now)
@@ -122,7 +122,7 @@ class Trials:
                 await self._stale(unit, standing, verdict)
                 return
             version = await lifecycle.the_version(unit, verdict.model, trial.challenger)
-            with lifecycle.step(f"verdict {verdict.outcome.lower()}", version):
+            with lifecycle.step(f"verdict {verdict.outcome.lower()}", version, trial):
                 await self._apply(unit, standing, verdict)
 
     async def _apply(self, unit: Unit, standing: Standing, verdict: Verdict) -> None:

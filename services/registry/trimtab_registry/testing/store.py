@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from trimtab_runtime.records import Outgoing
 
-from trimtab_registry import messages, news
+from trimtab_registry import news
 from trimtab_registry.usecases.entities import (
     Applied,
     Entry,

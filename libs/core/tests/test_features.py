@@ -1,0 +1,88 @@
+"""What feature expressions mean."""
+
+import numpy as np
+import pytest
+from trimtab_core.features import FeatureFault, RequestEvaluator, compile_where, required_fields, resolve
+from trimtab_core.specs import FeatureView, FeatureViewSpec, Source, SourceSpec, parse
+
+
+def a_source() -> SourceSpec:
+    fields = {
+        "id": {"type": "string"},
+        "at": {"type": "timestamp", "timezone": "America/New_York"},
+        "zone": {"type": "integer"},
+        "distance": {"type": "number", "nullable": True},
+    }
+    source = parse(
+        "Source",
+        {
+            "metadata": {"name": "s"},
+            "spec": {"key": "id", "event_time": "at", "lateness": "1h", "fields": fields},
+        },
+    )
+    assert isinstance(source, Source)
+    return source.spec
+
+
+def a_view(entity: str = "zone") -> FeatureViewSpec:
+    spec = {
+        "source": "s", "entity": entity, "hop": "1h", "ttl": "7d",
+        "aggregates": [{"field": "mph", "functions": ["count", "mean"], "windows": ["1d"]}],
+    }  # fmt: skip
+    view = parse("FeatureView", {"metadata": {"name": "v"}, "spec": spec})
+    assert isinstance(view, FeatureView)
+    return view.spec
+
+
+def test_expressions_are_spelled_out_in_order() -> None:
+    views = {"speed": a_view()}
+
+    found = resolve(["request.distance", "speed.*", "hour(at)"], a_source(), views)
+
+    assert [each.name for each in found] == [
+        "request.distance",
+        "speed.mph_count_1d",
+        "speed.mph_mean_1d",
+        "hour(at)",
+    ]
+    assert required_fields(found, views) == {"distance", "zone", "at"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("request.distanc", "did you mean 'distance'?"),
+        ("request.id", "needs a field of type integer or number or boolean, and 'id' is a string"),
+        ("sped.*", "did you mean 'speed'?"),
+        ("speed.mph_mean_2d", "did you mean 'mph_mean_1d'?"),
+        ("hour(zone)", "needs a field of type timestamp"),
+        ("distance", "is not understood"),
+        ("far.mph_mean_1d", "no field of the model's source"),
+    ],
+)
+def test_an_expression_that_means_nothing_is_told_with_the_remedy(text: str, sentence: str) -> None:
+    with pytest.raises(FeatureFault) as raised:
+        resolve([text], a_source(), {"speed": a_view(), "far": a_view("planet")})
+
+    assert sentence in str(raised.value)
+
+
+def test_a_feature_named_twice_is_refused() -> None:
+    with pytest.raises(FeatureFault, match="named twice"):
+        resolve(["speed.*", "speed.mph_mean_1d"], a_source(), {"speed": a_view()})
+
+
+def test_rows_fill_their_own_columns_and_leave_those_of_views() -> None:
+    found = resolve(
+        ["request.distance", "speed.mph_mean_1d", "hour(at)", "weekday(at)"], a_source(), {"speed": a_view()}
+    )
+
+    matrix = RequestEvaluator(found).evaluate(
+        [{"distance": 2.5, "at": "2018-01-03 18:30:00"}, {"distance": None, "at": "2018-07-01T03:00:00Z"}]
+    )
+
+    np.testing.assert_array_equal(matrix, [[2.5, np.nan, 18, 2], [np.nan, np.nan, 23, 5]])
+
+
+def test_a_condition_never_holds_for_what_is_missing() -> None:
+    assert compile_where("mph != 80").mask(np.array([79.0, 80.0, np.nan])).tolist() == [True, False, False]

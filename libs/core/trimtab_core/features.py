@@ -1,0 +1,201 @@
+"""What a model's feature expressions mean, online and offline alike.
+
+`view.column` is an aggregate looked up by entity, `view.*` all of a view's,
+`request.field` a field of the row itself, and `hour(field)`, `weekday(field)` or
+`month(field)` what the clocks of the field's zone show. One expression is one float64
+column; what is missing is NaN.
+"""
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab_core.specs import WHERE, FeatureViewSpec, SourceSpec
+from trimtab_core.timestamps import NOT_A_TIME, CalendarFunction, Zone, parse_timestamps, zone
+
+Floats = NDArray[np.float64]
+_CALENDAR = re.compile(r"(hour|weekday|month)\((\w+)\)")
+_COMPARISONS: dict[str, Callable[[Floats, float], NDArray[np.bool_]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+class FeatureFault(ValueError):
+    """A feature expression means nothing here; it names the expression and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFeature:
+    """A column of a feature view."""
+
+    name: str
+    view: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFeature:
+    """A field of the row itself."""
+
+    name: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarFeature:
+    """What the clocks show at a time that the row holds."""
+
+    name: str
+    function: CalendarFunction
+    field: str
+    zone: Zone
+
+
+Feature = ViewFeature | RequestFeature | CalendarFeature
+
+
+def resolve(
+    features: Sequence[str], source: SourceSpec, views: Mapping[str, FeatureViewSpec]
+) -> tuple[Feature, ...]:
+    """Return what `features` mean for rows of `source`, in order, `view.*` spelled out.
+
+    Raises:
+        FeatureFault: an expression means nothing, or two mean the same.
+    """
+    found: list[Feature] = []
+    for text in features:
+        found += _resolve_one(text.strip(), source, views)
+    names = [feature.name for feature in found]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise FeatureFault(f"feature {twice[0]!r} is named twice: drop one")
+    return tuple(found)
+
+
+def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]) -> list[Feature]:
+    if match := _CALENDAR.fullmatch(text):
+        function, field = match.groups()
+        _must_be(text, field, source, ("timestamp",))
+        kind: Literal["hour", "weekday", "month"] = function  # type: ignore[assignment]
+        return [CalendarFeature(text, kind, field, zone(source.fields[field].timezone))]
+    head, dot, rest = text.partition(".")
+    if not dot:
+        raise FeatureFault(
+            f"feature {text!r} is not understood: write view.column, view.*, request.field or hour(field)"
+        )
+    if head == "request":
+        _must_be(text, rest, source, ("integer", "number", "boolean"))
+        return [RequestFeature(text, rest)]
+    if head not in views:
+        raise FeatureFault(
+            f"feature {text!r} names view {head!r}, which is not there: {_nearest(head, views)}"
+        )
+    view = views[head]
+    if view.entity is not None and view.entity not in source.fields:
+        raise FeatureFault(
+            f"feature {text!r} is told apart by {view.entity!r}, which is no field of the model's source: "
+            "add the field, or use another view"
+        )
+    columns = view.columns()
+    if rest == "*":
+        return [ViewFeature(f"{head}.{column}", head, column) for column in columns]
+    if rest not in columns:
+        raise FeatureFault(
+            f"feature {text!r} names column {rest!r}, which the view lacks: {_nearest(rest, columns)}"
+        )
+    return [ViewFeature(text, head, rest)]
+
+
+def _must_be(text: str, field: str, source: SourceSpec, types: Sequence[str]) -> None:
+    if field not in source.fields:
+        raise FeatureFault(
+            f"feature {text!r} names field {field!r}, which the source lacks: {_nearest(field, source.fields)}"
+        )
+    if source.fields[field].type not in types:
+        raise FeatureFault(
+            f"feature {text!r} needs a field of type {' or '.join(types)}, and {field!r} is a {source.fields[field].type}"
+        )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "there are " + (", ".join(sorted(known)) or "none")
+
+
+def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureViewSpec]) -> set[str]:
+    """Return the fields of a row that the features read, entities included."""
+    found: set[str] = set()
+    for feature in features:
+        if isinstance(feature, ViewFeature):
+            entity = views[feature.view].entity
+            found |= {entity} if entity is not None else set()
+        else:
+            found.add(feature.field)
+    return found
+
+
+class RequestEvaluator:
+    """Fills the columns that a row gives by itself; those of views stay NaN for the caller to fill."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        """Compile `features`."""
+        self.width = len(features)
+        self._requests = [
+            (at, each.field) for at, each in enumerate(features) if isinstance(each, RequestFeature)
+        ]
+        self._calendars = [
+            (at, each) for at, each in enumerate(features) if isinstance(each, CalendarFeature)
+        ]
+
+    def evaluate(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
+        """Return float64 [rows, features]."""
+        matrix = np.full((len(rows), self.width), np.nan)
+        for at, field in self._requests:
+            matrix[:, at] = [_number(row.get(field)) for row in rows]
+        times: dict[tuple[str, str], NDArray[np.int64]] = {}
+        for at, feature in self._calendars:
+            place = (feature.field, feature.zone.name)
+            if place not in times:
+                times[place] = parse_timestamps([row.get(feature.field) for row in rows], feature.zone)
+            known = times[place] != NOT_A_TIME
+            matrix[known, at] = feature.zone.calendar(feature.function, times[place][known])
+        return matrix
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A condition on one numeric field."""
+
+    field: str
+    comparison: str
+    limit: float
+
+    def mask(self, values: Floats) -> NDArray[np.bool_]:
+        """Return which values meet it; NaN never does."""
+        return np.asarray(_COMPARISONS[self.comparison](values, self.limit) & ~np.isnan(values))
+
+
+def compile_where(text: str) -> Where:
+    """Return the condition in a text such as `mph < 80`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = WHERE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no condition: write a field, one of < <= > >= == != and a number")
+    return Where(match[1], match[2], float(match[3]))

@@ -1,0 +1,108 @@
+"""Ingestion as it runs, on a real Kafka: whatever is sent ends up in one place, once."""
+
+import asyncio
+import json
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from trimtab_contracts import topics
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest
+from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionStub
+from trimtab_contracts.registry.v1.registry_pb2 import Resource
+from trimtab_ingestion.app import run
+from trimtab_ingestion.config import Config
+from trimtab_runtime import bus, rpc
+from trimtab_runtime.admin import ensure_topics
+from trimtab_runtime.errors import NotFound
+from trimtab_runtime.follow import Follower
+from trimtab_runtime.testing import eventually
+
+pytestmark = pytest.mark.real
+ROWS = 3000
+
+
+@pytest.fixture
+async def source(kafka_servers: str) -> str:
+    """A source that has been applied, with topics of its own."""
+    name = f"trips-{uuid.uuid4().hex[:8]}"
+    await ensure_topics(
+        kafka_servers,
+        [*topics.STATIC, *(family.named(name, partitions=2) for family in (topics.RAW, topics.EVENTS))],
+    )
+    fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
+    spec = {"key": "id", "event_time": "at", "lateness": "3650d", "partitions": 2, "fields": fields}
+    document = Struct()
+    json_format.ParseDict({"kind": "Source", "metadata": {"name": name}, "spec": spec}, document)
+    producer = await bus.start_producer(kafka_servers)
+    resource = Resource(kind="Source", name=name, generation=1, document=document)
+    await producer.send_and_wait(
+        topics.SPECS.name, key=f"Source/{name}".encode(), value=topics.SPECS.encode(resource)
+    )
+    await producer.stop()
+    return name
+
+
+@pytest.fixture
+async def address(kafka_servers: str, source: str) -> AsyncIterator[str]:
+    """Where a running ingestion answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    task = asyncio.ensure_future(run(Config(kafka_servers=kafka_servers, grpc_address=address)))  # noqa: TID251 - a test's own
+    yield address
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_every_row_sent_is_an_event_or_a_dead_letter_once(
+    kafka_servers: str, source: str, address: str
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def hear(topic: str, _: int, batch: Any) -> None:
+        for record in batch:
+            if topic == topics.DEADLETTER.name:
+                letter = topics.DEADLETTER.decode(record.value)
+                if letter.source == source:
+                    seen.append(("bad", letter.payload.decode()))
+            elif record.value:
+                seen.append(("good", record.value.decode()))
+
+    rows = [json.dumps({"id": str(n), "at": "2023-11-14T22:13:20Z", "x": n % 10 - 1}) for n in range(ROWS)]
+    follower = Follower(kafka_servers, [topics.EVENTS.named(source).name, topics.DEADLETTER.name], hear)
+    async with rpc.channel(address) as channel, asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follower.run())
+        stub: Any = IngestionStub(channel)
+
+        async def requests() -> AsyncIterator[IngestRequest]:
+            for start in range(0, ROWS, 500):
+                yield IngestRequest(source=source, rows=[row.encode() for row in rows[start : start + 500]])
+
+        answer = await stub.IngestStream(requests(), wait_for_ready=True)
+        assert answer.accepted == ROWS
+
+        async def all_there() -> bool:
+            return len(seen) >= ROWS
+
+        await eventually(all_there, what="every row's outcome")
+        following.cancel()
+
+    assert sorted(payload for _, payload in seen) == sorted(rows)
+    assert sum(kind == "bad" for kind, _ in seen) == ROWS // 10
+
+
+async def test_an_unknown_source_is_refused_with_the_remedy(address: str) -> None:
+    async with rpc.channel(address) as channel:
+        stub: Any = IngestionStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.Ingest(IngestRequest(source="nosuch", rows=[b"{}"]), wait_for_ready=True)
+
+    error = rpc.error_of(raised.value)
+    assert isinstance(error, NotFound)
+    assert str(error).startswith("there is no source 'nosuch': apply its spec first")

@@ -1,0 +1,28 @@
+"""What monitoring is told by its environment."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Set `keep_days` with `TRIMTAB_MONITORING_KEEP_DAYS`, and so on for each field."""
+
+    kafka_servers: str
+    """Where Kafka is: host:port, several with commas."""
+    postgres_dsn: str = field(repr=False)
+    """Where PostgreSQL is, as a connection URI."""
+    grpc_address: str
+    """Where to answer gRPC."""
+    data_dir: Path
+    """Where artifacts are read and reports are written."""
+    state_dir: Path
+    """Where the files of a calibration or a report lie while it is made."""
+    instance: str = "monitoring-0"
+    """Name of this process among the monitors."""
+    silent_s: float = 300.0
+    """A serving instance that has said nothing for so long holds no window back."""
+    keep_days: int = 30
+    """Predictions and labels are kept so many days of event time behind what is closed."""
+    trace_file: Path | None = None
+    """Where spans are written as JSON lines, if anywhere."""

@@ -1,0 +1,1 @@
+"""What monitoring does: nothing here knows Kafka, gRPC or PostgreSQL."""

@@ -1,0 +1,152 @@
+"""What is usual for a version, worked out once from its own reference.
+
+The same reference and settings give the same calibration, wherever and whenever it
+is made. `false_alarms` of the spec holds for all kinds of drift together: each kind
+is given an equal share.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import calibration as levels
+from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
+from trimtab_core.drift import Kind, Reference, fit_reference
+from trimtab_core.durations import Rate
+from trimtab_core.losses import Metric, clip
+from trimtab_core.specs import Model, Source
+
+Floats = NDArray[np.float64]
+
+KINDS: Final = 3
+"""Kinds of drift that are watched, and share the rate of false alarms: data, prediction, performance."""
+NOT_FEATURES: Final = frozenset({"prediction", "loss", "event_time_ms", "key", "label"})
+"""Columns of a reference that are no features."""
+_MOST: Final = 0.05
+"""False alarms a window at most, however thin the traffic: a rate so high that it asks for more would mean nothing."""
+_UNTIMED: Final = 0.01
+"""False alarms a window where the reference does not tell how many rows a day has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What of a spec a calibration depends on."""
+
+    window: int
+    false_alarms: Rate
+    rule: Rule
+    metric: Metric
+    cap: float
+    categorical: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Model, source: Source | None) -> "Settings":
+        """Return the settings that a model's spec states; `source` tells which of its features are categories."""
+        monitoring = model.spec.monitoring
+        fields = source.spec.fields if source else {}
+        categorical = [
+            f"request.{name}" for name, it in fields.items() if it.type == "boolean" or it.enum is not None
+        ]
+        return cls(
+            window=monitoring.window,
+            false_alarms=monitoring.false_alarms,
+            rule=Rule(*monitoring.persistence),
+            metric=model.spec.judged_by,
+            cap=model.spec.cap,
+            categorical=tuple(sorted(set(categorical) & set(model.spec.features))),
+        )
+
+    @property
+    def key(self) -> str:
+        """The settings as text: equal texts, equal settings."""
+        rule = f"{self.rule.k} of {self.rule.n}"
+        named = ",".join(self.categorical)
+        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What windows of a version are held against.
+
+    `limits` holds the score from which on each feature, `prediction` and `loss` is
+    over its level by itself. `fault` says in a sentence why there is nothing to hold
+    windows against; the other fields are empty then.
+    """
+
+    features: tuple[str, ...] = ()
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    data: DriftThresholds | None = None
+    prediction: DriftThresholds | None = None
+    performance: LevelThreshold | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    null_shares: Mapping[str, float] = field(default_factory=dict)
+    fault: str = ""
+
+
+def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 0) -> Calibration:
+    """Work out a version's calibration from the columns of its reference, in order of time.
+
+    Raises:
+        ValueError: the reference is not what its format promises.
+    """
+    if missing := {"prediction", "loss"} - columns.keys():
+        raise ValueError(f"the reference has no {' and no '.join(sorted(missing))}: train the version again")
+    rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
+    features = [name for name in columns if name not in NOT_FEATURES]
+    kinds: dict[str, Kind] = {
+        name: "categorical" if name in settings.categorical else "numeric" for name in features
+    }
+    drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
+    data = levels.calibrate(columns, kinds, **drift)  # type: ignore[arg-type]
+    prediction = levels.calibrate(columns, {"prediction": "numeric"}, **drift)  # type: ignore[arg-type]
+    losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
+    performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
+    references = fit_reference(columns, {**kinds, "prediction": "numeric"})
+    limits = {name: _limit(data, name, kind) for name, kind in kinds.items()}
+    return Calibration(
+        features=tuple(features),
+        references=references,
+        data=data,
+        prediction=prediction,
+        performance=performance,
+        limits={**limits, "prediction": _limit(prediction, "prediction", "numeric"), "loss": _loss_limit(performance)},
+        null_shares={name: float(np.isnan(columns[name]).mean()) for name in features},
+    )
+
+
+def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> float:
+    """Return the chance of a false alarm that one kind of drift has in one window.
+
+    It follows from how many windows the reference's traffic fills in the time that the
+    spec's rate speaks of.
+    """
+    if event_time_ms is None or len(event_time_ms) < 2 or event_time_ms[-1] <= event_time_ms[0]:
+        return _UNTIMED / KINDS
+    rows_a_ms = (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
+    windows = rows_a_ms * settings.false_alarms.per_ms / settings.window
+    return min(settings.false_alarms.count / windows, _MOST) / KINDS
+
+
+def _limit(thresholds: DriftThresholds, name: str, kind: Kind) -> float:
+    null, tolerance = thresholds.nulls[name], thresholds.tolerance[kind]
+    least = float(np.hypot(tolerance, null.median))
+    return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, 1.0))
+
+
+def _loss_limit(threshold: LevelThreshold) -> float:
+    """Return the mean loss from which on a window is over."""
+    null = threshold.null
+    furthest = max(null.quantiles[-1], 0.0) + 100 * null.tail
+    rise = _first_over(lambda rise: float(null.p(rise)), threshold.level, furthest)
+    return threshold.mean + max(rise, threshold.tolerance * threshold.mean)
+
+
+def _first_over(p_of: Callable[[float], float], level: float, furthest: float) -> float:
+    """Return where the falling `p_of` first is at most `level`, in [0, furthest], by bisection."""
+    low, high = 0.0, furthest
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if p_of(middle) <= level else (middle, high)
+    return high

@@ -1,0 +1,144 @@
+"""How closed predictions become windows: always the same, however they came.
+
+Rows are taken in order of (time, id). A window of `data` holds predictions, one of
+`performance` those that have a label, so that each is as long as what it is held
+against. A new live version starts both afresh, and a row that an older one still
+answered after that is counted and not windowed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core.losses import Metric, clip, loss
+
+from trimtab_monitoring.usecases.entities import Row, Scored, Series, Watch
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Partial:
+    """The rows of the windows being filled; `Watch` says how many they must be."""
+
+    data: list[Row] = field(default_factory=list)
+    performance: list[Scored] = field(default_factory=list)
+
+    def matches(self, watch: Watch) -> bool:
+        """Whether these are the rows that `watch` speaks of."""
+        return _series(self.data) == watch.data and _series(self.performance) == watch.performance
+
+
+@dataclass(frozen=True, slots=True)
+class DataWindow:
+    """A full window of predictions."""
+
+    version: int
+    rows: Sequence[Row]
+    kind: Literal["data"] = "data"
+
+    @property
+    def end(self) -> tuple[int, str]:
+        """The place of its last row."""
+        return self.rows[-1].at_ms, self.rows[-1].id
+
+    def columns(self, features: Sequence[str]) -> dict[str, Floats]:
+        """Return the columns by name; `features` names those of each row, in order."""
+        matrix = np.frombuffer(b"".join(row.features for row in self.rows)).reshape(len(self.rows), -1)
+        columns: dict[str, Floats] = dict(zip(features, matrix.T, strict=True))
+        columns["prediction"] = np.array([row.champion for row in self.rows])
+        return columns
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceWindow:
+    """A full window of labelled predictions."""
+
+    version: int
+    rows: Sequence[Scored]
+    kind: Literal["performance"] = "performance"
+
+    @property
+    def end(self) -> tuple[int, str]:
+        """The place of its last row."""
+        return self.rows[-1].at_ms, self.rows[-1].id
+
+    @property
+    def losses(self) -> Floats:
+        """The clipped losses."""
+        return np.array([row.loss for row in self.rows])
+
+
+Window = DataWindow | PerformanceWindow
+
+
+def fill(
+    watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int
+) -> tuple[Watch, Partial, list[Window]]:
+    """Take in `rows` with the clipped loss of each, NaN without a label; return what is full, in order of its end.
+
+    `partial` stays as it was, for the transaction may yet be undone.
+    """
+    partial = Partial(list(partial.data), list(partial.performance))
+    full: list[Window] = []
+    version, generation = watch.version, watch.generation
+    for row, lost in zip(rows, losses.tolist(), strict=True):
+        if row.generation > generation:
+            if row.version != version:
+                partial = Partial()
+            version, generation = row.version, row.generation
+        elif row.version != version:
+            continue
+        partial.data.append(row)
+        if len(partial.data) == window:
+            full.append(DataWindow(version, partial.data))
+            partial.data = []
+        if lost == lost:
+            partial.performance.append(Scored(row.at_ms, row.id, lost))
+            if len(partial.performance) == window:
+                full.append(PerformanceWindow(version, partial.performance))
+                partial.performance = []
+    watch = replace(
+        watch,
+        version=version,
+        generation=generation,
+        data=_series(partial.data),
+        performance=_series(partial.performance),
+        predictions=watch.predictions + len(rows),
+        labels=watch.labels + sum(row.label is not None for row in rows),
+    )
+    return watch, partial, full
+
+
+def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
+    """Return the rows of the windows being filled, from closed rows that hold at least those."""
+    data, performance = Partial().data, Partial().performance
+    for row, lost in zip(rows, losses.tolist(), strict=True):
+        if row.version != watch.version:
+            continue
+        if watch.data.rows and (row.at_ms, row.id) >= (watch.data.first_ms, watch.data.first_id):
+            data.append(row)
+        place = (watch.performance.first_ms, watch.performance.first_id)
+        if watch.performance.rows and lost == lost and (row.at_ms, row.id) >= place:
+            performance.append(Scored(row.at_ms, row.id, lost))
+    return Partial(data, performance)
+
+
+def clipped_losses(
+    metric: Metric, cap: float, labels: Sequence[float | None], said: Sequence[float | None]
+) -> Floats:
+    """Return the loss of each row, clipped to `cap`; NaN where it has no label, no prediction, or one the metric cannot read."""
+    label = np.array([np.nan if value is None else value for value in labels])
+    prediction = np.array([np.nan if value is None else value for value in said])
+    readable = np.isfinite(label) & np.isfinite(prediction)
+    if metric in ("log_loss", "error_rate"):
+        readable &= ((label == 0) | (label == 1)) & (prediction >= 0) & (prediction <= 1)
+    losses = np.full(len(label), np.nan)
+    losses[readable] = clip(loss(metric, label[readable], prediction[readable]), cap)
+    return losses
+
+
+def _series(rows: Sequence[Row] | Sequence[Scored]) -> Series:
+    return Series(len(rows), rows[0].at_ms, rows[0].id) if rows else Series()

@@ -1,0 +1,277 @@
+"""The contract that both stores keep: all or nothing, in order, one at a time for each model."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import asyncpg
+import pytest
+from trimtab_contracts import topics
+from trimtab_registry.errors import NotNow
+from trimtab_registry.store import PostgresStore
+from trimtab_registry.testing import MemoryStore, a_run, documents
+from trimtab_registry.usecases import checks
+from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, StageChange, Version
+from trimtab_registry.usecases.ports import Need, Store, Unit
+from trimtab_registry.usecases.rollouts import Move, Standing
+from trimtab_runtime.clock import ManualClock
+from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.postgres import open_pool
+from trimtab_runtime.records import Outgoing
+
+GATE = Gate("mae at most 6", True, 2.5, 6.0, None, 3.0, "2.5 is at most 6.")
+
+
+class Told(Protocol):
+    """Reads the outbox."""
+
+    async def __call__(self) -> Sequence[str]: ...
+
+
+@pytest.fixture
+async def pool(postgres_dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    async with open_pool(
+        postgres_dsn, f"registry_{uuid.uuid4().hex[:8]}", package="trimtab_registry"
+    ) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real)])
+def store(request: pytest.FixtureRequest) -> Store:
+    return MemoryStore() if request.param == "memory" else PostgresStore(request.getfixturevalue("pool"))
+
+
+async def news(store: Store) -> list[tuple[str, str]]:
+    """Return topic and key of what is in the outbox, in order."""
+    if isinstance(store, MemoryStore):
+        return [_place(sent) for sent in store.outbox]
+    assert isinstance(store, PostgresStore)
+    rows = await store._pool.fetch("SELECT topic, key FROM outbox ORDER BY sequence")
+    return [(row["topic"], row["key"].decode()) for row in rows]
+
+
+def _place(sent: Outgoing) -> tuple[str, str]:
+    return sent.topic, (sent.key or b"").decode()
+
+
+def applied(generation: int = 1, name: str = "pickups") -> Applied:
+    document = documents()[0]
+    return Applied("Source", name, generation, document, checks.digest(document), "ann", 1_000 * generation)
+
+
+async def add(unit: Unit, name: str, stage: Stage = Stage.ACCEPTED) -> Version:
+    return await unit.add_version(a_run(name), stage, [GATE], traceparent="00-ab-cd-01", at_ms=7_000)
+
+
+async def begin(unit: Unit, standing: Standing, number: int) -> Standing:
+    standing = standing.begin(
+        number,
+        "canary",
+        (10, 100),
+        opened_at_ms=5,
+        loop_id=f"loop-{number}",
+        traceparent="00-ab-cd-01",
+        at_ms=8_000,
+    )
+    await unit.save(standing)
+    return standing
+
+
+async def test_a_spec_is_read_back_in_its_newest_generation(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.put(applied())
+        await unit.put(applied(name="dropoffs"))
+    async with store.begin() as unit:
+        await unit.put(applied(2))
+        assert await unit.applied() == {
+            "Source/dropoffs": applied(name="dropoffs"),
+            "Source/pickups": applied(2),
+        }
+
+    assert await store.resource("Source", "pickups") == applied(2)
+    assert await store.resource("Source", "nobody") is None
+    assert [held.name for held in await store.resources("Source")] == ["dropoffs", "pickups"]
+    assert await store.resources("Model") == []
+    assert await news(store) == [("specs", f"Source/{name}") for name in ("pickups", "dropoffs", "pickups")]
+
+
+async def test_a_version_is_read_back_as_it_was_added(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        first, second = await add(unit, "first"), await add(unit, "second", Stage.REFUSED)
+        assert await unit.version("minutes", 2) == second
+
+    assert (first.number, second.number) == (1, 2)
+    assert list(await store.versions("minutes")) == [first, second]
+    assert await store.version("minutes", 1) == first
+    assert await store.version("minutes", 3) is None
+    assert await store.version("hours", 1) is None
+    assert first.gates == (GATE,)
+
+
+async def test_a_stage_is_kept_and_told(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        version = await add(unit, "first")
+        await unit.set_stage(StageChange(version, Stage.REFUSED, "no", "registry", 9_000, 0))
+
+    assert [held.stage for held in await store.versions("minutes")] == [Stage.REFUSED]
+    assert await news(store) == [("versions", "minutes")]
+
+
+async def test_where_a_model_stands_is_read_back_whole(store: Store) -> None:
+    async with store.begin() as unit:
+        standing = await unit.lock("minutes")
+        assert standing == Standing("minutes")
+        await add(unit, "first")
+        await add(unit, "second")
+        standing = (await begin(unit, standing, 1)).move(Move.WARM, 9_000).confirm()
+        await unit.save(standing)
+        standing = (await begin(unit, standing, 2)).move(Move.WARM, 9_100)
+        await unit.save(standing)
+
+    assert standing.trial is not None
+    assert await store.standing("minutes") == standing
+    assert await store.standings() == [standing]
+    assert await store.standing("nobody") == Standing("nobody")
+
+
+async def test_a_deployment_is_told_only_when_its_generation_rises(store: Store) -> None:
+    async with store.begin() as unit:
+        await add(unit, "first")
+        standing = await begin(unit, await unit.lock("minutes"), 1)
+        await unit.save(standing)
+    assert await news(store) == [("deployments", "minutes")]
+    async with store.begin() as unit:
+        standing = (await unit.lock("minutes")).move(Move.WARM, 9_000)
+        await unit.save(standing)
+        await unit.save(standing.confirm())
+    assert await news(store) == [("deployments", "minutes")] * 2
+    async with store.begin() as unit:
+        await unit.announce(await unit.lock("minutes"))
+    assert await news(store) == [("deployments", "minutes")] * 3
+
+
+async def test_a_unit_that_fails_leaves_nothing(store: Store) -> None:
+    async def fail() -> None:
+        async with store.begin() as unit:
+            assert await unit.first_sight("run")
+            await unit.put(applied())
+            standing = await unit.lock("minutes")
+            await add(unit, "first")
+            await begin(unit, standing, 1)
+            await unit.go_live("minutes", 1, 1_000)
+            await unit.record(Entry("Model/minutes", "x", "ann", "", 1))
+            raise Unavailable("it went away")
+
+    with pytest.raises(Unavailable):
+        await fail()
+
+    assert not await store.resources()
+    assert not await store.versions("minutes")
+    assert await store.standings() == []
+    assert not await store.audit("", 10)
+    assert await news(store) == []
+    async with store.begin() as unit:
+        assert await unit.first_sight("run")
+
+
+async def test_an_id_is_new_once(store: Store) -> None:
+    async with store.begin() as unit:
+        assert await unit.first_sight("a")
+    async with store.begin() as unit:
+        assert not await unit.first_sight("a")
+        assert await unit.first_sight("b")
+
+
+async def test_what_was_live_at_a_time_is_known_for_ever(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        await add(unit, "first")
+        await add(unit, "second")
+        await unit.go_live("minutes", 1, 1_000)
+        await unit.go_live("minutes", 2, 2_000)
+        await unit.go_live("minutes", 1, 3_000)
+
+    async def live_at(ms: int) -> list[tuple[int, int | None, int | None]]:
+        found = await store.versions("minutes", ms)
+        return [(held.number, held.live_from_ms, held.live_to_ms) for held in found]
+
+    assert await live_at(999) == []
+    assert await live_at(1_000) == [(1, 1_000, 2_000)]
+    assert await live_at(2_000) == [(2, 2_000, 3_000)]
+    assert await live_at(9_000) == [(1, 3_000, None)]
+    assert [(held.live_from_ms, held.live_to_ms) for held in await store.versions("minutes")] == [
+        (3_000, None), (2_000, 3_000),
+    ]  # fmt: skip
+
+
+async def test_the_audit_log_is_read_newest_first(store: Store) -> None:
+    entries = [Entry(f"Model/{name}", f"action-{name}", "ann", "because", 5, {"n": 1}) for name in "aba"]
+    async with store.begin() as unit:
+        for entry in entries:
+            await unit.record(entry)
+
+    found = await store.audit("", 10)
+    assert [replace(entry, sequence=0) for entry in found] == entries[::-1]
+    assert [entry.sequence for entry in found] == sorted((entry.sequence for entry in found), reverse=True)
+    assert len(await store.audit("Model/a", 10)) == 2
+    assert len(await store.audit("", 1)) == 1
+    assert await news(store) == [("audit", entry.resource) for entry in entries]
+
+
+async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
+    async def provide(_: Sequence[Need]) -> None: ...
+
+    clock = ManualClock(20_000)
+    await Specs(store, provide, clock).apply(documents(), "ann")
+    async with store.begin() as unit:
+        standing = await unit.lock("minutes")
+        for number in range(1, 5):
+            await add(unit, f"run-{number}", Stage.REFUSED)
+        await unit.save((await begin(unit, standing, 1)).move(Move.WARM, 9_000))
+    decisions = Decisions(store, clock)
+
+    async def promote(number: int) -> None:
+        await decisions.promote("minutes", number, actor="ann", comment="race")
+
+    outcomes = await asyncio.gather(*map(promote, [2, 3, 4] * 4), return_exceptions=True)
+
+    assert all(outcome is None or isinstance(outcome, NotNow) for outcome in outcomes)
+    standing = await store.standing("minutes")
+    assert (standing.champion, standing.challenger in (2, 3, 4)) == (1, True)
+    stages = [held.stage for held in await store.versions("minutes")]
+    assert stages.count(Stage.ACCEPTED) == 1, "every other challenger gave way"
+    begun = sum(outcome is None for outcome in outcomes)
+    assert standing.generation == 2 + 2 * begun - 1, "each change raised the generation once: none was lost"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'eve'", "DELETE FROM audit", "TRUNCATE audit"])
+async def test_postgres_refuses_to_change_the_audit_log(pool: asyncpg.Pool, change: str) -> None:
+    async with PostgresStore(pool).begin() as unit:
+        await unit.record(Entry("Model/a", "x", "ann", "", 1))
+    with pytest.raises(asyncpg.RaiseError, match="append-only"):
+        await pool.execute(change)
+
+
+@pytest.mark.real
+async def test_postgres_itself_refuses_a_second_live_version(pool: asyncpg.Pool) -> None:
+    async with PostgresStore(pool).begin() as unit:
+        await unit.lock("minutes")
+        await add(unit, "first")
+    insert = "INSERT INTO reigns (model, number, live_from) VALUES ('minutes', 1, now())"
+    await pool.execute(insert)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await pool.execute(insert)
+
+
+def test_every_topic_that_is_told_names_the_registry_as_producer() -> None:
+    told = {topics.SPECS, topics.DEPLOYMENTS, topics.VERSIONS, topics.AUDIT}
+    assert told == {
+        topic for topic in topics.ALL if "registry" in topic.producers and topic is not topics.DEADLETTER
+    }

@@ -1,0 +1,81 @@
+"""What the rows of the registry's tables say."""
+
+import json
+
+import asyncpg
+from trimtab_runtime.clock import from_datetime
+
+from trimtab_registry import messages
+from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, Version
+from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
+
+
+def applied(row: asyncpg.Record) -> Applied:
+    """Return a generation of a spec."""
+    return Applied(
+        kind=row["kind"],
+        name=row["name"],
+        generation=row["generation"],
+        document=json.loads(row["document"]),
+        digest=row["digest"],
+        applied_by=row["applied_by"],
+        applied_at_ms=from_datetime(row["applied_at"]),
+    )
+
+
+def entry(row: asyncpg.Record) -> Entry:
+    """Return a line of the audit log."""
+    return Entry(
+        resource=row["resource"],
+        action=row["action"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at_ms=from_datetime(row["at"]),
+        details=json.loads(row["details"]),
+        sequence=row["sequence"],
+    )
+
+
+def standing(row: asyncpg.Record) -> Standing:
+    """Return where a model stands, from its row beside that of its last rollout."""
+    rollout = None
+    if row["rollout"] is not None:
+        rollout = Rollout(
+            id=row["rollout"],
+            challenger=row["challenger"],
+            strategy=row["strategy"],
+            steps=tuple(row["steps"]),
+            opened_at_ms=from_datetime(row["opened_at"]),
+            loop_id=row["rollout_loop_id"],
+            traceparent=row["traceparent"],
+            phase=Phase(row["phase"]),
+            step=row["step"],
+            generation=row["step_generation"],
+        )
+    return Standing(
+        model=row["name"],
+        generation=row["generation"],
+        champion=row["champion"],
+        previous=row["previous"],
+        live=row["live"],
+        rollout=rollout,
+        loop_id=row["loop_id"],
+        changed_at_ms=from_datetime(row["changed_at"]),
+    )
+
+
+def version(row: asyncpg.Record) -> Version:
+    """Return a version, from its row and a time for which it was live."""
+    return Version(
+        model=row["model"],
+        number=row["number"],
+        stage=Stage(row["stage"]),
+        candidate=messages.read_candidate(json.loads(row["candidate"])),
+        gates=tuple(Gate(**gate) for gate in json.loads(row["gates"])),
+        loop_id=row["loop_id"],
+        traceparent=row["traceparent"],
+        as_of_ms=from_datetime(row["as_of"]),
+        created_at_ms=from_datetime(row["created_at"]),
+        live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
+        live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
+    )

@@ -1,0 +1,142 @@
+"""The registry's use cases over a store in memory, with a serving that says what it is told to."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from trimtab_contracts import topics
+from trimtab_contracts.common.v1.common_pb2 import Artifact
+from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, VersionEvent
+from trimtab_runtime.clock import ManualClock
+from trimtab_runtime.errors import NotFound
+
+from trimtab_registry.testing.makers import a_run, an_evaluation, documents
+from trimtab_registry.testing.store import MemoryStore
+from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
+from trimtab_registry.usecases.ports import Need
+from trimtab_registry.usecases.rollouts import Standing
+from trimtab_registry.usecases.trials import Fleet, Trials
+
+MODEL = "minutes"
+LEASE_MS = 5_000
+
+Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
+
+
+class Harness:
+    """A registry with one model, `minutes`."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.clock = ManualClock(10_000)
+        self.fleet = Fleet()
+        self.files: dict[str, bytes] = {}
+        self.specs = Specs(self.store, self._provide, self.clock)
+        self.candidates = Candidates(self.store, self._fetch, self.clock)
+        self.trials = Trials(self.store, self.fleet, self.clock)
+        self.decisions = Decisions(self.store, self.clock)
+        self._verdicts = 0
+
+    async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:
+        """Apply the documents of `minutes` and what it needs."""
+        await self.specs.apply(documents(rollout={"cap": 60, **(rollout or {})}, **model), "ann")
+
+    async def consider(self, name: str, *, champion: int = 0, content: bytes | None = None) -> None:
+        """Let a run called `name` finish, evaluated beside `champion`."""
+        self.files[name] = an_evaluation() if content is None else content
+        await self.candidates.consider(a_run(name, champion=champion, evaluation=Artifact(uri=name)))
+
+    async def report(
+        self, instance: str = "serving-0", *, warm: Sequence[int] = (), champion: int = 0, errors: dict[int, str] | None = None,
+        generation: int | None = None,
+    ) -> None:  # fmt: skip
+        """Let an instance say what it has, as of now and of the present generation, and let the registry act on it."""
+        standing = await self.standing()
+        loaded = [Loaded(number, True, "") for number in warm]
+        loaded += [Loaded(number, False, why) for number, why in (errors or {}).items()]
+        self.fleet.note(
+            Status(
+                model=MODEL,
+                instance=instance,
+                generation=standing.generation if generation is None else generation,
+                champion=champion,
+                versions=tuple(loaded),
+                lease_until_ms=self.clock.now_ms() + LEASE_MS,
+            )
+        )
+        await self.trials.observe(MODEL)
+
+    async def serve(self, instance: str = "serving-0") -> None:
+        """Let an instance load and swap to all that is wanted, until nothing follows from it."""
+        before = None
+        while before != (standing := await self.standing()):
+            before = standing
+            wanted = [
+                number for number in (standing.champion, standing.challenger, standing.previous) if number
+            ]
+            await self.report(instance, warm=wanted, champion=standing.champion or 0)
+
+    async def verdict(self, outcome: Outcome, **other: Any) -> Verdict:
+        """Let the judge speak about the present state, or about another where `other` says so."""
+        self._verdicts += 1
+        standing = await self.standing()
+        trial = standing.trial
+        spoken: dict[str, Any] = {
+            "id": f"verdict-{self._verdicts}",
+            "rollout_id": trial.id if trial else "none",
+            "step": trial.step if trial else 0,
+            "generation": trial.generation if trial else 0,
+            **other,
+        }
+        verdict = Verdict(
+            model=MODEL,
+            outcome=outcome,
+            sentence=f"the judge says {outcome}",
+            numbers={"rows": 200},
+            **spoken,
+        )
+        await self.trials.judge(verdict)
+        return verdict
+
+    async def standing(self) -> Standing:
+        """Return where the model stands."""
+        return await self.store.standing(MODEL)
+
+    async def stages(self) -> list[Stage]:
+        """Return how far each version has come."""
+        return [version.stage for version in await self.store.versions(MODEL)]
+
+    def events(self) -> list[VersionEvent]:
+        """Return the news of versions."""
+        return [
+            topics.VERSIONS.decode(sent.value or b"")
+            for sent in self.store.outbox
+            if sent.topic == topics.VERSIONS.name
+        ]
+
+    def deployments(self) -> list[Deployment]:
+        """Return the news of what is wanted."""
+        return [
+            topics.DEPLOYMENTS.decode(sent.value or b"")
+            for sent in self.store.outbox
+            if sent.topic == topics.DEPLOYMENTS.name
+        ]
+
+    def audited(self) -> list[AuditEntry]:
+        """Return the news of the audit log about the model."""
+        entries = [
+            topics.AUDIT.decode(sent.value or b"")
+            for sent in self.store.outbox
+            if sent.topic == topics.AUDIT.name
+        ]
+        return [entry for entry in entries if entry.resource == f"Model/{MODEL}"]
+
+    async def _fetch(self, file: StoredFile) -> bytes:
+        if file.uri not in self.files:
+            raise NotFound(f"artifact {file.uri} is not there")
+        return self.files[file.uri]
+
+    async def _provide(self, needs: Sequence[Need]) -> None:
+        """Kafka is there."""

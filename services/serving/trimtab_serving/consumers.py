@@ -1,0 +1,76 @@
+"""Kafka door of serving, inwards: the topics that everyone reads.
+
+Each record goes to two places: the local copy, which a restart reads, and memory,
+which requests are answered from. At the start the copy is played into memory through
+the same functions, so what is answered with Kafka away is what would be with it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionRef
+from trimtab_runtime.follow import Follower
+from trimtab_runtime.specbook import SpecBook, from_message
+
+from trimtab_serving.files import StoredFile
+from trimtab_serving.fleet import Fleet, Ref, Wanted
+from trimtab_serving.mirror import Mirror, Stored
+from trimtab_serving.online import OnlineViews
+from trimtab_serving.routing import Arms
+
+log = logging.getLogger(__name__)
+
+
+class Wishes:
+    """Hears `specs` and `deployments`: what is to be served, and how."""
+
+    def __init__(self, mirror: Mirror, book: SpecBook, fleet: Fleet, on_specs: Callable[[], None]) -> None:
+        """`on_specs` is called after each change of the book."""
+        self._mirror = mirror
+        self._book = book
+        self._fleet = fleet
+        self._on_specs = on_specs
+
+    def follower(self, servers: str) -> Follower:
+        """Return the follower that hears them; run it as a task."""
+        return Follower(
+            servers, [topics.SPECS.name, topics.DEPLOYMENTS.name], self._hear, start=self._mirror.offsets()
+        )
+
+    def replay(self) -> bool:
+        """Take in the local copy, and return whether there was any."""
+        stored = [*self._mirror.records(topics.SPECS.name), *self._mirror.records(topics.DEPLOYMENTS.name)]
+        for record in stored:
+            self._take(record.topic, record.key, record.value, record.traceparent)
+        self._on_specs()
+        return bool(stored)
+
+    async def _hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        for record in records:
+            self._take(topic, record.key, record.value, traceparent(record))
+        self._mirror.put(topic, partition, records)
+        if topic == topics.SPECS.name:
+            self._on_specs()
+
+    def _take(self, topic: str, key: bytes, value: bytes | None, traceparent: str | None) -> None:
+        try:
+            if topic == topics.SPECS.name:
+                self._take_spec(key, value)
+            elif value is None:
+                self._fleet.forget(key.decode())
+            else:
+                self._fleet.want(_wanted(topics.DEPLOYMENTS.decode(value), traceparent))
+        except (ValueError, KeyError) as error:
+            # One record that cannot be read must not keep every other from being served.
+            log.error("record %r of %s cannot be read: %s", key, topic, error)
+
+    def _take_spec(self, key: bytes, value: bytes | None) -> None:
+        kind, _, name = key.decode().partition("/")
+        if value is None:
+            self._book.remove(kind, name)
+        else:
+            resource = topics.SPECS.decode(value)
+            self._book.put(from_message(resource), resource.generation)

@@ -1,0 +1,147 @@
+"""What serving says on Kafka: records made from plain values."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from trimtab_contracts import topics
+from trimtab_contracts.common.v1.common_pb2 import Watermark
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
+from trimtab_runtime import records
+from trimtab_runtime.clock import Clock, to_timestamp
+from trimtab_runtime.records import Outgoing
+
+from trimtab_serving.fleet import Standing
+from trimtab_serving.meter import Traffic
+from trimtab_serving.predictionlog import Batch
+
+LEASE_MS = 6_000
+
+pack = msgspec.msgpack.Encoder().encode
+"""Return a record as bytes, for the journal."""
+unpack = msgspec.msgpack.Decoder(Outgoing).decode
+"""Return what `pack` packed."""
+
+
+class Messages:
+    """Makes the records of one instance."""
+
+    def __init__(self, instance: str, clock: Clock) -> None:
+        self._instance = instance
+        self._clock = clock
+        self._run = f"{clock.now_ms():x}"
+        self._numbers = itertools.count()
+
+    def predictions(self, batch: Batch) -> Outgoing:
+        """Return a batch of the prediction log; its id is never used again."""
+        message = PredictionBatch(
+            model=batch.model,
+            instance=self._instance,
+            id=f"{self._instance}/{self._run}-{next(self._numbers)}",
+            watermark_ms=batch.watermark_ms,
+        )
+        if batch.rows:
+            _fill(message, batch)
+        record = records.outgoing(
+            topics.PREDICTIONS,
+            message,
+            key=batch.model,
+            id=message.id,
+            source=self._instance,
+            time_ms=batch.watermark_ms,
+        )
+        return replace(record, partition=batch.partition)
+
+    def status(self, standing: Standing) -> Outgoing:
+        """Return a heartbeat; it holds until the lease is over."""
+        now, wanted = self._clock.now_ms(), standing.wanted
+        message = ServingStatus(
+            model=wanted.model,
+            instance=self._instance,
+            generation=standing.generation,
+            champion_version=standing.champion_version,
+            versions=[
+                ServingStatus.Loaded(number=number, warm=warm, error=error)
+                for number, warm, error in standing.versions
+            ],
+            lease_until=to_timestamp(now + LEASE_MS),
+            at=to_timestamp(now),
+        )
+        return records.outgoing(
+            topics.SERVING_STATUS,
+            message,
+            key=f"{wanted.model}@{self._instance}",
+            id=f"{wanted.model}@{self._instance}/{self._run}-{next(self._numbers)}",
+            source=self._instance,
+            time_ms=now,
+            correlation=wanted.loop_id,
+            traceparent=wanted.traceparent,
+        )
+
+    def watermark(self, view: str, time_ms: int) -> Outgoing:
+        """Return how far the features of `view` have come here."""
+        message = Watermark(
+            stage="serving", name=view, partition=0, partitions=1, time=to_timestamp(time_ms), instance=self._instance
+        )
+        key = f"serving/{view}/0/{self._instance}"
+        return records.outgoing(
+            topics.WATERMARKS, message, key=key, id=f"{key}/{time_ms}", source=self._instance, time_ms=time_ms
+        )
+
+    def metrics(self, traffic: Traffic, from_ms: int, to_ms: int) -> list[Outgoing]:
+        """Return what happened to a model's requests between two times of the wall clock."""
+        values = {
+            "predictions": float(traffic.predictions),
+            "failures": float(traffic.failures),
+            "latency_p50_ms": traffic.p50_ms,
+            "latency_p99_ms": traffic.p99_ms,
+        }
+        return [
+            self._metric(traffic, name, value, from_ms, to_ms)
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+
+    def _metric(self, traffic: Traffic, name: str, value: float, from_ms: int, to_ms: int) -> Outgoing:
+        id = f"{self._instance}/{traffic.model}/{name}/{to_ms}"
+        message = Metric(
+            id=id,
+            model=traffic.model,
+            name=name,
+            value=value,
+            window_from=to_timestamp(from_ms),
+            window_to=to_timestamp(to_ms),
+            rows=traffic.predictions,
+        )
+        return records.outgoing(
+            topics.METRICS_SERVING, message, key=traffic.model, id=id, source=self._instance, time_ms=to_ms
+        )
+
+
+def _fill(message: PredictionBatch, batch: Batch) -> None:
+    served, rows = batch.rows[0][0].served, batch.rows
+    message.champion_version = served.champion.number
+    message.rollout_id = served.arms.rollout_id
+    message.generation = served.generation
+    message.ids.extend([answered.ids[at] for answered, at in rows])
+    message.keys.extend([answered.keys[at] for answered, at in rows])
+    message.event_time_ms.extend([answered.event_time_ms[at] for answered, at in rows])
+    message.answered_ms.extend([answered.answered_ms for answered, _ in rows])
+    message.champion.extend(_column([answered.champion[at] for answered, at in rows]))
+    message.latency_us.extend([answered.latency_us for answered, _ in rows])
+    message.feature_names.extend(served.champion.features)
+    message.features.extend(_column([answered.features[at] for answered, at in rows]))
+    if served.challenger is not None:
+        message.challenger_version = served.challenger.number
+        message.challenger.extend(_column([answered.challenger[at] for answered, at in rows]))
+        message.challenger_answered.extend([answered.challenger_answered[at] for answered, at in rows])
+
+
+def _column(values: Sequence[Any]) -> list[float]:
+    found: list[float] = np.array(values, np.float64).reshape(-1).tolist()
+    return found

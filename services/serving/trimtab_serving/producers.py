@@ -1,0 +1,131 @@
+"""Kafka door of serving, outwards: what it says, and when.
+
+The prediction log goes through the journal, always: what Kafka has not acknowledged
+is on disk, and is sent again in the same order. Everything else is a report on the
+present, which a broker that was away gets anew.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from trimtab_runtime import records
+from trimtab_runtime.clock import Clock
+
+from trimtab_serving.fleet import Fleet
+from trimtab_serving.journal import Journal
+from trimtab_serving.messages import Messages, pack, unpack
+from trimtab_serving.meter import Meter
+from trimtab_serving.predictionlog import PredictionLog
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.02
+HEARTBEAT_S = 2.0
+METRICS_S = 5.0
+
+
+class LogWriter:
+    """Moves the prediction log from memory to the journal, and from there to Kafka."""
+
+    def __init__(self, predictions: PredictionLog, journal: Journal, messages: Messages) -> None:
+        self._predictions = predictions
+        self._journal = journal
+        self._messages = messages
+        self._more = asyncio.Event()
+        self._dropped = 0
+        self._lost = 0
+
+    def flush(self, models: Collection[str]) -> None:
+        """Write what was answered since the last time, and how far `models` have come."""
+        batches = self._predictions.drain(models)
+        if not batches:
+            return
+        if self._journal.append([pack(self._messages.predictions(batch)) for batch in batches]):
+            self._more.set()
+            if self._dropped:
+                log.error("the prediction log has room again; %d predictions are missing from it", self._dropped)
+                self._dropped = 0
+        else:
+            if not self._dropped:
+                log.error("the prediction log is full while Kafka is away: raise TRIMTAB_SERVING_LOG_LIMIT_MB")
+            self._dropped += sum(len(batch.rows) for batch in batches)
+        if self._predictions.lost > self._lost:
+            log.error("%d predictions were not logged: they came faster than they could be written", self._predictions.lost - self._lost)
+            self._lost = self._predictions.lost
+
+    async def ship(self, producer: Any) -> None:
+        """Send what the journal holds, for ever; what is not acknowledged is sent again by the next call."""
+        self._journal.rewind()
+        while True:
+            self._more.clear()
+            entries, place = self._journal.read()
+            if not entries:
+                await self._more.wait()
+                continue
+            await records.send_all(producer, [unpack(entry) for entry in entries])
+            self._journal.acknowledge(place)
+
+    async def shipped(self) -> None:
+        """Wait until Kafka has everything."""
+        while not self._journal.is_empty:
+            await asyncio.sleep(FLUSH_S)
+
+
+class Heartbeat:
+    """Says what is loaded: every two seconds, and at once when something changes."""
+
+    def __init__(self, fleet: Fleet, messages: Messages) -> None:
+        self._fleet = fleet
+        self._messages = messages
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Let the next one go out at once."""
+        self._changed.set()
+
+    async def beat(self, producer: Any) -> None:
+        """Beat for ever."""
+        while True:
+            self._changed.clear()
+            await records.send_all(producer, [self._messages.status(it) for it in self._fleet.standings()])
+            try:
+                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+            except TimeoutError:
+                continue
+
+
+class Watermarks:
+    """Says how far the features of each view have come here, at once when that moves."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._reached: dict[str, int] = {}
+        self._moved = asyncio.Event()
+
+    def move(self, view: str, time_ms: int) -> None:
+        """Take a view's watermark."""
+        self._reached[view] = time_ms
+        self._moved.set()
+
+    async def publish(self, producer: Any) -> None:
+        """Publish for ever; the first time, everything."""
+        said: dict[str, int] = {}
+        while True:
+            self._moved.clear()
+            news = {view: at for view, at in self._reached.items() if said.get(view) != at}
+            await records.send_all(producer, [self._messages.watermark(view, at) for view, at in news.items()])
+            said |= news
+            await self._moved.wait()
+
+
+async def measure(meter: Meter, messages: Messages, clock: Clock, producer: Any) -> None:
+    """Publish what was counted, every five seconds, of the models that had traffic."""
+    from_ms = clock.now_ms()
+    while True:
+        await asyncio.sleep(METRICS_S)
+        to_ms = clock.now_ms()
+        found = [record for traffic in meter.take() for record in messages.metrics(traffic, from_ms, to_ms)]
+        await records.send_all(producer, found)
+        from_ms = to_ms

@@ -1,0 +1,37 @@
+"""The main story: the world changes, and the live model follows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+
+async def test_drift_becomes_a_better_model(
+    make_world: Callable[..., Any], spans: Callable[..., Any]
+) -> None:
+    async with make_world("becomes") as world:
+        await world.backfill(48)
+        first = await world.first_version()
+        assert first.state == "live", first.outcome
+
+        quiet = await world.live(24)
+        assert [loop for loop in quiet if loop.HasField("drift")] == []
+
+        world.slope = 5.0
+        loops = await world.live(
+            96, until=lambda loops: any(l.HasField("drift") and l.state == "live" for l in loops)
+        )
+
+        won = next(loop for loop in loops if loop.HasField("drift") and loop.state == "live")
+        assert won.drift.kind in ("performance", "data")
+        assert won.verdict.mean_difference > 0
+        deployment = await world.trimtab.deployment(world.name)
+        assert deployment.champion.number == won.version
+        assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
+
+        assert Path(won.drift.report).parent.is_dir()
+        services = {span["service"] for span in spans(won.trace_id)}
+        assert {"monitoring", "trainer", "registry", "serving"} <= services
