@@ -7,7 +7,7 @@ BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
 export DO_NOT_TRACK := 1
 export UV_NATIVE_TLS := true
 
-.PHONY: help setup lock demo test lint types imports protos docs fresh bench up down
+.PHONY: help setup lock demo test lint types imports protos docs bench up down
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -17,7 +17,25 @@ setup: .venv/.installed ## create .venv from requirements.lock, and fetch Kafka 
 	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/python -m pip install -q uv; }
 	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation $(addprefix -e ./,$(DISTS))
+	$(PY) -m trimtab_stack --fetch
 	@touch $@
+
+demo: setup ## watch a production model meet March 2020
+	.venv/bin/trimtab demo
+
+test: lint types imports ## all tests, on the real Kafka and PostgreSQL
+	.venv/bin/pytest
+
+up: setup ## start Kafka, PostgreSQL and the services, and leave them running
+	.venv/bin/trimtab up
+
+down: ## stop them
+	.venv/bin/trimtab down
+
+bench: $(addprefix bench-,$(BENCHES)) ## all benchmarks; bench-NAME runs one
+
+bench-%: setup
+	$(PY) loadtests/bench_$*.py
 
 lock: .venv/.installed ## resolve requirements.lock anew
 	.venv/bin/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -5,26 +5,25 @@ place on its topic. An event that no longer fits its source's contract is archiv
 all the same, with nulls where it does not fit: the archive loses no row.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.specs import SourceSpec
+from trimtab_runtime.clock import iso
 
+from trimtab_feature_store.decoding import RowDecoder
 from trimtab_feature_store.rows import Rows
 
 PREDICTIONS = "predictions"
 
-_INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
-_TYPES: dict[str, tuple[Any, pa.DataType]] = {
-    "string": (str | None, pa.string()),
-    "integer": (Annotated[int, _INT64] | None, pa.int64()),
-    "number": (float | None, pa.float64()),
-    "boolean": (bool | None, pa.bool_()),
-    "timestamp": (str | int | float | None, pa.string()),
+_ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.string(),
 }
 _PLACE = [
     pa.field("event_time_ms", pa.int64()),
@@ -50,23 +49,18 @@ class EventTable:
     """How the rows of one source become columns."""
 
     def __init__(self, source: SourceSpec) -> None:
-        self._fields = {name: _TYPES[field.type] for name, field in source.fields.items()}
-        # Attributes get names of our own: a field may be called like a keyword.
-        attributes = {f"f{number}": name for number, name in enumerate(self._fields)}
-        row = msgspec.defstruct(
-            "Row",
-            [(attribute, self._fields[name][0], None) for attribute, name in attributes.items()],
-            rename=attributes,
+        self._decoder = RowDecoder(source, source.fields)
+        self.schema = pa.schema(
+            [*((column_of(name), _ARROW[kind]) for name, kind in self._decoder.types.items()), *_PLACE]
         )
-        self._attributes = list(attributes)
-        self._decoder = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
-        self.schema = pa.schema([*((column_of(name), kind) for name, (_, kind) in self._fields.items()), *_PLACE])
 
     def batch(self, rows: Rows, partition: int) -> pa.RecordBatch:
         """Return `rows` of one partition of events.<source> as columns."""
         columns: list[Any] = [
-            pa.array(values, kind)
-            for values, (_, kind) in zip(self._columns(rows.payloads), self._fields.values(), strict=True)
+            pa.array(list(map(_time_text, values)) if self._decoder.types[name] == "timestamp" else values, kind)
+            for (name, values), kind in zip(
+                self._decoder.columns(rows.payloads).items(), self.schema.types, strict=False
+            )
         ]
         columns += [
             pa.array(rows.event_time_ms),
@@ -77,36 +71,15 @@ class EventTable:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _columns(self, payloads: Sequence[bytes]) -> list[list[Any]]:
-        try:
-            decoded = self._decoder.decode(b"[" + b",".join(payloads) + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._leniently(payloads)
-        if len(decoded) != len(payloads):  # a payload that is several values, or none
-            return self._leniently(payloads)
-        return [[getattr(row, attribute) for row in decoded] for attribute in self._attributes]
 
-    def _leniently(self, payloads: Sequence[bytes]) -> list[list[Any]]:
-        documents = [_document(payload) for payload in payloads]
-        return [
-            [_converted(document.get(name), kind) for document in documents]
-            for name, (kind, _) in self._fields.items()
-        ]
-
-
-def _document(payload: bytes) -> dict[str, Any]:
+def _time_text(value: Any) -> Any:
+    """Return a time as it was written; one that was a number of milliseconds as the text of that instant."""
+    if not isinstance(value, float):
+        return value
     try:
-        document = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
-        return None
+        return iso(int(value))
+    except (ValueError, OverflowError, OSError):
+        return str(int(value))
 
 
 _ROW_COLUMNS = (

@@ -5,7 +5,6 @@ which requests are answered from. At the start the copy is played into memory th
 the same functions, so what is answered with Kafka away is what would be with it.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from trimtab_runtime.specbook import SpecBook, from_message
 
 from trimtab_serving.files import StoredFile
 from trimtab_serving.fleet import Fleet, Ref, Wanted
-from trimtab_serving.mirror import Mirror, Stored
+from trimtab_serving.mirror import Mirror, keyed, traceparent_of
 from trimtab_serving.online import OnlineViews
 from trimtab_serving.routing import Arms
 
@@ -49,8 +48,8 @@ class Wishes:
         return bool(stored)
 
     async def _hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
-        for record in records:
-            self._take(topic, record.key, record.value, traceparent(record))
+        for record in keyed(records):
+            self._take(topic, record.key, record.value, traceparent_of(record))
         self._mirror.put(topic, partition, records)
         if topic == topics.SPECS.name:
             self._on_specs()
@@ -74,3 +73,52 @@ class Wishes:
         else:
             resource = topics.SPECS.decode(value)
             self._book.put(from_message(resource), resource.generation)
+
+
+class Features:
+    """Hears `features.*`: the online state of every view."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        views: OnlineViews,
+        on_watermark: Callable[[str, int], None],
+    ) -> None:
+        """`on_watermark` hears of a view and how far it has come, when that moves."""
+        self._mirror = mirror
+        self._views = views
+        self._on_watermark = on_watermark
+
+    def follower(self, servers: str) -> Follower:
+        """Return the follower that hears it, of no topic at first; run it as a task."""
+        return Follower(servers, [], self._hear, start=self._mirror.offsets())
+
+    async def _hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        moved = self._views.apply(topic, partition, keyed(records))
+        self._mirror.put(topic, partition, records)
+        if moved is not None:
+            self._on_watermark(*moved)
+
+
+def _wanted(deployment: Deployment, traceparent: str | None) -> Wanted:
+    rollout = deployment.rollout
+    return Wanted(
+        model=deployment.model,
+        generation=deployment.generation,
+        champion=_ref(deployment.champion) if deployment.HasField("champion") else None,
+        challenger=_ref(deployment.challenger) if deployment.HasField("challenger") else None,
+        previous=_ref(deployment.previous) if deployment.HasField("previous") else None,
+        arms=Arms.of(rollout.id, rollout.strategy, rollout.share),
+        loop_id=deployment.loop_id,
+        traceparent=traceparent,
+    )
+
+
+def _ref(version: VersionRef) -> Ref:
+    reference = version.reference
+    return Ref(
+        version.number,
+        tuple(version.features),
+        StoredFile(version.model.uri, version.model.digest),
+        StoredFile(reference.uri, reference.digest) if reference.digest else None,
+    )

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from trimtab_runtime import telemetry
 from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
-from trimtab_serving.errors import NoLiveVersion
+from trimtab_serving.errors import CannotServe, NoLiveVersion
 from trimtab_serving.files import ModelFiles, StoredFile
 from trimtab_serving.routing import Arms
 from trimtab_serving.rows import RowReader
@@ -222,11 +222,13 @@ class Fleet:
 
 def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
     wanted = held.wanted
-    champion = held.version(wanted.champion) or (now.champion if now else None) or held.version(wanted.previous)
+    loaded = [held.version(ref) for ref in (wanted.champion, wanted.challenger, wanted.previous)]
+    usable = [version if version and _has_features(reader, version) else None for version in loaded]
+    champion, challenger, previous = usable
+    champion = champion or (now.champion if now and _has_features(reader, now.champion) else previous)
     if champion is None:
         raise NoLiveVersion(wanted.model, held.why())
-    challenger = held.version(wanted.challenger)
-    warm = {version.number: version for version in (*map(held.version, wanted.refs()), champion) if version}
+    warm = {version.number: version for version in (challenger, previous, champion) if version}
     return Served(
         model=wanted.model,
         generation=wanted.generation,
@@ -236,3 +238,11 @@ def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
         warm=MappingProxyType(warm),
         reader=reader,
     )
+
+
+def _has_features(reader: RowReader, version: Version) -> bool:
+    try:
+        reader.prepare(version.features)
+        return True
+    except CannotServe:
+        return False

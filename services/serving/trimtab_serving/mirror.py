@@ -15,7 +15,8 @@ import hashlib
 import logging
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -43,6 +44,10 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Stored).decode
 
 
+_Changes = dict[tuple[bytes, bytes], bytes | None]
+"""By database and key; None deletes."""
+
+
 class Mirror:
     """A compacted copy of topics, with offsets."""
 
@@ -58,7 +63,9 @@ class Mirror:
             self._databases = {name: self._store.open_db(name) for name in (_OFFSETS, _RECORDS)}
         except lmdb.Error as error:
             raise Unavailable(f"the local copy in {directory} cannot be opened: {error}; delete it") from error
-        self._pending: dict[tuple[bytes, bytes], bytes | None] = {}
+        self._pending: _Changes = {}
+        self._ready: deque[_Changes] = deque()
+        """What is to be written, in order; whoever holds the lock writes all of it."""
         self._writing = threading.Lock()
         self._full = False
 
@@ -66,7 +73,7 @@ class Mirror:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write(self._take())
+        self._flush()
         with self._writing:
             self._store.close()
 
@@ -74,46 +81,33 @@ class Mirror:
         """Take raw records, in order; they are kept once `save` has returned."""
         if self._full:
             return
-        for record in records:
+        for record in keyed(records):
             place = (_RECORDS, _place(topic, record.key))
             if record.value is None:
                 self._pending[place] = None
             else:
-                trace = next((value.decode() for name, value in record.headers if name == "traceparent"), None)
-                self._pending[place] = _pack(Stored(topic, partition, record.key, record.value, trace))
+                stored = Stored(topic, partition, record.key, record.value, traceparent_of(record))
+                self._pending[place] = _pack(stored)
         self._pending[_OFFSETS, f"{topic}/{partition}".encode()] = _OFFSET.pack(records[-1].offset + 1)
 
     async def save(self) -> None:
         """Write what was put; on return it survives a crash of the machine."""
-        if pending := self._take():
-            await asyncio.to_thread(self._write, pending)
+        if self._pending:
+            self._ready.append(self._pending)
+            self._pending = {}
+            await asyncio.to_thread(self._write)
 
-    def _take(self) -> dict[tuple[bytes, bytes], bytes | None]:
-        pending, self._pending = self._pending, {}
-        return pending
-
-    def _write(self, pending: Mapping[tuple[bytes, bytes], bytes | None]) -> None:
-        try:
-            with self._writing, self._store.begin(write=True) as transaction:
-                for (name, key), value in pending.items():
-                    if value is None:
-                        transaction.delete(key, db=self._databases[name])
-                    else:
-                        transaction.put(key, value, db=self._databases[name])
-        except lmdb.MapFullError:
-            self._full = True  # it stays what it is, whole and ageing; a restart reads on from its offsets
-            log.error("the local copy is full and kept no further: raise TRIMTAB_SERVING_MIRROR_LIMIT_MB and restart")
-
-    def records(self, topic: str) -> Iterator[Stored]:
-        """Yield the newest record of each key of a topic, as last committed."""
+    def records(self, topic: str) -> list[Stored]:
+        """Return the newest record of each key of a topic."""
+        self._flush()
         prefix = topic.encode() + b"\0"
+        found = []
         with self._store.begin() as transaction, transaction.cursor(self._databases[_RECORDS]) as cursor:
-            if not cursor.set_range(prefix):
-                return
-            for key, value in cursor:
-                if not key.startswith(prefix):
-                    return
-                yield _unpack(value)
+            at_one = cursor.set_range(prefix)
+            while at_one and cursor.key().startswith(prefix):
+                found.append(_unpack(cursor.value()))
+                at_one = cursor.next()
+        return found
 
     def offsets(self) -> Mapping[tuple[str, int], int]:
         """Return where each partition is to be read on from."""
@@ -124,7 +118,42 @@ class Mirror:
                 found[topic, int(partition)] = _OFFSET.unpack(value)[0]
             return found
 
+    def _flush(self) -> None:
+        self._ready.append(self._pending)
+        self._pending = {}
+        self._write()
+
+    def _write(self) -> None:
+        with self._writing:
+            while self._ready:
+                if changes := self._ready.popleft():
+                    self._write_one(changes)
+
+    def _write_one(self, changes: _Changes) -> None:
+        if self._full:
+            return
+        try:
+            with self._store.begin(write=True) as transaction:
+                for (name, key), value in changes.items():
+                    if value is None:
+                        transaction.delete(key, db=self._databases[name])
+                    else:
+                        transaction.put(key, value, db=self._databases[name])
+        except lmdb.MapFullError:
+            self._full = True  # it stays what it is, whole and ageing; a restart reads on from its offsets
+            log.error("the local copy is full and kept no further: raise TRIMTAB_SERVING_MIRROR_LIMIT_MB and restart")
+
 
 def _place(topic: str, key: bytes) -> bytes:
     """Return the key of a record here: short, whatever the length of its own."""
     return topic.encode() + b"\0" + hashlib.blake2b(key, digest_size=16).digest()
+
+
+def keyed(records: Sequence[Any]) -> list[Any]:
+    """Return the records that have a key: of a compacted topic, no others mean anything."""
+    return [record for record in records if record.key is not None]
+
+
+def traceparent_of(record: Any) -> str | None:
+    """Return the trace that a raw record belongs to."""
+    return next((value.decode() for name, value in record.headers if name == "traceparent"), None)

@@ -7,7 +7,7 @@ present, which a broker that was away gets anew.
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from trimtab_runtime import records
@@ -18,6 +18,7 @@ from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import PredictionLog
+from trimtab_serving.snapshot import Served
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,15 @@ class LogWriter:
         if self._predictions.lost > self._lost:
             log.error("%d predictions were not logged: they came faster than they could be written", self._predictions.lost - self._lost)
             self._lost = self._predictions.lost
+
+    def features_moved(self, models: Iterable[Served]) -> None:
+        """Carry the log's watermark along with that of the features, so that a quiet model holds nobody up.
+
+        A row is asked about when it happens, long before the events of its time are complete.
+        """
+        for served in models:
+            if (until := served.reader.features_until_ms()) is not None:
+                self._predictions.passed(served.model, until - 1)
 
     async def ship(self, producer: Any) -> None:
         """Send what the journal holds, for ever; what is not acknowledged is sent again by the next call."""

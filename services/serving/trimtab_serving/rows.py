@@ -1,2 +1,175 @@
-"""stub"""
-class RowReader: ...
+"""From rows of a model's source to what its versions take.
+
+Compiled once for a generation of the specs. A version's features are prepared before
+it is shown to any request, and nothing here changes afterwards but the online state.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import features as core
+from trimtab_core import specs
+from trimtab_core.contract import compile_contract, entity_text
+from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_serving.errors import BadRow, CannotServe
+from trimtab_serving.online import OnlineView, OnlineViews
+
+
+class Asked(NamedTuple):
+    """Rows that hold what they must."""
+
+    rows: list[dict[str, Any]]
+    keys: list[str]
+    """Of the source: what arms stick by."""
+    join_keys: list[str]
+    """What the label will be found by."""
+    event_time_ms: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """Columns that come from one view."""
+
+    view: OnlineView
+    places: list[int]
+    """In the matrix."""
+    columns: list[int]
+    """In the view's values."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a version's features are made."""
+
+    evaluator: RequestEvaluator
+    lookups: list[_Lookup]
+    fields: frozenset[str]
+    """Of a row: those that are read."""
+
+
+class RowReader:
+    """Reads the rows of one model's source."""
+
+    def __init__(
+        self, model: specs.Model, source: specs.Source, views: Mapping[str, OnlineView]
+    ) -> None:
+        """`views` are those that the model's versions may name."""
+        self._model = model
+        self._source = source
+        self._views = views
+        self._contract = compile_contract(source.spec)
+        self._decode = msgspec.json.Decoder(dict[str, Any]).decode
+        self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    def prepare(self, features: tuple[str, ...]) -> None:
+        """Compile a version's features, in the order in which it takes them.
+
+        Raises:
+            CannotServe: one of them means nothing here.
+        """
+        if features in self._plans:
+            return
+        view_specs = {name: view.spec for name, view in self._views.items()}
+        try:
+            found = core.resolve(features, self._source.spec, view_specs)
+        except FeatureFault as error:
+            raise CannotServe(f"a version of model {self._model.name!r} cannot be given its features: {error}") from error
+        named = tuple(feature.name for feature in found)
+        if named != features:
+            raise CannotServe(f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again")
+        self._plans[features] = _Plan(
+            RequestEvaluator(found),
+            [self._lookup(name, found) for name in dict.fromkeys(_views_in(found))],
+            self._always | core.required_fields(found, view_specs),
+        )
+
+    def read(self, payloads: Sequence[bytes], features: tuple[str, ...]) -> Asked:
+        """Return the rows in `payloads`, JSON objects, checked for what `features` need of them.
+
+        Raises:
+            BadRow: one of them is not as the source's contract says, or there is none.
+        """
+        if not payloads:
+            raise BadRow(f"the request for model {self._model.name!r} has no rows: send at least one")
+        fields = self._plans[features].fields
+        rows = [self._row(at, payload, fields) for at, payload in enumerate(payloads)]
+        key, join_key = self._source.spec.key, self._model.spec.label.on
+        keys = [entity_text(row[key]) for row in rows]
+        return Asked(
+            rows,
+            keys,
+            keys if key == join_key else [entity_text(row[join_key]) for row in rows],
+            [self._contract.event_time_ms(row) for row in rows],
+        )
+
+    def features(self, asked: Asked, features: tuple[str, ...]) -> NDArray[np.float32]:
+        """Return float32 [rows, features], NaN where something is missing, as it was at each row's event time."""
+        plan = self._plans[features]
+        matrix = plan.evaluator.evaluate(asked.rows)
+        for lookup in plan.lookups:
+            entity = lookup.view.spec.entity
+            entities = [""] * len(asked.rows) if entity is None else [_entity(row.get(entity)) for row in asked.rows]
+            matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
+        return matrix.astype(np.float32)
+
+    def features_until_ms(self) -> int | None:
+        """Return the watermark of the online features that the model uses; None if it uses none."""
+        reached = [lookup.view.until_ms for plan in self._plans.values() for lookup in plan.lookups]
+        return None if None in reached else min(reached, default=None)
+
+    def _row(self, at: int, payload: bytes, fields: frozenset[str]) -> dict[str, Any]:
+        try:
+            row = self._decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRow(
+                f"row {at} of the request for model {self._model.name!r} is no JSON object ({error}): send one"
+            ) from error
+        if reasons := self._contract.check_fields(row, fields):
+            told = "; ".join(reason.message for reason in reasons)
+            raise BadRow(f"row {at} of the request for model {self._model.name!r}: {told}")
+        return row
+
+    def _lookup(self, name: str, features: Sequence[core.Feature]) -> _Lookup:
+        view = self._views[name]
+        columns = view.spec.columns()
+        wanted = [(at, each.column) for at, each in enumerate(features) if isinstance(each, ViewFeature) and each.view == name]
+        return _Lookup(view, [at for at, _ in wanted], [columns.index(column) for _, column in wanted])
+
+
+def _views_in(features: Sequence[core.Feature]) -> list[str]:
+    return [feature.view for feature in features if isinstance(feature, ViewFeature)]
+
+
+def _entity(value: Any) -> str:
+    """Return the entity that a field names; of null nothing is known, like of one never seen."""
+    return "\0" if value is None else entity_text(value)
+
+
+class Readers:
+    """The reader of each model, compiled anew when what it rests on has changed; only the control plane calls it."""
+
+    def __init__(self, book: SpecBook, views: OnlineViews) -> None:
+        self._book = book
+        self._views = views
+        self._held: dict[str, tuple[tuple[Any, ...], RowReader]] = {}
+
+    def of(self, name: str) -> RowReader:
+        """Return the reader of a model's rows.
+
+        Raises:
+            UnknownModel, UnknownSource: a spec is not there.
+        """
+        model = self._book.model(name)
+        source, views = self._book.source(model.spec.source), self._views.all
+        held = self._held.get(name)
+        if held is None or any(one is not other for one, other in zip(held[0], (model, source, views), strict=True)):
+            held = ((model, source, views), RowReader(model, source, views))
+            self._held[name] = held
+        return held[1]

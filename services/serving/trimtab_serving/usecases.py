@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -41,8 +42,8 @@ class Question(NamedTuple):
     """Rows as the versions take them, and what the log wants to know of them."""
 
     features: Floats
-    challenger_features: Floats | None
-    """None where the caller brought features that the challenger does not take."""
+    challenger_features: Floats | Callable[[tuple[str, ...]], Floats] | None
+    """Or how to make them; None where the caller brought others than the challenger takes."""
     keys: Sequence[str]
     """The label's join key."""
     event_time_ms: Sequence[int]
@@ -104,14 +105,12 @@ class Predictions:
 
     def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
         reader = served.reader
-        asked = reader.read(rows)
         answering = served.pinned(version)
+        asked = reader.read(rows, answering.features)
         features = reader.features(asked, answering.features)
         if version:
             return self._unlogged(served, answering, features, begun)
-        theirs = features
-        if served.challenger is not None and not _take_the_same(served):
-            theirs = reader.features(asked, served.challenger.features)
+        theirs = features if _take_the_same(served) else partial(reader.features, asked)
         arms = [served.arms.challenger_answers(key) for key in asked.keys]
         question = Question(features, theirs, asked.join_keys, asked.event_time_ms, arms)
         return self._logged(served, question, begun, reader.features_until_ms())
@@ -160,8 +159,10 @@ class Predictions:
         if served.challenger is None:
             return None
         try:
-            if question.challenger_features is not None:
-                return served.challenger.run(question.challenger_features)
+            features = question.challenger_features
+            if features is not None:
+                made = features(served.challenger.features) if callable(features) else features
+                return served.challenger.run(made)
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", served.challenger.number, served.model)
         return np.full(len(question.features), np.nan, np.float32)

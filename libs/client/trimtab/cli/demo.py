@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.cli.session import HOME, Directory
+from trimtab.cli.session import HOME, Directory, cache
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,4 +20,4 @@ def demo(
     """Watch a production model meet March 2020: caught, retrained, judged, replaced."""
     from trimtab.demo.run import run
 
-    run(directory / "demo", until=until, keep=keep)
+    run(directory / "demo", cache(), until=until, keep=keep)

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 from trimtab_runtime.errors import Unavailable
-from trimtab_stack import supervisor
+from trimtab_stack import jars, supervisor
 
 from trimtab.client import SERVICES, Trimtab
 
@@ -42,6 +42,11 @@ def environ(directory: Path) -> dict[str, str]:
     if state is None or not state.running:
         raise Unavailable(f"no Trimtab runs in {directory}: start one with `trimtab up`")
     return {**state.environ, **given}
+
+
+def cache() -> Path:
+    """Return where what was fetched once is kept."""
+    return jars.cache(os.environ).parent  # noqa: TID251 - as above
 
 
 def actor() -> str:

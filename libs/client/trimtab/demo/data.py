@@ -29,7 +29,7 @@ from trimtab_runtime.errors import Unavailable
 
 PACKAGE = "great_expectations==1.24.1"
 SHA256 = "d35f98a4a1ec27457b61a99ed194ad55eeabcd9c9677162dd2a5db853e9f2490"
-_MEMBER = "yellow_tripdata_sample_"
+_MEMBER = "/taxi_yellow_tripdata_samples/yellow_tripdata_sample_"
 _COLUMNS = {
     "pickup_datetime": pa.string(),
     "dropoff_datetime": pa.string(),

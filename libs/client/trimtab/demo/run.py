@@ -18,7 +18,6 @@ from trimtab_runtime import bus
 from trimtab_runtime.clock import from_timestamp, iso, parse_iso
 from trimtab_runtime.errors import Unavailable
 from trimtab_stack import supervisor
-from trimtab_stack.jars import cache
 from trimtab_stack.state import State
 
 from trimtab import project
@@ -48,7 +47,7 @@ class World:
     views: Sequence[tuple[str, int]]
 
 
-def run(directory: Path, *, until: str, keep: bool) -> None:
+def run(directory: Path, cache: Path, *, until: str, keep: bool) -> None:
     """Run the demo in `directory`, whose former contents go; it ends by itself, and stops what it started.
 
     Raises:
@@ -59,8 +58,8 @@ def run(directory: Path, *, until: str, keep: bool) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     with ThreadPoolExecutor() as threads, View(console) as view:
         view.phase("starting Kafka, PostgreSQL and six services; fetching the taxi trips")
-        prepared = threads.submit(world)
-        state = supervisor.up(directory, {}, {})
+        prepared = threads.submit(world, cache)
+        state = supervisor.up(directory)
         try:
             asyncio.run(_live(view, state, prepared.result(), directory, parse_iso(f"{until}T00:00:00Z")))
         finally:
@@ -68,12 +67,12 @@ def run(directory: Path, *, until: str, keep: bool) -> None:
                 supervisor.down(directory)
 
 
-def world() -> World:
-    """Fetch and prepare the demo's data."""
+def world(cache: Path) -> World:
+    """Fetch the demo's data into `cache`, once, and prepare it."""
     resources = project.load(Path(__file__).parent / "project")
     sources = {each.name: each for each in resources if isinstance(each, Source)}
     model = next(each for each in resources if isinstance(each, Model))
-    trips = data.trips(cache())
+    trips = data.trips(cache)
     rows = {"pickups": data.pickups(trips), "dropoffs": data.dropoffs(trips)}
     streams = [
         Stream(name, sources[name].spec.partitions, each.arrived_ms, each.keys, each.payloads)

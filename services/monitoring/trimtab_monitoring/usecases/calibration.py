@@ -6,7 +6,7 @@ is given an equal share.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -71,18 +71,23 @@ class Calibration:
     """What windows of a version are held against.
 
     `limits` holds the score from which on each feature, `prediction` and `loss` is
-    over its level by itself. `fault` says in a sentence why there is nothing to hold
-    windows against; the other fields are empty then.
+    over its level by itself.
     """
 
-    features: tuple[str, ...] = ()
-    references: Mapping[str, Reference] = field(default_factory=dict)
-    data: DriftThresholds | None = None
-    prediction: DriftThresholds | None = None
-    performance: LevelThreshold | None = None
-    limits: Mapping[str, float] = field(default_factory=dict)
-    null_shares: Mapping[str, float] = field(default_factory=dict)
-    fault: str = ""
+    features: tuple[str, ...]
+    references: Mapping[str, Reference]
+    data: DriftThresholds
+    prediction: DriftThresholds
+    performance: LevelThreshold
+    limits: Mapping[str, float]
+    null_shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Uncalibrated:
+    """Why nothing can be said of a version's windows, in one sentence."""
+
+    fault: str
 
 
 def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 0) -> Calibration:

@@ -7,7 +7,7 @@ from typing import Protocol
 from trimtab_core.policy import PolicyState
 from trimtab_core.specs import Model
 
-from trimtab_monitoring.usecases.calibration import Calibration
+from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
@@ -100,11 +100,13 @@ class Store(Protocol):
         """Return a version, with the features that its predictions carry."""
         ...
 
-    async def calibration(self, model: str, version: int, settings: str) -> Calibration | None:
+    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
         """Return what was worked out for a version under `settings`."""
         ...
 
-    async def put_calibration(self, model: str, version: int, settings: str, found: Calibration) -> None:
+    async def put_calibration(
+        self, model: str, version: int, settings: str, found: Calibration | Uncalibrated
+    ) -> None:
         """Keep what was worked out."""
         ...
 

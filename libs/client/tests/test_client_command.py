@@ -1,0 +1,59 @@
+"""The command where no Trimtab runs: one clear sentence, and a way on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trimtab.cli.stack import parse_scale
+from trimtab_runtime.errors import Rejected
+
+TRIMTAB = Path(sys.executable).parent / "trimtab"
+
+
+def trimtab(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([TRIMTAB, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "words", [["model", "versions", "m"], ["loop", "list"], ["get"], ["tail", "drift"], ["run", "list"]]
+)
+def test_a_command_that_needs_a_stack_says_how_to_get_one(tmp_path: Path, words: list[str]) -> None:
+    done = trimtab(*words, "--dir", str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr == f"trimtab: no Trimtab runs in {tmp_path}: start one with `trimtab up`\n"
+    assert done.stdout == ""
+
+
+def test_a_faulty_project_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("kind: Modl\n")
+
+    done = trimtab("apply", str(tmp_path), "--dir", str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"trimtab: {tmp_path}/m.yaml:1: kind: 'Modl'")
+
+
+def test_a_row_that_is_no_json_is_told(tmp_path: Path) -> None:
+    done = trimtab("predict", "m", "{rubbish", "--dir", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "the row is no JSON" in done.stderr
+
+
+def test_doctor_says_what_was_found_as_json() -> None:
+    found = json.loads(trimtab("doctor", "--json").stdout)
+
+    assert {"check", "ok", "found", "remedy"} == set(found[0])
+
+
+def test_scale_names_services_and_counts() -> None:
+    assert parse_scale("serving=2,feature_store=3") | {"serving": 2} == parse_scale(
+        "feature_store=3,serving=2"
+    )
+    assert parse_scale("")["trainer"] == 1
+    for wrong in ("serving", "srving=2", "serving=0", "serving=x"):
+        with pytest.raises(Rejected, match="is not understood"):
+            parse_scale(wrong)

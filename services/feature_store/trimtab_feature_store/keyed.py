@@ -1,0 +1,88 @@
+"""What travels on keyed.<view>: the fields that a view folds, many rows a record, column by column.
+
+A record holds rows of one partition of the view, in the order in which they were
+read, stamped with the generation of the view that chose the fields.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core.contract import entity_text
+
+ROWS_A_RECORD = 2_000
+BYTES_A_RECORD = 500_000
+_NUMERIC = frozenset({"integer", "number"})
+
+
+class KeyedRows(msgspec.Struct, frozen=True):
+    """Some rows of one view."""
+
+    generation: int
+    entity: list[str]
+    event_time_ms: list[int]
+    arrived_at_ms: list[int]
+    id: list[str]
+    fields: dict[str, list[float | None]]
+    """By name, what the view's layout reads."""
+
+    def part(self, start: int, end: int) -> "KeyedRows":
+        """Return the rows of [start, end)."""
+        return KeyedRows(
+            self.generation,
+            self.entity[start:end],
+            self.event_time_ms[start:end],
+            self.arrived_at_ms[start:end],
+            self.id[start:end],
+            {name: values[start:end] for name, values in self.fields.items()},
+        )
+
+    def values(self, fields: Sequence[str]) -> NDArray[np.float64]:
+        """Return the fields' values [rows, fields], NaN where null or unknown."""
+        found = np.full((len(self.entity), len(fields)), np.nan)
+        for at, name in enumerate(fields):
+            if name in self.fields:
+                found[:, at] = self.fields[name]  # null becomes NaN
+        return found
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(KeyedRows).decode
+
+
+def encode(rows: KeyedRows) -> Iterator[bytes]:
+    """Return `rows` as the values of as many records as it takes for none to be too large."""
+    count = len(rows.entity)
+    value = _encode(rows) if count <= ROWS_A_RECORD else b""
+    if value and (len(value) <= BYTES_A_RECORD or count == 1):
+        yield value
+        return
+    yield from encode(rows.part(0, count // 2))
+    yield from encode(rows.part(count // 2, count))
+
+
+def decode(value: bytes) -> KeyedRows:
+    """Return the rows in a record's value.
+
+    Raises:
+        msgspec.DecodeError: the bytes are no such rows.
+    """
+    return _decode(value)
+
+
+def entity_texts(values: Sequence[Any]) -> list[str | None]:
+    """Return entities as the texts that name them everywhere; None where a row has none."""
+    if all(type(value) is str for value in values):
+        return list(values)
+    return [None if value is None else entity_text(value) for value in values]
+
+
+def numbers(values: Sequence[Any], kind: str) -> list[float | None]:
+    """Return what a fold makes of a field's values: a number, or 1 for whatever else can only be counted."""
+    if kind in _NUMERIC:
+        return list(values)
+    if kind == "boolean":
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else 1.0 for value in values]

@@ -1,0 +1,138 @@
+"""Kafka door of the first stage: events.<source> in, keyed.<view> out for every view of the source.
+
+Brings together what belongs together: an event goes to the partition in which its
+entity lives, with only what the view folds. A watermark goes to every partition, with
+the number of the input partition it speaks for.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trimtab_contracts import topics
+from trimtab_core.slots import Layout
+from trimtab_core.specs import FeatureView, Source
+from trimtab_runtime import featurelog, records
+from trimtab_runtime.records import Outgoing
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_feature_store import keyed, rows
+from trimtab_feature_store.decoding import RowDecoder
+from trimtab_feature_store.keyed import KeyedRows
+from trimtab_feature_store.rows import Rows
+
+SERVICE = "feature_store-repartition"
+HEARS = (topics.EVENTS,)
+
+
+class Cut:
+    """What the views of a source take of its rows; good for as long as none of their specs changes."""
+
+    def __init__(self, source: Source, views: Sequence[tuple[FeatureView, int]]) -> None:
+        """Take `views` with their generations."""
+        self.source = source
+        self.views = views
+        self._fields = {view.name: Layout.of(view.spec, source.spec.lateness).fields for view, _ in views}
+        names = {view.spec.entity for view, _ in views if view.spec.entity is not None}
+        self._decoder = RowDecoder(source.spec, names.union(*self._fields.values()))
+
+    @classmethod
+    def of(cls, book: SpecBook, source: Source) -> "Cut":
+        """Return what the views in `book` take."""
+        return cls(
+            source,
+            [(view, book.generation(view)) for view in book.views.values() if view.spec.source == source.name],
+        )
+
+    def holds(self, book: SpecBook) -> bool:
+        """Whether it is still what `book` says."""
+        now = [(view, book.generation(view)) for view in book.views.values() if view.spec.source == self.source.name]
+        return book.sources.get(self.source.name) is self.source and now == self.views
+
+    def pieces(self, batch: Rows) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
+        """Return the rows of each view and partition; rows without an entity are left out."""
+        columns = self._decoder.columns(batch.payloads)
+        times, arrivals = batch.event_time_ms.tolist(), batch.arrived_at_ms.tolist()
+        values = {
+            name: keyed.numbers(column, self._decoder.types[name])
+            for name, column in columns.items()
+            if any(name in fields for fields in self._fields.values())
+        }
+        for view, generation in self.views:
+            entity = view.spec.entity
+            entities = [""] * len(batch) if entity is None else keyed.entity_texts(columns[entity])
+            for partition, places in self._by_partition(entities).items():
+                yield (
+                    view,
+                    partition,
+                    KeyedRows(
+                        generation,
+                        [entities[at] or "" for at in places],
+                        [times[at] for at in places],
+                        [arrivals[at] for at in places],
+                        [batch.ids[at] for at in places],
+                        {name: [values[name][at] for at in places] for name in self._fields[view.name]},
+                    ),
+                )
+
+    def _by_partition(self, entities: Sequence[str | None]) -> dict[int, list[int]]:
+        partitions = self.source.spec.partitions
+        homes = {each: featurelog.partition_of(each, partitions) for each in set(entities) if each is not None}
+        places: dict[int, list[int]] = {}
+        for at, entity in enumerate(entities):
+            if entity is not None:
+                places.setdefault(homes[entity], []).append(at)
+        return places
+
+
+class Repartition:
+    """Work of one partition of events.<source>; it keeps nothing but the newest watermark it has passed on."""
+
+    def __init__(self, book: SpecBook, topic: str, partition: int) -> None:
+        self._book = book
+        self._source = topics.EVENTS.member(topic)
+        self._partition = partition
+        self._watermark_ms = 0
+        self._cut: Cut | None = None
+
+    async def restore(self) -> None:
+        """Nothing to rebuild: every event goes its way by itself."""
+
+    def process(self, batch: Sequence[Any]) -> list[Outgoing]:
+        """Return what a batch of raw records becomes, rows before watermarks."""
+        source = self._book.sources.get(self._source)
+        if source is None:  # deleted while its last events were on the way
+            return []
+        if self._cut is None or not self._cut.holds(self._book):
+            self._cut = Cut.of(self._book, source)
+        read = rows.read(batch)
+        out: list[Outgoing] = []
+        if len(read.rows):
+            place = f"{batch[0].topic}/{self._partition}/{batch[0].offset}"
+            for view, partition, piece in self._cut.pieces(read.rows):
+                headers = _headers(place, view.name)
+                topic = topics.KEYED.named(view.name).name
+                out += [Outgoing(topic, None, value, headers, partition) for value in keyed.encode(piece)]
+        if read.watermark_ms is not None and read.watermark_ms > self._watermark_ms:
+            self._watermark_ms = read.watermark_ms
+            out += self._watermarks(self._cut)
+        return out
+
+    def _watermarks(self, cut: Cut) -> list[Outgoing]:
+        partitions = cut.source.spec.partitions
+        headers = records.watermark_headers(
+            source=self._source, time_ms=self._watermark_ms, origin=self._partition, origins=partitions
+        )
+        return [
+            Outgoing(topics.KEYED.named(view.name).name, None, b"", headers, partition)
+            for view, _ in cut.views
+            for partition in range(partitions)
+        ]
+
+
+def _headers(place: str, view: str) -> records.Headers:
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", place.encode()),
+        ("ce_type", b"trimtab.keyed"),
+        ("ce_source", view.encode()),
+    ]

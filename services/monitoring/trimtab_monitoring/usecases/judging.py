@@ -1,0 +1,201 @@
+"""What a full window says: its readings, and whether an episode of drift opens.
+
+Pure: the same windows in the same order give the same readings and the same episodes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import episodes
+from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
+from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState
+from trimtab_core.losses import aggregate
+from trimtab_runtime.clock import iso
+
+from trimtab_monitoring.usecases.calibration import Calibration, Settings
+from trimtab_monitoring.usecases.entities import Drift, FeatureDrift, Reading, Subject
+from trimtab_monitoring.usecases.windows import DataWindow, PerformanceWindow, Window
+
+Floats = NDArray[np.float64]
+
+_NAMED: Final = 3
+"""Features that a sentence names at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one kind of drift says of a window."""
+
+    kind: DriftKind
+    verdict: WindowVerdict
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A window, what was found in it, and the episodes after it."""
+
+    window: Window
+    findings: tuple[Finding, ...]
+    readings: tuple[Reading, ...]
+    """All of them, those of the findings among them."""
+    episodes: Mapping[DriftKind, EpisodeState]
+    alarms: tuple[tuple[DriftAlarm, Finding], ...]
+
+
+def judge(
+    model: str,
+    window: Window,
+    features: Sequence[str],
+    calibration: Calibration,
+    settings: Settings,
+    before: Mapping[DriftKind, EpisodeState],
+) -> Judged:
+    """Judge a window and take it into the episodes; `features` names those that its rows carry."""
+    readings = _Readings(model, window)
+    if isinstance(window, DataWindow):
+        columns = window.columns(features)
+        findings = [_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
+        others = _nulls(readings, columns, calibration)
+    else:
+        findings = [_performance(readings, window, calibration, settings)]
+        others = ()
+    after, alarms = dict(before), []
+    for finding in findings:
+        state, alarm = episodes.step(
+            after.get(finding.kind, EpisodeState()),
+            finding.verdict,
+            window.rows[0].at_ms / 1000,
+            rule=settings.rule,
+            model=model,
+            version=str(window.version),
+            kind=finding.kind,
+        )
+        after[finding.kind] = state
+        if alarm is not None:
+            alarms.append((alarm, finding))
+    told = [reading for finding in findings for reading in finding.readings]
+    return Judged(window, tuple(findings), (*told, *others), after, tuple(alarms))
+
+
+def drift(
+    judged: Judged, alarm: DriftAlarm, finding: Finding, calibration: Calibration, *, report: str, recorded_ms: int
+) -> Drift:
+    """Return an alarm as it is told, with its evidence; `report` is where the report will be."""
+    window = judged.window
+    if finding.kind == "performance":
+        (loss,) = finding.readings
+        value, limit, features = loss.value, loss.threshold or 0.0, ()
+        summary = _worse(loss, alarm.version, calibration)
+    else:
+        value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
+        features = _ranked(alarm) if finding.kind == "data" else ()
+        summary = _moved(alarm, window, calibration)
+    return Drift(
+        episode=alarm.episode,
+        model=alarm.model,
+        version=window.version,
+        kind=alarm.kind,
+        at_ms=window.end[0],
+        from_ms=window.rows[0].at_ms,
+        rows=len(window.rows),
+        score=value,
+        threshold=limit,
+        severity=value / limit,
+        features=features,
+        summary=summary,
+        report=report,
+        recorded_ms=recorded_ms,
+    )
+
+
+def _ranked(alarm: DriftAlarm) -> tuple[FeatureDrift, ...]:
+    """Return the evidence of each feature, the most unusual first."""
+    ranked = sorted(alarm.p_values, key=lambda name: (alarm.p_values[name], -alarm.scores[name]))
+    return tuple(
+        FeatureDrift(name, alarm.scores[name], alarm.p_values[name], name in alarm.drifted) for name in ranked
+    )
+
+
+def _moved(alarm: DriftAlarm, window: Window, calibration: Calibration) -> str:
+    moved = [
+        f"{name} moved by {alarm.scores[name]:.2f} (up to {calibration.limits[name]:.2f} is usual)"
+        for name in alarm.drifted
+    ]
+    named = ", ".join(moved[:_NAMED]) + (f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else "")
+    over = _over(len(window.rows), window.rows[0].at_ms, window.end[0])
+    return f"Against what version {alarm.version} was trained on, {named} {over}."
+
+
+def _worse(loss: Reading, version: str, calibration: Calibration) -> str:
+    mean = calibration.performance.mean
+    usual = math.sqrt(mean) if loss.name == "rmse" else mean
+    over = _over(loss.rows, loss.from_ms, loss.to_ms)
+    return (
+        f"The {loss.name} of version {version} went from {usual:.3g} to {loss.value:.3g} {over}; "
+        f"up to {loss.threshold:.3g} is usual."
+    )
+
+
+def _over(rows: int, from_ms: int, to_ms: int) -> str:
+    return f"over {rows} predictions of {iso(from_ms)[:16]} to {iso(to_ms)[:16]}"
+
+
+class _Readings:
+    """Makes the readings of one window."""
+
+    def __init__(self, model: str, window: Window) -> None:
+        self._model = model
+        self._window = window
+
+    def one(
+        self, subject: Subject, name: str, value: float, threshold: float | None = None, feature: str = ""
+    ) -> Reading:
+        """Return one."""
+        rows = self._window.rows
+        return Reading(
+            subject, self._model, self._window.version, name, value, rows[0].at_ms, rows[-1].at_ms, len(rows),
+            feature, threshold,
+        )  # fmt: skip
+
+
+def _data(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Finding:
+    verdict = judge_window(calibration.data, calibration.references, columns)
+    told = [readings.one("drift", "p_value", verdict.min_p, calibration.data.level)]
+    told += [
+        readings.one("drift", "drift", value, calibration.limits[name], name)
+        for name, value in verdict.scores.items()
+    ]
+    return Finding("data", verdict, tuple(told))
+
+
+def _prediction(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Finding:
+    verdict = judge_window(calibration.prediction, calibration.references, columns)
+    value = verdict.scores["prediction"]
+    told = readings.one("drift", "prediction_drift", value, calibration.limits["prediction"])
+    return Finding("prediction", verdict, (told,))
+
+
+def _performance(
+    readings: _Readings, window: PerformanceWindow, calibration: Calibration, settings: Settings
+) -> Finding:
+    losses, metric = window.losses, settings.metric
+    limit = aggregate(metric, [calibration.limits["loss"]])
+    told = readings.one("performance", metric, aggregate(metric, losses), limit)
+    return Finding("performance", judge_level(calibration.performance, losses), (told,))
+
+
+def _nulls(
+    readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration
+) -> tuple[Reading, ...]:
+    """Return the null shares of those features that have nulls, or had; the threshold is what was usual."""
+    shares = {name: float(np.isnan(columns[name]).mean()) for name in calibration.features}
+    return tuple(
+        readings.one("quality", "null_share", share, calibration.null_shares[name], name)
+        for name, share in shares.items()
+        if share or calibration.null_shares[name]
+    )

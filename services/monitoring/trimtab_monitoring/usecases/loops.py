@@ -1,0 +1,164 @@
+"""How a loop's row follows what happens, in whatever order the topics tell it.
+
+Up to the candidate the facts come from several topics, so the furthest one wins;
+from there on the registry alone tells, in order, and its last word holds. Each fact
+may be told again: it changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from trimtab_core.policy import Decision
+
+from trimtab_monitoring.usecases.entities import Command, Drift, Gate, Loop, Verdict
+
+_ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed")
+"""The states before there is a version, from the first to the last."""
+_ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed"})
+_RESTING: Final = _ENDED | {"declined", "awaiting_approval"}
+"""States in which nothing more happens by itself."""
+
+Stage = Literal[
+    "REFUSED", "AWAITING_APPROVAL", "REJECTED", "ACCEPTED", "ON_TRIAL", "LIVE", "ROLLED_BACK", "RETIRED"
+]
+_STAGES: Final[dict[Stage, str]] = {
+    "REFUSED": "refused",
+    "AWAITING_APPROVAL": "awaiting_approval",
+    "REJECTED": "refused",
+    "ACCEPTED": "loading",
+    "ON_TRIAL": "on_trial",
+    "LIVE": "live",
+    "ROLLED_BACK": "rolled_back",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunNews:
+    """What became of a run."""
+
+    id: str
+    run_id: str
+    command_id: str
+    loop_id: str
+    model: str
+    trigger: str
+    state: Literal["training", "gating", "failed"]
+    as_of_ms: int
+    at_ms: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageNews:
+    """What became of a version."""
+
+    id: str
+    model: str
+    number: int
+    run_id: str
+    loop_id: str
+    stage: Stage
+    rollout_id: str
+    gates: Sequence[Gate]
+    sentence: str
+    at_ms: int
+
+
+def has_ended(loop: Loop) -> bool:
+    """Whether the loop has come to an outcome."""
+    return loop.state in _ENDED
+
+
+def helped(loop: Loop) -> bool:
+    """Whether the loop ended with a new live version."""
+    return loop.state == "live"
+
+
+def triggered(drift: Drift, traceparent: str | None) -> Loop:
+    """Return the loop that a drift event opens; its id is the episode's."""
+    return Loop(
+        id=drift.episode,
+        model=drift.model,
+        trigger=drift.kind,
+        drift=drift,
+        traceparent=traceparent,
+        steps={"triggered": drift.recorded_ms},
+    )
+
+
+def declined(loop: Loop, decision: Decision, at_ms: int) -> Loop:
+    """Write down why the policy gives no command."""
+    return replace(_reach(loop, "declined", at_ms), reason=decision.reason)
+
+
+def commanded(loop: Loop, command: Command) -> Loop:
+    """Write down the command that a loop was given."""
+    return replace(
+        _reach(loop, "commanded", command.at_ms),
+        trigger=loop.trigger or command.trigger,
+        reason=command.reason,
+        command_id=command.id,
+        as_of_ms=command.as_of_ms,
+    )
+
+
+def ran(loop: Loop, run: RunNews) -> Loop:
+    """Write down what became of the loop's run."""
+    loop = replace(
+        _reach(loop, run.state, run.at_ms),
+        trigger=loop.trigger or run.trigger,
+        command_id=loop.command_id or run.command_id,
+        run_id=run.run_id,
+        as_of_ms=run.as_of_ms,
+    )
+    if loop.state == "failed":
+        loop = replace(loop, outcome=f"The run failed: {run.error}", settled_ms=run.as_of_ms)
+    return loop
+
+
+def staged(loop: Loop, news: StageNews) -> Loop:
+    """Write down what the registry made of the loop's version."""
+    loop = replace(
+        loop,
+        version=news.number,
+        run_id=loop.run_id or news.run_id,
+        rollout_id=news.rollout_id or loop.rollout_id,
+        gates=tuple(news.gates) or loop.gates,
+    )
+    if news.stage not in _STAGES:
+        return loop
+    state = _STAGES[news.stage]
+    loop = replace(
+        loop, state=state, open=state not in _RESTING, steps={**loop.steps, state: news.at_ms}
+    )
+    if state not in _RESTING:
+        return replace(loop, outcome="", settled_ms=None)
+    settled = loop.verdict.at_ms if loop.verdict else loop.as_of_ms
+    return replace(loop, outcome=_outcome(state, news), settled_ms=settled)
+
+
+def judged(loop: Loop, verdict: Verdict) -> Loop:
+    """Write down what the judge said; what it calls for is still to be done."""
+    loop = replace(loop, verdict=verdict)
+    if verdict.outcome == "PROMOTE":
+        loop = replace(loop, state="promoting", open=True, steps={**loop.steps, "promoting": verdict.recorded_ms})
+    return loop
+
+
+def _reach(loop: Loop, state: str, at_ms: int) -> Loop:
+    """Return the loop with the time at which it reached `state`, and in it unless it is further already."""
+    steps = {state: at_ms, **loop.steps}
+    if loop.state not in _ORDER or _ORDER.index(loop.state) > _ORDER.index(state):
+        return replace(loop, steps=steps)
+    return replace(loop, state=state, open=state not in _RESTING, steps=steps)
+
+
+def _outcome(state: str, news: StageNews) -> str:
+    said = {
+        "refused": f"Version {news.number} was refused",
+        "awaiting_approval": f"Version {news.number} waits for a person",
+        "live": f"Version {news.number} is live",
+        "rolled_back": f"Version {news.number} was rolled back",
+    }
+    return f"{said[state]}: {news.sentence}" if news.sentence else f"{said[state]}."

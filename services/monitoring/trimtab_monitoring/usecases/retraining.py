@@ -1,0 +1,102 @@
+"""The retrain policy: drift in, at most one command out.
+
+What the policy remembers, the loop's row and the command are one transaction that
+locks the model, so an episode that is heard twice, late or out of order gives one
+command. A refusal is written to the loop's row as a sentence.
+"""
+
+import logging
+from dataclasses import replace
+
+from trimtab_core import policy
+from trimtab_core.policy import Decision, DriftSignal, PolicySpec
+from trimtab_core.specs import RetrainSpec
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import Clock
+
+from trimtab_monitoring.usecases import loops
+from trimtab_monitoring.usecases.entities import Command, Drift, Loop
+from trimtab_monitoring.usecases.ports import Specs, Store, Unit
+
+log = logging.getLogger(__name__)
+
+REQUESTED_BY = "retrain policy"
+
+
+class Retraining:
+    """Answers drift."""
+
+    def __init__(self, store: Store, specs: Specs, clock: Clock) -> None:
+        self._store = store
+        self._specs = specs
+        self._clock = clock
+
+    async def answer(self, drift: Drift) -> None:
+        """Decide about a drift event; one that was heard before changes nothing.
+
+        Raises:
+            NotFound: there is no such model.
+            Unavailable: PostgreSQL is away.
+        """
+        spec = self._specs.model(drift.model).spec.retrain
+        async with self._store.begin(drift.model) as unit:
+            if not await unit.first_sight(f"drift/{drift.episode}"):
+                return
+            loop = await unit.loop(drift.episode) or loops.triggered(drift, telemetry.traceparent())
+            decision = policy.decide(_policy(spec), unit.policy, _signal(drift, drift.at_ms))
+            if decision.action == "retrain":
+                await self._command(unit, loop, drift, decision, drift.at_ms)
+            elif decision.cause != "duplicate":
+                await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
+            log.info("drift %s of %s: %s", drift.episode, drift.model, decision.reason)
+
+    async def look_again(self, unit: Unit, episode: str, now_ms: int) -> None:
+        """Decide again about an episode that goes on, at the event time `now_ms`, in the caller's transaction.
+
+        The first answer to a drift event is left to `answer`, so that it does not
+        depend on which of the two came first.
+        """
+        loop = await unit.loop(episode)
+        if loop is None or loop.drift is None or loop.state == "triggered":
+            return
+        spec = self._specs.model(loop.model).spec.retrain
+        decision = policy.reconsider(_policy(spec), unit.policy, _signal(loop.drift, now_ms))
+        if decision.action == "retrain":
+            with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
+                await self._command(unit, loop, loop.drift, decision, now_ms)
+
+    async def _command(
+        self, unit: Unit, loop: Loop, drift: Drift, decision: Decision, as_of_ms: int
+    ) -> None:
+        """Send the command of `decision`; a further attempt is a loop of its own, named by its command."""
+        assert decision.command_id is not None
+        now_ms = self._clock.now_ms()
+        if decision.attempt > 1:
+            loop = replace(
+                loops.triggered(replace(drift, recorded_ms=now_ms), telemetry.traceparent()), id=decision.command_id
+            )
+        command = Command(
+            id=decision.command_id,
+            model=drift.model,
+            loop_id=loop.id,
+            trigger=drift.kind,
+            episode=drift.episode,
+            attempt=decision.attempt,
+            reason=decision.reason,
+            requested_by=REQUESTED_BY,
+            as_of_ms=as_of_ms,
+            at_ms=now_ms,
+        )
+        await unit.save_policy(decision.state)
+        await unit.put_loop(loops.commanded(loop, command))
+        await unit.tell([command])
+
+
+def _policy(spec: RetrainSpec) -> PolicySpec:
+    return PolicySpec(
+        on=spec.on, cooldown_s=spec.cooldown / 1000, at_most=(spec.at_most.count, spec.at_most.per_ms / 1000)
+    )
+
+
+def _signal(drift: Drift, at_ms: int) -> DriftSignal:
+    return DriftSignal(drift.model, drift.episode, drift.kind, at_ms / 1000, drift.severity)
