@@ -22,7 +22,7 @@ async def test_drift_becomes_a_better_model(
 
         world.slope = 5.0
         loops = await world.live(
-            96, until=lambda loops: any(l.HasField("drift") and l.state == "live" for l in loops)
+            96, until=lambda loops: any(loop.HasField("drift") and loop.state == "live" for loop in loops)
         )
 
         won = next(loop for loop in loops if loop.HasField("drift") and loop.state == "live")

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from trimtab_runtime.errors import Unavailable
 
 _WAIT_MS = 50
+_POLL_MS = 20
 
 
 async def read_partition(
@@ -66,22 +67,15 @@ def _consumer(servers: str, isolation_level: str) -> AIOKafkaConsumer:
 
 
 async def _until(consumer: Any, place: TopicPartition, end: int) -> AsyncIterator[list[Any]]:
-    """Yield records below `end`, and stop there or where nothing but compacted offsets is left before it."""
-    seen = None  # the position, and the time of the last answer, when nothing came
+    """Yield records below `end`; stop there, or where only compacted offsets are left before it."""
     while (position := await consumer.position(place)) < end:
-        batch = (await consumer.getmany(place, timeout_ms=4 * _WAIT_MS)).get(place)
-        if batch:
-            seen = None
-            if batch[-1].offset >= end:
-                batch = [record for record in batch if record.offset < end]
-            if batch:
-                yield batch
-            continue
-        # An answer at this position that held nothing, although all is decided up to the end: the rest was compacted.
-        now = (await consumer.position(place), consumer.last_poll_timestamp(place))
-        decided = (consumer.last_stable_offset(place) or 0) >= end
-        if decided and now[0] == position and seen is not None and seen[0] == now[0] and seen[1] != now[1]:
-            if not await consumer.getmany(place, timeout_ms=0):
+        answered = consumer.last_poll_timestamp(place)
+        batch = (await consumer.getmany(place, timeout_ms=_POLL_MS)).get(place)
+        if not batch and consumer.last_poll_timestamp(place) != answered:
+            # The broker answered from `position`: either that is on its way to us, or there was nothing.
+            batch = (await consumer.getmany(place)).get(place)
+            decided = (consumer.last_stable_offset(place) or 0) >= end
+            if not batch and decided and await consumer.position(place) == position:
                 return
-            raise AssertionError("unreachable")
-        seen = now
+        if below := [record for record in batch or () if record.offset < end]:
+            yield below

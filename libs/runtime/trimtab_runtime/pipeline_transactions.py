@@ -79,13 +79,19 @@ class Transactions:
                 await self._write(batches, place, offset)
         except (ProducerFenced, InvalidProducerEpoch) as error:
             raise Fenced(f"{self._id} has a newer writer, or its transaction timed out") from error
-        except (KafkaError, TimeoutError, AssertionError) as error:  # aiokafka asserts that the writer is not broken
+        except (
+            KafkaError,
+            TimeoutError,
+            AssertionError,
+        ) as error:  # aiokafka asserts that the writer is not broken
             cause = error.__cause__ or error
             raise Unavailable(f"the transaction of {self._id} failed: {cause!r}") from error
 
     async def close(self) -> None:
         """Let go of the connection; a transaction still open is aborted if that is quickly done, else left to the next."""
-        with suppress(KafkaError, TimeoutError, AssertionError):  # no transaction is open, or no broker answers
+        with suppress(
+            KafkaError, TimeoutError, AssertionError
+        ):  # no transaction is open, or no broker answers
             async with asyncio.timeout(_CLOSE_LIMIT_S):
                 await self._producer.abort_transaction()
         try:
@@ -99,7 +105,9 @@ class Transactions:
                     await self._producer._sender.close()
             await self._producer.client.close()
 
-    async def _write(self, batches: Sequence[tuple[str, int, Any]], place: TopicPartition, offset: int) -> None:
+    async def _write(
+        self, batches: Sequence[tuple[str, int, Any]], place: TopicPartition, offset: int
+    ) -> None:
         producer = self._producer
         await producer.begin_transaction()
         sent: list[asyncio.Future[Any]] = []
@@ -127,7 +135,9 @@ class Transactions:
             if partition is None:
                 partition = keyless[output.topic] if output.key is None else _hash(output.key) % count
             elif not 0 <= partition < count:
-                raise ValueError(f"topic {output.topic} has {count} partitions, so none is number {partition}")
+                raise ValueError(
+                    f"topic {output.topic} has {count} partitions, so none is number {partition}"
+                )
             target = (output.topic, partition)
             batch = filling.get(target)
             if batch is None or not _append(batch, output):
@@ -146,7 +156,8 @@ class Transactions:
 def _append(batch: Any, output: Output) -> bool:
     """Add `output` to `batch`, unless it is full."""
     return (
-        batch.append(key=output.key, value=output.value, timestamp=None, headers=list(output.headers)) is not None
+        batch.append(key=output.key, value=output.value, timestamp=None, headers=list(output.headers))
+        is not None
     )
 
 

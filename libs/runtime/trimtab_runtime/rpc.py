@@ -4,6 +4,7 @@ A servicer raises `Rejected` or `Unavailable` and knows no status; the one table
 turns them into codes, and back again on the client's side.
 """
 
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,22 @@ STATUSES: dict[type[TrimtabError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 MESSAGE_LIMIT = 64 * 1024 * 1024
+_RETRIED = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "trimtab.serving.v1.Prediction"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+"""A prediction that met a dying instance is asked of another; calls that change things are the caller's to repeat."""
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
@@ -158,7 +175,7 @@ def channel(addresses: str) -> grpc.aio.Channel:
     # One interceptor a kind: grpc.aio files an object under the first kind that it is.
     return grpc.aio.insecure_channel(
         target,
-        options=[*CHANNEL_OPTIONS, ("grpc.lb_policy_name", "round_robin")],
+        options=[*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(_RETRIED))],
         interceptors=[_UnaryCalls(), _StreamCalls()],
     )
 

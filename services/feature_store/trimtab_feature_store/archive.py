@@ -17,14 +17,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
-from trimtab_runtime import bus, records
+from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_feature_store import deadletters, tables
 from trimtab_feature_store.shelves import PREDICTIONS_PRESS, Press, Shelf, event_press
-from trimtab_feature_store import tables
 from trimtab_feature_store.store import Piece, Reach
 
 GROUP = "feature_store-archive"
@@ -132,7 +131,7 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
             consumer.pause(*(place for place in places if place in consumer.assignment()))
             return
         shelf.clear()
-        await self._bury(refused)
+        await records.send_all(self._producer, [deadletters.letter(raw, why) for raw, why in refused])
         try:
             consumer.resume(*(place for place in places if place in consumer.paused()))
             await consumer.commit(offsets)
@@ -163,21 +162,6 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
             held = (source, event_press(source))
             self._presses[topic] = held
         return held[1]
-
-    async def _bury(self, refused: Sequence[tuple[Any, str]]) -> None:
-        for raw, why in refused:
-            letter = bus.dead_letter(
-                raw, source=raw.topic, reasons=[Reason(code="undecodable", message=why)]
-            )
-            record = records.outgoing(
-                topics.DEADLETTER,
-                letter,
-                key=(raw.key or b"").decode(errors="replace"),
-                id=letter.id,
-                source="feature_store",
-                time_ms=raw.timestamp,
-            )
-            await records.send_all(self._producer, [record])
 
     async def _publish(self, topic: str) -> None:
         """Tell how far a source has been archived, all partitions and all processes together.

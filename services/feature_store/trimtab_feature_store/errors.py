@@ -5,7 +5,7 @@ Rejected
 └── ArchiveConflict      (Conflict) a field changed its type
 Unavailable
 ├── NotArchivedYet       the archive has not come as far as was asked
-└── NotRead              (online) features have not been read up to the end yet
+└── NotRead              a view's features have not been read to their end yet
 """
 
 from trimtab_runtime.clock import iso
@@ -37,3 +37,10 @@ class NotArchivedYet(Unavailable):
             f"the archive of source {source!r} stands at {iso(reached_ms)}, and {iso(wanted_ms)} was waited for: "
             "ask again once its events have passed that time"
         )
+
+
+class NotRead(Unavailable):
+    """A view's features have not been read to their end yet."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"the features of view {view!r} are still being read: ask again in a moment")

@@ -22,8 +22,8 @@ from trimtab_runtime.featurelog import Progress
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_feature_store import keyed
-from trimtab_feature_store.keyed import KeyedRows
+from trimtab_feature_store import deadletters, keyed
+from trimtab_feature_store.keyed import BadRows, KeyedRows
 
 SERVICE = "feature_store-fold"
 HEARS = (topics.KEYED,)
@@ -98,14 +98,17 @@ class Fold:
         if shape is None or state is None:  # deleted while its last rows were on the way
             return []
         pieces: list[KeyedRows] = []
+        out: list[Outgoing] = []
         marks = dict(self._watermark_ms)
         for record in batch:
-            origin = records.origin(record) if not record.value else None
-            if origin is None:
-                pieces.append(keyed.decode(record.value))
-            elif origin.is_watermark and origin.event_time_ms is not None:
+            if record.value:
+                try:
+                    pieces.append(keyed.decode(record.value))
+                except BadRows as error:
+                    out.append(deadletters.letter(record, str(error)))
+            elif (origin := records.origin(record)).is_watermark and origin.event_time_ms is not None:
                 marks[origin.partition] = max(marks.get(origin.partition, 0), origin.event_time_ms)
-        out = self._fold(shape, state, pieces)
+        out += self._fold(shape, state, pieces)
         if marks != self._watermark_ms:
             self._watermark_ms = marks
             out += self._move_on(shape, state)
@@ -182,3 +185,4 @@ class Fold:
 
     def _out(self, key: bytes, value: bytes | None) -> Outgoing:
         return Outgoing(self._features, key, value, [], self.partition)
+

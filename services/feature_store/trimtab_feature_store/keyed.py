@@ -12,6 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.contract import entity_text
 
+
+class BadRows(ValueError):
+    """The value of a record is no rows of a view."""
+
+
 ROWS_A_RECORD = 2_000
 BYTES_A_RECORD = 500_000
 _NUMERIC = frozenset({"integer", "number"})
@@ -67,9 +72,16 @@ def decode(value: bytes) -> KeyedRows:
     """Return the rows in a record's value.
 
     Raises:
-        msgspec.DecodeError: the bytes are no such rows.
+        BadRows: the bytes are no such rows.
     """
-    return _decode(value)
+    try:
+        rows = _decode(value)
+    except msgspec.DecodeError as error:
+        raise BadRows(f"no rows of a view: {error}") from error
+    lengths = {len(rows.entity), len(rows.event_time_ms), *map(len, rows.fields.values())}
+    if len(lengths) > 1:
+        raise BadRows(f"the columns of a view's rows are of lengths {sorted(lengths)}")
+    return rows
 
 
 def entity_texts(values: Sequence[Any]) -> list[str | None]:

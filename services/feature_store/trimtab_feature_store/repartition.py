@@ -12,6 +12,7 @@ from trimtab_contracts import topics
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Source
 from trimtab_runtime import featurelog, records
+from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -24,16 +25,30 @@ SERVICE = "feature_store-repartition"
 HEARS = (topics.EVENTS,)
 
 
+class SpecsApart(Unavailable):
+    """A view was heard before the source that it leans on; the other is on its way."""
+
+    def __init__(self, source: str, fields: Sequence[str]) -> None:
+        super().__init__(f"a view folds {', '.join(fields)}, which source {source!r} does not have yet")
+
+
 class Cut:
     """What the views of a source take of its rows; good for as long as none of their specs changes."""
 
     def __init__(self, source: Source, views: Sequence[tuple[FeatureView, int]]) -> None:
-        """Take `views` with their generations."""
+        """Take `views` with their generations.
+
+        Raises:
+            SpecsApart: the source lacks a field of theirs.
+        """
         self.source = source
         self.views = views
         self._fields = {view.name: Layout.of(view.spec, source.spec.lateness).fields for view, _ in views}
         names = {view.spec.entity for view, _ in views if view.spec.entity is not None}
-        self._decoder = RowDecoder(source.spec, names.union(*self._fields.values()))
+        names = names.union(*self._fields.values())
+        if missing := names - source.spec.fields.keys():
+            raise SpecsApart(source.name, sorted(missing))
+        self._decoder = RowDecoder(source.spec, names)
 
     @classmethod
     def of(cls, book: SpecBook, source: Source) -> "Cut":

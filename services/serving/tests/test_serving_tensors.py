@@ -2,9 +2,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2 as pb2
 from trimtab_serving import tensors
 from trimtab_serving.errors import BadTensor
+from tritonclient.grpc import service_pb2 as pb2
 
 TABLE = np.array([[1, 2], [3, np.nan], [5, 6]], np.float32)
 
@@ -34,7 +34,7 @@ def test_raw_and_typed_features_are_the_same() -> None:
 
 def test_raw_and_typed_texts_are_the_same() -> None:
     raw = request("key", "BYTES", [2], raw=b"\x03\0\0\0one\x04\0\0\0zw\xc3\xb6")
-    typed = request("key", "BYTES", [2], bytes_contents=["one".encode(), "zwö".encode()])
+    typed = request("key", "BYTES", [2], bytes_contents=[b"one", "zwö".encode()])
 
     assert tensors.texts(*only(raw)) == tensors.texts(*only(typed)) == ["one", "zwö"]
 
@@ -50,7 +50,10 @@ def test_raw_and_typed_integers_are_the_same() -> None:
     ("asked", "sentence"),
     [
         (request("features", "FP64", [1, 2], raw=bytes(16)), "is FP64, and the model takes FP32"),
-        (request("features", "FP32", [1, 3], raw=bytes(12)), r"has shape \[1, 3\], and the model takes \[rows, 2\]"),
+        (
+            request("features", "FP32", [1, 3], raw=bytes(12)),
+            r"has shape \[1, 3\], and the model takes \[rows, 2\]",
+        ),
         (request("features", "FP32", [2], raw=bytes(8)), r"has shape \[2\]"),
         (request("features", "FP32", [2, 2], raw=bytes(8)), "has 2 values and its shape"),
         (request("features", "FP32", [1, 2], raw=bytes(7)), "is 7 bytes"),

@@ -7,10 +7,10 @@ and never wait for it.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -24,7 +24,7 @@ from trimtab_runtime.follow import Follower
 from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
-from trimtab_serving import door, grpc_api, oip_api, producers
+from trimtab_serving import door, grpc_api, oip_api
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Wishes
 from trimtab_serving.files import ModelFiles
@@ -35,6 +35,7 @@ from trimtab_serving.meter import Meter
 from trimtab_serving.mirror import Mirror
 from trimtab_serving.online import OnlineViews
 from trimtab_serving.predictionlog import PredictionLog
+from trimtab_serving.producers import Heartbeat, LogWriter, Watermarks, measure
 from trimtab_serving.rows import Readers
 from trimtab_serving.snapshot import Board
 from trimtab_serving.usecases import Predictions
@@ -42,8 +43,9 @@ from trimtab_serving.usecases import Predictions
 log = logging.getLogger(__name__)
 
 _MB = 1024 * 1024
-_RECONNECT_S = 0.5
+_FLUSH_S = 0.02
 _SAVE_S = 1.0
+_RECONNECT_S = 0.5
 _FAREWELL_S = 3.0
 """How long the end waits for Kafka to take the rest of the log; what it does not take stays in the journal."""
 
@@ -54,52 +56,104 @@ async def run(config: Config) -> None:
         Mirror(config.state_dir / "mirror", config.mirror_limit_mb * _MB) as mirror,
         Journal(config.state_dir / "log", config.log_limit_mb * _MB) as journal,
     ):
-        serving = _Serving(config, mirror, journal)
-        async with asyncio.TaskGroup() as tasks:
-            for forever in serving.background():
-                tasks.create_task(forever)
-            await serving.load(tasks)
-            try:
-                async with door.serving(
-                    config.grpc_address,
-                    serving.register,
-                    [grpc_api.SERVICE, oip_api.SERVICE],
-                    threads=config.threads,
-                    max_waiting=config.max_waiting,
-                ) as set_ready:
-                    set_ready(True)
-                    await asyncio.Event().wait()
-            finally:
-                await serving.farewell()
+        await _serve(config, mirror, journal)
 
 
-class _Serving:
-    """The parts of one instance, put together."""
+async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
+    clock, board, meter, book = SystemClock(), Board(), Meter(), SpecBook()
+    messages = Messages(config.instance, clock)
+    partitions = topics.PREDICTIONS.partitions
+    predictions = PredictionLog(partial(partition_of, partitions=partitions), partitions)
+    writer, watermarks = LogWriter(board, predictions, journal, messages), Watermarks(messages)
+    views = OnlineViews(book, mirror.records)
 
-    def __init__(self, config: Config, mirror: Mirror, journal: Journal) -> None:
-        clock = SystemClock()
-        self._config, self._mirror, self._clock = config, mirror, clock
-        self._board, self._meter = Board(), Meter()
-        partitions = topics.PREDICTIONS.partitions
-        predictions = PredictionLog(partial(partition_of, partitions=partitions), partitions)
-        self._messages = Messages(config.instance, clock)
-        self._writer = producers.LogWriter(predictions, journal, self._messages)
-        self._watermarks = producers.Watermarks(self._messages)
-        self._book = SpecBook()
-        self._views = OnlineViews(self._book, mirror.records)
-        self._fleet = Fleet(
-            self._board, ModelFiles(config.state_dir / "models"), Readers(self._book, self._views).of, self._changed
+    def board_changed() -> None:
+        heartbeat.changed()
+        writer.features_moved()
+
+    def features_moved(view: str, until_ms: int) -> None:
+        watermarks.move(view, until_ms)
+        writer.features_moved()
+
+    def specs_changed() -> None:
+        features.set_topics(views.update())
+        fleet.know(book.models)
+
+    fleet = Fleet(board, ModelFiles(config.state_dir / "models"), Readers(book, views).of, board_changed)
+    heartbeat = Heartbeat(fleet, messages)
+    features = Features(mirror, views, features_moved).follower(config.kafka_servers)
+    wishes = Wishes(mirror, book, fleet, specs_changed)
+    wanted = wishes.follower(config.kafka_servers)
+    has_copy = wishes.replay()
+    for view, until_ms in views.reached().items():
+        features_moved(view, until_ms)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(wanted.run())
+        tasks.create_task(features.run())
+        tasks.create_task(_every(_SAVE_S, mirror.save))
+        await _catch_up([wanted, features], config.catch_up_s if has_copy else None)
+        await fleet.settle()
+        tasks.create_task(fleet.run())
+        tasks.create_task(_every(_FLUSH_S, writer.flush))
+        measured = partial(measure, meter, messages, clock)
+        tasks.create_task(
+            _speak(config.kafka_servers, [writer.ship, heartbeat.beat, watermarks.publish, measured])
         )
-        self._heartbeat = producers.Heartbeat(self._fleet, self._messages)
-        self._wishes = Wishes(mirror, self._book, self._fleet, self._specs_changed)
-        features = Features(mirror, self._views, self._features_moved)
-        self._wishes_follower = self._wishes.follower(config.kafka_servers)
-        self._features_follower = features.follower(config.kafka_servers)
-        answers = Predictions(self._board, predictions, self._meter, clock)
-        self._doors = (
-            partial(add_PredictionServicer_to_server, grpc_api.PredictionApi(answers)),
-            partial(
-                add_GRPCInferenceServiceServicer_to_server,
-                oip_api.InferenceApi(answers, self._board, version("trimtab-serving")),
-            ),
-        )
+        answers = Predictions(board, predictions, meter, clock)
+        try:
+            async with door.serving(
+                config.grpc_address,
+                partial(_register, answers, board),
+                [grpc_api.SERVICE, oip_api.SERVICE],
+                threads=config.threads,
+                max_waiting=config.max_waiting,
+            ) as set_ready:
+                set_ready(True)
+                await asyncio.Event().wait()
+        finally:
+            await writer.flush()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(writer.shipped(), _FAREWELL_S)
+
+
+def _register(answers: Predictions, board: Board, server: Any) -> None:
+    add_PredictionServicer_to_server(grpc_api.PredictionApi(answers), server)
+    inference = oip_api.InferenceApi(answers, board, metadata.version("trimtab-serving"))
+    add_GRPCInferenceServiceServicer_to_server(inference, server)
+
+
+async def _catch_up(followers: Sequence[Follower], patience_s: float | None) -> None:
+    """Wait until all that Kafka holds has been read; with a local copy, no longer than `patience_s`."""
+    try:
+        async with asyncio.timeout(patience_s):
+            for follower in followers:
+                await follower.caught_up()
+    except TimeoutError:
+        log.warning("Kafka has no news after %s s: answering from the local copy", patience_s)
+
+
+async def _every(seconds: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await action()
+
+
+async def _speak(servers: str, loops: Sequence[Callable[[Any], Coroutine[Any, Any, None]]]) -> None:
+    """Run `loops` with a producer, and with a new one whenever Kafka was away for too long."""
+    while True:
+        try:
+            producer = await bus.start_producer(servers)
+        except Unavailable as error:
+            log.warning("nothing can be said: %s", error)
+            await asyncio.sleep(_RECONNECT_S)
+            continue
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in loops:
+                    tasks.create_task(loop(producer))
+        except* KafkaError as faults:
+            log.warning("Kafka did not take what was said, and is told again: %s", faults.exceptions)
+        finally:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(producer.stop(), _FAREWELL_S)

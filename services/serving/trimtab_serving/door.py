@@ -79,16 +79,14 @@ class _Guarded:
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Take no handler by a search through all: each is registered by its name below."""
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add a service's handlers."""
         self._server.add_registered_method_handlers(
             service, {name: _wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         )
 
 
-def _wrap(method: str, handler: Any) -> grpc.RpcMethodHandler:
+def _wrap(method: str, handler: Any) -> Any:
     if handler.unary_unary is None:
         return handler
     behaviour = handler.unary_unary
@@ -108,6 +106,10 @@ def _wrap(method: str, handler: Any) -> grpc.RpcMethodHandler:
             if context.code() is not None:  # abort() itself raised
                 raise
             log.exception("%s failed", method)
-            context.abort(grpc.StatusCode.INTERNAL, f"{method} failed by a fault of serving: its log tells more")
+            context.abort(
+                grpc.StatusCode.INTERNAL, f"{method} failed by a fault of serving: its log tells more"
+            )
 
-    return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(
+        call, handler.request_deserializer, handler.response_serializer
+    )

@@ -1,12 +1,12 @@
 """What serving refuses.
 
-    Rejected
-    ├── BadRow           a row of the request is not a row of the model's source
-    ├── BadTensor        a tensor of the request is not what the model takes
-    ├── CannotServe      a version cannot be brought to answer here
-    └── Conflict
-        ├── NoLiveVersion
-        └── VersionNotWarm
+Rejected
+├── BadRow           a row of the request is not a row of the model's source
+├── BadTensor        a tensor of the request is not what the model takes
+├── CannotServe      a version cannot be brought to answer here
+└── Conflict
+    ├── NoLiveVersion
+    └── VersionNotWarm
 """
 
 from collections.abc import Iterable

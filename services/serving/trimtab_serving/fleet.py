@@ -17,7 +17,7 @@ from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
 from trimtab_serving.errors import CannotServe, NoLiveVersion
 from trimtab_serving.files import ModelFiles, StoredFile
-from trimtab_serving.routing import Arms
+from trimtab_serving.routing import NOBODY, Arms
 from trimtab_serving.rows import RowReader
 from trimtab_serving.snapshot import Board, Served, Snapshot
 from trimtab_serving.versions import Version, load
@@ -48,7 +48,7 @@ class Wanted:
     champion: Ref | None
     challenger: Ref | None = None
     previous: Ref | None = None
-    arms: Arms = Arms("", 0)
+    arms: Arms = NOBODY
     loop_id: str = ""
     traceparent: str | None = None
 
@@ -144,7 +144,9 @@ class Fleet:
             try:
                 await asyncio.wait_for(self._dirty.wait(), RETRY_S)
             except TimeoutError:
-                if not any(loaded.attempts for held in self._models.values() for loaded in held.loaded.values()):
+                if not any(
+                    loaded.attempts for held in self._models.values() for loaded in held.loaded.values()
+                ):
                     continue
             await self.settle()
 
@@ -183,7 +185,9 @@ class Fleet:
 
     async def _load(self, wanted: Wanted, ref: Ref, attempts: int) -> _Loaded:
         name = f"version {ref.number} of {wanted.model}"
-        with telemetry.span("serving load version", parent=wanted.traceparent, model=wanted.model, version=ref.number):
+        with telemetry.span(
+            "serving load version", parent=wanted.traceparent, model=wanted.model, version=ref.number
+        ):
             try:
                 self._reader_of(wanted.model).prepare(ref.features)
                 version = await asyncio.to_thread(self._open, wanted.model, ref)

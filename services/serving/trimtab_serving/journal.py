@@ -87,7 +87,9 @@ class Journal:
             self._read = Place(min(at for at in self._sizes if at > self._read.segment), 0)
         with self._path(self._read.segment).open("rb") as file:
             file.seek(self._read.offset)
-            entries, taken = _parse(file.read(self._sizes[self._read.segment] - self._read.offset), at_most_bytes)
+            entries, taken = _parse(
+                file.read(self._sizes[self._read.segment] - self._read.offset), at_most_bytes
+            )
         self._read = Place(self._read.segment, self._read.offset + taken)
         return entries, self._read
 

@@ -86,7 +86,12 @@ class Messages:
     def watermark(self, view: str, time_ms: int) -> Outgoing:
         """Return how far the features of `view` have come here."""
         message = Watermark(
-            stage="serving", name=view, partition=0, partitions=1, time=to_timestamp(time_ms), instance=self._instance
+            stage="serving",
+            name=view,
+            partition=0,
+            partitions=1,
+            time=to_timestamp(time_ms),
+            instance=self._instance,
         )
         key = f"serving/{view}/0/{self._instance}"
         return records.outgoing(
@@ -108,9 +113,8 @@ class Messages:
         ]
 
     def _metric(self, traffic: Traffic, name: str, value: float, from_ms: int, to_ms: int) -> Outgoing:
-        id = f"{self._instance}/{traffic.model}/{name}/{to_ms}"
         message = Metric(
-            id=id,
+            id=f"{self._instance}/{traffic.model}/{name}/{to_ms}",
             model=traffic.model,
             name=name,
             value=value,
@@ -119,7 +123,12 @@ class Messages:
             rows=traffic.predictions,
         )
         return records.outgoing(
-            topics.METRICS_SERVING, message, key=traffic.model, id=id, source=self._instance, time_ms=to_ms
+            topics.METRICS_SERVING,
+            message,
+            key=traffic.model,
+            id=message.id,
+            source=self._instance,
+            time_ms=to_ms,
         )
 
 
@@ -138,7 +147,9 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
     message.features.extend(_column([answered.features[at] for answered, at in rows]))
     if served.challenger is not None:
         message.challenger_version = served.challenger.number
-        message.challenger.extend(_column([answered.challenger[at] for answered, at in rows]))
+        message.challenger.extend(
+            _column([answered.challenger[at] for answered, at in rows if answered.challenger is not None])
+        )
         message.challenger_answered.extend([answered.challenger_answered[at] for answered, at in rows])
 
 

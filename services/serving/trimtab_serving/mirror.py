@@ -62,7 +62,9 @@ class Mirror:
             self._store = lmdb.open(str(directory), map_size=limit_bytes, max_dbs=2)
             self._databases = {name: self._store.open_db(name) for name in (_OFFSETS, _RECORDS)}
         except lmdb.Error as error:
-            raise Unavailable(f"the local copy in {directory} cannot be opened: {error}; delete it") from error
+            raise Unavailable(
+                f"the local copy in {directory} cannot be opened: {error}; delete it"
+            ) from error
         self._pending: _Changes = {}
         self._ready: deque[_Changes] = deque()
         """What is to be written, in order; whoever holds the lock writes all of it."""
@@ -141,7 +143,9 @@ class Mirror:
                         transaction.put(key, value, db=self._databases[name])
         except lmdb.MapFullError:
             self._full = True  # it stays what it is, whole and ageing; a restart reads on from its offsets
-            log.error("the local copy is full and kept no further: raise TRIMTAB_SERVING_MIRROR_LIMIT_MB and restart")
+            log.error(
+                "the local copy is full and kept no further: raise TRIMTAB_SERVING_MIRROR_LIMIT_MB and restart"
+            )
 
 
 def _place(topic: str, key: bytes) -> bytes:

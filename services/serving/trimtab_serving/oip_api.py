@@ -9,10 +9,10 @@ rollouts and are logged: without one no label can ever be joined.
 from functools import partial
 from typing import Any
 
+from trimtab_runtime.errors import Conflict
 from tritonclient.grpc import model_config_pb2 as config_pb2
 from tritonclient.grpc import service_pb2 as pb2
 from tritonclient.grpc import service_pb2_grpc as pb2_grpc
-from trimtab_runtime.errors import Conflict
 
 from trimtab_serving import tensors
 from trimtab_serving.errors import BadTensor
@@ -51,7 +51,9 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Say who this is."""
-        return pb2.ServerMetadataResponse(name="trimtab", version=self._version, extensions=["model_configuration"])
+        return pb2.ServerMetadataResponse(
+            name="trimtab", version=self._version, extensions=["model_configuration"]
+        )
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:
         """Say what a model takes and gives."""

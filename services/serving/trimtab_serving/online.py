@@ -83,7 +83,9 @@ class OnlineView:
             if len(records) == 1:
                 log.error("record %r of view %r cannot be read: %s", records[0].key, self.name, error)
                 return
-            for record in records:  # what was applied before the bad one is applied again, and changes nothing
+            for (
+                record
+            ) in records:  # what was applied before the bad one is applied again, and changes nothing
                 yield from self._apply([record])
 
     def _compute(self, entity: str, boundary: int) -> Floats:

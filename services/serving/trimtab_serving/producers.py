@@ -7,7 +7,6 @@ present, which a broker that was away gets anew.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
 from typing import Any
 
 from trimtab_runtime import records
@@ -18,11 +17,10 @@ from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import PredictionLog
-from trimtab_serving.snapshot import Served
+from trimtab_serving.snapshot import Board
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 0.02
 HEARTBEAT_S = 2.0
 METRICS_S = 5.0
 
@@ -30,7 +28,10 @@ METRICS_S = 5.0
 class LogWriter:
     """Moves the prediction log from memory to the journal, and from there to Kafka."""
 
-    def __init__(self, predictions: PredictionLog, journal: Journal, messages: Messages) -> None:
+    def __init__(
+        self, board: Board, predictions: PredictionLog, journal: Journal, messages: Messages
+    ) -> None:
+        self._board = board
         self._predictions = predictions
         self._journal = journal
         self._messages = messages
@@ -38,30 +39,37 @@ class LogWriter:
         self._dropped = 0
         self._lost = 0
 
-    def flush(self, models: Collection[str]) -> None:
-        """Write what was answered since the last time, and how far `models` have come."""
-        batches = self._predictions.drain(models)
+    async def flush(self) -> None:
+        """Write what was answered since the last time, and how far each model has come."""
+        batches = self._predictions.drain(self._board.current.served)
         if not batches:
             return
         if self._journal.append([pack(self._messages.predictions(batch)) for batch in batches]):
             self._more.set()
             if self._dropped:
-                log.error("the prediction log has room again; %d predictions are missing from it", self._dropped)
+                log.error(
+                    "the prediction log has room again; %d predictions are missing from it", self._dropped
+                )
                 self._dropped = 0
         else:
             if not self._dropped:
-                log.error("the prediction log is full while Kafka is away: raise TRIMTAB_SERVING_LOG_LIMIT_MB")
+                log.error(
+                    "the prediction log is full while Kafka is away: raise TRIMTAB_SERVING_LOG_LIMIT_MB"
+                )
             self._dropped += sum(len(batch.rows) for batch in batches)
         if self._predictions.lost > self._lost:
-            log.error("%d predictions were not logged: they came faster than they could be written", self._predictions.lost - self._lost)
+            log.error(
+                "%d predictions were not logged: they came faster than they could be written",
+                self._predictions.lost - self._lost,
+            )
             self._lost = self._predictions.lost
 
-    def features_moved(self, models: Iterable[Served]) -> None:
+    def features_moved(self) -> None:
         """Carry the log's watermark along with that of the features, so that a quiet model holds nobody up.
 
         A row is asked about when it happens, long before the events of its time are complete.
         """
-        for served in models:
+        for served in self._board.current.served.values():
             if (until := served.reader.features_until_ms()) is not None:
                 self._predictions.passed(served.model, until - 1)
 
@@ -80,7 +88,7 @@ class LogWriter:
     async def shipped(self) -> None:
         """Wait until Kafka has everything."""
         while not self._journal.is_empty:
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(0.01)
 
 
 class Heartbeat:
@@ -125,7 +133,9 @@ class Watermarks:
         while True:
             self._moved.clear()
             news = {view: at for view, at in self._reached.items() if said.get(view) != at}
-            await records.send_all(producer, [self._messages.watermark(view, at) for view, at in news.items()])
+            await records.send_all(
+                producer, [self._messages.watermark(view, at) for view, at in news.items()]
+            )
             said |= news
             await self._moved.wait()
 

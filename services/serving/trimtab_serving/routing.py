@@ -28,3 +28,7 @@ class Arms:
             return True
         digest = blake2b(key.encode(), digest_size=8, key=self.rollout_id.encode()[:64]).digest()
         return int.from_bytes(digest) % 100 < self.share
+
+
+NOBODY = Arms("", 0)
+"""Without a rollout."""

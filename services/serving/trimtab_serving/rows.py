@@ -56,9 +56,7 @@ class _Plan:
 class RowReader:
     """Reads the rows of one model's source."""
 
-    def __init__(
-        self, model: specs.Model, source: specs.Source, views: Mapping[str, OnlineView]
-    ) -> None:
+    def __init__(self, model: specs.Model, source: specs.Source, views: Mapping[str, OnlineView]) -> None:
         """`views` are those that the model's versions may name."""
         self._model = model
         self._source = source
@@ -80,10 +78,14 @@ class RowReader:
         try:
             found = core.resolve(features, self._source.spec, view_specs)
         except FeatureFault as error:
-            raise CannotServe(f"a version of model {self._model.name!r} cannot be given its features: {error}") from error
+            raise CannotServe(
+                f"a version of model {self._model.name!r} cannot be given its features: {error}"
+            ) from error
         named = tuple(feature.name for feature in found)
         if named != features:
-            raise CannotServe(f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again")
+            raise CannotServe(
+                f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
+            )
         self._plans[features] = _Plan(
             RequestEvaluator(found),
             [self._lookup(name, found) for name in dict.fromkeys(_views_in(found))],
@@ -115,14 +117,17 @@ class RowReader:
         matrix = plan.evaluator.evaluate(asked.rows)
         for lookup in plan.lookups:
             entity = lookup.view.spec.entity
-            entities = [""] * len(asked.rows) if entity is None else [_entity(row.get(entity)) for row in asked.rows]
+            entities = (
+                [""] * len(asked.rows) if entity is None else [_entity(row.get(entity)) for row in asked.rows]
+            )
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
         return matrix.astype(np.float32)
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""
         reached = [lookup.view.until_ms for plan in self._plans.values() for lookup in plan.lookups]
-        return None if None in reached else min(reached, default=None)
+        known = [at for at in reached if at is not None]
+        return min(known, default=None) if len(known) == len(reached) else None
 
     def _row(self, at: int, payload: bytes, fields: frozenset[str]) -> dict[str, Any]:
         try:
@@ -139,7 +144,11 @@ class RowReader:
     def _lookup(self, name: str, features: Sequence[core.Feature]) -> _Lookup:
         view = self._views[name]
         columns = view.spec.columns()
-        wanted = [(at, each.column) for at, each in enumerate(features) if isinstance(each, ViewFeature) and each.view == name]
+        wanted = [
+            (at, each.column)
+            for at, each in enumerate(features)
+            if isinstance(each, ViewFeature) and each.view == name
+        ]
         return _Lookup(view, [at for at, _ in wanted], [columns.index(column) for _, column in wanted])
 
 
@@ -169,7 +178,9 @@ class Readers:
         model = self._book.model(name)
         source, views = self._book.source(model.spec.source), self._views.all
         held = self._held.get(name)
-        if held is None or any(one is not other for one, other in zip(held[0], (model, source, views), strict=True)):
+        if held is None or any(
+            one is not other for one, other in zip(held[0], (model, source, views), strict=True)
+        ):
             held = ((model, source, views), RowReader(model, source, views))
             self._held[name] = held
         return held[1]

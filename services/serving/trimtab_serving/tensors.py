@@ -40,14 +40,18 @@ def features(declared: Any, raw: bytes | None, width: int) -> NDArray[np.float32
         BadTensor: it has another type or shape.
     """
     if declared.datatype != "FP32":
-        raise BadTensor(f"input {declared.name!r} is {declared.datatype}, and the model takes FP32: convert it")
+        raise BadTensor(
+            f"input {declared.name!r} is {declared.datatype}, and the model takes FP32: convert it"
+        )
     shape = tuple(declared.shape)
     if len(shape) != 2 or shape[1] != width:
         raise BadTensor(
             f"input {declared.name!r} has shape {list(shape)}, and the model takes [rows, {width}]: reshape it"
         )
     values: NDArray[np.float32] = (
-        np.array(declared.contents.fp32_contents, np.float32) if raw is None else _numbers(declared, raw, np.float32)
+        np.array(declared.contents.fp32_contents, np.float32)
+        if raw is None
+        else _numbers(declared, raw, np.float32)
     )
     if values.size != shape[0] * width:
         _disagree(declared, values.size)
@@ -77,7 +81,9 @@ def texts(declared: Any, raw: bytes | None) -> list[str]:
     if declared.datatype != "BYTES":
         raise BadTensor(f"input {declared.name!r} is {declared.datatype} and has to be BYTES: convert it")
     try:
-        found = [value.decode() for value in (declared.contents.bytes_contents if raw is None else _split(raw))]
+        found = [
+            value.decode() for value in (declared.contents.bytes_contents if raw is None else _split(raw))
+        ]
     except (struct.error, UnicodeDecodeError) as error:
         raise BadTensor(f"input {declared.name!r} holds no UTF-8 texts: {error}; encode it anew") from error
     return _agreeing(declared, found)
@@ -87,7 +93,9 @@ def _numbers(declared: Any, raw: bytes, dtype: Any) -> NDArray[Any]:
     try:
         return np.frombuffer(raw, dtype)
     except ValueError as error:
-        raise BadTensor(f"input {declared.name!r} is {len(raw)} bytes, no whole number of values: send all") from error
+        raise BadTensor(
+            f"input {declared.name!r} is {len(raw)} bytes, no whole number of values: send all"
+        ) from error
 
 
 def _agreeing(declared: Any, values: list[Any]) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 
 def linear_model(weights: Sequence[float], bias: float = 0.0) -> bytes:
     """Return an ONNX model that answers `features @ weights + bias`; a missing feature counts as 0."""

@@ -125,15 +125,15 @@ class Predictions:
         rows = len(question.features)
         ticket = self._log.enter(served.model, question.event_time_ms)
         try:
-            champion = served.champion.run(question.features)
-            challenger = self._challenger(served, question)
-            arms = [] if challenger is None else question.arms
-            predictions, versions = champion, [served.champion.number] * rows
-            if challenger is not None and any(arms):
+            champion = predictions = served.champion.run(question.features)
+            challenger, arms = self._challenge(served, question), list[bool]()
+            versions = [served.champion.number] * rows
+            if challenger is not None and served.challenger is not None:
                 # A challenger that has no answer costs its caller nothing.
-                arms = (np.array(arms) & np.isfinite(challenger)).tolist()
-                predictions = np.where(arms, challenger, champion)
-                versions = [served.challenger.number if arm else served.champion.number for arm in arms]
+                arms = (np.array(question.arms) & np.isfinite(challenger)).tolist()
+                if any(arms):
+                    predictions = np.where(arms, challenger, champion)
+                    versions = [served.challenger.number if arm else served.champion.number for arm in arms]
             ids = self._ids(rows)
             latency_us = (perf_counter_ns() - begun) // 1000
             self._log.add(
@@ -155,7 +155,7 @@ class Predictions:
         self._meter.answered(served.model, rows, latency_us)
         return Answer(predictions, versions, ids, until_ms)
 
-    def _challenger(self, served: Served, question: Question) -> Floats | None:
+    def _challenge(self, served: Served, question: Question) -> Floats | None:
         if served.challenger is None:
             return None
         try:

@@ -50,13 +50,17 @@ def load(
     try:
         session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base
-        raise CannotServe(f"{name} is no model that ONNX Runtime can open: {error}; train it again") from error
+        raise CannotServe(
+            f"{name} is no model that ONNX Runtime can open: {error}; train it again"
+        ) from error
     inputs = {taken.name: taken for taken in session.get_inputs()}
     if set(inputs) != {INPUT} or inputs[INPUT].type != "tensor(float)":
         raise CannotServe(f"{name} takes {sorted(inputs)} and not one float input {INPUT!r}: export it anew")
     width = inputs[INPUT].shape[-1]
     if isinstance(width, int) and width != len(features):
-        raise CannotServe(f"{name} takes {width} features and its record names {len(features)}: export it anew")
+        raise CannotServe(
+            f"{name} takes {width} features and its record names {len(features)}: export it anew"
+        )
     digest = hashlib.sha256(onnx).hexdigest()
     version = Version(number, digest, tuple(features), session, session.get_outputs()[0].name)
     for rows in _WARM_ROWS:

@@ -254,8 +254,7 @@ class ReportOrder:
     episode: str
     model: str
     version: int
-    label_stream: str
-    within_ms: int
+    labels: LabelStream
     from_ms: int
     to_ms: int
     path: str

@@ -29,7 +29,7 @@ class Ledger:
             f"command/{command.id}",
             command.model,
             command.loop_id,
-            lambda loop: loop if loop.command_id else loops.commanded(loop, command),
+            lambda loop: loops.commanded(loop, command),
         )
 
     async def ran(self, run: RunNews) -> None:
@@ -43,6 +43,8 @@ class Ledger:
         )
 
     async def _follow(self, id: str, model: str, loop_id: str, change: Callable[[Loop], Loop]) -> None:
+        if not loop_id:
+            return
         async with self._store.begin(model) as unit:
             if not await unit.first_sight(id):
                 return

@@ -1,0 +1,214 @@
+"""Closing: what a model predicted up to a time is joined, windowed, judged and told.
+
+When both watermarks have moved on, the rows between are read once, in order, with
+their labels. What follows from them (windows, episodes, the judge's state, news and
+the new mark) is one transaction that locks the model, so it happens once whichever
+instance does it and whatever dies, and gives the same decisions however the rows
+were batched.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from trimtab_core.specs import Model
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import Clock
+
+from trimtab_monitoring.usecases import judging, loops, trials, windows
+from trimtab_monitoring.usecases.calibration import Calibration, Settings
+from trimtab_monitoring.usecases.entities import (
+    Alert,
+    Closed,
+    LabelStream,
+    News,
+    ReportOrder,
+    Row,
+    Series,
+    Standing,
+    Watch,
+)
+from trimtab_monitoring.usecases.judging import Judged
+from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
+from trimtab_monitoring.usecases.retraining import Retraining
+from trimtab_monitoring.usecases.windows import Floats, Partial, Window
+
+MOST_ROWS = 5_000
+"""Rows that one transaction closes at most, so that a long absence is made good in steps."""
+
+
+class Judges(Protocol):
+    """What windows are held against."""
+
+    def settings(self, model: Model) -> Settings:
+        """Return the settings that a model's spec states now."""
+        ...
+
+    async def ready(
+        self, model: str, version: int, settings: Settings, generation: int
+    ) -> tuple[Calibration, Sequence[str]] | None:
+        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+
+        Raises:
+            NotCalibrated: it is being worked out.
+        """
+        ...
+
+
+class Closing:
+    """Closes models."""
+
+    def __init__(
+        self, store: Store, specs: Specs, rollouts: Rollouts, judges: Judges, retraining: Retraining, clock: Clock,
+        *, reports: Path, silent_ms: int,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._specs = specs
+        self._rollouts = rollouts
+        self._judges = judges
+        self._retraining = retraining
+        self._clock = clock
+        self._reports = reports
+        self._silent_ms = silent_ms
+        self._partials: dict[str, Partial] = {}
+
+    async def close(self, model: str) -> bool:
+        """Close what can be closed of `model`, or a part of it, and return whether more is left.
+
+        Raises:
+            NotFound: there is no such model.
+            NotCalibrated: a full window waits for its version's calibration; nothing is changed.
+            Unavailable: PostgreSQL is away.
+        """
+        spec = self._specs.model(model)
+        label = spec.spec.label
+        reach = await self._store.reach(
+            model, label.source, silent_ms=self._silent_ms, now_ms=self._clock.now_ms()
+        )
+        if reach is None:
+            return False
+        predicted, labelled = reach
+        until = min(predicted, labelled - label.within)
+        async with self._store.begin(model) as unit:
+            return await self._close(unit, spec, until)
+
+    async def _close(self, unit: Unit, model: Model, until: int) -> bool:
+        before, spec = unit.watch, model.spec
+        rows: list[Row] = []
+        reached = before.closed_ms
+        settings = self._judges.settings(model)
+        watch, partial = await self._resume(unit, model, settings)
+        if until > before.closed_ms:
+            rows, reached = await unit.rows(
+                _labels(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
+            )
+        losses = _losses(model, rows)
+        watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
+        watch = replace(watch, closed_ms=reached, trial=trials.take(watch.trial, rows, losses, spec))
+        for window in full:
+            watch = await self._judge(unit, model, settings, watch, window)
+        watch = await self._say(unit, model, watch)
+        if watch == before:
+            return False
+        await unit.save_watch(watch)
+        if reached > before.closed_ms:
+            await unit.tell([Closed(model.name, reached)])
+        self._partials[model.name] = partial
+        return reached < until
+
+    async def _resume(self, unit: Unit, model: Model, settings: Settings) -> tuple[Watch, Partial]:
+        """Return the watch with the rows of its unfinished windows: those at hand, or from the store."""
+        watch = unit.watch
+        if watch.settings != settings.key:
+            return replace(watch, settings=settings.key, data=Series(), performance=Series()), Partial()
+        partial = self._partials.get(model.name, Partial())
+        if partial.matches(watch):
+            return watch, partial
+        starts = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
+        rows, _ = await unit.rows(_labels(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
+        return watch, windows.restore(watch, rows, _losses(model, rows))
+
+    async def _judge(
+        self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
+    ) -> Watch:
+        held = await self._judges.ready(model.name, window.version, settings, watch.generation)
+        if held is None:
+            return watch
+        calibration, features = held
+        judged = judging.judge(model.name, window, features, calibration, settings, watch.episodes)
+        await unit.tell(judged.readings)
+        await unit.keep_readings(window.kind, judged.readings)
+        for alarm, finding in judged.alarms:
+            with telemetry.span("drift found", model=model.name, kind=finding.kind):
+                path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
+                drift = judging.drift(
+                    judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
+                )
+                await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
+                await unit.order_report(_report(model, judged, drift.episode, path))
+                news: list[News] = [drift, _alert(drift.episode, model.name, drift.summary, drift.recorded_ms)]
+                await unit.tell(news)
+        await self._look_again(unit, model, judged)
+        return replace(watch, episodes=judged.episodes)
+
+    async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
+        """Let the policy decide again about episodes that go on."""
+        fresh = {alarm.episode for alarm, _ in judged.alarms}
+        for finding in judged.findings:
+            episode = judged.episodes[finding.kind].episode
+            if episode is not None and episode not in fresh and finding.kind in model.spec.retrain.on:
+                await self._retraining.look_again(unit, episode, judged.window.end[0])
+
+    async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
+        """Say what the judge has to say of the step at which the rollout stands."""
+        standing, trial = self._rollouts.standing(model.name), watch.trial
+        if standing is None or trial is None or not standing.rollout_id:
+            return watch
+        found = trials.verdict(
+            model.name, trial, standing, model.spec.judged_by,
+            closed_ms=watch.closed_ms, recorded_ms=self._clock.now_ms(),
+        )  # fmt: skip
+        if found is None or not await self._is_on_trial(unit, standing):
+            return watch
+        loop = await unit.loop(standing.loop_id)
+        assert loop is not None
+        with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):
+            await unit.put_loop(loops.judged(loop, found))
+            await unit.tell([found])
+        return replace(watch, trial=replace(trial, said_at_step=standing.step))
+
+    async def _is_on_trial(self, unit: Unit, standing: Standing) -> bool:
+        """Whether the registry has said that the challenger is warm everywhere; it takes no verdict before."""
+        loop = await unit.loop(standing.loop_id)
+        return loop is not None and loop.state == "on_trial" and loop.rollout_id == standing.rollout_id
+
+
+def _labels(model: Model) -> LabelStream:
+    label = model.spec.label
+    return LabelStream(label.source, label.on, label.value, label.within)
+
+
+def _losses(model: Model, rows: Sequence[Row]) -> Floats:
+    spec = model.spec
+    return windows.clipped_losses(
+        spec.judged_by, spec.cap, [row.label for row in rows], [row.champion for row in rows]
+    )
+
+
+def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrder:
+    labels, window = _labels(model), judged.window
+    return ReportOrder(
+        episode=episode,
+        model=model.name,
+        version=window.version,
+        labels=labels,
+        from_ms=window.rows[0].at_ms,
+        to_ms=window.end[0],
+        path=str(path),
+    )
+
+
+def _alert(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
+    return Alert(f"{episode}/drift", model, "warning", "drift", sentence, at_ms)
