@@ -101,8 +101,8 @@ def _operations(topic: Topic[Any]) -> Iterable[tuple[str, Json]]:
         yield f"{who}.sends.{channel_id(topic)}", {"action": "send", "channel": channel}
     for who, how in topic.readers:
         operation: Json = {"action": "receive", "channel": channel, "summary": _HOW[how]}
-        if how is How.SHARED and who in DEADLETTER.producers:  # a service, whose group has its name
-            group = {"type": "string", "const": who}
+        if how is How.SHARED and who in DEADLETTER.producers:  # a service: its groups begin with its name
+            group = {"type": "string", "pattern": f"^{who}(-[a-z]+)?$"}
             operation["bindings"] = {"kafka": {"groupId": group, "bindingVersion": _BINDING}}
         yield f"{who}.receives.{channel_id(topic)}", operation
 

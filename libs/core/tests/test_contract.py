@@ -22,6 +22,7 @@ def a_contract(**spec: Any) -> Contract:
         "distance": {"type": "number", "min": 0},
         "kind": {"type": "string", "enum": ["day", "night"], "nullable": True},
         "paid": {"type": "boolean", "nullable": True},
+        "vendor": {"type": "integer", "enum": [1, 2], "nullable": True},
     }
     document = {"key": "id", "event_time": "at", "lateness": "2h", "fields": fields, **spec}
     source = parse("Source", {"metadata": {"name": "s"}, "spec": document})
@@ -55,8 +56,13 @@ def test_a_good_row_passes_with_its_time_and_key() -> None:
         ({"zone": 3.5}, ("zone", "wrong_type")),
         ({"zone": True}, ("zone", "wrong_type")),
         ({"zone": 10**400}, ("zone", "out_of_range")),
+        ({"zone": 10**30}, ("zone", "out_of_range")),
+        ({"zone": [3]}, ("zone", "wrong_type")),
         ({"zone": None}, ("zone", "null_value")),
         ({"distance": -1}, ("distance", "out_of_range")),
+        ({"distance": 10**400}, ("distance", "out_of_range")),
+        ({"vendor": {}}, ("vendor", "wrong_type")),
+        ({"vendor": 3}, ("vendor", "not_in_enum")),
         ({"kind": "dusk"}, ("kind", "not_in_enum")),
         ({"id": "ABC"}, ("id", "pattern_mismatch")),
         ({"paid": 1}, ("paid", "wrong_type")),
@@ -126,3 +132,64 @@ def test_whatever_is_sent_is_judged_and_never_raises(payload: bytes) -> None:
 
     assert checked.reasons[1] == ()
     assert checked.reasons[0] or checked.event_time_ms[0] != NOT_A_TIME
+
+
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": json_values | st.text("abC", max_size=3),
+        "at": json_values
+        | st.sampled_from(
+            [GOOD["at"], "2018-01-03T17:01:05.5Z", "2018-01-03 09:00:00", NOW, NOW + 0.5, 1e300]
+        ),
+        "zone": json_values | st.sampled_from([1, 263, 264, 3.0, 3.5, 2**63, -(2**63), 10**400]),
+        "distance": json_values | st.sampled_from([0, 1.5, 10**400, -1]),
+        "kind": json_values | st.sampled_from(["day", "dusk"]),
+        "vendor": json_values | st.sampled_from([1, 2.0, 3]),
+        "more": json_values,
+    },
+).map(lambda row: {**GOOD, **row})
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(fields, max_size=6), st.sampled_from(["keep", "drop", "reject"]))
+def test_a_batch_is_judged_as_its_rows_are_one_by_one(rows: list[Any], unknown: str) -> None:
+    contract = a_contract(unknown_fields=unknown)
+    payloads = [json.dumps(row).encode() for row in rows]
+
+    checked = contract.check(payloads, np.full(len(rows), NOW))
+
+    for at, payload in enumerate(payloads):
+        alone = contract.check([payload], np.array([NOW]))
+        assert checked.reasons[at] == alone.reasons[0]
+        assert (checked.keys[at], checked.event_time_ms[at]) == (alone.keys[0], alone.event_time_ms[0])
+        if (row := checked.rows[at]) is not None:
+            by_field = {reason.field: reason.code for reason in contract.explain(row)}
+            told = {reason.field: reason.code for reason in checked.reasons[at]}
+            assert {**told, **by_field} == told
+            wanted = rows[at].keys() - ({"more"} if unknown == "drop" else set())
+            assert row == {name: rows[at][name] for name in wanted}
+
+
+@pytest.mark.parametrize("inside", ["[" * 980 + "]" * 980, '"' + "x" * 10_000 + '"', "9" * 300])
+def test_what_is_told_of_a_huge_value_is_bounded(inside: str) -> None:
+    payload = json.dumps(GOOD).replace("1.5", inside).encode()
+
+    (reasons,) = a_contract().check([payload], np.array([NOW])).reasons
+
+    assert all(len(reason.value) <= 200 and len(reason.message) < 600 for reason in reasons)
+
+
+def test_a_key_is_told_as_text() -> None:
+    contract = a_contract(key="zone")
+
+    checked = contract.check(
+        [json.dumps({**GOOD, "zone": zone}).encode() for zone in (3, 3.0, "3", None, [3])], np.full(5, NOW)
+    )
+
+    assert checked.keys == ["3", "3", "3", None, None]
+
+
+def test_a_pattern_that_is_none_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(ValueError, match="no regular expression"):
+        a_contract(fields={"id": {"type": "string", "pattern": "["}, "at": {"type": "timestamp"}})

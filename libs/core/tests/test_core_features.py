@@ -154,8 +154,6 @@ def test_an_event_older_than_the_ring_is_counted_and_changes_nothing() -> None:
     folded = state.fold(["a"], np.array([0]), np.array([[9.0]]))
 
     assert (folded.too_old, folded.changed) == (1, [])
-    assert state.expired((layout.ring + 1) * HOP + 5, 5) == ["a"]
-    assert state.expired((layout.ring + 1) * HOP + 4, 5) == []
 
 
 def test_a_label_counts_once_it_has_come_in_time() -> None:

@@ -86,3 +86,22 @@ def test_rows_fill_their_own_columns_and_leave_those_of_views() -> None:
 
 def test_a_condition_never_holds_for_what_is_missing() -> None:
     assert compile_where("mph != 80").mask(np.array([79.0, 80.0, np.nan])).tolist() == [True, False, False]
+
+
+def test_one_row_is_read_as_among_many() -> None:
+    found = resolve(["request.distance", "month( at )", "hour(at)", "weekday(at)"], a_source(), {})
+    evaluator = RequestEvaluator(found)
+    rows = [
+        {"distance": 2, "at": "2018-01-03 23:30:00"},
+        {"distance": None, "at": "2018-07-01T03:00:00.5Z"},
+        {"at": "never"},
+        {"distance": True, "at": 1_514_998_865_000},
+        {},
+        {"distance": 0.5, "at": None},
+    ]
+
+    assert [each.name for each in found] == ["request.distance", "month(at)", "hour(at)", "weekday(at)"]
+    np.testing.assert_array_equal(
+        evaluator.evaluate(rows), np.concatenate([evaluator.evaluate([row]) for row in rows])
+    )
+    assert evaluator.evaluate([]).shape == (0, 4)

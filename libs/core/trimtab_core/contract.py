@@ -7,10 +7,12 @@ row is looked at again, field by field, so that all its faults are told at once.
 
 import math
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from reprlib import Repr
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,11 +20,26 @@ from numpy.typing import NDArray
 
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import FieldSpec, SourceSpec
-from trimtab_core.timestamps import NOT_A_TIME, parse_timestamps, zone
+from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamps, zone
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
 _LONGEST_VALUE = 200
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_TYPES: Final[Mapping[str, frozenset[type]]] = {
+    "string": frozenset({str}),
+    "boolean": frozenset({bool}),
+    "integer": frozenset({int, float}),
+    "number": frozenset({int, float}),
+    "timestamp": frozenset({str, int, float}),
+}
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "integer": (-(2**63), 2**63 - 1),
+    "number": (-sys.float_info.max, sys.float_info.max),
+}
+"""What a fold and an archive can hold; JSON knows no limit."""
+_SHORT: Final = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_VALUE
 
 
 class ReasonCode(StrEnum):
@@ -75,46 +92,32 @@ class Contract:
         self.spec = spec
         self._decode = msgspec.json.Decoder().decode
         self._fields = [_Field(name, field) for name, field in spec.fields.items()]
-        self._by_name = {field.name: field for field in self._fields}
+        self._known = spec.fields.keys()
         self._zone = zone(spec.fields[spec.event_time].timezone)
 
     def check(self, payloads: Sequence[bytes], arrived_at_ms: NDArray[np.int64]) -> Checked:
         """Judge a batch of JSON rows that arrived at `arrived_at_ms` [rows]. Never raises for what is in them."""
-        rows: list[dict[str, Any] | None] = []
-        reasons: list[tuple[Reason, ...]] = []
-        for payload in payloads:
-            row, fault = self._row(payload)
-            rows.append(row)
-            reasons.append((fault,) if fault else ())
-        decoded = [at for at, row in enumerate(rows) if row is not None]
-        objects = [row for row in rows if row is not None]
-        for index in self._suspects(objects):
-            reasons[decoded[index]] = self.explain(objects[index])
-        times = np.full(len(rows), NOT_A_TIME, np.int64)
-        if objects:
-            name = self.spec.event_time
-            times[decoded] = parse_timestamps([row.get(name) for row in objects], self._zone)
-        self._judge_times(rows, times, np.asarray(arrived_at_ms, np.int64), reasons)
+        rows, faults = self._decoded(payloads)
+        reasons: list[tuple[Reason, ...]] = [()] * len(rows)
+        for at, fault in faults.items():
+            reasons[at] = (fault,)
+        objects = [{} if row is None else row for row in rows]
+        times = parse_timestamps([row.get(self.spec.event_time) for row in objects], self._zone)
+        for at in self._suspects(objects, times):
+            if at not in faults:
+                reasons[at] = self.explain(objects[at])
+        self._judge_times(objects, times, np.asarray(arrived_at_ms, np.int64), reasons)
         if self.spec.unknown_fields == "drop":
-            rows = [
-                None if row is None else {k: v for k, v in row.items() if k in self._by_name} for row in rows
-            ]
-        return Checked(rows, times, [_key(row, self.spec.key) for row in rows], reasons)
+            rows = [row if row is None or row.keys() <= self._known else self._trimmed(row) for row in rows]
+        return Checked(rows, times, _keys([row.get(self.spec.key) for row in objects]), reasons)
 
     def explain(self, row: Mapping[str, Any]) -> tuple[Reason, ...]:
         """Return everything that is wrong with a decoded row, its time of arrival aside."""
         found = [reason for field in self._fields if (reason := field.fault(row))]
         if self.spec.unknown_fields == "reject":
-            found += [
-                _reason(
-                    ReasonCode.UNKNOWN_FIELD,
-                    name,
-                    row[name],
-                    "is not in the contract: remove it, or add it to the spec",
-                )
-                for name in row
-                if name not in self._by_name
-            ]
+            said = "is not in the contract: remove it, or add it to the spec"
+            unknown = [name for name in row if name not in self._known]
+            found += [_reason(ReasonCode.UNKNOWN_FIELD, name, row[name], said) for name in unknown]
         return tuple(found)
 
     def check_fields(self, row: Mapping[str, Any], fields: Collection[str]) -> tuple[Reason, ...]:
@@ -125,33 +128,49 @@ class Contract:
 
     def event_time_ms(self, row: Mapping[str, Any]) -> int:
         """Return the event time of one row; `NOT_A_TIME` if it cannot be read."""
-        return int(parse_timestamps([row.get(self.spec.event_time)], self._zone)[0])
+        return parse_timestamp(row.get(self.spec.event_time), self._zone)
+
+    def _decoded(self, payloads: Sequence[bytes]) -> tuple[list[dict[str, Any] | None], dict[int, Reason]]:
+        """Return the rows, None where there is none, and what is wrong there."""
+        try:
+            rows = list(map(self._decode, payloads))
+        except _UNDECODABLE:
+            found = [self._row(payload) for payload in payloads]
+        else:
+            if set(map(type, rows)) <= {dict}:
+                return rows, {}
+            found = [self._row(payload) for payload in payloads]
+        faults = {at: fault for at, (_, fault) in enumerate(found) if fault is not None}
+        return [row for row, _ in found], faults
 
     def _row(self, payload: bytes) -> tuple[dict[str, Any] | None, Reason | None]:
         try:
             row = self._decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return None, _reason(
-                ReasonCode.MALFORMED_JSON, "", payload, f"is no JSON ({error}): send a JSON object"
-            )
+        except _UNDECODABLE as error:
+            said = f"is no JSON ({error}): send a JSON object"
+            return None, _reason(ReasonCode.MALFORMED_JSON, "", payload[:_LONGEST_VALUE], said)
         if not isinstance(row, dict):
-            return None, _reason(
-                ReasonCode.NOT_AN_OBJECT, "", row, "is no object: send a JSON object with the source's fields"
-            )
+            said = "is no object: send a JSON object with the source's fields"
+            return None, _reason(ReasonCode.NOT_AN_OBJECT, "", row, said)
         return row, None
 
-    def _suspects(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _trimmed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name in self._known}
+
+    def _suspects(self, rows: Sequence[Mapping[str, Any]], times: NDArray[np.int64]) -> list[int]:
         """Return the places of the rows that some column check does not let through."""
-        suspect = np.zeros(len(rows), bool)
+        suspect = times == NOT_A_TIME
         for field in self._fields:
-            suspect |= field.suspects([row.get(field.name) for row in rows])
+            if field.name != self.spec.event_time:
+                suspect |= field.suspects([row.get(field.name) for row in rows])
         if self.spec.unknown_fields == "reject":
-            suspect |= np.array([not row.keys() <= self._by_name.keys() for row in rows], bool)
-        return np.flatnonzero(suspect).tolist()
+            suspect |= np.array([not row.keys() <= self._known for row in rows], bool)
+        found: list[int] = np.flatnonzero(suspect).tolist()
+        return found
 
     def _judge_times(
         self,
-        rows: Sequence[Any],
+        rows: Sequence[Mapping[str, Any]],
         times: NDArray[np.int64],
         arrived: NDArray[np.int64],
         reasons: list[tuple[Reason, ...]],
@@ -180,90 +199,73 @@ class _Field:
     def __init__(self, name: str, spec: FieldSpec) -> None:
         self.name = name
         self._spec = spec
-        self._low = -math.inf if spec.min is None else spec.min
-        self._high = math.inf if spec.max is None else spec.max
+        lowest, highest = _LIMITS.get(spec.type, (-math.inf, math.inf))
+        self._low = lowest if spec.min is None else max(spec.min, lowest)
+        self._high = highest if spec.max is None else min(spec.max, highest)
+        self._types = _TYPES[spec.type]
         self._enum = None if spec.enum is None else frozenset(spec.enum)
         self._matches = re.compile(spec.pattern).fullmatch if spec.pattern else None
         self._zone = zone(spec.timezone)
 
     def suspects(self, values: list[Any]) -> NDArray[np.bool_]:
         """Return which of a column's values may be faulty; every faulty one is among them."""
-        if self._spec.type in ("integer", "number"):
-            return self._suspect_numbers(values)
-        if self._spec.type == "timestamp":
-            unread = parse_timestamps(values, self._zone) == NOT_A_TIME
-            odd = np.array([type(value) is not str for value in values], bool)
-            return np.asarray(unread | odd, bool)
-        kind = str if self._spec.type == "string" else bool
-        if self._enum is None and self._matches is None:
-            return np.array([type(value) is not kind for value in values], bool)
-        return np.array([type(value) is not kind or not self._allowed(value) for value in values], bool)
-
-    def _suspect_numbers(self, values: list[Any]) -> NDArray[np.bool_]:
-        plain = (int,) if self._spec.type == "integer" else (int, float)
-        suspect = np.array([type(value) not in plain for value in values], bool)
-        try:
-            numbers = np.array(
-                [0 if bad else value for value, bad in zip(values, suspect, strict=True)], np.float64
-            )
-        except OverflowError:
-            return np.ones(len(values), bool)
-        suspect |= ~((numbers >= self._low) & (numbers <= self._high))
-        if self._enum is not None:
-            suspect |= np.array([value not in self._enum for value in values], bool)
+        if set(map(type, values)) <= self._types:
+            return self._odd(values)
+        right = np.fromiter((type(value) in self._types for value in values), bool, len(values))
+        suspect = ~right
+        if self._spec.nullable:
+            suspect &= np.fromiter((value is not None for value in values), bool, len(values))
+        suspect[right] = self._odd([value for value in values if type(value) in self._types])
         return suspect
+
+    def _odd(self, values: list[Any]) -> NDArray[np.bool_]:
+        """Return which values, all of the right type, look faulty; a few good ones may."""
+        odd = np.zeros(len(values), bool)
+        if self._spec.type == "timestamp":
+            odd = parse_timestamps(values, self._zone) == NOT_A_TIME
+        if self._spec.type in ("integer", "number"):
+            try:
+                numbers = np.array(values, np.float64)
+            except OverflowError:
+                return ~odd
+            # 2**63 - 1 is no float: values that near the limit are looked at again, by themselves.
+            odd = ~((numbers >= self._low) & (numbers <= self._high) & (np.abs(numbers) != 2.0**63))
+            if self._spec.type == "integer":
+                odd |= numbers != np.floor(numbers)
+        if self._enum is not None and not self._enum.issuperset(values):
+            odd |= np.fromiter((value not in self._enum for value in values), bool, len(values))
+        if self._matches is not None:
+            unmatched = {value for value in set(values) if not self._matches(value)}
+            if unmatched:
+                odd |= np.fromiter((value in unmatched for value in values), bool, len(values))
+        return odd
 
     def fault(self, row: Mapping[str, Any]) -> Reason | None:
         """Return what is wrong with the field of one row."""
-        spec, value = self._spec, row.get(self.name)
-        if self.name not in row:
-            if spec.nullable:
-                return None
-            return _reason(
-                ReasonCode.MISSING_FIELD,
-                self.name,
-                None,
-                "is missing: send it, or make it nullable in the spec",
-            )
-        if value is None:
-            if spec.nullable:
-                return None
-            return _reason(
-                ReasonCode.NULL_VALUE,
-                self.name,
-                value,
-                "is null: send a value, or make it nullable in the spec",
-            )
-        if not self._of_type(value):
-            return _reason(ReasonCode.WRONG_TYPE, self.name, value, f"is no {spec.type}: send one")
-        if spec.type == "timestamp":
-            if int(parse_timestamps([value], self._zone)[0]) == NOT_A_TIME:
-                return _reason(
-                    ReasonCode.BAD_TIMESTAMP,
-                    self.name,
-                    value,
-                    "is no time: send ISO 8601, like 2018-01-31T18:05:00Z",
-                )
+        value = row.get(self.name)
+        told = self._judge(value) if value is not None or not self._spec.nullable else None
+        if told is None:
             return None
-        if spec.type in ("integer", "number") and not self._low <= value <= self._high:
-            return _reason(
-                ReasonCode.OUT_OF_RANGE,
-                self.name,
-                value,
-                f"is outside [{self._low:g}, {self._high:g}]: mend the producer",
-            )
+        code, said = told
+        if self.name not in row:
+            code, said = ReasonCode.MISSING_FIELD, "is missing: send it, or make it nullable in the spec"
+        return _reason(code, self.name, value, said)
+
+    def _judge(self, value: Any) -> tuple[ReasonCode, str] | None:
+        spec = self._spec
+        if value is None:
+            return ReasonCode.NULL_VALUE, "is null: send a value, or make it nullable in the spec"
+        if not self._of_type(value):
+            return ReasonCode.WRONG_TYPE, f"is no {spec.type}: send one"
+        if spec.type == "timestamp" and parse_timestamp(value, self._zone) == NOT_A_TIME:
+            return ReasonCode.BAD_TIMESTAMP, "is no time: send ISO 8601, like 2018-01-31T18:05:00Z"
+        if spec.type in _LIMITS and not self._low <= value <= self._high:
+            return ReasonCode.OUT_OF_RANGE, f"is outside [{self._low:g}, {self._high:g}]: mend the producer"
         if self._enum is not None and value not in self._enum:
             allowed = ", ".join(map(str, sorted(self._enum, key=str)))
-            return _reason(
-                ReasonCode.NOT_IN_ENUM, self.name, value, f"is none of {allowed}: send one of them"
-            )
+            return ReasonCode.NOT_IN_ENUM, f"is none of {allowed}: send one of them"
         if self._matches is not None and not self._matches(value):
-            return _reason(
-                ReasonCode.PATTERN_MISMATCH,
-                self.name,
-                value,
-                f"does not match {spec.pattern}: mend the producer",
-            )
+            return ReasonCode.PATTERN_MISMATCH, f"does not match {spec.pattern}: mend the producer"
         return None
 
     def _of_type(self, value: Any) -> bool:
@@ -273,25 +275,22 @@ class _Field:
             case "boolean":
                 return isinstance(value, bool)
             case "timestamp":
-                return isinstance(value, str | int | float) and not isinstance(value, bool)
+                return isinstance(value, str) or _is_number(value)
             case "integer":
                 return _is_number(value) and (isinstance(value, int) or value.is_integer())
             case "number":
                 return _is_number(value)
-
-    def _allowed(self, value: Any) -> bool:
-        return (self._enum is None or value in self._enum) and (
-            self._matches is None or bool(self._matches(value))
-        )
 
 
 def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _key(row: Mapping[str, Any] | None, name: str) -> str | None:
-    value = None if row is None else row.get(name)
-    return None if value is None else entity_text(value)
+def _keys(values: list[Any]) -> list[str | None]:
+    if set(map(type, values)) <= {str}:
+        return values
+    scalar = (str, int, float)
+    return [entity_text(value) if isinstance(value, scalar) else None for value in values]
 
 
 def entity_text(value: Any) -> str:
@@ -302,8 +301,9 @@ def entity_text(value: Any) -> str:
 
 
 def _reason(code: ReasonCode, field: str, value: Any, said: str) -> Reason:
-    shown = repr(value)
+    shown = _SHORT.repr(value)
     if len(shown) > _LONGEST_VALUE:
         shown = shown[: _LONGEST_VALUE - 1] + "…"
+    field = field[:_LONGEST_VALUE]
     subject = f"{field} {shown}" if field else f"the record {shown}"
     return Reason(code, field, shown, f"{subject} {said}")

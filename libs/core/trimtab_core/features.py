@@ -7,6 +7,7 @@ column; what is missing is NaN.
 """
 
 import difflib
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.specs import WHERE, FeatureViewSpec, SourceSpec
-from trimtab_core.timestamps import NOT_A_TIME, CalendarFunction, Zone, parse_timestamps, zone
+from trimtab_core.timestamps import (
+    NOT_A_TIME,
+    CalendarFunction,
+    Zone,
+    parse_timestamp,
+    parse_timestamps,
+    zone,
+)
 
 Floats = NDArray[np.float64]
-_CALENDAR = re.compile(r"(hour|weekday|month)\((\w+)\)")
+_CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
+_FEW = 4
+"""Up to so many rows, plain numbers are quicker than columns."""
 _COMPARISONS: dict[str, Callable[[Floats, float], NDArray[np.bool_]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -87,7 +97,7 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
         function, field = match.groups()
         _must_be(text, field, source, ("timestamp",))
         kind: Literal["hour", "weekday", "month"] = function  # type: ignore[assignment]
-        return [CalendarFeature(text, kind, field, zone(source.fields[field].timezone))]
+        return [CalendarFeature(f"{function}({field})", kind, field, zone(source.fields[field].timezone))]
     head, dot, rest = text.partition(".")
     if not dot:
         raise FeatureFault(
@@ -153,27 +163,50 @@ class RequestEvaluator:
         self._requests = [
             (at, each.field) for at, each in enumerate(features) if isinstance(each, RequestFeature)
         ]
-        self._calendars = [
-            (at, each) for at, each in enumerate(features) if isinstance(each, CalendarFeature)
-        ]
+        clocks: dict[tuple[str, str], _Clock] = {}
+        for at, each in enumerate(features):
+            if isinstance(each, CalendarFeature):
+                clock = clocks.setdefault((each.field, each.zone.name), _Clock(each.field, each.zone, []))
+                clock.shows.append((at, each.function))
+        self._clocks = list(clocks.values())
 
     def evaluate(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
         """Return float64 [rows, features]."""
+        if len(rows) <= _FEW:
+            return np.array([self._evaluate_one(row) for row in rows]).reshape(len(rows), self.width)
         matrix = np.full((len(rows), self.width), np.nan)
         for at, field in self._requests:
             matrix[:, at] = [_number(row.get(field)) for row in rows]
-        times: dict[tuple[str, str], NDArray[np.int64]] = {}
-        for at, feature in self._calendars:
-            place = (feature.field, feature.zone.name)
-            if place not in times:
-                times[place] = parse_timestamps([row.get(feature.field) for row in rows], feature.zone)
-            known = times[place] != NOT_A_TIME
-            matrix[known, at] = feature.zone.calendar(feature.function, times[place][known])
+        for clock in self._clocks:
+            times = parse_timestamps([row.get(clock.field) for row in rows], clock.zone)
+            known = times != NOT_A_TIME
+            for at, function in clock.shows:
+                matrix[known, at] = clock.zone.calendar(function, times[known])
         return matrix
+
+    def _evaluate_one(self, row: Mapping[str, Any]) -> list[float]:
+        values = [math.nan] * self.width
+        for at, field in self._requests:
+            values[at] = _number(row.get(field))
+        for clock in self._clocks:
+            time = parse_timestamp(row.get(clock.field), clock.zone)
+            if time != NOT_A_TIME:
+                for at, function in clock.shows:
+                    values[at] = clock.zone.calendar_at(function, time)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """A time that the row holds, and the columns that show something of it."""
+
+    field: str
+    zone: Zone
+    shows: list[tuple[int, CalendarFunction]]
 
 
 def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)

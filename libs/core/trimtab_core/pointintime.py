@@ -5,19 +5,21 @@ slots of its window, without the events that had not yet arrived. Every row is
 answered, in order; where nothing was known the value says so.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trimtab_core import slots
+from trimtab_core.contract import entity_text
 from trimtab_core.slots import Floats, Layout, Millis
 
-_CHUNK = 2_000_000
-"""Slots that are looked at together, which bounds the memory."""
+Ids = NDArray[np.int64]
+Places = NDArray[np.int64]
+
+NEVER: Final = np.iinfo(np.int64).max
 
 
 def point_in_time(
@@ -33,26 +35,28 @@ def point_in_time(
 
     Args:
         layout: of the view.
-        entities: of the events; any array of texts or whole numbers.
+        entities: of the events; any array of texts, numbers or booleans. An event without one counts for none.
         event_time_ms: of the events [events].
         values: of the events' fields [events, layout.fields], NaN where null.
         arrived_at_ms: of the events [events].
         spine_entities: like `entities`.
         spine_at_ms: the times asked for [spine].
     """
-    spine_at_ms = np.asarray(spine_at_ms, np.int64)
-    event_ids, spine_ids = _shared_ids(entities, spine_entities)
-    boundary = np.floor_divide(spine_at_ms, layout.hop_ms)
+    ids, spine_ids = _shared_ids(entities, spine_entities)
+    at = np.asarray(spine_at_ms, np.int64)
+    grouped = layout.grouped(np.asarray(values, np.float64).reshape(len(ids), len(layout.fields)))
     event_slots = layout.slot_of(np.asarray(event_time_ms, np.int64))
-    grouped = layout.grouped(np.asarray(values, np.float64).reshape(len(event_ids), len(layout.fields)))
-    in_time = arrived_at_ms <= (event_slots + 1) * layout.hop_ms
-    if in_time.all():
-        pairs, back = np.unique(np.stack([spine_ids, boundary]), axis=1, return_inverse=True)
-        table = _Table.of(event_ids, event_slots, grouped)
-        return _evaluate(layout, [(table, pairs[0], pairs[1])])[back.reshape(-1)]
-    return _with_late(
-        layout, event_ids, event_slots, grouped, arrived_at_ms, in_time, spine_ids, boundary, spine_at_ms
-    )
+    history = _History(layout.hop_ms, ids, event_slots, np.asarray(arrived_at_ms, np.int64), grouped)
+    # Rows whose events have all arrived are as of their boundary; only the others need their own time.
+    until = layout.slot_of(at)
+    settled, end = history.settled(spine_ids, until, at)
+    order = np.lexsort((np.where(settled < end, at, NEVER), until, spine_ids))
+    first = _starts(spine_ids[order], until[order], np.where(settled < end, at, NEVER)[order])
+    asked = order[first]
+    answers = history.answers(layout, spine_ids[asked], until[asked], at[asked])
+    found = np.empty((len(at), len(layout.columns)))
+    found[order] = np.repeat(answers, np.diff(np.append(first, len(order))), axis=0)
+    return found
 
 
 def join_labels(
@@ -69,159 +73,175 @@ def join_labels(
 
     A row's label is the first for its key that lies in [row, row + within] in event time and had arrived by `as_of_ms`.
     """
-    keep = np.flatnonzero(label_arrived_ms <= as_of_ms)
-    label_ids, spine_ids = _shared_ids(pa.array(label_keys).take(pa.array(keep)), spine_keys)
-    at = np.asarray(label_at_ms, np.int64)[keep]
-    order = np.lexsort((at, label_ids))
-    table = pa.table(
-        {"id": label_ids[order], "at": at[order], "value": np.asarray(label_values, np.float64)[keep][order]}
-    )
-    ids, times, found = (table[name].to_numpy() for name in ("id", "at", "value"))
-    place = _first_at_or_after(ids, times, spine_ids, np.asarray(spine_at_ms, np.int64))
-    inside = place < len(ids)
-    inside[inside] &= ids[place[inside]] == spine_ids[inside]
-    inside[inside] &= times[place[inside]] <= np.asarray(spine_at_ms)[inside] + within_ms
+    ids, spine_ids = _shared_ids(label_keys, spine_keys)
+    values, at = np.asarray(label_values, np.float64), np.asarray(label_at_ms, np.int64)
+    arrived, spine_at = np.asarray(label_arrived_ms, np.int64), np.asarray(spine_at_ms, np.int64)
+    keep = np.flatnonzero((arrived <= as_of_ms) & (ids >= 0) & ~np.isnan(values))
+    keep = keep[np.lexsort((arrived[keep], at[keep], ids[keep]))]
+    ids, at, values = ids[keep], at[keep], values[keep]
+    place = _Index(ids, at).first(spine_ids, spine_at)
+    rows = np.flatnonzero(place < len(ids))
+    place = place[rows]
+    fits = (ids[place] == spine_ids[rows]) & (at[place] - spine_at[rows] <= within_ms)
     labels = np.full(len(spine_ids), np.nan)
-    labels[inside] = found[place[inside]]
+    labels[rows[fits]] = values[place[fits]]
     return labels, int(np.isnan(labels).sum())
 
 
-def _first_at_or_after(ids: Millis, times: Millis, wanted: Millis, after: Millis) -> NDArray[np.int64]:
-    """Return the places of the first (id, time) not before each (wanted, after), in a table sorted by both."""
-    everything = np.lexsort(
-        (
-            np.concatenate([np.ones(len(ids), np.int8), np.zeros(len(wanted), np.int8)]),
-            np.concatenate([times, after]),
-            np.concatenate([ids, wanted]),
-        )
-    )
-    is_table = everything < len(ids)
-    before = np.cumsum(is_table)
-    places = np.empty(len(wanted), np.int64)
-    places[everything[~is_table] - len(ids)] = before[~is_table]
-    return places
+class _Index:
+    """Where (id, number) pairs lie in a table sorted by id.
 
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Partials of slots, sorted by entity and slot."""
-
-    ids: Millis
-    slots: Millis
-    partials: Floats
-
-    @classmethod
-    def of(cls, ids: Millis, numbers: Millis, grouped: Floats) -> "_Table":
-        if not len(ids):
-            return cls(ids, numbers, np.empty((0, grouped.shape[1], slots.PARTS)))
-        order = np.lexsort((numbers, ids))
-        ids, numbers = ids[order], numbers[order]
-        starts = np.flatnonzero(
-            np.concatenate([[True], (ids[1:] != ids[:-1]) | (numbers[1:] != numbers[:-1])])
-        )
-        return cls(ids[starts], numbers[starts], slots.reduce(grouped[order], starts))
-
-    def ranges(self, ids: Millis, low: Millis, high: Millis) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return, for each id, where its slots of [low, high) begin and end."""
-        begin = _first_at_or_after(self.ids, self.slots, ids, low)
-        return begin, _first_at_or_after(self.ids, self.slots, ids, high)
-
-
-def _evaluate(layout: Layout, parts: list[tuple[_Table, Millis, Millis]]) -> Floats:
-    """Return the columns of pairs of entity and boundary (in slots), merged over the parts."""
-    count = len(parts[0][1])
-    values = np.empty((count, len(layout.columns)))
-    for length in {column.slots for column in layout.columns}:
-        merged = np.tile(slots.EMPTY, (count, len(layout.groups), 1))
-        for table, ids, boundary in parts:
-            begin, end = table.ranges(ids, boundary - length, boundary)
-            merged = slots.merge(merged, _merge_ranges(table.partials, begin, end))
-        for at, column in enumerate(layout.columns):
-            if column.slots == length:
-                values[:, at] = slots.finish(column.function, merged[:, column.group])
-    return values
-
-
-def _merge_ranges(partials: Floats, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Floats:
-    """Return the merged partials [ranges, groups, 5] of `partials[begin:end]` for each range."""
-    merged = np.tile(slots.EMPTY, (len(begin), partials.shape[1], 1))
-    lengths = end - begin
-    some = np.flatnonzero(lengths > 0)
-    cuts = np.searchsorted(
-        np.cumsum(lengths[some]), np.arange(0, int(lengths[some].sum()), _CHUNK), side="right"
-    )
-    for rows in np.split(some, np.unique(cuts)[1:]):
-        if len(rows):
-            merged[rows] = _merge_chunk(partials, begin[rows], lengths[rows])
-    return merged
-
-
-def _merge_chunk(partials: Floats, begin: NDArray[np.int64], lengths: NDArray[np.int64]) -> Floats:
-    starts = np.cumsum(lengths) - lengths
-    places = np.arange(int(lengths.sum())) - np.repeat(starts - begin, lengths)
-    found = partials[places]
-    count, mean = found[..., slots.COUNT], found[..., slots.MEAN]
-    total_count = np.add.reduceat(count, starts, axis=0)
-    total = np.add.reduceat(count * mean, starts, axis=0)
-    overall = np.divide(total, total_count, out=np.zeros_like(total), where=total_count > 0)
-    off = np.where(count > 0, mean - np.repeat(overall, lengths, axis=0), 0.0)
-    m2 = np.add.reduceat(found[..., slots.M2] + count * off * off, starts, axis=0)
-    low = np.minimum.reduceat(found[..., slots.MIN], starts, axis=0)
-    high = np.maximum.reduceat(found[..., slots.MAX], starts, axis=0)
-    return np.stack([total_count, overall, m2, low, high], axis=-1)
-
-
-def _with_late(
-    layout: Layout, ids: Millis, numbers: Millis, grouped: Floats, arrived: Millis, in_time: NDArray[np.bool_],
-    spine_ids: Millis, boundary: Millis, spine_at: Millis,
-) -> Floats:  # fmt: skip
-    """Answer where some events arrived after their slot was complete.
-
-    Rows that have seen the same late events of their entity share an answer. Late
-    events are few, so each distinct answer folds those it has seen anew.
+    Numbers are looked up by their running maximum within an id; in a table sorted by number too, that is the number.
     """
-    late = np.flatnonzero(~in_time)
-    late = late[np.lexsort((arrived[late], ids[late]))]
-    seen = _first_at_or_after(ids[late], arrived[late], spine_ids, spine_at + 1)
-    begin = np.searchsorted(ids[late], spine_ids)
-    seen = np.maximum(seen, begin)
-    keys, back = np.unique(np.stack([spine_ids, boundary, seen]), axis=1, return_inverse=True)
-    base = _Table.of(ids[in_time], numbers[in_time], grouped[in_time])
-    longest = max(column.slots for column in layout.columns)
-    owner, places = _late_of(keys, np.searchsorted(ids[late], keys[0]), numbers[late], longest)
-    chosen = late[places]
-    extra = _Table.of(owner, numbers[chosen], grouped[chosen])
-    answers = np.arange(keys.shape[1])
-    return _evaluate(layout, [(base, keys[0], keys[1]), (extra, answers, keys[1])])[back.reshape(-1)]
+
+    def __init__(self, ids: Ids, numbers: Millis) -> None:
+        self._known = np.unique(numbers)
+        self._keys = np.maximum.accumulate(self._key(ids, numbers))
+
+    def first(self, ids: Ids, numbers: Millis) -> Places:
+        """Return the first place of each id that is not below the number; where there is none, where the id ends."""
+        return np.searchsorted(self._keys, self._key(ids, numbers)).astype(np.int64)
+
+    def _key(self, ids: Ids, numbers: Millis) -> Millis:
+        key: Millis = ids * (len(self._known) + 1) + np.searchsorted(self._known, numbers)
+        return key
 
 
-def _late_of(
-    keys: Millis, begin: NDArray[np.intp], numbers: Millis, longest: int
-) -> tuple[Millis, NDArray[np.int64]]:
-    """Return, flat, which late events each answer has seen that lie in its longest window."""
-    owners, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for answer in np.flatnonzero(keys[2] > begin):
-        found = np.arange(begin[answer], keys[2][answer])
-        found = found[(numbers[found] >= keys[1][answer] - longest) & (numbers[found] < keys[1][answer])]
-        owners.append(np.full(len(found), answer))
-        places.append(found)
-    return np.concatenate(owners), np.concatenate(places)
+class _Tree:
+    """Partials [places, 5], merged in twos, fours, eights, so that any range is the merge of a few of them."""
+
+    def __init__(self, partials: Floats) -> None:
+        self._levels = [partials]
+        while len(partials) > 1:
+            even = len(partials) // 2 * 2
+            partials = np.concatenate([slots.merge(partials[0:even:2], partials[1:even:2]), partials[even:]])
+            self._levels.append(partials)
+
+    def merged(self, begin: Places, end: Places) -> Floats:
+        """Return the partials [ranges, 5] of all that lies in each range [begin, end)."""
+        found = np.tile(slots.EMPTY, (len(begin), 1))
+        rows = np.flatnonzero(begin < end)
+        begin, end = begin[rows], end[rows]
+        for level in self._levels:
+            _add(found, level, rows, begin, begin % 2 == 1)
+            _add(found, level, rows, end - 1, end % 2 == 1)
+            begin, end = (begin + 1) // 2, end // 2
+            left = begin < end
+            rows, begin, end = rows[left], begin[left], end[left]
+        return found
 
 
-def _shared_ids(left: Any, right: Any) -> tuple[Millis, Millis]:
-    """Return both columns as numbers, equal where their texts are equal."""
-    texts = [_texts(left), _texts(right)]
-    coded = (
-        pa.chunked_array(texts).combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    )
-    codes = np.asarray(coded, np.int64)
-    return codes[: len(texts[0])], codes[len(texts[0]) :]
+def _add(found: Floats, level: Floats, rows: Places, places: Places, chosen: NDArray[np.bool_]) -> None:
+    found[rows[chosen]] = slots.merge(found[rows[chosen]], level[places[chosen]])
 
 
-def _texts(column: ArrayLike | Any) -> pa.Array:
-    array = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if pa.types.is_floating(array.type):
-        array = array.cast(pa.int64())
-    return pc.fill_null(array.cast(pa.string()), "")
+class _History:
+    """Events sorted by entity, slot and arrival; a leaf is the events of one entity in one slot."""
+
+    def __init__(self, hop_ms: int, ids: Ids, numbers: Millis, arrived: Millis, grouped: Floats) -> None:
+        order = np.lexsort((arrived, numbers, ids))
+        order = order[np.searchsorted(ids[order], 0) :]
+        ids, numbers = ids[order], numbers[order]
+        self._arrived, self._grouped = arrived[order], grouped[order]
+        self._starts = _starts(ids, numbers)
+        self._ends = np.append(self._starts, len(order))[1:].astype(np.int64)
+        self._slots = _Index(ids[self._starts], numbers[self._starts])
+        last = self._arrived[self._ends - 1]
+        self._late = np.flatnonzero(last > (numbers[self._starts] + 1) * hop_ms)
+        self._late_index = _Index(ids[self._starts][self._late], last[self._late])
+
+    def settled(self, ids: Ids, until: Millis, at: Millis) -> tuple[Places, Places]:
+        """Return up to which leaf all events had arrived at each time, and where the completed leaves end."""
+        end = self._slots.first(ids, until)
+        pending = np.append(self._late, NEVER)[self._late_index.first(ids, at + 1)]
+        return np.minimum(pending, end), end
+
+    def answers(self, layout: Layout, ids: Ids, until: Millis, at: Millis) -> Floats:
+        """Return the columns' values of entities over the slots before `until`, of what had arrived `at` a time."""
+        settled, end = self.settled(ids, until, at)
+        found = np.empty((len(ids), len(layout.columns)))
+        for group in range(len(layout.groups)):
+            columns = [(place, each) for place, each in enumerate(layout.columns) if each.group == group]
+            values = self._grouped[:, [group]]
+            leaves = _Tree(slots.reduce(values, self._starts)[:, 0] if len(values) else np.empty((0, 5)))
+            pending = _Pending(self, values[:, 0], settled, end, at) if (settled < end).any() else None
+            for length in {each.slots for _, each in columns}:
+                begin = self._slots.first(ids, until - length)
+                merged = leaves.merged(begin, np.maximum(begin, settled))
+                if pending is not None:
+                    pending.add(merged, begin)
+                for place, each in columns:
+                    if each.slots == length:
+                        found[:, place] = slots.finish(each.function, merged)
+        return found
+
+    def arrived_by(self, leaves: Places, at: Millis) -> tuple[Places, Places]:
+        """Return the range of a leaf's events that had arrived at each time."""
+        begin, end = self._starts[leaves].astype(np.int64), self._ends[leaves].copy()
+        low = begin.copy()
+        while (open_ := np.flatnonzero(low < end)).size:
+            middle = (low[open_] + end[open_]) // 2
+            there = self._arrived[middle] <= at[open_]
+            low[open_[there]] = middle[there] + 1
+            end[open_[~there]] = middle[~there]
+        return begin, low
+
+
+class _Pending:
+    """The leaves from the first that was not yet whole up to the last completed one, event by event."""
+
+    def __init__(self, history: _History, values: Floats, settled: Places, end: Places, at: Millis) -> None:
+        self._history, self._end, self._at, self._settled = history, end, at, settled
+        self._most = int((end - settled).max())
+        one = (~np.isnan(values)).astype(np.float64)
+        known = np.where(one > 0, values, 0.0)
+        low, high = np.where(one > 0, values, np.inf), np.where(one > 0, values, -np.inf)
+        self._events = _Tree(np.stack([one, known, np.zeros_like(known), low, high], axis=-1))
+
+    def add(self, merged: Floats, begin: Places) -> None:
+        """Merge into `merged` what had arrived of the leaves that are in the window from `begin`."""
+        first = np.maximum(self._settled, begin)
+        for back in range(1, self._most + 1):
+            rows = np.flatnonzero(self._end - back >= first)
+            found = self._history.arrived_by(self._end[rows] - back, self._at[rows])
+            merged[rows] = slots.merge(merged[rows], self._events.merged(*found))
+
+
+def _starts(*columns: Millis) -> Places:
+    """Return where a new combination begins in columns sorted together."""
+    size = len(columns[0])
+    new = np.ones(size, bool)
+    if size:
+        new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.flatnonzero(new).astype(np.int64)
+
+
+def _shared_ids(left: Any, right: Any) -> tuple[Ids, Ids]:
+    """Return both columns as numbers, equal where their texts are equal; -1 where there is none."""
+    columns = [_column(left), _column(right)]
+    if not all(pa.types.is_integer(column.type) for column in columns):
+        columns = [column.cast(pa.large_string()) for column in columns]
+    elif columns[0].type != columns[1].type:
+        columns = [column.cast(pa.int64()) for column in columns]
+    codes = pa.concat_arrays(columns).dictionary_encode().indices.fill_null(-1)
+    numbers: Ids = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers[: len(columns[0])], numbers[len(columns[0]) :]
+
+
+def _column(values: Iterable[Any]) -> pa.Array:
+    """Return entities as an Arrow array whose texts are those of `entity_text`."""
+    if isinstance(values, pa.ChunkedArray):
+        column = values.combine_chunks()
+    else:
+        column = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    if pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+        texts = [None if value is None else entity_text(value) for value in column.to_pylist()]
+        return pa.array(texts, pa.string())
+    return column

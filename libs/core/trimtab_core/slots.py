@@ -24,6 +24,8 @@ COUNT, MEAN, M2, MIN, MAX = range(5)
 PARTS = 5
 EMPTY = np.array([0.0, 0.0, 0.0, np.inf, -np.inf])
 """The partials of nothing."""
+_AT_ONCE = 1_000
+"""Entities whose windows are looked at together, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +193,24 @@ class FoldState:
         self.layout = layout
         self._rows: dict[str, int] = {}
         self._names: list[str] = []
+        self._free: list[int] = []
         self._slots = np.full((16, layout.ring), -1, np.int64)
         self._partials = np.tile(EMPTY, (16, layout.ring, len(layout.groups), 1))
         self._longest = max(column.slots for column in layout.columns)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._rows)
 
     @property
     def entities(self) -> tuple[str, ...]:
-        """All entities that have been seen."""
-        return tuple(self._names)
+        """All entities that have been seen and not been forgotten."""
+        return tuple(self._rows)
 
     def fold(self, entities: Sequence[str], event_time_ms: Millis, values: Floats) -> Folded:
-        """Take a batch of events in: field values [rows, fields] of `layout.fields`, NaN where null."""
+        """Take a batch of events in: field values [rows, fields] of `layout.fields`, NaN where null.
+
+        Events before 1970 are too old.
+        """
         if not len(entities):
             return Folded([], 0)
         rows = np.array([self._row(entity) for entity in entities], np.int64)
@@ -217,27 +223,27 @@ class FoldState:
         return self._take(rows[starts], slots[starts], partials, sizes)
 
     def _take(self, rows: Millis, slots: Millis, partials: Floats, sizes: NDArray[np.int64]) -> Folded:
-        """Merge segments, in the order of their slots, so that a newer slot displaces an older one of its place."""
+        """Merge segments, each of one row and slot; of two slots with one place in the ring the newer stays."""
         places = slots % self.layout.ring
-        changed: dict[tuple[int, int], None] = {}
-        too_old = 0
-        for row, slot, place, partial, size in zip(rows, slots, places, partials, sizes, strict=True):
-            held = self._slots[row, place]
-            if slot < held:
-                too_old += int(size)
-                continue
-            if slot > held:
-                self._slots[row, place] = slot
-                self._partials[row, place] = partial
-            else:
-                self._partials[row, place] = merge(self._partials[row, place], partial)
-            changed[int(row), int(place)] = None
-        return Folded(
-            [(self._names[row], int(self._slots[row, place]), place) for row, place in changed], too_old
-        )
+        before = self._slots[rows, places]
+        old = (slots < before) | (slots < 0)
+        np.maximum.at(self._slots, (rows, places), slots)
+        stays = ~old & (slots == self._slots[rows, places])
+        rows, places, slots, partials = rows[stays], places[stays], slots[stays], partials[stays]
+        again = slots == before[stays]
+        held = self._partials[rows[again], places[again]]
+        partials[again] = merge(held, partials[again])
+        self._partials[rows, places] = partials
+        names = [self._names[row] for row in rows.tolist()]
+        changed = list(zip(names, slots.tolist(), places.tolist(), strict=True))
+        return Folded(changed, int(sizes[old].sum()))
 
     def slot(self, entity: str, index: int) -> tuple[int, Floats]:
-        """Return the slot number at a ring index, -1 if none, and its partials [groups, 5]."""
+        """Return the slot number at a ring index, -1 if none, and its partials [groups, 5].
+
+        Raises:
+            KeyError: the entity is unknown.
+        """
         row = self._rows[entity]
         return int(self._slots[row, index]), self._partials[row, index].copy()
 
@@ -249,15 +255,23 @@ class FoldState:
             self._partials[row, place] = np.asarray(partials, np.float64).reshape(-1, PARTS)
 
     def values(self, entities: Sequence[str], at_ms: int) -> Floats:
-        """Return the features [entities, columns] at a time, from completed slots only."""
+        """Return the features [entities, columns] at a time, from completed slots only.
+
+        Of an entity that is unknown or has no events in a window, count and sum are 0 and the others NaN.
+        """
         found = np.array([self._rows.get(entity, -1) for entity in entities], np.int64)
-        window = np.tile(EMPTY, (len(entities), self._longest, len(self.layout.groups), 1))
-        wanted = at_ms // self.layout.hop_ms - self._longest + np.arange(self._longest)
-        known = np.flatnonzero(found >= 0)
-        rows, places = found[known][:, None], (wanted % self.layout.ring)[None, :]
-        there = self._slots[rows, places] == wanted
-        window[known] = np.where(there[..., None, None], self._partials[rows, places], EMPTY)
-        return evaluate(self.layout, window)
+        values = np.empty((len(found), len(self.layout.columns)))
+        for start in range(0, len(found), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            values[part] = evaluate(self.layout, self._window(found[part], at_ms // self.layout.hop_ms))
+        return values
+
+    def _window(self, rows: Millis, until: int) -> Floats:
+        """Return the partials [rows, longest, groups, 5] of the slots before `until`; a row -1 has none."""
+        wanted = until - self._longest + np.arange(self._longest)
+        places = wanted % self.layout.ring
+        there = (self._slots[rows[:, None], places] == wanted) & (rows >= 0)[:, None]
+        return np.where(there[..., None, None], self._partials[rows[:, None], places], EMPTY)
 
     def last_event_slot(self, entity: str) -> int:
         """Return the newest slot of an entity, -1 if it is unknown."""
@@ -265,25 +279,36 @@ class FoldState:
         return -1 if row is None else int(self._slots[row].max())
 
     def expired(self, at_ms: int, ttl_ms: int) -> list[str]:
-        """Return the entities of which nothing has been heard for `ttl_ms` by a time."""
+        """Return the entities of which nothing has been heard for `ttl_ms` by a time, nor for the length of the ring.
+
+        So a question about an earlier time, as late as an event may be, is answered as if nothing had been forgotten.
+        """
         newest = self._slots[: len(self._names)].max(axis=1, initial=-1)
-        ended = (newest + 1) * self.layout.hop_ms + ttl_ms <= at_ms
+        quiet_ms = max(ttl_ms, self.layout.ring * self.layout.hop_ms)
+        ended = (newest + 1) * self.layout.hop_ms + quiet_ms <= at_ms
         return [self._names[row] for row in np.flatnonzero(ended & (newest >= 0))]
 
     def forget(self, entity: str) -> None:
-        """Empty an entity's ring; its place stays."""
-        if (row := self._rows.get(entity)) is not None:
+        """Drop an entity; its memory serves the next new one."""
+        if (row := self._rows.pop(entity, None)) is not None:
             self._slots[row] = -1
             self._partials[row] = EMPTY
+            self._free.append(row)
 
     def _row(self, entity: str) -> int:
         row = self._rows.get(entity)
-        if row is None:
-            row = self._rows[entity] = len(self._names)
+        if row is not None:
+            return row
+        if self._free:
+            row = self._free.pop()
+            self._names[row] = entity
+        else:
+            row = len(self._names)
             self._names.append(entity)
             if row == len(self._slots):
                 self._slots = np.concatenate([self._slots, np.full_like(self._slots, -1)])
                 self._partials = np.concatenate(
-                    [self._partials, np.tile(EMPTY, (*self._partials.shape[:3], 1))]
+                    [self._partials, np.broadcast_to(EMPTY, self._partials.shape)]
                 )
+        self._rows[entity] = row
         return row

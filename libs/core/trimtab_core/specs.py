@@ -69,7 +69,10 @@ class FieldSpec(Spec):
         if self.pattern is not None:
             if self.type != "string":
                 raise ValueError(f"pattern is for strings, and this field is a {self.type}: remove it")
-            re.compile(self.pattern)
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
         if (self.min is not None or self.max is not None) and self.type not in ("integer", "number"):
             raise ValueError(f"min and max are for numbers, and this field is a {self.type}: remove them")
         if self.timezone is not None:

@@ -50,8 +50,9 @@ class Zone:
         self._starts, self._offsets = starts, offsets
         # The first local time at which an offset is sure: after a fold, the earlier offset holds until the fold is over.
         self._local_starts = starts + np.maximum(offsets, np.concatenate([offsets[:1], offsets[:-1]]))
-        self._start_list, self._offset_list = starts.tolist(), offsets.tolist()
-        self._local_start_list = self._local_starts.tolist()
+        self._start_list: list[int] = starts.tolist()
+        self._offset_list: list[int] = offsets.tolist()
+        self._local_start_list: list[int] = self._local_starts.tolist()
 
     def to_utc(self, local_ms: Millis) -> Millis:
         """Return the instants of wall-clock times; of two that fit, the earlier."""

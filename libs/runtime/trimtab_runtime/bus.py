@@ -103,7 +103,7 @@ async def consume(
         while True:
             batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
             for place, batch in batches.items():
-                await _settle(by_name[place.topic], batch, producer, service)
+                await settle(by_name[place.topic], batch, producer, service)
                 await _commit(consumer, {place: batch[-1].offset + 1})
     finally:
         await asyncio.shield(_stop(consumer, producer))
@@ -122,10 +122,10 @@ async def _stop(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
     await producer.stop()
 
 
-async def _settle(
+async def settle(
     subscription: Subscription[Any], batch: Sequence[Any], producer: AIOKafkaProducer, service: str
 ) -> None:
-    """Bring about the effect of every record of `batch`, or its dead letter."""
+    """Bring about the effect of every raw record of `batch`, or its dead letter; an outage is waited out."""
     readable = []
     for raw in batch:
         if raw.value is None:
@@ -133,7 +133,7 @@ async def _settle(
         try:
             readable.append(records.read(subscription.topic, raw))
         except Undecodable as error:
-            await _bury(producer, service, raw, "undecodable", str(error))
+            await bury(producer, service, raw, "undecodable", str(error))
     if readable:
         await _handle(
             subscription,
@@ -165,14 +165,14 @@ async def _handle(
             log.warning("%s waits: %s", subscription.topic.name, error)
         except Rejected as error:
             if len(batch) == 1:
-                return await _bury(producer, service, raw[batch[0].offset], "rejected", str(error))
+                return await bury(producer, service, raw[batch[0].offset], "rejected", str(error))
             break
         except Exception as error:  # the edge of the loop: one record must not stop the stream
             failures += 1
             log.exception("%s failed on %s, try %d", subscription.topic.name, batch[0].id, failures)
             if failures >= ATTEMPTS:
                 if len(batch) == 1:
-                    return await _bury(
+                    return await bury(
                         producer, service, raw[batch[0].offset], "failed", f"{type(error).__name__}: {error}"
                     )
                 break
@@ -182,7 +182,8 @@ async def _handle(
     return None
 
 
-async def _bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
+async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
+    """Make a dead letter of a raw record, with one reason, and wait until Kafka has it."""
     log.error("dead letter %s/%d/%d: %s", raw.topic, raw.partition, raw.offset, message)
     letter = dead_letter(raw, source=raw.topic, reasons=[Reason(code=code, message=message)])
     record = records.outgoing(

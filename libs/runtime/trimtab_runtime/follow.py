@@ -94,7 +94,7 @@ class Follower:
                 self._next[place.topic, place.partition] = batch[-1].offset + 1
             if ends and not self._caught_up.is_set():
                 ends = {place: end for place, end in ends.items() if await consumer.position(place) < end}
-            if not ends:
+            if not ends and not self._changed.is_set():  # set_topics may have been called meanwhile
                 self._caught_up.set()
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:

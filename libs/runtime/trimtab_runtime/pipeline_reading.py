@@ -26,6 +26,8 @@ async def read_partition(
     """
     place = TopicPartition(topic, partition)
     end = await _end(servers, place)
+    if offset >= end:
+        return
     consumer = _consumer(servers, "read_committed")
     try:
         await consumer.start()

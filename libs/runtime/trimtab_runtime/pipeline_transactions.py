@@ -85,7 +85,7 @@ class Transactions:
             AssertionError,
         ) as error:  # aiokafka asserts that the writer is not broken
             cause = error.__cause__ or error
-            raise Unavailable(f"the transaction of {self._id} failed: {cause!r}") from error
+            raise Unavailable(f"the transaction of {self._id} failed: {cause!r}") from cause
 
     async def close(self) -> None:
         """Let go of the connection; a transaction still open is aborted if that is quickly done, else left to the next."""

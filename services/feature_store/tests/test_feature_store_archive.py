@@ -41,7 +41,10 @@ def a_source(name: str) -> Source:
 
 def an_event(source: str, number: int, partition: int) -> Outgoing:
     headers = records.row_headers(
-        id=f"raw.{source}/{partition}/{number}", source=source, event_time_ms=number * 1000, arrived_at_ms=number * 1000
+        id=f"raw.{source}/{partition}/{number}",
+        source=source,
+        event_time_ms=number * 1000,
+        arrived_at_ms=number * 1000,
     )
     row = msgspec.json.encode({"key": f"k{number}", "at": "x", "value": number / 2})
     return Outgoing(topics.EVENTS.named(source).name, b"k", row, headers, partition)
@@ -123,7 +126,9 @@ async def test_two_archives_share_the_partitions_and_archive_each_row_once(setti
         with first.hurried([name]), second.hurried([name]):
             for start in range(0, 400, 100):
                 await setting.send(*(an_event(name, start + i, i % 2) for i in range(100)))
-                await setting.send(*(a_watermark(name, (start + 100) * 1000, partition) for partition in (0, 1)))
+                await setting.send(
+                    *(a_watermark(name, (start + 100) * 1000, partition) for partition in (0, 1))
+                )
                 await setting.reached((start + 100) * 1000)
 
     assert len(setting.offsets()) == len(set(setting.offsets())) == 400
@@ -136,7 +141,9 @@ async def test_rows_that_kafka_gives_again_are_refused_by_the_table(setting: Set
         with running.hurried([name]):
             await setting.reached(5)
     await _forget_offsets(setting)
-    await setting.send(*(an_event(name, i, 0) for i in range(50, 60)), *(a_watermark(name, 6, p) for p in (0, 1)))
+    await setting.send(
+        *(an_event(name, i, 0) for i in range(50, 60)), *(a_watermark(name, 6, p) for p in (0, 1))
+    )
     async with setting.archiving() as running:
         with running.hurried([name]):
             await setting.reached(6)
@@ -154,7 +161,7 @@ async def _forget_offsets(setting: Setting) -> None:
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topics.EVENTS.named(setting.source.name).name, p) for p in (0, 1)])
-        await consumer.commit({place: 0 for place in consumer.assignment()})
+        await consumer.commit(dict.fromkeys(consumer.assignment(), 0))
     finally:
         await consumer.stop()
 
@@ -188,11 +195,15 @@ async def test_predictions_are_archived_and_rubbish_among_them_is_not(setting: S
     model = setting.source.name
     topic = topics.PREDICTIONS.name
     batches = [
-        PredictionBatch(model=model, id=f"i/{n}", ids=[f"{n}a", f"{n}b"], keys=["x", "y"], champion=[1.0, 2.0])
+        PredictionBatch(
+            model=model, id=f"i/{n}", ids=[f"{n}a", f"{n}b"], keys=["x", "y"], champion=[1.0, 2.0]
+        )
         for n in range(3)
     ]
     payloads = [batch.SerializeToString() for batch in batches]
-    await setting.send(*(Outgoing(topic, model.encode(), value, [], 0) for value in [*payloads, b"\xff", b""]))
+    await setting.send(
+        *(Outgoing(topic, model.encode(), value, [], 0) for value in [*payloads, b"\xff", b""])
+    )
     store = DeltaStore(setting.data_dir)
 
     async def archived() -> list[str]:

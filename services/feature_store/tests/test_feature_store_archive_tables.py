@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.specs import SourceSpec
 from trimtab_feature_store import tables
@@ -38,13 +39,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> DeltaStore | Memory
 
 
 def a_row(number: int, **fields: Any) -> bytes:
-    return msgspec.json.encode({"id": f"t{number}", "at": "2020-01-01T00:00:00Z", "class": number, "mph": 5, **fields})
+    return msgspec.json.encode(
+        {"id": f"t{number}", "at": "2020-01-01T00:00:00Z", "class": number, "mph": 5, **fields}
+    )
 
 
 def some_rows(first: int, last: int) -> Rows:
     numbers = range(first, last + 1)
     times = np.array([number * 1000 for number in numbers], np.int64)
-    return Rows([a_row(n) for n in numbers], [f"raw.s/0/{n}" for n in numbers], times, times + 1, list(numbers))
+    return Rows(
+        [a_row(n) for n in numbers], [f"raw.s/0/{n}" for n in numbers], times, times + 1, list(numbers)
+    )
 
 
 def a_piece(first: int, last: int, partition: int = 0) -> Piece:
@@ -136,7 +141,7 @@ def test_a_field_that_changes_its_type_is_refused_by_name(tmp_path: Path) -> Non
     store = DeltaStore(tmp_path)
     store.append("events/s", pa.schema([("mph", pa.int64()), ("offset", pa.int64())]), [], {0: 1})
 
-    with pytest.raises(ArchiveConflict, match="'mph'.*int64.*double"):
+    with pytest.raises(ArchiveConflict, match=r"'mph'.*int64.*double"):
         store.append("events/s", TABLE.schema, [a_piece(0, 1)], {})
 
 
@@ -160,7 +165,8 @@ def test_a_row_becomes_columns_by_its_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"null", b"{", b"[1]", b"{},{}", b'{"class": "\xff"}', b'{"class": "x", "mph": {}, "at": []}']
+    "payload",
+    [b"", b"null", b"{", b"[1]", b"{},{}", b'{"class": "\xff"}', b'{"class": "x", "mph": {}, "at": []}'],
 )
 def test_a_row_that_fits_no_contract_is_kept_with_nulls(payload: bytes) -> None:
     good = some_rows(0, 1)
@@ -213,3 +219,21 @@ def test_a_batch_of_predictions_becomes_one_row_each() -> None:
 def test_uneven_predictions_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(tables.Uneven, match="serving-0/1"):
         tables.predictions_batch(a_prediction_batch(**changes), 0, 0)
+
+
+def test_small_files_are_joined_and_every_version_can_still_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab_feature_store.store._COMPACT_EVERY", 4)
+    first, second = DeltaStore(tmp_path), DeltaStore(tmp_path)
+    versions = []
+    for number in range(20):
+        (first, second)[number % 3 == 0].append(
+            "events/s", TABLE.schema, [a_piece(number, number)], {0: number}
+        )
+        versions.append(first.reach("events/s", 1).version)
+
+    files = DeltaTable(str(tmp_path / "delta" / "events" / "s")).file_uris()
+    assert len(files) < 8
+    assert [offsets(first, version) for version in versions] == [list(range(n + 1)) for n in range(20)]
+    assert first.reach("events/s", 1).least() == 19

@@ -108,7 +108,10 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         heard: set[str] = set()
         while True:
-            wanted = {topics.PREDICTIONS.name, *(topics.EVENTS.named(name).name for name in self._book.sources)}
+            wanted = {
+                topics.PREDICTIONS.name,
+                *(topics.EVENTS.named(name).name for name in self._book.sources),
+            }
             if wanted != heard:
                 heard = wanted
                 consumer.subscribe(topics=sorted(heard), listener=self)
@@ -185,7 +188,12 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._producer,
                 [
                     records.outgoing(
-                        topics.WATERMARKS, mark, key=key, id=f"{key}{reached}", source="feature_store", time_ms=reached
+                        topics.WATERMARKS,
+                        mark,
+                        key=key,
+                        id=f"{key}{reached}",
+                        source="feature_store",
+                        time_ms=reached,
                     )
                 ],
             )

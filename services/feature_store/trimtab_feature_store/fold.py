@@ -25,7 +25,6 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_feature_store import deadletters, keyed
 from trimtab_feature_store.keyed import BadRows, KeyedRows
 
-SERVICE = "feature_store-fold"
 HEARS = (topics.KEYED,)
 ReadPartition = Callable[[str, int], AsyncIterator[Sequence[Any]]]
 """Yields the committed records of a topic's partition, up to its end."""
@@ -185,4 +184,3 @@ class Fold:
 
     def _out(self, key: bytes, value: bytes | None) -> Outgoing:
         return Outgoing(self._features, key, value, [], self.partition)
-

@@ -21,7 +21,6 @@ from trimtab_feature_store.decoding import RowDecoder
 from trimtab_feature_store.keyed import KeyedRows
 from trimtab_feature_store.rows import Rows
 
-SERVICE = "feature_store-repartition"
 HEARS = (topics.EVENTS,)
 
 
@@ -55,12 +54,20 @@ class Cut:
         """Return what the views in `book` take."""
         return cls(
             source,
-            [(view, book.generation(view)) for view in book.views.values() if view.spec.source == source.name],
+            [
+                (view, book.generation(view))
+                for view in book.views.values()
+                if view.spec.source == source.name
+            ],
         )
 
     def holds(self, book: SpecBook) -> bool:
         """Whether it is still what `book` says."""
-        now = [(view, book.generation(view)) for view in book.views.values() if view.spec.source == self.source.name]
+        now = [
+            (view, book.generation(view))
+            for view in book.views.values()
+            if view.spec.source == self.source.name
+        ]
         return book.sources.get(self.source.name) is self.source and now == self.views
 
     def pieces(self, batch: Rows) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
@@ -91,7 +98,9 @@ class Cut:
 
     def _by_partition(self, entities: Sequence[str | None]) -> dict[int, list[int]]:
         partitions = self.source.spec.partitions
-        homes = {each: featurelog.partition_of(each, partitions) for each in set(entities) if each is not None}
+        homes = {
+            each: featurelog.partition_of(each, partitions) for each in set(entities) if each is not None
+        }
         places: dict[int, list[int]] = {}
         for at, entity in enumerate(entities):
             if entity is not None:

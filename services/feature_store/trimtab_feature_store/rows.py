@@ -43,7 +43,9 @@ class Read:
     @property
     def watermark_ms(self) -> int | None:
         """The furthest watermark in the batch, if it has one."""
-        return max((mark.event_time_ms for mark in self.watermarks if mark.event_time_ms is not None), default=None)
+        return max(
+            (mark.event_time_ms for mark in self.watermarks if mark.event_time_ms is not None), default=None
+        )
 
 
 def read(batch: Sequence[Any]) -> Read:
@@ -69,7 +71,8 @@ def read(batch: Sequence[Any]) -> Read:
         taken.append(record.timestamp)
     otherwise = np.array(taken, np.int64)
     return Read(
-        Rows(payloads, ids, parse_times(times, otherwise), parse_times(arrivals, otherwise), offsets), watermarks
+        Rows(payloads, ids, parse_times(times, otherwise), parse_times(arrivals, otherwise), offsets),
+        watermarks,
     )
 
 

@@ -19,6 +19,7 @@ FLUSH_ROWS = 50_000
 FLUSH_AFTER_MS = 2_000
 RETRY_AFTER_MS = 1_000
 
+
 @dataclass(frozen=True, slots=True)
 class Pressed:
     """The rows among some records, the furthest watermark among them, and the records that hold no row."""

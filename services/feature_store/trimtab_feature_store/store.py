@@ -6,19 +6,24 @@ row is archived once however often it is appended. How far in event time a parti
 has come is kept the same way, so a version of a table says what it is complete for.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from trimtab_runtime.errors import Unavailable
 
 from trimtab_feature_store.errors import ArchiveConflict
 
+log = logging.getLogger(__name__)
+
+_COMPACT_EVERY = 256
+"""Commits after which small files are joined; the files of older versions stay, for runs name versions."""
+_COMPACT_BYTES = 64 * 2**20
 _FOR_EVER = {"delta.logRetentionDuration": "interval 36500 days"}
 """A version that a run was trained on can be read again, years later."""
 
@@ -77,8 +82,11 @@ class DeltaStore:
             handle = self._writing.get(table) or self._made(table, schema)
             self._writing[table] = handle
             _check_types(table, handle, schema)
+            before = handle.version()
             while not _appended(handle, schema, pieces, watermark_ms):
                 handle.update_incremental()
+            if handle.version() // _COMPACT_EVERY > before // _COMPACT_EVERY:
+                _compact(table, handle)
         except (DeltaError, OSError) as error:
             self._writing.pop(table, None)
             raise Unavailable(f"table {table} cannot be written: {error}") from error
@@ -94,7 +102,14 @@ class DeltaStore:
         )
 
     def read(
-        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int, arrived_by_ms: int
+        self,
+        table: str,
+        columns: Sequence[str],
+        *,
+        version: int,
+        start_ms: int,
+        end_ms: int,
+        arrived_by_ms: int,
     ) -> pa.Table:
         """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version.
 
@@ -105,9 +120,9 @@ class DeltaStore:
             return pa.table({name: pa.nulls(0) for name in columns})
         dataset = handle.to_pyarrow_dataset()
         wanted = (
-            (ds.field("event_time_ms") >= start_ms)
-            & (ds.field("event_time_ms") < end_ms)
-            & (ds.field("arrived_at_ms") <= arrived_by_ms)
+            (pc.field("event_time_ms") >= start_ms)
+            & (pc.field("event_time_ms") < end_ms)
+            & (pc.field("arrived_at_ms") <= arrived_by_ms)
         )
         there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
         found = dataset.to_table(columns=there, filter=wanted)
@@ -164,6 +179,13 @@ def _appended(
     except CommitFailedError:
         return False
     return True
+
+
+def _compact(table: str, handle: DeltaTable) -> None:
+    try:
+        handle.optimize.compact(target_size=_COMPACT_BYTES)
+    except DeltaError as error:
+        log.info("table %s is compacted another time: %s", table, error)
 
 
 def _mark(partition: int) -> str:

@@ -57,7 +57,9 @@ class EventTable:
     def batch(self, rows: Rows, partition: int) -> pa.RecordBatch:
         """Return `rows` of one partition of events.<source> as columns."""
         columns: list[Any] = [
-            pa.array(list(map(_time_text, values)) if self._decoder.types[name] == "timestamp" else values, kind)
+            pa.array(
+                list(map(_time_text, values)) if self._decoder.types[name] == "timestamp" else values, kind
+            )
             for (name, values), kind in zip(
                 self._decoder.columns(rows.payloads).items(), self.schema.types, strict=False
             )

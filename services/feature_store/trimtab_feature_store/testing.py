@@ -39,7 +39,14 @@ class MemoryStore:
         return Reach(len(self.versions.get(table, [])) - 1, {p: marks.get(p, 0) for p in range(partitions)})
 
     def read(
-        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int, arrived_by_ms: int
+        self,
+        table: str,
+        columns: Sequence[str],
+        *,
+        version: int,
+        start_ms: int,
+        end_ms: int,
+        arrived_by_ms: int,
     ) -> pa.Table:
         """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version."""
         if version < 0:

@@ -22,13 +22,14 @@ async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     contracts = Contracts()
 
+    made: dict[TopicPartition, Ingest] = {}
+
     def make_worker(place: TopicPartition) -> Ingest:
-        return Ingest(book, contracts, place.topic, place.partition)
+        made[place] = Ingest(book, contracts, place.topic, place.partition)
+        return made[place]
 
     def workers() -> list[Ingest]:
-        return [
-            worker for place in pipeline.assignment if isinstance(worker := pipeline.worker(place), Ingest)
-        ]
+        return [made[place] for place in pipeline.assignment if place in made]
 
     pipeline = Pipeline(
         config.kafka_servers, service="ingestion", make_worker=make_worker, max_records=config.max_records

@@ -25,6 +25,7 @@ from trimtab_registry.usecases.trials import Fleet, Trials
 
 log = logging.getLogger(__name__)
 
+FOLLOWS = (topics.SERVING_STATUS,)
 _FAMILIES: Mapping[str, Sequence[topics.Topic[Any]]] = {
     "Source": (topics.RAW, topics.EVENTS),
     "FeatureView": (topics.KEYED, topics.FEATURES),
@@ -56,7 +57,7 @@ class StatusDoor:
 
     def follower(self, servers: str) -> Follower:
         """Return the follower that hears it; run it as a task."""
-        return Follower(servers, [topics.SERVING_STATUS.name], self._hear)
+        return Follower(servers, [topic.name for topic in FOLLOWS], self._hear)
 
     async def become_current(self) -> None:
         """Act on what was read so far, and from now on at once: call it when the follower has caught up."""

@@ -94,6 +94,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         tasks.create_task(_every(_SAVE_S, mirror.save))
         await _catch_up([wanted, features], config.catch_up_s if has_copy else None)
         await fleet.settle()
+        await mirror.save()
         tasks.create_task(fleet.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))
         measured = partial(measure, meter, messages, clock)
@@ -104,11 +105,12 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         try:
             async with door.serving(
                 config.grpc_address,
-                partial(_register, answers, board),
+                partial(register, answers, board),
                 [grpc_api.SERVICE, oip_api.SERVICE],
                 threads=config.threads,
                 max_waiting=config.max_waiting,
             ) as set_ready:
+                board.ready = True
                 set_ready(True)
                 await asyncio.Event().wait()
         finally:
@@ -117,7 +119,8 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
                 await asyncio.wait_for(writer.shipped(), _FAREWELL_S)
 
 
-def _register(answers: Predictions, board: Board, server: Any) -> None:
+def register(answers: Predictions, board: Board, server: Any) -> None:
+    """Add both doors to a server."""
     add_PredictionServicer_to_server(grpc_api.PredictionApi(answers), server)
     inference = oip_api.InferenceApi(answers, board, metadata.version("trimtab-serving"))
     add_GRPCInferenceServiceServicer_to_server(inference, server)

@@ -20,6 +20,8 @@ from trimtab_serving.mirror import Mirror, keyed, traceparent_of
 from trimtab_serving.online import OnlineViews
 from trimtab_serving.routing import Arms
 
+FOLLOWS = (topics.SPECS, topics.DEPLOYMENTS, topics.FEATURES)
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ class Wishes:
     def follower(self, servers: str) -> Follower:
         """Return the follower that hears them; run it as a task."""
         return Follower(
-            servers, [topics.SPECS.name, topics.DEPLOYMENTS.name], self._hear, start=self._mirror.offsets()
+            servers, [topics.SPECS.name, topics.DEPLOYMENTS.name], self.hear, start=self._mirror.offsets()
         )
 
     def replay(self) -> bool:
@@ -47,12 +49,14 @@ class Wishes:
         self._on_specs()
         return bool(stored)
 
-    async def _hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+    async def hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        """Take in raw records of either topic."""
         for record in keyed(records):
             self._take(topic, record.key, record.value, traceparent_of(record))
         self._mirror.put(topic, partition, records)
         if topic == topics.SPECS.name:
             self._on_specs()
+        await self._mirror.save()  # rare, and what a restart could not do without
 
     def _take(self, topic: str, key: bytes, value: bytes | None, traceparent: str | None) -> None:
         try:
@@ -91,9 +95,10 @@ class Features:
 
     def follower(self, servers: str) -> Follower:
         """Return the follower that hears it, of no topic at first; run it as a task."""
-        return Follower(servers, [], self._hear, start=self._mirror.offsets())
+        return Follower(servers, [], self.hear, start=self._mirror.offsets())
 
-    async def _hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+    async def hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        """Take in raw records of a view's topic."""
         moved = self._views.apply(topic, partition, keyed(records))
         self._mirror.put(topic, partition, records)
         if moved is not None:

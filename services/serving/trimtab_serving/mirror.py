@@ -3,8 +3,9 @@
 It holds the newest record of every key of `specs`, `deployments` and `features.*`,
 and the offset up to which each partition is in it. Both are written in one
 transaction, so a copy never claims to hold what it does not; a restart reads on from
-there, and with Kafka away it is all that is needed. Writing waits for the disk and is
-done once a second; what a crash takes of the last second, Kafka still has.
+there, and with Kafka away it is all that is needed. Writing waits for the disk: what
+is wanted is written as it is heard, features once a second; what a crash takes of the
+last second, Kafka still has.
 
 Requests never read it: they are answered from memory, which is rebuilt from here at
 the start. `put` and `save` belong to the event loop's thread.

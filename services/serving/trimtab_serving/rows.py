@@ -15,6 +15,7 @@ from trimtab_core import features as core
 from trimtab_core import specs
 from trimtab_core.contract import compile_contract, entity_text
 from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
+from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_serving.errors import BadRow, CannotServe
@@ -51,6 +52,8 @@ class _Plan:
     lookups: list[_Lookup]
     fields: frozenset[str]
     """Of a row: those that are read."""
+    times: list[tuple[str, Zone]]
+    """Those of them that are timestamps."""
 
 
 class RowReader:
@@ -86,29 +89,37 @@ class RowReader:
             raise CannotServe(
                 f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
             )
+        fields = self._always | core.required_fields(found, view_specs)
         self._plans[features] = _Plan(
             RequestEvaluator(found),
             [self._lookup(name, found) for name in dict.fromkeys(_views_in(found))],
-            self._always | core.required_fields(found, view_specs),
+            fields,
+            [
+                (name, zone(field.timezone))
+                for name, field in self._source.spec.fields.items()
+                if name in fields and field.type == "timestamp"
+            ],
         )
 
     def read(self, payloads: Sequence[bytes], features: tuple[str, ...]) -> Asked:
         """Return the rows in `payloads`, JSON objects, checked for what `features` need of them.
+
+        Their timestamps are instants from here on, so that none is parsed twice.
 
         Raises:
             BadRow: one of them is not as the source's contract says, or there is none.
         """
         if not payloads:
             raise BadRow(f"the request for model {self._model.name!r} has no rows: send at least one")
-        fields = self._plans[features].fields
-        rows = [self._row(at, payload, fields) for at, payload in enumerate(payloads)]
-        key, join_key = self._source.spec.key, self._model.spec.label.on
+        plan = self._plans[features]
+        rows = [self._row(at, payload, plan) for at, payload in enumerate(payloads)]
+        key, join_key, time = self._source.spec.key, self._model.spec.label.on, self._source.spec.event_time
         keys = [entity_text(row[key]) for row in rows]
         return Asked(
             rows,
             keys,
             keys if key == join_key else [entity_text(row[join_key]) for row in rows],
-            [self._contract.event_time_ms(row) for row in rows],
+            [row[time] for row in rows],
         )
 
     def features(self, asked: Asked, features: tuple[str, ...]) -> NDArray[np.float32]:
@@ -129,14 +140,17 @@ class RowReader:
         known = [at for at in reached if at is not None]
         return min(known, default=None) if len(known) == len(reached) else None
 
-    def _row(self, at: int, payload: bytes, fields: frozenset[str]) -> dict[str, Any]:
+    def _row(self, at: int, payload: bytes, plan: _Plan) -> dict[str, Any]:
         try:
             row = self._decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRow(
                 f"row {at} of the request for model {self._model.name!r} is no JSON object ({error}): send one"
             ) from error
-        if reasons := self._contract.check_fields(row, fields):
+        for name, where in plan.times:
+            if (instant := parse_timestamp(row.get(name), where)) != NOT_A_TIME:
+                row[name] = instant
+        if reasons := self._contract.check_fields(row, plan.fields):
             told = "; ".join(reason.message for reason in reasons)
             raise BadRow(f"row {at} of the request for model {self._model.name!r}: {told}")
         return row

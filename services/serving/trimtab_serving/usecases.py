@@ -49,6 +49,8 @@ class Question(NamedTuple):
     event_time_ms: Sequence[int]
     arms: Sequence[bool]
     """Whether the challenger is to answer."""
+    one_version: bool = False
+    """Whether one version has to answer all rows."""
 
 
 class Predictions:
@@ -98,7 +100,9 @@ class Predictions:
             arms = [served.arms.challenger_answers(keys[0])] * len(keys)
             theirs = features if _take_the_same(served) else None
             times = times or [self._clock.now_ms()] * len(keys)
-            return self._logged(served, Question(features, theirs, keys, times, arms), begun)
+            return self._logged(
+                served, Question(features, theirs, keys, times, arms, one_version=True), begun
+            )
         except Exception:
             self._meter.failed(model)
             raise
@@ -131,6 +135,8 @@ class Predictions:
             if challenger is not None and served.challenger is not None:
                 # A challenger that has no answer costs its caller nothing.
                 arms = (np.array(question.arms) & np.isfinite(challenger)).tolist()
+                if question.one_version and not all(arms):
+                    arms = [False] * rows
                 if any(arms):
                     predictions = np.where(arms, challenger, champion)
                     versions = [served.challenger.number if arm else served.champion.number for arm in arms]

@@ -13,6 +13,8 @@ from trimtab_runtime.records import Record
 
 from trimtab_trainer.usecases import Champion, Command, Jobs, StoredFile
 
+FOLLOWS = (topics.DEPLOYMENTS,)
+
 
 def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
     """List what the trainers share."""
@@ -35,7 +37,7 @@ class Deployments:
 
     def follower(self, servers: str) -> Follower:
         """Return the follower that keeps this view; run it as a task."""
-        return Follower(servers, [topics.DEPLOYMENTS.name], self._hear)
+        return Follower(servers, [topic.name for topic in FOLLOWS], self._hear)
 
     def champion(self, model: str) -> Champion | None:
         """Return a model's live version, or None where nothing is live yet."""

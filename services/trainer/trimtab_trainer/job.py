@@ -1,15 +1,14 @@
-"""The child process of a run: `python -m trimtab_trainer.job FOLDER`.
+"""What a run does, in a process of its own.
 
 It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
 its folder, and writes the candidate's files and `result.json` there. It talks to
-nobody. A run that cannot succeed ends with exit 3 and its sentence in `result.json`.
+nobody. A run that cannot succeed returns 3 and its sentence in `result.json`.
 """
 
 import hashlib
 import importlib.metadata
 import json
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ _PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimta
 
 
 def main(folder: Path) -> int:
-    """Do the job in `folder`."""
+    """Do the job in `folder`, and return the exit code."""
     try:
         result = _run(folder)
     except RunFailed as error:
@@ -149,7 +148,3 @@ def _environment() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return {"python": platform.python_version(), "source": hashlib.sha256(sources).hexdigest()} | versions
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

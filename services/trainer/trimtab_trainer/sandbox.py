@@ -1,12 +1,10 @@
 """Runs a job in a child process that cannot take the trainer down, nor outlive it."""
 
 import asyncio
-import ctypes
 import json
-import resource
+import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from trimtab_contracts.common.v1.common_pb2 import Artifact
@@ -17,12 +15,9 @@ from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
 from trimtab_trainer.usecases import Champion, Fitted, StoredFile, TrainingSet
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-
 
 class ChildProcess:
-    """Fits in `python -m trimtab_trainer.job`, within the spec's memory and time."""
+    """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time."""
 
     async def fit(
         self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path
@@ -72,11 +67,12 @@ async def _run(folder: Path, *, memory_mb: int, timeout_s: float) -> int:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "trimtab_trainer.job",
+            "trimtab_trainer.child",
             str(folder),
+            str(os.getpid()),
+            str(memory_mb),
             stdout=log,
             stderr=log,
-            preexec_fn=_bounds(memory_mb),
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -89,14 +85,6 @@ async def _run(folder: Path, *, memory_mb: int, timeout_s: float) -> int:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-
-
-def _bounds(memory_mb: int) -> Callable[[], None]:
-    def apply() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
-
-    return apply
 
 
 def _ended(code: int, memory_mb: int) -> str:

@@ -116,7 +116,11 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
         data=data,
         prediction=prediction,
         performance=performance,
-        limits={**limits, "prediction": _limit(prediction, "prediction", "numeric"), "loss": _loss_limit(performance)},
+        limits={
+            **limits,
+            "prediction": _limit(prediction, "prediction", "numeric"),
+            "loss": _loss_limit(performance),
+        },
         null_shares={name: float(np.isnan(columns[name]).mean()) for name in features},
     )
 

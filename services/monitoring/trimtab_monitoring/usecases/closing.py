@@ -7,7 +7,7 @@ instance does it and whatever dies, and gives the same decisions however the row
 were batched.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,6 @@ from trimtab_monitoring.usecases.entities import (
     ReportOrder,
     Row,
     Series,
-    Standing,
     Watch,
 )
 from trimtab_monitoring.usecases.judging import Judged
@@ -141,14 +140,17 @@ class Closing:
         await unit.tell(judged.readings)
         await unit.keep_readings(window.kind, judged.readings)
         for alarm, finding in judged.alarms:
-            with telemetry.span("drift found", model=model.name, kind=finding.kind):
+            with telemetry.span("drift found", model=model.name, drift=finding.kind):
                 path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
                 drift = judging.drift(
                     judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
                 )
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
                 await unit.order_report(_report(model, judged, drift.episode, path))
-                news: list[News] = [drift, _alert(drift.episode, model.name, drift.summary, drift.recorded_ms)]
+                news: list[News] = [
+                    drift,
+                    _alert(drift.episode, model.name, drift.summary, drift.recorded_ms),
+                ]
                 await unit.tell(news)
         await self._look_again(unit, model, judged)
         return replace(watch, episodes=judged.episodes)
@@ -170,19 +172,13 @@ class Closing:
             model.name, trial, standing, model.spec.judged_by,
             closed_ms=watch.closed_ms, recorded_ms=self._clock.now_ms(),
         )  # fmt: skip
-        if found is None or not await self._is_on_trial(unit, standing):
+        loop = await unit.loop(standing.loop_id) if found is not None else None
+        if found is None or loop is None or not loops.is_on_trial(loop, standing.rollout_id):
             return watch
-        loop = await unit.loop(standing.loop_id)
-        assert loop is not None
         with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
         return replace(watch, trial=replace(trial, said_at_step=standing.step))
-
-    async def _is_on_trial(self, unit: Unit, standing: Standing) -> bool:
-        """Whether the registry has said that the challenger is warm everywhere; it takes no verdict before."""
-        loop = await unit.loop(standing.loop_id)
-        return loop is not None and loop.state == "on_trial" and loop.rollout_id == standing.rollout_id
 
 
 def _labels(model: Model) -> LabelStream:

@@ -83,17 +83,22 @@ def judge(
 
 
 def drift(
-    judged: Judged, alarm: DriftAlarm, finding: Finding, calibration: Calibration, *, report: str, recorded_ms: int
+    judged: Judged,
+    alarm: DriftAlarm,
+    finding: Finding,
+    calibration: Calibration,
+    *,
+    report: str,
+    recorded_ms: int,
 ) -> Drift:
     """Return an alarm as it is told, with its evidence; `report` is where the report will be."""
     window = judged.window
     if finding.kind == "performance":
         (loss,) = finding.readings
-        value, limit, features = loss.value, loss.threshold or 0.0, ()
+        value, limit = loss.value, loss.threshold or 0.0
         summary = _worse(loss, alarm.version, calibration)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
-        features = _ranked(alarm) if finding.kind == "data" else ()
         summary = _moved(alarm, window, calibration)
     return Drift(
         episode=alarm.episode,
@@ -106,7 +111,7 @@ def drift(
         score=value,
         threshold=limit,
         severity=value / limit,
-        features=features,
+        features=_ranked(alarm) if finding.kind == "data" else (),
         summary=summary,
         report=report,
         recorded_ms=recorded_ms,

@@ -70,6 +70,11 @@ def has_ended(loop: Loop) -> bool:
     return loop.state in _ENDED
 
 
+def is_on_trial(loop: Loop, rollout_id: str) -> bool:
+    """Whether the registry has said that this rollout's challenger is warm everywhere; it takes no verdict before."""
+    return loop.state == "on_trial" and loop.rollout_id == rollout_id
+
+
 def helped(loop: Loop) -> bool:
     """Whether the loop ended with a new live version."""
     return loop.state == "live"
@@ -112,7 +117,7 @@ def ran(loop: Loop, run: RunNews) -> Loop:
         run_id=run.run_id,
         as_of_ms=run.as_of_ms,
     )
-    if loop.state == "failed":
+    if run.state == loop.state == "failed":
         loop = replace(loop, outcome=f"The run failed: {run.error}", settled_ms=run.as_of_ms)
     return loop
 
@@ -129,9 +134,7 @@ def staged(loop: Loop, news: StageNews) -> Loop:
     if news.stage not in _STAGES:
         return loop
     state = _STAGES[news.stage]
-    loop = replace(
-        loop, state=state, open=state not in _RESTING, steps={**loop.steps, state: news.at_ms}
-    )
+    loop = replace(loop, state=state, open=state not in _RESTING, steps={**loop.steps, state: news.at_ms})
     if state not in _RESTING:
         return replace(loop, outcome="", settled_ms=None)
     settled = loop.verdict.at_ms if loop.verdict else loop.as_of_ms
@@ -142,7 +145,9 @@ def judged(loop: Loop, verdict: Verdict) -> Loop:
     """Write down what the judge said; what it calls for is still to be done."""
     loop = replace(loop, verdict=verdict)
     if verdict.outcome == "PROMOTE":
-        loop = replace(loop, state="promoting", open=True, steps={**loop.steps, "promoting": verdict.recorded_ms})
+        loop = replace(
+            loop, state="promoting", open=True, steps={**loop.steps, "promoting": verdict.recorded_ms}
+        )
     return loop
 
 

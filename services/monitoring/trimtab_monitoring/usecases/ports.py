@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from trimtab_core.policy import PolicyState
-from trimtab_core.specs import Model
+from trimtab_core.specs import Model, Source
 
 from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
@@ -110,8 +110,8 @@ class Store(Protocol):
         """Keep what was worked out."""
         ...
 
-    async def closed_ms(self, model: str) -> int:
-        """Return up to where a model is closed; 0 if nothing is."""
+    async def watch(self, model: str) -> Watch:
+        """Return what is remembered of a model."""
         ...
 
     async def loops(self, model: str, *, open_only: bool) -> list[Loop]:
@@ -138,8 +138,12 @@ class Store(Protocol):
         """Return the rows that a report is about."""
         ...
 
-    async def forget(self, model: str, labels: Mapping[str, int], *, before_ms: int, at_most: int) -> int:
-        """Delete up to `at_most` predictions, and labels of each stream, older than needed; return how many went."""
+    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` predictions older than `before_ms`, and return how many went."""
+        ...
+
+    async def forget_labels(self, stream: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` labels of a stream older than `before_ms`, and return how many went."""
         ...
 
 
@@ -149,6 +153,11 @@ class Specs(Protocol):
     @property
     def models(self) -> Mapping[str, Model]:
         """The models by name."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """The sources by name."""
         ...
 
     def model(self, name: str) -> Model:

@@ -65,15 +65,14 @@ class Retraining:
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
                 await self._command(unit, loop, loop.drift, decision, now_ms)
 
-    async def _command(
-        self, unit: Unit, loop: Loop, drift: Drift, decision: Decision, as_of_ms: int
-    ) -> None:
+    async def _command(self, unit: Unit, loop: Loop, drift: Drift, decision: Decision, as_of_ms: int) -> None:
         """Send the command of `decision`; a further attempt is a loop of its own, named by its command."""
         assert decision.command_id is not None
         now_ms = self._clock.now_ms()
         if decision.attempt > 1:
             loop = replace(
-                loops.triggered(replace(drift, recorded_ms=now_ms), telemetry.traceparent()), id=decision.command_id
+                loops.triggered(replace(drift, recorded_ms=now_ms), telemetry.traceparent()),
+                id=decision.command_id,
             )
         command = Command(
             id=decision.command_id,

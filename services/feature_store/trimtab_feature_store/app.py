@@ -1,0 +1,69 @@
+"""Composition root of the feature store: what is opened and started, in which order."""
+
+import asyncio
+from functools import partial
+
+from aiokafka import TopicPartition
+from trimtab_contracts import topics
+from trimtab_contracts.features.v1.features_pb2_grpc import add_FeatureStoreServicer_to_server
+from trimtab_runtime import bus, rpc
+from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.pipeline import Pipeline, read_partition
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_feature_store.archive import Archive
+from trimtab_feature_store.config import Config
+from trimtab_feature_store.fold import Fold
+from trimtab_feature_store.grpc_api import FeatureStoreApi
+from trimtab_feature_store.historical import Historical
+from trimtab_feature_store.online import OnlineViews
+from trimtab_feature_store.repartition import Repartition
+from trimtab_feature_store.store import DeltaStore
+
+
+async def run(config: Config) -> None:
+    """Run until cancelled; close in the reverse of the order opened."""
+    servers = config.kafka_servers
+
+    def make_repartition(place: TopicPartition) -> Repartition:
+        return Repartition(book, place.topic, place.partition)
+
+    def make_fold(place: TopicPartition) -> Fold:
+        return Fold(book, partial(read_partition, servers), place.topic, place.partition)
+
+    repartition = Pipeline(
+        servers,
+        service="feature_store-repartition",
+        make_worker=make_repartition,
+        max_records=config.max_records,
+    )
+    fold = Pipeline(
+        servers, service="feature_store-fold", make_worker=make_fold, max_records=config.max_records
+    )
+
+    async def listen_to_all_views() -> None:
+        views = [view for view in book.views.values() if view.spec.source in book.sources]
+        repartition.set_topics({topics.EVENTS.named(view.spec.source).name for view in views})
+        fold.set_topics({topics.KEYED.named(view.name).name for view in views})
+
+    book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
+    specs = book.follower(servers)
+    online = OnlineViews(servers, book, patience_s=config.patience_s)
+    producer = await bus.start_producer(servers)
+    archive = Archive(servers, book, tables, producer, clock)
+    api = FeatureStoreApi(online, Historical(book, tables, archive), clock, patience_s=config.patience_s)
+    register = partial(add_FeatureStoreServicer_to_server, api)
+    try:
+        async with (
+            rpc.serving(config.grpc_address, register, ["trimtab.features.v1.FeatureStore"]) as set_ready,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(specs.run())
+            await specs.caught_up()
+            tasks.create_task(repartition.run())
+            tasks.create_task(fold.run())
+            tasks.create_task(archive.run())
+            tasks.create_task(online.follower.run())
+            await set_ready(True)
+    finally:
+        await producer.stop()

@@ -1,0 +1,326 @@
+"""Training sets: what each archived row of a model's source would have been answered with, and its label.
+
+Nothing is seen that had not arrived by the time a row was asked for, nor anything
+that arrived after the set's own `as_of`. The set is a function of the tables'
+versions and the request alone: the same again has the same digest.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from trimtab_core.contract import entity_text
+from trimtab_core.features import (
+    Feature,
+    FeatureFault,
+    RequestEvaluator,
+    ViewFeature,
+    required_fields,
+    resolve,
+)
+from trimtab_core.pointintime import join_labels, point_in_time
+from trimtab_core.slots import Layout
+from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_runtime.errors import Rejected
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_feature_store.errors import BadWindow, NotArchivedYet
+from trimtab_feature_store.store import Reach
+from trimtab_feature_store.tables import column_of, events_table
+
+EVER_MS = 2**62
+_POLL_S = 0.05
+_NOBODY = "\x00"
+"""Entity and key of a row that has none: no event has it either."""
+
+
+class Tables(Protocol):
+    """What is asked of the archive; each call blocks."""
+
+    def reach(self, table: str, partitions: int) -> Reach:
+        """Return how far the newest version of a table has come."""
+        ...
+
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str],
+        *,
+        version: int,
+        start_ms: int,
+        end_ms: int,
+        arrived_by_ms: int,
+    ) -> pa.Table:
+        """Return columns of the rows with event time in [start, end) that arrived by a time."""
+        ...
+
+
+class Flushing(Protocol):
+    """What can be told that somebody waits for the archive."""
+
+    def hurried(self, sources: Sequence[str]) -> AbstractContextManager[None]:
+        """Flush the events of `sources` at once, as long as the context is open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which training set."""
+
+    model: str
+    start_ms: int
+    end_ms: int
+    as_of_ms: int
+    wait_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Labelled rows in order of event time: key, event_time_ms, the features, label."""
+
+    rows: pa.Table
+    rows_without_label: int
+    versions: Mapping[str, int]
+    """Of the tables it was made from."""
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A model's set, spelled out, over fixed versions of the tables."""
+
+    wanted: Wanted
+    model: Model
+    source: Source
+    views: Mapping[str, FeatureView]
+    sources: Mapping[str, Source]
+    features: tuple[Feature, ...]
+    versions: Mapping[str, int]
+
+
+class Historical:
+    """Makes training sets from the archive, one at a time, off the event loop."""
+
+    def __init__(self, book: SpecBook, tables: Tables, flushing: Flushing) -> None:
+        self._book = book
+        self._tables = tables
+        self._flushing = flushing
+        self._one = asyncio.Lock()
+
+    async def training_set(self, wanted: Wanted, *, patience_s: float) -> TrainingSet:
+        """Return the set, once the archive has passed `wait_until_ms`.
+
+        Raises:
+            UnknownModel, UnknownSource: it names something that is not there.
+            Rejected: the model's features mean nothing any more.
+            BadWindow: its times make no range.
+            NotArchivedYet: the archive did not come so far within `patience_s`.
+        """
+        if wanted.start_ms >= wanted.end_ms:
+            raise BadWindow(wanted.start_ms, wanted.end_ms)
+        model = self._book.model(wanted.model)
+        source = self._book.source(model.spec.source)
+        features = self._features(model, source)
+        views = {
+            feature.view: self._book.view(feature.view)
+            for feature in features
+            if isinstance(feature, ViewFeature)
+        }
+        names = [source.name, model.spec.label.source, *(view.spec.source for view in views.values())]
+        sources = {name: self._book.source(name) for name in names}
+        versions = await self._passed(sources, wanted.wait_until_ms, patience_s)
+        plan = _Plan(wanted, model, source, views, sources, features, versions)
+        async with self._one:
+            return await asyncio.to_thread(_Making(self._tables, plan).make)
+
+    def _features(self, model: Model, source: Source) -> tuple[Feature, ...]:
+        try:
+            views = {name: view.spec for name, view in self._book.views.items()}
+            return resolve(model.spec.features, source.spec, views)
+        except FeatureFault as fault:
+            raise Rejected(f"model {model.name!r}: {fault}") from fault
+
+    async def _passed(self, sources: Mapping[str, Source], time_ms: int, patience_s: float) -> dict[str, int]:
+        """Wait until all of `sources` are archived up to a time, and return the tables' versions."""
+        behind: dict[str, int] = {}
+        versions: dict[str, int] = {}
+        try:
+            with self._flushing.hurried(list(sources)):
+                async with asyncio.timeout(patience_s):
+                    for name, source in sources.items():
+                        while True:
+                            reach = await asyncio.to_thread(
+                                self._tables.reach, events_table(name), source.spec.partitions
+                            )
+                            behind = {name: reach.least()}
+                            versions[events_table(name)] = reach.version
+                            if reach.least() >= time_ms:
+                                break
+                            await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            name, reached = next(iter(behind.items()), (next(iter(sources)), 0))
+            raise NotArchivedYet(name, reached, time_ms) from error
+        return versions
+
+
+class _Making:
+    """One training set in the making."""
+
+    def __init__(self, tables: Tables, plan: _Plan) -> None:
+        self._tables = tables
+        self._plan = plan
+
+    def make(self) -> TrainingSet:
+        """Read, join and leave out what has no label."""
+        plan, spine = self._plan, self._spine()
+        at = _ints(spine["event_time_ms"])
+        keys = _texts(self._field(spine, plan.model.spec.label.on))
+        matrix = self._own_features(spine)
+        for name, view in plan.views.items():
+            columns = self._view(view, spine, at)
+            for place, feature in enumerate(plan.features):
+                if isinstance(feature, ViewFeature) and feature.view == name:
+                    matrix[:, place] = columns[:, view.spec.columns().index(feature.column)]
+        labels, without = self._labels(keys, at)
+        known = ~np.isnan(labels)
+        rows = pa.table(
+            {
+                "key": keys.filter(pa.array(known)),
+                "event_time_ms": at[known],
+                **{feature.name: matrix[known, place] for place, feature in enumerate(plan.features)},
+                "label": labels[known],
+            }
+        )
+        return TrainingSet(rows, without, plan.versions, digest(rows))
+
+    def _spine(self) -> pa.Table:
+        wanted, source = self._plan.wanted, self._plan.source
+        views = {name: view.spec for name, view in self._plan.views.items()}
+        fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
+        columns = [*map(column_of, sorted(fields)), "event_time_ms", "partition", "offset"]
+        found = self._read(source, columns, wanted.start_ms, wanted.end_ms)
+        return found.sort_by(
+            [("event_time_ms", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
+        )
+
+    def _own_features(self, spine: pa.Table) -> NDArray[np.float64]:
+        own = [feature for feature in self._plan.features if not isinstance(feature, ViewFeature)]
+        names = sorted(required_fields(own, {}))
+        columns = [self._field(spine, name).to_pylist() for name in names]
+        rows: list[dict[str, Any]] = (
+            [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+            if names
+            else [{}] * spine.num_rows
+        )
+        return RequestEvaluator(self._plan.features).evaluate(rows)
+
+    def _view(self, view: FeatureView, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        source = self._plan.sources[view.spec.source]
+        layout = Layout.of(view.spec, source.spec.lateness)
+        wanted, entity = self._plan.wanted, view.spec.entity
+        longest = max(column.slots for column in layout.columns) * layout.hop_ms
+        fields = [*layout.fields, *([entity] if entity is not None else [])]
+        columns = [*map(column_of, dict.fromkeys(fields)), "event_time_ms", "arrived_at_ms"]
+        events = self._read(source, columns, layout.boundary_of(wanted.start_ms) - longest, wanted.end_ms)
+        if entity is None:
+            events_of, spine_of = [_everybody(table.num_rows) for table in (events, spine)]
+        else:
+            events = events.filter(pc.is_valid(events[column_of(entity)]))
+            events_of, spine_of = _texts(events[column_of(entity)]), _texts(spine[column_of(entity)])
+        values = [_numbers(events[column_of(name)]) for name in layout.fields]
+        return point_in_time(
+            layout,
+            events_of,
+            _ints(events["event_time_ms"]),
+            np.stack(values, axis=1),
+            _ints(events["arrived_at_ms"]),
+            spine_of,
+            at,
+        )
+
+    def _labels(self, keys: pa.Array, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
+        label, wanted = self._plan.model.spec.label, self._plan.wanted
+        source = self._plan.sources[label.source]
+        on, value = column_of(label.on), column_of(label.value)
+        columns = list(dict.fromkeys([on, value, "event_time_ms", "arrived_at_ms"]))
+        found = self._read(source, columns, wanted.start_ms, wanted.end_ms + label.within)
+        found = found.filter(pc.and_(pc.is_valid(found[on]), pc.is_valid(found[value])))
+        return join_labels(
+            keys,
+            at,
+            _texts(found[on]),
+            _numbers(found[value]),
+            _ints(found["event_time_ms"]),
+            _ints(found["arrived_at_ms"]),
+            label.within,
+            wanted.as_of_ms,
+        )
+
+    def _read(self, source: Source, columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
+        table = events_table(source.name)
+        return self._tables.read(
+            table,
+            columns,
+            version=self._plan.versions[table],
+            start_ms=start_ms,
+            end_ms=end_ms,
+            arrived_by_ms=self._plan.wanted.as_of_ms,
+        )
+
+    def _field(self, table: pa.Table, name: str) -> Any:
+        return table[column_of(name)]
+
+
+def digest(rows: pa.Table) -> str:
+    """Return the sha256 of what `rows` hold, in order, however they lie in memory."""
+    found = hashlib.sha256()
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        found.update(f"{name}\x00{column.type}\x00{len(column)}\x00".encode())
+        if pa.types.is_string(column.type):
+            found.update(_ints(pc.binary_length(column)).tobytes())
+            found.update("".join(column.to_pylist()).encode())
+        else:
+            found.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+    return found.hexdigest()
+
+
+def arrow_pieces(rows: pa.Table, size: int = 1_000_000) -> Iterator[bytes]:
+    """Return `rows` as an Arrow IPC stream, cut in pieces of about `size` bytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=65_536)
+    whole = memoryview(sink.getvalue())
+    for start in range(0, len(whole), size):
+        yield bytes(whole[start : start + size])
+
+
+def _texts(column: Any) -> pa.Array:
+    """Return entities or keys as the texts that name them everywhere."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pa.types.is_string(whole.type):
+        coded = whole.dictionary_encode()
+        names = pa.array([entity_text(value) for value in coded.dictionary.to_pylist()], pa.string())
+        whole = names.take(coded.indices)
+    return pc.fill_null(whole, _NOBODY)
+
+
+def _everybody(count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(""), count)
+
+
+def _numbers(column: Any) -> NDArray[np.float64]:
+    """Return what a fold makes of a field's values: a number, or 1 for whatever else can only be counted."""
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.is_valid(column), 1.0, None)
+    return np.array(column.cast(pa.float64()).to_numpy(), np.float64)
+
+
+def _ints(column: Any) -> NDArray[np.int64]:
+    return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)

@@ -1,0 +1,148 @@
+"""The loop ledger: one row a loop, from what is told in whatever order."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from trimtab_core.policy import command_id
+from trimtab_monitoring.usecases import loops
+from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop, Verdict
+from trimtab_monitoring.usecases.ledger import Ledger
+from trimtab_monitoring.usecases.loops import RunNews, Stage, StageNews
+
+Make = Callable[..., Any]
+PERSON = Command("c", "m", "c", "manual", "", 1, "please", "ann", as_of_ms=500, at_ms=1_000)
+GATE = Gate("mae at most 6", True, 3.0, 6.0, None, None, "fine")
+
+
+def run(state: Any, at_ms: int, error: str = "") -> RunNews:
+    return RunNews(f"run/{state}", "run", "c", "c", "m", "manual", state, 500, at_ms, error)
+
+
+def stage(stage: Stage, at_ms: int, sentence: str = "because", generation: int = 0) -> StageNews:
+    return StageNews(
+        f"m/1/{stage}/{generation}", "m", 1, "run", "c", stage, "r" if stage == "ON_TRIAL" else "", [GATE], sentence, at_ms
+    )  # fmt: skip
+
+
+@pytest.fixture
+def ledger(world: Any) -> Ledger:
+    return Ledger(world.store, world.clock)
+
+
+async def test_a_loop_that_a_person_asked_for_is_told_from_command_to_live(
+    world: Any, ledger: Ledger
+) -> None:
+    await ledger.commanded(PERSON)
+    seen = [(await world.store.find_loop("c")).state]
+    for news in (run("training", 2_000), run("gating", 3_000)):
+        await ledger.ran(news)
+        seen.append((await world.store.find_loop("c")).state)
+    for news in (stage("ACCEPTED", 4_000), stage("ON_TRIAL", 5_000), stage("LIVE", 6_000)):
+        await ledger.staged(news)
+        seen.append((await world.store.find_loop("c")).state)
+
+    assert seen == ["commanded", "training", "gating", "loading", "on_trial", "live"]
+    loop = await world.store.find_loop("c")
+    assert (loop.open, loop.trigger, loop.run_id, loop.version, loop.gates) == (
+        False,
+        "manual",
+        "run",
+        1,
+        (GATE,),
+    )
+    assert (loop.reason, loop.outcome, loop.settled_ms) == ("please", "Version 1 is live: because", 500)
+    assert loop.steps == {
+        "commanded": 1_000, "training": 2_000, "gating": 3_000, "loading": 4_000, "on_trial": 5_000, "live": 6_000,
+    }  # fmt: skip
+
+
+async def test_the_order_in_which_topics_are_heard_does_not_matter(new_world: Make) -> None:
+    ends = set()
+    stages = [stage("ACCEPTED", 4_000), stage("ON_TRIAL", 5_000), stage("LIVE", 6_000)]
+    for places in itertools.permutations(range(4)):
+        world = new_world()
+        ledger = Ledger(world.store, world.clock)
+        told: list[Callable[[], Any]] = [
+            lambda ledger=ledger: ledger.commanded(PERSON),
+            lambda ledger=ledger: ledger.ran(run("training", 2_000)),
+            lambda ledger=ledger: ledger.ran(run("gating", 3_000)),
+            lambda ledger=ledger: _in_turn(ledger, stages),
+        ]
+        for place in places:
+            await told[place]()
+            await told[place]()
+        loop = await world.store.find_loop("c")
+        ends.add((loop.state, loop.open, loop.reason, loop.run_id, tuple(sorted(loop.steps.items()))))
+
+    assert len(ends) == 1
+
+
+async def _in_turn(ledger: Ledger, stages: list[StageNews]) -> None:
+    for news in stages:
+        await ledger.staged(news)
+
+
+async def test_a_failed_run_ends_its_loop(world: Any, ledger: Ledger) -> None:
+    await ledger.commanded(PERSON)
+    await ledger.ran(run("failed", 2_000, error="no rows"))
+    await ledger.ran(run("training", 1_500))
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.open, loop.outcome) == ("failed", False, "The run failed: no rows")
+
+
+async def test_a_version_that_waits_for_a_person_rests_and_goes_on(world: Any, ledger: Ledger) -> None:
+    await ledger.staged(stage("AWAITING_APPROVAL", 4_000))
+    waiting = await world.store.find_loop("c")
+    await ledger.staged(stage("ACCEPTED", 5_000))
+    going = await world.store.find_loop("c")
+    await ledger.staged(stage("REJECTED", 6_000))
+
+    assert (waiting.state, waiting.open) == ("awaiting_approval", False)
+    assert (going.state, going.open, going.outcome) == ("loading", True, "")
+    assert (await world.store.find_loop("c")).state == "refused"
+
+
+async def test_a_rollback_raises_one_alert_and_settles_at_the_verdict(world: Any, ledger: Ledger) -> None:
+    verdict = Verdict(
+        "v", "m", "r", 0, 1, 2, "ROLL_BACK", 9, -1.0, 0.1, 0.05, "worse", at_ms=900, recorded_ms=4_500
+    )
+    await ledger.staged(stage("ON_TRIAL", 4_000))
+    async with world.store.begin("m") as unit:
+        await unit.put_loop(loops.judged(await unit.loop("c"), verdict))
+    for _ in range(2):
+        await ledger.staged(stage("ROLLED_BACK", 5_000))
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.settled_ms) == ("rolled_back", 900)
+    (alert,) = world.told(Alert)
+    assert (alert.kind, alert.subject) == ("rollback", "m")
+
+
+@pytest.mark.parametrize(("end", "failures"), [("LIVE", 0), ("REFUSED", 1), ("ROLLED_BACK", 1)])
+async def test_the_policy_learns_whether_the_retrain_helped(
+    world: Any, ledger: Ledger, end: Stage, failures: int
+) -> None:
+    from trimtab_core.policy import Answer, PolicyState
+
+    given = command_id("e", 1)
+    async with world.store.begin("m") as unit:
+        answers = (Answer("e", 1, given),)
+        await unit.save_policy(
+            PolicyState(last_command_at=1.0, commands=(1.0,), in_flight=given, answers=answers)
+        )
+        await unit.put_loop(Loop("c", "m", "data", state="gating", command_id=given, as_of_ms=500))
+
+    await ledger.staged(stage(end, 5_000))
+
+    async with world.store.begin("m") as unit:
+        policy = unit.policy
+    assert (policy.in_flight, policy.failures, policy.last_outcome_at) == (None, failures, 0.5)
+
+
+async def test_what_belongs_to_no_loop_is_not_written_down(world: Any, ledger: Ledger) -> None:
+    await ledger.staged(StageNews("x", "m", 1, "", "", "LIVE", "", [], "", 1))
+
+    assert await world.store.loops("", open_only=False) == []

@@ -1,0 +1,322 @@
+"""The service as a process, over the real Kafka and PostgreSQL: it watches, is killed, and goes on."""
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from aiokafka import AIOKafkaConsumer
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetModelHealthRequest, ListLoopsRequest, Loop
+from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Resource, Rollout, VersionEvent, VersionRef
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_core import specs
+from trimtab_monitoring.usecases.entities import Predicted
+from trimtab_runtime import admin, artifacts, bus, records, rpc
+from trimtab_runtime.clock import from_timestamp, to_timestamp
+from trimtab_runtime.records import Outgoing
+from trimtab_runtime.testing import eventually
+from trimtab_stack import ports
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+
+HOUR = 3_600_000
+Make = Callable[..., Any]
+
+
+class Service:
+    """`python -m trimtab_monitoring`."""
+
+    def __init__(self, environ: dict[str, str], log: Path) -> None:
+        self._environ = environ
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "trimtab_monitoring", env=self._environ, stdout=log, stderr=log
+            )
+
+    async def end(self, number: int) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return await self._process.wait()
+
+
+class Outside:
+    """Everything around monitoring: what others tell it, and what it tells them."""
+
+    def __init__(self, servers: str, data_dir: Path, producer: Any, stub: Any, service: Service) -> None:
+        self.servers = servers
+        self.data_dir = data_dir
+        self.producer = producer
+        self.stub = stub
+        self.service = service
+
+    async def tell(self, topic: topics.Topic[Any], message: Any, *, key: str) -> None:
+        record = records.outgoing(topic, message, key=key, id=uuid.uuid4().hex, source="test", time_ms=1)
+        await records.send_all(self.producer, [record])
+
+    async def apply(self, resource: specs.Source | specs.Model) -> None:
+        document = Struct()
+        json_format.ParseDict(specs.to_document(resource), document)
+        message = Resource(kind=resource.kind, name=resource.name, generation=1, document=document)
+        await self.tell(topics.SPECS, message, key=f"{resource.kind}/{resource.name}")
+
+    async def deploy(self, model: str, columns: dict[str, Any], **more: Any) -> None:
+        table = pa.table(columns)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        reference = artifacts.put(self.data_dir, sink.getvalue().to_pybytes())
+        champion = VersionRef(number=1, reference=reference)
+        await self.tell(topics.DEPLOYMENTS, Deployment(model=model, champion=champion, **more), key=model)
+
+    async def predict(self, rows: Predicted, *, watermark_ms: int) -> None:
+        """Send predictions as serving does: by partition, each with the watermark."""
+        for partition in range(topics.PREDICTIONS.partitions):
+            mine = range(partition, len(rows.ids), topics.PREDICTIONS.partitions)
+            batch = PredictionBatch(
+                model=rows.model, instance="s", id=uuid.uuid4().hex, watermark_ms=watermark_ms,
+                champion_version=rows.version, generation=rows.generation, rollout_id=rows.rollout_id,
+                challenger_version=rows.challenger_version, feature_names=rows.feature_names,
+                ids=[rows.ids[at] for at in mine], keys=[rows.keys[at] for at in mine],
+                event_time_ms=[rows.event_time_ms[at] for at in mine], champion=[rows.champion[at] for at in mine],
+                challenger=[rows.challenger[at] for at in mine] if rows.challenger else [],
+                features=np.frombuffer(b"".join(rows.features[at] for at in mine)).tolist(),
+            )  # fmt: skip
+            record = records.outgoing(
+                topics.PREDICTIONS, batch, key=rows.model, id=batch.id, source="s", time_ms=1
+            )
+            out = Outgoing(record.topic, record.key, record.value, record.headers, partition)
+            await records.send_all(self.producer, [out])
+
+    async def come_true(self, source: str, keys: Sequence[str], times: Sequence[int], values: Any) -> None:
+        """Send labels as ingestion does, then the watermark a little after the last."""
+        topic = topics.EVENTS.named(source).name
+        rows = [
+            Outgoing(
+                topic, key.encode(), f'{{"id": "{key}", "y": {value}}}'.encode(),
+                records.row_headers(id=key, source=source, event_time_ms=at + 1, arrived_at_ms=at + 1), 0,
+            )
+            for key, at, value in zip(keys, times, values, strict=True)
+        ]  # fmt: skip
+        await records.send_all(self.producer, rows)
+        await self.pass_time(source, times[-1] + HOUR)
+
+    async def pass_time(self, source: str, until_ms: int) -> None:
+        headers = records.watermark_headers(source=source, time_ms=until_ms, origin=0, origins=1)
+        topic = topics.EVENTS.named(source).name
+        await records.send_all(self.producer, [Outgoing(topic, None, b"", headers, 0)])
+
+    async def all_of(self, topic: topics.Topic[Any], model: str) -> list[Any]:
+        """Return all that was ever told of a model on a topic."""
+        consumer = AIOKafkaConsumer(
+            topic.name,
+            bootstrap_servers=self.servers,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        await consumer.start()
+        try:
+            found: list[Any] = []
+            ends = await consumer.end_offsets(consumer.assignment())
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    found += [topic.decode(record.value) for record in batch if record.key == model.encode()]
+            return found
+        finally:
+            await consumer.stop()
+
+    async def loops(self, model: str) -> list[Loop]:
+        return list((await self.stub.ListLoops(ListLoopsRequest(model=model))).loops)
+
+    async def health(self, model: str) -> Any:
+        return await self.stub.GetModelHealth(GetModelHealthRequest(model=model))
+
+    async def closed(self, model: str, until_ms: int) -> None:
+        async def probe() -> bool:
+            return from_timestamp((await self.health(model)).watermark) >= until_ms
+
+        await eventually(probe, what=f"closing of {model}", deadline_s=60)
+
+    async def loop_in(self, model: str, state: str, deadline_s: float = 30) -> Loop:
+        async def probe() -> Loop | None:
+            return next((loop for loop in await self.loops(model) if loop.state == state), None)
+
+        found = await eventually(probe, what=f"a loop of {model} in {state}", deadline_s=deadline_s)
+        assert found
+        return found
+
+
+@pytest.fixture
+async def outside(kafka_servers: str, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Outside]:
+    async with _outside(kafka_servers, postgres_dsn, tmp_path) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _outside(servers: str, dsn: str, folder: Path) -> AsyncIterator[Outside]:
+    await admin.ensure_topics(servers, topics.STATIC)
+    address = f"127.0.0.1:{ports.choose()}"
+    environ = {
+        **os.environ,  # noqa: TID251 - a child needs PATH and HOME
+        "TRIMTAB_KAFKA_SERVERS": servers, "TRIMTAB_POSTGRES_DSN": dsn, "TRIMTAB_GRPC_ADDRESS": address,
+        "TRIMTAB_DATA_DIR": str(folder / "data"), "TRIMTAB_STATE_DIR": str(folder / "state"), "DO_NOT_TRACK": "1",
+    }  # fmt: skip
+    service = Service(environ, folder / "log")
+    producer = await bus.start_producer(servers)
+    await service.start()
+    try:
+        async with rpc.channel(address) as channel:
+            yield Outside(servers, folder / "data", producer, MonitoringStub(channel), service)
+    finally:
+        code = await service.end(signal.SIGTERM)
+        await producer.stop()
+        print((folder / "log").read_text()[-5_000:])
+    assert code == 0
+
+
+async def _a_watched_model(outside: Outside, make_model: Make, make_source: Make, reference: Any) -> str:
+    name = f"m{uuid.uuid4().hex[:8]}"
+    asks, truths = make_source(f"{name}-asks"), make_source(f"{name}-truths", partitions=1)
+    model = make_model(name, source=asks.name, labels=truths.name)
+    await admin.ensure_topics(outside.servers, [topics.EVENTS.named(truths.name, partitions=1)])
+    for resource in (asks, truths, model):
+        await outside.apply(resource)
+    await outside.deploy(name, reference, generation=1)
+
+    async def known() -> bool:
+        try:
+            return (await outside.health(name)).version == 1
+        except Exception:  # not up yet, or not heard yet
+            return False
+
+    await eventually(known, what=f"{name} in monitoring", deadline_s=60)
+    return name
+
+
+async def _live(outside: Outside, model: str, part: Any) -> None:
+    await outside.predict(part.predicted(model=model), watermark_ms=part.times[-1])
+    labelled = part.labelled(after_ms=0)
+    await outside.come_true(f"{model}-truths", labelled.keys, labelled.event_time_ms, labelled.values)
+    await outside.closed(model, part.times[-1])
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def test_drift_gives_one_command_and_its_story(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model = await _a_watched_model(outside, make_model, make_source, reference)
+    await _live(outside, model, flow(0, 300))
+    assert await outside.loops(model) == []
+
+    await _live(outside, model, flow(300, 400, shift=1.5))
+    loop = await outside.loop_in(model, "commanded")
+
+    (event,) = [it for it in await outside.all_of(topics.DRIFT, model) if it.kind == "data"]
+    assert (loop.id, loop.drift.id, loop.trigger) == (event.episode, event.id, "data")
+    assert len(loop.trace_id) == 32
+    assert set(loop.steps) == {"triggered", "commanded"}
+
+    last = json_format.MessageToDict(event)
+    for _ in range(3):
+        await outside.tell(topics.DRIFT, event, key=model)
+    other = type(event)()
+    json_format.ParseDict({**last, "id": "other", "episode": "other", "kind": "prediction"}, other)
+    await outside.tell(topics.DRIFT, other, key=model)
+    declined = await outside.loop_in(model, "declined")
+    assert "does not call for a retrain" in declined.reason
+
+    (command,) = await outside.all_of(topics.COMMANDS_RETRAIN, model)
+    assert (command.id, command.loop_id, command.as_of) == (loop.command_id, loop.id, event.at)
+    metrics = await outside.all_of(topics.METRICS_PERFORMANCE, model)
+    assert [metric.rows for metric in metrics] == [100] * 7
+    assert all(metric.HasField("threshold") for metric in metrics)
+
+    async def reported() -> bool:
+        return _is_there(event.report)
+
+    await eventually(reported, what="the report", deadline_s=90)
+    assert _is_there(event.report.replace(".html", ".json"))
+
+
+async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothing(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model = await _a_watched_model(outside, make_model, make_source, reference)
+    first, second = flow(0, 150), flow(150, 150)
+    await _live(outside, model, first)
+    await outside.predict(second.predicted(model=model), watermark_ms=second.times[-1])
+
+    await outside.service.end(signal.SIGKILL)
+    await outside.service.start()
+    await _live(outside, model, second)
+
+    health = await outside.health(model)
+    assert (health.predictions, health.labels, health.unlabelled) == (300, 300, 0)
+    metrics = await outside.all_of(topics.METRICS_PERFORMANCE, model)
+    windows = {
+        metric.id: (from_timestamp(metric.window_from), from_timestamp(metric.window_to))
+        for metric in metrics
+    }
+    times = [*first.times, *second.times]
+    assert sorted(windows.values()) == [(times[at], times[at + 99]) for at in (0, 100, 200)]
+
+
+async def test_a_trial_is_judged_and_its_verdict_told_once(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model = await _a_watched_model(outside, make_model, make_source, reference)
+    rollout = Rollout(id=f"{model}/2/2", strategy="shadow", steps=[0])
+    challenger = VersionRef(number=2)
+    await outside.deploy(
+        model, reference, generation=2, challenger=challenger, rollout=rollout, loop_id=f"{model}-loop"
+    )
+    event = VersionEvent(
+        id=uuid.uuid4().hex, model=model, number=2, loop_id=f"{model}-loop", stage=VersionEvent.ON_TRIAL,
+        rollout_id=rollout.id, at=to_timestamp(1_000),
+    )  # fmt: skip
+    await outside.tell(topics.VERSIONS, event, key=model)
+    await outside.loop_in(model, "on_trial")
+
+    part = flow(0, 300, error=2.0, generation=2, challenger_version=2, rollout_id=rollout.id)
+    part.challenger = part.labels + 0.1
+    await _live(outside, model, part)
+
+    loop = await outside.loop_in(model, "promoting")
+    assert loop.verdict.mean_difference > 0
+    (verdict,) = await outside.all_of(topics.VERDICTS, model)
+    assert verdict.id == f"{rollout.id}/0/promote" == loop.verdict.id
+    assert verdict.generation == 2
+
+
+async def test_rubbish_is_a_dead_letter_and_the_stream_goes_on(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model = await _a_watched_model(outside, make_model, make_source, reference)
+    crooked = PredictionBatch(model=model, id=f"{model}-crooked", ids=["a"], champion_version=1)
+    await outside.tell(topics.PREDICTIONS, crooked, key=model)
+    await outside.producer.send_and_wait(
+        topics.PREDICTIONS.name, b"\xff\xff\xff", key=model.encode(), partition=0
+    )
+
+    await _live(outside, model, flow(0, 20))
+
+    letters = await outside.all_of(topics.DEADLETTER, model)
+    assert {letter.reasons[0].code for letter in letters} == {"rejected", "undecodable"}

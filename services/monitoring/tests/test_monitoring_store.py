@@ -1,0 +1,307 @@
+"""One suite for both homes of monitoring: what storing, joining and deciding promise."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+from trimtab_core.episodes import EpisodeState
+from trimtab_core.judge import JudgeSpec
+from trimtab_core.policy import Answer, PolicyState
+from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.store import PostgresStore
+from trimtab_monitoring.testing import MemoryStore
+from trimtab_monitoring.usecases.calibration import Uncalibrated
+from trimtab_monitoring.usecases.entities import (
+    Arrivals,
+    Closed,
+    Labelled,
+    LabelStream,
+    Loop,
+    Mark,
+    Predicted,
+    Reading,
+    ReportOrder,
+    Row,
+    Series,
+    StoredFile,
+    Trial,
+    Version,
+    Watch,
+)
+from trimtab_monitoring.usecases.ports import Store
+from trimtab_runtime.postgres import open_pool
+
+LABELS = LabelStream("truths", "id", "y", within_ms=100)
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    dsn, schema = request.getfixturevalue("postgres_dsn"), f"monitoring_{uuid.uuid4().hex[:8]}"
+    async with open_pool(dsn, schema, package="trimtab_monitoring") as pool:
+        yield PostgresStore(pool)
+        async with pool.acquire() as connection:
+            await connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+
+
+def predicted(*rows: tuple[str, int], version: int = 1, names: tuple[str, ...] = ("a",)) -> Predicted:
+    return Predicted(
+        model="m",
+        version=version,
+        challenger_version=0,
+        rollout_id="",
+        generation=1,
+        feature_names=names,
+        ids=[name for name, _ in rows],
+        keys=[f"key-{name}" for name, _ in rows],
+        event_time_ms=[at for _, at in rows],
+        champion=[float(at) for _, at in rows],
+        challenger=None,
+        features=[b"\0" * 8 * len(names) for _ in rows],
+    )
+
+
+def labelled(*rows: tuple[str, int, float]) -> Labelled:
+    return Labelled(
+        LABELS.name, [f"key-{name}" for name, *_ in rows], [at for _, at, _ in rows], [it for *_, it in rows]
+    )
+
+
+async def rows_of(
+    store: Store, *, after_ms: int = 0, until_ms: int = 1_000, at_most: int | None = None
+) -> Any:
+    async with store.begin("m") as unit:
+        return await unit.rows(LABELS, after_ms=after_ms, until_ms=until_ms, at_most=at_most)
+
+
+def labels_of(found: tuple[list[Row], int]) -> list[tuple[str, float | None]]:
+    return [(row.id, row.label) for row in found[0]]
+
+
+async def test_a_label_finds_its_prediction_in_whatever_order_they_come(store: Store) -> None:
+    await store.take(Arrivals(labelled=[labelled(("b", 25, 2.0))]))
+    await store.take(Arrivals([predicted(("b", 20), ("a", 10), ("c", 10))]))
+    await store.take(Arrivals(labelled=[labelled(("a", 15, 1.0))]))
+
+    assert labels_of(await rows_of(store)) == [("a", 1.0), ("c", None), ("b", 2.0)]
+
+
+async def test_what_comes_again_changes_nothing(store: Store) -> None:
+    first = Arrivals([predicted(("a", 10))], [labelled(("a", 15, 1.0))], [Mark("s", "i", 0, 1, 50)])
+    await store.take(first)
+    before = await rows_of(store)
+
+    await store.take(first)
+    await store.take(Arrivals([predicted(("a", 11))], [labelled(("a", 16, 9.0))], [Mark("s", "i", 0, 1, 40)]))
+
+    assert await rows_of(store) == before
+
+
+async def test_a_label_after_the_stated_delay_is_no_label(store: Store) -> None:
+    await store.take(
+        Arrivals([predicted(("in", 10), ("out", 10))], [labelled(("in", 110, 1.0), ("out", 111, 1.0))])
+    )
+
+    assert labels_of(await rows_of(store)) == [("in", 1.0), ("out", None)]
+
+
+async def test_rows_come_in_order_and_an_instant_is_never_cut(store: Store) -> None:
+    await store.take(Arrivals([predicted(("d", 30), ("c", 20), ("b", 20), ("a", 10))]))
+
+    some, reached = await rows_of(store, at_most=2)
+    rest = await rows_of(store, after_ms=reached, at_most=2)
+    crowd = await rows_of(store, after_ms=10, at_most=1)
+
+    assert ([row.id for row in some], reached) == (["a"], 19)
+    assert [row.id for row in rest[0]] == ["b", "c"]
+    assert ([row.id for row in crowd[0]], crowd[1]) == (["b", "c"], 20)
+
+
+async def test_a_model_reaches_what_every_partition_has_reached(store: Store) -> None:
+    async def reach() -> tuple[int, int] | None:
+        return await store.reach("m", "truths", silent_ms=3_600_000, now_ms=0)
+
+    await store.take(
+        Arrivals(marks=[Mark("predictions/m", "s1", 0, 2, 50), Mark("events/truths", "", 0, 1, 70)])
+    )
+    assert await reach() is None
+
+    await store.take(Arrivals(marks=[Mark("predictions/m", "s1", 1, 2, 40)]))
+    assert await reach() == (40, 70)
+
+    await store.take(
+        Arrivals(marks=[Mark("predictions/m", "s1", 1, 2, 30), Mark("predictions/m", "s2", 0, 2, 90)])
+    )
+    assert await reach() is None
+
+    await store.take(Arrivals(marks=[Mark("predictions/m", "s2", 1, 2, 45)]))
+    assert await reach() == (40, 70)
+
+
+async def test_who_has_been_silent_for_long_holds_nothing_back_unless_all_are(store: Store) -> None:
+    soon = 4_000_000_000_000
+    await store.take(
+        Arrivals(marks=[Mark("predictions/m", "s1", 0, 1, 50), Mark("events/truths", "", 0, 1, 70)])
+    )
+
+    assert await store.reach("m", "truths", silent_ms=1_000, now_ms=soon) == (50, 70)
+
+
+async def test_a_unit_that_fails_leaves_nothing_behind(store: Store) -> None:
+    async def fail() -> None:
+        async with store.begin("m") as unit:
+            await unit.save_watch(Watch(closed_ms=9))
+            await unit.put_loop(Loop("l", "m"))
+            await unit.first_sight("x")
+            await unit.tell([Closed("m", 9)])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+    assert await store.watch("m") == Watch()
+    assert await store.loops("", open_only=False) == []
+    async with store.begin("m") as unit:
+        assert await unit.first_sight("x")
+        assert not await unit.first_sight("x")
+
+
+async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
+    trial = Trial("r", 3, 2, 10, JudgeSpec(cap=5.0, steps=(0,)), decided_ms=20, said_at_step=0)
+    watch = Watch(
+        closed_ms=9, version=2, generation=3, settings="s", data=Series(1, 5, "p"), performance=Series(),
+        episodes={"data": EpisodeState("2", (True, False), None, None)}, trial=trial, predictions=7, labels=6,
+    )  # fmt: skip
+    policy = PolicyState(1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),))
+
+    async with store.begin("m") as unit:
+        await unit.save_watch(watch)
+        await unit.save_policy(policy)
+
+    async with store.begin("m") as unit:
+        assert (unit.watch, unit.policy) == (watch, policy)
+    assert await store.watch("m") == watch
+
+
+async def test_loops_are_listed_oldest_first(store: Store) -> None:
+    for name, model in (("z", "m"), ("a", "m"), ("b", "other")):
+        async with store.begin(model) as unit:
+            await unit.put_loop(Loop(name, model))
+    async with store.begin("m") as unit:
+        await unit.put_loop(Loop("z", "m", state="live", open=False))
+
+    assert [loop.id for loop in await store.loops("m", open_only=False)] == ["z", "a"]
+    assert [loop.id for loop in await store.loops("m", open_only=True)] == ["a"]
+    assert len(await store.loops("", open_only=False)) == 3
+    assert (await store.find_loop("z")).state == "live"  # type: ignore[union-attr]
+    assert await store.find_loop("nobody's") is None
+
+
+async def test_health_tells_what_waits_and_the_newest_readings(store: Store) -> None:
+    await store.take(Arrivals([predicted(("a", 10), ("b", 20))]))
+    reading = Reading("performance", "m", 1, "mae", 2.0, 0, 10, 1, threshold=3.0)
+    async with store.begin("m") as unit:
+        await unit.keep_readings("performance", [replace(reading, value=9.0)])
+        await unit.keep_readings("performance", [reading])
+        await unit.save_watch(Watch(closed_ms=10, predictions=1))
+
+    health = await store.health("m")
+
+    assert (health.waiting, list(health.readings), health.watch.predictions) == (1, [reading], 1)
+    assert (await store.health("nobody's")).watch == Watch()
+
+
+async def test_a_version_is_known_by_its_reference_and_by_what_its_predictions_carry(store: Store) -> None:
+    file = StoredFile("/file", "d", 3)
+    await store.put_versions([Version("m", 1, file), Version("m", 2, None)])
+    await store.take(Arrivals([predicted(("a", 10), names=("a", "b"))]))
+    await store.put_versions([Version("m", 1, file)])
+
+    assert await store.version("m", 1) == Version("m", 1, file, ("a", "b"))
+    assert await store.version("m", 2) == Version("m", 2, None)
+    assert await store.version("m", 3) is None
+
+
+async def test_a_version_does_not_change_its_features(store: Store) -> None:
+    await store.take(Arrivals([predicted(("a", 10), names=("a", "b"))]))
+
+    with pytest.raises(BadBatch):
+        await store.take(Arrivals([predicted(("c", 10), names=("b", "a"))]))
+
+    assert len((await rows_of(store))[0]) == 1
+
+
+async def test_a_calibration_is_kept_as_it_was(store: Store, world: Any) -> None:
+    settings = world.calibrations.settings(world.specs.model("m"))
+    found = await world.desk.calibrate(StoredFile("/1", "", 0), settings)
+    await store.put_calibration("m", 1, "s", found)
+    await store.put_calibration("m", 1, "s", Uncalibrated("another"))
+    await store.put_calibration("m", 2, "s", Uncalibrated("no rows"))
+
+    assert await store.calibration("m", 1, "s") == found
+    assert await store.calibration("m", 2, "s") == Uncalibrated("no rows")
+    assert await store.calibration("m", 1, "other") is None
+
+
+async def test_a_report_is_ordered_once_and_not_tried_twice_at_a_time(store: Store) -> None:
+    await store.take(Arrivals([predicted(("a", 10), ("b", 20)), predicted(("c", 15), version=2)]))
+    order = ReportOrder("e", "m", 1, LABELS, 10, 20, "/report.html")
+    for _ in range(2):
+        async with store.begin("m") as unit:
+            await unit.order_report(order)
+
+    assert await store.next_report() == order
+    assert await store.next_report() is None
+    assert [row.id for row in await store.report_rows(order)] == ["a", "b"]
+    await store.report_done("e")
+    assert await store.next_report() is None
+
+
+async def test_old_rows_are_forgotten_a_few_at_a_time(store: Store) -> None:
+    rows = [(str(at), at) for at in range(10, 20)]
+    await store.take(Arrivals([predicted(*rows)], [labelled(*[(name, at, 1.0) for name, at in rows])]))
+
+    assert await store.forget("m", before_ms=15, at_most=3) == 3
+    assert await store.forget("m", before_ms=15, at_most=3) == 2
+    assert await store.forget_labels(LABELS.name, before_ms=18, at_most=100) == 8
+    assert labels_of(await rows_of(store)) == [
+        ("15", None),
+        ("16", None),
+        ("17", None),
+        ("18", 1.0),
+        ("19", 1.0),
+    ]
+
+
+async def test_news_leaves_in_the_order_in_which_it_was_told(store: Store) -> None:
+    async with store.begin("m") as unit:
+        await unit.tell([Closed("m", 1), Closed("m", 2)])
+        await unit.tell([Closed("m", 3)])
+
+    if isinstance(store, MemoryStore):
+        assert [item.time_ms for item in store.told] == [1, 2, 3]  # type: ignore[union-attr]
+    else:
+        pool: asyncpg.Pool = store._pool  # type: ignore[attr-defined]
+        keys = await pool.fetch("SELECT key, topic FROM outbox ORDER BY sequence")
+        assert [(row["key"], row["topic"]) for row in keys] == [(b"monitoring/m/0/", "watermarks")] * 3
+
+
+async def test_decisions_are_the_same_on_both_stores(store: Store, new_world: Make, flow: Make) -> None:
+    parts = [flow(0, 250), flow(250, 450, shift=1.0)]
+    plain, world = new_world(), new_world(store)
+    for it in (plain, world):
+        await it.ready()
+        await it.live(*parts)
+        it.restart()
+        await it.live(flow(700, 60))
+
+    assert await store.watch("m") == await plain.store.watch("m")
+    assert {loop.id for loop in await store.loops("m", open_only=False)} == {
+        loop.id for loop in await plain.store.loops("m", open_only=False)
+    }

@@ -1,0 +1,86 @@
+"""Composition root of monitoring: what is opened and started, in which order."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
+from trimtab_runtime import bus, outbox, rpc
+from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.postgres import open_pool
+from trimtab_runtime.specbook import SpecBook
+
+from trimtab_monitoring.config import Config
+from trimtab_monitoring.consumers import Deployments, subscriptions
+from trimtab_monitoring.grpc_api import MonitoringApi
+from trimtab_monitoring.intake import Intake
+from trimtab_monitoring.news import SOURCE
+from trimtab_monitoring.store import PostgresStore
+from trimtab_monitoring.stream import PolicyStream
+from trimtab_monitoring.usecases.calibrating import Calibrations
+from trimtab_monitoring.usecases.closing import Closing
+from trimtab_monitoring.usecases.ledger import Ledger
+from trimtab_monitoring.usecases.reporting import Reports
+from trimtab_monitoring.usecases.retention import Retention
+from trimtab_monitoring.usecases.retraining import Retraining
+from trimtab_monitoring.usecases.rounds import Rounds
+from trimtab_monitoring.workshop import Workshop
+
+_DAY_MS = 86_400_000
+
+
+async def run(config: Config) -> None:
+    """Run until cancelled; close in the reverse of the order opened."""
+    clock, workshop = SystemClock(), Workshop(config.state_dir)
+    async with open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool:
+        store = PostgresStore(pool)
+        reports = Reports(store, workshop)
+        rounds = Rounds(on_closed=reports.ordered)
+
+        async def specs_changed() -> None:
+            intake.specs_changed()
+            calibrations.prepare(list(book.models))
+            rounds.wake_all(book.models)
+
+        async def deployed(models: Sequence[str]) -> None:
+            calibrations.prepare(models)
+            rounds.wake_all(models)
+
+        book = SpecBook(on_change=specs_changed)
+        deployments = Deployments(store.put_versions, deployed)
+        calibrations = Calibrations(store, book, deployments, workshop, rounds.wake)
+        retraining = Retraining(store, book, clock)
+        closing = Closing(
+            store, book, deployments, calibrations, retraining, clock,
+            reports=config.data_dir / "reports", silent_ms=round(config.silent_s * 1000),
+        )  # fmt: skip
+        retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
+        heard = subscriptions(Ledger(store, clock), rounds.wake)
+        api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments))
+        producer = await bus.start_producer(config.kafka_servers)
+        intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
+        stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
+        try:
+            async with (
+                rpc.serving(config.grpc_address, api, ["trimtab.monitoring.v1.Monitoring"]) as set_ready,
+                asyncio.TaskGroup() as tasks,
+            ):
+                followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
+                for follower in followers:
+                    tasks.create_task(follower.run())
+                for follower in followers:
+                    await follower.caught_up()
+                begun = [asyncio.Event() for _ in range(3)]
+                tasks.create_task(outbox.relay(pool, producer, schema=SOURCE))
+                tasks.create_task(intake.run(begun[0]))
+                tasks.create_task(bus.consume(config.kafka_servers, SOURCE, heard, ready=begun[1]))
+                tasks.create_task(stream.run(begun[2]))
+                tasks.create_task(rounds.work(closing))
+                tasks.create_task(calibrations.work())
+                tasks.create_task(reports.work())
+                tasks.create_task(retention.work())
+                for event in begun:
+                    await event.wait()
+                await set_ready(True)
+        finally:
+            await producer.stop()

@@ -1,0 +1,29 @@
+"""The child process of a calibration: `python -m trimtab_monitoring.calibrate FOLDER`.
+
+It reads `reference.arrow` and `settings.json` from its folder and writes
+`calibration.json` there.
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from trimtab_monitoring.tables import read_columns
+from trimtab_monitoring.usecases.calibration import Settings, calibrate
+
+
+def main(folder: Path) -> int:
+    """Do the work in `folder`."""
+    settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
+    try:
+        found = calibrate(read_columns(folder / "reference.arrow"), settings)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    (folder / "calibration.json").write_bytes(msgspec.json.encode(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,334 @@
+"""Monitoring's words as messages, and messages as its words."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
+from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import from_timestamp, to_timestamp
+
+from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.usecases.entities import (
+    Alert,
+    Closed,
+    Command,
+    Drift,
+    FeatureDrift,
+    Gate,
+    Health,
+    Loop,
+    Predicted,
+    Reading,
+    Standing,
+    StoredFile,
+    Verdict,
+    Version,
+)
+from trimtab_monitoring.usecases.loops import RunNews, StageNews
+
+_RUN_STATES = {RunEvent.STARTED: "training", RunEvent.SUCCEEDED: "gating", RunEvent.FAILED: "failed"}
+
+
+def predicted(batch: PredictionBatch) -> Predicted:
+    """Return the rows of a batch.
+
+    Raises:
+        BadBatch: its columns do not fit together.
+    """
+    rows, width = len(batch.ids), len(batch.feature_names)
+    columns: dict[str, Sequence[Any]] = {
+        "keys": batch.keys, "event_time_ms": batch.event_time_ms, "champion": batch.champion,
+    }  # fmt: skip
+    if batch.challenger_version:
+        columns["challenger"] = batch.challenger
+    for name, column in columns.items():
+        if len(column) != rows:
+            raise BadBatch(
+                f"batch {batch.id} has {rows} ids and {len(column)} of {name}: send one of each a row"
+            )
+    if len(batch.features) != rows * width:
+        raise BadBatch(
+            f"batch {batch.id} has {len(batch.features)} feature values: {rows} rows of {width} have {rows * width}"
+        )
+    values, row = np.array(batch.features, np.float64).tobytes(), width * 8
+    return Predicted(
+        model=batch.model,
+        version=batch.champion_version,
+        challenger_version=batch.challenger_version,
+        rollout_id=batch.rollout_id,
+        generation=batch.generation,
+        feature_names=tuple(batch.feature_names),
+        ids=list(batch.ids),
+        keys=list(batch.keys),
+        event_time_ms=list(batch.event_time_ms),
+        champion=list(batch.champion),
+        challenger=list(batch.challenger) if batch.challenger_version else None,
+        features=[values[at * row : at * row + row] for at in range(rows)],
+    )
+
+
+def standing(deployment: Deployment) -> Standing:
+    """Return where a model stands."""
+    rollout = deployment.rollout
+    return Standing(
+        model=deployment.model,
+        generation=deployment.generation,
+        champion=deployment.champion.number,
+        challenger=deployment.challenger.number,
+        rollout_id=rollout.id,
+        step=rollout.step,
+        steps=tuple(rollout.steps),
+        loop_id=deployment.loop_id,
+    )
+
+
+def versions(deployment: Deployment) -> list[Version]:
+    """Return the versions that a deployment names."""
+    named = [deployment.champion, deployment.challenger, deployment.previous]
+    return [_version(deployment.model, reference) for reference in named if reference.number]
+
+
+def _version(model: str, reference: VersionRef) -> Version:
+    file = reference.reference
+    stored = StoredFile(file.uri, file.digest, file.size) if file.uri else None
+    return Version(model, reference.number, stored)
+
+
+def artifact(file: StoredFile) -> Artifact:
+    """Return the name of a stored file."""
+    return Artifact(uri=file.uri, digest=file.digest, size=file.size)
+
+
+def command(message: RetrainCommand) -> Command:
+    """Return an order to train."""
+    return Command(
+        id=message.id,
+        model=message.model,
+        loop_id=message.loop_id,
+        trigger=message.trigger,
+        episode=message.episode,
+        attempt=message.attempt,
+        reason=message.reason,
+        requested_by=message.requested_by,
+        as_of_ms=from_timestamp(message.as_of),
+        at_ms=from_timestamp(message.at),
+    )
+
+
+def run_news(event: RunEvent) -> RunNews | None:
+    """Return what became of a run; None while it waits."""
+    state = _RUN_STATES.get(event.status)
+    if state is None:
+        return None
+    return RunNews(
+        id=event.id,
+        run_id=event.run_id,
+        command_id=event.command_id,
+        loop_id=event.loop_id,
+        model=event.model,
+        trigger=event.trigger,
+        state=state,  # type: ignore[arg-type]
+        as_of_ms=from_timestamp(event.as_of),
+        at_ms=from_timestamp(event.at),
+        error=event.error,
+    )
+
+
+def stage_news(event: VersionEvent) -> StageNews:
+    """Return what became of a version."""
+    return StageNews(
+        id=event.id,
+        model=event.model,
+        number=event.number,
+        run_id=event.run_id,
+        loop_id=event.loop_id,
+        stage=VersionEvent.Stage.Name(event.stage),  # type: ignore[arg-type]
+        rollout_id=event.rollout_id,
+        gates=[_gate(gate) for gate in event.gates],
+        sentence=event.sentence,
+        at_ms=from_timestamp(event.at),
+    )
+
+
+def _gate(gate: GateResult) -> Gate:
+    return Gate(
+        gate=gate.gate,
+        passed=gate.passed,
+        value=gate.value,
+        limit=gate.limit,
+        low=gate.low if gate.HasField("low") else None,
+        high=gate.high if gate.HasField("high") else None,
+        sentence=gate.sentence,
+    )
+
+
+def drift(event: pb.DriftEvent) -> Drift:
+    """Return the drift that an event tells of."""
+    return Drift(
+        episode=event.episode,
+        model=event.model,
+        version=event.version,
+        kind=event.kind,  # type: ignore[arg-type]
+        at_ms=from_timestamp(event.at),
+        from_ms=from_timestamp(event.window_from),
+        rows=event.rows,
+        score=event.score,
+        threshold=event.threshold,
+        severity=event.severity,
+        features=tuple(FeatureDrift(it.feature, it.score, it.p_value, it.drifted) for it in event.features),
+        summary=event.summary,
+        report=event.report,
+        recorded_ms=from_timestamp(event.recorded_at),
+    )
+
+
+def drift_event(found: Drift) -> pb.DriftEvent:
+    """Return the event that tells of drift; its id, its loop's and its episode's are one."""
+    return pb.DriftEvent(
+        id=found.episode,
+        model=found.model,
+        version=found.version,
+        kind=found.kind,
+        episode=found.episode,
+        loop_id=found.episode,
+        at=to_timestamp(found.at_ms),
+        window_from=to_timestamp(found.from_ms),
+        rows=found.rows,
+        score=found.score,
+        threshold=found.threshold,
+        severity=found.severity,
+        features=[
+            pb.FeatureDrift(feature=it.feature, score=it.score, p_value=it.p_value, drifted=it.drifted)
+            for it in found.features
+        ],
+        summary=found.summary,
+        report=found.report,
+        recorded_at=to_timestamp(found.recorded_ms),
+    )
+
+
+def metric(reading: Reading) -> pb.Metric:
+    """Return a reading."""
+    return pb.Metric(
+        id=reading.id,
+        model=reading.model,
+        version=reading.version,
+        name=reading.name,
+        feature=reading.feature,
+        value=reading.value,
+        threshold=reading.threshold,
+        window_from=to_timestamp(reading.from_ms),
+        window_to=to_timestamp(reading.to_ms),
+        rows=reading.rows,
+    )
+
+
+def verdict(found: Verdict) -> pb.Verdict:
+    """Return what the judge says."""
+    return pb.Verdict(
+        id=found.id,
+        model=found.model,
+        rollout_id=found.rollout_id,
+        step=found.step,
+        challenger_version=found.challenger,
+        generation=found.generation,
+        outcome=pb.Verdict.Outcome.Value(found.outcome),
+        rows=found.rows,
+        mean_difference=found.mean_difference,
+        evidence=found.evidence,
+        alpha=found.alpha,
+        sentence=found.sentence,
+        at=to_timestamp(found.at_ms),
+        recorded_at=to_timestamp(found.recorded_ms),
+    )
+
+
+def retrain_command(given: Command) -> RetrainCommand:
+    """Return an order to train."""
+    return RetrainCommand(
+        id=given.id,
+        model=given.model,
+        loop_id=given.loop_id,
+        trigger=given.trigger,
+        episode=given.episode,
+        attempt=given.attempt,
+        reason=given.reason,
+        requested_by=given.requested_by,
+        as_of=to_timestamp(given.as_of_ms),
+        at=to_timestamp(given.at_ms),
+    )
+
+
+def alert(raised: Alert) -> pb.Alert:
+    """Return an alert."""
+    return pb.Alert(
+        id=raised.id,
+        subject=raised.subject,
+        severity=raised.severity,
+        kind=raised.kind,
+        sentence=raised.sentence,
+        at=to_timestamp(raised.at_ms),
+    )
+
+
+def watermark(closed: Closed) -> Watermark:
+    """Return how far a model is closed, whichever instance closed it."""
+    return Watermark(
+        stage="monitoring", name=closed.model, partition=0, partitions=1, time=to_timestamp(closed.time_ms)
+    )
+
+
+def loop(held: Loop) -> pb.Loop:
+    """Return a loop."""
+    message = pb.Loop(
+        id=held.id,
+        model=held.model,
+        trigger=held.trigger,
+        state=held.state,
+        open=held.open,
+        drift=drift_event(held.drift) if held.drift else None,
+        reason=held.reason,
+        command_id=held.command_id,
+        run_id=held.run_id,
+        version=held.version,
+        gates=[
+            GateResult(
+                gate=it.gate, passed=it.passed, value=it.value, limit=it.limit, low=it.low, high=it.high, sentence=it.sentence
+            )
+            for it in held.gates
+        ],
+        verdict=verdict(held.verdict) if held.verdict else None,
+        outcome=held.outcome,
+        trace_id=telemetry.trace_id(held.traceparent) if held.traceparent else "",
+        steps={state: to_timestamp(at_ms) for state, at_ms in held.steps.items()},
+    )  # fmt: skip
+    if held.drift:
+        message.drift_at.CopyFrom(to_timestamp(held.drift.at_ms))
+    if held.settled_ms is not None:
+        message.settled_at.CopyFrom(to_timestamp(held.settled_ms))
+    return message
+
+
+def health(model: str, version: int, found: Health) -> pb.ModelHealth:
+    """Return what a screen shows of a model."""
+    watch = found.watch
+    message = pb.ModelHealth(
+        model=model,
+        version=version,
+        predictions=watch.predictions + found.waiting,
+        labels=watch.labels,
+        unlabelled=watch.predictions - watch.labels,
+        metrics=_metrics(found.readings),
+    )
+    if watch.closed_ms:
+        message.watermark.CopyFrom(to_timestamp(watch.closed_ms))
+    return message
+
+
+def _metrics(readings: Iterable[Reading]) -> list[pb.Metric]:
+    return [metric(reading) for reading in readings]

@@ -1,0 +1,60 @@
+"""The child process of a report: `python -m trimtab_monitoring.report FOLDER`.
+
+It reads `window.arrow` and `reference.arrow` from its folder and writes `report.html`
+and `report.json`: Evidently's account of the window beside a sample of the reference.
+It decides nothing; what was decided, and at which levels, is in the drift event.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from trimtab_monitoring.tables import Floats, read_columns
+
+_SAMPLE = 2_000
+"""Reference rows that are shown at most, evenly spaced."""
+_LEFT_OUT = frozenset({"loss", "event_time_ms", "key", "label"})
+
+
+def main(folder: Path) -> int:
+    """Make the report in `folder`."""
+    os.environ["DO_NOT_TRACK"] = "1"  # noqa: TID251 - read by Evidently when it is imported, in this process alone
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset, DataSummaryPreset
+
+    window, reference = read_columns(folder / "window.arrow"), read_columns(folder / "reference.arrow")
+    shown = [name for name in reference if name not in _LEFT_OUT and _is_shown(window, reference, name)]
+    if not shown:
+        print("no column has values on both sides: there is nothing to show", file=sys.stderr)
+        return 1
+    definition = DataDefinition(numerical_columns=shown)
+    current, sample = (_frame(columns, shown) for columns in (window, reference))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = Report([DataDriftPreset(), DataSummaryPreset()]).run(
+            Dataset.from_pandas(current, data_definition=definition),
+            Dataset.from_pandas(sample.iloc[_evenly(len(sample))], data_definition=definition),
+        )
+    made.save_html(str(folder / "report.html"))
+    made.save_json(str(folder / "report.json"))
+    return 0
+
+
+def _is_shown(window: dict[str, Floats], reference: dict[str, Floats], name: str) -> bool:
+    return name in window and all(np.isfinite(columns[name]).any() for columns in (window, reference))
+
+
+def _frame(columns: dict[str, Floats], shown: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({name: columns[name] for name in shown})
+
+
+def _evenly(rows: int) -> np.ndarray:
+    return np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(int))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,276 @@
+"""PostgreSQL home of monitoring.
+
+`take` stores what one poll brought in one transaction and lets through what is there
+already, so redelivery changes nothing. What is decided about a model goes through a
+unit of work (`unit.py`), which locks the model's row.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+import asyncpg
+import msgspec
+from trimtab_runtime.clock import to_datetime
+from trimtab_runtime.postgres import Connection, outages
+
+from trimtab_monitoring import unit
+from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.unit import PostgresUnit, fetch_rows, loop_of, text
+from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
+from trimtab_monitoring.usecases.entities import (
+    Arrivals,
+    Health,
+    Labelled,
+    Loop,
+    Mark,
+    Predicted,
+    Reading,
+    ReportOrder,
+    Row,
+    StoredFile,
+    Version,
+    Watch,
+    events_stream,
+    predictions_stream,
+)
+
+_calibration_of = msgspec.json.Decoder(Calibration).decode
+_file_of = msgspec.json.Decoder(StoredFile).decode
+_order_of = msgspec.json.Decoder(ReportOrder).decode
+_readings_of = msgspec.json.Decoder(list[Reading]).decode
+_watch_of = msgspec.json.Decoder(Watch).decode
+
+REPORT_ATTEMPTS = 3
+
+_PREDICTIONS = """
+INSERT INTO predictions (model, version, generation, challenger_version, rollout_id,
+                         id, key, event_time_ms, champion, challenger, features)
+SELECT $1, $2, $3, $4, $5, * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::float8[], $10::float8[], $11::bytea[])
+ON CONFLICT DO NOTHING
+"""
+_LABELS = """
+INSERT INTO labels (stream, key, event_time_ms, value)
+SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::float8[])
+ON CONFLICT DO NOTHING
+"""
+_MARKS = """
+INSERT INTO marks (stream, instance, partition, partitions, time_ms)
+SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::bigint[])
+ON CONFLICT (stream, instance, partition) DO UPDATE
+SET partitions = excluded.partitions, time_ms = greatest(marks.time_ms, excluded.time_ms), heard_at = now()
+"""
+_REACH = """
+SELECT stream, min(time_ms) AS time_ms, count(*) >= max(partitions) AS complete, max(heard_at) < $3 AS silent
+FROM marks WHERE stream IN ($1, $2) GROUP BY stream, instance
+"""
+_NEXT_REPORT = """
+UPDATE reports SET attempts = attempts + 1, tried_at = now()
+WHERE episode = (
+    SELECT episode FROM reports
+    WHERE attempts < $1 AND (tried_at IS NULL OR tried_at < now() - interval '5 minutes')
+    ORDER BY sequence LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING report
+"""
+
+
+class PostgresStore:
+    """Everything in monitoring's schema."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._features: dict[tuple[str, int], tuple[str, ...]] = {}
+
+    async def take(self, arrivals: Arrivals) -> None:
+        """Store predictions, labels and marks together.
+
+        Raises:
+            BadBatch: predictions of a version carry other features than before.
+        """
+        fresh: dict[tuple[str, int], tuple[str, ...]] = {}
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                for predicted in arrivals.predicted:
+                    await self._know_features(connection, predicted, fresh)
+                    await _put_predictions(connection, predicted)
+                for labelled in arrivals.labelled:
+                    await _put_labels(connection, labelled)
+                if arrivals.marks:
+                    await _put_marks(connection, arrivals.marks)
+        self._features |= fresh
+
+    async def _know_features(
+        self, connection: Connection, predicted: Predicted, fresh: dict[tuple[str, int], tuple[str, ...]]
+    ) -> None:
+        """Hold the predictions to the features of their version; `fresh` are those that this transaction states."""
+        place = (predicted.model, predicted.version)
+        features = self._features.get(place) or fresh.get(place)
+        if features is None:
+            known = await connection.fetchval(
+                "INSERT INTO versions (model, number, features) VALUES ($1, $2, $3) ON CONFLICT (model, number)"
+                " DO UPDATE SET features = coalesce(versions.features, excluded.features) RETURNING features",
+                *place, predicted.feature_names,
+            )  # fmt: skip
+            features = fresh[place] = tuple(known)
+        if features != predicted.feature_names:
+            raise BadBatch(
+                f"predictions of version {predicted.version} of {predicted.model!r} carry {predicted.feature_names}, "
+                f"and until now carried {features}: a version's features do not change"
+            )
+
+    async def reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
+        """Return how far a model's predictions have come, and how far its label source."""
+        predictions, events = predictions_stream(model), events_stream(source)
+        with outages():
+            rows = await self._pool.fetch(_REACH, predictions, events, to_datetime(now_ms - silent_ms))
+        found: dict[str, int] = {}
+        for stream in (predictions, events):
+            writers = [row for row in rows if row["stream"] == stream]
+            heard = [row for row in writers if not row["silent"]] or writers
+            if not heard or not all(row["complete"] for row in heard):
+                return None
+            found[stream] = min(row["time_ms"] for row in heard)
+        return found[predictions], found[events]
+
+    def begin(self, model: str) -> AbstractAsyncContextManager[PostgresUnit]:
+        """Open a unit of work on a model."""
+        return unit.begin(self._pool, model)
+
+    async def put_versions(self, versions: Sequence[Version]) -> None:
+        """Remember versions and their references."""
+        with outages():
+            await self._pool.executemany(
+                "INSERT INTO versions (model, number, reference) VALUES ($1, $2, $3)"
+                " ON CONFLICT (model, number) DO UPDATE SET reference = coalesce(versions.reference, excluded.reference)",
+                [(it.model, it.number, text(it.reference) if it.reference else None) for it in versions],
+            )
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version, with the features that its predictions carry."""
+        with outages():
+            row = await self._pool.fetchrow(
+                "SELECT reference, features FROM versions WHERE model = $1 AND number = $2", model, number
+            )
+        if row is None:
+            return None
+        reference = _file_of(row["reference"]) if row["reference"] else None
+        return Version(model, number, reference, tuple(row["features"] or ()))
+
+    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
+        """Return what was worked out for a version under `settings`."""
+        with outages():
+            row = await self._pool.fetchrow(
+                "SELECT calibration, fault FROM calibrations WHERE model = $1 AND version = $2 AND settings = $3",
+                model, version, settings,
+            )  # fmt: skip
+        if row is None:
+            return None
+        return Uncalibrated(row["fault"]) if row["fault"] else _calibration_of(row["calibration"])
+
+    async def put_calibration(
+        self, model: str, version: int, settings: str, found: Calibration | Uncalibrated
+    ) -> None:
+        """Keep what was worked out; who works it out again comes to the same."""
+        fault = found.fault if isinstance(found, Uncalibrated) else None
+        document = None if isinstance(found, Uncalibrated) else text(found)
+        with outages():
+            await self._pool.execute(
+                "INSERT INTO calibrations (model, version, settings, calibration, fault) VALUES ($1, $2, $3, $4, $5)"
+                " ON CONFLICT DO NOTHING",
+                model, version, settings, document, fault,
+            )  # fmt: skip
+
+    async def loops(self, model: str, *, open_only: bool) -> list[Loop]:
+        """Return the loops of a model, or of all where it is empty, oldest first."""
+        with outages():
+            rows = await self._pool.fetch(
+                "SELECT loop FROM loops WHERE $1 IN ('', model) AND (open OR NOT $2) ORDER BY sequence",
+                model,
+                open_only,
+            )
+        return [loop_of(row["loop"]) for row in rows]
+
+    async def find_loop(self, id: str) -> Loop | None:
+        """Return one loop."""
+        with outages():
+            found = await self._pool.fetchval("SELECT loop FROM loops WHERE id = $1", id)
+        return loop_of(found) if found else None
+
+    async def watch(self, model: str) -> Watch:
+        """Return what is remembered of a model."""
+        with outages():
+            held = await self._pool.fetchval("SELECT watch FROM models WHERE model = $1", model)
+        return _watch_of(held) if held else Watch()
+
+    async def health(self, model: str) -> Health:
+        """Return what is known of a model."""
+        watch = await self.watch(model)
+        with outages():
+            waiting = await self._pool.fetchval(
+                "SELECT count(*) FROM predictions WHERE model = $1 AND event_time_ms > $2",
+                model,
+                watch.closed_ms,
+            )
+            rows = await self._pool.fetch(
+                "SELECT readings FROM readings WHERE model = $1 ORDER BY series", model
+            )
+        return Health(watch, waiting, [reading for row in rows for reading in _readings_of(row["readings"])])
+
+    async def next_report(self) -> ReportOrder | None:
+        """Return the oldest report that is still to be made; if it fails, it comes again after five minutes."""
+        with outages():
+            found = await self._pool.fetchval(_NEXT_REPORT, REPORT_ATTEMPTS)
+        return _order_of(found) if found else None
+
+    async def report_done(self, episode: str) -> None:
+        """Take a report off the queue."""
+        with outages():
+            await self._pool.execute("DELETE FROM reports WHERE episode = $1", episode)
+
+    async def report_rows(self, order: ReportOrder) -> list[Row]:
+        """Return the rows that a report is about."""
+        with outages():
+            rows = await fetch_rows(
+                self._pool, order.model, order.labels, order.from_ms - 1, order.to_ms, None
+            )
+        return [row for row in rows if row.version == order.version]
+
+    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` predictions older than `before_ms`."""
+        return await self._delete("predictions", "model", model, before_ms, at_most)
+
+    async def forget_labels(self, stream: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` labels older than `before_ms`."""
+        return await self._delete("labels", "stream", stream, before_ms, at_most)
+
+    async def _delete(self, table: str, column: str, name: str, before_ms: int, at_most: int) -> int:
+        with outages():
+            status = await self._pool.execute(
+                f"DELETE FROM {table} WHERE ctid = ANY(ARRAY("
+                f"SELECT ctid FROM {table} WHERE {column} = $1 AND event_time_ms < $2 LIMIT $3))",
+                name, before_ms, at_most,
+            )  # fmt: skip
+        return int(status.rpartition(" ")[2])
+
+
+async def _put_predictions(connection: Connection, predicted: Predicted) -> None:
+    await connection.execute(
+        _PREDICTIONS, predicted.model, predicted.version, predicted.generation, predicted.challenger_version,
+        predicted.rollout_id, predicted.ids, predicted.keys, predicted.event_time_ms, predicted.champion,
+        predicted.challenger or [None] * len(predicted.ids), predicted.features,
+    )  # fmt: skip
+
+
+async def _put_labels(connection: Connection, labelled: Labelled) -> None:
+    await connection.execute(_LABELS, labelled.stream, labelled.keys, labelled.event_time_ms, labelled.values)
+
+
+async def _put_marks(connection: Connection, marks: Sequence[Mark]) -> None:
+    await connection.execute(
+        _MARKS,
+        [mark.stream for mark in marks],
+        [mark.instance for mark in marks],
+        [mark.partition for mark in marks],
+        [mark.partitions for mark in marks],
+        [mark.time_ms for mark in marks],
+    )

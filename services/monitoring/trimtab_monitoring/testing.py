@@ -1,0 +1,295 @@
+"""In-memory twin of monitoring's store, for tests; it passes the same contract suite."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from trimtab_core.policy import PolicyState
+
+from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
+from trimtab_monitoring.usecases.entities import (
+    Arrivals,
+    Health,
+    LabelStream,
+    Loop,
+    Mark,
+    News,
+    Predicted,
+    Reading,
+    ReportOrder,
+    Row,
+    Version,
+    Watch,
+    events_stream,
+    predictions_stream,
+)
+
+
+class _Label(NamedTuple):
+    event_time_ms: int
+    value: float
+
+
+@dataclass(slots=True)
+class _Tables:
+    """All that is stored; a transaction works on these and puts the former ones back if it fails."""
+
+    predictions: dict[tuple[str, str], tuple[str, Row]] = field(default_factory=dict)
+    """By model and id: the join key, and the row without its label."""
+    labels: dict[tuple[str, str], _Label] = field(default_factory=dict)
+    marks: dict[tuple[str, str, int], tuple[Mark, int]] = field(default_factory=dict)
+    versions: dict[tuple[str, int], Version] = field(default_factory=dict)
+    calibrations: dict[tuple[str, int, str], Calibration | Uncalibrated] = field(default_factory=dict)
+    watches: dict[str, Watch] = field(default_factory=dict)
+    policies: dict[str, PolicyState] = field(default_factory=dict)
+    loops: dict[str, Loop] = field(default_factory=dict)
+    readings: dict[tuple[str, str], Sequence[Reading]] = field(default_factory=dict)
+    reports: dict[str, tuple[ReportOrder, int]] = field(default_factory=dict)
+    inbox: set[str] = field(default_factory=set)
+    told: list[News] = field(default_factory=list)
+
+    def copied(self) -> "_Tables":
+        """Return tables of their own with the same contents, which never change themselves."""
+        return _Tables(*(copy.copy(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+class MemoryStore:
+    """Monitoring's tables in dictionaries; `told` is all the news there was, in order."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+        self._lock = asyncio.Lock()
+        self.now_ms = 0
+        """When marks that are stored are heard."""
+
+    @property
+    def told(self) -> list[News]:
+        """All the news there was, in order."""
+        return self._tables.told
+
+    async def take(self, arrivals: Arrivals) -> None:
+        """Store predictions, labels and marks together."""
+        async with self._transaction():
+            for predicted in arrivals.predicted:
+                self._put_predictions(predicted)
+            for labelled in arrivals.labelled:
+                for key, at_ms, value in zip(
+                    labelled.keys, labelled.event_time_ms, labelled.values, strict=True
+                ):
+                    self._tables.labels.setdefault((labelled.stream, key), _Label(at_ms, value))
+            for mark in arrivals.marks:
+                place = (mark.stream, mark.instance, mark.partition)
+                held = self._tables.marks.get(place)
+                newest = max(mark.time_ms, held[0].time_ms) if held else mark.time_ms
+                self._tables.marks[place] = (replace(mark, time_ms=newest), self.now_ms)
+
+    def _put_predictions(self, predicted: Predicted) -> None:
+        place = (predicted.model, predicted.version)
+        known = self._tables.versions.get(place, Version(*place, reference=None))
+        if known.features and known.features != predicted.feature_names:
+            raise BadBatch(f"{predicted.feature_names} are not {known.features}")
+        self._tables.versions[place] = replace(known, features=predicted.feature_names)
+        for at, name in enumerate(predicted.ids):
+            row = Row(
+                at_ms=predicted.event_time_ms[at],
+                id=name,
+                version=predicted.version,
+                generation=predicted.generation,
+                challenger_version=predicted.challenger_version,
+                rollout_id=predicted.rollout_id,
+                champion=predicted.champion[at],
+                challenger=predicted.challenger[at] if predicted.challenger else None,
+                features=predicted.features[at],
+                label=None,
+            )
+            self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
+
+    async def reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
+        """Return how far a model's predictions have come, and how far its label source."""
+        found = []
+        for stream in (predictions_stream(model), events_stream(source)):
+            writers: dict[str, list[tuple[Mark, int]]] = {}
+            for (name, instance, _), mark in self._tables.marks.items():
+                if name == stream:
+                    writers.setdefault(instance, []).append(mark)
+            loud = [
+                marks for marks in writers.values() if max(heard for _, heard in marks) >= now_ms - silent_ms
+            ]
+            counted = loud or list(writers.values())
+            if not counted or any(len(marks) < marks[0][0].partitions for marks in counted):
+                return None
+            found.append(min(mark.time_ms for marks in counted for mark, _ in marks))
+        return found[0], found[1]
+
+    @asynccontextmanager
+    async def begin(self, model: str) -> AsyncIterator["MemoryUnit"]:
+        """Open a unit of work on a model."""
+        async with self._transaction() as tables:
+            yield MemoryUnit(self, tables, model)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[_Tables]:
+        async with self._lock:
+            before = self._tables
+            self._tables = before.copied()
+            try:
+                yield self._tables
+            except BaseException:
+                self._tables = before
+                raise
+
+    def joined(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> list[Row]:
+        """Return predictions of (after, until] with their labels, in order."""
+        found = []
+        for (name, _), (key, row) in self._tables.predictions.items():
+            if name == model and after_ms < row.at_ms <= until_ms:
+                label = self._tables.labels.get((labels.name, key))
+                in_time = label is not None and label.event_time_ms <= row.at_ms + labels.within_ms
+                found.append(row._replace(label=label.value) if label and in_time else row)
+        return sorted(found, key=lambda row: (row.at_ms, row.id))
+
+    async def put_versions(self, versions: Sequence[Version]) -> None:
+        """Remember versions and their references."""
+        for version in versions:
+            place = (version.model, version.number)
+            held = self._tables.versions.get(place, version)
+            self._tables.versions[place] = replace(held, reference=held.reference or version.reference)
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version, with the features that its predictions carry."""
+        return self._tables.versions.get((model, number))
+
+    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
+        """Return what was worked out for a version under `settings`."""
+        return self._tables.calibrations.get((model, version, settings))
+
+    async def put_calibration(
+        self, model: str, version: int, settings: str, found: Calibration | Uncalibrated
+    ) -> None:
+        """Keep what was worked out."""
+        self._tables.calibrations.setdefault((model, version, settings), found)
+
+    async def watch(self, model: str) -> Watch:
+        """Return what is remembered of a model."""
+        return self._tables.watches.get(model, Watch())
+
+    async def loops(self, model: str, *, open_only: bool) -> list[Loop]:
+        """Return the loops of a model, or of all where it is empty, oldest first."""
+        found = self._tables.loops.values()
+        return [loop for loop in found if model in ("", loop.model) and (loop.open or not open_only)]
+
+    async def find_loop(self, id: str) -> Loop | None:
+        """Return one loop."""
+        return self._tables.loops.get(id)
+
+    async def health(self, model: str) -> Health:
+        """Return what is known of a model."""
+        watch = await self.watch(model)
+        rows = [row for (name, _), (_, row) in self._tables.predictions.items() if name == model]
+        readings = [
+            reading
+            for (name, _), held in sorted(self._tables.readings.items())
+            if name == model
+            for reading in held
+        ]
+        return Health(watch, sum(row.at_ms > watch.closed_ms for row in rows), readings)
+
+    async def next_report(self) -> ReportOrder | None:
+        """Return the oldest report that is still to be made; one that was tried does not come again so soon."""
+        for episode, (order, attempts) in self._tables.reports.items():
+            if attempts == 0:
+                self._tables.reports[episode] = (order, 1)
+                return order
+        return None
+
+    async def report_done(self, episode: str) -> None:
+        """Take a report off the queue."""
+        self._tables.reports.pop(episode, None)
+
+    async def report_rows(self, order: ReportOrder) -> list[Row]:
+        """Return the rows that a report is about."""
+        rows = self.joined(order.model, order.labels, order.from_ms - 1, order.to_ms)
+        return [row for row in rows if row.version == order.version]
+
+    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` predictions older than `before_ms`."""
+        old = [
+            place
+            for place, (_, row) in self._tables.predictions.items()
+            if place[0] == model and row.at_ms < before_ms
+        ]
+        for place in old[:at_most]:
+            del self._tables.predictions[place]
+        return len(old[:at_most])
+
+    async def forget_labels(self, stream: str, *, before_ms: int, at_most: int) -> int:
+        """Delete up to `at_most` labels older than `before_ms`."""
+        old = [
+            place
+            for place, label in self._tables.labels.items()
+            if place[0] == stream and label.event_time_ms < before_ms
+        ]
+        for place in old[:at_most]:
+            del self._tables.labels[place]
+        return len(old[:at_most])
+
+
+class MemoryUnit:
+    """A unit of work in memory."""
+
+    def __init__(self, store: MemoryStore, tables: _Tables, model: str) -> None:
+        self.watch = tables.watches.get(model, Watch())
+        self.policy = tables.policies.get(model, PolicyState())
+        self._store = store
+        self._tables = tables
+        self._model = model
+
+    async def save_watch(self, watch: Watch) -> None:
+        """Remember `watch`."""
+        self.watch = self._tables.watches[self._model] = watch
+
+    async def save_policy(self, policy: PolicyState) -> None:
+        """Remember what the retrain policy remembers."""
+        self.policy = self._tables.policies[self._model] = policy
+
+    async def rows(
+        self, labels: LabelStream, *, after_ms: int, until_ms: int, at_most: int | None = None
+    ) -> tuple[list[Row], int]:
+        """Return the predictions of (after, until] with their labels, and up to when they are complete."""
+        rows = self._store.joined(self._model, labels, after_ms, until_ms)
+        if at_most is None or len(rows) <= at_most:
+            return rows, until_ms
+        last = rows[at_most].at_ms
+        if whole := [row for row in rows if row.at_ms < last]:
+            return whole, last - 1
+        return [row for row in rows if row.at_ms == last], last
+
+    async def loop(self, id: str) -> Loop | None:
+        """Return a loop."""
+        return self._tables.loops.get(id)
+
+    async def put_loop(self, loop: Loop) -> None:
+        """Write a loop down."""
+        self._tables.loops[loop.id] = loop
+
+    async def first_sight(self, id: str) -> bool:
+        """Remember `id`; False if it was there before."""
+        fresh = id not in self._tables.inbox
+        self._tables.inbox.add(id)
+        return fresh
+
+    async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
+        """Keep the newest readings of a series."""
+        self._tables.readings[self._model, series] = tuple(readings)
+
+    async def order_report(self, order: ReportOrder) -> None:
+        """Queue a report, once an episode."""
+        self._tables.reports.setdefault(order.episode, (order, 0))
+
+    async def tell(self, told: Sequence[News]) -> None:
+        """Tell, if the transaction is not undone."""
+        self._tables.told.extend(told)

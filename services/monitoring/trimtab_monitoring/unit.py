@@ -1,0 +1,149 @@
+"""PostgreSQL's unit of work on one model: a transaction that holds the model's row.
+
+Every change of what is remembered of a model goes through one of these, so changes
+of a model come one after the other, and its news leaves with the change or not at
+all.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+from trimtab_core.policy import PolicyState
+from trimtab_runtime import outbox
+from trimtab_runtime.postgres import Connection, outages
+
+from trimtab_monitoring import news
+from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, Reading, ReportOrder, Row, Watch
+
+encode = msgspec.json.Encoder().encode
+loop_of = msgspec.json.Decoder(Loop).decode
+_watch_of = msgspec.json.Decoder(Watch).decode
+_policy_of = msgspec.json.Decoder(PolicyState).decode
+
+# One label a key at most; the LIMIT keeps the planner to looking each up, however stale its statistics are.
+JOINED = """
+SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
+       p.features, label.value
+FROM predictions AS p LEFT JOIN LATERAL (
+    SELECT value FROM labels WHERE stream = $2 AND key = p.key AND event_time_ms <= p.event_time_ms + $3 LIMIT 1
+) AS label ON true
+WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
+ORDER BY p.event_time_ms, p.id
+LIMIT $6
+"""
+
+
+def text(value: Any) -> str:
+    """Return `value` as the JSON text that a jsonb parameter takes."""
+    return encode(value).decode()
+
+
+@asynccontextmanager
+async def begin(pool: asyncpg.Pool, model: str) -> AsyncIterator["PostgresUnit"]:
+    """Open a unit of work on `model`.
+
+    Raises:
+        Unavailable: PostgreSQL is away.
+    """
+    with outages():
+        async with pool.acquire() as connection, connection.transaction():
+            lock = "SELECT watch, policy FROM models WHERE model = $1 FOR UPDATE"
+            row = await connection.fetchrow(lock, model)
+            if row is None:
+                await connection.execute(
+                    "INSERT INTO models (model) VALUES ($1) ON CONFLICT DO NOTHING", model
+                )
+                row = await connection.fetchrow(lock, model)
+                assert row is not None
+            watch = _watch_of(row["watch"]) if row["watch"] else Watch()
+            policy = _policy_of(row["policy"]) if row["policy"] else PolicyState()
+            yield PostgresUnit(connection, model, watch, policy)
+
+
+async def fetch_rows(
+    connection: Connection | asyncpg.Pool, model: str, labels: LabelStream, after_ms: int, until_ms: int,
+    limit: int | None,
+) -> list[Row]:  # fmt: skip
+    """Return predictions of (after, until] with their labels, in order."""
+    found = await connection.fetch(JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit)
+    return [Row(*row) for row in found]
+
+
+class PostgresUnit:
+    """One transaction on one model."""
+
+    def __init__(self, connection: Connection, model: str, watch: Watch, policy: PolicyState) -> None:
+        self.watch = watch
+        self.policy = policy
+        self._connection = connection
+        self._model = model
+
+    async def save_watch(self, watch: Watch) -> None:
+        """Remember `watch`."""
+        await self._connection.execute(
+            "UPDATE models SET watch = $2, closed_ms = $3 WHERE model = $1",
+            self._model,
+            text(watch),
+            watch.closed_ms,
+        )
+        self.watch = watch
+
+    async def save_policy(self, policy: PolicyState) -> None:
+        """Remember what the retrain policy remembers."""
+        await self._connection.execute(
+            "UPDATE models SET policy = $2 WHERE model = $1", self._model, text(policy)
+        )
+        self.policy = policy
+
+    async def rows(
+        self, labels: LabelStream, *, after_ms: int, until_ms: int, at_most: int | None = None
+    ) -> tuple[list[Row], int]:
+        """Return the predictions of (after, until] with their labels, and up to when they are complete."""
+        limit = None if at_most is None else at_most + 1
+        rows = await fetch_rows(self._connection, self._model, labels, after_ms, until_ms, limit)
+        if at_most is None or len(rows) <= at_most:
+            return rows, until_ms
+        last = rows[-1].at_ms
+        if whole := [row for row in rows if row.at_ms < last]:
+            return whole, last - 1
+        return await fetch_rows(self._connection, self._model, labels, after_ms, last, None), last
+
+    async def loop(self, id: str) -> Loop | None:
+        """Return a loop."""
+        found = await self._connection.fetchval("SELECT loop FROM loops WHERE id = $1", id)
+        return loop_of(found) if found else None
+
+    async def put_loop(self, loop: Loop) -> None:
+        """Write a loop down."""
+        await self._connection.execute(
+            "INSERT INTO loops (id, model, open, loop) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (id) DO UPDATE SET open = excluded.open, loop = excluded.loop",
+            loop.id, loop.model, loop.open, text(loop),
+        )  # fmt: skip
+
+    async def first_sight(self, id: str) -> bool:
+        """Remember `id`; False if it was there before."""
+        return await outbox.first_sight(self._connection, id)
+
+    async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
+        """Keep the newest readings of a series."""
+        await self._connection.execute(
+            "INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)"
+            " ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings",
+            self._model, series, text(readings),
+        )  # fmt: skip
+
+    async def order_report(self, order: ReportOrder) -> None:
+        """Queue a report, once an episode."""
+        await self._connection.execute(
+            "INSERT INTO reports (episode, report) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            order.episode,
+            text(order),
+        )
+
+    async def tell(self, told: Sequence[News]) -> None:
+        """Leave `told` in the outbox."""
+        await outbox.put(self._connection, list(news.outgoing(told)))

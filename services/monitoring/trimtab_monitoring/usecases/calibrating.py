@@ -1,0 +1,145 @@
+"""Keeps what is usual for each version at hand, worked out once and in good time.
+
+A version is calibrated as soon as a deployment names it, in the background; a window
+that is full before that waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from trimtab_core.specs import Model
+from trimtab_runtime.errors import Rejected, Unavailable
+
+from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.usecases.calibration import Calibration, Settings, Uncalibrated
+from trimtab_monitoring.usecases.entities import StoredFile
+from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
+
+log = logging.getLogger(__name__)
+
+_MOST_HELD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A version to be calibrated under settings."""
+
+    model: str
+    version: int
+    settings: Settings
+
+
+class Calibrator(Protocol):
+    """Works a calibration out, away from this process's loop."""
+
+    async def calibrate(self, reference: StoredFile, settings: Settings) -> Calibration:
+        """Return the calibration that a reference gives.
+
+        Raises:
+            Rejected: it is not what its digest or its format promises.
+            Unavailable: it cannot be read now.
+        """
+        ...
+
+
+class Calibrations:
+    """Calibrations by version and settings."""
+
+    def __init__(
+        self,
+        store: Store,
+        specs: Specs,
+        rollouts: Rollouts,
+        calibrator: Calibrator,
+        wake: Callable[[str], None],
+    ) -> None:
+        """`wake` is called with a model that has a calibration it may have waited for."""
+        self._store = store
+        self._specs = specs
+        self._rollouts = rollouts
+        self._calibrator = calibrator
+        self._wake = wake
+        self._held: dict[tuple[str, int, str], tuple[Calibration, Sequence[str]]] = {}
+        self._wanted: dict[Wanted, None] = {}
+        self._more = asyncio.Event()
+
+    def settings(self, model: Model) -> Settings:
+        """Return the settings that a model's spec states now."""
+        return Settings.of(model, self._specs.sources.get(model.spec.source))
+
+    async def ready(
+        self, model: str, version: int, settings: Settings, generation: int
+    ) -> tuple[Calibration, Sequence[str]] | None:
+        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+
+        Raises:
+            NotCalibrated: it is being worked out, or its deployment has not been heard of yet.
+        """
+        place = (model, version, settings.key)
+        if place in self._held:
+            return self._held[place]
+        known = await self._store.version(model, version)
+        if known is None or known.reference is None:
+            standing = self._rollouts.standing(model)
+            if standing is None or standing.generation < generation:
+                raise NotCalibrated(model, version)
+            return None
+        found = await self._store.calibration(model, version, settings.key)
+        if found is None:
+            self._want(Wanted(model, version, settings))
+            raise NotCalibrated(model, version)
+        if isinstance(found, Uncalibrated) or not set(found.features) <= set(known.features):
+            return None
+        if len(self._held) >= _MOST_HELD:
+            self._held.pop(next(iter(self._held)))
+        self._held[place] = (found, known.features)
+        return self._held[place]
+
+    def prepare(self, models: Sequence[str]) -> None:
+        """Ask for the calibrations of the versions that serve in `models`, or are to serve."""
+        for name in models:
+            standing, model = self._rollouts.standing(name), self._specs.models.get(name)
+            if standing is not None and model is not None:
+                for version in (standing.champion, standing.challenger):
+                    if version:
+                        self._want(Wanted(name, version, self.settings(model)))
+
+    def _want(self, wanted: Wanted) -> None:
+        self._wanted[wanted] = None
+        self._more.set()
+
+    async def work(self) -> None:
+        """Work calibrations out, one after the other, until cancelled."""
+        while True:
+            self._more.clear()
+            for wanted in list(self._wanted):
+                try:
+                    await self._work_out(wanted)
+                except Unavailable as error:
+                    log.warning(
+                        "calibration of version %d of %s waits: %s", wanted.version, wanted.model, error
+                    )
+                    await asyncio.sleep(1.0)
+                    continue
+                self._wanted.pop(wanted, None)
+                self._wake(wanted.model)
+            if not self._wanted:
+                await self._more.wait()
+
+    async def _work_out(self, wanted: Wanted) -> None:
+        model, number, settings = wanted.model, wanted.version, wanted.settings
+        known = await self._store.version(model, number)
+        if known is None or known.reference is None:
+            return
+        if await self._store.calibration(model, number, settings.key) is not None:
+            return
+        found: Calibration | Uncalibrated
+        try:
+            found = await self._calibrator.calibrate(known.reference, settings)
+        except Rejected as error:
+            log.error("version %d of %s cannot be watched: %s", number, model, error)
+            found = Uncalibrated(str(error))
+        await self._store.put_calibration(model, number, settings.key, found)

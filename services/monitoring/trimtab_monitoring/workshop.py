@@ -1,0 +1,113 @@
+"""Work that would hold up the loop, in child processes of low priority that cannot outlive it.
+
+A calibration is minutes of numpy for a wide model, and Evidently takes seconds to
+import: neither has a place in a process that answers marks within milliseconds.
+"""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from trimtab_runtime import artifacts
+from trimtab_runtime.errors import Rejected, Unavailable
+
+from trimtab_monitoring import messages
+from trimtab_monitoring.tables import write_rows
+from trimtab_monitoring.usecases.calibration import Calibration, Settings
+from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+_PATIENCE_S = 600.0
+_CALIBRATION_NICE = 5
+_REPORT_NICE = 15
+_LAST_WORDS = 500
+
+
+class CannotBeDone(Rejected):
+    """A child process could not do its work; it says what it said last."""
+
+
+class Workshop:
+    """Runs one calibration and one report at a time."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "workshop"
+
+    async def calibrate(self, reference: StoredFile, settings: Settings) -> Calibration:
+        """Return the calibration that a reference gives.
+
+        Raises:
+            Corrupt, CannotBeDone: it is not what its digest or its format promises.
+            Unavailable: it cannot be read now, or the work took too long.
+        """
+        content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
+        with _folder(self._folder) as folder:
+            (folder / "reference.arrow").write_bytes(content)
+            (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
+            await _run("trimtab_monitoring.calibrate", folder, _CALIBRATION_NICE)
+            return msgspec.json.decode((folder / "calibration.json").read_bytes(), type=Calibration)
+
+    async def report(
+        self, order: ReportOrder, rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+    ) -> None:
+        """Write the report of `rows` beside the reference, as HTML at the order's path and as JSON next to it.
+
+        Raises:
+            Corrupt, CannotBeDone: it cannot be made of these.
+            Unavailable: the reference cannot be read now, or the work took too long.
+        """
+        content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
+        with _folder(self._folder) as folder:
+            (folder / "reference.arrow").write_bytes(content)
+            write_rows(folder / "window.arrow", rows, features)
+            await _run("trimtab_monitoring.report", folder, _REPORT_NICE)
+            path = Path(order.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for suffix in (".json", ".html"):
+                made = path.with_suffix(f"{suffix}.new")
+                shutil.copyfile(folder / f"report{suffix}", made)
+                made.rename(path.with_suffix(suffix))
+
+
+@contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        yield Path(name)
+
+
+async def _run(module: str, folder: Path, nice: int) -> None:
+    """Run `python -m module folder` until it is done."""
+
+    def prepare() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.nice(nice)
+
+    with (folder / "log").open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, str(folder), stdout=log, stderr=log, preexec_fn=prepare
+        )
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            code = await child.wait()
+    except TimeoutError as error:
+        raise Unavailable(f"{module} took longer than {_PATIENCE_S:.0f} s and was ended") from error
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if code != 0:
+        said = (folder / "log").read_text(errors="replace").strip()[-_LAST_WORDS:]
+        if code < 0:
+            raise Unavailable(f"{module} was ended by {signal.Signals(-code).name}: {said}")
+        raise CannotBeDone(f"{module} ended with exit {code}: {said}")

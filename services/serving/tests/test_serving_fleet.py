@@ -1,0 +1,275 @@
+"""From what is wanted to what answers, without Kafka."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
+from trimtab_runtime import artifacts
+from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Conflict, NotFound
+from trimtab_serving import fleet, testing
+from trimtab_serving.fleet import Standing
+from trimtab_serving.predictionlog import Answered
+from trimtab_serving.testing import Instance
+
+PROJECT = testing.project()
+MODEL = PROJECT.model.name
+MIDNIGHT = 19_700 * 86_400_000
+
+
+@pytest.fixture
+async def instance(tmp_path: Path) -> AsyncIterator[Instance]:
+    made = Instance(tmp_path / "state")
+    await made.hear(*PROJECT.specs)
+    yield made
+    made.close()
+
+
+def version(path: Path, number: int) -> VersionRef:
+    """Return a version that answers its own number, plus the distance."""
+    return testing.version(path, number, PROJECT.features, testing.linear_model([1, 0, 0], bias=number))
+
+
+def rows(*trips: str) -> list[bytes]:
+    return [
+        json.dumps({"trip": trip, "at": iso(MIDNIGHT), "zone": 1, "distance": 0}).encode() for trip in trips
+    ]
+
+
+def asked(instance: Instance, *trips: str) -> list[float]:
+    answered: list[float] = instance.predictions.predict(MODEL, rows(*trips)).predictions.tolist()
+    return answered
+
+
+def standing(instance: Instance) -> Standing:
+    [found] = instance.fleet.standings()
+    return found
+
+
+def logged(instance: Instance) -> list[tuple[Answered, int]]:
+    return [row for batch in instance.log.drain([]) for row in batch.rows]
+
+
+def write(wanted: VersionRef, content: bytes) -> None:
+    Path(wanted.model.uri).write_bytes(content)
+
+
+def take_away(wanted: VersionRef) -> bytes:
+    content = Path(wanted.model.uri).read_bytes()
+    Path(wanted.model.uri).unlink()
+    return content
+
+
+def names(path: Path, pattern: str) -> list[str]:
+    return [found.name for found in path.glob(pattern)]
+
+
+def delete(path: Path, pattern: str) -> None:
+    for found in list(path.glob(pattern)):
+        found.unlink()
+
+
+async def test_a_model_answers_once_its_first_version_is_warm(instance: Instance, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="none has been promoted"):
+        instance.predictions.predict(MODEL, rows("t"))
+
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+
+    assert asked(instance, "t") == [1]
+    assert standing(instance).versions == [(1, True, "")]
+    assert (standing(instance).generation, standing(instance).champion_version) == (1, 1)
+
+
+async def test_a_lower_generation_changes_nothing(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 5, version(tmp_path, 2)))
+    await instance.hear(testing.deployment(MODEL, 4, version(tmp_path, 1)))
+
+    assert asked(instance, "t") == [2]
+    assert standing(instance).generation == 5
+
+
+async def test_a_challenger_on_shadow_scores_and_answers_nobody(instance: Instance, tmp_path: Path) -> None:
+    shadow = Rollout(id="r", strategy="shadow", share=50)
+    await instance.hear(
+        testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=shadow)
+    )
+
+    assert asked(instance, *map(str, range(50))) == [1] * 50
+    found = logged(instance)
+    assert {float(answered.challenger[at]) for answered, at in found if answered.challenger is not None} == {
+        2
+    }
+    assert not any(answered.challenger_answered[at] for answered, at in found)
+
+
+async def test_a_canary_answers_its_share_and_each_trip_gets_the_same_arm(
+    instance: Instance, tmp_path: Path
+) -> None:
+    canary = Rollout(id="r", strategy="canary", share=30)
+    await instance.hear(
+        testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=canary)
+    )
+    trips = list(map(str, range(1000)))
+
+    first, again = asked(instance, *trips), asked(instance, *trips)
+
+    assert first == again
+    assert 250 < first.count(2) < 350
+    answer = instance.predictions.predict(MODEL, rows(*trips))
+    assert answer.predictions.tolist() == list(answer.versions)
+    for answered, at in logged(instance):
+        assert answered.challenger_answered[at] == (first[int(answered.keys[at])] == 2)
+
+
+async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
+    instance: Instance, tmp_path: Path
+) -> None:
+    canary = Rollout(id="r", strategy="canary", share=100)
+    await instance.hear(
+        testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=canary)
+    )
+    challenger = instance.board.current.of(MODEL).challenger
+    assert challenger is not None
+    object.__setattr__(challenger, "output", "a name it does not have")
+
+    assert asked(instance, "t") == [1]
+    [(answered, at)] = logged(instance)
+    assert answered.challenger is not None
+    assert np.isnan(answered.challenger[at])
+    assert not answered.challenger_answered[at]
+
+
+async def test_a_version_that_cannot_be_loaded_says_why_and_unseats_nobody(
+    instance: Instance, tmp_path: Path
+) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    rubbish = VersionRef(number=2, model=artifacts.put(tmp_path, b"no model"), features=PROJECT.features)
+
+    await instance.hear(testing.deployment(MODEL, 2, rubbish))
+
+    assert asked(instance, "t") == [1]
+    state = standing(instance)
+    assert (state.generation, state.champion_version) == (2, 1)
+    [(number, warm, error)] = state.versions
+    assert (number, warm) == (2, False)
+    assert error.startswith(f"version 2 of model '{MODEL}' is no model that ONNX Runtime can open")
+
+
+@pytest.mark.parametrize(
+    ("features", "onnx", "sentence"),
+    [
+        (PROJECT.features[:2], testing.linear_model([1, 0, 0]), "takes 3 features and its record names 2"),
+        (
+            ("request.height",),
+            testing.linear_model([1]),
+            "cannot be given its features: feature 'request.height'",
+        ),
+        (PROJECT.features, testing.linear_model([1, 0, 0], bias=float("nan")), "gives nan for known rows"),
+    ],
+    ids=["width", "unknown feature", "no number"],
+)
+async def test_what_is_wrong_with_a_version_is_reported(
+    instance: Instance, tmp_path: Path, features: tuple[str, ...], onnx: bytes, sentence: str
+) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, testing.version(tmp_path, 1, features, onnx)))
+
+    [(_, _, error)] = standing(instance).versions
+    assert sentence in error
+    with pytest.raises(Conflict, match="has no live version"):
+        asked(instance, "t")
+
+
+async def test_an_artifact_that_was_tampered_with_is_not_loaded(instance: Instance, tmp_path: Path) -> None:
+    tampered = version(tmp_path, 1)
+    write(tampered, testing.linear_model([9, 9, 9]))
+
+    await instance.hear(testing.deployment(MODEL, 1, tampered))
+
+    [(_, _, error)] = standing(instance).versions
+    assert "is not what its digest" in error
+
+
+async def test_an_artifact_that_comes_late_is_waited_for_before_anything_is_reported(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "PATIENCE", 3)
+    late = version(tmp_path, 1)
+    content = take_away(late)
+
+    await instance.hear(testing.deployment(MODEL, 1, late))
+    assert standing(instance).versions == [(1, False, "")]
+    await instance.fleet.settle()
+    await instance.fleet.settle()
+    assert "is not there" in standing(instance).versions[0][2]
+
+    write(late, content)
+    await instance.fleet.settle()
+    assert standing(instance).versions == [(1, True, "")]
+
+
+async def test_a_version_is_warmed_on_rows_of_its_reference(instance: Instance, tmp_path: Path) -> None:
+    table = pa.table({name: pa.array([float("inf")]) for name in PROJECT.features})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    found = version(tmp_path, 1)
+    found.reference.CopyFrom(artifacts.put(tmp_path, sink.getvalue().to_pybytes()))
+
+    await instance.hear(testing.deployment(MODEL, 1, found))
+
+    [(_, _, error)] = standing(instance).versions
+    assert "for known rows" in error
+
+
+async def test_the_previous_champion_is_back_at_once(instance: Instance, tmp_path: Path) -> None:
+    one, two = version(tmp_path, 1), version(tmp_path, 2)
+    await instance.hear(testing.deployment(MODEL, 1, one))
+    await instance.hear(testing.deployment(MODEL, 2, two, previous=one))
+    delete(tmp_path, "state/models/*")
+    assert asked(instance, "t") == [2]
+
+    await instance.hear(testing.deployment(MODEL, 3, one))
+
+    assert asked(instance, "t") == [1]
+
+
+async def test_only_the_files_of_wanted_versions_are_kept(instance: Instance, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        await instance.hear(testing.deployment(MODEL, number, version(tmp_path, number)))
+
+    assert names(tmp_path, "state/models/*") == [version(tmp_path, 3).model.digest]
+
+
+async def test_a_restart_needs_nobody(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    delete(tmp_path, "artifacts/*/*")
+
+    await instance.restart()
+
+    assert asked(instance, "t") == [1]
+
+
+async def test_a_model_whose_spec_is_deleted_is_served_no_longer(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+
+    await instance.hear(testing.with_value(testing.spec(PROJECT.model), None))
+
+    with pytest.raises(NotFound, match="there is no model"):
+        asked(instance, "t")
+
+
+async def test_rubbish_on_a_topic_keeps_nothing_else_from_being_served(
+    instance: Instance, tmp_path: Path
+) -> None:
+    good = testing.deployment(MODEL, 1, version(tmp_path, 1))
+
+    await instance.hear(
+        testing.with_value(good, b"{rubbish"), testing.with_value(testing.spec(PROJECT.model), b"[]")
+    )
+    await instance.hear(good)
+
+    assert asked(instance, "t") == [1]
