@@ -1,13 +1,13 @@
 """Training sets: what each archived row of a model's source would have been answered with, and its label.
 
 Nothing is seen that had not arrived by the time a row was asked for, nor anything
-that arrived after the set's own `as_of`. The set is a function of the tables'
-versions and the request alone: the same again has the same digest.
+that arrived after the set's own `as_of`. The set is a function of the
+request and of the rows in the tables' versions: the same again has the same digest.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ from trimtab_feature_store.tables import column_of, events_table
 
 EVER_MS = 2**62
 _POLL_S = 0.05
+_TIMES = ("event_time_ms", "arrived_at_ms")
+_PLACE = ("partition", "offset")
 _NOBODY = "\x00"
 """Entity and key of a row that has none: no event has it either."""
 
@@ -204,11 +206,7 @@ class _Making:
         wanted, source = self._plan.wanted, self._plan.source
         views = {name: view.spec for name, view in self._plan.views.items()}
         fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
-        columns = [*map(column_of, sorted(fields)), "event_time_ms", "partition", "offset"]
-        found = self._read(source, columns, wanted.start_ms, wanted.end_ms)
-        return found.sort_by(
-            [("event_time_ms", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
-        )
+        return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
 
     def _own_features(self, spine: pa.Table) -> NDArray[np.float64]:
         own = [feature for feature in self._plan.features if not isinstance(feature, ViewFeature)]
@@ -227,8 +225,7 @@ class _Making:
         wanted, entity = self._plan.wanted, view.spec.entity
         longest = max(column.slots for column in layout.columns) * layout.hop_ms
         fields = [*layout.fields, *([entity] if entity is not None else [])]
-        columns = [*map(column_of, dict.fromkeys(fields)), "event_time_ms", "arrived_at_ms"]
-        events = self._read(source, columns, layout.boundary_of(wanted.start_ms) - longest, wanted.end_ms)
+        events = self._read(source, fields, layout.boundary_of(wanted.start_ms) - longest, wanted.end_ms)
         if entity is None:
             events_of, spine_of = [_everybody(table.num_rows) for table in (events, spine)]
         else:
@@ -249,8 +246,7 @@ class _Making:
         label, wanted = self._plan.model.spec.label, self._plan.wanted
         source = self._plan.sources[label.source]
         on, value = column_of(label.on), column_of(label.value)
-        columns = list(dict.fromkeys([on, value, "event_time_ms", "arrived_at_ms"]))
-        found = self._read(source, columns, wanted.start_ms, wanted.end_ms + label.within)
+        found = self._read(source, [label.on, label.value], wanted.start_ms, wanted.end_ms + label.within)
         found = found.filter(pc.and_(pc.is_valid(found[on]), pc.is_valid(found[value])))
         return join_labels(
             keys,
@@ -263,16 +259,19 @@ class _Making:
             wanted.as_of_ms,
         )
 
-    def _read(self, source: Source, columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
+    def _read(self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int) -> pa.Table:
+        """Return fields, times and place of archived rows, in an order that does not depend on how they are stored."""
         table = events_table(source.name)
-        return self._tables.read(
+        found = self._tables.read(
             table,
-            columns,
+            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE])),
             version=self._plan.versions[table],
             start_ms=start_ms,
             end_ms=end_ms,
             arrived_by_ms=self._plan.wanted.as_of_ms,
         )
+        order = np.lexsort([_ints(found[name]) for name in ("offset", "partition", "event_time_ms")])
+        return found.take(pa.array(order))
 
     def _field(self, table: pa.Table, name: str) -> Any:
         return table[column_of(name)]

@@ -293,7 +293,7 @@ async def test_with_everything_else_down_it_restarts_and_answers_and_loses_nothi
         alone = len(first.ids)
         await eventually(lambda: told(first, alone + 500))
     delete_artifacts(world.path)
-    await asyncio.to_thread(world.process.kill)
+    await asyncio.to_thread(world.process.stop)
     await asyncio.to_thread(world.process.start)
     after = await world.ask("t")
     with second.on():
