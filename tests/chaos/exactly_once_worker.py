@@ -57,7 +57,7 @@ async def run(told: argparse.Namespace) -> None:
         service=told.service,
         make_worker=lambda place: Counts(told, place),
         topics=[told.input],
-        max_records=20,
+        max_records=50,
         session_ms=told.session_ms,
     )
     task = asyncio.current_task()

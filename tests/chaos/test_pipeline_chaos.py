@@ -38,7 +38,9 @@ class Process:
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log = log
         with log.open("ab") as sink:
-            self._child = subprocess.Popen([sys.executable, str(PROGRAM), *arguments], stdout=sink, stderr=sink)
+            self._child = subprocess.Popen(
+                [sys.executable, str(PROGRAM), *arguments], stdout=sink, stderr=sink
+            )
 
     def signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)

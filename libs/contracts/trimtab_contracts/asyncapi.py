@@ -13,7 +13,7 @@ import yaml
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from trimtab_contracts.sources import Said
-from trimtab_contracts.topics import ALL, DEADLETTER, Encoding, How, Topic
+from trimtab_contracts.topics import ALL, DEADLETTER, FEATURES, KEYED, Encoding, How, Topic
 
 Json = dict[str, Any]
 
@@ -45,7 +45,7 @@ def document(said: Mapping[str, Said]) -> str:
         "operations": {name: operation for topic in ALL for name, operation in _operations(topic)},
         "components": {
             "messages": {
-                "row": _row_message(),
+                **_row_messages(),
                 **{name: message for topic in ALL for name, message in _message(topic, said)},
             },
             "schemas": {
@@ -114,7 +114,9 @@ _HOW = {
 
 
 def _message_id(topic: Topic[Any]) -> str:
-    return "row" if topic.value is None else topic.value.DESCRIPTOR.full_name
+    if topic.value is not None:
+        return str(topic.value.DESCRIPTOR.full_name)
+    return "keyed" if topic is KEYED else "row"
 
 
 def _message(topic: Topic[Any], said: Mapping[str, Said]) -> Iterable[tuple[str, Json]]:
@@ -125,14 +127,11 @@ def _message(topic: Topic[Any], said: Mapping[str, Said]) -> Iterable[tuple[str,
         "name": name,
         **({"summary": said[name].comment} if said[name].comment else {}),
         "contentType": "application/json",
-        "headers": {
-            "allOf": [
-                {"$ref": "#/components/schemas/headers"},
-                {"type": "object", "properties": {"ce_type": {"const": name}}},
-            ]
-        },
         "payload": {"$ref": f"#/components/schemas/{name}"},
     }
+    if topic is not FEATURES:  # whose many records carry no header
+        own = {"type": "object", "properties": {"ce_type": {"const": name}}}
+        message["headers"] = {"allOf": [{"$ref": "#/components/schemas/headers"}, own]}
     if topic.encoding is Encoding.BINARY:
         definition = {
             "schemaFormat": "application/vnd.google.protobuf;version=3",
@@ -142,24 +141,36 @@ def _message(topic: Topic[Any], said: Mapping[str, Said]) -> Iterable[tuple[str,
     yield name, message
 
 
-def _row_message() -> Json:
+def _row_messages() -> Json:
+    text, time = {"type": "string"}, {"type": "string", "format": "date-time"}
+    shared = {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": text,
+        "ce_source": text,
+        "ce_time": time | {"description": "Event time."},
+        "ce_origin": text | {"description": "Of a watermark: the input's partition/partitions."},
+    }
+    row: Json = {"ce_type": {"enum": ["trimtab.row", "trimtab.watermark"]}}
+    row["ce_arrivedat"] = time | {
+        "description": "When it arrived, where that is not when the broker took it."
+    }
+    keyed = {"ce_type": {"enum": ["trimtab.keyed", "trimtab.watermark"]}}
     return {
-        "name": "row",
-        "summary": "A user's row, or a watermark, which has none.",
-        "contentType": "application/json",
-        "headers": {
-            "type": "object",
-            "properties": {
-                "ce_specversion": {"const": "1.0"},
-                "ce_id": {"type": "string"},
-                "ce_type": {"enum": ["trimtab.row", "trimtab.watermark"]},
-                "ce_source": {"type": "string", "description": "The source."},
-                "ce_time": {"type": "string", "format": "date-time", "description": "Event time."},
-                "ce_arrivedat": {"type": "string", "format": "date-time", "description": "When it arrived."},
-                "ce_origin": {"type": "string", "description": "Of a watermark: input partition/partitions."},
+        "row": {
+            "name": "row",
+            "summary": "A user's row; or a watermark, which has no value.",
+            "headers": {"type": "object", "properties": shared | row},
+            "payload": {"type": "object", "description": "The fields that the source's data contract has."},
+        },
+        "keyed": {
+            "name": "keyed",
+            "summary": "Rows of a view, column by column; or a watermark, which has no value.",
+            "headers": {"type": "object", "properties": shared | keyed},
+            "payload": {
+                "type": "object",
+                "description": "The feature store's own: others read its features.",
             },
         },
-        "payload": {"type": "object", "description": "The fields that the source's data contract has."},
     }
 
 

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from trimtab_contracts import asyncapi, sources
 from trimtab_contracts.sources import Said
-from trimtab_contracts.topics import ALL, Encoding, Topic
+from trimtab_contracts.topics import ALL, KEYED, Encoding, Topic
 
 _ENCODINGS = {Encoding.ROW: "row (JSON)", Encoding.JSON: "JSON", Encoding.BINARY: "Protobuf"}
 _DAY_MS = 86_400_000
@@ -54,7 +54,11 @@ def _row(topic: Topic[Any]) -> str:
     cells = [
         f"`{topic.name}`",
         topic.key,
-        _link(topic.value.DESCRIPTOR) if topic.value else "a user's row",
+        _link(topic.value.DESCRIPTOR)
+        if topic.value
+        else "rows of a view"
+        if topic is KEYED
+        else "a user's row",
         _ENCODINGS[topic.encoding],
         "as the spec says" if topic.is_family else str(topic.partitions),
         "compact" if topic.compacted else "delete",

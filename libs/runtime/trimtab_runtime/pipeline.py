@@ -319,6 +319,8 @@ async def read_partition(
     )
     try:
         await consumer.start()
+        if topic not in await consumer.topics():
+            raise Unavailable(f"{topic}/{partition} cannot be read: there is no such topic")
         consumer.assign([place])
         start = (await consumer.beginning_offsets([place]))[place]
         consumer.seek(place, max(offset, start))

@@ -66,6 +66,24 @@ class FileSpanExporter(SpanExporter):
         self._file.close()
 
 
+class _Seldom(logging.Filter):
+    """Lets each logger of a library say one thing a second: with a broker away, aiokafka says a hundred."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written."""
+        if record.name.partition(".")[0] != self._library:
+            return True
+        if record.created - self._last.get(record.name, 0.0) < 1.0:
+            return False
+        self._last[record.name] = record.created
+        return True
+
+
 def start(service: str, *, instance: str, trace_file: Path | None, otlp: bool) -> None:
     """Set up logs on standard error and the exporters of spans, once a process."""
     shared: list[structlog.typing.Processor] = [
@@ -85,6 +103,7 @@ def start(service: str, *, instance: str, trace_file: Path | None, otlp: bool) -
             ],
         )
     )
+    handler.addFilter(_Seldom("aiokafka"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -211,7 +211,7 @@ RIDES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), max_size=40),
     batch=st.integers(1, 9),

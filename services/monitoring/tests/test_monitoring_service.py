@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
@@ -29,7 +31,7 @@ from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 HOUR = 3_600_000
 Make = Callable[..., Any]
@@ -148,7 +150,10 @@ class Outside:
 
     async def closed(self, model: str, until_ms: int) -> None:
         async def probe() -> bool:
-            return from_timestamp((await self.health(model)).watermark) >= until_ms
+            try:
+                return from_timestamp((await self.health(model)).watermark) >= until_ms
+            except grpc.RpcError:  # it is starting, or has not heard of the model yet
+                return False
 
         await eventually(probe, what=f"closing of {model}", deadline_s=60)
 
@@ -161,9 +166,11 @@ class Outside:
         return found
 
 
-@pytest.fixture
-async def outside(kafka_servers: str, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Outside]:
-    async with _outside(kafka_servers, postgres_dsn, tmp_path) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def outside(
+    kafka_servers: str, postgres_dsn: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Outside]:
+    async with _outside(kafka_servers, postgres_dsn, tmp_path_factory.mktemp("monitoring")) as found:
         yield found
 
 
@@ -201,7 +208,7 @@ async def _a_watched_model(outside: Outside, make_model: Make, make_source: Make
     async def known() -> bool:
         try:
             return (await outside.health(name)).version == 1
-        except Exception:  # not up yet, or not heard yet
+        except grpc.RpcError:  # it is starting, or has not heard of the model yet
             return False
 
     await eventually(known, what=f"{name} in monitoring", deadline_s=60)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab_monitoring.tables import read_columns
+from trimtab_monitoring.child import humble
+from trimtab_monitoring.reference import read_reference
 from trimtab_monitoring.usecases.calibration import Settings, calibrate
 
 
@@ -17,7 +18,7 @@ def main(folder: Path) -> int:
     """Do the work in `folder`."""
     settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
     try:
-        found = calibrate(read_columns(folder / "reference.arrow"), settings)
+        found = calibrate(read_reference(folder / "reference.arrow"), settings)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -26,4 +27,5 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    humble(5)
     sys.exit(main(Path(sys.argv[1])))

@@ -1,6 +1,6 @@
 """The child process of a report: `python -m trimtab_monitoring.report FOLDER`.
 
-It reads `window.arrow` and `reference.arrow` from its folder and writes `report.html`
+It reads `window.npz` and `reference.arrow` from its folder and writes `report.html`
 and `report.json`: Evidently's account of the window beside a sample of the reference.
 It decides nothing; what was decided, and at which levels, is in the drift event.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from trimtab_monitoring.tables import Floats, read_columns
+from trimtab_monitoring.child import humble
+from trimtab_monitoring.reference import Floats, read_reference
 
 _SAMPLE = 2_000
 """Reference rows that are shown at most, evenly spaced."""
@@ -26,7 +27,7 @@ def main(folder: Path) -> int:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
 
-    window, reference = read_columns(folder / "window.arrow"), read_columns(folder / "reference.arrow")
+    window, reference = dict(np.load(folder / "window.npz")), read_reference(folder / "reference.arrow")
     shown = [name for name in reference if name not in _LEFT_OUT and _is_shown(window, reference, name)]
     if not shown:
         print("no column has values on both sides: there is nothing to show", file=sys.stderr)
@@ -57,4 +58,5 @@ def _evenly(rows: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    humble(10)
     sys.exit(main(Path(sys.argv[1])))

@@ -5,8 +5,6 @@ import: neither has a place in a process that answers marks within milliseconds.
 """
 
 import asyncio
-import ctypes
-import os
 import shutil
 import signal
 import sys
@@ -16,19 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from trimtab_runtime import artifacts
 from trimtab_runtime.errors import Rejected, Unavailable
 
 from trimtab_monitoring import messages
-from trimtab_monitoring.tables import write_rows
 from trimtab_monitoring.usecases.calibration import Calibration, Settings
 from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 _PATIENCE_S = 600.0
-_CALIBRATION_NICE = 5
-_REPORT_NICE = 15
 _LAST_WORDS = 500
 
 
@@ -53,7 +48,7 @@ class Workshop:
         with _folder(self._folder) as folder:
             (folder / "reference.arrow").write_bytes(content)
             (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
-            await _run("trimtab_monitoring.calibrate", folder, _CALIBRATION_NICE)
+            await _run("trimtab_monitoring.calibrate", folder)
             return msgspec.json.decode((folder / "calibration.json").read_bytes(), type=Calibration)
 
     async def report(
@@ -68,8 +63,8 @@ class Workshop:
         content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
         with _folder(self._folder) as folder:
             (folder / "reference.arrow").write_bytes(content)
-            write_rows(folder / "window.arrow", rows, features)
-            await _run("trimtab_monitoring.report", folder, _REPORT_NICE)
+            np.savez(folder / "window.npz", **_columns(rows, features))
+            await _run("trimtab_monitoring.report", folder)
             path = Path(order.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             for suffix in (".json", ".html"):
@@ -86,16 +81,17 @@ def _folder(parent: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-async def _run(module: str, folder: Path, nice: int) -> None:
+def _columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    matrix = np.frombuffer(b"".join(row.features for row in rows)).reshape(len(rows), -1)
+    columns: dict[str, NDArray[np.float64]] = dict(zip(features, matrix.T, strict=True))
+    return {**columns, "prediction": np.array([row.champion for row in rows])}
+
+
+async def _run(module: str, folder: Path) -> None:
     """Run `python -m module folder` until it is done."""
-
-    def prepare() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.nice(nice)
-
     with (folder / "log").open("wb") as log:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, str(folder), stdout=log, stderr=log, preexec_fn=prepare
+            sys.executable, "-m", module, str(folder), stdout=log, stderr=log
         )
     try:
         async with asyncio.timeout(_PATIENCE_S):

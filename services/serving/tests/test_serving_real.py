@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
 from trimtab_serving import testing
 from trimtab_serving.testing import Project
-from trimtab_stack import ports
+from trimtab_stack import environment, ports
 from trimtab_stack.kafka import Kafka
 from trimtab_stack.services import ServiceProcess
 
@@ -48,7 +47,7 @@ class World:
         port = ports.choose()
         self.address = f"127.0.0.1:{port}"
         environ = {
-            **os.environ,  # noqa: TID251 - a process under test inherits its tools
+            **environment.inherited(),
             "TRIMTAB_KAFKA_SERVERS": kafka.servers,
             "TRIMTAB_GRPC_ADDRESS": self.address,
             "TRIMTAB_STATE_DIR": str(path / "state"),

@@ -112,11 +112,11 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: P
     again = await ChildProcess().fit(a_model(), a_training_set(second), champion, second)
 
     assert again.metrics["champion_mae"] < 0.5
-    with pa.ipc.open_stream(again.evaluation) as reader:
+    with pa.ipc.open_file(again.evaluation) as reader:
         evaluation = reader.read_all()
     assert evaluation.num_rows == 120
     assert evaluation["champion_prediction"].null_count == 0
-    with pa.ipc.open_stream(again.reference) as reader:
+    with pa.ipc.open_file(again.reference) as reader:
         assert reader.read_all().column_names == [
             "f0",
             "f1",

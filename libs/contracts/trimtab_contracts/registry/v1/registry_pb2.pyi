@@ -163,11 +163,11 @@ class Candidate(_message.Message):
 
     @_builtins.property
     def reference(self) -> _common_pb2.Artifact:
-        """Arrow IPC: feature columns, prediction and loss on the held-out rows, in time order"""
+        """Arrow IPC file: feature columns, prediction and loss on the held-out rows, in time order"""
 
     @_builtins.property
     def evaluation(self) -> _common_pb2.Artifact:
-        """Arrow IPC: key, event_time_ms, label, prediction, champion_prediction, slice columns"""
+        """Arrow IPC file: key, event_time_ms, label, prediction, champion_prediction, slice columns"""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

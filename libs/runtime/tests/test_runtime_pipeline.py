@@ -1,0 +1,267 @@
+"""The pipeline on a real Kafka: what moves through it, what it waits for, and what ends it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from trimtab_runtime import bus
+from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.pipeline import Broken, Pipeline, Worker, read_partition
+from trimtab_runtime.records import Outgoing
+from trimtab_runtime.testing import eventually
+from trimtab_stack import ports
+from trimtab_stack.kafka import Kafka
+
+pytestmark = pytest.mark.real
+
+Process = Callable[[Sequence[Any]], Sequence[Outgoing]]
+
+
+class Passing:
+    """Writes what it reads to `topic`, unless it is given something else to do."""
+
+    def __init__(self, topic: str, process: Process | None = None) -> None:
+        self._topic = topic
+        self._process = process
+
+    async def restore(self) -> None:
+        """Nothing to rebuild."""
+
+    def process(self, records: Sequence[Any]) -> Sequence[Outgoing]:
+        if self._process:
+            return self._process(records)
+        return [Outgoing(self._topic, each.key, each.value, each.headers, each.partition) for each in records]
+
+
+class Topics:
+    """Topics of one test."""
+
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+        self.name = uuid.uuid4().hex[:8]
+        self.out = f"out-{self.name}"
+
+    async def create(self, name: str, partitions: int = 1, **config: str) -> str:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        await admin.start()
+        await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
+        await admin.close()
+        return name
+
+    async def send(self, topic: str, *values: str, partition: int = 0) -> None:
+        producer = await bus.start_producer(self.servers, linger_ms=0)
+        try:
+            for value in values:
+                await producer.send(topic, value.encode(), value.encode(), partition)
+            await producer.flush()
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str, partition: int = 0, *, offset: int = 0) -> list[str]:
+        batches = read_partition(self.servers, topic, partition, offset=offset)
+        return [record.value.decode() async for batch in batches for record in batch]
+
+    async def arrives(self, *values: str) -> None:
+        """Wait until all `values` have come out, and nothing else."""
+
+        async def there() -> bool:
+            return len(await self.read(self.out)) >= len(values)
+
+        await eventually(there, what=f"{len(values)} records", deadline_s=30)
+        assert await self.read(self.out) == list(values)
+
+    def pipeline(
+        self, *topics: str, make_worker: Callable[[TopicPartition], Worker] | None = None
+    ) -> Pipeline:
+        make = make_worker or (lambda _: Passing(self.out))
+        return Pipeline(self.servers, service=f"test-{self.name}", make_worker=make, topics=topics)
+
+
+@asynccontextmanager
+async def running(pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.get_running_loop().create_task(pipeline.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def topics(kafka_servers: str) -> Topics:
+    made = Topics(kafka_servers)
+    await made.create(made.out)
+    return made
+
+
+async def test_what_was_committed_is_not_done_again_after_a_restart(topics: Topics) -> None:
+    source = await topics.create(f"in-{topics.name}")
+    await topics.send(source, "a", "b")
+    async with running(topics.pipeline(source)):
+        await topics.arrives("a", "b")
+    await topics.send(source, "c")
+
+    async with running(topics.pipeline(source)):
+        await topics.arrives("a", "b", "c")
+
+
+async def test_a_batch_that_is_larger_than_a_request_comes_out_whole_and_in_order(topics: Topics) -> None:
+    source = await topics.create(f"in-{topics.name}")
+    await topics.send(source, "go")
+    values = [f"{number:06}" + "x" * 2_000 for number in range(2_000)]
+
+    def many(_: Sequence[Any]) -> list[Outgoing]:
+        return [Outgoing(topics.out, None, value.encode(), partition=0) for value in values]
+
+    async with running(topics.pipeline(source, make_worker=lambda _: Passing(topics.out, many))):
+        await topics.arrives(*values)
+
+
+async def test_a_topic_that_does_not_exist_yet_is_waited_for_and_holds_up_no_other(topics: Topics) -> None:
+    there, later = await topics.create(f"in-{topics.name}"), f"later-{topics.name}"
+    async with running(topics.pipeline(there, later)):
+        await topics.send(there, "a")
+        await topics.arrives("a")
+        await topics.create(later)
+        await topics.send(later, "b")
+        await topics.arrives("a", "b")
+
+
+async def test_an_output_topic_that_does_not_exist_holds_up_only_what_needs_it(topics: Topics) -> None:
+    good, stuck = await topics.create(f"in-{topics.name}"), await topics.create(f"stuck-{topics.name}")
+
+    def make_worker(place: TopicPartition) -> Passing:
+        return Passing("no-such-topic" if place.topic == stuck else topics.out)
+
+    await topics.send(stuck, "lost in thought")
+    async with running(topics.pipeline(good, stuck, make_worker=make_worker)):
+        await topics.send(good, "a")
+        await topics.arrives("a")
+
+
+async def test_topics_that_change_while_records_flow_lose_and_repeat_nothing(topics: Topics) -> None:
+    first = await topics.create(f"in-{topics.name}")
+    others = [await topics.create(f"in{number}-{topics.name}") for number in range(3)]
+    pipeline = topics.pipeline(first)
+    values = [f"{number:05}" for number in range(6_000)]
+    async with running(pipeline), asyncio.TaskGroup() as tasks:
+
+        async def send_all() -> None:
+            for start in range(0, len(values), 100):
+                await topics.send(first, *values[start : start + 100])
+
+        sending = tasks.create_task(send_all())
+        wanted = [first]
+        for other in others:
+            wanted.append(other)
+            before = len(await topics.read(topics.out))
+            pipeline.set_topics(wanted)
+
+            async def goes_on(before: int = before) -> bool:
+                return sending.done() or len(await topics.read(topics.out)) > before + 200
+
+            await eventually(goes_on, what="records", deadline_s=30)
+        await sending
+        await topics.arrives(*values)
+        pipeline.set_topics([])
+
+
+async def test_a_worker_that_fails_ends_the_pipeline_before_the_record(topics: Topics) -> None:
+    source = await topics.create(f"in-{topics.name}")
+    await topics.send(source, "a")
+
+    def fail(records: Sequence[Any]) -> list[Outgoing]:
+        raise ValueError(f"cannot do {records[0].value!r}")
+
+    broken = topics.pipeline(source, make_worker=lambda _: Passing(topics.out, fail))
+    with pytest.raises(Broken, match=f"{source}/0 from offset 0: ValueError: cannot do b'a'"):
+        await asyncio.wait_for(broken.run(), 20)
+
+    async with running(topics.pipeline(source)):
+        await topics.arrives("a")
+
+
+async def test_a_worker_that_lacks_something_for_a_while_tries_again(topics: Topics) -> None:
+    source = await topics.create(f"in-{topics.name}")
+    await topics.send(source, "a")
+    tries = 0
+
+    def second_time(records: Sequence[Any]) -> list[Outgoing]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("not now")
+        return [Outgoing(topics.out, None, record.value, partition=0) for record in records]
+
+    async with running(topics.pipeline(source, make_worker=lambda _: Passing(topics.out, second_time))):
+        await topics.arrives("a")
+
+
+async def test_a_kafka_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    kafka = Kafka(tmp_path / "kafka", ports.choose(set()))
+    topics = Topics(kafka.servers)
+    source = f"in-{topics.name}"
+    async with running(topics.pipeline(source)) as task:
+        try:
+            await asyncio.to_thread(kafka.start)
+            await topics.create(topics.out)
+            await topics.create(source)
+            await topics.send(source, "a")
+            await topics.arrives("a")
+            kafka.kill()
+            assert not task.done()
+        finally:
+            kafka.kill()
+
+
+async def test_reading_a_partition_ends_at_markers_aborted_transactions_and_nothing(topics: Topics) -> None:
+    assert await topics.read(topics.out) == []
+    producer = AIOKafkaProducer(bootstrap_servers=topics.servers, transactional_id=f"test-{topics.name}")
+    await producer.start()
+    async with producer.transaction():
+        await producer.send(topics.out, b"committed", partition=0)
+    assert await topics.read(topics.out) == ["committed"]
+    await producer.begin_transaction()
+    await producer.send_and_wait(topics.out, b"aborted", partition=0)
+    await producer.abort_transaction()
+    await producer.stop()
+
+    assert await topics.read(topics.out) == ["committed"]
+    assert await topics.read(topics.out, offset=3) == []
+
+
+async def test_reading_a_partition_waits_for_a_transaction_that_is_open_there(topics: Topics) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=topics.servers, transactional_id=f"test-{topics.name}")
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(topics.out, b"open", partition=0)
+    await topics.send(topics.out, "behind")
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(topics.read(topics.out))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(reading), 0.5)
+        await producer.commit_transaction()
+    await producer.stop()
+
+    assert reading.result() == ["open", "behind"]
+
+
+async def test_reading_a_compacted_partition_ends(topics: Topics) -> None:
+    eager = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01", "segment.ms": "100"}
+    state = await topics.create(f"state-{topics.name}", **eager, **{"max.compaction.lag.ms": "100"})
+    for _ in range(5):
+        await topics.send(state, "a", "b", "c", "a", "b", "c")
+
+    assert set(await topics.read(state)) == {"a", "b", "c"}
+
+
+async def test_a_partition_that_does_not_exist_is_unavailable(topics: Topics) -> None:
+    with pytest.raises(Unavailable, match="nowhere/0 cannot be read"):
+        await topics.read("nowhere")

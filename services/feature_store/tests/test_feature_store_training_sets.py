@@ -1,0 +1,255 @@
+"""Training sets over tables in memory: nothing from the future, nothing twice, nothing that depends on storage."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from trimtab_core import specs
+from trimtab_core.specs import Model, Source
+from trimtab_feature_store.errors import BadWindow, NotArchivedYet
+from trimtab_feature_store.historical import EVER_MS, Historical, TrainingSet, Wanted, arrow_pieces, digest
+from trimtab_feature_store.rows import Rows
+from trimtab_feature_store.store import Piece
+from trimtab_feature_store.tables import EventTable, events_table
+from trimtab_feature_store.testing import MemoryStore
+from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Rejected
+from trimtab_runtime.specbook import SpecBook, UnknownModel
+
+HOUR = 3_600_000
+START = 420_000 * HOUR
+FIELDS = {
+    "id": {"type": "string"},
+    "at": {"type": "timestamp"},
+    "zone": {"type": "integer", "nullable": True},
+    "mph": {"type": "number", "nullable": True},
+}
+CONTRACT = {"key": "id", "event_time": "at", "lateness": "2h", "partitions": 1}
+
+
+@dataclass(frozen=True)
+class Event:
+    id: str
+    at_ms: int
+    zone: int | str | None = 1
+    mph: float | None = None
+    late_ms: int = 0
+
+
+def a_book(**changes: Any) -> SpecBook:
+    model = {
+        "task": "regression",
+        "source": "asks",
+        "features": ["speed.*", "city.id_count_4h", "request.zone", "hour(at)"],
+        "label": {"source": "rides", "on": "id", "value": "mph", "within": "3h"},
+        "trainer": {"kind": "linear", "window": "1d"},
+        "rollout": {"cap": 60},
+    }
+    speed = {"field": "mph", "functions": ["count", "mean"], "windows": ["1h", "4h"]}
+    city = {"field": "id", "functions": ["count"], "windows": ["4h"]}
+    fold = {"source": "rides", "hop": "1h", "ttl": "1d"}
+    book = SpecBook()
+    for kind, name, spec in (
+        ("Source", "asks", {**CONTRACT, "fields": FIELDS}),
+        ("Source", "rides", {**CONTRACT, "fields": FIELDS}),
+        ("FeatureView", "speed", {**fold, "entity": "zone", "aggregates": [speed]}),
+        ("FeatureView", "city", {**fold, "aggregates": [city]}),
+        ("Model", "m", model | changes),
+    ):
+        book.put(specs.parse(kind, {"metadata": {"name": name}, "spec": spec}))
+    return book
+
+
+class World:
+    """An archive in memory, and what is asked of it."""
+
+    def __init__(self, book: SpecBook | None = None) -> None:
+        self.book = book or a_book()
+        self.store = MemoryStore()
+        self.waited_for: list[Sequence[str]] = []
+        self.historical = Historical(self.book, self.store, self)
+        self._sent: dict[str, int] = {}
+
+    @contextmanager
+    def hurried(self, sources: Sequence[str]) -> Iterator[None]:
+        self.waited_for.append(sources)
+        yield
+
+    def archive(self, source: str, events: Iterable[Event], watermark_ms: int = 0) -> None:
+        events = list(events)
+        spec: Source = self.book.source(source)
+        first = self._sent.get(source, 0)
+        self._sent[source] = first + len(events)
+        payloads = [
+            msgspec.json.encode({"id": e.id, "at": iso(e.at_ms), "zone": e.zone, "mph": e.mph})
+            for e in events
+        ]
+        times = np.array([event.at_ms for event in events], np.int64)
+        arrived = times + np.array([event.late_ms for event in events], np.int64)
+        numbers = list(range(first, first + len(events)))
+        table = EventTable(spec.spec)
+        rows = table.batch(Rows(payloads, [f"raw/{n}" for n in numbers], times, arrived, numbers), 0)
+        piece = Piece(f"events.{source}", 0, rows, first + len(events) - 1)
+        marks = {0: watermark_ms} if watermark_ms else {}
+        self.store.append(events_table(source), table.schema, [piece], marks)
+
+    def make(self, start_ms: int, end_ms: int, **more: Any) -> TrainingSet:
+        wanted = Wanted("m", start_ms, end_ms, more.pop("as_of_ms", EVER_MS), more.pop("wait_until_ms", 0))
+        return asyncio.run(self.historical.training_set(replace(wanted, **more), patience_s=0.2))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_row_sees_completed_slots_of_its_window_and_its_own_fields(world: World) -> None:
+    world.archive("rides", [Event(f"r{h}", START + h * HOUR + 5, zone=h % 2, mph=10.0 * h) for h in range(8)])
+    world.archive("asks", [Event("a", START + 6 * HOUR + 30, zone=1)])
+    world.archive("rides", [Event("a", START + 7 * HOUR, mph=33)])
+
+    made = world.make(START, START + 10 * HOUR)
+
+    assert made.rows.to_pylist() == [
+        {
+            "key": "a",
+            "event_time_ms": START + 6 * HOUR + 30,
+            "speed.mph_count_1h": 1,
+            "speed.mph_count_4h": 2,
+            "speed.mph_mean_1h": 50,
+            "speed.mph_mean_4h": 40,
+            "city.id_count_4h": 4,
+            "request.zone": 1,
+            "hour(at)": float((START // HOUR + 6) % 24),
+            "label": 33,
+        }
+    ]
+    assert (made.rows_without_label, set(made.versions)) == (0, {"events/asks", "events/rides"})
+
+
+def test_what_had_not_arrived_when_a_row_was_asked_is_not_seen(world: World) -> None:
+    world.archive("rides", [Event("r", START, mph=10, late_ms=2 * HOUR)])
+    asks = [Event("early", START + HOUR), Event("later", START + 2 * HOUR + 1)]
+    world.archive("asks", asks)
+    world.archive("rides", [Event(ask.id, START + 3 * HOUR, zone=9, mph=1) for ask in asks])
+
+    counts = world.make(START, START + 10 * HOUR).rows["speed.mph_count_4h"].to_pylist()
+
+    assert counts == [0, 1]
+
+
+def test_what_arrived_after_the_sets_own_time_is_not_seen(world: World) -> None:
+    world.archive("asks", [Event("a", START + HOUR), Event("b", START + HOUR, late_ms=9 * HOUR)])
+    world.archive(
+        "rides", [Event("a", START + 2 * HOUR, mph=1, late_ms=3 * HOUR), Event("b", START + 2 * HOUR, mph=2)]
+    )
+
+    made = world.make(START, START + 10 * HOUR, as_of_ms=START + 4 * HOUR)
+    later = world.make(START, START + 10 * HOUR, as_of_ms=START + 6 * HOUR)
+    at_last = world.make(START, START + 10 * HOUR)
+
+    assert (made.rows.num_rows, made.rows_without_label) == (0, 1)
+    assert later.rows["key"].to_pylist() == ["a"]
+    assert at_last.rows["key"].to_pylist() == ["a", "b"]
+
+
+def test_a_label_counts_from_the_row_on_and_not_too_late(world: World) -> None:
+    at = START + 5 * HOUR
+    world.archive("asks", [Event(key, at) for key in ("before", "with", "in time", "too late", "null")])
+    world.archive(
+        "rides",
+        [
+            Event("before", at - 1, mph=1),
+            Event("with", at, mph=2),
+            Event("in time", at + 3 * HOUR, mph=3),
+            Event("too late", at + 3 * HOUR + 1, mph=4),
+            Event("null", at + HOUR, mph=None),
+        ],
+    )
+
+    made = world.make(at, at + 1)
+
+    assert dict(zip(made.rows["key"].to_pylist(), made.rows["label"].to_pylist(), strict=True)) == {
+        "with": 2,
+        "in time": 3,
+    }
+    assert made.rows_without_label == 3
+
+
+def test_a_row_without_an_entity_is_nobodys(world: World) -> None:
+    world.archive("rides", [Event("r", START, zone=None, mph=10), Event("s", START, zone=1, mph=10)])
+    world.archive("asks", [Event("a", START + HOUR, zone=None)])
+    world.archive("rides", [Event("a", START + 2 * HOUR, mph=1)])
+
+    row = world.make(START, START + 9 * HOUR).rows.to_pylist()[0]
+
+    assert (row["speed.mph_count_4h"], row["city.id_count_4h"]) == (0, 2)
+    assert np.isnan(row["request.zone"])
+
+
+def test_order_of_archiving_changes_nothing(world: World) -> None:
+    other = World()
+    rides = [Event(f"a{i}", START + i * HOUR // 7, zone=i % 3, mph=i / 3) for i in range(60)]
+    asks = [Event(ride.id, ride.at_ms - 1, zone=1) for ride in rides]
+    for event in rides:
+        world.archive("rides", [event])
+    world.archive("asks", asks)
+    other.archive("asks", asks)
+    other.archive("rides", rides)
+
+    assert world.make(START, START + 9 * HOUR).digest == other.make(START, START + 9 * HOUR).digest
+    assert world.make(START, START + 8 * HOUR).digest != other.make(START, START + 9 * HOUR).digest
+
+
+def test_an_archive_with_nothing_in_it_gives_an_empty_set(world: World) -> None:
+    made = world.make(START, START + HOUR)
+
+    assert made.rows.num_rows == 0
+    assert made.rows.column_names[-1] == "label"
+    assert made.rows.schema.field("label").type == pa.float64()
+
+
+def test_a_set_waits_until_the_archive_has_come_so_far(world: World) -> None:
+    world.archive("asks", [], watermark_ms=START + HOUR)
+    world.archive("rides", [], watermark_ms=START)
+
+    with pytest.raises(NotArchivedYet, match="source 'rides' stands at"):
+        world.make(START - HOUR, START, wait_until_ms=START + 1)
+    world.make(START - HOUR, START, wait_until_ms=START)
+
+    assert set(world.waited_for[0]) == {"asks", "rides"}
+
+
+def test_a_request_that_means_nothing_is_refused(world: World) -> None:
+    with pytest.raises(BadWindow):
+        world.make(START, START)
+    with pytest.raises(UnknownModel):
+        world.make(START, START + 1, model="other")
+    model = world.book.model("m")
+    assert isinstance(model, Model)
+    world.book.remove("FeatureView", "speed")
+    with pytest.raises(Rejected, match="speed"):
+        world.make(START, START + 1)
+
+
+def test_a_stream_in_pieces_is_the_table() -> None:
+    table = pa.table({"key": [f"k{i}" for i in range(5000)], "x": np.arange(5000.0)})
+    pieces = list(arrow_pieces(table, size=10_000))
+
+    assert max(map(len, pieces)) == 10_000
+    assert pa.ipc.open_stream(b"".join(pieces)).read_all() == table
+
+
+def test_a_digest_is_of_the_rows_and_not_of_how_they_lie() -> None:
+    table = pa.table({"key": ["a", "bc", "d"], "x": [1.0, 2.0, np.nan]})
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+
+    assert digest(table) == digest(pieces)
+    assert digest(table) != digest(pa.table({"key": ["ab", "c", "d"], "x": [1.0, 2.0, np.nan]}))
+    assert digest(table) != digest(table.slice(0, 2))
