@@ -8,6 +8,7 @@ plain server is. The claim is the median over the rounds of one rate over the ot
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import statistics
@@ -22,6 +23,7 @@ from typing import Any
 import grpc
 import numpy as np
 import onnxruntime
+import psutil
 from serving_client import write_bodies
 from skl2onnx import to_onnx
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -166,8 +168,10 @@ def stopped(pid: int | None) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def ask(address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
-    """Return what the load client saw of a server."""
+def ask(pid: int | None, address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
+    """Return what the load client saw of a server, and what a request cost its process."""
+    server = psutil.Process(pid)
+    before = server.cpu_times()
     command = [sys.executable, str(HERE / "serving_client.py"), address, method, str(bodies)]
     command += [str(SECONDS), str(CONCURRENCY), str(CHANNELS)]
     done = subprocess.run(
@@ -177,7 +181,9 @@ def ask(address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
         check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
-    return dict(json.loads(done.stdout))
+    after, seen = server.cpu_times(), dict(json.loads(done.stdout))
+    spent = after.user + after.system - before.user - before.system
+    return {**seen, "server_cpu_us": spent / seen["requests"] * 1e6}
 
 
 def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
@@ -220,16 +226,16 @@ def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[di
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "oip": [], "entity": []}
         for _ in range(ROUNDS):
             with stopped(trimtab.pid):
-                rounds["plain"].append(ask(plain_at, INFER, infer, client_core))
-            rounds["oip"].append(ask(trimtab_at, INFER, infer, client_core))
-            rounds["entity"].append(ask(trimtab_at, PREDICT, predict, client_core))
+                rounds["plain"].append(ask(plain.pid, plain_at, INFER, infer, client_core))
+            rounds["oip"].append(ask(trimtab.pid, trimtab_at, INFER, infer, client_core))
+            rounds["entity"].append(ask(trimtab.pid, trimtab_at, PREDICT, predict, client_core))
         canary = Rollout(id="canary", strategy="canary", share=50)
         asyncio.run(
             publish(
                 kafka.servers, [testing.deployment("model", 2, refs[0], challenger=refs[1], rollout=canary)]
             )
         )
-        return rounds, [ask(trimtab_at, INFER, infer, client_core) for _ in range(2)]
+        return rounds, [ask(trimtab.pid, trimtab_at, INFER, infer, client_core) for _ in range(2)]
     finally:
         trimtab.kill()
         plain.kill()
@@ -243,6 +249,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
         "spread": [round(min(rates)), round(max(rates))],
         "p50_ms": round(statistics.median(each["p50_ms"] for each in rounds), 2),
         "p99_ms": round(statistics.median(each["p99_ms"] for each in rounds), 2),
+        "server_cpu_us": round(statistics.median(each["server_cpu_us"] for each in rounds)),
         "failures": sum(int(each["failures"]) for each in rounds),
         "client_cpu": round(statistics.median(each["client_cpu"] for each in rounds), 2),
     }
@@ -254,6 +261,7 @@ def ratios(rounds: dict[str, list[dict[str, float]]], kind: str) -> list[float]:
 
 
 def main() -> int:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as directory:
         rounds, canary = measure(Path(directory))
     details: dict[str, Any] = {kind: summary(found) for kind, found in rounds.items()}
@@ -275,7 +283,7 @@ def main() -> int:
         low, high = found["spread"]
         print(
             f"{found['requests_per_second']:6} requests/s ({low} to {high})  p50 {found['p50_ms']:5} ms  "
-            f"p99 {found['p99_ms']:6} ms  failed {found['failures']}  {about}"
+            f"p99 {found['p99_ms']:6} ms  {found['server_cpu_us']:4} us CPU  failed {found['failures']}  {about}"
         )
     failures = sum(details[kind]["failures"] for kind in ("oip", "oip_with_canary", "entity"))
     claims: list[dict[str, Any]] = [

@@ -1,8 +1,8 @@
 """One load client for every server: unary calls from bytes to bytes, so many at a time, for so long.
 
 `python serving_client.py ADDRESS METHOD BODIES SECONDS CONCURRENCY CHANNELS` reads the requests from the file BODIES
-(each with its length before it), and prints one line of JSON: requests a second, latencies, failures, and the share of
-a core that the client itself took.
+(each with its length before it), and prints one line of JSON: requests a second, latencies, failures, all requests (the
+warming up included), and the share of a core that the client itself took.
 """
 
 import json
@@ -83,6 +83,7 @@ def main(address: str, method: str, bodies: Path, seconds: float, concurrency: i
         "p50_ms": latencies[len(latencies) // 2] * 1000,
         "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
         "failures": load.failures - failed,
+        "requests": len(load.latencies),
         "client_cpu": cpu / elapsed,
     }
     print(json.dumps(answer))

@@ -23,6 +23,7 @@ def a_contract(**spec: Any) -> Contract:
         "kind": {"type": "string", "enum": ["day", "night"], "nullable": True},
         "paid": {"type": "boolean", "nullable": True},
         "vendor": {"type": "integer", "enum": [1, 2], "nullable": True},
+        "large": {"type": "integer", "nullable": True},
     }
     document = {"key": "id", "event_time": "at", "lateness": "2h", "fields": fields, **spec}
     source = parse("Source", {"metadata": {"name": "s"}, "spec": document})
@@ -59,6 +60,8 @@ def test_a_good_row_passes_with_its_time_and_key() -> None:
         ({"zone": 10**30}, ("zone", "out_of_range")),
         ({"zone": [3]}, ("zone", "wrong_type")),
         ({"zone": None}, ("zone", "null_value")),
+        ({"large": 2**63}, ("large", "out_of_range")),
+        ({"large": -(2**63) - 1}, ("large", "out_of_range")),
         ({"distance": -1}, ("distance", "out_of_range")),
         ({"distance": 10**400}, ("distance", "out_of_range")),
         ({"vendor": {}}, ("vendor", "wrong_type")),
@@ -76,7 +79,16 @@ def test_a_fault_is_named(change: dict[str, Any], reason: tuple[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"zone": 3.0}, {"kind": None}, {"at": "2018-01-03T17:01:05Z"}, {"more": 1}]
+    "change",
+    [
+        {"zone": 3.0},
+        {"kind": None},
+        {"at": "2018-01-03T17:01:05Z"},
+        {"at": NOW},
+        {"more": 1},
+        {"large": 2**63 - 1},
+        {"large": -(2**63)},
+    ],
 )
 def test_what_is_allowed_passes(change: dict[str, Any]) -> None:
     assert check({**GOOD, **change}) == []

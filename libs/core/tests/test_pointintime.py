@@ -56,6 +56,11 @@ def columns(rows: list[Row]) -> dict[str, Any]:
     }
 
 
+def same(found: Any, wanted: Any) -> None:
+    """Hold values to 1e-9, and the spread of values that are equal but for rounding to 1e-9 of the least value, 1."""
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+
+
 numbers = st.one_of(st.floats(1, 1000), st.just(math.nan))
 
 
@@ -85,13 +90,13 @@ def test_online_and_offline_and_plain_python_agree(world, size) -> None:  # type
 
     assert offline.shape == (len(spine), len(layout.columns))
     for found, (entity, at) in zip(offline, spine, strict=True):
-        np.testing.assert_allclose(found, plain(events, entity, at), rtol=1e-9)
+        same(found, plain(events, entity, at))
         state = FoldState(layout)
         arrived = sorted((row for row in events if row[2] <= at), key=lambda row: row[2])
         for start in range(0, len(arrived), size):
             part = columns(arrived[start : start + size])
             assert state.fold(part["entities"], part["event_time_ms"], part["values"]).too_old == 0
-        np.testing.assert_allclose(state.values([entity], at)[0], found, rtol=1e-9)
+        same(state.values([entity], at)[0], found)
 
 
 def test_many_events_and_rows_agree_with_plain_python() -> None:
@@ -115,7 +120,18 @@ def test_many_events_and_rows_agree_with_plain_python() -> None:
         spine_at_ms=np.array([at for _, at in spine]),
     )
 
-    np.testing.assert_allclose(found, [plain(events, *asked) for asked in spine], rtol=1e-9)
+    same(found, [plain(events, *asked) for asked in spine])
+
+
+def test_a_late_event_is_seen_from_the_millisecond_at_which_it_arrived() -> None:
+    late = [("a", 100 * HOP, 101 * HOP + 1, 1.0, 1.0), ("a", 100 * HOP, 103 * HOP, 2.0, 1.0)]
+    asked = [101 * HOP, 101 * HOP + 1, 103 * HOP - 1, 103 * HOP]
+
+    found = point_in_time(
+        a_layout(3 * HOP), **columns(late), spine_entities=["a"] * 4, spine_at_ms=np.array(asked)
+    )
+
+    assert found[:, 1].tolist() == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(

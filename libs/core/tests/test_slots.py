@@ -37,7 +37,7 @@ kept_events = st.lists(
     st.tuples(
         st.sampled_from("abc"),
         st.integers(100 * HOP, 104 * HOP),
-        st.one_of(st.floats(1, 1e6), st.just(math.nan)),
+        st.one_of(st.floats(1, 1000), st.just(math.nan)),
     ),
     max_size=40,
 )
@@ -52,7 +52,8 @@ def test_values_do_not_depend_on_order_or_batching(events, random, size, at) -> 
     for start in range(0, len(events), size):
         assert fold(pieces, shuffled[start : start + size])[1] == 0
 
-    np.testing.assert_allclose(pieces.values(list("abc"), at), once.values(list("abc"), at), rtol=1e-9)
+    found, wanted = (state.values(list("abc"), at) for state in (pieces, once))
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,6 +5,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimtab_core.timestamps import NOT_A_TIME, CalendarFunction, parse_timestamp, parse_timestamps, zone
@@ -75,6 +76,26 @@ def test_a_column_is_read_as_its_values_are_one_by_one(values: list[Any]) -> Non
     assert parse_timestamps(values, YORK).tolist() == [parse_timestamp(value, YORK) for value in values]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "24:00:00",
+        "12:60:00",
+        "12:00:60",
+        "12:00:00+24:00",
+        "12:00:00+12:60",
+        "12:00:00.",
+        "12:00:00.Z",
+        "1::00:00",
+    ],
+)
+def test_a_clock_that_does_not_exist_is_no_time(text: str) -> None:
+    values = [f"2018-01-03 {text}", "2018-01-03 12:00:00"]
+
+    assert (parse_timestamps(values, YORK) == NOT_A_TIME).tolist() == [True, False]
+    assert parse_timestamp(values[0], YORK) == NOT_A_TIME
+
+
 @settings(max_examples=200, deadline=None)
 @given(texts)
 def test_a_text_is_read_as_the_standard_library_reads_it(text: str) -> None:
@@ -106,7 +127,7 @@ def test_one_instant_is_shown_as_in_a_column(second: int, name: str, function: C
 
 
 def test_an_offset_that_held_for_four_days_is_known() -> None:
-    day = datetime(1939, 9, 3, 12, tzinfo=UTC)
+    day = datetime(1939, 8, 31, 12, tzinfo=UTC)
 
     for days in range(8):
         at = day + timedelta(days=days)

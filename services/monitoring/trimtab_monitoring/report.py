@@ -23,26 +23,29 @@ _LEFT_OUT = frozenset({"loss", "event_time_ms", "key", "label"})
 
 def main(folder: Path) -> int:
     """Make the report in `folder`."""
-    os.environ["DO_NOT_TRACK"] = "1"  # noqa: TID251 - read by Evidently when it is imported, in this process alone
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset, DataSummaryPreset
-
     window, reference = dict(np.load(folder / "window.npz")), read_reference(folder / "reference.arrow")
     shown = [name for name in reference if name not in _LEFT_OUT and _is_shown(window, reference, name)]
     if not shown:
         print("no column has values on both sides: there is nothing to show", file=sys.stderr)
         return 1
-    definition = DataDefinition(numerical_columns=shown)
-    current, sample = (_frame(columns, shown) for columns in (window, reference))
+    _write(folder, *(_frame(columns, shown) for columns in (window, reference)))
+    return 0
+
+
+def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None:
+    os.environ["DO_NOT_TRACK"] = "1"  # noqa: TID251 - read by Evidently when it is imported, in this process alone
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset, DataSummaryPreset
+
+    definition = DataDefinition(numerical_columns=list(reference.columns))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = Report([DataDriftPreset(), DataSummaryPreset()]).run(
             Dataset.from_pandas(current, data_definition=definition),
-            Dataset.from_pandas(sample.iloc[_evenly(len(sample))], data_definition=definition),
+            Dataset.from_pandas(reference.iloc[_evenly(len(reference))], data_definition=definition),
         )
     made.save_html(str(folder / "report.html"))
     made.save_json(str(folder / "report.json"))
-    return 0
 
 
 def _is_shown(window: dict[str, Floats], reference: dict[str, Floats], name: str) -> bool:
@@ -58,5 +61,5 @@ def _evenly(rows: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    humble(10)
+    humble(5)
     sys.exit(main(Path(sys.argv[1])))

@@ -63,7 +63,7 @@ class Workshop:
         content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
         with _folder(self._folder) as folder:
             (folder / "reference.arrow").write_bytes(content)
-            np.savez(folder / "window.npz", **_columns(rows, features))
+            np.savez(folder / "window.npz", **_columns(rows, features))  # type: ignore[arg-type]
             await _run("trimtab_monitoring.report", folder)
             path = Path(order.path)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,84 @@
+"""Work in child processes: what comes back, and what a fault leaves behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from trimtab_monitoring.usecases.calibration import calibrate
+from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, Row, StoredFile
+from trimtab_monitoring.workshop import CannotBeDone, Workshop
+from trimtab_runtime import artifacts
+from trimtab_runtime.errors import Rejected
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+
+FEATURES = ("request.x", "request.z")
+
+
+@pytest.fixture
+def stored(reference: dict[str, Any], tmp_path: Path) -> StoredFile:
+    sink = pa.BufferOutputStream()
+    table = pa.table({**reference, "key": pa.array(["k"] * len(reference["loss"]))})
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    put = artifacts.put(tmp_path / "data", sink.getvalue().to_pybytes())
+    return StoredFile(put.uri, put.digest, put.size)
+
+
+def window(rows: int = 120) -> list[Row]:
+    rng = np.random.default_rng(5)
+    return [
+        Row(at, f"p{at}", 1, 1, 0, "", float(at), None, rng.normal(1, 1, 2).tobytes(), None)
+        for at in range(rows)
+    ]
+
+
+async def test_a_calibration_in_a_child_is_the_one_made_here(
+    stored: StoredFile, reference: dict[str, Any], world: Any, tmp_path: Path
+) -> None:
+    settings = world.calibrations.settings(world.specs.model("m"))
+
+    found = await Workshop(tmp_path / "state").calibrate(stored, settings)
+
+    assert found == calibrate(reference, settings)
+    assert list((tmp_path / "state" / "workshop").iterdir()) == []
+
+
+async def test_a_reference_that_is_none_is_refused_in_a_sentence(world: Any, tmp_path: Path) -> None:
+    settings = world.calibrations.settings(world.specs.model("m"))
+    put = artifacts.put(tmp_path, b"rubbish")
+    workshop = Workshop(tmp_path / "state")
+
+    with pytest.raises(CannotBeDone, match="exit 1"):
+        await workshop.calibrate(StoredFile(put.uri, put.digest, put.size), settings)
+    with pytest.raises(Rejected):
+        await workshop.calibrate(StoredFile(put.uri, "another", put.size), settings)
+    with pytest.raises(Rejected):
+        await workshop.calibrate(StoredFile(str(tmp_path / "nowhere"), put.digest, put.size), settings)
+
+
+async def test_a_report_is_html_and_json_where_it_was_promised(stored: StoredFile, tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "m" / "e.html"
+    order = ReportOrder("e", "m", 1, LabelStream("s", "id", "y", 1), 0, 120, str(path))
+    rows = [row._replace(features=np.array([1.0, np.nan]).tobytes()) for row in window()]
+
+    await Workshop(tmp_path / "state").report(order, rows, FEATURES, stored)
+
+    assert "request.x" in path.read_text()
+    shown = json.dumps(json.loads(path.with_suffix(".json").read_text()))
+    assert "request.x" in shown
+    assert "request.z" not in shown  # it has no value on one side, which Evidently cannot show
+    assert sorted(it.name for it in path.parent.iterdir()) == ["e.html", "e.json"]
+
+
+async def test_a_report_of_columns_that_nobody_shares_cannot_be_made(
+    stored: StoredFile, tmp_path: Path
+) -> None:
+    order = ReportOrder("e", "m", 1, LabelStream("s", "id", "y", 1), 0, 120, str(tmp_path / "e.html"))
+    rows = [row._replace(champion=float("nan")) for row in window()]
+
+    with pytest.raises(CannotBeDone, match="nothing to show"):
+        await Workshop(tmp_path / "state").report(order, rows, ("a", "b"), stored)
