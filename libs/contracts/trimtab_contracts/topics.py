@@ -143,8 +143,9 @@ EVENTS: Topic[Message] = Topic(
 )
 KEYED: Topic[Message] = Topic(
     name="keyed.{view}",
-    about="The fields that a view folds, brought together by entity.",
-    key="the view's entity",
+    about="The fields that a view folds, brought together by entity: many rows a record, column by column, with their "
+    "event times and ids.",
+    key="none; the partition is the entity's",
     value=None,
     encoding=Encoding.ROW,
     producers=("feature_store",),

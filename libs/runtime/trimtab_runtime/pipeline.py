@@ -139,7 +139,7 @@ class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=self.heartbeat_ms,
             max_poll_interval_ms=600_000,
             retry_backoff_ms=20,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=250,
             metadata_max_age_ms=10_000,
         )
         self._topics = topics
@@ -264,7 +264,7 @@ class _Lane:
         """Commit what each batch becomes together with the offset after it."""
         while True:
             batches = await self._consumer.getmany(
-                self._place, timeout_ms=_POLL_MS, max_records=self._pipeline.max_records
+                self._place, timeout_ms=1_000, max_records=self._pipeline.max_records
             )
             if batch := batches.get(self._place):
                 async with self._busy:

@@ -11,13 +11,14 @@ from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
+from trimtab_core.contract import Reason as Fault
 from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_ingestion.usecases import Contracts, Judged, RawRow, judge
+from trimtab_ingestion.usecases import Contracts, Judged, judge
 
 HEARS = (topics.RAW,)
 
@@ -39,45 +40,60 @@ class Ingest:
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
         """Return what a batch of raw records becomes, in their order."""
         source = self._book.source(self.source)
-        origins = [records.origin(record) for record in batch]
-        rows = [
-            (record, origin) for record, origin in zip(batch, origins, strict=True) if not origin.is_watermark
-        ]
-        judged = judge(
-            self._contracts.of(source),
-            [RawRow(record.key, record.value or b"", origin.arrived_at_ms) for record, origin in rows],
-            re_encode=source.spec.unknown_fields == "drop",
-        )
-        outcomes = iter(zip(rows, judged, strict=True))
+        marks = {at for at, record in enumerate(batch) if records.is_watermark(record)}
+        rows = [record for at, record in enumerate(batch) if at not in marks] if marks else batch
+        outcomes = iter(self._outcomes(source, rows))
         out: list[Outgoing] = []
-        for origin in origins:
-            if not origin.is_watermark:
-                (record, row_origin), row = next(outcomes)
-                out.append(
-                    self._event(record, row, row_origin) if not row.reasons else self._refused(record, row)
-                )
-            elif origin.event_time_ms is not None and origin.event_time_ms > (self.watermark_ms or 0):
-                out += self._watermark(source, origin.event_time_ms)
-        if judged:
-            out.append(self._quality(batch[-1], judged))
+        for at, record in enumerate(batch):
+            if at not in marks:
+                out.append(next(outcomes))
+                continue
+            time_ms = records.origin(record).event_time_ms
+            if time_ms is not None and time_ms > (self.watermark_ms or 0):
+                out += self._watermark(source, time_ms)
+        out += outcomes
         return out
 
-    def _event(self, record: Any, row: Judged, origin: records.Origin) -> Outgoing:
-        self.newest_ms = max(self.newest_ms or row.event_time_ms, row.event_time_ms)
-        headers = records.row_headers(
-            id=f"{record.topic}/{record.partition}/{record.offset}",
-            source=self.source,
-            event_time_ms=row.event_time_ms,
-            arrived_at_ms=origin.arrived_at_ms,
+    def _outcomes(self, source: Source, rows: Sequence[Any]) -> list[Outgoing]:
+        """Return what becomes of each row, in order, and how good they were together."""
+        if not rows:
+            return []
+        arrived_at_ms = records.arrivals_ms(rows)
+        judged = judge(
+            self._contracts.of(source),
+            [record.key for record in rows],
+            [record.value or b"" for record in rows],
+            arrived_at_ms,
+            re_encode=source.spec.unknown_fields == "drop",
         )
-        return Outgoing(
-            topics.EVENTS.named(self.source).name, record.key, row.payload, headers, self.partition
+        good = judged.good
+        if len(good):
+            newest_ms = int(judged.event_time_ms[good].max())
+            self.newest_ms = max(self.newest_ms or newest_ms, newest_ms)
+        place = f"{rows[0].topic}/{rows[0].partition}/"
+        headers = iter(
+            records.rows_headers(
+                [f"{place}{rows[at].offset}" for at in good.tolist()],
+                self.source,
+                judged.event_time_ms[good],
+                arrived_at_ms[good],
+            )
         )
+        events = topics.EVENTS.named(self.source).name
+        outcomes = [
+            self._refused(record, key, reasons)
+            if reasons
+            else Outgoing(events, record.key, payload, next(headers), self.partition)
+            for record, key, payload, reasons in zip(
+                rows, judged.keys, judged.payloads, judged.reasons, strict=True
+            )
+        ]
+        return [*outcomes, self._quality(rows[-1], judged)]
 
-    def _refused(self, record: Any, row: Judged) -> Outgoing:
-        reasons = [Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in row.reasons]
+    def _refused(self, record: Any, key: str | None, faults: Sequence[Fault]) -> Outgoing:
+        reasons = [Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in faults]
         letter = bus.dead_letter(record, source=self.source, reasons=reasons)
-        return _output(topics.DEADLETTER, letter, key=row.key or "", id=letter.id, time_ms=record.timestamp)
+        return _output(topics.DEADLETTER, letter, key=key or "", id=letter.id, time_ms=record.timestamp)
 
     def _watermark(self, source: Source, time_ms: int) -> list[Outgoing]:
         self.watermark_ms = time_ms
@@ -97,17 +113,17 @@ class Ingest:
             _output(topics.WATERMARKS, report, key=key, id=f"{key}{time_ms}", time_ms=time_ms),
         ]
 
-    def _quality(self, last: Any, judged: Sequence[Judged]) -> Outgoing:
-        refused = sum(bool(row.reasons) for row in judged)
-        times = [row.event_time_ms for row in judged if not row.reasons] or [last.timestamp]
+    def _quality(self, last: Any, judged: Judged) -> Outgoing:
+        good, rows = judged.good, len(judged.reasons)
+        times = judged.event_time_ms[good].tolist() or [last.timestamp]
         metric = Metric(
             id=f"{last.topic}/{last.partition}/{last.offset}/refused_share",
             model=self.source,
             name="refused_share",
-            value=refused / len(judged),
+            value=1 - len(good) / rows,
             window_from=to_timestamp(min(times)),
             window_to=to_timestamp(max(times)),
-            rows=len(judged),
+            rows=rows,
         )
         return _output(topics.METRICS_QUALITY, metric, key=self.source, id=metric.id, time_ms=last.timestamp)
 

@@ -10,27 +10,26 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from trimtab_core.contract import Checked, Contract, Reason, ReasonCode, compile_contract
+from numpy.typing import NDArray
+from trimtab_core.contract import Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source
 
 
 @dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row as it was sent."""
-
-    key: bytes | None
-    payload: bytes
-    arrived_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a row: an event, or reasons why not."""
+    """What became of a batch of rows; every part has one entry a row, in order."""
 
-    key: str | None
-    payload: bytes
-    event_time_ms: int
-    reasons: tuple[Reason, ...]
+    keys: list[str | None]
+    """The key that the row itself states, if it can be read."""
+    payloads: Sequence[bytes]
+    event_time_ms: NDArray[np.int64]
+    reasons: list[tuple[Reason, ...]]
+    """Why a row is no event; empty if it is one."""
+
+    @property
+    def good(self) -> NDArray[np.int64]:
+        """The places of the rows that are events."""
+        return np.flatnonzero([not each for each in self.reasons])
 
 
 class Contracts:
@@ -48,23 +47,27 @@ class Contracts:
         return held[1]
 
 
-def judge(contract: Contract, rows: Sequence[RawRow], *, re_encode: bool) -> list[Judged]:
-    """Judge `rows`; the answer has one entry for each, in order.
+def judge(
+    contract: Contract,
+    keys: Sequence[bytes | None],
+    payloads: Sequence[bytes],
+    arrived_at_ms: NDArray[np.int64],
+    *,
+    re_encode: bool,
+) -> Judged:
+    """Judge rows that were sent with the record keys `keys` and arrived at `arrived_at_ms`.
 
     `re_encode` writes accepted rows anew, for a contract that drops unknown fields.
     """
-    checked = contract.check(
-        [row.payload for row in rows], np.array([row.arrived_at_ms for row in rows], np.int64)
-    )
-    return [_judged(row, checked, index, re_encode) for index, row in enumerate(rows)]
-
-
-def _judged(row: RawRow, checked: Checked, index: int, re_encode: bool) -> Judged:
-    key, reasons = checked.keys[index], checked.reasons[index]
-    if key is not None and (row.key is None or row.key.decode(errors="replace") != key):
-        reasons = (*reasons, _wrong_key(row.key, key))
-    payload = msgspec.json.encode(checked.rows[index]) if re_encode and not reasons else row.payload
-    return Judged(key, payload, int(checked.event_time_ms[index]), reasons)
+    checked = contract.check(payloads, arrived_at_ms)
+    reasons = checked.reasons
+    for at, (found, wanted) in enumerate(zip(keys, checked.keys, strict=True)):
+        if wanted is not None and found != wanted.encode():
+            reasons[at] = (*reasons[at], _wrong_key(found, wanted))
+    if re_encode:
+        rows = zip(checked.rows, reasons, payloads, strict=True)
+        payloads = [payload if faults else msgspec.json.encode(row) for row, faults, payload in rows]
+    return Judged(checked.keys, payloads, checked.event_time_ms, reasons)
 
 
 def _wrong_key(found: bytes | None, wanted: str) -> Reason:
