@@ -37,8 +37,8 @@ bench: $(addprefix bench-,$(BENCHES)) ## all benchmarks; bench-NAME runs one
 bench-%: setup
 	$(PY) loadtests/bench_$*.py
 
-lock: .venv/.installed ## resolve requirements.lock anew
-	.venv/bin/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+lock: .venv/.installed ## bring requirements.lock up to date with the manifests
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --custom-compile-command 'make lock' --group dev \
 	  $(foreach d,$(DISTS),--no-emit-package $(shell sed -n 's/^name = "\(.*\)"/\1/p' $(d)/pyproject.toml)) \
 	  $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
@@ -48,6 +48,9 @@ protos: setup ## generate the messages and stubs from protos/
 	  --plugin=protoc-gen-mypy_grpc=.venv/bin/protoc-gen-mypy_grpc --python_out=libs/contracts \
 	  --mypy_out=quiet:libs/contracts --grpc_python_out=libs/contracts --mypy_grpc_out=quiet:libs/contracts \
 	  $$(find protos -name '*.proto' | sort)
+
+docs: setup ## generate docs/topics.md, docs/asyncapi.yaml and docs/configuration.md
+	$(PY) docs/generate.py
 
 lint: setup ## ruff
 	.venv/bin/ruff check .

@@ -42,7 +42,7 @@ metadata: {{name: {SOURCE}}}
 spec:
   key: trip_id
   event_time: dropoff_at
-  lateness: 3650d
+  lateness: 2h
   partitions: {PARTITIONS}
   fields:
     trip_id: {{type: string}}

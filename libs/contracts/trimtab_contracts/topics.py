@@ -175,7 +175,7 @@ PREDICTIONS = _messages(
     "predictions",
     PredictionBatch,
     about="What serving saw and said, column by column.",
-    key="the label's join key, by partition",
+    key="model; the partition is the label's join key's",
     encoding=Encoding.BINARY,
     producers=("serving",),
     readers=(("feature_store", SHARED), ("monitoring", SHARED)),
@@ -305,7 +305,7 @@ ALERTS = _messages(
     Alert,
     about="What a person should look at.",
     key="model or source",
-    producers=("ingestion", "monitoring"),
+    producers=("monitoring",),
     readers=(("operators", SHARED),),
     retention_ms=90 * _DAY_MS,
 )

@@ -124,14 +124,18 @@ def test_many_events_and_rows_agree_with_plain_python() -> None:
 
 
 def test_a_late_event_is_seen_from_the_millisecond_at_which_it_arrived() -> None:
-    late = [("a", 100 * HOP, 101 * HOP + 1, 1.0, 1.0), ("a", 100 * HOP, 103 * HOP, 2.0, 1.0)]
-    asked = [101 * HOP, 101 * HOP + 1, 103 * HOP - 1, 103 * HOP]
+    late = [
+        ("a", 100 * HOP, 101 * HOP + 1, 1.0, 1.0),
+        ("a", 100 * HOP, 103 * HOP, 2.0, 1.0),
+        ("b", 100 * HOP, 101 * HOP + 1, 1.0, 1.0),
+    ]
+    asked = [101 * HOP, 101 * HOP + 1, 103 * HOP - 1, 103 * HOP, 101 * HOP, 101 * HOP + 1]
 
     found = point_in_time(
-        a_layout(3 * HOP), **columns(late), spine_entities=["a"] * 4, spine_at_ms=np.array(asked)
+        a_layout(3 * HOP), **columns(late), spine_entities=list("aaaabb"), spine_at_ms=np.array(asked)
     )
 
-    assert found[:, 1].tolist() == [0, 1, 1, 2]
+    assert found[:, 1].tolist() == [0, 1, 1, 2, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ _EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_999
 """The years 1 to 9999, as milliseconds."""
 
 _TEXT = re.compile(
-    r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
+    r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|z|[+-]\d\d(:?[0-5]\d)?)?)?", re.ASCII
 )
 _SHORTEST, _LONGEST = 19, 35
 """Characters of `2018-01-31T18:05:00`, and with nine decimals and an offset."""

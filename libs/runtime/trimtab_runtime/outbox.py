@@ -105,6 +105,8 @@ async def _relay_while_connected(pool: asyncpg.Pool, producer: AIOKafkaProducer,
 
 async def _publish_some(connection: Connection, producer: AIOKafkaProducer, most: int = 500) -> bool:
     rows = await connection.fetch("SELECT * FROM outbox ORDER BY sequence LIMIT $1", most)
+    if not rows:
+        return False
     await records.send_all(
         producer,
         [
@@ -120,4 +122,4 @@ async def _publish_some(connection: Connection, producer: AIOKafkaProducer, most
     await connection.execute(
         "DELETE FROM outbox WHERE sequence = ANY($1::bigint[])", [row["sequence"] for row in rows]
     )
-    return bool(rows)
+    return True

@@ -35,7 +35,7 @@ async def run(config: Config) -> None:
     async with open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool:
         store = PostgresStore(pool)
         reports = Reports(store, workshop)
-        rounds = Rounds(on_closed=reports.ordered)
+        rounds = Rounds()
 
         async def specs_changed() -> None:
             intake.specs_changed()
@@ -52,12 +52,12 @@ async def run(config: Config) -> None:
         retraining = Retraining(store, book, clock)
         closing = Closing(
             store, book, deployments, calibrations, retraining, clock,
-            reports=config.data_dir / "reports", silent_ms=round(config.silent_s * 1000),
+            reports=config.data_dir / "reports", silent_ms=round(config.silent_s * 1000), on_report=reports.ordered,
         )  # fmt: skip
         retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
         heard = subscriptions(Ledger(store, clock), rounds.wake)
         api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments))
-        producer = await bus.start_producer(config.kafka_servers)
+        producer = await bus.start_producer(config.kafka_servers, linger_ms=0)
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
         try:

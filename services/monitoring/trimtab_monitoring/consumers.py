@@ -1,10 +1,12 @@
 """Kafka door of monitoring, where little comes: the steps of loops, and what is wanted to serve."""
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
-from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent
+from trimtab_contracts.topics import Undecodable
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_runtime.bus import Subscription, each
 from trimtab_runtime.follow import Follower
@@ -15,6 +17,8 @@ from trimtab_monitoring.usecases.entities import Standing, Version
 from trimtab_monitoring.usecases.ledger import Ledger
 
 FOLLOWS = (topics.DEPLOYMENTS,)
+
+log = logging.getLogger(__name__)
 
 OnVersions = Callable[[Sequence[Version]], Awaitable[None]]
 OnStandings = Callable[[Sequence[str]], Awaitable[None]]
@@ -62,7 +66,7 @@ class Deployments:
         return self._standings.get(model)
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:
-        told = [topics.DEPLOYMENTS.decode(record.value) for record in records if record.value is not None]
+        told = [it for record in records if record.value is not None for it in _readable(record)]
         newest = {deployment.model: deployment for deployment in told if self._is_new(deployment)}
         await self._on_versions([version for deployment in told for version in messages.versions(deployment)])
         for record in records:
@@ -71,6 +75,15 @@ class Deployments:
         self._standings |= {name: messages.standing(deployment) for name, deployment in newest.items()}
         await self._on_standings(list(newest))
 
-    def _is_new(self, deployment: Any) -> bool:
+    def _is_new(self, deployment: Deployment) -> bool:
         held = self._standings.get(deployment.model)
         return held is None or held.generation <= deployment.generation
+
+
+def _readable(record: Any) -> list[Deployment]:
+    try:
+        return [topics.DEPLOYMENTS.decode(record.value)]
+    except Undecodable as error:
+        # One unreadable record must not keep all other models from being watched.
+        log.error("deployment %s at offset %d cannot be read: %s", record.key, record.offset, error)
+        return []

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -55,7 +54,7 @@ class Messages:
             source=self._instance,
             time_ms=batch.watermark_ms,
         )
-        return replace(record, partition=batch.partition)
+        return msgspec.structs.replace(record, partition=batch.partition)
 
     def status(self, standing: Standing) -> Outgoing:
         """Return a heartbeat; it holds until the lease is over."""

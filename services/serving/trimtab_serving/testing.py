@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from google.protobuf import json_format
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Resource, Rollout, VersionRef
@@ -245,4 +246,4 @@ class Instance:
 
 def with_value(record: Outgoing, value: bytes | None) -> Outgoing:
     """Return a record with another value; None makes it a tombstone."""
-    return replace(record, value=value)
+    return msgspec.structs.replace(record, value=value)

@@ -7,7 +7,7 @@ instance does it and whatever dies, and gives the same decisions however the row
 were batched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -61,8 +61,9 @@ class Closing:
 
     def __init__(
         self, store: Store, specs: Specs, rollouts: Rollouts, judges: Judges, retraining: Retraining, clock: Clock,
-        *, reports: Path, silent_ms: int,
+        *, reports: Path, silent_ms: int, on_report: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        """`reports` is the folder in which reports are promised; `on_report` is called after one was."""
         self._store = store
         self._specs = specs
         self._rollouts = rollouts
@@ -71,7 +72,9 @@ class Closing:
         self._clock = clock
         self._reports = reports
         self._silent_ms = silent_ms
+        self._on_report = on_report
         self._partials: dict[str, Partial] = {}
+        self._reached: dict[str, int] = {}
 
     async def close(self, model: str) -> bool:
         """Close what can be closed of `model`, or a part of it, and return whether more is left.
@@ -90,12 +93,21 @@ class Closing:
             return False
         predicted, labelled = reach
         until = min(predicted, labelled - label.within)
+        standing = self._rollouts.standing(model)
+        if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
+            return False
         async with self._store.begin(model) as unit:
-            return await self._close(unit, spec, until)
+            reached, promised = await self._close(unit, spec, until)
+        self._reached[model] = reached
+        if promised:
+            self._on_report()
+        return reached < until
 
-    async def _close(self, unit: Unit, model: Model, until: int) -> bool:
+    async def _close(self, unit: Unit, model: Model, until: int) -> tuple[int, bool]:
+        """Return up to where the model is closed now, and whether a report was promised."""
         before, spec = unit.watch, model.spec
         rows: list[Row] = []
+        promised = False
         reached = before.closed_ms
         settings = self._judges.settings(model)
         watch, partial = await self._resume(unit, model, settings)
@@ -107,15 +119,16 @@ class Closing:
         watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
         watch = replace(watch, closed_ms=reached, trial=trials.take(watch.trial, rows, losses, spec))
         for window in full:
-            watch = await self._judge(unit, model, settings, watch, window)
+            watch, alarms = await self._judge(unit, model, settings, watch, window)
+            promised = promised or alarms > 0
         watch = await self._say(unit, model, watch)
         if watch == before:
-            return False
+            return reached, False
         await unit.save_watch(watch)
         if reached > before.closed_ms:
             await unit.tell([Closed(model.name, reached)])
         self._partials[model.name] = partial
-        return reached < until
+        return reached, promised
 
     async def _resume(self, unit: Unit, model: Model, settings: Settings) -> tuple[Watch, Partial]:
         """Return the watch with the rows of its unfinished windows: those at hand, or from the store."""
@@ -131,10 +144,11 @@ class Closing:
 
     async def _judge(
         self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
-    ) -> Watch:
+    ) -> tuple[Watch, int]:
+        """Return the watch after a full window, and how many episodes it opened."""
         held = await self._judges.ready(model.name, window.version, settings, watch.generation)
         if held is None:
-            return watch
+            return watch, 0
         calibration, features = held
         judged = judging.judge(model.name, window, features, calibration, settings, watch.episodes)
         await unit.tell(judged.readings)
@@ -153,7 +167,7 @@ class Closing:
                 ]
                 await unit.tell(news)
         await self._look_again(unit, model, judged)
-        return replace(watch, episodes=judged.episodes)
+        return replace(watch, episodes=judged.episodes), len(judged.alarms)
 
     async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
         """Let the policy decide again about episodes that go on."""

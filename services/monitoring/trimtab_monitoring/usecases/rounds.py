@@ -6,7 +6,7 @@ waits for its calibration is woken again when that is there; none holds up anoth
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from trimtab_runtime.errors import NotFound, Unavailable
 
@@ -21,9 +21,7 @@ _BACKOFF_S = 0.5
 class Rounds:
     """Closes the models that were woken."""
 
-    def __init__(self, on_closed: Callable[[], None]) -> None:
-        """`on_closed` is called after each closing that changed something."""
-        self._on_closed = on_closed
+    def __init__(self) -> None:
         self._woken: dict[str, None] = {}
         self._more = asyncio.Event()
 
@@ -50,7 +48,6 @@ class Rounds:
         try:
             if await closing.close(model):
                 self.wake(model)
-            self._on_closed()
         except NotCalibrated as error:
             log.info("closing waits: %s", error)
         except NotFound:
