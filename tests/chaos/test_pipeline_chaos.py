@@ -24,7 +24,7 @@ from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_stack.kafka import Kafka
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]  # a tenth of it on a quiet machine
 
 PARTITIONS = 4
 KEYS = 50

@@ -84,9 +84,15 @@ class Transactions:
     async def close(self) -> None:
         """Let go; a transaction that failed is left to whoever opens the next of this id to abort."""
         if not self._is_whole:
-            # Or stop() would wait for what was not sent, for as long as Kafka is away.
-            self._producer._sender.sender_task.cancel()
-        await self._producer.stop()
+            # Or stop() would wait for what was not sent, for as long as Kafka is away. To cancel a sender that
+            # is about to end, as stop() does, would cancel whoever closes: so wait for its end first.
+            sender = self._producer._sender.sender_task
+            sender.cancel()
+            await asyncio.wait([sender])
+        try:
+            await self._producer.stop()
+        finally:
+            await self._producer.client.close()  # which stop() leaves open if it raises
 
     async def _batches(self, outputs: Sequence[Outgoing]) -> dict[TopicPartition, list[Any]]:
         """Return `outputs` as batches by partition: half the work of sending them one by one."""

@@ -58,11 +58,10 @@ def _press_predictions(partition: int, batch: Sequence[Any]) -> Pressed:
             pressed.append(tables.predictions_batch(message, partition, record.offset))
         except (Undecodable, tables.Uneven) as error:
             refused.append((record, str(error)))
-    held = pa.Table.from_batches(pressed, schema=tables.PREDICTIONS_SCHEMA).combine_chunks()
-    whole = held.to_batches()
-    return Pressed(
-        whole[0] if whole else tables.PREDICTIONS_SCHEMA.empty_table().to_batches()[0], refused=tuple(refused)
-    )
+    whole = pa.Table.from_batches(pressed, schema=tables.PREDICTIONS_SCHEMA).combine_chunks().to_batches()
+    # A table without rows has no batch either: a watermark alone is archived as nothing.
+    nothing = pa.RecordBatch.from_pylist([], schema=tables.PREDICTIONS_SCHEMA)
+    return Pressed(whole[0] if whole else nothing, refused=tuple(refused))
 
 
 PREDICTIONS_PRESS = Press(tables.PREDICTIONS, tables.PREDICTIONS_SCHEMA, _press_predictions)

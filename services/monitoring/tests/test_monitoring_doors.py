@@ -115,8 +115,9 @@ async def test_a_standing_is_shown_after_its_versions_are_stored_and_an_older_on
     older = Deployment(model="m", generation=2, champion=VersionRef(number=1))
     values = [topics.DEPLOYMENTS.encode(newer), b"rubbish", topics.DEPLOYMENTS.encode(older)]
 
-    for value in values:
-        await deployments._hear("deployments", 0, [SimpleNamespace(key=b"m", value=value, offset=0)])
+    await deployments._hear(
+        "deployments", 0, [SimpleNamespace(key=b"m", value=value, offset=0) for value in values]
+    )
 
     standing = deployments.standing("m")
     assert standing is not None

@@ -66,24 +66,24 @@ class Deployments:
         return self._standings.get(model)
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:
-        told = [it for record in records if record.value is not None for it in _readable(record)]
-        newest = {deployment.model: deployment for deployment in told if self._is_new(deployment)}
-        await self._on_versions([version for deployment in told for version in messages.versions(deployment)])
+        standings = dict(self._standings)
         for record in records:
             if record.value is None:
-                self._standings.pop(record.key.decode(), None)
-        self._standings |= {name: messages.standing(deployment) for name, deployment in newest.items()}
-        await self._on_standings(list(newest))
+                standings.pop(record.key.decode(), None)
+            elif (deployment := _read(record)) is not None:
+                await self._on_versions(messages.versions(deployment))
+                held = standings.get(deployment.model)
+                if held is None or held.generation <= deployment.generation:
+                    standings[deployment.model] = messages.standing(deployment)
+        changed = [name for name, standing in standings.items() if standing != self._standings.get(name)]
+        self._standings = standings
+        await self._on_standings(changed)
 
-    def _is_new(self, deployment: Deployment) -> bool:
-        held = self._standings.get(deployment.model)
-        return held is None or held.generation <= deployment.generation
 
-
-def _readable(record: Any) -> list[Deployment]:
+def _read(record: Any) -> Deployment | None:
     try:
-        return [topics.DEPLOYMENTS.decode(record.value)]
+        return topics.DEPLOYMENTS.decode(record.value)
     except Undecodable as error:
         # One unreadable record must not keep all other models from being watched.
         log.error("deployment %s at offset %d cannot be read: %s", record.key, record.offset, error)
-        return []
+        return None

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from trimtab_runtime.errors import TrimtabError, Unavailable
+from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
 from trimtab_monitoring.usecases.ports import Store
@@ -61,13 +61,13 @@ class Reports:
 
     async def _make(self, order: ReportOrder) -> None:
         version = await self._store.version(order.model, order.version)
-        if version is None or version.reference is None:
-            await self._store.report_done(order.episode)
-            return
         rows = await self._store.report_rows(order)
-        try:
-            await self._reporter.report(order, rows, version.features, version.reference)
-        except TrimtabError as error:
-            log.error("the report of episode %s was not made: %s", order.episode, error)
-            return
+        if version is not None and version.reference is not None and rows:
+            try:
+                await self._reporter.report(order, rows, version.features, version.reference)
+            except (
+                Exception
+            ) as error:  # the edge of the loop: evidence that cannot be shown must not stop the watch
+                log.error("the report of episode %s was not made: %s", order.episode, error)
+                return
         await self._store.report_done(order.episode)

@@ -1,0 +1,175 @@
+"""What goes on beside the watch: calibrations, reports, sweeps, and whose turn it is to be closed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.usecases.calibration import Uncalibrated
+from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, Row, Standing, StoredFile, Version
+from trimtab_monitoring.usecases.reporting import Reports
+from trimtab_monitoring.usecases.retention import Retention
+from trimtab_monitoring.usecases.rounds import Rounds
+from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.testing import eventually
+
+Make = Callable[..., Any]
+DAY = 86_400_000
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(work)
+        yield
+        task.cancel()
+
+
+class Printer:
+    """Makes reports, or fails as it is told to."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.made: list[tuple[str, int]] = []
+
+    async def report(
+        self, order: ReportOrder, rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+    ) -> None:
+        self.made.append((order.episode, len(rows)))
+        if self.fault:
+            raise self.fault
+
+
+async def test_a_version_is_calibrated_as_soon_as_a_deployment_names_it(world: Any) -> None:
+    await world.store.put_versions([Version("m", n, StoredFile(f"/{n}", "", 0)) for n in (1, 2)])
+    world.fleet.standings["m"] = Standing("m", 1, 1, challenger=2)
+    settings = world.calibrations.settings(world.specs.model("m"))
+
+    async def done() -> bool:
+        return None not in [await world.store.calibration("m", n, settings.key) for n in (1, 2)]
+
+    async with running(world.calibrations.work()):
+        world.calibrations.prepare(["m", "nobody's"])
+        await eventually(done, what="two calibrations")
+
+    assert world.woken == ["m", "m"]
+
+
+@pytest.mark.parametrize("fault", [KeyError("no such file"), ValueError("not a reference")])
+async def test_a_version_that_cannot_be_calibrated_is_closed_without_being_judged(
+    world: Any, flow: Make, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(world.desk, "calibrate", fail)
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    part = flow(0, 120)
+    await world.store.take(Arrivals([part.predicted()], [part.labelled()]))
+    await world.mark(part.times[-1])
+    with pytest.raises(NotCalibrated):
+        await world.close()
+
+    async with running(world.calibrations.work()):
+        await eventually(lambda: _found(world.woken), what="the calibration's end")
+    await world.close()
+
+    settings = world.calibrations.settings(world.specs.model("m"))
+    assert isinstance(await world.store.calibration("m", 1, settings.key), Uncalibrated)
+    assert (await world.store.watch("m")).closed_ms == part.times[-1]
+
+
+async def _found(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize("fault", [None, Unavailable("away"), ValueError("a bug")])
+async def test_a_report_is_made_once_and_one_that_fails_stands_in_nobodys_way(
+    world: Any, flow: Make, fault: Exception | None
+) -> None:
+    await world.ready()
+    await world.live(flow(0, 200), flow(200, 300, shift=2.0))
+    printer = Printer(fault)
+    reports = Reports(world.store, printer)
+
+    async with running(reports.work()):
+        await eventually(lambda: _found(len(printer.made) == len(world.drifts())), what="the reports")
+        reports.ordered()
+
+    assert sorted(printer.made) == sorted((drift.episode, 100) for drift in world.drifts())
+    assert await world.store.next_report() is None
+
+
+async def test_a_report_about_rows_that_are_gone_is_let_go(world: Any, flow: Make) -> None:
+    await world.ready()
+    await world.live(flow(0, 200), flow(200, 300, shift=2.0))
+    await world.store.forget("m", before_ms=10**15, at_most=10_000)
+    printer = Printer()
+
+    async with running(Reports(world.store, printer).work()):
+        await eventually(lambda: _no_report(world), what="an empty queue")
+
+    assert printer.made == []
+
+
+async def _no_report(world: Any) -> bool:
+    return not world.memory._tables.reports
+
+
+async def test_a_sweep_keeps_what_is_young_and_what_a_window_still_needs(world: Any, flow: Make) -> None:
+    await world.ready()
+    early = flow(0, 130, step_ms=60_000)
+    late = flow(130, 20, step_ms=DAY)
+    await world.live(early)
+    retention = Retention(world.store, world.specs, keep_ms=2 * DAY)
+    assert await retention.sweep() == 0
+
+    await world.live(late)
+    gone = await retention.sweep()
+
+    assert (
+        gone == 200
+    )  # 100 predictions of the full window and their labels; the 30 after it are still needed
+    assert (await world.store.health("m")).watch.data.rows == 50
+    world.restart()
+    await world.live(flow(150, 50, step_ms=DAY))
+    assert (await world.store.watch("m")).data.rows == 0
+
+
+class Door:
+    """Closes as it is told to."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def close(self, model: str) -> bool:
+        self.asked.append(model)
+        answers = self.answers.get(model, [])
+        answer = answers.pop(0) if answers else False
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+
+async def test_a_model_is_closed_until_nothing_is_left_and_no_fault_holds_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trimtab_monitoring.usecases.rounds._BACKOFF_S", 0.0)
+    door = Door(
+        a=[True, True, False],
+        b=[NotCalibrated("b", 1)],
+        c=[NotFound("c")],
+        d=[ValueError("a bug")],
+        e=[Unavailable("away")],
+    )
+    rounds = Rounds()
+    rounds.wake_all("abcde")
+    rounds.wake("a")
+
+    async with running(rounds.work(door)):  # type: ignore[arg-type]
+        await eventually(lambda: _found(door.asked.count("e") == 2), what="all closed")
+
+    assert {model: door.asked.count(model) for model in "abcde"} == {"a": 3, "b": 1, "c": 1, "d": 1, "e": 2}
