@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
 
 async def test_a_duplicate_drift_event_gives_one_command(make_world: Callable[..., Any]) -> None:
-    async with make_world("duplicate") as world:
+    async with make_world("duplicate", gates="[{metric: mae, versus: champion, better_by: 0.2}]") as world:
         await world.backfill(24)
         await world.first_version()
 

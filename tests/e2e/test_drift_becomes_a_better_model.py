@@ -1,10 +1,12 @@
 """The main story: the world changes, and the live model follows."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab_runtime.testing import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -32,6 +34,9 @@ async def test_drift_becomes_a_better_model(
         assert deployment.champion.number == won.version
         assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
 
-        assert Path(won.drift.report).parent.is_dir()
+        async def report_is_written() -> bool:
+            return await asyncio.to_thread(Path(won.drift.report).exists)
+
+        await eventually(report_is_written, what="the report that the drift event names", deadline_s=90)
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services

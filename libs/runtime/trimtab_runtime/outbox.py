@@ -94,7 +94,8 @@ async def _relay_while_connected(pool: asyncpg.Pool, producer: AIOKafkaProducer,
                 while await _publish_some(connection, producer):
                     pass
                 try:
-                    await asyncio.wait_for(woken.wait(), timeout=1.0)
+                    async with asyncio.timeout(1.0):
+                        await woken.wait()
                 except TimeoutError:
                     await connection.fetchval("SELECT 1")  # notices a connection that has died
         finally:

@@ -8,7 +8,6 @@ wrapped once, when they are added, so that a call pays for nothing here but a `t
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.errors import TrimtabError, Unavailable
+
+from trimtab_serving.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ async def serving(
     Raises:
         Unavailable: the address cannot be had.
     """
+    pool: Any = Pool(threads)  # all that grpc asks of an executor
     server = grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix="door"),
+        pool,
         options=[*rpc.CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=max_waiting,
     )
@@ -68,6 +70,7 @@ async def serving(
     finally:
         set_ready(False)
         await asyncio.to_thread(server.stop(drain_s).wait)
+        await asyncio.to_thread(pool.close, drain_s)
 
 
 class _Guarded:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab_core.specs import Model
-from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.errors import NotCalibrated
 from trimtab_monitoring.usecases.calibration import Calibration, Settings, Uncalibrated
@@ -118,7 +118,7 @@ class Calibrations:
             for wanted in list(self._wanted):
                 try:
                     await self._work_out(wanted)
-                except Unavailable as error:
+                except (Unavailable, OSError) as error:
                     log.warning(
                         "calibration of version %d of %s waits: %s", wanted.version, wanted.model, error
                     )
@@ -139,7 +139,9 @@ class Calibrations:
         found: Calibration | Uncalibrated
         try:
             found = await self._calibrator.calibrate(known.reference, settings)
-        except Rejected as error:
+        except (Unavailable, OSError):
+            raise
+        except Exception as error:  # one version's fault must not keep the others from being calibrated
             log.error("version %d of %s cannot be watched: %s", number, model, error)
-            found = Uncalibrated(str(error))
+            found = Uncalibrated(str(error) or repr(error))
         await self._store.put_calibration(model, number, settings.key, found)

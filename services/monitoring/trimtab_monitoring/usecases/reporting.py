@@ -55,7 +55,8 @@ class Reports:
             except Unavailable as error:
                 log.warning("reports wait: %s", error)
             try:
-                await asyncio.wait_for(self._more.wait(), timeout=_LOOK_S)
+                async with asyncio.timeout(_LOOK_S):
+                    await self._more.wait()
             except TimeoutError:
                 continue  # a report that failed, here or elsewhere, may be due again
 
