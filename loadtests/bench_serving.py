@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,10 @@ from trimtab_runtime.records import Outgoing
 from trimtab_serving import testing
 from trimtab_stack import environment, ports
 from trimtab_stack.kafka import Kafka
-from trimtab_stack.processes import ChildProcess, Launch
-from trimtab_stack.services import ServiceProcess
 from tritonclient.grpc import service_pb2 as pb2
 
 HERE = Path(__file__).parent
-ROUNDS, SECONDS = 7, 2.0
+ROUNDS, SECONDS = 7, 1.5
 CONCURRENCY, CHANNELS, THREADS = 32, 4, 2
 AT_LEAST = 0.7
 INFER, PREDICT = "/inference.GRPCInferenceService/ModelInfer", "/trimtab.serving.v1.Prediction/Predict"
@@ -157,10 +155,19 @@ def pin(pid: int | None, core: int) -> None:
         os.sched_setaffinity(int(thread), {core})
 
 
+def start(arguments: Sequence[str], environ: Mapping[str, str], core: int) -> subprocess.Popen[bytes]:
+    """Start a Python program on one core.
+
+    It stays in our session: Linux may give each session an equal share of a busy machine, and then a server in one of its
+    own would be measured by what other sessions leave it.
+    """
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=dict(environ), preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+
+
 @contextmanager
-def stopped(pid: int | None) -> Iterator[None]:
+def stopped(pid: int) -> Iterator[None]:
     """Let a process rest, so that it takes nothing from the core that it shares."""
-    assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -168,7 +175,7 @@ def stopped(pid: int | None) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def ask(pid: int | None, address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
+def ask(pid: int, address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
     """Return what the load client saw of a server, and what a request cost its process."""
     server = psutil.Process(pid)
     before = server.cpu_times()
@@ -210,19 +217,22 @@ def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[di
         "TRIMTAB_STATE_DIR": str(directory / "state"),
         "TRIMTAB_SERVING_THREADS": str(THREADS),
     }
-    trimtab = ServiceProcess("serving", 0, environ, directory / "serving.log")
-    plain = ChildProcess("plain", directory / "plain.log")
-    command = [sys.executable, str(HERE / "serving_plain.py"), str(model), plain_at, str(THREADS)]
+    servers: list[subprocess.Popen[bytes]] = []
     try:
         kafka.start()
-        asyncio.run(apply(kafka.servers, rng, refs))
-        plain.spawn(Launch(command, environment.inherited()))
-        trimtab.start()
-        with grpc.insecure_channel(plain_at) as channel:
-            grpc.channel_ready_future(channel).result(timeout=60)
         pin(kafka.process.pid, client_core)
-        pin(plain.pid, server_core)
-        pin(trimtab.pid, server_core)
+        asyncio.run(apply(kafka.servers, rng, refs))
+        servers.append(
+            plain := start(
+                [str(HERE / "serving_plain.py"), str(model), plain_at, str(THREADS)],
+                environment.inherited(),
+                server_core,
+            )
+        )
+        servers.append(trimtab := start(["-m", "trimtab_serving"], environ, server_core))
+        for address in (plain_at, trimtab_at):
+            with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+                grpc.channel_ready_future(channel).result(timeout=60)
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "oip": [], "entity": []}
         for _ in range(ROUNDS):
             with stopped(trimtab.pid):
@@ -237,8 +247,9 @@ def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[di
         )
         return rounds, [ask(trimtab.pid, trimtab_at, INFER, infer, client_core) for _ in range(2)]
     finally:
-        trimtab.kill()
-        plain.kill()
+        for server in servers:
+            server.kill()
+            server.wait()
         kafka.kill()
 
 

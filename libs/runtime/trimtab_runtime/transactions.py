@@ -89,6 +89,9 @@ class Transactions:
             sender = self._producer._sender.sender_task
             sender.cancel()
             await asyncio.wait([sender])
+            ended = self._producer._txn_manager.wait_for_transaction_end()
+            if ended is not None and ended.done():
+                ended.exception()  # seen, so that asyncio does not report it
         try:
             await self._producer.stop()
         finally:

@@ -6,11 +6,13 @@ It holds no table; the inbox row in the effect's transaction tells a repeated ev
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import DriftEvent
 from trimtab_runtime import bus
@@ -22,6 +24,9 @@ from trimtab_monitoring.news import SOURCE
 from trimtab_monitoring.usecases.retraining import Retraining
 
 HEARS = (topics.DRIFT,)
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = 1.0
 APPLICATION = "monitoring-stream"
 """Faust's consumer group: it cannot share one with other clients."""
 
@@ -97,10 +102,21 @@ class PolicyStream:
         @app.agent(channel, name="monitoring.retrain-policy")
         async def answer(stream: Any) -> None:
             async for event in stream.events():
-                await bus.settle(self._subscription, [_raw(event.message)], self._producer, SOURCE)
+                await self._settle(_raw(event.message))
 
         app.finalize()
         return app
+
+    async def _settle(self, raw: _Raw) -> None:
+        """Bring about the effect of a record, or its dead letter, however long that takes."""
+        while True:
+            try:
+                return await bus.settle(self._subscription, [raw], self._producer, SOURCE)
+            except KafkaError as error:
+                log.warning(
+                    "the dead letter of %s/%d/%d waits: %s", raw.topic, raw.partition, raw.offset, error
+                )
+                await asyncio.sleep(_BACKOFF_S)
 
 
 def _answering(retraining: Retraining) -> Any:
