@@ -84,6 +84,26 @@ async def test_decisions_do_not_depend_on_how_the_rows_came(new_world: Make, flo
         assert await shuffled.store.watch("m") == await plain.store.watch("m")
 
 
+async def test_monitors_that_take_turns_decide_as_one(new_world: Make, flow: Make) -> None:
+    parts = [flow(0, 350), flow(350, 650, shift=0.8, error=2.0)]
+    plain, shared = new_world(), new_world()
+    for world in (plain, shared):
+        await world.ready()
+    await plain.live(*parts)
+    other = new_world(shared.store)
+
+    for part in parts:
+        await shared.store.take(Arrivals([part.predicted()], [part.labelled()]))
+    for turn, until in enumerate(range(25, 1_001, 25)):
+        await shared.mark(parts[0].times[0] + (until - 1) * 60_000)
+        await (shared, other, other)[turn % 3].close()
+
+    def decided(world: Any) -> list[Any]:
+        return [it for it in world.memory.told if not isinstance(it, Closed)]
+
+    assert decided(shared) == decided(plain)
+
+
 async def test_what_comes_again_changes_nothing(world: Any, flow: Make) -> None:
     await world.ready()
     part = flow(0, 250)

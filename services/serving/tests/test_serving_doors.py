@@ -15,6 +15,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Rollout
 from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_core.slots import FoldState, Layout
+from trimtab_runtime import telemetry
 from trimtab_runtime.clock import iso, to_timestamp
 from trimtab_serving import door, grpc_api, oip_api, testing
 from trimtab_serving.app import register
@@ -178,6 +179,22 @@ async def test_a_fault_of_ours_is_not_the_callers(
     code, _ = await refused(PredictionStub(channel).Predict(PredictRequest(model=MODEL, rows=[row()])))
 
     assert code is grpc.StatusCode.INTERNAL
+
+
+async def test_a_call_that_carries_a_trace_is_answered_within_it(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, Any]] = []
+    span = telemetry.span
+    monkeypatch.setattr(
+        telemetry, "span", lambda name, **rest: (opened.append((name, rest["parent"])), span(name, **rest))[1]
+    )
+    request, trace = PredictRequest(model=MODEL, rows=[row()]), "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+    await PredictionStub(channel).Predict(request)
+    await PredictionStub(channel).Predict(request, metadata=[("traceparent", trace)])
+
+    assert opened == [("/trimtab.serving.v1.Prediction/Predict", trace)]
 
 
 def tensor(name: str, values: np.ndarray[Any, Any], datatype: str) -> triton.InferInput:

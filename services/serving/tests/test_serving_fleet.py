@@ -183,6 +183,18 @@ async def test_what_is_wrong_with_a_version_is_reported(
         asked(instance, "t")
 
 
+async def test_a_version_that_lacked_a_view_is_loaded_once_the_view_is_applied(tmp_path: Path) -> None:
+    made = Instance(tmp_path / "state")
+    without_view = [record for record in PROJECT.specs if b"FeatureView" not in (record.key or b"")]
+    await made.hear(*without_view, testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    assert "names view" in standing(made).versions[0][2]
+
+    await made.hear(*PROJECT.specs)
+
+    assert asked(made, "t") == [1]
+    made.close()
+
+
 async def test_an_artifact_that_was_tampered_with_is_not_loaded(instance: Instance, tmp_path: Path) -> None:
     tampered = version(tmp_path, 1)
     write(tampered, testing.linear_model([9, 9, 9]))

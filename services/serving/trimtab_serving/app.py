@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _MB = 1024 * 1024
 _FLUSH_S = 0.02
 _SAVE_S = 1.0
-_RECONNECT_S = 0.5
+_RECONNECT_S = 1.0
 _FAREWELL_S = 2.0
 """How long the end waits for Kafka to take the rest of the log; what it does not take stays in the journal."""
 

@@ -106,8 +106,6 @@ def _wrap(method: str, handler: Any) -> Any:
         except NotImplementedError:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")
         except Exception:  # the edge: a fault of ours must not look like one of the caller's
-            if context.code() is not None:  # abort() itself raised
-                raise
             log.exception("%s failed", method)
             context.abort(
                 grpc.StatusCode.INTERNAL, f"{method} failed by a fault of serving: its log tells more"

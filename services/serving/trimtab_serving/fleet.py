@@ -134,8 +134,10 @@ class Fleet:
         self._dirty.set()
 
     def know(self, models: Iterable[str]) -> None:
-        """Take the names of all models whose specs are applied; specs may have changed as well."""
+        """Take the names of all models whose specs are applied; what failed for want of a spec is tried again."""
         self._known = frozenset(models)
+        for held in self._models.values():
+            held.loaded = {place: loaded for place, loaded in held.loaded.items() if loaded.version}
         self._dirty.set()
 
     async def run(self) -> None:

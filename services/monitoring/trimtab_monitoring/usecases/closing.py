@@ -139,6 +139,8 @@ class Closing:
         if partial.matches(watch):
             return watch, partial
         starts = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
+        if not starts:
+            return watch, Partial()
         rows, _ = await unit.rows(_labels(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
         return watch, windows.restore(watch, rows, _losses(model, rows))
 
