@@ -120,7 +120,7 @@ class World:
         command = await self.trimtab.train(self.name, reason="the first", actor="test", as_of_ms=self.now_ms)
         return await self.ended(command)
 
-    async def ended(self, id: str, *, deadline_s: float = 60.0) -> Loop:
+    async def ended(self, id: str, *, deadline_s: float = 150.0) -> Loop:
         """Return a loop once nothing more will happen to it by itself."""
 
         async def probe() -> Loop | None:
