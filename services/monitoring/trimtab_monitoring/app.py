@@ -52,7 +52,7 @@ async def run(config: Config) -> None:
         retraining = Retraining(store, book, clock)
         closing = Closing(
             store, book, deployments, calibrations, retraining, clock,
-            reports=config.data_dir / "reports", silent_ms=round(config.silent_s * 1000), on_report=reports.ordered,
+            reports=config.data_dir.absolute() / "reports", silent_ms=round(config.silent_s * 1000), on_report=reports.ordered,
         )  # fmt: skip
         retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
         heard = subscriptions(Ledger(store, clock), rounds.wake)

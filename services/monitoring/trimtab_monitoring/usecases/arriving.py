@@ -22,9 +22,8 @@ def label_streams(models: Iterable[Model]) -> dict[str, list[LabelStream]]:
     """Return the label streams that `models` read, by source, each once."""
     found: dict[str, dict[str, LabelStream]] = {}
     for model in models:
-        label = model.spec.label
-        stream = LabelStream(label.source, label.on, label.value, label.within)
-        found.setdefault(label.source, {})[stream.name] = stream
+        stream = LabelStream.of(model)
+        found.setdefault(stream.source, {})[stream.name] = stream
     return {source: list(streams.values()) for source, streams in found.items()}
 
 

@@ -113,7 +113,7 @@ class Closing:
         watch, partial = await self._resume(unit, model, settings)
         if until > before.closed_ms:
             rows, reached = await unit.rows(
-                _labels(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
+                LabelStream.of(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
             )
         losses = _losses(model, rows)
         watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
@@ -141,7 +141,7 @@ class Closing:
         starts = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
         if not starts:
             return watch, Partial()
-        rows, _ = await unit.rows(_labels(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
+        rows, _ = await unit.rows(LabelStream.of(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
         return watch, windows.restore(watch, rows, _losses(model, rows))
 
     async def _judge(
@@ -197,11 +197,6 @@ class Closing:
         return replace(watch, trial=replace(trial, said_at_step=standing.step))
 
 
-def _labels(model: Model) -> LabelStream:
-    label = model.spec.label
-    return LabelStream(label.source, label.on, label.value, label.within)
-
-
 def _losses(model: Model, rows: Sequence[Row]) -> Floats:
     spec = model.spec
     return windows.clipped_losses(
@@ -210,7 +205,7 @@ def _losses(model: Model, rows: Sequence[Row]) -> Floats:
 
 
 def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrder:
-    labels, window = _labels(model), judged.window
+    labels, window = LabelStream.of(model), judged.window
     return ReportOrder(
         episode=episode,
         model=model.name,

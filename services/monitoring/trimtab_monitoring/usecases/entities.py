@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.judge import JudgeSpec, JudgeState
+from trimtab_core.specs import Model
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
@@ -83,6 +84,12 @@ class LabelStream:
     on: str
     value: str
     within_ms: int
+
+    @classmethod
+    def of(cls, model: Model) -> "LabelStream":
+        """Return the one that a model's spec names."""
+        label = model.spec.label
+        return cls(label.source, label.on, label.value, label.within)
 
     @property
     def name(self) -> str:

@@ -6,11 +6,12 @@ row of a window that is still being filled.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.usecases.arriving import label_streams
-from trimtab_monitoring.usecases.entities import Watch
+from trimtab_monitoring.usecases.entities import LabelStream, Watch
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -40,35 +41,30 @@ class Retention:
 
     async def sweep(self) -> int:
         """Delete a little of what is no longer needed, and return how many rows went."""
-        needed = {name: self._needed_from(await self._store.watch(name)) for name in self._specs.models}
+        models = dict(self._specs.models)
+        needed = {name: self._needed_from(await self._store.watch(name)) for name in models}
         gone = 0
         for name, before_ms in needed.items():
-            for _ in range(_BATCHES):
-                went = await self._store.forget(name, before_ms=before_ms, at_most=BATCH_ROWS)
-                gone += went
-                if went < BATCH_ROWS:
-                    break
-        return gone + await self._sweep_labels(needed)
-
-    async def _sweep_labels(self, needed: dict[str, int]) -> int:
-        gone = 0
-        for stream in (
-            it for streams in label_streams(self._specs.models.values()).values() for it in streams
-        ):
-            readers = [
-                name
-                for name, model in self._specs.models.items()
-                if (model.spec.label.source, model.spec.label.on, model.spec.label.value)
-                == (stream.source, stream.on, stream.value)
-            ]
-            before_ms = min(needed[name] for name in readers)
-            for _ in range(_BATCHES):
-                went = await self._store.forget_labels(stream.name, before_ms=before_ms, at_most=BATCH_ROWS)
-                gone += went
-                if went < BATCH_ROWS:
-                    break
+            gone += await _drain(partial(self._store.forget, name, before_ms=before_ms))
+        streams: dict[str, int] = {}
+        for name, model in models.items():
+            stream = LabelStream.of(model).name
+            streams[stream] = min(streams.get(stream, needed[name]), needed[name])
+        for stream, before_ms in streams.items():
+            gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
 
     def _needed_from(self, watch: Watch) -> int:
         filling = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
         return min([watch.closed_ms - self._keep_ms, *filling])
+
+
+async def _drain(forget: Callable[..., Awaitable[int]]) -> int:
+    """Delete a few batches, and return how many rows went."""
+    gone = 0
+    for _ in range(_BATCHES):
+        went = await forget(at_most=BATCH_ROWS)
+        gone += went
+        if went < BATCH_ROWS:
+            break
+    return gone
