@@ -41,8 +41,8 @@ from trimtab_stack.kafka import Kafka
 from tritonclient.grpc import service_pb2 as pb2
 
 HERE = Path(__file__).parent
-ROUNDS, SECONDS = 7, 1.5
-CONCURRENCY, CHANNELS, THREADS = 32, 4, 2
+ROUNDS, SECONDS = 6, 1.5
+CONCURRENCY, CHANNELS, THREADS = 32, 4, 4
 AT_LEAST = 0.7
 INFER, PREDICT = "/inference.GRPCInferenceService/ModelInfer", "/trimtab.serving.v1.Prediction/Predict"
 DAY = 86_400_000

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,34 @@ def test_the_journal_does_not_grow_while_everything_is_acknowledged(
             drained(kept)
 
         assert sum(path.stat().st_size for path in tmp_path.glob("*.segment")) < 4 * KIB
+
+
+def test_a_full_disk_takes_nothing_and_tears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with open_journal(tmp_path) as kept:
+        kept.append([b"before"])
+        monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+        assert not kept.append([b"half of it is written"])
+        monkeypatch.setattr(os, "write", write)
+        assert kept.append([b"after"])
+
+        assert drained(kept) == [b"before", b"after"]
+
+
+def test_rubbish_in_the_middle_is_left_out_and_what_follows_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 1)
+    with open_journal(tmp_path) as kept:
+        for entry in (b"first", b"second", b"third"):
+            kept.append([entry])
+        second = sorted(tmp_path.glob("*.segment"))[1]
+        second.write_bytes(b"\0" * len(second.read_bytes()))
+
+        found: list[bytes] = []
+        while not kept.is_empty:
+            entries, place = kept.read()
+            found += entries
+            kept.acknowledge(place)
+
+    assert found == [b"first", b"third"]

@@ -16,7 +16,7 @@ class Config:
     """Where this process keeps its copy of specs, deployments, features and models, and the log not yet sent."""
     instance: str = "serving-0"
     """Name of this process among serving's."""
-    threads: int = 2
+    threads: int = 4
     """Requests worked on at once; Python runs one of them at a time, so more only get in each other's way."""
     max_waiting: int = 1024
     """Requests let in and not yet answered; one more is told to come back later."""

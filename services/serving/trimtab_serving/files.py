@@ -4,6 +4,7 @@ What is here needs nobody else: a restart finds every wanted version, whatever i
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Collection
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_runtime import artifacts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,24 @@ class ModelFiles:
             if hashlib.sha256(content).hexdigest() == file.digest:
                 return content
         content = artifacts.fetch(Artifact(uri=file.uri, digest=file.digest))
-        handle, temporary = tempfile.mkstemp(dir=self._directory)
-        with os.fdopen(handle, "wb") as written:
-            written.write(content)
-            written.flush()
-            os.fsync(written.fileno())
-        Path(temporary).rename(path)
+        try:
+            self._keep(path, content)
+        except OSError as error:
+            log.warning(
+                "artifact %s is not kept here, and a restart has to fetch it again: %s", file.uri, error
+            )
         return content
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Delete every other file."""
         for path in self._directory.iterdir():
             if path.name not in digests:
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self._directory)
+        with os.fdopen(handle, "wb") as written:
+            written.write(content)
+            written.flush()
+            os.fsync(written.fileno())
+        Path(temporary).rename(path)

@@ -39,16 +39,11 @@ class Journal:
         self._directory = directory
         self._limit = limit_bytes
         directory.mkdir(parents=True, exist_ok=True)
-        self._sizes = {
-            int(path.stem): _cut_torn_end(path) for path in sorted(directory.glob("*.segment"))
-        } or {0: 0}
+        *whole, last = [*sorted(directory.glob("*.segment"))] or [self._path(0)]
+        self._sizes = {int(path.stem): path.stat().st_size for path in whole}
+        self._sizes[int(last.stem)] = _cut_torn_end(last)
         self._cursor_file = os.open(directory / "cursor", os.O_RDWR | os.O_CREAT, 0o644)
-        saved = os.read(self._cursor_file, _CURSOR.size)
-        self._acknowledged = (
-            Place(*_CURSOR.unpack(saved)) if len(saved) == _CURSOR.size else Place(min(self._sizes), 0)
-        )
-        if self._acknowledged.segment not in self._sizes:
-            self._acknowledged = Place(min(self._sizes), 0)
+        self._acknowledged = self._saved_cursor()
         self._read = self._acknowledged
         self._end = os.open(self._path(max(self._sizes)), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -77,21 +72,32 @@ class Journal:
             return False
         if self._sizes[max(self._sizes)] >= _SEGMENT_BYTES:
             self._begin_segment()
-        os.write(self._end, content)
-        self._sizes[max(self._sizes)] += len(content)
+        last = max(self._sizes)
+        try:
+            written = os.write(self._end, content)
+        except OSError as error:
+            log.error("the journal cannot be written: %s", error)
+            written = 0
+        if written < len(content):
+            os.ftruncate(self._end, self._sizes[last])
+            return False
+        self._sizes[last] += len(content)
         return True
 
     def read(self, at_most_bytes: int = 1024 * 1024) -> tuple[list[bytes], Place]:
         """Return the next entries after those read before, and the place to acknowledge once they are safe."""
-        if self._read.offset >= self._sizes[self._read.segment] and self._read.segment < max(self._sizes):
-            self._read = Place(min(at for at in self._sizes if at > self._read.segment), 0)
-        with self._path(self._read.segment).open("rb") as file:
-            file.seek(self._read.offset)
-            entries, taken = _parse(
-                file.read(self._sizes[self._read.segment] - self._read.offset), at_most_bytes
-            )
-        self._read = Place(self._read.segment, self._read.offset + taken)
-        return entries, self._read
+        while True:
+            if self._read.offset >= self._sizes[self._read.segment] and self._read.segment < max(self._sizes):
+                self._read = Place(min(at for at in self._sizes if at > self._read.segment), 0)
+            path, size = self._path(self._read.segment), self._sizes[self._read.segment]
+            with path.open("rb") as file:
+                file.seek(self._read.offset)
+                entries, taken = _parse(file.read(size - self._read.offset), at_most_bytes)
+            if entries or self._read.offset == size:
+                self._read = Place(self._read.segment, self._read.offset + taken)
+                return entries, self._read
+            log.error("%s has %d bytes that are no entry: left out", path, size - self._read.offset)
+            self._read = Place(self._read.segment, size)
 
     def rewind(self) -> None:
         """Read again from what was last acknowledged."""
@@ -104,6 +110,14 @@ class Journal:
         for segment in [at for at in self._sizes if at < place.segment]:
             self._path(segment).unlink()
             del self._sizes[segment]
+
+    def _saved_cursor(self) -> Place:
+        """Return what was acknowledged, as far as it is still here."""
+        saved = os.read(self._cursor_file, _CURSOR.size)
+        place = Place(*_CURSOR.unpack(saved)) if len(saved) == _CURSOR.size else Place(0, 0)
+        if place.segment not in self._sizes:
+            return Place(min(self._sizes), 0)
+        return Place(place.segment, min(place.offset, self._sizes[place.segment]))
 
     def _begin_segment(self) -> None:
         os.close(self._end)
@@ -122,7 +136,7 @@ def _parse(content: bytes, at_most_bytes: int) -> tuple[list[bytes], int]:
     while at + _HEAD.size <= len(content) and at < at_most_bytes:
         length, checksum = _HEAD.unpack_from(content, at)
         entry = content[at + _HEAD.size : at + _HEAD.size + length]
-        if len(entry) < length or zlib.crc32(entry) != checksum:
+        if not length or len(entry) < length or zlib.crc32(entry) != checksum:
             break
         entries.append(entry)
         at += _HEAD.size + length
@@ -130,7 +144,8 @@ def _parse(content: bytes, at_most_bytes: int) -> tuple[list[bytes], int]:
 
 
 def _cut_torn_end(path: Path) -> int:
-    content = path.read_bytes()
+    """Cut off what is no whole entry at the end of a segment, and return its size."""
+    content = path.read_bytes() if path.exists() else b""
     _, whole = _parse(content, len(content))
     if whole < len(content):
         log.warning("%s ends in %d bytes that are no entry: cut off", path, len(content) - whole)

@@ -70,7 +70,8 @@ class Mirror:
         self._ready: deque[_Changes] = deque()
         """What is to be written, in order; whoever holds the lock writes all of it."""
         self._writing = threading.Lock()
-        self._full = False
+        self._closed = False
+        """Whether it is kept no further."""
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +83,7 @@ class Mirror:
 
     def put(self, topic: str, partition: int, records: Sequence[Any]) -> None:
         """Take raw records, in order; they are kept once `save` has returned."""
-        if self._full:
+        if self._closed:
             return
         for record in keyed(records):
             place = (_RECORDS, _place(topic, record.key))
@@ -133,7 +134,7 @@ class Mirror:
                     self._write_one(changes)
 
     def _write_one(self, changes: _Changes) -> None:
-        if self._full:
+        if self._closed:
             return
         try:
             with self._store.begin(write=True) as transaction:
@@ -142,11 +143,9 @@ class Mirror:
                         transaction.delete(key, db=self._databases[name])
                     else:
                         transaction.put(key, value, db=self._databases[name])
-        except lmdb.MapFullError:
-            self._full = True  # it stays what it is, whole and ageing; a restart reads on from its offsets
-            log.error(
-                "the local copy is full and kept no further: raise TRIMTAB_SERVING_MIRROR_LIMIT_MB and restart"
-            )
+        except lmdb.Error as error:
+            self._closed = True  # it stays what it is, whole and ageing; a restart reads on from its offsets
+            log.error("the local copy is kept no further, make room for it and restart: %s", error)
 
 
 def _place(topic: str, key: bytes) -> bytes:
