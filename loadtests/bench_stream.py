@@ -2,8 +2,9 @@
 
 The real services judge the rows, bring them together by entity and fold them, exactly once. The bare process beside
 them consumes the same records and produces them again in transactions of 500. Both are charged their own CPU time,
-user and system, in turn over the same rows; the claim is the ratio of the medians over the rounds. The archive reads
-the same rows in the same process: what it writes, in threads of its own, is told apart, and what it reads is charged.
+user and system, in turn over the same rows; the claim is the median over the rounds of one over the other, as a round's
+two halves meet the same machine. The archive reads the same rows in the same process: what it writes, in threads of
+its own, is told apart and not claimed; what it reads is charged.
 """
 
 import asyncio
@@ -113,13 +114,17 @@ async def main() -> bool:
         servers = stack.environ["TRIMTAB_KAFKA_SERVERS"]
         await apply(stack, servers)
         measured = await measure(stack, servers)
-    ours, bare = (statistics.median(measured[name]) for name in ("trimtab", "bare"))
-    ratio = round(ours / bare, 2)
+    ratios = [ours / bare for ours, bare in zip(measured["trimtab"], measured["bare"], strict=True)]
+    ratio = round(statistics.median(ratios), 2)
+    medians = {name: statistics.median(values) for name, values in measured.items()}
     claim = {"claim": "stream_cpu_ratio", "value": ratio, "at_most": AT_MOST}
     details = {
         "unit": "CPU microseconds an event, user and system",
         "events_a_round": EVENTS,
-        "median": {name: round(statistics.median(values), 1) for name, values in measured.items()},
+        "ratios": [round(each, 2) for each in ratios],
+        "ratio_of_medians": round(medians["trimtab"] / medians["bare"], 2),
+        "ratio_with_archive_writing": round((medians["trimtab"] + medians[ARCHIVE]) / medians["bare"], 2),
+        "median": {name: round(value, 1) for name, value in medians.items()},
         "rounds": {name: [round(value, 1) for value in values] for name, values in measured.items()},
     }
     print(json.dumps({"bench": "stream", "claims": [claim], "details": details}))

@@ -26,7 +26,7 @@ from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_stack.kafka import Kafka
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 PARTITIONS = 4
 KEYS = 50
@@ -69,7 +69,7 @@ class Stage:
         async def moved() -> bool:
             return sum(now - then >= 100 for now, then in zip(self.seen, before, strict=True)) >= partitions
 
-        await eventually(moved, what=f"effects in {partitions} partitions", deadline_s=30)
+        await eventually(moved, what=f"effects in {partitions} partitions", deadline_s=60)
 
     async def assert_exact(self) -> None:
         """Wait until all has had its effect, and look at every single one."""
@@ -77,7 +77,7 @@ class Stage:
         async def done() -> bool:
             return sum(self.seen) >= self.sent
 
-        await eventually(done, what=f"{self.sent} effects", deadline_s=60)
+        await eventually(done, what=f"{self.sent} effects", deadline_s=90)
         total = 0
         for partition in range(PARTITIONS):
             counts: dict[bytes, int] = {}

@@ -6,6 +6,7 @@ order, from a state that held all before it.
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.testing import eventually
-from trimtab_stack import ports
+from trimtab_stack import leash, ports
 from trimtab_stack.kafka import Kafka
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]  # a tenth of it on a quiet machine
@@ -39,9 +40,8 @@ class Process:
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log = log
         with log.open("ab") as sink:
-            self._child = subprocess.Popen(
-                [sys.executable, str(PROGRAM), *arguments], stdout=sink, stderr=sink
-            )
+            program = [sys.executable, str(PROGRAM), *arguments]
+            self._child = subprocess.Popen([*_leashed(), *program], stdout=sink, stderr=sink)
 
     def signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
@@ -62,6 +62,11 @@ class Process:
     @property
     def said(self) -> str:
         return self.log.read_text()
+
+
+def _leashed() -> list[str]:
+    """Return what to put before a command so that it ends with this process, even if that is killed."""
+    return [sys.executable, leash.__file__, str(os.getpid()), str(signal.SIGKILL.value), "-"]
 
 
 class Run:

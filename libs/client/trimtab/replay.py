@@ -130,12 +130,12 @@ class Replay:
     ) -> None:
         """`views` are the names of the feature views with their numbers of partitions."""
         self.tally = Tally()
+        self.streams = streams
+        self.requests = requests
         self._trimtab = trimtab
         self._producer = producer
         self._watermarks = watermarks
-        self._streams = streams
         self._views = views
-        self._requests = requests
         self._rows_per_request = rows_per_request
         self._asked_until_ms: int | None = None
 
@@ -148,24 +148,28 @@ class Replay:
             await self._send(at, until)
             on_chunk(until)
         await self._settled(end_ms)
-        for stream in self._streams:
+        for stream in self.streams:
             await self._watermarks.wait("archive", stream.source, end_ms)
 
     async def step(self, start_ms: int, end_ms: int) -> None:
-        """Live one step of event time."""
+        """Live one step of event time, and wait until nothing of it is left to be done."""
+        await self.play(start_ms, end_ms)
+        await self._settled(end_ms)
+        if self.requests is not None and self._asked_until_ms is not None:
+            closed = min(self._asked_until_ms, end_ms - self.requests.label_within_ms)
+            await self._watermarks.wait("monitoring", self.requests.model, closed)
+            await self.hold()
+
+    async def play(self, start_ms: int, end_ms: int) -> None:
+        """Ask and send one step of event time, and wait for no stage."""
         await self._ask(start_ms, end_ms)
         await self._send(start_ms, end_ms)
-        await self._settled(end_ms)
-        if self._requests is not None and self._asked_until_ms is not None:
-            closed = min(self._asked_until_ms, end_ms - self._requests.label_within_ms)
-            await self._watermarks.wait("monitoring", self._requests.model, closed)
-            await self.hold()
 
     async def hold(self) -> None:
         """Wait while a run, a load or a swap of the model is in flight."""
-        assert self._requests is not None
+        assert self.requests is not None
         for _ in range(int(PATIENCE_S / 0.05)):
-            loops = await self._trimtab.loops(self._requests.model, open_only=True)
+            loops = await self._trimtab.loops(self.requests.model, open_only=True)
             if not any(loop.state in BUSY for loop in loops):
                 return
             await asyncio.sleep(0.05)
@@ -175,13 +179,13 @@ class Replay:
         )
 
     async def _ask(self, start_ms: int, end_ms: int) -> None:
-        if self._requests is None or not (places := self._requests.between(start_ms, end_ms)):
+        if self.requests is None or not (places := self.requests.between(start_ms, end_ms)):
             return
-        rows = self._requests.rows
+        rows = self.requests.rows
         size = self._rows_per_request
         chunks = [rows[at : min(at + size, places.stop)] for at in range(places.start, places.stop, size)]
-        await asyncio.gather(*[self._predict(self._requests.model, chunk) for chunk in chunks])
-        self._asked_until_ms = int(self._requests.event_time_ms[places.stop - 1])
+        await asyncio.gather(*[self._predict(self.requests.model, chunk) for chunk in chunks])
+        self._asked_until_ms = int(self.requests.event_time_ms[places.stop - 1])
 
     async def _predict(self, model: str, rows: Sequence[dict[str, Any]]) -> None:
         try:
@@ -192,7 +196,7 @@ class Replay:
             self.tally.failures.append(str(error))
 
     async def _send(self, start_ms: int, end_ms: int) -> None:
-        for stream in self._streams:
+        for stream in self.streams:
             topic = topics.RAW.named(stream.source).name
             places = stream.between(start_ms, end_ms)
             await records.send_all(

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 SESSION_MS = 6_000
 _POLL_MS = 200
 _DRAIN_S = 5.0
+_CANCEL_AGAIN_S = 0.5
 _AGAIN_AFTER_S = (0.1, 0.5, 1.0, 2.0)
 _NOWHERE = TopicPartition("", 0)
 
@@ -208,10 +209,11 @@ class _Lane:
         self._consumer = membership.consumer
         self._busy = asyncio.Lock()
         self._failures = 0
+        self._is_ours = True
 
     async def run(self) -> None:
         """Work until cancelled, or until the worker is broken."""
-        while True:
+        while self._is_ours:
             transactions: Transactions | None = None
             try:
                 transactions = await Transactions.open(self._pipeline.servers, self._id)
@@ -234,11 +236,14 @@ class _Lane:
 
     async def close(self) -> None:
         """End, after the transaction in flight; one that takes too long is as if it had never been."""
+        self._is_ours = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 await self._busy.acquire()
-        self.task.cancel()
-        await asyncio.wait([self.task])
+        while not self.task.done():
+            # Again and again: a client of Kafka that is being stopped can swallow a cancellation (aiokafka 0.14).
+            self.task.cancel()
+            await asyncio.wait([self.task], timeout=_CANCEL_AGAIN_S)
 
     @property
     def _id(self) -> str:

@@ -1,0 +1,197 @@
+"""A small world, made up: roads, questions and their truths, lived as fast as they are made.
+
+Stories and benchmarks of a whole Trimtab live in it. What is true of a row is
+`slope * x`, more on road a, and some noise; a world that changes changes its `slope`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
+from trimtab_runtime import bus
+from trimtab_runtime.clock import iso
+from trimtab_runtime.testing import eventually
+
+from trimtab import project
+from trimtab.client import Trimtab
+from trimtab.replay import Replay, Requests, Stream, Watermarks
+
+HOUR_MS = 3_600_000
+BEGIN_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+PARTITIONS = 2
+LINEAR = "{kind: linear, window: 5d, half_life: 12h, min_rows: 100}"
+
+_SPECS = """
+kind: Source
+metadata: {{name: {name}-asks}}
+spec:
+  key: id
+  event_time: at
+  lateness: 1h
+  partitions: 2
+  fields:
+    id: {{type: string}}
+    at: {{type: timestamp}}
+    road: {{type: string}}
+    x: {{type: number, min: -100, max: 100}}
+---
+kind: Source
+metadata: {{name: {name}-truths}}
+spec:
+  key: id
+  event_time: at
+  lateness: 1h
+  partitions: 2
+  fields:
+    id: {{type: string}}
+    at: {{type: timestamp}}
+    road: {{type: string}}
+    y: {{type: number, min: -1000, max: 1000}}
+---
+kind: FeatureView
+metadata: {{name: {name}-road}}
+spec:
+  source: {name}-truths
+  entity: road
+  aggregates:
+    - {{field: y, functions: [count, mean], windows: [6h, 24h]}}
+  hop: 1h
+  ttl: 10d
+---
+kind: Model
+metadata: {{name: {name}}}
+spec:
+  task: regression
+  source: {name}-asks
+  features: [request.x, "{name}-road.y_mean_6h"]
+  label: {{source: {name}-truths, on: id, value: y, within: 1h}}
+  trainer: {trainer}
+  gates: {gates}
+  rollout: {{strategy: {strategy}, steps: [50, 100], cap: 20, within: 5d}}
+  monitoring: {{window: 100, false_alarms: "1 per 90d"}}
+  retrain: {{on: [data, performance], cooldown: 6h, at_most: 10 per 10d}}
+"""
+
+
+@dataclass
+class World:
+    """One project in a running Trimtab, and the life that is played through it."""
+
+    name: str
+    trimtab: Trimtab
+    replay: Replay
+    watermarks: Watermarks
+    producer: Any
+    servers: str
+    rng: np.random.Generator
+    now_ms: int = BEGIN_MS
+    per_hour: int = 40
+    slope: float = 2.0
+    made: int = 0
+
+    async def live(
+        self, hours: int, *, until: Callable[[Sequence[Loop]], bool] = lambda _: False
+    ) -> list[Loop]:
+        """Live some hours in lockstep, or until the loops are as wanted; return the loops."""
+        loops: list[Loop] = []
+        for _ in range(hours):
+            self.replay.requests = self._make_hour()
+            await self.replay.step(self.now_ms - HOUR_MS, self.now_ms)
+            loops = await self.trimtab.loops(self.name)
+            if until(loops):
+                break
+        return loops
+
+    async def play_hour(self) -> None:
+        """Ask and send an hour, and wait for nobody."""
+        self.replay.requests = self._make_hour()
+        await self.replay.play(self.now_ms - HOUR_MS, self.now_ms)
+
+    async def backfill(self, hours: int) -> None:
+        """Let some hours pass without asking for predictions, and wait until the archive holds them."""
+        self.replay.requests = None
+        for _ in range(hours):
+            self._make_hour()
+            await self.replay.step(self.now_ms - HOUR_MS, self.now_ms)
+        for stream in self.replay.streams:
+            await self.watermarks.wait("archive", stream.source, self.now_ms)
+
+    async def first_version(self) -> Loop:
+        """Order the first version and return its loop once it has ended."""
+        command = await self.trimtab.train(self.name, reason="the first", actor="test", as_of_ms=self.now_ms)
+        return await self.ended(command)
+
+    async def ended(self, id: str, *, deadline_s: float = 150.0) -> Loop:
+        """Return a loop once nothing more will happen to it by itself."""
+
+        async def probe() -> Loop | None:
+            found = [loop for loop in await self.trimtab.loops(self.name) if loop.id == id]
+            return found[0] if found and not found[0].open else None
+
+        found = await eventually(probe, what=f"the end of loop {id}", deadline_s=deadline_s)
+        assert found
+        return found
+
+    def _make_hour(self) -> Requests:
+        """Make the next hour, hand its events to the replay, and return what is asked in it."""
+        count, begin = self.per_hour, self.now_ms
+        at = np.sort(begin + self.rng.integers(0, HOUR_MS - 60_000, count))
+        x = np.round(self.rng.normal(0, 3, count), 3)
+        road = self.rng.choice(["a", "b", "c"], count)
+        y = np.round(self.slope * x + (road == "a") * 2.0 + self.rng.normal(0, 0.5, count), 3)
+        ids = [f"{self.name}-{self.made + number}" for number in range(count)]
+        asks, truths = (
+            [
+                {"id": i, "at": iso(t), "road": str(r), name: v}
+                for i, t, r, v in zip(ids, times.tolist(), road, values.tolist(), strict=True)
+            ]
+            for name, times, values in (("x", at, x), ("y", at + 30_000, y))
+        )
+        self.made += count
+        self.now_ms += HOUR_MS
+        self.replay.streams = (
+            _stream(f"{self.name}-asks", at, asks),
+            _stream(f"{self.name}-truths", at + 30_000, truths),
+        )
+        return Requests(self.name, at, asks, HOUR_MS)
+
+
+@asynccontextmanager
+async def living(
+    name: str,
+    servers: str,
+    addresses: Mapping[str, str],
+    *,
+    strategy: str = "canary",
+    gates: str = "[]",
+    trainer: str = LINEAR,
+) -> AsyncIterator[World]:
+    """Apply the project `name` to a running Trimtab, and have its world ready to be lived."""
+    resources, faults = project.parse(
+        _SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer)
+    )
+    assert not faults, faults
+    watermarks = Watermarks(servers)
+    producer = await bus.start_producer(servers, linger_ms=0)
+    try:
+        async with Trimtab.connect(addresses) as trimtab, asyncio.TaskGroup() as tasks:
+            await trimtab.apply(resources, actor="test")
+            following = tasks.create_task(watermarks.follower.run())
+            replay = Replay(trimtab, producer, watermarks, [], [(f"{name}-road", PARTITIONS)])
+            yield World(
+                name, trimtab, replay, watermarks, producer, servers, np.random.default_rng(len(name))
+            )
+            following.cancel()
+    finally:
+        await producer.stop()
+
+
+def _stream(source: str, at: NDArray[np.int64], rows: Sequence[Mapping[str, Any]]) -> Stream:
+    keys = [row["id"].encode() for row in rows]
+    return Stream(source, PARTITIONS, at, keys, [json.dumps(row).encode() for row in rows])
