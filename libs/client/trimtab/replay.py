@@ -166,16 +166,27 @@ class Replay:
         await self._send(start_ms, end_ms)
 
     async def hold(self) -> None:
-        """Wait while a run, a load or a swap of the model is in flight."""
+        """Wait while a run, a load or a swap of the model is in flight; a monitoring that is away is waited for.
+
+        Raises:
+            Unavailable: it did not come to rest in time; it says what was in flight.
+        """
         assert self.requests is not None
+        last = ""
         for _ in range(int(PATIENCE_S / 0.05)):
-            loops = await self._trimtab.loops(self.requests.model, open_only=True)
-            if not any(loop.state in BUSY for loop in loops):
-                return
+            try:
+                loops = await self._trimtab.loops(self.requests.model, open_only=True)
+            except Unavailable as error:
+                last = str(error)
+            else:
+                busy = {loop.id: loop.state for loop in loops if loop.state in BUSY}
+                if not busy:
+                    return
+                last = str(busy)
             await asyncio.sleep(0.05)
-        states = {loop.id: loop.state for loop in loops}
         raise Unavailable(
-            f"the loops {states} did not come to rest in {PATIENCE_S:.0f} s: see the services' logs"
+            f"the loops of {self.requests.model} did not come to rest in {PATIENCE_S:.0f} s: {last}; "
+            "see the services' logs"
         )
 
     async def _ask(self, start_ms: int, end_ms: int) -> None:

@@ -7,7 +7,7 @@ Stories and benchmarks of a whole Trimtab live in it. What is true of a row is
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
 from trimtab_runtime import bus
 from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.testing import eventually
 
 from trimtab import project
@@ -103,7 +104,7 @@ class World:
         for _ in range(hours):
             self.replay.requests = self._make_hour()
             await self.replay.step(self.now_ms - HOUR_MS, self.now_ms)
-            loops = await self.trimtab.loops(self.name)
+            loops = await self._loops()
             if until(loops):
                 break
         return loops
@@ -131,12 +132,22 @@ class World:
         """Return a loop once nothing more will happen to it by itself."""
 
         async def probe() -> Loop | None:
-            found = [loop for loop in await self.trimtab.loops(self.name) if loop.id == id]
+            found = [loop for loop in await self._loops() if loop.id == id]
             return found[0] if found and not found[0].open else None
 
         found = await eventually(probe, what=f"the end of loop {id}", deadline_s=deadline_s)
         assert found
         return found
+
+    async def _loops(self) -> list[Loop]:
+        """Return the loops; a monitoring that is being killed is waited for."""
+
+        async def probe() -> list[list[Loop]]:
+            with suppress(Unavailable):
+                return [await self.trimtab.loops(self.name)]
+            return []
+
+        return (await eventually(probe, what="an answer from monitoring", deadline_s=60.0))[0]
 
     def _make_hour(self) -> Requests:
         """Make the next hour, hand its events to the replay, and return what is asked in it."""
