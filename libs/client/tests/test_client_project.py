@@ -14,7 +14,6 @@ def test_the_demos_project_loads() -> None:
     resources = project.load(DEMO)
 
     assert sorted((each.kind, each.name) for each in resources) == [
-        ("FeatureView", "city_speed"),
         ("FeatureView", "zone_speed"),
         ("Model", "trip-minutes"),
         ("Source", "dropoffs"),

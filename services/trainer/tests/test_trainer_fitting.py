@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from trimtab_core.specs import Model, TrainerSpec, parse
+from trimtab_core.specs import Model, parse
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.sandbox import ChildProcess
@@ -28,10 +28,25 @@ def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> f
 def test_nothing_the_fit_sees_was_known_later_than_the_first_judged_row() -> None:
     rows = some_rows(100)
 
-    known, judged = fitting.split(rows, 0.2, gap_ms=10 * MINUTE)
+    spec = a_model(holdout=0.2).spec
+    judged = fitting.held_out(rows, spec)
+    known = fitting.known(rows, judged.start, spec)
 
     assert judged == slice(80, 100)
-    assert rows.event_time_ms[known][-1] + 10 * MINUTE < rows.event_time_ms[judged][0]
+    assert rows.event_time_ms[known][-1] + spec.label.within < rows.event_time_ms[judged][0]
+
+
+def test_a_world_that_changed_within_the_held_out_rows_is_learned_within_them() -> None:
+    rows = some_rows(1200)
+    rows.label[1000:] += 50.0
+    spec = a_model(holdout=0.2, half_life="10m").spec
+    judged = fitting.held_out(rows, spec)
+
+    said = fitting.judged_predictions(spec, rows, judged)
+
+    lost = np.abs(said - rows.label[judged])
+    assert lost[:40].mean() < 1
+    assert lost[-80:].mean() < 10 < lost[40:160].mean()
 
 
 @pytest.mark.parametrize("kind", ["linear", "random_forest", "hist_gradient_boosting"])
@@ -41,8 +56,8 @@ def test_the_exported_graph_says_what_was_fitted(
 ) -> None:
     rows = some_rows(task=task)
     parameters = {"n_estimators": 10} if kind == "random_forest" else {}
-    spec = TrainerSpec(kind=kind, window="30d", parameters=parameters, half_life="1h")  # type: ignore[arg-type]
-    estimator = fitting.fit(task, spec, rows)
+    spec = a_model(task, kind=kind, parameters=parameters, half_life="1h").spec
+    estimator = fitting.fit(spec, rows)
 
     graph = export.to_graph(task, estimator, 4)
 
@@ -51,7 +66,7 @@ def test_the_exported_graph_says_what_was_fitted(
 
 def test_a_graph_that_says_something_else_is_not_let_out() -> None:
     rows = some_rows()
-    estimator = fitting.fit("regression", TrainerSpec(kind="linear", window="30d"), rows)  # type: ignore[arg-type]
+    estimator = fitting.fit(a_model().spec, rows)
     graph = export.to_graph("regression", estimator, 4)
 
     with pytest.raises(RunFailed, match="other answers than were judged"):
@@ -63,20 +78,18 @@ def test_unseen_predictions_do_not_know_the_answers() -> None:
     noise = fitting.Rows(
         rng.normal(size=(400, 4)).astype(np.float32), rng.normal(size=400), np.arange(400) * MINUTE
     )
-    spec = TrainerSpec(kind="random_forest", window="30d", parameters={"n_estimators": 20})  # type: ignore[arg-type]
-    known, judged = fitting.split(noise, 0.25, 0)
-    said = fitting.predict(
-        "regression", fitting.fit("regression", spec, noise[known]), noise.features[judged]
-    )
+    spec = a_model(kind="random_forest", parameters={"n_estimators": 20}, holdout=0.25).spec
+    judged = fitting.held_out(noise, spec)
+    said = fitting.judged_predictions(spec, noise, judged)
 
-    unseen = fitting.unseen_predictions("regression", spec, noise, judged, said)
+    unseen = fitting.unseen_predictions(spec, noise, judged, said)
 
     assert abs(np.corrcoef(unseen, noise.label)[0, 1]) < 0.2
 
 
-def a_model(**trainer: object) -> Model:
+def a_model(task: str = "regression", **trainer: object) -> Model:
     spec = {
-        "task": "regression",
+        "task": task,
         "source": "trips",
         "features": ["request.x"],
         "rollout": {"cap": 10},

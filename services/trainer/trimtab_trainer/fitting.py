@@ -1,10 +1,11 @@
 """Fits, and judges what was fitted by rows it has not seen.
 
-Rows come in time order. The newest share is held out, with a gap of the label's
-delay before it, so that nothing the fit saw was known later than the first row it is
-judged by. What is shipped is then fitted to all rows: in a world that has just
-changed the newest are the ones that matter, and the rollout judges it on live
-traffic before it may answer alone.
+Rows come in time order. The newest share is held out and judged as it would have been
+lived: stretch by stretch, each by a fit to what was known before it began, so that
+what has just changed is in the judgement and nothing that came later is. What is
+shipped is then fitted to all rows: in a world that has just changed the newest are
+the ones that matter, and the rollout judges it on live traffic before it may answer
+alone.
 """
 
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from trimtab_core.specs import TrainerSpec
+from trimtab_core.specs import ModelSpec
 
 Floats = NDArray[np.float64]
 Task = Literal["regression", "binary"]
 FOLDS = 3
+STRETCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,24 @@ class Rows:
         return Rows(self.features[places], self.label[places], self.event_time_ms[places])
 
 
-def split(rows: Rows, holdout: float, gap_ms: int) -> tuple[slice, slice]:
-    """Return the places to fit on and the places to judge by: the newest share, and what was known before it began."""
-    first = round(len(rows) * (1 - holdout))
-    known = int(np.searchsorted(rows.event_time_ms, rows.event_time_ms[first] - gap_ms, side="left"))
-    return slice(0, known), slice(first, len(rows))
+def held_out(rows: Rows, spec: ModelSpec) -> slice:
+    """Return the places to judge by: the newest share."""
+    return slice(round(len(rows) * (1 - spec.trainer.holdout)), len(rows))
 
 
-def fit(task: Task, spec: TrainerSpec, rows: Rows) -> Any:
+def known(rows: Rows, place: int, spec: ModelSpec) -> slice:
+    """Return the places whose labels had come when the row at `place` was asked."""
+    asked_ms = rows.event_time_ms[place] - spec.label.within
+    return slice(0, int(np.searchsorted(rows.event_time_ms, asked_ms, side="left")))
+
+
+def fit(spec: ModelSpec, rows: Rows) -> Any:
     """Return a fitted scikit-learn estimator of the kind that `spec` names."""
-    estimator = _estimator(task, spec)
-    weights = _weights(rows.event_time_ms, spec.half_life)
+    estimator = _estimator(spec)
+    weights = _weights(rows.event_time_ms, spec.trainer.half_life)
     last = estimator.steps[-1][0] if hasattr(estimator, "steps") else None
     named = {} if weights is None else {f"{last}__sample_weight" if last else "sample_weight": weights}
-    labels = rows.label if task == "regression" else rows.label.astype(np.int64)
+    labels = rows.label if spec.task == "regression" else rows.label.astype(np.int64)
     return estimator.fit(rows.features, labels, **named)
 
 
@@ -68,9 +74,18 @@ def predict(task: Task, estimator: Any, features: NDArray[np.float32]) -> Floats
     return np.asarray(estimator.predict_proba(features)[:, 1], np.float64)
 
 
-def unseen_predictions(
-    task: Task, spec: TrainerSpec, rows: Rows, judged: slice, predictions: Floats
-) -> Floats:
+def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice) -> Floats:
+    """Return for every judged row the prediction of a fit to what was known when its stretch began."""
+    stretches = np.array_split(np.arange(judged.start, judged.stop), STRETCHES)
+    said = [
+        predict(spec.task, fit(spec, rows[known(rows, stretch[0], spec)]), rows.features[stretch])
+        for stretch in stretches
+        if stretch.size
+    ]
+    return np.concatenate(said)
+
+
+def unseen_predictions(spec: ModelSpec, rows: Rows, judged: slice, predictions: Floats) -> Floats:
     """Return for every row a prediction by a fit that has not seen it.
 
     The judged rows have theirs; the older ones are cut into blocks in time, each
@@ -82,23 +97,29 @@ def unseen_predictions(
     older = np.arange(judged.start)
     for block in np.array_split(older, FOLDS):
         others = np.setdiff1d(older, block)
-        found[block] = predict(task, fit(task, spec, rows[others]), rows.features[block])
+        found[block] = predict(spec.task, fit(spec, rows[others]), rows.features[block])
     return found
 
 
-def _estimator(task: Task, spec: TrainerSpec) -> Any:
-    regression, chosen = task == "regression", dict(spec.parameters)
-    match spec.kind:
+def _estimator(spec: ModelSpec) -> Any:
+    trainer, regression = spec.trainer, spec.task == "regression"
+    match trainer.kind:
         case "hist_gradient_boosting":
             kind = HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier
-            return kind(random_state=spec.seed, early_stopping=False, **chosen)
+            # What is judged by the absolute error is fitted to it: one monster label bends no tree then.
+            loss = {"loss": "absolute_error"} if spec.judged_by == "mae" else {}
+            return kind(random_state=trainer.seed, early_stopping=False, **(loss | trainer.parameters))
         case "random_forest":
             kind = RandomForestRegressor if regression else RandomForestClassifier
             return make_pipeline(
-                SimpleImputer(keep_empty_features=True), kind(random_state=spec.seed, **chosen)
+                SimpleImputer(keep_empty_features=True), kind(random_state=trainer.seed, **trainer.parameters)
             )
         case "linear":
-            model = Ridge(**chosen) if regression else LogisticRegression(random_state=spec.seed, **chosen)
+            model = (
+                Ridge(**trainer.parameters)
+                if regression
+                else LogisticRegression(random_state=trainer.seed, **trainer.parameters)
+            )
             return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), model)
 
 

@@ -52,15 +52,15 @@ def _run(folder: Path) -> dict[str, Any]:
         table = table.slice(max(0, table.num_rows - spec.max_rows))
     rows = _rows(table, names)
 
-    known, judged = fitting.split(rows, spec.holdout, model.spec.label.within)
-    if known.stop < spec.min_rows // 2:
+    judged = fitting.held_out(rows, model.spec)
+    known = fitting.known(rows, judged.start, model.spec).stop
+    if known < spec.min_rows // 2:
         raise RunFailed(
-            f"only {known.stop} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
+            f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
-    before = fitting.fit(task, spec, rows[known])
-    predictions = fitting.predict(task, before, rows.features[judged])
-    unseen = fitting.unseen_predictions(task, spec, rows, judged, predictions)
-    final = fitting.fit(task, spec, rows)
+    predictions = fitting.judged_predictions(model.spec, rows, judged)
+    unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions)
+    final = fitting.fit(model.spec, rows)
 
     graph = export.to_graph(task, final, len(names))
     export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))

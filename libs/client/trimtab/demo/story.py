@@ -14,9 +14,13 @@ from trimtab.replay import Tally
 def summary(
     tally: Tally, board: Scoreboard, loops: Sequence[Loop], span: tuple[int, int], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the demo's outcome as plain data."""
+    """Return the demo's outcome as plain data.
+
+    The first drift of `after_first_drift` is the first that was answered with a command, where one was.
+    """
     drifted = [loop for loop in loops if loop.HasField("drift")]
-    first = min((from_timestamp(loop.drift.at) for loop in drifted), default=None)
+    answered = [loop for loop in drifted if loop.command_id] or drifted
+    first = min((from_timestamp(loop.drift.at) for loop in answered), default=None)
     error = {"metric": METRIC, **_errors(board.score(*span))}
     error["after_first_drift"] = _errors(board.score(first, span[1]) if first is not None else None)
     return {
@@ -34,9 +38,9 @@ def summary(
 def tell(outcome: Mapping[str, Any], loops: Sequence[Loop]) -> list[str]:
     """Return the story's closing lines."""
     lines = [""]
-    for loop in loops:
-        if loop.HasField("drift"):
-            lines += [*story(loop), ""]
+    drifted = [loop for loop in loops if loop.HasField("drift")]
+    for loop in drifted:
+        lines += [*story(loop), ""] if loop.command_id else [*_seen_only(loop), ""]
     answered, failed = outcome["predictions"], outcome["failed_requests"]
     lines.append(
         f"{outcome['events']:,} events in, {answered:,} predictions answered, {failed} requests failed."
@@ -45,10 +49,16 @@ def tell(outcome: Mapping[str, Any], loops: Sequence[Loop]) -> list[str]:
     if after["as_served"] is not None:
         spared = after["never_retrained"] - after["as_served"]
         lines.append(
-            f"Since the first drift the error was {after['as_served']:.2f} minutes as served; the first version would have "
+            f"Since the drift the error was {after['as_served']:.2f} minutes as served; the first version would have "
             f"been wrong by {after['never_retrained']:.2f}. The retraining was worth {spared:.2f} minutes a trip."
         )
     return lines
+
+
+def _seen_only(loop: Loop) -> list[str]:
+    """Return in short the story of a drift that was not answered with a command."""
+    at, answer = iso(from_timestamp(loop.drift.at))[:16], loop.reason or loop.outcome
+    return [f"{at}  {loop.drift.summary}", f"  {loop.state}: {answer}"]
 
 
 def _errors(score: Score | None) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class View:
             self._live.stop()
 
     def say(self, sentence: str) -> None:
-        """Print a sentence that stays."""
-        self._console.print(sentence, highlight=False)
+        """Print a sentence that stays, in one line however narrow the terminal."""
+        self._console.print(sentence, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         """Begin a new part of the story."""
