@@ -25,7 +25,7 @@ from trimtab_runtime.records import Outgoing
 
 from trimtab.client import Trimtab
 
-BUSY = frozenset({"triggered", "commanded", "training", "gating", "loading", "promoting"})
+BUSY = frozenset({"triggered", "commanded", "training", "gating", "loading", "promoting", "rolling_back"})
 """States of a loop in which the world holds still."""
 PATIENCE_S = 180.0
 

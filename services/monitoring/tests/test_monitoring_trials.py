@@ -62,7 +62,7 @@ async def test_a_worse_challenger_is_rolled_back_once(world: Any, flow: Make) ->
     (verdict,) = world.told(Verdict)
     assert (verdict.outcome, verdict.step) == ("ROLL_BACK", 0)
     assert verdict.mean_difference < 0
-    assert (await world.store.find_loop("loop")).state == "on_trial"
+    assert (await world.store.find_loop("loop")).state == "rolling_back"
 
 
 async def test_no_verdict_before_the_registry_says_that_the_trial_is_on(world: Any, flow: Make) -> None:

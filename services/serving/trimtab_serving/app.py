@@ -116,7 +116,8 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         finally:
             await writer.flush()
             with suppress(TimeoutError):
-                await asyncio.wait_for(writer.shipped(), _FAREWELL_S)
+                async with asyncio.timeout(_FAREWELL_S):
+                    await writer.shipped()
 
 
 def register(answers: Predictions, board: Board, server: Any) -> None:
@@ -159,4 +160,5 @@ async def _speak(servers: str, loops: Sequence[Callable[[Any], Coroutine[Any, An
             log.warning("Kafka did not take what was said, and is told again: %s", faults.exceptions)
         finally:
             with suppress(TimeoutError):
-                await asyncio.wait_for(producer.stop(), _FAREWELL_S)
+                async with asyncio.timeout(_FAREWELL_S):
+                    await producer.stop()

@@ -144,7 +144,8 @@ class Fleet:
         """Settle whenever something changes, until cancelled."""
         while True:
             try:
-                await asyncio.wait_for(self._dirty.wait(), RETRY_S)
+                async with asyncio.timeout(RETRY_S):
+                    await self._dirty.wait()
             except TimeoutError:
                 if not any(
                     loaded.attempts for held in self._models.values() for loaded in held.loaded.values()

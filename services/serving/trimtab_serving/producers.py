@@ -7,6 +7,7 @@ present, which a broker that was away gets anew.
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 from trimtab_runtime import records
@@ -108,10 +109,9 @@ class Heartbeat:
         while True:
             self._changed.clear()
             await records.send_all(producer, [self._messages.status(it) for it in self._fleet.standings()])
-            try:
-                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._changed.wait()
 
 
 class Watermarks:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -261,10 +262,9 @@ class Jobs:
                     continue
             except Unavailable as error:
                 log.warning("jobs wait: %s", error)
-            try:
-                await asyncio.wait_for(self._wanted.wait(), timeout=1.0)
-            except TimeoutError:
-                continue  # look again: another trainer's lease may have lapsed
+            with suppress(TimeoutError):  # look again then: another trainer's lease may have lapsed
+                async with asyncio.timeout(1.0):
+                    await self._wanted.wait()
 
     async def _hold_and_do(self, job: Job) -> None:
         """Do `job` for as long as the lease is held; a lost lease stops the work and says nothing."""

@@ -31,6 +31,8 @@ _STAGES: Final[dict[Stage, str]] = {
     "LIVE": "live",
     "ROLLED_BACK": "rolled_back",
 }
+_JUDGED: Final = {"PROMOTE": "promoting", "ROLL_BACK": "rolling_back", "UNDECIDED": "rolling_back"}
+"""What the registry is about to do after a verdict; one that only advances the rollout leaves the loop on trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,10 @@ def staged(loop: Loop, news: StageNews) -> Loop:
 def judged(loop: Loop, verdict: Verdict) -> Loop:
     """Write down what the judge said; what it calls for is still to be done."""
     loop = replace(loop, verdict=verdict)
-    if verdict.outcome == "PROMOTE":
-        loop = replace(
-            loop, state="promoting", open=True, steps={**loop.steps, "promoting": verdict.recorded_ms}
-        )
-    return loop
+    state = _JUDGED.get(verdict.outcome)
+    if state is None:
+        return loop
+    return replace(loop, state=state, open=True, steps={**loop.steps, state: verdict.recorded_ms})
 
 
 def _reach(loop: Loop, state: str, at_ms: int) -> Loop:

@@ -355,7 +355,7 @@ class Loop(_message.Message):
     trigger: _builtins.str
     """data, prediction, concept, performance, manual"""
     state: _builtins.str
-    """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, live, refused, rolled_back, failed"""
+    """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed"""
     open: _builtins.bool
     """something will still happen by itself"""
     reason: _builtins.str
