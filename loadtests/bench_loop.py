@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.cli.session import addresses
+from trimtab.replay import Tally
 from trimtab.testing import World, living
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
 from trimtab_stack.stack import Stack
 
 ROUNDS, AT_MOST = 3, 45.0
 ROWS, A_SECOND, A_STEP = 20_000, 200, 100
-SLOPES = (5.0, 2.0, 5.0)
+SLOPE = 5.0
+"""Of the changed world; it was 2."""
 TRAINER = f"{{kind: hist_gradient_boosting, window: 9d, half_life: 12h, max_rows: {ROWS}}}"
-GATES = "[{metric: mae, versus: champion, better_by: 0.0, confidence: 0.95}]"
+GATES = "[{metric: mae, at_most: 20}]"
 PATIENCE_S = 150.0
 
 
@@ -33,12 +35,9 @@ async def main() -> bool:
         tempfile.TemporaryDirectory(prefix="trimtab-bench-") as directory,
         Stack(Path(directory), fsync=False) as stack,
     ):
-        servers = stack.environ["TRIMTAB_KAFKA_SERVERS"]
-        async with living(
-            "swap", servers, addresses(stack.environ), strategy="shadow", gates=GATES, trainer=TRAINER
-        ) as world:
-            loops = await measure(world)
-            tally = world.replay.tally
+        rounds = [await measure(stack, f"swap-{number}") for number in range(ROUNDS)]
+    loops, tallies = [loop for loop, _ in rounds], [tally for _, tally in rounds]
+    failed = sum(tally.failed_requests for tally in tallies)
     seconds = [taken(loop)["live"] for loop in loops]
     value = round(statistics.median(seconds), 1)
     claim = {"claim": "drift_to_live_seconds", "value": value, "at_most": AT_MOST}
@@ -47,38 +46,34 @@ async def main() -> bool:
         "predictions_a_second": A_SECOND,
         "rounds": [{state: round(at, 2) for state, at in taken(loop).items()} for loop in loops],
         "spread": [round(min(seconds), 1), round(max(seconds), 1)],
-        "predictions": tally.predictions,
-        "failed_requests": tally.failed_requests,
+        "predictions": sum(tally.predictions for tally in tallies),
+        "failed_requests": failed,
     }
     print(json.dumps({"bench": "loop", "claims": [claim], "details": details}))
-    return value <= AT_MOST and not tally.failed_requests
+    return value <= AT_MOST and not failed
 
 
-async def measure(world: World) -> list[Loop]:
-    """Return the loop that each change of the world led to."""
-    world.per_hour = A_STEP
-    await world.backfill(ROWS // A_STEP)
-    first = await world.first_version()
-    assert first.state == "live", first.outcome
-    known = {first.id}
-    loops = []
-    for slope in SLOPES[:ROUNDS]:
-        world.slope = slope
-        loop = await live_until_replaced(world, known)
-        loops.append(loop)
-        known |= {each.id for each in await world.trimtab.loops(world.name)}
-    return loops
+async def measure(stack: Stack, name: str) -> tuple[Loop, Tally]:
+    """Return the loop to which a change of a world of its own led, and what was asked and answered."""
+    servers, where = stack.environ["TRIMTAB_KAFKA_SERVERS"], addresses(stack.environ)
+    async with living(name, servers, where, strategy="shadow", gates=GATES, trainer=TRAINER) as world:
+        world.per_hour = A_STEP
+        await world.backfill(ROWS // A_STEP)
+        first = await world.first_version()
+        assert first.state == "live", first.outcome
+        world.slope = SLOPE
+        return await live_until_replaced(world), world.replay.tally
 
 
-async def live_until_replaced(world: World, known: set[str]) -> Loop:
-    """Live on, at the stated pace, until a loop that is not `known` has put a version live."""
+async def live_until_replaced(world: World) -> Loop:
+    """Live on, at the stated pace, until a loop that drift began has put a version live."""
     due = time.monotonic()
     for _ in range(int(PATIENCE_S * A_SECOND / A_STEP)):
         await world.play_hour()
         due += A_STEP / A_SECOND
         await asyncio.sleep(max(due - time.monotonic(), 0.0))
         for loop in await world.trimtab.loops(world.name):
-            if loop.id not in known and loop.state == "live":
+            if loop.HasField("drift") and loop.state == "live":
                 return loop
     states = {
         loop.id: (loop.state, loop.outcome or loop.reason) for loop in await world.trimtab.loops(world.name)
