@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -159,6 +160,15 @@ def stage(kafka_servers: str, tmp_path: Path) -> Stage:
     return Stage(kafka_servers, tmp_path)
 
 
+async def stopped(worker: Any) -> None:
+    """Wait until a worker stands still."""
+
+    async def probe() -> bool:
+        return bool(psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+
+    await eventually(probe, what="a worker that stands still")
+
+
 async def test_workers_that_are_killed_lose_and_repeat_nothing(stage: Stage) -> None:
     async with stage.under_load():
         workers = [stage.start_worker(), stage.start_worker()]
@@ -175,6 +185,7 @@ async def test_a_worker_that_wakes_after_another_took_its_partitions_can_commit_
         await stage.progress()
         for pause in (signal.SIGUSR1, signal.SIGSTOP):
             workers[0].send_signal(pause)
+            await stopped(workers[0])
             await stage.progress(partitions=2)
             await stage.progress()  # in all partitions: those of the paused one are another's by now
             workers[0].send_signal(signal.SIGCONT)

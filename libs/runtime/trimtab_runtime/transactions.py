@@ -124,10 +124,12 @@ class Transactions:
 
 
 async def _all(*waited: Awaitable[Any]) -> None:
-    """Wait for every one to end, and raise the first failure, in their order."""
-    for end in await asyncio.gather(*waited, return_exceptions=True):
-        if isinstance(end, BaseException):
-            raise end
+    """Wait for every one to end, and raise the first failure, in their order, that is no mere consequence of another."""
+    ends = await asyncio.gather(*waited, return_exceptions=True)
+    failures = [end for end in ends if isinstance(end, BaseException)]
+    if failures:
+        # Once one has failed, the client refuses the rest as not in a transaction.
+        raise next((each for each in failures if not isinstance(each, IllegalOperation)), failures[0])
 
 
 def _fits(batch: Any, record: Outgoing) -> bool:

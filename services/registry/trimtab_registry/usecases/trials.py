@@ -186,7 +186,7 @@ def due(standing: Standing, instances: Sequence[Status]) -> Due | None:
         and len(current) == len(instances)
         and all(status.champion == champion for status in current)
     ):
-        return Due("live", f"{_names(instances)} answer with it")
+        return Due("live", f"answered by {_names(instances)}")
     if trial is None and standing.previous is not None:
         for status in current:
             loaded = status.of(champion)
