@@ -23,6 +23,10 @@ from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 M = TypeVar("M", bound=Message)
 
 _DAY_MS = 86_400_000
+MOST_BYTES = 8_388_608
+"""Of one record, or one batch of them: what services send at most, and topics take."""
+MOST_ROW_BYTES = 4_194_304
+"""Of a user's row: what becomes of it, a dead letter in base64 included, fits a record."""
 
 
 class Encoding(StrEnum):
@@ -84,6 +88,7 @@ class Topic(Generic[M]):
         settings = {
             "cleanup.policy": "compact" if self.compacted else "delete",
             "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(MOST_BYTES),
         }
         if self.compacted:
             settings |= {"min.compaction.lag.ms": "60000", "segment.ms": str(_DAY_MS)}

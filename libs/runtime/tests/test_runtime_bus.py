@@ -110,6 +110,68 @@ async def test_an_outage_is_waited_out_and_never_a_dead_letter(
     assert await dead_letters(kafka_servers, topic.name) == []
 
 
+async def test_a_fault_is_tried_again_and_then_a_dead_letter_whatever_outages_came_before(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
+    errors: list[Exception] = [Unavailable("the database is away")] * 6 + [ValueError("passes")] * 4
+    heard: list[str] = []
+
+    async def handler(alert: Alert, _: Record[Alert]) -> None:
+        if alert.sentence == "never":
+            raise ZeroDivisionError("stays")
+        if errors:
+            raise errors.pop(0)
+        heard.append(alert.sentence)
+
+    await send(kafka_servers, topic, "at last")
+    async with running(listen(kafka_servers, topic, handler)):
+        await eventually(lambda: _true(heard == ["at last"]), what="the record whose fault passed")
+        await send(kafka_servers, topic, "never", "next")
+        await eventually(lambda: _true(heard == ["at last", "next"]), what="the record after the faulty one")
+
+    (letter,) = await dead_letters(kafka_servers, topic.name)
+    assert (letter.offset, letter.reasons[0].code) == (1, "failed")
+    assert letter.reasons[0].message == "ZeroDivisionError: stays"
+
+
+async def test_a_partition_that_waits_holds_up_no_other(kafka_servers: str) -> None:
+    two = replace(topics.ALERTS, name=f"alerts-{uuid.uuid4().hex[:8]}", partitions=2)
+    await ensure_topics(kafka_servers, [two])
+    is_away, heard = True, list[str]()
+
+    async def handler(alert: Alert, record: Record[Alert]) -> None:
+        if is_away and record.partition == 0:
+            raise Unavailable("what partition 0 leans on is down")
+        heard.append(alert.sentence)
+
+    producer = await bus.start_producer(kafka_servers)
+    async with running(listen(kafka_servers, two, handler)):
+        for number in range(3):
+            for partition in (0, 1):
+                value = two.encode(Alert(sentence=f"{partition}/{number}"))
+                await producer.send_and_wait(two.name, value=value, partition=partition)
+            await eventually(lambda last=f"1/{number}": _true(heard[-1:] == [last]), what="partition 1")
+        is_away = False
+        await eventually(lambda: _true(heard[3:] == ["0/0", "0/1", "0/2"]), what="partition 0, in order")
+    await producer.stop()
+
+
+async def test_the_dead_letter_of_a_huge_record_is_cut_and_fits(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
+    heard: list[str] = []
+
+    async def handler(alert: Alert, _: Record[Alert]) -> None:
+        heard.append(alert.sentence)
+
+    await send(kafka_servers, topic, b"x" * 7_000_000, "next")
+    async with running(listen(kafka_servers, topic, handler)):
+        await eventually(lambda: _true(heard == ["next"]), what="the record after the huge one")
+
+    (letter,) = await dead_letters(kafka_servers, topic.name)
+    assert letter.payload == b"x" * 4_194_304
+
+
 async def test_offsets_follow_effects(kafka_servers: str, topic: Topic[Alert]) -> None:
     heard: list[str] = []
 

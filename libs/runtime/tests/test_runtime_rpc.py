@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest, IngestResponse
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
@@ -16,7 +17,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
     add_IngestionServicer_to_server,
 )
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
 NAMES = ["trimtab.ingestion.v1.Ingestion"]
 
@@ -29,6 +30,10 @@ class Door(IngestionServicer):
         self.traces.append(telemetry.trace_id())
         if request.source == "nosuch":
             raise NotFound("there is no source 'nosuch': apply its spec first")
+        if request.source == "cut off":
+            raise KafkaTimeoutError("no answer in 40 s")
+        if request.source == "broken":
+            raise ZeroDivisionError("division by zero")
         return IngestResponse(accepted=len(request.rows))
 
     async def IngestStream(self, requests: AsyncIterator[IngestRequest], context: Any) -> IngestResponse:
@@ -55,6 +60,30 @@ async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:
     error = rpc.error_of(raised.value)
     assert isinstance(error, NotFound)
     assert str(error) == "there is no source 'nosuch': apply its spec first"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "sentence"),
+    [
+        ("cut off", Unavailable, "Kafka is away: KafkaTimeoutError('no answer in 40 s')"),
+        ("broken", TrimtabError, "ZeroDivisionError: division by zero; the log of the service has more"),
+    ],
+)
+async def test_what_a_door_did_not_mean_to_raise_is_told_in_a_sentence(
+    source: str, kind: type[TrimtabError], sentence: str
+) -> None:
+    address = free_address()
+    async with (
+        rpc.serving(address, partial(add_IngestionServicer_to_server, Door()), NAMES),
+        rpc.channel(address) as channel,
+    ):
+        stub: Any = IngestionStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.Ingest(IngestRequest(source=source))
+
+    error = rpc.error_of(raised.value)
+    assert type(error) is kind
+    assert str(error).endswith(sentence)
 
 
 async def test_health_says_serving_only_once_it_is_ready() -> None:

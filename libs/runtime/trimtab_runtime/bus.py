@@ -2,11 +2,14 @@
 
 An offset is committed only after the effect of its record. `Rejected` makes a dead
 letter, `Unavailable` is waited out for as long as it takes, and any other error is
-tried a few times and then made a dead letter too; an outage never is.
+tried a few times and then made a dead letter too; an outage never is. A partition is
+paused while its records are at work, so one that waits holds up no other and the
+process stays in its group however long it takes.
 """
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from google.protobuf.message import Message
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason
-from trimtab_contracts.topics import DEADLETTER, Topic, Undecodable
+from trimtab_contracts.topics import DEADLETTER, MOST_BYTES, MOST_ROW_BYTES, Topic, Undecodable
 
 from trimtab_runtime import records, telemetry
 from trimtab_runtime.clock import to_timestamp
@@ -60,7 +63,7 @@ async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProduce
         acks="all",
         linger_ms=linger_ms,
         max_batch_size=131_072,
-        max_request_size=8_388_608,
+        max_request_size=MOST_BYTES,
         compression_type="lz4",
         retry_backoff_ms=20,
     )
@@ -80,7 +83,10 @@ async def consume(
     max_records: int = 500,
     ready: asyncio.Event | None = None,
 ) -> None:
-    """Hear `subscriptions` as the consumer group `service` until cancelled."""
+    """Hear `subscriptions` as the consumer group `service` until cancelled.
+
+    Handlers of several partitions run side by side, those of one in order.
+    """
     by_name = {subscription.topic.name: subscription for subscription in subscriptions}
     consumer = AIOKafkaConsumer(
         *by_name,
@@ -96,15 +102,26 @@ async def consume(
         fetch_max_wait_ms=100,
     )
     producer = await start_producer(servers)
-    await consumer.start()
+    # A partition that left and came back while its records were at work may have two batches in hand.
+    turns: defaultdict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def work(place: TopicPartition, batch: Sequence[Any]) -> None:
+        async with turns[place]:
+            await settle(by_name[place.topic], batch, producer, service)
+            await _commit(consumer, {place: batch[-1].offset + 1})
+        if place in consumer.assignment():
+            consumer.resume(place)
+
     try:
-        if ready is not None:
-            ready.set()
-        while True:
-            batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
-            for place, batch in batches.items():
-                await settle(by_name[place.topic], batch, producer, service)
-                await _commit(consumer, {place: batch[-1].offset + 1})
+        await consumer.start()
+        async with asyncio.TaskGroup() as tasks:
+            if ready is not None:
+                ready.set()
+            while True:
+                batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
+                for place, batch in batches.items():
+                    consumer.pause(place)
+                    tasks.create_task(work(place, batch))
     finally:
         await asyncio.shield(_stop(consumer, producer))
 
@@ -156,34 +173,34 @@ async def _handle(
     producer: AIOKafkaProducer,
     service: str,
 ) -> None:
-    failures = 0
+    outages = faults = 0
     while True:
         try:
             return await subscription.handler(batch)
         except Unavailable as error:
-            failures = min(failures + 1, len(_BACKOFF_S))
+            outages += 1
             log.warning("%s waits: %s", subscription.topic.name, error)
         except Rejected as error:
             if len(batch) == 1:
                 return await bury(producer, service, raw[batch[0].offset], "rejected", str(error))
             break
         except Exception as error:  # the edge of the loop: one record must not stop the stream
-            failures += 1
-            log.exception("%s failed on %s, try %d", subscription.topic.name, batch[0].id, failures)
-            if failures >= ATTEMPTS:
+            faults += 1
+            log.exception("%s failed on %s, try %d", subscription.topic.name, batch[0].id, faults)
+            if faults >= ATTEMPTS:
                 if len(batch) == 1:
                     return await bury(
                         producer, service, raw[batch[0].offset], "failed", f"{type(error).__name__}: {error}"
                     )
                 break
-        await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1])
+        await asyncio.sleep(_BACKOFF_S[min(outages + faults, len(_BACKOFF_S)) - 1])
     for record in batch:
         await _handle(subscription, [record], raw, producer, service)
     return None
 
 
 async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
-    """Make a dead letter of a raw record, with one reason, and wait until Kafka has it."""
+    """Make a dead letter of a raw record, with one reason, and wait until Kafka has it, however long that takes."""
     log.error("dead letter %s/%d/%d: %s", raw.topic, raw.partition, raw.offset, message)
     letter = dead_letter(raw, source=raw.topic, reasons=[Reason(code=code, message=message)])
     record = records.outgoing(
@@ -194,11 +211,19 @@ async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, me
         source=service,
         time_ms=raw.timestamp,
     )
-    await records.send_all(producer, [record])
+    while True:
+        try:
+            return await records.send_all(producer, [record])
+        except KafkaError as error:
+            log.warning("dead letter %s waits: %r", letter.id, error)
+            await asyncio.sleep(_BACKOFF_S[-1])
 
 
 def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason]) -> DeadLetter:
-    """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same."""
+    """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same.
+
+    A payload too large to travel on is cut at 4 MiB; the whole of it lies at that place.
+    """
     return DeadLetter(
         id=f"{raw.topic}/{raw.partition}/{raw.offset}",
         source=source,
@@ -206,7 +231,7 @@ def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason]) -> DeadLett
         partition=raw.partition,
         offset=raw.offset,
         key=raw.key or b"",
-        payload=raw.value or b"",
+        payload=(raw.value or b"")[:MOST_ROW_BYTES],
         reasons=reasons,
         arrived_at=to_timestamp(raw.timestamp),
     )

@@ -7,6 +7,7 @@
     │   └── Overloaded   too much at once; send it again, later and slower
     └── Unavailable      something we lean on is down; send it again later
 
+`TrimtabError` itself is a fault of ours, which sending again may or may not get past.
 No class knows a transport: `rpc` maps them to statuses, `bus` to a record's fate.
 """
 

@@ -24,13 +24,17 @@ else:
 
 _LOCK = 7_270_001  # advisory lock of migrations
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
-_DOWN = (
-    OSError,
+_AWAY = (
+    OSError,  # a timeout is one
+    asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # the disk is full, memory or connections have run out
+    asyncpg.OperatorInterventionError,  # it is being shut down or started
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,  # a replica that has not been promoted yet
+    asyncpg.TransactionRollbackError,  # a deadlock, say: the same again may go well
 )
-_DOWN_TOO = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.InterfaceError, TimeoutError)
+"""What has nothing to do with what was asked, and passes."""
 
 
 @asynccontextmanager
@@ -57,7 +61,7 @@ def outages() -> Iterator[None]:
     """Turn the many ways in which PostgreSQL is away into `Unavailable`."""
     try:
         yield
-    except (*_DOWN, *_DOWN_TOO) as error:
+    except _AWAY as error:
         raise Unavailable(f"PostgreSQL is away: {type(error).__name__} {error}".strip()) from error
 
 

@@ -1,7 +1,8 @@
 """gRPC doors and clients: errors to statuses, health, reflection, trace context.
 
 A servicer raises `Rejected` or `Unavailable` and knows no status; the one table here
-turns them into codes, and back again on the client's side.
+turns them into codes, and back again on the client's side. What it did not mean to
+raise is logged, and told as a fault of the service.
 """
 
 import json
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from aiokafka.errors import KafkaError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
@@ -26,6 +28,7 @@ STATUSES: dict[type[TrimtabError], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Rejected: grpc.StatusCode.INVALID_ARGUMENT,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    TrimtabError: grpc.StatusCode.INTERNAL,
 }
 MESSAGE_LIMIT = 64 * 1024 * 1024
 _RETRIED = {
@@ -63,7 +66,20 @@ def error_of(error: grpc.RpcError) -> TrimtabError:
             return kind(details)
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return Unavailable(f"no answer in time: {details}")
-    return Unavailable(f"the other side failed ({code.name}): {details}")
+    return TrimtabError(f"the other side failed ({code.name}): {details}")
+
+
+def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+    """Return the status and the sentence that a call of `method` ends with."""
+    if isinstance(error, grpc.RpcError):
+        error = error_of(error)
+    if isinstance(error, TrimtabError):
+        return status_of(error), str(error)
+    if isinstance(error, KafkaError):
+        log.warning("%s: Kafka is away: %r", method, error)
+        return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}"
+    log.error("%s failed", method, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}; the log of the service has more"
 
 
 class Errors(grpc.aio.ServerInterceptor):
@@ -101,8 +117,8 @@ def _unary(behaviour: Callable[..., Any], method: str, parent: str | None) -> Ca
         with telemetry.span(method, parent=parent, kind=SpanKind.SERVER):
             try:
                 return await behaviour(request, context)
-            except TrimtabError as error:
-                await context.abort(status_of(error), str(error))
+            except Exception as error:  # the edge of a call
+                await context.abort(*_outcome(error, method))
 
     return call
 
@@ -113,8 +129,8 @@ def _streaming(behaviour: Callable[..., Any], method: str, parent: str | None) -
             try:
                 async for answer in behaviour(request, context):
                     yield answer
-            except TrimtabError as error:
-                await context.abort(status_of(error), str(error))
+            except Exception as error:  # the edge of a call
+                await context.abort(*_outcome(error, method))
 
     return call
 

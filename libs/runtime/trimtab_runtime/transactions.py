@@ -14,6 +14,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError
 from aiokafka.partitioner import murmur2
+from trimtab_contracts.topics import MOST_BYTES
 
 from trimtab_runtime.records import Outgoing
 
@@ -51,6 +52,7 @@ class Transactions:
             acks="all",
             linger_ms=0,
             max_batch_size=_BATCH_BYTES,
+            max_request_size=MOST_BYTES,
             compression_type="lz4",
             retry_backoff_ms=20,
         )

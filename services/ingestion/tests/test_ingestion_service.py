@@ -19,7 +19,7 @@ from trimtab_ingestion.app import run
 from trimtab_ingestion.config import Config
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.admin import ensure_topics
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.testing import eventually
 
@@ -106,3 +106,17 @@ async def test_an_unknown_source_is_refused_with_the_remedy(address: str) -> Non
     error = rpc.error_of(raised.value)
     assert isinstance(error, NotFound)
     assert str(error).startswith("there is no source 'nosuch': apply its spec first")
+
+
+async def test_a_row_too_large_for_a_record_is_refused_with_its_place_and_the_rest_of_its_request(
+    source: str, address: str
+) -> None:
+    huge = b'{"id": "1", "note": "' + b"x" * topics.MOST_ROW_BYTES + b'"}'
+    async with rpc.channel(address) as channel:
+        stub: Any = IngestionStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.Ingest(IngestRequest(source=source, rows=[b"{}", huge]), wait_for_ready=True)
+
+    error = rpc.error_of(raised.value)
+    assert isinstance(error, Rejected)
+    assert str(error).startswith(f"rows[1] has {len(huge)} bytes and a row may have 4194304")

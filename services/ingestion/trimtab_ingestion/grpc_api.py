@@ -11,6 +11,7 @@ from trimtab_runtime.clock import Clock, iso
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_ingestion.errors import RowTooLarge
 from trimtab_ingestion.usecases import key_of
 
 
@@ -38,6 +39,9 @@ class IngestionApi(IngestionServicer):
 
     async def _accept(self, name: str, rows: Sequence[bytes]) -> int:
         source = self._book.source(name)
+        for at, row in enumerate(rows):
+            if len(row) > topics.MOST_ROW_BYTES:
+                raise RowTooLarge(at, len(row))
         topic, arrived = topics.RAW.named(name).name, self._clock.now_ms()
         headers = [("ce_arrivedat", iso(arrived).encode())]
         await records.send_all(

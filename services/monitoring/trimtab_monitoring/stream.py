@@ -1,18 +1,16 @@
 """Faust door of monitoring: drift in, at most one retrain command out.
 
-Faust acknowledges a record whose agent has raised, so the agent does not raise: it
-tries until the effect is stored, the record is a dead letter, or the process ends.
-It holds no table; the inbox row in the effect's transaction tells a repeated event.
+Faust would acknowledge a record whose agent has raised or was cut off, so the agent
+acknowledges by itself, once the effect is stored or the record is a dead letter. It
+holds no table; the inbox row in the effect's transaction tells a repeated event.
 """
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
-from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import DriftEvent
 from trimtab_runtime import bus
@@ -24,9 +22,7 @@ from trimtab_monitoring.news import SOURCE
 from trimtab_monitoring.usecases.retraining import Retraining
 
 HEARS = (topics.DRIFT,)
-log = logging.getLogger(__name__)
 
-_BACKOFF_S = 1.0
 APPLICATION = "monitoring-stream"
 """Faust's consumer group: it cannot share one with other clients."""
 
@@ -101,22 +97,12 @@ class PolicyStream:
 
         @app.agent(channel, name="monitoring.retrain-policy")
         async def answer(stream: Any) -> None:
-            async for event in stream.events():
-                await self._settle(_raw(event.message))
+            async for event in stream.noack().events():
+                await bus.settle(self._subscription, [_raw(event.message)], self._producer, SOURCE)
+                event.ack()
 
         app.finalize()
         return app
-
-    async def _settle(self, raw: _Raw) -> None:
-        """Bring about the effect of a record, or its dead letter, however long that takes."""
-        while True:
-            try:
-                return await bus.settle(self._subscription, [raw], self._producer, SOURCE)
-            except KafkaError as error:
-                log.warning(
-                    "the dead letter of %s/%d/%d waits: %s", raw.topic, raw.partition, raw.offset, error
-                )
-                await asyncio.sleep(_BACKOFF_S)
 
 
 def _answering(retraining: Retraining) -> Any:

@@ -120,6 +120,17 @@ def test_only_the_last_batch_of_a_partition_carries_the_new_watermark(
     assert [(len(batch.rows), batch.watermark_ms) for batch in batches] == [(2, 0), (1, 0), (1, 11)]
 
 
+def test_a_batch_of_a_wide_model_holds_fewer_rows(
+    log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictionlog, "BATCH_VALUES", 5)
+    wide = said([2] * 3, [10] * 3)._replace(features=np.zeros((3, 2), np.float32))
+    log.add(wide)
+    log.add(wide._replace(served=Model(), features=np.zeros((3, 99), np.float32)))
+
+    assert [len(batch.rows) for batch in log.drain([]) if batch.rows] == [2, 1, 1, 1, 1]
+
+
 def test_a_batch_holds_answers_of_one_state_of_the_model_only(log: PredictionLog) -> None:
     before, after = Model(), Model()
     answer(log, [2, 2], [1, 1], before)

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from trimtab_serving.snapshot import Served
 
 BATCH_ROWS = 1000
+BATCH_VALUES = 250_000
+"""Features in a batch, at 8 bytes each: a record holds 8 MiB."""
 _MOST_WAITING = 50_000
 
 
@@ -133,4 +135,9 @@ class PredictionLog:
 
 
 def _pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answered, int]]]:
-    return [rows[at : at + BATCH_ROWS] for rows in groups for at in range(0, len(rows), BATCH_ROWS)]
+    pieces = []
+    for rows in groups:
+        width = rows[0][0].features.shape[1]
+        size = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, width)))
+        pieces += [rows[at : at + size] for at in range(0, len(rows), size)]
+    return pieces
