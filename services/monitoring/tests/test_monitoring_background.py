@@ -138,6 +138,19 @@ async def test_a_sweep_keeps_what_is_young_and_what_a_window_still_needs(world: 
     assert (await world.store.watch("m")).data.rows == 0
 
 
+async def test_a_sweep_keeps_the_rows_of_a_report_that_is_still_to_be_made(world: Any, flow: Make) -> None:
+    await world.ready()
+    await world.live(flow(0, 200), flow(200, 300, shift=2.0), flow(500, 50, step_ms=DAY))
+    retention, printer = Retention(world.store, world.specs, keep_ms=2 * DAY), Printer()
+    await retention.sweep()
+
+    async with running(Reports(world.store, printer).work()):
+        await eventually(lambda: _no_report(world), what="an empty queue")
+
+    assert sorted(printer.made) == sorted((drift.episode, 100) for drift in world.drifts())
+    assert await retention.sweep() > 0
+
+
 class Door:
     """Closes as it is told to."""
 

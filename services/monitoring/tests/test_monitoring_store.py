@@ -259,8 +259,11 @@ async def test_a_report_is_ordered_once_and_not_tried_twice_at_a_time(store: Sto
     assert await store.next_report() == order
     assert await store.next_report() is None
     assert [row.id for row in await store.report_rows(order)] == ["a", "b"]
+    assert await store.reports_from("m") == 10
+    assert await store.reports_from("other") is None
     await store.report_done("e")
     assert await store.next_report() is None
+    assert await store.reports_from("m") is None
 
 
 async def test_old_rows_are_forgotten_a_few_at_a_time(store: Store) -> None:

@@ -235,6 +235,16 @@ class PostgresStore:
             )
         return [row for row in rows if row.version == order.version]
 
+    async def reports_from(self, model: str) -> int | None:
+        """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
+        with outages():
+            found: int | None = await self._pool.fetchval(
+                "SELECT min((report->>'from_ms')::bigint) FROM reports WHERE report->>'model' = $1 AND attempts < $2",
+                model,
+                REPORT_ATTEMPTS,
+            )
+        return found
+
     async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` predictions older than `before_ms`."""
         return await self._delete("predictions", "model", model, before_ms, at_most)

@@ -215,6 +215,11 @@ class MemoryStore:
         rows = self.joined(order.model, order.labels, order.from_ms - 1, order.to_ms)
         return [row for row in rows if row.version == order.version]
 
+    async def reports_from(self, model: str) -> int | None:
+        """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
+        waiting = [order.from_ms for order, _ in self._tables.reports.values() if order.model == model]
+        return min(waiting, default=None)
+
     async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` predictions older than `before_ms`."""
         old = [

@@ -198,6 +198,16 @@ async def _look(view: View, trimtab: Trimtab) -> None:
     ]
 
 
+async def _written(reports: Sequence[Path]) -> None:
+    """Wait until every report that the story names can be opened."""
+    for _ in range(1200):
+        missing = [str(path) for path in reports if not path.exists()]
+        if not missing:
+            return
+        await asyncio.sleep(0.05)
+    raise Unavailable(f"reports were promised and not written in 60 s: {', '.join(missing)}")
+
+
 async def _end(
     view: View,
     replay: Replay,
@@ -207,8 +217,10 @@ async def _end(
     directory: Path,
     until_ms: int,
 ) -> None:
-    view.phase("done")
+    view.phase("waiting for the last of the evidence")
     loops = await trimtab.loops(MODEL)
+    await _written([Path(loop.drift.report) for loop in loops if loop.drift.report])
+    view.phase("done")
     outcome = summary(replay.tally, board, loops, (LIVE_FROM, until_ms), state.versions)
     path = directory / "summary.json"
     path.write_text(json.dumps(outcome, indent=2) + "\n")

@@ -138,6 +138,10 @@ class Store(Protocol):
         """Return the rows that a report is about."""
         ...
 
+    async def reports_from(self, model: str) -> int | None:
+        """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
+        ...
+
     async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` predictions older than `before_ms`, and return how many went."""
         ...

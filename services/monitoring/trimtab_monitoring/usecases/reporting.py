@@ -63,7 +63,12 @@ class Reports:
     async def _make(self, order: ReportOrder) -> None:
         version = await self._store.version(order.model, order.version)
         rows = await self._store.report_rows(order)
-        if version is not None and version.reference is not None and rows:
+        if version is None or version.reference is None or not rows:
+            log.error(
+                "the report of episode %s cannot be made: %s of version %d of %s is gone",
+                order.episode, "what it is about" if not rows else "the reference", order.version, order.model,
+            )  # fmt: skip
+        else:
             try:
                 await self._reporter.report(order, rows, version.features, version.reference)
             except (

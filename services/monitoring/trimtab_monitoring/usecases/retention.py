@@ -1,7 +1,7 @@
 """Lets go of predictions and labels that nothing will ask for again.
 
 What is younger than the stated time behind the closed mark stays, and so does every
-row of a window that is still being filled.
+row of a window that is still being filled, or of a report that is still to be made.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from functools import partial
 
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.usecases.entities import LabelStream, Watch
+from trimtab_monitoring.usecases.entities import LabelStream
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Retention:
     async def sweep(self) -> int:
         """Delete a little of what is no longer needed, and return how many rows went."""
         models = dict(self._specs.models)
-        needed = {name: self._needed_from(await self._store.watch(name)) for name in models}
+        needed = {name: await self._needed_from(name) for name in models}
         gone = 0
         for name, before_ms in needed.items():
             gone += await _drain(partial(self._store.forget, name, before_ms=before_ms))
@@ -54,9 +54,12 @@ class Retention:
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
 
-    def _needed_from(self, watch: Watch) -> int:
-        filling = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
-        return min([watch.closed_ms - self._keep_ms, *filling])
+    async def _needed_from(self, model: str) -> int:
+        watch, reports_from = await self._store.watch(model), await self._store.reports_from(model)
+        needed = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
+        if reports_from is not None:
+            needed.append(reports_from)
+        return min([watch.closed_ms - self._keep_ms, *needed])
 
 
 async def _drain(forget: Callable[..., Awaitable[int]]) -> int:
