@@ -113,6 +113,16 @@ def test_a_slice_that_is_much_worse_is_named(metric: Metric) -> None:
     assert "z3" in result.sentence
 
 
+def test_beside_a_champion_without_loss_the_figures_stay_finite() -> None:
+    evaluation = Evaluation(
+        {"mae": RNG.lognormal(0, 0.5, 400)}, {"mae": np.zeros(400)}, {"zone": np.zeros(400)}
+    )
+    result = judged(SliceGate("mae", "zone", 0.1), evaluation)
+
+    assert not result.passed
+    assert np.isfinite([result.value or 0.0, result.low or 0.0, result.high or 0.0]).all()
+
+
 def test_a_worse_slice_with_too_few_rows_is_not_judged() -> None:
     evaluation = Evaluation({"mae": np.full(50, 9.0)}, {"mae": np.ones(50)}, {"zone": np.zeros(50)})
 

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 
 _MOST_UNITS: Final = 4_096
 _CHUNK: Final = 500_000
+_MOST_WORSE: Final = 1e6
+"""The largest ratio that is told: beside a champion without loss it has no bound, and a figure must be finite."""
 _NORMAL: Final = NormalDist()
 
 
@@ -207,7 +209,7 @@ def _sliced(gate: SliceGate, candidate: Floats, champion: Floats, column: NDArra
 
     def worse_by(excess_mean: Floats) -> Floats:
         ratio = np.divide(excess_mean, base, out=np.where(excess_mean > 0, np.inf, 0.0), where=base > 0)
-        return np.asarray(np.maximum(allowed + ratio, 0) ** (1 / power) - 1)
+        return np.asarray(np.clip(allowed + ratio, 0, _MOST_WORSE) ** (1 / power) - 1)
 
     value, low, high = worse_by(mean), worse_by(mean - reach), worse_by(mean + reach)
     refusing = large[(mean - reach)[large] > 0]

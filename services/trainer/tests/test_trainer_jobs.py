@@ -46,6 +46,18 @@ class Features:
         return TrainingSet(folder / "rows.arrow", (("events/trips", 7),), "digest", 100)
 
 
+class SlowOnce(Features):
+    """Takes a minute to say that it has nothing, once."""
+
+    def __init__(self, clock: ManualClock, fault: Exception) -> None:
+        super().__init__([fault])
+        self.clock = clock
+
+    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+        self.clock.advance(60_000 if self.faults else 0)
+        return await super().training_set(model, start_ms=start_ms, end_ms=end_ms, folder=folder)
+
+
 class Fitter:
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault = fault
@@ -85,12 +97,19 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
-    def make(*, faults: list[Exception] | None = None, fitter: Any = None, lease_ms: int = 10_000) -> Jobs:
-        book = SpecBook()
+    def make(
+        *,
+        faults: list[Exception] | None = None,
+        slow: Exception | None = None,
+        fitter: Any = None,
+        lease_ms: int = 10_000,
+    ) -> Jobs:
+        book, clock = SpecBook(), ManualClock(DAY)
         book.put(a_model())
+        features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
-            store, book, NoChampions(), Features(faults or []), fitter or Fitter(), Artifacts(), ManualClock(DAY),
-            owner="me", lease_ms=lease_ms, folder=tmp_path,
+            store, book, NoChampions(), features, fitter or Fitter(), Artifacts(), clock,
+            owner="me", lease_ms=lease_ms, patience_ms=60_000, folder=tmp_path,
         )  # fmt: skip
 
     return make
@@ -110,6 +129,23 @@ def a_command(id: str = "c1", model: str = "m") -> Command:
 
 def told(store: MemoryStore) -> list[Status]:
     return [news.status for news in store.published]
+
+
+async def test_a_run_that_has_waited_too_long_for_its_rows_fails_and_lets_the_next_one_on(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    jobs = make_jobs(slow=Unavailable("trips is archived up to 1970-04-01"))
+    async with at_work(jobs):
+        await jobs.order(a_command("c1"))
+        await jobs.order(a_command("c2"))
+
+        async def finished() -> bool:
+            return Status.SUCCEEDED in told(store)
+
+        await eventually(finished, what="the second run")
+
+    failed = next(news for news in store.published if news.status is Status.FAILED)
+    assert failed.error == "waited 1 minutes: trips is archived up to 1970-04-01"
 
 
 async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Callable[..., Jobs]) -> None:

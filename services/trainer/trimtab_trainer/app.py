@@ -36,6 +36,7 @@ async def run(config: Config) -> None:
             clock,
             owner=config.instance,
             lease_ms=round(config.lease_s * 1000),
+            patience_ms=round(config.patience_s * 1000),
             folder=config.state_dir / "jobs",
         )
         producer = await bus.start_producer(config.kafka_servers)

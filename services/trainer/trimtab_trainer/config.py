@@ -26,5 +26,7 @@ class Config:
     """Jobs that run side by side."""
     lease_s: float = 10.0
     """A trainer that has not renewed its lease for so long has lost its job to another."""
+    patience_s: float = 1800.0
+    """A run that has waited so long for its rows, or for what keeps them, fails."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

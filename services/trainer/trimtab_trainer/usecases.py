@@ -2,7 +2,8 @@
 
 A command makes one job. A job is held by lease: a trainer that dies lets it lapse and
 another starts the job again. A run either succeeds, or fails with one sentence that
-is news like any other; an outage is neither, and is waited out.
+is news like any other. What it leans on may be away for a while; past its patience the
+run fails with what it waited for, so that it does not hold up the runs behind it.
 """
 
 import asyncio
@@ -214,7 +215,7 @@ class Jobs:
 
     def __init__(
         self, store: Store, specs: Specs, champions: Champions, features: Features, fitter: Fitter, artifacts: Artifacts,
-        clock: Clock, *, owner: str, lease_ms: int, folder: Path,
+        clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
     ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
@@ -225,6 +226,7 @@ class Jobs:
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
+        self._patience_ms = patience_ms
         self._folder = folder
         self._wanted = asyncio.Event()
 
@@ -303,6 +305,7 @@ class Jobs:
                     await asyncio.sleep(0.5)
 
     async def _outcome(self, job: Job) -> News:
+        until_ms = self._clock.now_ms() + self._patience_ms
         while True:
             try:
                 return replace(
@@ -311,6 +314,10 @@ class Jobs:
                     at_ms=self._clock.now_ms(),
                 )
             except Unavailable as error:
+                if self._clock.now_ms() >= until_ms:
+                    waited = f"waited {self._patience_ms / 60_000:g} minutes: {error}"
+                    log.warning("run %s failed: %s", job.run_id, waited)
+                    return replace(self._news(job, Status.FAILED), error=waited)
                 log.warning("run %s waits: %s", job.run_id, error)
                 await asyncio.sleep(1.0)
             except Rejected as error:
