@@ -117,6 +117,16 @@ async def test_a_comparison_with_a_champion_that_was_replaced_is_refused(registr
     assert "evaluated beside no champion and version 1 is the champion now" in registry.events()[-1].sentence
 
 
+async def test_a_candidate_that_could_not_be_compared_with_the_champion_is_refused(registry: Harness) -> None:
+    await with_champion(registry)
+    await registry.consider("blind", champion=1, content=an_evaluation(error=1.0))
+
+    assert await registry.stages() == [Stage.LIVE, Stage.REFUSED]
+    assert registry.events()[-1].sentence.startswith(
+        "version 1, which is live, could not be evaluated beside it, so mae versus champion says nothing: keep the features"
+    )
+
+
 async def test_without_comparing_gates_a_replaced_champion_matters_not() -> None:
     registry = Harness()
     await registry.apply(gates=[AT_MOST])

@@ -9,6 +9,7 @@ one that is, so a candidate that owes its gates to such a comparison is refused.
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 
 from trimtab_core import specs
 from trimtab_runtime import telemetry
@@ -61,7 +62,8 @@ class Candidates:
             return Findings()
         try:
             content = await self._fetch(candidate.evaluation)
-            return Findings(tuple(await asyncio.to_thread(evaluation.judge, spec, content)))
+            judge = partial(evaluation.judge, spec, content, champion=candidate.champion_version)
+            return Findings(tuple(await asyncio.to_thread(judge)))
         except Rejected as error:
             return Findings(fault=str(error))
 

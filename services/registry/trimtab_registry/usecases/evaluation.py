@@ -23,8 +23,8 @@ def is_comparison(gate: specs.GateSpec) -> bool:
     return gate.at_most is None
 
 
-def judge(spec: specs.ModelSpec, evaluation: bytes, *, seed: int = 0) -> list[Gate]:
-    """Hold the evaluated rows to the gates of `spec`.
+def judge(spec: specs.ModelSpec, evaluation: bytes, *, champion: int = 0, seed: int = 0) -> list[Gate]:
+    """Hold the evaluated rows to the gates of `spec`; `champion` is the live version they were evaluated beside, or 0.
 
     Raises:
         BadEvaluation: the bytes are no such file, or lack what a gate reads.
@@ -33,9 +33,16 @@ def judge(spec: specs.ModelSpec, evaluation: bytes, *, seed: int = 0) -> list[Ga
         with pa.ipc.open_file(pa.BufferReader(evaluation)) as file:
             table = file.read_all()
         wanted = [_core_gate(gate) for gate in spec.gates]
-        results = gates.evaluate(wanted, _losses(spec, table), seed=seed)
+        losses = _losses(spec, table)
+        results = gates.evaluate(wanted, losses, seed=seed)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise BadEvaluation(f"its evaluation cannot be read: {error}") from error
+    compared = [name_of(gate) for gate in spec.gates if is_comparison(gate)]
+    if champion and compared and losses.champion is None:
+        raise BadEvaluation(
+            f"version {champion}, which is live, could not be evaluated beside it, so {', '.join(compared)} says nothing: "
+            "keep the features that the live version needs until it is replaced, or drop the gate"
+        )
     return [_told(gate, result) for gate, result in zip(spec.gates, results, strict=True)]
 
 
