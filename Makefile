@@ -32,7 +32,8 @@ up: setup ## start Kafka, PostgreSQL and the services, and leave them running
 down: ## stop them
 	.venv/bin/trimtab down
 
-bench: $(addprefix bench-,$(BENCHES)) ## all benchmarks; bench-NAME runs one
+bench: setup ## all benchmarks, whichever fails; bench-NAME runs one
+	@$(MAKE) --keep-going $(addprefix bench-,$(BENCHES))
 
 bench-%: setup
 	$(PY) loadtests/bench_$*.py

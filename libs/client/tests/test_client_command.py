@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
+from trimtab import cli
 from trimtab.cli.stack import parse_scale
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, Unavailable
 
 TRIMTAB = Path(sys.executable).parent / "trimtab"
 
@@ -41,6 +43,36 @@ def test_a_row_that_is_no_json_is_told(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "the row is no JSON" in done.stderr
+
+
+def test_what_fails_side_by_side_is_told_once_each_in_sentences_with_the_logs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = [Unavailable("the feature store is away"), Unavailable("the feature store is away")]
+    failure = ExceptionGroup("tasks", [*away, ExceptionGroup("more", [KafkaConnectionError("no broker")])])
+    failure.add_note("The logs are in .trimtab/demo/logs.")
+
+    def app() -> None:
+        raise failure
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert ended.value.code == (
+        "trimtab: the feature store is away; KafkaConnectionError('no broker')\nThe logs are in .trimtab/demo/logs."
+    )
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_fault_that_nobody_foresaw_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    with pytest.raises(SystemExit):
+        cli.main()
+
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_doctor_says_what_was_found_as_json() -> None:

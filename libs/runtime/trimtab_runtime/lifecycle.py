@@ -52,7 +52,7 @@ def run_service(
         sys.exit(str(error))
     except BaseExceptionGroup as group:
         log.exception("%s ended by a fault", service)
-        sys.exit(f"{service} ended: " + "; ".join(str(fault) or repr(fault) for fault in _leaves(group)))
+        sys.exit(f"{service} ended: " + "; ".join(str(fault) or repr(fault) for fault in leaves(group)))
 
 
 def _collect_rarely() -> None:
@@ -82,8 +82,8 @@ async def retrying(what: str, action: Callable[[], Awaitable[None]], *, delay_s:
         await asyncio.sleep(delay_s)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for fault in group.exceptions:
-        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
-    return found
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the faults that a group holds, at any depth; a fault that is no group is its own."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for each in error.exceptions for leaf in leaves(each)]

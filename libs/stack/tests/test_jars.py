@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 from trimtab_stack import jars
-from trimtab_stack.errors import MissingKafka
+from trimtab_stack.errors import MissingJava, MissingKafka
+from trimtab_stack.fetch import fetch_kafka
 
 COUNTS_AND_FETCHES = """
 echo once >> {home}/fetches
@@ -50,6 +51,15 @@ def test_a_fetch_that_fails_half_way_leaves_nothing_and_is_one_sentence(tmp_path
 def test_without_maven_the_remedy_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingKafka, match=r"there is no mvn to fetch it: install Maven, or set KAFKA_HOME$"):
         jars.find_or_fetch(a_machine(tmp_path, None))
+
+
+def test_without_java_nothing_is_fetched_and_java_is_what_is_missing(tmp_path: Path) -> None:
+    environ = a_machine(tmp_path, COUNTS_AND_FETCHES) | {"JAVA_HOME": str(tmp_path)}
+
+    with pytest.raises(MissingJava, match="Kafka needs Java 17 or newer"):
+        fetch_kafka(environ)
+
+    assert not (tmp_path / "fetches").exists()
 
 
 def test_kafka_home_comes_first_and_its_version_is_that_of_its_jar(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ def fetch_kafka(environ: Mapping[str, str] | None = None) -> jars.Jars:
         MissingJava, MissingKafka: there is nothing to run Kafka with, and it cannot be fetched.
     """
     where = tools(environ)
+    version = java.find(where).version  # first: without Java, Maven fails in words of its own
     found = jars.find_or_fetch(where)
-    archive = found.archive(java.find(where).version)
+    archive = found.archive(version)
     if archive and not archive.exists():
         with locked(jars.lock(where), within=_WAIT_SECONDS) as held:
             if held and not archive.exists():

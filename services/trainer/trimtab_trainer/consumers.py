@@ -1,5 +1,6 @@
 """Kafka door of the trainer: commands in; and what is live, as everyone reads it."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from trimtab_runtime.records import Record
 from trimtab_trainer.usecases import Champion, Command, Jobs, StoredFile
 
 FOLLOWS = (topics.DEPLOYMENTS,)
+log = logging.getLogger(__name__)
 
 
 def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
@@ -54,7 +56,11 @@ class Deployments:
             if record.value is None:
                 self._wanted.pop(record.key.decode(), None)
                 continue
-            deployment = topics.DEPLOYMENTS.decode(record.value)
+            try:
+                deployment = topics.DEPLOYMENTS.decode(record.value)
+            except topics.Undecodable as error:
+                log.error("a deployment at offset %d cannot be read: %s", record.offset, error)
+                continue
             held = self._wanted.get(deployment.model)
             if held is None or held.generation <= deployment.generation:
                 self._wanted[deployment.model] = deployment

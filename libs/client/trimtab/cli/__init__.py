@@ -5,9 +5,13 @@ with exit 1 and one clear sentence on standard error.
 """
 
 import sys
+import traceback
 
+import grpc
 import typer
+from aiokafka.errors import KafkaError
 from trimtab_runtime.errors import TrimtabError
+from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
 from trimtab.cli import demo, loops, models, project, runs, stack, streams
@@ -28,11 +32,25 @@ app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
 
 
+_EXPECTED = (TrimtabError, StackError, KafkaError, grpc.RpcError, OSError)
+
+
 def main() -> None:
     """Run the command; the process ends with its exit code."""
     try:
         app()
-    except (TrimtabError, StackError) as error:
-        sys.exit(f"trimtab: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # the edge of the command
+        sys.exit(_told(error))
+
+
+def _told(error: Exception) -> str:
+    """Return what the user is told of a failure; one that nobody foresaw is shown whole before."""
+    faults = leaves(error)
+    if not all(isinstance(fault, _EXPECTED) for fault in faults):
+        traceback.print_exception(error)
+    sentences = dict.fromkeys(
+        str(fault) if isinstance(fault, TrimtabError | StackError) else repr(fault) for fault in faults
+    )
+    return "\n".join([f"trimtab: {'; '.join(sentences)}", *getattr(error, "__notes__", ())])

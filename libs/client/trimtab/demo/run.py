@@ -62,6 +62,9 @@ def run(directory: Path, cache: Path, *, until: str, keep: bool) -> None:
         state = supervisor.up(directory)
         try:
             asyncio.run(_live(view, state, prepared.result(), directory, parse_iso(f"{until}T00:00:00Z")))
+        except Exception as error:
+            error.add_note(f"The logs are in {directory / 'logs'}.")
+            raise
         finally:
             if not keep:
                 supervisor.down(directory)
