@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
 from trimtab_monitoring.usecases.calibration import Uncalibrated
 from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, Row, Standing, StoredFile, Version
 from trimtab_monitoring.usecases.reporting import Reports
@@ -57,13 +57,16 @@ async def test_a_version_is_calibrated_as_soon_as_a_deployment_names_it(world: A
     assert world.woken == ["m", "m"]
 
 
-@pytest.mark.parametrize("fault", [KeyError("no such file"), ValueError("not a reference")])
+@pytest.mark.parametrize(
+    "fault", [KeyError("no such file"), ValueError("not a reference"), Overwhelmed("it was killed")]
+)
 async def test_a_version_that_cannot_be_calibrated_is_closed_without_being_judged(
     world: Any, flow: Make, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any) -> Any:
         raise fault
 
+    monkeypatch.setattr("trimtab_monitoring.usecases.calibrating._AGAIN_S", 0.0)
     monkeypatch.setattr(world.desk, "calibrate", fail)
     await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
     part = flow(0, 120)

@@ -181,6 +181,26 @@ async def test_an_answer_of_the_old_version_after_the_swap_is_counted_and_not_wi
     assert (watch.predictions, watch.data.rows) == (51, 50)
 
 
+async def test_what_comes_too_late_makes_no_window_longer_after_a_restart(world: Any, flow: Make) -> None:
+    await world.ready()
+    seen, late = [at for at in range(120) if at % 2], [at for at in range(120) if at % 2 == 0]
+    part = flow(0, 240)
+    await world.store.take(Arrivals([part.predicted(seen)], [part.labelled(seen)]))
+    await world.mark(part.times[119])
+    await world.close()
+    await world.store.take(Arrivals([part.predicted(late)], [part.labelled(late)]))
+    world.restart()
+
+    rest = list(range(120, 240))
+    await world.store.take(Arrivals([part.predicted(rest)], [part.labelled(rest)]))
+    await world.mark(part.times[-1])
+    await world.close()
+
+    watch = await world.store.watch("m")
+    assert (watch.predictions, watch.data.rows, watch.performance.rows) == (180, 80, 80)
+    assert {reading.rows for reading in world.told(Reading)} == {100}
+
+
 async def test_a_full_window_waits_for_its_calibration_and_then_is_judged(world: Any, flow: Make) -> None:
     part = flow(0, 120)
     await world.store.put_versions([(await _reference(world, 1))])

@@ -4,7 +4,8 @@ Rejected
 ├── BadBatch         a batch of predictions contradicts itself
 └── UnknownLoop      (NotFound)
 Unavailable
-└── NotCalibrated    a version's thresholds are still being worked out
+├── NotCalibrated    a version's thresholds are still being worked out
+└── Overwhelmed      work took too long, or was killed: it may go well once more, but not for ever
 """
 
 from trimtab_runtime.errors import NotFound, Rejected, Unavailable
@@ -28,3 +29,7 @@ class NotCalibrated(Unavailable):
         super().__init__(f"version {version} of {model!r} is not calibrated yet")
         self.model = model
         self.version = version
+
+
+class Overwhelmed(Unavailable):
+    """Work in a child process took too long, or was killed, as the system does when memory runs out."""

@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_runtime import artifacts
-from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.errors import Rejected
 
 from trimtab_monitoring import messages
+from trimtab_monitoring.errors import Overwhelmed
 from trimtab_monitoring.usecases.calibration import Calibration, Settings
 from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
 
@@ -58,7 +59,8 @@ class Workshop:
 
         Raises:
             Corrupt, CannotBeDone: it cannot be made of these.
-            Unavailable: the reference cannot be read now, or the work took too long.
+            Unavailable: the reference cannot be read now.
+            Overwhelmed: the work took too long, or was killed.
         """
         content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
         with _folder(self._folder) as folder:
@@ -97,7 +99,7 @@ async def _run(module: str, folder: Path) -> None:
         async with asyncio.timeout(_PATIENCE_S):
             code = await child.wait()
     except TimeoutError as error:
-        raise Unavailable(f"{module} took longer than {_PATIENCE_S:.0f} s and was ended") from error
+        raise Overwhelmed(f"{module} took longer than {_PATIENCE_S:.0f} s and was ended") from error
     finally:
         if child.returncode is None:
             child.kill()
@@ -105,5 +107,5 @@ async def _run(module: str, folder: Path) -> None:
     if code != 0:
         said = (folder / "log").read_text(errors="replace").strip()[-_LAST_WORDS:]
         if code < 0:
-            raise Unavailable(f"{module} was ended by {signal.Signals(-code).name}: {said}")
+            raise Overwhelmed(f"{module} was ended by {signal.Signals(-code).name}: {said}")
         raise CannotBeDone(f"{module} ended with exit {code}: {said}")

@@ -6,6 +6,7 @@ that is full before that waits for it.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
 from trimtab_monitoring.usecases.calibration import Calibration, Settings, Uncalibrated
 from trimtab_monitoring.usecases.entities import StoredFile
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
@@ -21,6 +22,8 @@ from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 log = logging.getLogger(__name__)
 
 _MOST_HELD = 256
+_MOST_TRIES = 3
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Calibrator(Protocol):
         Raises:
             Rejected: it is not what its digest or its format promises.
             Unavailable: it cannot be read now.
+            Overwhelmed: the work took too long, or was killed.
         """
         ...
 
@@ -64,6 +68,7 @@ class Calibrations:
         self._wake = wake
         self._held: dict[tuple[str, int, str], tuple[Calibration, Sequence[str]]] = {}
         self._wanted: dict[Wanted, None] = {}
+        self._overwhelmed: Counter[Wanted] = Counter()
         self._more = asyncio.Event()
 
     def settings(self, model: Model) -> Settings:
@@ -122,7 +127,7 @@ class Calibrations:
                     log.warning(
                         "calibration of version %d of %s waits: %s", wanted.version, wanted.model, error
                     )
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(_AGAIN_S)
                     continue
                 self._wanted.pop(wanted, None)
                 self._wake(wanted.model)
@@ -139,6 +144,12 @@ class Calibrations:
         found: Calibration | Uncalibrated
         try:
             found = await self._calibrator.calibrate(known.reference, settings)
+        except Overwhelmed as error:
+            self._overwhelmed[wanted] += 1
+            if self._overwhelmed[wanted] < _MOST_TRIES:
+                raise
+            log.error("version %d of %s cannot be watched: %s", number, model, error)
+            found = Uncalibrated(f"after {_MOST_TRIES} tries: {error}")
         except (Unavailable, OSError):
             raise
         except Exception as error:  # one version's fault must not keep the others from being calibrated

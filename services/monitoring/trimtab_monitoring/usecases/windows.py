@@ -113,7 +113,10 @@ def fill(
 
 
 def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
-    """Return the rows of the windows being filled, from closed rows that hold at least those."""
+    """Return the rows of the windows being filled, from closed rows that hold at least those.
+
+    Rows and labels that came after their time was closed were not counted then, and do not make a window longer now.
+    """
     data, performance = Partial().data, Partial().performance
     for row, lost in zip(rows, losses.tolist(), strict=True):
         if row.version != watch.version:
@@ -123,7 +126,7 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
         place = (watch.performance.first_ms, watch.performance.first_id)
         if watch.performance.rows and lost == lost and (row.at_ms, row.id) >= place:
             performance.append(Scored(row.at_ms, row.id, lost))
-    return Partial(data, performance)
+    return Partial(data[: watch.data.rows], performance[: watch.performance.rows])
 
 
 def clipped_losses(
