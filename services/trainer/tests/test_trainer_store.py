@@ -55,24 +55,26 @@ async def test_a_model_has_one_job_in_flight(store: Store) -> None:
     assert await store.claim("you", now_ms=3_000, lease_ms=LEASE_MS) is None
 
 
-async def test_a_lapsed_lease_passes_the_job_on_and_silences_its_old_owner(store: Store) -> None:
+@pytest.mark.parametrize("heir", ["alive", "dead"], ids=["another trainer", "another worker of the same"])
+async def test_a_lapsed_lease_passes_the_job_on_and_silences_its_old_owner(store: Store, heir: str) -> None:
     await store.add(queued("a"))
     job = await store.claim("dead", now_ms=3_000, lease_ms=LEASE_MS)
     assert job
 
-    taken = await store.claim("alive", now_ms=3_000 + LEASE_MS + 1, lease_ms=LEASE_MS)
+    taken = await store.claim(heir, now_ms=3_000 + LEASE_MS + 1, lease_ms=LEASE_MS)
 
     assert taken and (taken.run_id, taken.attempts) == ("run-a", 2)
-    assert not await store.renew("run-a", "dead", until_ms=99_000)
+    assert not await store.renew(job, "dead", until_ms=99_000)
     assert not await store.record(News(job, Status.FAILED, 20_000, error="too late"), "dead")
-    assert await store.record(News(taken, Status.FAILED, 21_000, error="mine"), "alive")
+    assert await store.record(News(taken, Status.FAILED, 21_000, error="mine"), heir)
 
 
 async def test_a_renewed_lease_keeps_the_job(store: Store) -> None:
     await store.add(queued("a"))
-    await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job
 
-    assert await store.renew("run-a", "me", until_ms=30_000)
+    assert await store.renew(job, "me", until_ms=30_000)
     assert await store.claim("you", now_ms=20_000, lease_ms=LEASE_MS) is None
 
 

@@ -2,7 +2,7 @@
 
 A claim, and each renewal, is one statement, so two trainers never hold one job. What
 a job came to and the news of it (an outbox row) are one transaction, which refuses a
-trainer whose lease has passed to another.
+worker whose lease has passed to another, of the same process or not.
 """
 
 from collections.abc import Sequence
@@ -68,27 +68,30 @@ class PostgresStore:
                 return None  # another trainer has just begun a job of that model
         return _job(row) if row else None
 
-    async def renew(self, run_id: str, owner: str, *, until_ms: int) -> bool:
-        """Hold the lease longer; False if the job is no longer `owner`'s."""
+    async def renew(self, job: Job, owner: str, *, until_ms: int) -> bool:
+        """Hold the lease longer; False if the job is no longer `owner`'s, or is by now in another attempt."""
         with outages():
             held = await self._pool.fetchval(
-                "UPDATE jobs SET lease_until = $3 WHERE run_id = $1 AND leased_by = $2 AND status = 'running' RETURNING 1",
-                run_id,
+                "UPDATE jobs SET lease_until = $4"
+                " WHERE run_id = $1 AND leased_by = $2 AND attempts = $3 AND status = 'running' RETURNING 1",
+                job.run_id,
                 owner,
+                job.attempts,
                 to_datetime(until_ms),
             )
         return held is not None
 
     async def record(self, news: News, owner: str) -> bool:
-        """Store what became of a job and the news of it; False, and nothing stored, if it is no longer `owner`'s."""
+        """Store what became of a job and the news of it; False, and nothing stored, if that attempt is no longer `owner`'s."""
         done = news.status in (Status.SUCCEEDED, Status.FAILED)
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 held = await connection.fetchval(
-                    "UPDATE jobs SET event = $3, status = coalesce($4, status), finished_at = $5"
-                    " WHERE run_id = $1 AND leased_by = $2 AND status = 'running' RETURNING 1",
+                    "UPDATE jobs SET event = $4, status = coalesce($5, status), finished_at = $6"
+                    " WHERE run_id = $1 AND leased_by = $2 AND attempts = $3 AND status = 'running' RETURNING 1",
                     news.job.run_id,
                     owner,
+                    news.job.attempts,
                     to_message(news).SerializeToString(),
                     news.status.value if done else None,
                     to_datetime(news.at_ms) if done else None,

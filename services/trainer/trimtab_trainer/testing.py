@@ -37,16 +37,16 @@ class MemoryStore:
                 return job
         return None
 
-    async def renew(self, run_id: str, owner: str, *, until_ms: int) -> bool:
-        """Hold the lease longer; False if the job is no longer `owner`'s."""
-        if self._leases.get(run_id, ("", 0))[0] != owner:
+    async def renew(self, job: Job, owner: str, *, until_ms: int) -> bool:
+        """Hold the lease longer; False if the job is no longer `owner`'s, or is by now in another attempt."""
+        if not self._holds(job, owner):
             return False
-        self._leases[run_id] = (owner, until_ms)
+        self._leases[job.run_id] = (owner, until_ms)
         return True
 
     async def record(self, news: News, owner: str) -> bool:
-        """Store what became of a job; False, and nothing stored, if it is no longer `owner`'s."""
-        if self._leases.get(news.job.run_id, ("", 0))[0] != owner:
+        """Store what became of a job; False, and nothing stored, if that attempt is no longer `owner`'s."""
+        if not self._holds(news.job, owner):
             return False
         if news.status in (Status.SUCCEEDED, Status.FAILED):
             del self._leases[news.job.run_id]
@@ -63,6 +63,10 @@ class MemoryStore:
         """Return the newest runs of a model, or of all where it is empty."""
         runs = [news for news in self._newest.values() if model in ("", news.job.model)]
         return [Told(news.job, to_message(news).SerializeToString()) for news in reversed(runs)][:limit]
+
+    def _holds(self, job: Job, owner: str) -> bool:
+        held = self._newest[job.run_id].job
+        return self._leases.get(job.run_id, ("", 0))[0] == owner and held.attempts == job.attempts
 
     def _tell(self, news: News) -> None:
         self._newest[news.job.run_id] = news

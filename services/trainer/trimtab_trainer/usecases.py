@@ -149,12 +149,12 @@ class Store(Protocol):
         """Take the oldest job that waits or whose lease has lapsed."""
         ...
 
-    async def renew(self, run_id: str, owner: str, *, until_ms: int) -> bool:
-        """Hold the lease longer; False if the job is no longer `owner`'s."""
+    async def renew(self, job: Job, owner: str, *, until_ms: int) -> bool:
+        """Hold the lease longer; False if the job is no longer `owner`'s, or is by now in another attempt."""
         ...
 
     async def record(self, news: News, owner: str) -> bool:
-        """Store what became of a job; False, and nothing stored, if it is no longer `owner`'s."""
+        """Store what became of a job; False, and nothing stored, if that attempt is no longer `owner`'s."""
         ...
 
     async def get(self, run_id: str) -> Told | None:
@@ -275,7 +275,7 @@ class Jobs:
             while not doing.done():
                 await asyncio.wait([doing], timeout=self._lease_ms / 3000)
                 if not doing.done() and not await self._renew(job):
-                    log.warning("job %s went to another trainer", job.run_id)
+                    log.warning("job %s went to another worker", job.run_id)
                     return
             await doing
         finally:
@@ -284,9 +284,7 @@ class Jobs:
 
     async def _renew(self, job: Job) -> bool:
         try:
-            return await self._store.renew(
-                job.run_id, self._owner, until_ms=self._clock.now_ms() + self._lease_ms
-            )
+            return await self._store.renew(job, self._owner, until_ms=self._clock.now_ms() + self._lease_ms)
         except Unavailable as error:
             log.warning("lease of %s is not renewed: %s", job.run_id, error)
             return True  # whether it was lost is decided when the outcome is recorded
@@ -298,7 +296,7 @@ class Jobs:
             while True:
                 try:
                     if not await self._store.record(news, self._owner):
-                        log.warning("run %s is another trainer's by now: its outcome is dropped", job.run_id)
+                        log.warning("run %s is another worker's by now: its outcome is dropped", job.run_id)
                     return
                 except Unavailable as error:
                     log.warning("outcome of %s waits: %s", job.run_id, error)
@@ -331,7 +329,7 @@ class Jobs:
         model = self._specs.model(job.model)
         champion = self._champions.champion(job.model)
         spec = model.spec.trainer
-        folder = self._folder / job.run_id
+        folder = self._folder / f"{job.run_id}-{job.attempts}"
         folder.mkdir(parents=True, exist_ok=True)
         rows = await self._features.training_set(
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
