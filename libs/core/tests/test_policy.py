@@ -143,3 +143,8 @@ def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, i
     assert len({episode for episode, _ in commands}) == len(commands)
     assert all(later - earlier >= 7 for earlier, later in pairwise(days))
     assert all(sum(day - 60 < other <= day for other in days) <= 3 for day in days)
+
+
+def test_a_kind_that_nothing_watches_is_refused_with_those_that_something_does() -> None:
+    with pytest.raises(ValueError, match="'data', 'prediction' or 'performance'"):
+        specs.RetrainSpec.model_validate({"on": ["concept"]})

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from trimtab_core.calibration import Rule, WindowVerdict
 
-DriftKind = Literal["data", "prediction", "concept", "performance"]
+DriftKind = Literal["data", "prediction", "performance"]
 
 
 @dataclass(frozen=True, slots=True)

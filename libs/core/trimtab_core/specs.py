@@ -261,7 +261,8 @@ class MonitoringSpec(Spec):
     """An alarm needs k of the last n windows over the threshold."""
 
 
-DriftKind = Literal["data", "prediction", "concept", "performance"]
+DriftKind = Literal["data", "prediction", "performance"]
+"""What is watched, and may call for a retrain."""
 
 
 class RetrainSpec(Spec):

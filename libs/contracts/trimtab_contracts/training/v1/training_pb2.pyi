@@ -40,7 +40,7 @@ class RetrainCommand(_message.Message):
     model: _builtins.str
     loop_id: _builtins.str
     trigger: _builtins.str
-    """data, prediction, concept, performance, manual"""
+    """data, prediction, performance, manual"""
     episode: _builtins.str
     """empty if a person asked"""
     attempt: _builtins.int
