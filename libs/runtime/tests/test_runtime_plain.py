@@ -1,5 +1,6 @@
 """Settings, errors, clock and records: what needs no other process."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Deployment
 from trimtab_runtime import artifacts, clock, records, rpc, settings
 from trimtab_runtime.artifacts import Corrupt, Gone
 from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.settings import BadSettings
 
 
@@ -128,3 +130,23 @@ def test_an_artifact_that_rotted_is_an_error_and_not_an_answer(tmp_path: Path) -
     stored.uri = str(tmp_path / "nosuch")
     with pytest.raises(Gone):
         artifacts.fetch(stored)
+
+
+async def test_what_is_being_closed_is_closed_whole_however_often_it_is_cancelled() -> None:
+    may_end, closed = asyncio.Event(), asyncio.Event()
+
+    async def close() -> None:
+        await may_end.wait()
+        closed.set()
+
+    closing = asyncio.get_running_loop().create_task(finish(close()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        closing.cancel()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+    assert closed.is_set()

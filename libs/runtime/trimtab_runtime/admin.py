@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from trimtab_contracts.topics import Topic
 
 from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.lifecycle import finish
 
 
 async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replication: int = 1) -> None:
@@ -33,7 +34,7 @@ async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replicati
     except KafkaError as error:
         raise Unavailable(f"Kafka at {servers} did not create topics: {error}") from error
     finally:
-        await admin.close()
+        await finish(admin.close())
 
 
 async def _until_led(admin: AIOKafkaAdminClient, names: set[str]) -> None:

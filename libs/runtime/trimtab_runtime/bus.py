@@ -23,6 +23,7 @@ from trimtab_contracts.topics import DEADLETTER, MOST_BYTES, MOST_ROW_BYTES, Top
 from trimtab_runtime import records, telemetry
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Record
 
 M = TypeVar("M", bound=Message)
@@ -69,8 +70,10 @@ async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProduce
     )
     try:
         await producer.start()
-    except KafkaError as error:
-        await producer.stop()
+    except BaseException as error:
+        await finish(producer.stop())
+        if not isinstance(error, KafkaError):
+            raise
         raise Unavailable(f"no Kafka answers at {servers}: {error}") from error
     return producer
 
@@ -123,7 +126,7 @@ async def consume(
                     consumer.pause(place)
                     tasks.create_task(work(place, batch))
     finally:
-        await asyncio.shield(_stop(consumer, producer))
+        await finish(_stop(consumer, producer))
 
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:

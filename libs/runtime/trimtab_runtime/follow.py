@@ -13,6 +13,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from trimtab_runtime.lifecycle import finish
+
 log = logging.getLogger(__name__)
 
 OnRecords = Callable[[str, int, Sequence[Any]], Awaitable[None]]
@@ -78,7 +80,7 @@ class Follower:
                 log.warning("following %s waits for Kafka: %s", sorted(self._wanted), error)
                 await asyncio.sleep(0.5)
             finally:
-                await asyncio.shield(consumer.stop())
+                await finish(consumer.stop())
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         ends = await self._assign(consumer)

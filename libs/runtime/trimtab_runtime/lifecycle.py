@@ -13,12 +13,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from trimtab_runtime import settings, telemetry
 from trimtab_runtime.errors import TrimtabError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ServiceConfig(Protocol):
@@ -80,6 +82,25 @@ async def retrying(what: str, action: Callable[[], Awaitable[None]], *, delay_s:
         except TrimtabError as error:
             log.warning("%s waits: %s", what, error)
         await asyncio.sleep(delay_s)
+
+
+async def finish(ending: Coroutine[Any, Any, T]) -> T:
+    """Await `ending` to its end, however often this is cancelled meanwhile; the cancellation is raised after it.
+
+    For what has to be closed whole: a client of Kafka that is cancelled while it stops leaves its connections open.
+    """
+    task = asyncio.get_running_loop().create_task(ending)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()):
+        log.warning("an ending that was cancelled failed too: %r", failure)
+    raise cancelled
 
 
 def leaves(error: BaseException) -> list[BaseException]:

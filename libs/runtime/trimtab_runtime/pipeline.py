@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from trimtab_runtime.errors import TrimtabError, Unavailable
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.transactions import FAILURES, Transactions
 
@@ -160,7 +161,7 @@ class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._closing = True
                     await self.on_partitions_revoked(list(self.lanes))
         finally:
-            await self.consumer.stop()
+            await finish(self.consumer.stop())
         if failure:
             raise failure
 
@@ -229,7 +230,7 @@ class _Lane:
                 self.worker = None
                 if transactions is not None:
                     with contextlib.suppress(*FAILURES):
-                        await transactions.close()
+                        await finish(transactions.close())
             if self._place in self._consumer.assignment():
                 self._consumer.pause(self._place)
             await asyncio.sleep(wait_s)
@@ -340,4 +341,4 @@ async def read_partition(
     except KafkaError as error:
         raise Unavailable(f"{topic}/{partition} cannot be read: {error!r}") from error
     finally:
-        await consumer.stop()
+        await finish(consumer.stop())

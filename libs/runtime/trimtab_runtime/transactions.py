@@ -16,6 +16,7 @@ from aiokafka.errors import IllegalOperation, KafkaError
 from aiokafka.partitioner import murmur2
 from trimtab_contracts.topics import MOST_BYTES
 
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Outgoing
 
 FAILURES = (KafkaError, IllegalOperation, OSError)
@@ -59,7 +60,7 @@ class Transactions:
         try:
             await producer.start()
         except BaseException:
-            await producer.stop()
+            await finish(producer.stop())
             raise
         return cls(producer)
 

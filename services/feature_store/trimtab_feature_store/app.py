@@ -8,6 +8,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2_grpc import add_FeatureStoreServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
@@ -66,4 +67,4 @@ async def run(config: Config) -> None:
             tasks.create_task(online.follower.run())
             await set_ready(True)
     finally:
-        await producer.stop()
+        await finish(producer.stop())

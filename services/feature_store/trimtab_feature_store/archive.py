@@ -20,6 +20,7 @@ from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.errors import TrimtabError
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store import deadletters, tables
@@ -95,7 +96,7 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.warning("the archive waits for Kafka: %s", error)
                 await asyncio.sleep(0.5)
             finally:
-                await asyncio.shield(consumer.stop())
+                await finish(consumer.stop())
                 self._shelves.clear()
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:

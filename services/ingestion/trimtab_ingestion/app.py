@@ -8,6 +8,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.pipeline import Pipeline
 from trimtab_runtime.specbook import SpecBook
 
@@ -53,4 +54,4 @@ async def run(config: Config) -> None:
             tasks.create_task(beat(producer, book, workers))
             await set_ready(True)
     finally:
-        await producer.stop()
+        await finish(producer.stop())

@@ -7,6 +7,7 @@ from functools import partial
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -83,4 +84,4 @@ async def run(config: Config) -> None:
                     await event.wait()
                 await set_ready(True)
         finally:
-            await producer.stop()
+            await finish(producer.stop())

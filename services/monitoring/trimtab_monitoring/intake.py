@@ -17,6 +17,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.topics import Undecodable
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_monitoring import messages
@@ -74,7 +75,7 @@ class Intake:
                     await self._take([record for batch in batches.values() for record in batch])
                     await _commit(consumer, {place: batch[-1].offset + 1 for place, batch in batches.items()})
         finally:
-            await asyncio.shield(consumer.stop())
+            await finish(consumer.stop())
 
     def specs_changed(self) -> None:
         """Hear, from the next poll on, what the models that are applied now call for."""

@@ -15,6 +15,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import DriftEvent
 from trimtab_runtime import bus
 from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Record
 
 from trimtab_monitoring import messages
@@ -73,7 +74,7 @@ class PolicyStream:
             await app.wait_until_stopped()
             raise Unavailable(f"the stream of {topics.DRIFT.name} ended: {app.crash_reason!r}")
         finally:
-            await asyncio.shield(app.stop())
+            await finish(app.stop())
 
     def _app(self) -> Any:
         app = faust.App(

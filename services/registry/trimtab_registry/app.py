@@ -8,6 +8,7 @@ from functools import partial
 from trimtab_contracts.registry.v1.registry_pb2_grpc import add_RegistryServicer_to_server
 from trimtab_runtime import artifacts, bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 
 from trimtab_registry import messages, readback
@@ -57,7 +58,7 @@ async def run(config: Config) -> None:
                 await heard.wait()
                 await set_ready(True)
         finally:
-            await producer.stop()
+            await finish(producer.stop())
 
 
 async def _fetch(file: StoredFile) -> bytes:

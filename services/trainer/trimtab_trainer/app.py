@@ -6,6 +6,7 @@ from functools import partial
 from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -57,4 +58,4 @@ async def run(config: Config) -> None:
                     tasks.create_task(jobs.work())
                 await set_ready(True)
         finally:
-            await producer.stop()
+            await finish(producer.stop())
