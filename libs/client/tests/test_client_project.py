@@ -6,12 +6,13 @@ import pytest
 from trimtab import project
 from trimtab.project import BadProject
 from trimtab_core.specs import Model
+from trimtab_runtime.errors import Fault, Rejected
 
 DEMO = Path(project.__file__).parent / "demo" / "project"
 
 
 def test_the_demos_project_loads() -> None:
-    resources = project.load(DEMO)
+    resources = project.load(DEMO).resources
 
     assert sorted((each.kind, each.name) for each in resources) == [
         ("FeatureView", "zone_speed"),
@@ -22,7 +23,7 @@ def test_the_demos_project_loads() -> None:
 
 
 def test_on_is_a_key_and_not_a_truth() -> None:
-    model = next(each for each in project.load(DEMO) if isinstance(each, Model))
+    model = next(each for each in project.load(DEMO).resources if isinstance(each, Model))
 
     assert model.spec.label.on == "trip_id"
 
@@ -38,28 +39,152 @@ def test_every_fault_is_told_with_file_line_key_value_and_remedy(tmp_path: Path)
     with pytest.raises(BadProject) as raised:
         project.load(tmp_path)
 
-    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in raised.value.faults] == [
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in raised.value.places] == [
         "a.yaml:2: metadata.name: 'Trips' is no name of the form ^[a-z][a-z0-9_-]*$: change it",
         "a.yaml:6: spec.lateness: '2x' is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h",
         "a.yaml:8: spec.fields.id.type: 'strng' is not allowed: write 'string', 'integer', 'number', 'boolean' or 'timestamp'",
-        "a.yaml:10: spec.fields.x: pattern is for strings, and this field is a integer: remove it",
+        "a.yaml:10: spec.fields.x.pattern: 'a' is for strings, and this field is a integer: remove it",
         "b.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Model",
-        "b.yaml:3: : this is no mapping: write apiVersion, kind, metadata and spec",
-        "c.yaml:2: : this is no YAML (expected the node content, but found '<stream end>'): mend the syntax",
+        "b.yaml:3: this is no mapping: write apiVersion, kind, metadata and spec",
+        "c.yaml:2: this is no YAML (expected the node content, but found '<stream end>'): mend the syntax",
     ]
 
 
 def test_a_misspelt_key_and_a_missing_one_are_told_apart() -> None:
-    _, faults = project.parse(
-        "kind: FeatureView\nmetadata: {name: v}\nspec:\n  sorce: s\n  hop: 1h\n  ttl: 1d\n  aggregates: []\n"
-    )
+    with pytest.raises(BadProject) as raised:
+        project.parse(
+            "kind: FeatureView\nmetadata: {name: v}\nspec:\n  sorce: s\n  hop: 1h\n  ttl: 1d\n  aggregates: []\n"
+        )
 
-    sentences = {fault.key: fault.sentence for fault in faults}
+    sentences = {fault.key: fault.sentence for fault in raised.value.places}
     assert sentences["spec.source"] == "it is missing: add it"
     assert sentences["spec.sorce"].startswith("there is no such key (its value is 's')")
     assert "spec.aggregates" in sentences
 
 
 def test_a_place_without_yaml_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadProject, match="no YAML file in the folder"):
+    with pytest.raises(BadProject, match="the folder has no YAML file"):
         project.load(tmp_path)
+
+
+SOURCE = """kind: Source
+metadata: {name: trips}
+spec:
+  key: id
+  event_time: when
+  lateness: 2h
+  fields:
+    id: {type: string, nullable: true, min: 3}
+    at: {type: timestamp, timezone: Mars/Olympus}
+    when: {type: string}
+"""
+
+
+def test_what_does_not_go_together_is_told_at_its_own_line_all_at_once() -> None:
+    text = (
+        SOURCE
+        + """---
+kind: FeatureView
+metadata: {name: v}
+spec:
+  source: trips
+  hop: 1h
+  ttl: 2h
+  aggregates:
+    - field: mph
+      functions: [count, count]
+      windows: [90m, 3h]
+      where: mph is fast
+"""
+    )
+    with pytest.raises(BadProject) as raised:
+        project.parse(text, file="f")
+
+    assert [str(fault) for fault in raised.value.places][:3] == [
+        "f:8: spec.fields.id.min: 3.0 is for numbers, and this field is a string: remove it",
+        "f:9: spec.fields.at.timezone: 'Mars/Olympus' is no known timezone: write one like Europe/Zurich",
+        "f:22: spec.aggregates.0.where: 'mph is fast' is no condition: write a field, one of < <= > >= == != and a number",
+    ]
+
+    mended = text.replace(", min: 3", "").replace(", timezone: Mars/Olympus", "").replace("is fast", "> 3")
+    with pytest.raises(BadProject) as raised:
+        project.parse(mended, file="f")
+
+    assert [(fault.line, fault.key) for fault in raised.value.places] == [
+        (8, "spec.fields.id.nullable"),
+        (10, "spec.fields.when.type"),
+        (21, "spec.aggregates.0.windows.0"),
+        (21, "spec.aggregates.0.windows.1"),
+        (18, "spec.aggregates"),
+        (18, "spec.aggregates"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: !mine x\n", "f:1: this is no YAML (could not determine a constructor"),
+        ("a: 1\n\x07: 2\n", "f:2: character 0x7 is not allowed in YAML: remove it"),
+        ("kind: []\n", "f:1: kind: [] is no kind of resource"),
+        ("kind: {a: 1}\n", "f:1: kind: {'a': 1} is no kind of resource"),
+        ("{[a]: 1}\n", "f:1: this is no YAML (found unhashable key)"),
+        ("- 1\n", "f:1: this is no mapping"),
+        ("just words\n", "f:1: this is no mapping"),
+        ("&a [*a]\n", "f:1: this is no mapping"),
+        ("kind: Source\nkind: Model\n", "f:2: kind: the key is there twice: keep one of them"),
+        ("kind: Source\nmetadata: {name: s}\nspec: 2020-02-30\n", "f:3: spec: '2020-02-30' will not do"),
+        ("kind: Source\nmetadata: {name: s, 1: 2}\n", "f:2: metadata.1"),
+        ("kind: Source\nmetadata: &m {name: *m}\n", "f:2: metadata.name: "),
+        ("[" * 3000, "f:1: this is no YAML that can be read"),
+    ],
+)
+def test_whatever_is_written_there_is_told_in_a_sentence(text: str, said: str) -> None:
+    with pytest.raises(BadProject) as raised:
+        project.parse(text, file="f")
+
+    assert str(raised.value).startswith(said)
+
+
+def test_files_that_cannot_be_read_are_told_with_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"kind: Source\n# caf\xe9\n")
+    (tmp_path / "b.yaml").mkdir()
+    (tmp_path / "c.yaml").write_text("kind: Sorce\n")
+
+    with pytest.raises(BadProject) as raised:
+        project.load(tmp_path)
+
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in raised.value.places] == [
+        "a.yaml:2: byte 0xe9 is no UTF-8: save the file in that encoding",
+        "b.yaml: it cannot be read (Is a directory): mend that, or name another",
+        "c.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Model",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# nothing\n"])
+def test_a_file_without_a_resource_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+
+    with pytest.raises(BadProject, match="no resource is written there"):
+        project.load(tmp_path)
+
+
+def test_a_fault_that_the_registry_finds_is_placed_in_the_file() -> None:
+    held = project.parse(
+        SOURCE.replace("nullable: true, min: 3", "nullable: false")
+        .replace(", timezone: Mars/Olympus", "")
+        .replace("when", "at", 1)
+        .replace("when", "on"),
+        file="f",
+    )
+    refusal = Rejected(
+        faults=[
+            Fault("Source/trips", "spec.fields.at", "'at' will not do"),
+            Fault("Model/old", "spec.features.0", "'x' is gone"),
+        ]
+    )
+
+    assert str(held.placed(refusal)).splitlines() == [
+        "f:9: spec.fields.at: 'at' will not do",
+        "Model/old (applied before): spec.features.0: 'x' is gone",
+    ]
+    assert held.placed(other := Rejected("no")) is other

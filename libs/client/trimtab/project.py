@@ -5,7 +5,7 @@ files are found before any is reported, so that one look is enough.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from trimtab_core import specs
+from trimtab_runtime import errors
 from trimtab_runtime.errors import Rejected
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which only true and false are booleans, as in YAML 1.2: `on` is a key that specs have."""
+    """YAML of what JSON has: only true and false are booleans (`on` is a key that specs have), and a date is a text."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -36,11 +41,14 @@ class Fault:
 
     file: str
     line: int
+    """From 1; 0 where the fault is the file's."""
     key: str
+    """Keys from the document's top, with dots between; empty where the fault is the document's."""
     sentence: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.sentence}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}: {self.sentence}" if self.key else f"{place}: {self.sentence}"
 
 
 class BadProject(Rejected):
@@ -48,10 +56,47 @@ class BadProject(Rejected):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
-        self.faults = list(faults)
+        self.places = list(faults)
 
 
-def load(path: Path) -> list[Resource]:
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """One YAML document, and where its parts stand."""
+
+    file: str
+    node: yaml.Node
+    content: Any
+
+    def fault(self, place: specs.Place, sentence: str) -> Fault:
+        key = ".".join(map(str, place))
+        return Fault(self.file, _line(self.node, place), key, sentence)
+
+
+class Project:
+    """Resources, and where each was written."""
+
+    def __init__(self) -> None:
+        self.resources: list[Resource] = []
+        self._documents: list[_Document] = []
+
+    def add(self, resource: Resource, document: _Document) -> None:
+        """Take one more in."""
+        self.resources.append(resource)
+        self._documents.append(document)
+
+    def placed(self, refusal: Rejected) -> Rejected:
+        """Return a refusal of these resources with the file and line of each fault, as far as it names any."""
+        return BadProject([self._placed(fault) for fault in refusal.faults]) if refusal.faults else refusal
+
+    def _placed(self, fault: errors.Fault) -> Fault:
+        place = tuple(int(part) if part.isdecimal() else part for part in fault.path.split("."))
+        for resource, document in zip(reversed(self.resources), reversed(self._documents), strict=True):
+            if f"{resource.kind}/{resource.name}" == fault.resource:
+                return document.fault(place, fault.sentence)
+        return Fault(f"{fault.resource} (applied before)", 0, fault.path, fault.sentence)
+
+
+def load(path: Path) -> Project:
     """Return the resources in a YAML file, or in all YAML files of a folder.
 
     Raises:
@@ -59,95 +104,125 @@ def load(path: Path) -> list[Resource]:
     """
     files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
     if not files:
-        raise BadProject(
-            [Fault(str(path), 0, "", "there is no such file, or no YAML file in the folder: name one")]
+        what = (
+            "the folder has no YAML file: name another"
+            if path.is_dir()
+            else "there is no such file: name another"
         )
-    resources: list[Resource] = []
-    faults: list[Fault] = []
-    for file in files:
-        found, wrong = parse(file.read_text(), file=str(file))
-        resources += found
-        faults += wrong
+        raise BadProject([Fault(str(path), 0, "", what)])
+    project = Project()
+    faults = [fault for file in files for fault in _read(file, project)]
+    if not faults and not project.resources:
+        faults = [
+            Fault(str(path), 0, "", "no resource is written there: write one, with kind, metadata and spec")
+        ]
     if faults:
         raise BadProject(faults)
-    return resources
+    return project
 
 
-def parse(text: str, *, file: str = "<text>") -> tuple[list[Resource], list[Fault]]:
-    """Return the resources in a YAML text of one or several documents, and what is wrong with the others."""
-    resources: list[Resource] = []
-    faults: list[Fault] = []
+def parse(text: str, *, file: str = "<text>") -> Project:
+    """Return the resources in a YAML text of one or several documents.
+
+    Raises:
+        BadProject: something is wrong; it says everything.
+    """
+    project = Project()
+    if faults := list(_parse(text, file, project)):
+        raise BadProject(faults)
+    return project
+
+
+def _read(file: Path, project: Project) -> Iterator[Fault]:
     try:
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        yield Fault(str(file), line, "", f"byte 0x{byte:02x} is no UTF-8: save the file in that encoding")
+    except OSError as error:
+        yield Fault(str(file), 0, "", f"it cannot be read ({error.strerror}): mend that, or name another")
+    else:
+        yield from _parse(text, str(file), project)
+
+
+def _parse(text: str, file: str, project: Project) -> Iterator[Fault]:
+    """Add the resources in `text` to `project`, and yield what is wrong with the other documents."""
+    try:
+        loader = _Loader(text)
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None
+            yield from _repeated(node, file)
+            try:
+                document = _Document(file, node, loader.construct_document(node))
+            except yaml.MarkedYAMLError as error:
+                yield _syntax_fault(file, error)
+                continue
+            if document.content is not None:
+                yield from _add(document, project)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return [], [Fault(file, line, "", f"this is no YAML ({error.problem}): mend the syntax")]
-    documents = yaml.load_all(text, Loader=_Loader)
-    for node, document in zip(nodes, documents, strict=True):
-        if document is None:
-            continue
-        resource, wrong = _resource(node, document, file)
-        resources += [resource] if resource else []
-        faults += wrong
-    return resources, faults
+        yield _syntax_fault(file, error)
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        yield Fault(file, line, "", f"character {error.character:#x} is not allowed in YAML: remove it")
+    except (RecursionError, ValueError) as error:
+        yield Fault(file, 1, "", f"this is no YAML that can be read ({error}): mend it")
 
 
-def _resource(node: yaml.Node, document: Any, file: str) -> tuple[Resource | None, list[Fault]]:
-    if not isinstance(document, dict):
-        return None, [
-            Fault(file, _line(node, ()), "", "this is no mapping: write apiVersion, kind, metadata and spec")
-        ]
-    kind = document.get("kind")
-    if kind not in specs.KINDS:
+def _syntax_fault(file: str, error: yaml.MarkedYAMLError) -> Fault:
+    line = error.problem_mark.line + 1 if error.problem_mark else 1
+    return Fault(file, line, "", f"this is no YAML ({error.problem}): mend the syntax")
+
+
+def _repeated(node: yaml.Node, file: str, above: tuple[yaml.Node, ...] = ()) -> Iterator[Fault]:
+    """Yield the keys that a mapping has twice, of which YAML would silently take the last."""
+    if node in above:
+        return
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item, file, (*above, node))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    yield Fault(file, line, key.value, "the key is there twice: keep one of them")
+                seen.add(key.value)
+            yield from _repeated(value, file, (*above, node))
+
+
+def _add(document: _Document, project: Project) -> Iterator[Fault]:
+    """Add the resource in `document` to `project`, or yield what is wrong with it."""
+    content = document.content
+    if not isinstance(content, dict):
+        yield document.fault((), "this is no mapping: write apiVersion, kind, metadata and spec")
+        return
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in specs.KINDS:
         known = ", ".join(specs.KINDS)
-        return None, [
-            Fault(
-                file, _line(node, ("kind",)), "kind", f"{kind!r} is no kind of resource: write one of {known}"
-            )
-        ]
+        yield document.fault(("kind",), f"{kind!r} is no kind of resource: write one of {known}")
+        return
     try:
-        return specs.parse(kind, document), []
+        project.add(specs.parse(kind, content), document)
     except ValidationError as error:
-        return None, [_fault(node, fault, file) for fault in error.errors()]
-
-
-def _fault(node: yaml.Node, fault: Any, file: str) -> Fault:
-    place = tuple(part for part in fault["loc"] if isinstance(part, str | int))
-    return Fault(file, _line(node, place), ".".join(map(str, place)), _sentence(fault))
-
-
-def _sentence(fault: Any) -> str:
-    """Say what a pydantic fault means, with the value and the remedy."""
-    value, context = fault.get("input"), fault.get("ctx", {})
-    match fault["type"]:
-        case "missing":
-            return "it is missing: add it"
-        case "extra_forbidden":
-            return f"there is no such key (its value is {value!r}): remove it, or mend its spelling"
-        case "literal_error":
-            return f"{value!r} is not allowed: write {context['expected']}"
-        case "value_error":
-            return str(context["error"])
-        case "string_pattern_mismatch":
-            return f"{value!r} is no name of the form {context['pattern']}: change it"
-        case _:
-            return f"{value!r} will not do: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        for place, sentence in specs.faults(error):
+            yield document.fault(place, sentence)
 
 
 def _line(node: yaml.Node, place: Iterable[str | int]) -> int:
-    """Return the line, from 1, of the deepest node along `place` that is there."""
+    """Return the line, from 1, of the deepest part along `place` that is there: of its key, if it has one."""
+    line = node.start_mark.line
     for part in place:
-        deeper = _step(node, part)
-        if deeper is None:
+        if isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == str(part)), None)
+        else:
+            is_there = (
+                isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+            )
+            found = (node.value[part], node.value[part]) if is_there else None
+        if found is None:
             break
-        node = deeper
-    return int(node.start_mark.line) + 1
-
-
-def _step(node: yaml.Node, part: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == str(part)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        found: yaml.Node = node.value[part]
-        return found
-    return None
+        line, node = found[0].start_mark.line, found[1]
+    return int(line) + 1

@@ -184,15 +184,12 @@ async def living(
     trainer: str = LINEAR,
 ) -> AsyncIterator[World]:
     """Apply the project `name` to a running Trimtab, and have its world ready to be lived."""
-    resources, faults = project.parse(
-        _SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer)
-    )
-    assert not faults, faults
+    specs = project.parse(_SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer))
     watermarks = Watermarks(servers)
     producer = await bus.start_producer(servers, linger_ms=0)
     try:
         async with Trimtab.connect(addresses) as trimtab, asyncio.TaskGroup() as tasks:
-            await trimtab.apply(resources, actor="test")
+            await trimtab.apply(specs.resources, actor="test")
             following = tasks.create_task(watermarks.follower.run())
             replay = Replay(trimtab, producer, watermarks, [], [(f"{name}-road", PARTITIONS)])
             yield World(

@@ -6,9 +6,21 @@ form by any service.
 """
 
 import re
+import reprlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 
@@ -32,13 +44,39 @@ PerTime = Annotated[
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
 
+Place = tuple[str | int, ...]
+"""Keys and indices from the top of a document."""
+
+_shown = reprlib.Repr()
+_shown.maxstring = 120
+
 
 class Spec(BaseModel):
     """What all parts of a spec share: nothing unknown is let through, nothing changes later."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        wrong = [
+            InitErrorDetails(
+                type=PydanticCustomError("unfit", "{said}", {"said": said}), loc=place, input=self
+            )
+            for place, said in self._disagreements()
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        """Yield what does not go together in a part whose values are right by themselves: where, and a sentence."""
+        yield from ()
 
 
 class Metadata(Spec):
@@ -62,29 +100,47 @@ class FieldSpec(Spec):
     enum: tuple[str | int, ...] | None = None
     pattern: str | None = None
 
-    @model_validator(mode="after")
-    def _agrees_with_its_type(self) -> Self:
-        if self.timezone is not None and self.type != "timestamp":
-            raise ValueError(f"timezone is for timestamps, and this field is a {self.type}: remove it")
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.timezone is not None:
+            if self.type != "timestamp":
+                yield (
+                    ("timezone",),
+                    f"{self.timezone!r} is for timestamps, and this field is a {self.type}: remove it",
+                )
+            elif not _is_zone(self.timezone):
+                yield (
+                    ("timezone",),
+                    f"{self.timezone!r} is no known timezone: write one like Europe/Zurich",
+                )
         if self.pattern is not None:
             if self.type != "string":
-                raise ValueError(f"pattern is for strings, and this field is a {self.type}: remove it")
-            try:
-                re.compile(self.pattern)
-            except re.error as error:
-                raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
-        if (self.min is not None or self.max is not None) and self.type not in ("integer", "number"):
-            raise ValueError(f"min and max are for numbers, and this field is a {self.type}: remove them")
-        if self.timezone is not None:
-            from zoneinfo import ZoneInfo
+                yield (
+                    ("pattern",),
+                    f"{self.pattern!r} is for strings, and this field is a {self.type}: remove it",
+                )
+            elif fault := _pattern_fault(self.pattern):
+                yield ("pattern",), f"{self.pattern!r} is no regular expression ({fault}): mend it"
+        for name, bound in (("min", self.min), ("max", self.max)):
+            if bound is not None and self.type not in ("integer", "number"):
+                yield (name,), f"{bound!r} is for numbers, and this field is a {self.type}: remove it"
+        if self.min is not None and self.max is not None and self.min > self.max:
+            yield ("min",), f"{self.min!r} is over max, {self.max!r}: no value would pass; lower it"
 
-            try:
-                ZoneInfo(self.timezone)
-            except (KeyError, ValueError, OSError) as error:
-                raise ValueError(
-                    f"{self.timezone!r} is no known timezone: write one like Europe/Zurich"
-                ) from error
-        return self
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
+def _pattern_fault(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""
 
 
 class SourceSpec(Spec):
@@ -97,21 +153,22 @@ class SourceSpec(Spec):
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
 
-    @model_validator(mode="after")
-    def _names_its_own_fields(self) -> Self:
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for role in ("key", "event_time"):
             name = getattr(self, role)
             if name not in self.fields:
-                raise ValueError(
-                    f"{role} names {name!r}, which is not among the fields: declare it, or name another"
-                )
+                yield (role,), f"{name!r} is not among the fields: declare it, or name another"
+                continue
             if self.fields[name].nullable:
-                raise ValueError(f"{role} names {name!r}, which is nullable: every event needs one")
-        if self.fields[self.event_time].type != "timestamp":
-            raise ValueError(
-                f"event_time names {self.event_time!r}, which is no timestamp: give it type timestamp"
-            )
-        return self
+                yield (
+                    ("fields", name, "nullable"),
+                    f"True will not do for the {role}, which every event needs: remove it",
+                )
+            if role == "event_time" and self.fields[name].type != "timestamp":
+                yield (
+                    ("fields", name, "type"),
+                    f"{self.fields[name].type!r} is no type for the event_time: write timestamp",
+                )
 
 
 AggregateFunction = Literal["count", "sum", "mean", "stddev", "min", "max"]
@@ -126,13 +183,12 @@ class Aggregate(Spec):
     where: str | None = None
     """One comparison of a field with a number, such as `mph < 80`."""
 
-    @model_validator(mode="after")
-    def _has_a_plain_where(self) -> Self:
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if self.where is not None and WHERE.fullmatch(self.where.strip()) is None:
-            raise ValueError(
-                f"{self.where!r} is no condition: write a field, one of < <= > >= == != and a number"
+            yield (
+                ("where",),
+                f"{self.where!r} is no condition: write a field, one of < <= > >= == != and a number",
             )
-        return self
 
 
 WHERE = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*(-?\d+(?:\.\d+)?)")
@@ -148,23 +204,28 @@ class FeatureViewSpec(Spec):
     hop: Duration
     ttl: Duration
 
-    @model_validator(mode="after")
-    def _windows_are_whole_hops(self) -> Self:
-        for aggregate in self.aggregates:
-            for window in aggregate.windows:
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for number, aggregate in enumerate(self.aggregates):
+            for index, window in enumerate(aggregate.windows):
+                place = ("aggregates", number, "windows", index)
                 if window % self.hop:
-                    raise ValueError(
-                        f"window {format_duration(window)} is no multiple of hop {format_duration(self.hop)}: "
-                        "make it one, for values change at hop boundaries only"
+                    yield (
+                        place,
+                        f"{format_duration(window)!r} is no multiple of the hop, {format_duration(self.hop)}: "
+                        "make it one, for values change at hop boundaries only",
                     )
                 if window > self.ttl:
-                    raise ValueError(
-                        f"window {format_duration(window)} is longer than ttl {format_duration(self.ttl)}: "
-                        "raise the ttl, for an entity is forgotten after it"
+                    yield (
+                        place,
+                        f"{format_duration(window)!r} is longer than the ttl, {format_duration(self.ttl)}: "
+                        "raise the ttl, for an entity is forgotten after it",
                     )
-        if len(set(self.columns())) != len(self.columns()):
-            raise ValueError("two aggregates give a feature of the same name: join them, or drop one")
-        return self
+        columns = self.columns()
+        for twice in sorted({column for column in columns if columns.count(column) > 1}):
+            yield (
+                ("aggregates",),
+                f"{twice!r} is the name of two features: join their aggregates, or drop one",
+            )
 
     def columns(self) -> tuple[str, ...]:
         """Names of the view's features, in order: `<field>_<function>_<window>`."""
@@ -203,6 +264,13 @@ class TrainerSpec(Spec):
     timeout: Duration = parse_duration("15m")
     memory_mb: int = Field(default=4096, ge=256)
 
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.max_rows is not None and self.max_rows < self.min_rows:
+            yield (
+                ("max_rows",),
+                f"{self.max_rows} is under min_rows, {self.min_rows}: no run would start; raise it",
+            )
+
 
 MetricName = Literal["mae", "rmse", "log_loss", "error_rate"]
 
@@ -218,13 +286,18 @@ class GateSpec(Spec):
     slices: FieldName | None = None
     max_worse: float | None = None
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> Self:
-        if [self.at_most is not None, self.versus is not None, self.slices is not None].count(True) != 1:
-            raise ValueError("a gate has exactly one of at_most, versus and slices: split it or complete it")
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        kinds = {"at_most": self.at_most, "versus": self.versus, "slices": self.slices}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            yield (
+                (),
+                f"{' and '.join(given) or 'nothing'} is given, and a gate has exactly one of at_most, versus "
+                "and slices: split it or complete it",
+            )
         if (self.slices is None) != (self.max_worse is None):
-            raise ValueError("slices and max_worse go together: give both or neither")
-        return self
+            has, lacks = ("max_worse", "slices") if self.slices is None else ("slices", "max_worse")
+            yield (has,), f"{getattr(self, has)!r} stands without {lacks}: give both or neither"
 
 
 class RolloutSpec(Spec):
@@ -241,13 +314,12 @@ class RolloutSpec(Spec):
     within: Duration = parse_duration("14d")
     approval: Literal["auto", "manual"] = "auto"
 
-    @model_validator(mode="after")
-    def _steps_rise(self) -> Self:
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if list(self.steps) != sorted(set(self.steps)) or not self.steps:
-            raise ValueError(
-                f"steps {list(self.steps)} do not rise: write shares that grow, like [10, 50, 100]"
+            yield (
+                ("steps",),
+                f"{list(self.steps)} do not rise: write shares that grow, like [10, 50, 100]",
             )
-        return self
 
 
 class MonitoringSpec(Spec):
@@ -259,6 +331,11 @@ class MonitoringSpec(Spec):
     """The rate of alarms that is accepted while nothing has changed."""
     persistence: tuple[int, int] = (2, 3)
     """An alarm needs k of the last n windows over the threshold."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        k, n = self.persistence
+        if not 1 <= k <= n:
+            yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
 
 
 DriftKind = Literal["data", "prediction", "performance"]
@@ -301,17 +378,18 @@ class ModelSpec(Spec):
         """The most that a row's loss counts, in the unit of `judged_by`."""
         return self.rollout.cap or _CAPS[self.judged_by]
 
-    @model_validator(mode="after")
-    def _metrics_fit_the_task(self) -> Self:
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
         fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
-        for metric in (self.judged_by, *(gate.metric for gate in self.gates)):
+        metrics: list[tuple[Place, str]] = [(("rollout", "judge"), self.judged_by)]
+        metrics += [(("gates", index, "metric"), gate.metric) for index, gate in enumerate(self.gates)]
+        for place, metric in metrics:
             if metric not in fitting:
-                raise ValueError(f"metric {metric!r} is not for {self.task}: write {' or '.join(fitting)}")
+                yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
         if self.rollout.cap is None and self.judged_by not in _CAPS:
-            raise ValueError(
-                f"rollout.cap is missing: say how much one row's {self.judged_by} may count at most"
+            yield (
+                ("rollout", "cap"),
+                f"it is missing: say how much one row's {self.judged_by} may count at most",
             )
-        return self
 
 
 class _Resource(Spec):
@@ -357,7 +435,7 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
     """Build the resource of `kind` from plain data.
 
     Raises:
-        pydantic.ValidationError: the document does not fit; it lists every fault.
+        pydantic.ValidationError: the document does not fit; `faults` says everything that is wrong.
         KeyError: there is no such kind.
     """
     return KINDS[kind].model_validate(document)
@@ -366,3 +444,25 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
 def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     """Return the resource as plain data that `parse` reads back as an equal resource."""
     return resource.model_dump(mode="json", exclude_none=True)
+
+
+def faults(error: ValidationError) -> list[tuple[Place, str]]:
+    """Return what is wrong with a document that `parse` refused: each place, with value and remedy in a sentence."""
+    return [(tuple(fault["loc"]), _sentence(fault)) for fault in error.errors(include_url=False)]
+
+
+def _sentence(fault: Any) -> str:
+    value, context = _shown.repr(fault["input"]), fault.get("ctx", {})
+    match fault["type"]:
+        case "missing":
+            return "it is missing: add it"
+        case "extra_forbidden":
+            return f"there is no such key (its value is {value}): remove it, or mend its spelling"
+        case "literal_error":
+            return f"{value} is not allowed: write {context['expected']}"
+        case "unfit" | "value_error":
+            return str(context.get("said") or context["error"])
+        case "string_pattern_mismatch":
+            return f"{value} is no name of the form {context['pattern']}: change it"
+        case _:
+            return f"{value} will not do: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -11,6 +11,24 @@
 No class knows a transport: `rpc` maps them to statuses, `bus` to a record's fate.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a document that was sent: where, what, and what to do about it."""
+
+    resource: str
+    """Kind/name."""
+    path: str
+    """Keys from the document's top, with dots between."""
+    sentence: str
+    """From the value to the remedy."""
+
+    def __str__(self) -> str:
+        return f"{self.resource}: {self.path}: {self.sentence}"
+
 
 class TrimtabError(Exception):
     """Base of all that Trimtab raises on purpose."""
@@ -18,6 +36,11 @@ class TrimtabError(Exception):
 
 class Rejected(TrimtabError):
     """The request is wrong; sending it again will not help."""
+
+    def __init__(self, sentence: str = "", *, faults: Sequence[Fault] = ()) -> None:
+        """Say why in a sentence; or give `faults`, a line each, for whoever has the documents to place them."""
+        super().__init__(sentence or "\n".join(map(str, faults)))
+        self.faults = tuple(faults)
 
 
 class NotFound(Rejected):

@@ -13,12 +13,15 @@ from typing import Any
 
 import grpc
 from aiokafka.errors import KafkaError
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import telemetry
-from trimtab_runtime.errors import Conflict, NotFound, Overloaded, Rejected, TrimtabError, Unavailable
+from trimtab_runtime.errors import Conflict, Fault, NotFound, Overloaded, Rejected, TrimtabError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,12 @@ _RETRIED = {
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    # All faults of a project are told at once, and a status travels as metadata, which gRPC else cuts at 8 KiB.
+    ("grpc.max_metadata_size", 1024 * 1024),
+    ("grpc.absolute_max_metadata_size", 2 * 1024 * 1024),
 ]
+_FAULTS_KEY = "grpc-status-details-bin"
+"""Where gRPC's clients in all languages look for a google.rpc.Status: faults are in it, as its BadRequest."""
 
 
 def status_of(error: TrimtabError) -> grpc.StatusCode:
@@ -63,23 +71,47 @@ def error_of(error: grpc.RpcError) -> TrimtabError:
     code, details = error.code(), error.details() or "no details"
     for kind, status in STATUSES.items():
         if status is code:
-            return kind(details)
+            return kind(details, faults=_faults(error)) if issubclass(kind, Rejected) else kind(details)
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return Unavailable(f"no answer in time: {details}")
     return TrimtabError(f"the other side failed ({code.name}): {details}")
 
 
-def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
-    """Return the status and the sentence that a call of `method` ends with."""
+def _faults(error: grpc.RpcError) -> list[Fault]:
+    bad = BadRequest()
+    metadata: Any = error.trailing_metadata()
+    for key, value in metadata or ():
+        if key == _FAULTS_KEY:
+            for packed in Status.FromString(value).details:
+                packed.Unpack(bad)
+    places = [(*found.field.partition(":"), found.description) for found in bad.field_violations]
+    return [Fault(resource, path, sentence) for resource, _, path, sentence in places]
+
+
+def _details(error: TrimtabError) -> tuple[tuple[str, bytes], ...]:
+    """Return the metadata that carries the faults of a refusal."""
+    if not isinstance(error, Rejected) or not error.faults:
+        return ()
+    bad = BadRequest()
+    for fault in error.faults:
+        bad.field_violations.add(field=f"{fault.resource}:{fault.path}", description=fault.sentence)
+    packed = Packed()
+    packed.Pack(bad)
+    status = Status(code=status_of(error).value[0], message=str(error), details=[packed])
+    return ((_FAULTS_KEY, status.SerializeToString()),)
+
+
+def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Return the status, the sentence and the metadata that a call of `method` ends with."""
     if isinstance(error, grpc.RpcError):
         error = error_of(error)
     if isinstance(error, TrimtabError):
-        return status_of(error), str(error)
+        return status_of(error), str(error), _details(error)
     if isinstance(error, KafkaError):
         log.warning("%s: Kafka is away: %r", method, error)
-        return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}"
+        return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}", ()
     log.error("%s failed", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}; the log of the service has more"
+    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}; the log of the service has more", ()
 
 
 class Errors(grpc.aio.ServerInterceptor):

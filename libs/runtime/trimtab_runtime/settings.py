@@ -22,7 +22,6 @@ class BadSettings(Rejected):
 
     def __init__(self, service: str, faults: list[str]) -> None:
         super().__init__(f"{service} cannot start: " + "; ".join(faults))
-        self.faults = faults
 
 
 def load(config: type[C], service: str, environ: Mapping[str, str]) -> C:

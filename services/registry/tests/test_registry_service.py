@@ -272,6 +272,7 @@ async def test_errors_come_back_as_sentences(world: World) -> None:
             await apply(
                 world, label={"source": "nobody", "on": "trip", "value": "minutes", "within": "4 parsecs"}
             )
-        assert f"Model/{world.model}: spec.label.within is '4 parsecs'" in str(caught.value)
+        assert f"Model/{world.model}: spec.label.within: '4 parsecs' is no duration" in str(caught.value)
+        assert [fault.path for fault in caught.value.faults] == ["spec.label.within"]
         with pytest.raises(NotFound, match="there is no Model 'nobody'"):
             await call(world, "GetDeployment", pb.GetDeploymentRequest(model="nobody"))

@@ -122,7 +122,7 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
         ("Modle/x", "kind"),
     }
     assert len(str(caught.value).splitlines()) == len(said)
-    assert "'borough', which source 'dropoffs' does not have" in str(caught.value)
+    assert "'borough' is no field of source 'dropoffs'" in str(caught.value)
     assert not store.outbox
 
 
@@ -190,7 +190,7 @@ async def test_the_partitions_of_an_existing_source_stay(specs: Specs) -> None:
     await specs.apply(documents(), "ann")
     wider = documents()[1:2]
     wider[0]["spec"]["partitions"] = 8
-    with pytest.raises(FixedPartitions, match=r"asks for 8 partitions where its topics have 2"):
+    with pytest.raises(FixedPartitions, match=r"8 partitions are asked for, where its topics have 2"):
         await specs.apply(wider, "ann")
 
 

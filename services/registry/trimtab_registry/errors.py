@@ -9,39 +9,22 @@ Rejected
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from trimtab_runtime.errors import Conflict, NotFound, Rejected
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong with a document: where, what, and what to do about it."""
-
-    resource: str
-    """kind/name"""
-    path: str
-    """Keys from the document's top, with dots between."""
-    message: str
-    """From the value to the remedy; it follows the path in a sentence."""
-
-    def __str__(self) -> str:
-        return f"{self.resource}: {self.path} {self.message}"
+from trimtab_runtime.errors import Conflict, Fault, NotFound, Rejected
 
 
 class BadSpecs(Rejected):
     """Documents that cannot be applied; it says everything that is wrong with them, a line each."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join(str(fault) for fault in faults))
-        self.faults = tuple(faults)
+        super().__init__(faults=faults)
 
 
 class FixedPartitions(Conflict):
     """A change that would need other partitions in topics that exist."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join(str(fault) for fault in faults))
+        super().__init__(faults=faults)
 
 
 class UnknownResource(NotFound):

@@ -21,8 +21,11 @@ def add_to(app: typer.Typer) -> None:
 
 def apply(path: Path, directory: Directory = HOME, as_json: Json = False) -> None:
     """Make the specs in PATH (a YAML file, or a folder of them) the wanted state."""
-    resources = load(path)
-    changes = ask(directory, lambda trimtab: trimtab.apply(resources, actor=actor()))
+    project = load(path)
+    try:
+        changes = ask(directory, lambda trimtab: trimtab.apply(project.resources, actor=actor()))
+    except Rejected as refusal:
+        raise project.placed(refusal) from refusal
     rows = [{"kind": c.kind, "name": c.name, "action": c.action, "generation": c.generation} for c in changes]
     show(rows, as_json=as_json)
 

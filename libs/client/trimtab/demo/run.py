@@ -72,7 +72,7 @@ def run(directory: Path, cache: Path, *, until: str, keep: bool) -> None:
 
 def world(cache: Path) -> World:
     """Fetch the demo's data into `cache`, once, and prepare it."""
-    resources = project.load(Path(__file__).parent / "project")
+    resources = project.load(Path(__file__).parent / "project").resources
     sources = {each.name: each for each in resources if isinstance(each, Source)}
     model = next(each for each in resources if isinstance(each, Model))
     trips = data.trips(cache)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trimtab_core import specs
 from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Fault
 
-from trimtab_registry.errors import BadSpecs, Fault, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.errors import BadSpecs, FixedPartitions, UnknownResource, Unsigned
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
@@ -116,7 +117,7 @@ def _clashes(applied: Mapping[str, Applied], changed: Mapping[str, Spec], world:
         Fault(
             f"{need.kind}/{need.name}",
             "spec.partitions" if need.kind == "Source" else "spec.source",
-            f"asks for {need.partitions} partitions where its topics have {had[need.kind, need.name]}: "
+            f"{need.partitions} partitions are asked for, where its topics have {had[need.kind, need.name]}: "
             "keep what it was, or apply it under another name",
         )
         for need in needs(changed.values(), world)

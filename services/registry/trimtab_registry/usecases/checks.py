@@ -8,21 +8,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 from trimtab_core import specs
 from trimtab_core.features import FeatureFault, resolve
+from trimtab_runtime.errors import Fault
 
-from trimtab_registry.errors import Fault
 from trimtab_registry.usecases.entities import Applied, Document
 
 Spec = specs.Source | specs.FeatureView | specs.Model
 
-_ADVICE = {
-    "missing": "is missing: add it",
-    "extra_forbidden": "is not known here: remove it or correct its spelling",
-}
 _NUMERIC = ("integer", "number")
 
 
@@ -44,34 +39,27 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
     for document in documents:
         kind, metadata = document.get("kind"), document.get("metadata")
         called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
-        if kind not in specs.KINDS:
-            faults.append(Fault(called, "kind", f"is {kind!r}: write one of {', '.join(specs.KINDS)}"))
+        if not isinstance(kind, str) or kind not in specs.KINDS:
+            faults.append(
+                Fault(
+                    called, "kind", f"{kind!r} is no kind of resource: write one of {', '.join(specs.KINDS)}"
+                )
+            )
             continue
         try:
-            spec = specs.parse(str(kind), dict(document))
+            spec = specs.parse(kind, dict(document))
         except ValidationError as error:
             unreadable.add(called)
             faults += [
-                Fault(called, ".".join(map(str, found["loc"])) or "document", _message(found))
-                for found in error.errors(include_url=False)
+                Fault(called, ".".join(map(str, place)), sentence) for place, sentence in specs.faults(error)
             ]
             continue
         if key_of(spec) in read:
             faults.append(
-                Fault(called, "metadata.name", f"is {spec.name!r} in two documents: keep one of them")
+                Fault(called, "metadata.name", f"{spec.name!r} is in two documents: keep one of them")
             )
         read[key_of(spec)] = spec
     return read, faults, unreadable
-
-
-def _message(found: Any) -> str:
-    if found["type"] in _ADVICE:
-        return _ADVICE[found["type"]]
-    said = str(found["msg"]).removeprefix("Value error, ")
-    value = found["input"]
-    return (
-        f"is {value!r}: {said}" if isinstance(value, str | int | float | bool | None) else f"is wrong: {said}"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,17 +162,17 @@ class World:
                 resolve([text], source.spec, views)
             except FeatureFault as fault:
                 faulty = True
-                yield Fault(key_of(model), f"spec.features.{index}", f"is wrong: {fault}")
+                yield Fault(key_of(model), f"spec.features.{index}", str(fault))
         if not faulty and not self.unreadable:
             try:
                 resolve(model.spec.features, source.spec, views)
             except FeatureFault as fault:
-                yield Fault(key_of(model), "spec.features", f"is wrong: {fault}")
+                yield Fault(key_of(model), "spec.features", str(fault))
 
     def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
             known = ", ".join(sorted(self.sources)) or "none is applied"
-            yield Fault(at, path, f"is {name!r}, which is no source: apply it too, or name one of: {known}")
+            yield Fault(at, path, f"{name!r} is no source: apply it too, or name one of: {known}")
 
 
 def _unknown_field(
@@ -200,11 +188,11 @@ def _unknown_field(
         yield Fault(
             at,
             path,
-            f"is {name!r}, which source {source!r} does not have: declare it there, or name another field",
+            f"{name!r} is no field of source {source!r}: declare it there, or name another field",
         )
     elif numeric and fields[name].type not in _NUMERIC:
         yield Fault(
             at,
             path,
-            f"is {name!r}, a {fields[name].type} in source {source!r}: name an integer or number field",
+            f"{name!r} is a {fields[name].type} in source {source!r}: name an integer or number field",
         )
