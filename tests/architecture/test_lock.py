@@ -1,8 +1,10 @@
 """requirements.lock: hashed, from no named index, and made from the manifests as they are now."""
 
+import ast
 import importlib.util
 import re
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,9 @@ LOCK = (ROOT / "requirements.lock").read_text()
 MANIFESTS = sorted([*ROOT.glob("libs/*/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml")])
 PROJECTS = [tomllib.loads(path.read_text())["project"] for path in MANIFESTS]
 OWN = {project["name"] for project in PROJECTS}
+DISTRIBUTIONS = packages_distributions()
+TOOLS = {"grpc_tools"}
+"""What generators of code import, which only a checkout uses."""
 
 
 def load_closure() -> ModuleType:
@@ -75,3 +80,41 @@ def test_a_part_of_the_lock_is_whole_and_no_more() -> None:
     ]
     with pytest.raises(SystemExit, match="knows nothing of trimtab-z"):
         closure.closure(lock, ["trimtab-z"])
+
+
+def imported(package: Path) -> set[str]:
+    """Return what a package's modules import, wherever they do; but for `testing.py`, which only a checkout uses."""
+    found: set[str] = set()
+    for file in {*package.rglob("*.py")} - {package / "testing.py"}:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def providers(module: str) -> set[str]:
+    """Return the distributions that any of them is enough for to import `module`."""
+    if module.startswith("google.rpc"):  # `google` is a namespace of several distributions
+        return {"googleapis-common-protos"}
+    if module.startswith("google."):
+        return {"protobuf"}
+    if module.startswith("opentelemetry."):
+        return {"opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"}
+    return {name_of(each) for each in DISTRIBUTIONS.get(module.partition(".")[0], ())}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.name)
+def test_a_manifest_declares_what_its_code_imports(manifest: Path) -> None:
+    project = tomllib.loads(manifest.read_text())["project"]
+    declared = {name_of(requirement) for requirement in project["dependencies"]} | {project["name"]}
+    package = next(path.parent for path in manifest.parent.glob("trimtab*/__init__.py"))
+
+    lacking = {
+        " or ".join(sorted(wanted))
+        for module in imported(package)
+        if (wanted := providers(module)) and not wanted & declared and module.partition(".")[0] not in TOOLS
+    }
+
+    assert lacking == set(), f"add them to {manifest.relative_to(ROOT)}, and run `make lock`"
