@@ -16,8 +16,8 @@ MANIFESTS = sorted([*ROOT.glob("libs/*/pyproject.toml"), *ROOT.glob("services/*/
 PROJECTS = [tomllib.loads(path.read_text())["project"] for path in MANIFESTS]
 OWN = {project["name"] for project in PROJECTS}
 DISTRIBUTIONS = packages_distributions()
-TOOLS = {"grpc_tools"}
-"""What generators of code import, which only a checkout uses."""
+TOOLS = {"grpc_tools", "pytest"}
+"""What generators of code and the plugin for tests import, which only a checkout uses."""
 
 
 def load_closure() -> ModuleType:
