@@ -13,8 +13,11 @@ help: ## list these commands
 
 setup: .venv/.installed ## create .venv from requirements.lock, and fetch Kafka once
 .venv/.installed: requirements.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
-	@command -v python3 >/dev/null || { echo "python3 (3.11 or newer) is missing: install it and try again"; exit 1; }
-	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/python -m pip install -q uv; }
+	@test -x .venv/bin/uv || for python in python3 python3.13 python3.12 python3.11 none; do \
+	  test $$python != none || { echo "Python 3.11 or newer is missing, and so is its venv (Debian: apt-get" \
+	    "install python3 python3-venv): install it and try again"; exit 1; }; \
+	  ! $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break; \
+	done && { test -x .venv/bin/uv || { $$python -m venv --clear .venv && .venv/bin/python -m pip install -q uv; }; }
 	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation $(addprefix -e ./,$(DISTS))
 	$(PY) -m trimtab_stack --fetch

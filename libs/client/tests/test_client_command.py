@@ -1,6 +1,7 @@
 """The command where no Trimtab runs: one clear sentence, and a way on."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,24 @@ from pathlib import Path
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from trimtab import cli
+from trimtab.cli import session
 from trimtab.cli.stack import parse_scale
+from trimtab.client import SERVICES
 from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_stack.environment import inherited
 
 TRIMTAB = Path(sys.executable).parent / "trimtab"
 
 
-def trimtab(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([TRIMTAB, *words], capture_output=True, text=True, timeout=60, check=False)
+def trimtab(*words: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [TRIMTAB, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=inherited() | (environ or {}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,3 +100,65 @@ def test_scale_names_services_and_counts() -> None:
     for wrong in ("serving", "srving=2", "serving=0", "serving=x"):
         with pytest.raises(Rejected, match="is not understood"):
             parse_scale(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["model", "versions", "m", "--at", "noon"],
+            "--at 'noon' is no time: write one such as 2020-03-15T12:00:00Z",
+        ),
+        (["model", "train", "m", "--as-of", "2020-03-15"], "--as-of '2020-03-15' is no time"),
+        (["demo", "--until", "2020-02-30"], "--until '2020-02-30T00:00:00Z' is no time"),
+        (["demo", "--until", "2019-01-01"], "--until '2019-01-01' is not after 2019-10-01"),
+    ],
+)
+def test_a_time_that_is_none_is_told(tmp_path: Path, words: list[str], said: str) -> None:
+    done = trimtab(*words, "--dir", str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"trimtab: {said}")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_is_away_is_named(tmp_path: Path) -> None:
+    away = {f"TRIMTAB_{name.upper()}_ADDRESS": "127.0.0.1:1" for name in SERVICES}
+
+    done = trimtab("model", "list", "--dir", str(tmp_path), environ=away)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("trimtab: registry cannot answer: ")
+
+
+def test_a_kafka_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
+    away = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": "127.0.0.1:1"}
+
+    done = trimtab("tail", "drift", "--dir", str(tmp_path), environ=away)
+
+    assert done.returncode == 1
+    assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"TRIMTAB_KAFKA_SERVERS": "kafka:9092", "TRIMTAB_SERVING_THREADS": "8"}
+    rest = {"TRIMTAB_REGISTRY_ADDRESS": "x:1", "TRIMTAB_DIR": "d", "TRIMTAB_ACTOR": "ann", "HOME": "h"}
+    monkeypatch.setattr("os.environ", wanted | rest)
+
+    assert session.settings() == wanted
+
+
+def test_who_asks_is_the_login_name_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIMTAB_ACTOR", raising=False)
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    assert session.actor() == "ann"
+
+    def nameless() -> str:
+        raise OSError("no such user")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert session.actor() == f"uid-{os.getuid()}"
+
+    monkeypatch.setenv("TRIMTAB_ACTOR", "bot")
+    assert session.actor() == "bot"

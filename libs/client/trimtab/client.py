@@ -6,9 +6,9 @@
 Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 import msgspec
@@ -25,8 +25,8 @@ from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.errors import Unavailable
 
-T = TypeVar("T")
 SERVICES = ("registry", "serving", "trainer", "monitoring")
 
 
@@ -34,10 +34,10 @@ class Trimtab:
     """A running Trimtab."""
 
     def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
-        self._registry: Any = RegistryStub(channels["registry"])
-        self._serving: Any = PredictionStub(channels["serving"])
-        self._trainer: Any = TrainerStub(channels["trainer"])
-        self._monitoring: Any = MonitoringStub(channels["monitoring"])
+        self._registry = _Door("registry", RegistryStub(channels["registry"]))
+        self._serving = _Door("serving", PredictionStub(channels["serving"]))
+        self._trainer = _Door("trainer", TrainerStub(channels["trainer"]))
+        self._monitoring = _Door("monitoring", MonitoringStub(channels["monitoring"]))
 
     @classmethod
     @asynccontextmanager
@@ -58,13 +58,11 @@ class Trimtab:
             json_format.ParseDict(specs.to_document(resource), document)
             documents.append(document)
         request = registry.ApplyRequest(documents=documents, actor=actor)
-        return list((await _ask(self._registry.Apply(request))).changes)
+        return list((await self._registry.Apply(request)).changes)
 
     async def resources(self, kind: str = "") -> list[registry.Resource]:
         """Return what has been applied, of one kind or of all."""
-        return list(
-            (await _ask(self._registry.ListResources(registry.ListResourcesRequest(kind=kind)))).resources
-        )
+        return list((await self._registry.ListResources(registry.ListResourcesRequest(kind=kind))).resources)
 
     async def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]], *, version: int = 0, timeout: float = 10.0
@@ -73,62 +71,86 @@ class Trimtab:
         request = serving.PredictRequest(
             model=model, rows=[msgspec.json.encode(row) for row in rows], version=version
         )
-        return await _ask(self._serving.Predict(request, timeout=timeout))
+        answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
+        return answer
 
     async def train(self, model: str, *, reason: str, actor: str, as_of_ms: int | None = None) -> str:
         """Order a candidate, and return the command's id, which is also the loop's."""
         request = training.TrainRequest(model=model, reason=reason, requested_by=actor)
         if as_of_ms is not None:
             request.as_of.CopyFrom(to_timestamp(as_of_ms))
-        return str((await _ask(self._trainer.Train(request))).command_id)
+        return str((await self._trainer.Train(request)).command_id)
 
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""
-        return list((await _ask(self._trainer.ListRuns(training.ListRunsRequest(model=model)))).runs)
+        return list((await self._trainer.ListRuns(training.ListRunsRequest(model=model))).runs)
 
     async def versions(self, model: str, *, live_at_ms: int | None = None) -> list[registry.Version]:
         """Return a model's versions, or only the one that served at a time of the wall clock."""
         request = registry.ListVersionsRequest(model=model)
         if live_at_ms is not None:
             request.live_at.CopyFrom(to_timestamp(live_at_ms))
-        return list((await _ask(self._registry.ListVersions(request))).versions)
+        return list((await self._registry.ListVersions(request)).versions)
 
     async def deployment(self, model: str) -> registry.Deployment:
         """Return the wanted state of a model."""
-        return await _ask(self._registry.GetDeployment(registry.GetDeploymentRequest(model=model)))
+        answer: registry.Deployment = await self._registry.GetDeployment(
+            registry.GetDeploymentRequest(model=model)
+        )
+        return answer
 
     async def decide(self, what: str, model: str, number: int, *, actor: str, comment: str) -> Any:
         """Approve, reject or promote a version; `what` is the name of the call."""
         request = registry.DecideRequest(model=model, number=number, actor=actor, comment=comment)
-        return await _ask(getattr(self._registry, what)(request))
+        return await getattr(self._registry, what)(request)
 
     async def rollback(self, model: str, *, actor: str, comment: str) -> registry.Deployment:
         """Bring the previous champion back."""
-        return await _ask(
-            self._registry.Rollback(registry.RollbackRequest(model=model, actor=actor, comment=comment))
+        answer: registry.Deployment = await self._registry.Rollback(
+            registry.RollbackRequest(model=model, actor=actor, comment=comment)
         )
+        return answer
 
     async def audit(self, resource: str = "", *, limit: int = 100) -> list[registry.AuditEntry]:
         """Return who did what, newest first."""
         request = registry.GetAuditRequest(resource=resource, limit=limit)
-        return list((await _ask(self._registry.GetAudit(request))).entries)
+        return list((await self._registry.GetAudit(request)).entries)
 
     async def loops(self, model: str = "", *, open_only: bool = False) -> list[monitoring.Loop]:
         """Return the loop ledger, oldest first."""
         request = monitoring.ListLoopsRequest(model=model, open_only=open_only)
-        return list((await _ask(self._monitoring.ListLoops(request))).loops)
+        return list((await self._monitoring.ListLoops(request)).loops)
 
     async def loop(self, id: str) -> monitoring.Loop:
         """Return one loop."""
-        return await _ask(self._monitoring.GetLoop(monitoring.GetLoopRequest(id=id)))
+        answer: monitoring.Loop = await self._monitoring.GetLoop(monitoring.GetLoopRequest(id=id))
+        return answer
 
     async def health(self, model: str) -> monitoring.ModelHealth:
         """Return what monitoring sees of a model."""
-        return await _ask(self._monitoring.GetModelHealth(monitoring.GetModelHealthRequest(model=model)))
+        answer: monitoring.ModelHealth = await self._monitoring.GetModelHealth(
+            monitoring.GetModelHealthRequest(model=model)
+        )
+        return answer
 
 
-async def _ask(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except grpc.RpcError as error:
-        raise rpc.error_of(error) from error
+class _Door:
+    """One service's stub; what its calls fail with is ours, and names the service."""
+
+    def __init__(self, service: str, stub: Any) -> None:
+        self._service = service
+        self._stub = stub
+
+    def __getattr__(self, method: str) -> Any:
+        call = getattr(self._stub, method)
+
+        async def ask(request: Any, **options: Any) -> Any:
+            try:
+                return await call(request, **options)
+            except grpc.RpcError as error:
+                known = rpc.error_of(error)
+                if isinstance(known, Unavailable):
+                    raise Unavailable(f"{self._service} cannot answer: {known}") from error
+                raise known from error
+
+        return ask

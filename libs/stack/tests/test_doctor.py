@@ -18,6 +18,8 @@ def test_what_is_missing_comes_with_a_remedy(tmp_path: Path) -> None:
 
     assert set(faults) == {"Java", "Maven", "Kafka"}
     assert "install one or set JAVA_HOME" in faults["Java"]
+    assert "`apt-get install openjdk-17-jre-headless` or `dnf install" in faults["Java"]
+    assert "`brew install maven`" in faults["Maven"]
     assert all(remedy.endswith(".") for remedy in faults.values())
 
 
@@ -31,3 +33,11 @@ def test_maven_is_not_needed_where_kafka_is(tmp_path: Path, jar: str) -> None:
     }
 
     assert found["Kafka"] is found["Maven"] is jar.startswith("kafka")
+
+
+def test_the_way_to_get_it_is_this_machines_own(tmp_path: Path) -> None:
+    (tmp_path / "dnf").touch(mode=0o755)
+
+    faults = {check.name: check.remedy for check in doctor.checks(tmp_path, {"PATH": str(tmp_path)})}
+
+    assert "(`dnf install java-17-openjdk-headless`)" in faults["Java"]

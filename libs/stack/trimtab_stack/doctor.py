@@ -12,6 +12,12 @@ from trimtab_stack.errors import StackError
 
 _LEAST_PYTHON = (3, 11)
 _LEAST_DISK = 2 * 2**30
+_INSTALLERS = {
+    "apt-get": {"java": "openjdk-17-jre-headless", "maven": "maven"},
+    "dnf": {"java": "java-17-openjdk-headless", "maven": "maven"},
+    "brew": {"java": "openjdk@17", "maven": "maven"},
+}
+"""What each is called where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ def checks(directory: Path = Path(), environ: Mapping[str, str] | None = None) -
     where = tools(environ)
     return [
         _python(),
-        _found("Java", lambda: _java(where)),
+        _found("Java", lambda: _java(where), _how_to_get("java", where)),
         _maven(where),
         _found("PostgreSQL", lambda: str(postgres.binaries())),
         _kafka(where),
@@ -38,11 +44,18 @@ def checks(directory: Path = Path(), environ: Mapping[str, str] | None = None) -
     ]
 
 
-def _found(name: str, look: Callable[[], str]) -> Check:
+def _found(name: str, look: Callable[[], str], how: str = "") -> Check:
     try:
         return Check(name, True, look())
     except StackError as error:
-        return Check(name, False, "none that serves", f"{error}.")
+        return Check(name, False, "none that serves", f"{error}{how}.")
+
+
+def _how_to_get(what: str, environ: Mapping[str, str]) -> str:
+    """Return this machine's command that installs `what`, in brackets, or the commands of several machines."""
+    here = [tool for tool in _INSTALLERS if shutil.which(tool, path=environ.get("PATH"))]
+    commands = [f"`{tool} install {_INSTALLERS[tool][what]}`" for tool in here[:1] or _INSTALLERS]
+    return f" ({' or '.join(commands)})"
 
 
 def _python() -> Check:
@@ -63,7 +76,10 @@ def _maven(environ: Mapping[str, str]) -> Check:
     if _has_jars(environ):
         return Check("Maven", True, "none, and none is needed: Kafka is here")
     return Check(
-        "Maven", False, "none", "Install Maven, which fetches Kafka once, or set KAFKA_HOME to a Kafka."
+        "Maven",
+        False,
+        "none",
+        f"Install Maven{_how_to_get('maven', environ)}, which fetches Kafka once, or set KAFKA_HOME to a Kafka.",
     )
 
 
@@ -77,7 +93,7 @@ def _kafka(environ: Mapping[str, str]) -> Check:
     remedy = (
         "The first `trimtab up` fetches it (45 MB)."
         if fetchable
-        else "Install Maven, or set KAFKA_HOME to a Kafka."
+        else f"Install Maven{_how_to_get('maven', environ)}, or set KAFKA_HOME to a Kafka."
     )
     return Check("Kafka", fetchable, "not fetched yet", remedy)
 

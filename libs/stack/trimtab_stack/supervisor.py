@@ -131,7 +131,7 @@ def _wait_ready(directory: Path, owner: Identity | None) -> State:
         raise DidNotStart("the stack", log_path(directory), f"it was not ready after {_UP_SECONDS:g} s")
     _reap(owner)
     if last.owner == owner and last.error:
-        raise StackError(last.error)
+        raise StackError(f"{last.error} (what was started is logged in {log_path(directory).parent})")
     raise DidNotStart("the stack", log_path(directory), "its supervisor ended")
 
 

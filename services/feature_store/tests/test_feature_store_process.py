@@ -23,6 +23,7 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2 import (
+    GetArchiveWatermarkRequest,
     GetHistoricalFeaturesRequest,
     GetOnlineFeaturesRequest,
     HistoricalFeatures,
@@ -333,6 +334,10 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
         now, found = await store.online(world.view, at, [*ZONES, "77"])
         city, _ = await store.online(world.city, at, [""])
         again, _ = await store.historical(world.model, at, at + 1)
+        async with rpc.channel(store.address) as channel:
+            stub: Any = FeatureStoreStub(channel)
+            archived = await stub.GetArchiveWatermark(GetArchiveWatermarkRequest(model=world.model))
+        assert from_timestamp(archived.watermark) == END + 3 * HOUR
 
     hand = np.array([by_hand(rides, zone, at) for zone in ZONES])
     np.testing.assert_allclose(now[:4], hand, rtol=1e-9)

@@ -253,3 +253,15 @@ def test_a_digest_is_of_the_rows_and_not_of_how_they_lie() -> None:
     assert digest(table) == digest(pieces)
     assert digest(table) != digest(pa.table({"key": ["ab", "c", "d"], "x": [1.0, 2.0, np.nan]}))
     assert digest(table) != digest(table.slice(0, 2))
+
+
+def test_the_watermark_is_that_of_the_source_furthest_behind(world: World) -> None:
+    def watermark_ms() -> int | None:
+        return asyncio.run(world.historical.watermark_ms("m"))
+
+    assert watermark_ms() is None
+    world.archive("rides", [Event("a", START + 5)], watermark_ms=START + 8 * HOUR)
+    assert watermark_ms() is None, "the other source has nothing yet"
+    world.archive("asks", [Event("a", START)], watermark_ms=START + 3 * HOUR)
+
+    assert watermark_ms() == START + 3 * HOUR

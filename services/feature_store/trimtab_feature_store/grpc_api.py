@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from trimtab_contracts.features.v1.features_pb2 import (
+    GetArchiveWatermarkRequest,
+    GetArchiveWatermarkResponse,
     GetHistoricalFeaturesRequest,
     GetOnlineFeaturesRequest,
     GetOnlineFeaturesResponse,
@@ -66,3 +68,13 @@ class FeatureStoreApi(FeatureStoreServicer):
         )
         for piece in arrow_pieces(made.rows):
             yield HistoricalFeatures(arrow=piece)
+
+    async def GetArchiveWatermark(
+        self, request: GetArchiveWatermarkRequest, context: Any
+    ) -> GetArchiveWatermarkResponse:
+        """Return how far all that a model is trained on is archived."""
+        reached_ms = await self._historical.watermark_ms(request.model)
+        response = GetArchiveWatermarkResponse()
+        if reached_ms is not None:
+            response.watermark.CopyFrom(to_timestamp(reached_ms))
+        return response

@@ -130,17 +130,36 @@ class Historical:
         model = self._book.model(wanted.model)
         source = self._book.source(model.spec.source)
         features = self._features(model, source)
-        views = {
-            feature.view: self._book.view(feature.view)
-            for feature in features
-            if isinstance(feature, ViewFeature)
-        }
-        names = [source.name, model.spec.label.source, *(view.spec.source for view in views.values())]
-        sources = {name: self._book.source(name) for name in names}
+        views = self._views(features)
+        sources = self._sources(model, views.values())
         versions = await self._passed(sources, wanted.wait_until_ms, patience_s)
         plan = _Plan(wanted, model, source, views, sources, features, versions)
         async with self._one:
             return await asyncio.to_thread(_Making(self._tables, plan).make)
+
+    async def watermark_ms(self, name: str) -> int | None:
+        """Return how far all that a model is trained on is archived, None if something of it is not at all.
+
+        Raises:
+            UnknownModel, UnknownSource: the model, or what it leans on, is not there.
+            Rejected: the model's features mean nothing any more.
+        """
+        model = self._book.model(name)
+        features = self._features(model, self._book.source(model.spec.source))
+        sources = self._sources(model, self._views(features).values())
+        reached = [(await self._reach(source)).least() for source in sources.values()]
+        return min(reached) or None
+
+    def _views(self, features: Iterable[Feature]) -> dict[str, FeatureView]:
+        return {each.view: self._book.view(each.view) for each in features if isinstance(each, ViewFeature)}
+
+    def _sources(self, model: Model, views: Iterable[FeatureView]) -> dict[str, Source]:
+        names = [model.spec.source, model.spec.label.source, *(view.spec.source for view in views)]
+        return {name: self._book.source(name) for name in names}
+
+    async def _reach(self, source: Source) -> Reach:
+        table = events_table(source.name)
+        return await asyncio.to_thread(self._tables.reach, table, source.spec.partitions)
 
     def _features(self, model: Model, source: Source) -> tuple[Feature, ...]:
         try:
@@ -158,9 +177,7 @@ class Historical:
                 async with asyncio.timeout(patience_s):
                     for name, source in sources.items():
                         while True:
-                            reach = await asyncio.to_thread(
-                                self._tables.reach, events_table(name), source.spec.partitions
-                            )
+                            reach = await self._reach(source)
                             behind = {name: reach.least()}
                             versions[events_table(name)] = reach.version
                             if reach.least() >= time_ms:

@@ -45,6 +45,9 @@ class Features:
             raise self.faults.pop(0)
         return TrainingSet(folder / "rows.arrow", (("events/trips", 7),), "digest", 100)
 
+    async def watermark_ms(self, model: str) -> int | None:
+        return None
+
 
 class SlowOnce(Features):
     """Takes a minute to say that it has nothing, once."""

@@ -26,12 +26,12 @@ async def run(config: Config) -> None:
         open_pool(config.postgres_dsn, "trainer", package="trimtab_trainer") as pool,
         rpc.channel(config.feature_store_address) as channel,
     ):
-        store = PostgresStore(pool)
+        store, features = PostgresStore(pool), FeatureStore(channel)
         jobs = Jobs(
             store,
             book,
             deployments,
-            FeatureStore(channel),
+            features,
             ChildProcess(),
             Files(config.data_dir),
             clock,
@@ -41,7 +41,7 @@ async def run(config: Config) -> None:
             folder=config.state_dir / "jobs",
         )
         producer = await bus.start_producer(config.kafka_servers)
-        register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, producer, clock))
+        register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, features, producer, clock))
         try:
             async with (
                 rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,

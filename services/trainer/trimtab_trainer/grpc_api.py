@@ -19,8 +19,8 @@ from trimtab_runtime import records, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_trainer.errors import UnknownRun
-from trimtab_trainer.usecases import Store, Told
+from trimtab_trainer.errors import NothingArchived, UnknownRun
+from trimtab_trainer.usecases import Features, Store, Told
 
 
 class TrainerApi(TrainerServicer):
@@ -30,15 +30,22 @@ class TrainerApi(TrainerServicer):
     run has one and the ledger hears of it.
     """
 
-    def __init__(self, store: Store, book: SpecBook, producer: Any, clock: Clock) -> None:
+    def __init__(self, store: Store, book: SpecBook, features: Features, producer: Any, clock: Clock) -> None:
         self._store = store
         self._book = book
+        self._features = features
         self._producer = producer
         self._clock = clock
 
     async def Train(self, request: TrainRequest, context: Any) -> TrainResponse:
-        """Order a candidate, as of the time given or of now."""
+        """Order a candidate, as of the time given, or of how far the archive has come."""
         model, now_ms = self._book.model(request.model), self._clock.now_ms()
+        if request.HasField("as_of"):
+            as_of_ms: int | None = from_timestamp(request.as_of)
+        else:
+            as_of_ms = await self._features.watermark_ms(model.name)
+        if as_of_ms is None:
+            raise NothingArchived(model.name)
         command_id = uuid.uuid4().hex
         command = RetrainCommand(
             id=command_id,
@@ -48,7 +55,7 @@ class TrainerApi(TrainerServicer):
             attempt=1,
             reason=request.reason,
             requested_by=request.requested_by,
-            as_of=to_timestamp(from_timestamp(request.as_of) or now_ms),
+            as_of=to_timestamp(as_of_ms),
             at=to_timestamp(now_ms),
         )
         with telemetry.span("order run", model=model.name):

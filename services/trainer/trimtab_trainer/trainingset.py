@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from trimtab_contracts.features.v1.features_pb2 import GetHistoricalFeaturesRequest, HistoricalFeatures
+from trimtab_contracts.features.v1.features_pb2 import (
+    GetArchiveWatermarkRequest,
+    GetHistoricalFeaturesRequest,
+    HistoricalFeatures,
+)
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_runtime import rpc
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_trainer.usecases import TrainingSet
 
 _PATIENCE_S = 120
+_LOOK_S = 10
 
 
 class FeatureStore:
@@ -50,3 +55,17 @@ class FeatureStore:
             digest=dataset.digest,
             rows=dataset.rows,
         )
+
+    async def watermark_ms(self, model: str) -> int | None:
+        """Return how far all that a model is trained on is archived, None if something of it is not at all.
+
+        Raises:
+            Unavailable: the feature store is away.
+            Rejected: it knows no such model.
+        """
+        try:
+            request = GetArchiveWatermarkRequest(model=model)
+            found = await self._stub.GetArchiveWatermark(request, timeout=_LOOK_S)
+        except grpc.RpcError as error:
+            raise rpc.error_of(error) from error
+        return from_timestamp(found.watermark) if found.HasField("watermark") else None

@@ -193,6 +193,10 @@ class Features(Protocol):
         """Write the labelled rows of [start, end), as known at its end, to a file in `folder`."""
         ...
 
+    async def watermark_ms(self, model: str) -> int | None:
+        """Return how far all that a model is trained on is archived, None if something of it is not at all."""
+        ...
+
 
 class Fitter(Protocol):
     """Trains in a process of its own."""

@@ -3,8 +3,10 @@
 from typing import Annotated
 
 import typer
+from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Rejected
 
-from trimtab.cli.session import HOME, Directory, cache
+from trimtab.cli.session import HOME, Directory, cache, moment
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,6 +20,11 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
 ) -> None:
     """Watch a production model meet March 2020: caught, retrained, judged, replaced."""
-    from trimtab.demo.run import run
+    from trimtab.demo.run import LIVE_FROM, run
 
-    run(directory / "demo", cache(), until=until, keep=keep)
+    until_ms = moment("--until", f"{until}T00:00:00Z")
+    if until_ms is None or until_ms <= LIVE_FROM:
+        raise Rejected(
+            f"--until {until!r} is not after {iso(LIVE_FROM)[:10]}, where the story begins: name a later day"
+        )
+    run(directory / "demo", cache(), until_ms=until_ms, keep=keep)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
-from trimtab_runtime.clock import from_timestamp, iso, parse_iso
+from trimtab_runtime.clock import from_timestamp, iso
 
-from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, plain, print_json, show
+from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
 
 app = typer.Typer(no_args_is_help=True)
 Comment = Annotated[str, typer.Option(help="Why, for the audit log.")]
@@ -28,7 +28,7 @@ def versions(
     as_json: Json = False,
 ) -> None:
     """List the versions of MODEL, and when each served."""
-    live_at_ms = parse_iso(at) if at else None
+    live_at_ms = moment("--at", at)
     found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
     if as_json:
         print_json([plain(version) for version in found])
@@ -57,13 +57,13 @@ def train(
     model: str,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by a person",
     as_of: Annotated[
-        str, typer.Option(help="The training rows end here (RFC 3339); now, if not given.")
+        str, typer.Option(help="The training rows end here (RFC 3339); by default, where the archive does.")
     ] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
     """Order a candidate for MODEL; it goes through the gates and the rollout like any other."""
-    as_of_ms = parse_iso(as_of) if as_of else None
+    as_of_ms = moment("--as-of", as_of)
     command = ask(
         directory, lambda trimtab: trimtab.train(model, reason=reason, actor=actor(), as_of_ms=as_of_ms)
     )

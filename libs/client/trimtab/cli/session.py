@@ -1,6 +1,7 @@
 """What all commands share: which stack they speak to, and how they answer."""
 
 import asyncio
+import getpass
 import json
 import os
 import sys
@@ -13,7 +14,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.clock import parse_iso
+from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_stack import jars, supervisor
 
 from trimtab.client import SERVICES, Trimtab
@@ -27,6 +29,21 @@ Directory = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HOME = Path(".trimtab")
+
+
+_NOT_SETTINGS = ("TRIMTAB_DIR", "TRIMTAB_ACTOR", "TRIMTAB_CACHE")
+
+
+def settings() -> dict[str, str]:
+    """Return the environment's variables that configure the services of a stack that is started.
+
+    Addresses are not among them: those say where another Trimtab is, and a stack chooses its own.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 - the command's door to the environment
+        if name.startswith("TRIMTAB_") and not name.endswith("_ADDRESS") and name not in _NOT_SETTINGS
+    }
 
 
 def environ(directory: Path) -> dict[str, str]:
@@ -50,8 +67,25 @@ def cache() -> Path:
 
 
 def actor() -> str:
-    """Return who is asking, for the audit log."""
-    return os.environ.get("TRIMTAB_ACTOR") or os.environ.get("USER") or "unknown"  # noqa: TID251 - as above
+    """Return who is asking, for the audit log: TRIMTAB_ACTOR, or else the login name."""
+    if named := os.environ.get("TRIMTAB_ACTOR"):  # noqa: TID251 - as above
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user that the machine has no name for, as in a container
+        return f"uid-{os.getuid()}"
+
+
+def moment(option: str, text: str) -> int | None:
+    """Return the milliseconds since the epoch of an option's RFC 3339 text, None if it was not given.
+
+    Raises:
+        Rejected: it is no time.
+    """
+    try:
+        return parse_iso(text) if text else None
+    except ValueError as error:
+        raise Rejected(f"{option} {text!r} is no time: write one such as 2020-03-15T12:00:00Z") from error
 
 
 def addresses(variables: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +100,12 @@ def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:
         async with Trimtab.connect(addresses(environ(directory))) as trimtab:
             return await question(trimtab)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except Unavailable as error:
+        if supervisor.status(directory):
+            error.add_note(f"The logs are in {directory / 'logs'}.")
+        raise
 
 
 def show(

@@ -6,7 +6,7 @@ from trimtab_stack import doctor as checks
 from trimtab_stack import supervisor
 from trimtab_stack.stack import SERVICES
 
-from trimtab.cli.session import HOME, Directory, Json, console, print_json, show
+from trimtab.cli.session import HOME, Directory, Json, console, print_json, settings, show
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def up(
 ) -> None:
     """Start Kafka, PostgreSQL and the six services, and leave them running."""
     with console.status("starting Kafka, PostgreSQL and six services"):
-        state = supervisor.up(directory, parse_scale(scale))
+        state = supervisor.up(directory, parse_scale(scale), settings())
     kafka, postgres = state.versions.get("kafka", "external"), state.versions.get("postgres", "external")
     console.print(f"Trimtab is up: Kafka {kafka}, PostgreSQL {postgres}, data in {directory}")
     show([{"part": name, "address": at} for name, at in state.addresses.items()], as_json=False)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.topics import Encoding, Topic
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime.errors import NotFound, Unavailable
 
 from trimtab.cli.session import HOME, Directory, environ, plain
 
@@ -46,8 +47,8 @@ async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, lim
         auto_offset_reset="earliest" if beginning else "latest",
         isolation_level="read_committed",
     )
-    await consumer.start()
     try:
+        await consumer.start()
         if not consumer.partitions_for_topic(name):
             raise NotFound(
                 f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
@@ -58,6 +59,8 @@ async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, lim
             printed += 1
             if printed == limit:
                 return
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
     finally:
         await consumer.stop()
 

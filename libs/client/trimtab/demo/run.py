@@ -47,7 +47,7 @@ class World:
     views: Sequence[tuple[str, int]]
 
 
-def run(directory: Path, cache: Path, *, until: str, keep: bool) -> None:
+def run(directory: Path, cache: Path, *, until_ms: int, keep: bool) -> None:
     """Run the demo in `directory`, whose former contents go; it ends by itself, and stops what it started.
 
     Raises:
@@ -61,7 +61,7 @@ def run(directory: Path, cache: Path, *, until: str, keep: bool) -> None:
         prepared = threads.submit(world, cache)
         state = supervisor.up(directory)
         try:
-            asyncio.run(_live(view, state, prepared.result(), directory, parse_iso(f"{until}T00:00:00Z")))
+            asyncio.run(_live(view, state, prepared.result(), directory, until_ms))
         except Exception as error:
             error.add_note(f"The logs are in {directory / 'logs'}.")
             raise

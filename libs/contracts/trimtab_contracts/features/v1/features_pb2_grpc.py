@@ -44,6 +44,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
                 _registered_method=True)
+        self.GetArchiveWatermark = channel.unary_unary(
+                '/trimtab.features.v1.FeatureStore/GetArchiveWatermark',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureStoreServicer:
@@ -61,6 +66,13 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetArchiveWatermark(self, request, context):
+        """How far the archive has come with all that a model is trained on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +85,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetHistoricalFeatures,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.SerializeToString,
+            ),
+            'GetArchiveWatermark': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArchiveWatermark,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +146,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/GetHistoricalFeatures',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArchiveWatermark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/GetArchiveWatermark',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
             options,
             channel_credentials,
             insecure,

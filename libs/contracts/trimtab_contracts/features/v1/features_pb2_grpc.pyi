@@ -33,12 +33,16 @@ class FeatureStoreStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureStoreAsyncStub: ...
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]
     GetHistoricalFeatures: _grpc.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]
+    GetArchiveWatermark: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]
+    """How far the archive has come with all that a model is trained on."""
 
 @_typing.type_check_only
 class FeatureStoreAsyncStub(FeatureStoreStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     GetHistoricalFeatures: _aio.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]  # type: ignore[assignment]
+    GetArchiveWatermark: _aio.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]  # type: ignore[assignment]
+    """How far the archive has come with all that a model is trained on."""
 
 class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -54,5 +58,13 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.GetHistoricalFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.HistoricalFeatures], _abc.AsyncIterator[_features_pb2.HistoricalFeatures]]: ...
+
+    @_abc_1.abstractmethod
+    def GetArchiveWatermark(
+        self,
+        request: _features_pb2.GetArchiveWatermarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.GetArchiveWatermarkResponse, _abc.Awaitable[_features_pb2.GetArchiveWatermarkResponse]]:
+        """How far the archive has come with all that a model is trained on."""
 
 def add_FeatureStoreServicer_to_server(servicer: FeatureStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
