@@ -78,11 +78,11 @@ def same(found: np.ndarray, wanted: list[float]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(events, st.randoms(use_true_random=False), st.integers(1, 7), st.integers(100 * HOP, 114 * HOP))
-def test_online_values_are_those_of_plain_python_in_any_order(seen, random, size, at) -> None:  # type: ignore[no-untyped-def]
-    state, shuffled = FoldState(a_layout()), sorted(seen, key=lambda event: event[1] + event[2])
-    for start in range(0, len(shuffled), size):
-        names, times, values, _ = columns(shuffled[start : start + size])
+@given(events, st.integers(1, 7), st.integers(100 * HOP, 114 * HOP))
+def test_online_values_are_those_of_plain_python_as_events_arrive(seen, size, at) -> None:  # type: ignore[no-untyped-def]
+    state, arriving = FoldState(a_layout()), sorted(seen, key=lambda event: event[1] + event[2])
+    for start in range(0, len(arriving), size):
+        names, times, values, _ = columns(arriving[start : start + size])
         assert state.fold(names, times, values).too_old == 0 or max(times) - min(times) > 4 * HOP
 
     for entity in ("a", "b", "c", "never"):
@@ -90,6 +90,26 @@ def test_online_values_are_those_of_plain_python_in_any_order(seen, random, size
         newest = max((t for e, t, _, _ in seen if e == entity), default=at)
         if at >= newest - 2 * HOP:
             same(state.values([entity], at)[0], expected(seen, entity, at))
+
+
+@settings(max_examples=150, deadline=None)
+@given(events, st.randoms(use_true_random=False), st.integers(1, 7), st.integers(100 * HOP, 114 * HOP))
+def test_online_slots_and_the_offline_join_agree_for_the_same_events_in_any_order(  # type: ignore[no-untyped-def]
+    seen, random, size, at
+) -> None:
+    arrived = [event for event in seen if event[1] + event[2] <= at]
+    state, one_order, other_order = FoldState(a_layout()), random.sample(arrived, len(arrived)), seen[:]
+    random.shuffle(other_order)
+    for start in range(0, len(one_order), size):
+        state.fold(*columns(one_order[start : start + size])[:3])
+    entities = ["a", "b", "c", "never"]
+
+    online = state.values(entities, at)
+    offline = point_in_time(a_layout(), *columns(other_order), entities, np.full(4, at))
+
+    np.testing.assert_allclose(online, offline, rtol=1e-9, atol=1e-9)
+    for row, entity in zip(offline, entities, strict=True):
+        same(row, expected(arrived, entity, at))
 
 
 @settings(max_examples=150, deadline=None)

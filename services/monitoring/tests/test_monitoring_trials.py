@@ -132,3 +132,19 @@ async def test_a_challenger_without_an_answer_makes_no_pair(world: Any, flow: Ma
     await world.live(part)
 
     assert (await world.store.watch("m")).trial.state.n == 15
+
+
+async def test_a_trial_begins_with_the_first_row_that_its_challenger_was_asked_for(
+    world: Any, flow: Make
+) -> None:
+    await world.ready(1, 2)
+    await on_trial(world)
+    loading = flow(
+        0, 50, error=0.5, generation=2, rollout_id=ROLLOUT
+    )  # an instance that has not loaded it yet
+    await world.live(loading)
+    for at in range(30):
+        await world.live(trial(flow, 1_000 + at * 20, 20, error=0.5, challenger_error=3.0))
+
+    (verdict,) = world.told(Verdict)
+    assert (verdict.outcome, verdict.challenger) == ("ROLL_BACK", 2)

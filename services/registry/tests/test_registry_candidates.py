@@ -2,8 +2,10 @@
 
 import pytest
 from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
+from trimtab_core.specs import Model, parse
 from trimtab_registry.errors import NotNow, UnknownModel, UnknownVersion, Unsigned
-from trimtab_registry.testing import Harness, a_run, an_evaluation
+from trimtab_registry.testing import Harness, a_run, an_evaluation, documents
+from trimtab_registry.usecases import evaluation
 from trimtab_registry.usecases.entities import Stage
 from trimtab_registry.usecases.rollouts import Phase
 
@@ -235,3 +237,15 @@ class TestApproval:
             await registry.candidates.approve("minutes", 9, actor="ann", comment="")
         with pytest.raises(UnknownModel):
             await registry.candidates.reject("nobody", 1, actor="ann", comment="")
+
+
+def test_a_comparison_reads_the_rows_of_which_both_were_asked_and_a_bound_reads_all() -> None:
+    partly = an_evaluation(error=3.0, champion_error=1.0, not_asked=200)
+    model = parse("Model", documents(rollout={"cap": 60}, gates=[AT_MOST, VERSUS])[3])
+    assert isinstance(model, Model)
+
+    bound, versus = evaluation.judge(model.spec, partly, champion=1)
+
+    assert bound.value == pytest.approx(1.2, abs=0.2), "half of the rows without an error"
+    assert not versus.passed
+    assert versus.value == pytest.approx(-1.6, abs=0.3), "the rows of which both were asked"

@@ -94,6 +94,7 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
         model=candidate.model,
         reference=candidate.reference,
         features=candidate.features,
+        trained_to=candidate.trained_to,
     )
 
 

@@ -5,12 +5,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from trimtab_core.specs import Model, parse
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.sandbox import ChildProcess
-from trimtab_trainer.usecases import Champion, StoredFile, TrainingSet
+from trimtab_trainer.sandbox import ChildProcess, Files
+from trimtab_trainer.usecases import Champion, TrainingSet
 
 MINUTE = 60_000
 
@@ -115,12 +116,7 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: P
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
     made = await ChildProcess().fit(a_model(), a_training_set(first), None, first)
-    import hashlib
-
-    content = made.model.read_bytes()
-    champion = Champion(
-        1, StoredFile(str(made.model), hashlib.sha256(content).hexdigest(), len(content)), made.features
-    )
+    champion = Champion(1, Files(tmp_path).put(made.model), made.features)
 
     again = await ChildProcess().fit(a_model(), a_training_set(second), champion, second)
 
@@ -139,6 +135,28 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: P
             "loss",
             "event_time_ms",
         ]
+
+
+@pytest.mark.parametrize(("trained_to", "asked"), [(479, 120), (499, 100), (500, 120)])
+async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_enough(
+    tmp_path: Path, trained_to: int, asked: int
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = a_training_set(folder)
+    first = await ChildProcess().fit(a_model(), rows, None, folder)
+    champion = Champion(
+        1, Files(tmp_path).put(first.model), first.features, trained_to_ms=trained_to * MINUTE
+    )
+
+    made = await ChildProcess().fit(a_model(), rows, champion, folder)
+
+    with pa.ipc.open_file(made.evaluation) as reader:
+        evaluation = reader.read_all()
+    assert evaluation.num_rows - evaluation["champion_prediction"].null_count == asked
+    told = evaluation.filter(pc.is_valid(evaluation["champion_prediction"]))
+    wrong = pc.abs(pc.subtract(told["champion_prediction"], told["label"]))
+    assert made.metrics["champion_mae"] == pytest.approx(pc.mean(wrong).as_py())
 
 
 async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:

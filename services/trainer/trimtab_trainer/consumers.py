@@ -48,7 +48,10 @@ class Deployments:
             return None
         live = deployment.champion
         return Champion(
-            live.number, StoredFile(live.model.uri, live.model.digest, live.model.size), tuple(live.features)
+            live.number,
+            StoredFile(live.model.uri, live.model.digest, live.model.size),
+            tuple(live.features),
+            trained_to_ms=from_timestamp(live.trained_to),
         )
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:

@@ -20,9 +20,12 @@ from trimtab_core.specs import Model
 
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.fitting import Floats
 
 FAILED = 3
 _REFERENCE_ROWS = 50_000
+_LEAST_UNSEEN = 100
+"""So many judged rows that the live version was not fitted to are enough to compare on."""
 _PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
 
 
@@ -66,7 +69,7 @@ def _run(folder: Path) -> dict[str, Any]:
     export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     _write_reference(folder / "reference.arrow", model, names, rows, unseen)
-    champion = _champion(folder, job.get("champion_features"), names, rows.features[judged])
+    champion = _champion(folder, job.get("champion"), names, rows[judged])
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
     return {
@@ -87,22 +90,31 @@ def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
     )
 
 
-def _champion(
-    folder: Path, theirs: list[str] | None, names: list[str], features: np.ndarray[Any, np.dtype[np.float32]]
-) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return what the live version says of the same rows; None where there is none, or it needs features we lack."""
+def _champion(folder: Path, live: Any, names: list[str], judged: fitting.Rows) -> Floats | None:
+    """Return what the live version says of the judged rows, NaN where it is not asked.
+
+    It is asked of those that it was not fitted to, for it knows the others' answers. Where too few are newer than its
+    own training it is asked of all, and has the advantage: a candidate that is better even so is better.
+    None where there is no live version, or it needs features that are not here.
+    """
     path = folder / "champion.onnx"
-    if theirs is None or not path.exists() or not set(theirs) <= set(names):
+    if live is None or not path.exists() or not set(live["features"]) <= set(names):
         return None
-    return export.run(path.read_bytes(), features[:, [names.index(name) for name in theirs]])
+    unseen = judged.event_time_ms > live["trained_to_ms"]
+    asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
+    said = np.full(len(judged), np.nan)
+    columns = [names.index(name) for name in live["features"]]
+    said[asked] = export.run(path.read_bytes(), judged.features[asked][:, columns])
+    return said
 
 
 def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     for prefix, said in (("", predictions), ("champion_", champion)):
         if said is not None:
+            asked = np.isfinite(said)
             for name in losses.METRICS[task]:
-                found[prefix + name] = losses.aggregate(name, losses.loss(name, label, said))
+                found[prefix + name] = losses.aggregate(name, losses.loss(name, label[asked], said[asked]))
     return found
 
 
@@ -127,7 +139,7 @@ def _write_evaluation(
         "prediction": pa.array(predictions),
         "champion_prediction": pa.nulls(len(predictions), pa.float64())
         if champion is None
-        else pa.array(champion),
+        else pa.array(champion, mask=np.isnan(champion)),
     }
     for name in slices:
         column = name if name in judged.column_names else f"request.{name}"

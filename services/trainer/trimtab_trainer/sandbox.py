@@ -28,7 +28,8 @@ class ChildProcess:
             RunFailed: it could not be done; it says why.
             Unavailable: the champion's artifact cannot be read now.
         """
-        job = {"model": specs.to_document(model), "champion_features": champion and list(champion.features)}
+        live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
+        job = {"model": specs.to_document(model), "champion": live}
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
             stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)

@@ -77,6 +77,8 @@ class Champion:
     number: int
     model: StoredFile
     features: tuple[str, ...]
+    trained_to_ms: int = 0
+    """Event time of the newest row that it was fitted to."""
 
 
 @dataclass(frozen=True, slots=True)

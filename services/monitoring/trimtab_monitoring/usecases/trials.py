@@ -29,10 +29,10 @@ _OUTCOMES: dict[str, Outcome] = {
 
 
 def take(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial | None:
-    """Take in closed rows; those of the newest rollout count."""
+    """Take in closed rows; those of the newest rollout count, from the first that its challenger was asked for."""
     start = 0
     for at, row in enumerate(rows):
-        if row.rollout_id and (trial is None or _is_newer(row, trial)):
+        if row.rollout_id and row.challenger_version and (trial is None or _is_newer(row, trial)):
             trial = _fed(trial, rows[start:at], champion_losses[start:at], spec.judged_by)
             trial, start = _begin(row, spec), at
     return _fed(trial, rows[start:], champion_losses[start:], spec.judged_by)

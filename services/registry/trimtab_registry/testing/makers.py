@@ -13,20 +13,29 @@ from trimtab_registry import messages
 from trimtab_registry.usecases.entities import FinishedRun
 
 
-def an_evaluation(rows: int = 400, *, error: float = 1.0, champion_error: float | None = None) -> bytes:
-    """Return an evaluation in which the candidate is wrong by about `error`, and the champion by its own."""
+def an_evaluation(
+    rows: int = 400, *, error: float = 1.0, champion_error: float | None = None, not_asked: int = 0
+) -> bytes:
+    """Return an evaluation in which the candidate is wrong by about `error`, and the champion by its own.
+
+    The champion was `not_asked` of so many of the oldest rows, and the candidate is right about those.
+    """
     rng = np.random.default_rng(1)
     label = rng.uniform(5, 50, rows)
     said = [
         None if wrong is None else label + rng.normal(0, wrong, rows) for wrong in (error, champion_error)
     ]
+    if not_asked and said[0] is not None and said[1] is not None:
+        said[0][:not_asked], said[1][:not_asked] = label[:not_asked], np.nan
     table = pa.table(
         {
             "key": [str(row) for row in range(rows)],
             "event_time_ms": np.arange(rows),
             "label": label,
             "prediction": said[0],
-            "champion_prediction": pa.nulls(rows, pa.float64()) if said[1] is None else said[1],
+            "champion_prediction": pa.nulls(rows, pa.float64())
+            if said[1] is None
+            else pa.array(said[1], from_pandas=True),
             "zone": rng.integers(0, 2, rows),
         }
     )

@@ -1,7 +1,9 @@
 """From the rows on which a candidate was evaluated to what its gates say.
 
-The rows are an Arrow IPC file: `label`, `prediction`, `champion_prediction` (null, or
-not there, without a champion) and a column for each slice; one row a prediction.
+The rows are an Arrow IPC file: `label`, `prediction`, `champion_prediction` (null where
+the live version was not asked: of rows that it was fitted to, or of all without one)
+and a column for each slice; one row a prediction. A gate that compares reads the rows
+of which both were asked.
 Deciding is left to `trimtab_core.gates`.
 """
 
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from trimtab_core import gates, specs
 from trimtab_core.losses import Metric, loss
@@ -32,18 +35,29 @@ def judge(spec: specs.ModelSpec, evaluation: bytes, *, champion: int = 0, seed: 
     try:
         with pa.ipc.open_file(pa.BufferReader(evaluation)) as file:
             table = file.read_all()
-        wanted = [_core_gate(gate) for gate in spec.gates]
-        losses = _losses(spec, table)
-        results = gates.evaluate(wanted, losses, seed=seed)
+        whole, both = _losses(spec, table), _losses(spec, _compared(table))
+        results = [
+            result
+            for gate in spec.gates
+            for result in gates.evaluate(
+                [_core_gate(gate)], both if is_comparison(gate) else whole, seed=seed
+            )
+        ]
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise BadEvaluation(f"its evaluation cannot be read: {error}") from error
     compared = [name_of(gate) for gate in spec.gates if is_comparison(gate)]
-    if champion and compared and losses.champion is None:
+    if champion and compared and both.champion is None:
         raise BadEvaluation(
             f"version {champion}, which is live, could not be evaluated beside it, so {', '.join(compared)} says nothing: "
             "keep the features that the live version needs until it is replaced, or drop the gate"
         )
     return [_told(gate, result) for gate, result in zip(spec.gates, results, strict=True)]
+
+
+def _compared(table: Any) -> Any:
+    """Return the rows of which champion and candidate were asked; all, if the champion was asked of none."""
+    said = table["champion_prediction"] if "champion_prediction" in table.column_names else None
+    return table if said is None or said.null_count == len(table) else table.filter(pc.is_valid(said))
 
 
 def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:

@@ -219,7 +219,7 @@ Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class VersionRef(_message.Message):
-    """A version as serving and monitoring need it."""
+    """A version as serving, monitoring and the trainer need it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -227,6 +227,7 @@ class VersionRef(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    TRAINED_TO_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     @_builtins.property
     def model(self) -> _common_pb2.Artifact: ...
@@ -234,6 +235,10 @@ class VersionRef(_message.Message):
     def reference(self) -> _common_pb2.Artifact: ...
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def trained_to(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row that it was fitted to"""
+
     def __init__(
         self,
         *,
@@ -241,10 +246,11 @@ class VersionRef(_message.Message):
         model: _common_pb2.Artifact | None = ...,
         reference: _common_pb2.Artifact | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        trained_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
