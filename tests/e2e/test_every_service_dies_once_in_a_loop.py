@@ -4,16 +4,25 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from deltalake import DeltaTable
 from trimtab_contracts import topics
+from trimtab_contracts.features.v1.features_pb2 import GetOnlineFeaturesRequest
+from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_feature_store.tables import column_of
+from trimtab_runtime import rpc
+from trimtab_runtime.clock import iso, to_timestamp
+from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import SERVICES, Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
+_PAUSE_S = 0.25
 HEARD = {each.name: each for each in (topics.DRIFT, topics.RUNS, topics.VERSIONS)}
 
 
@@ -40,6 +49,34 @@ class Reaper:
                 await self.kill(service)
 
 
+class Caller:
+    """An application that asks now and then, whatever happens to the services meanwhile."""
+
+    def __init__(self, world: Any) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._world = world
+        self._rng = np.random.default_rng(7)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        asked = 0
+        while True:
+            asked += 1
+            row = {
+                "id": f"call-{asked}",
+                "at": iso(self._world.now_ms),
+                "road": "b",
+                "x": self._rng.normal(0, 3),
+            }
+            try:
+                await self._world.trimtab.predict(self._world.name, [row])
+                self.answered += 1
+            except TrimtabError as error:
+                self.failures.append(str(error))
+            await asyncio.sleep(_PAUSE_S)
+
+
 def _due(topic: str, message: Any) -> str | None:
     """Return the service whose step has just been told."""
     if topic == topics.DRIFT.name:
@@ -61,6 +98,8 @@ async def test_a_loop_in_which_every_service_dies_once_ends_with_one_champion(
             await world.backfill(48)
             await world.first_version()
             await world.live(12)
+            caller = Caller(world)
+            calling = tasks.create_task(caller.run())
             reaper.armed = True
 
             for service in ("ingestion", "feature_store"):
@@ -75,11 +114,14 @@ async def test_a_loop_in_which_every_service_dies_once_ends_with_one_champion(
             won = [loop for loop in loops if loop.HasField("drift") and loop.state == "live"]
             assert won, [(loop.state, loop.outcome) for loop in loops]
             assert set(reaper.killed) == set(SERVICES)
-            assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
 
             await world.live(3)
+            calling.cancel()
+            assert (world.replay.tally.failures, caller.failures) == ([], [])
+            assert caller.answered > 20
             await _assert_one_champion(world, max(loop.version for loop in won))
-            await _assert_nothing_lost_or_doubled(world)
+            await _assert_nothing_lost_or_doubled(world, caller)
+            await _assert_every_event_is_folded_and_archived_once(world, stack)
             reaping.cancel()
 
 
@@ -91,13 +133,30 @@ async def _assert_one_champion(world: Any, number: int) -> None:
     assert live == [number]
 
 
-async def _assert_nothing_lost_or_doubled(world: Any) -> None:
+async def _assert_nothing_lost_or_doubled(world: Any, caller: Caller) -> None:
     loops = await world.trimtab.loops(world.name)
     commands = [loop.command_id for loop in loops if loop.command_id]
     assert len(commands) == len(set(commands)) == len(await world.trimtab.runs(world.name))
 
     async def every_prediction_is_stored_once() -> bool:
         health = await world.trimtab.health(world.name)
-        return bool(health.predictions == world.replay.tally.predictions)
+        return bool(health.predictions == world.replay.tally.predictions + caller.answered)
 
     await eventually(every_prediction_is_stored_once, what="as many predictions stored as were answered")
+
+
+async def _assert_every_event_is_folded_and_archived_once(world: Any, stack: Stack) -> None:
+    request = GetOnlineFeaturesRequest(
+        view=f"{world.name}-road", entities=["a", "b", "c"], at=to_timestamp(world.now_ms)
+    )
+    async with rpc.channel(stack.address("feature_store")) as channel:
+        store: Any = FeatureStoreStub(channel)
+        found = await store.GetOnlineFeatures(request)
+    counts = np.array(found.values).reshape(3, -1)[:, list(found.columns).index("y_count_1d")]
+    assert counts.sum() == 24 * world.per_hour
+
+    for source in (f"{world.name}-asks", f"{world.name}-truths"):
+        await world.watermarks.wait("archive", source, world.now_ms)
+        table = DeltaTable(str(stack.directory / "data" / "delta" / "events" / source)).to_pyarrow_table()
+        keys = table[column_of("id")].to_pylist()
+        assert sorted(keys) == sorted(f"{world.name}-{number}" for number in range(world.made))
