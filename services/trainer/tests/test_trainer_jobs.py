@@ -43,6 +43,8 @@ class Features:
         self.asked.append((start_ms, end_ms))
         if self.faults:
             raise self.faults.pop(0)
+        for name in ("rows.arrow", "log"):
+            (folder / name).write_text("")
         return TrainingSet(folder / "rows.arrow", (("events/trips", 7),), "digest", 100)
 
     async def watermark_ms(self, model: str) -> int | None:
@@ -165,6 +167,26 @@ async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Call
     assert message.candidate.metrics["mae"] == 1.5
     assert message.candidate.tables[0].version == 7
     assert message.loop_id == "loop"
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("fault", [None, RunFailed("no")])
+async def test_what_a_run_no_longer_needs_is_removed_and_the_log_of_a_failed_one_stays(
+    store: MemoryStore, make_jobs: Callable[..., Jobs], tmp_path: Path, fault: Exception | None
+) -> None:
+    jobs = make_jobs(fitter=Fitter(fault))
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def cleared() -> bool:
+            kept = [f"{store.published[0].job.run_id}-1"] if fault else []
+            wanted = [*kept, *(f"{folder}/log" for folder in kept)]
+            return told(store)[-1] in (Status.SUCCEEDED, Status.FAILED) and left_in(tmp_path) == wanted
+
+        await eventually(cleared, what="the job's files to go")
 
 
 async def test_a_redelivered_command_changes_nothing(

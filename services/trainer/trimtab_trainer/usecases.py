@@ -9,6 +9,7 @@ run fails with what it waited for, so that it does not hold up the runs behind i
 import asyncio
 import hashlib
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -303,6 +304,7 @@ class Jobs:
                 try:
                     if not await self._store.record(news, self._owner):
                         log.warning("run %s is another worker's by now: its outcome is dropped", job.run_id)
+                    await asyncio.to_thread(_clear, self._folder_of(job), news.status)
                     return
                 except Unavailable as error:
                     log.warning("outcome of %s waits: %s", job.run_id, error)
@@ -335,7 +337,7 @@ class Jobs:
         model = self._specs.model(job.model)
         champion = self._champions.champion(job.model)
         spec = model.spec.trainer
-        folder = self._folder / f"{job.run_id}-{job.attempts}"
+        folder = self._folder_of(job)
         folder.mkdir(parents=True, exist_ok=True)
         rows = await self._features.training_set(
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
@@ -353,5 +355,17 @@ class Jobs:
             seed=spec.seed,
         )
 
+    def _folder_of(self, job: Job) -> Path:
+        return self._folder / f"{job.run_id}-{job.attempts}"
+
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())
+
+
+def _clear(folder: Path, status: Status) -> None:
+    """Remove a job's files: all of one that succeeded, what is large of one whose log may be wanted."""
+    if status is Status.SUCCEEDED:
+        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in ("*.arrow", "*.onnx"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
