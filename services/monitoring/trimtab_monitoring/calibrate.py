@@ -1,15 +1,17 @@
-"""The child process of a calibration: `python -m trimtab_monitoring.calibrate FOLDER`.
+"""The child process of a calibration: `python -m trimtab_monitoring.calibrate FOLDER PARENT`.
 
 It reads `reference.arrow` and `settings.json` from its folder and writes
 `calibration.json` there.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import msgspec
+from trimtab_runtime.parent import die_with
 
-from trimtab_monitoring.child import humble
+from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import read_reference
 from trimtab_monitoring.usecases.calibration import Settings, calibrate
 
@@ -27,5 +29,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    humble(5)
+    die_with(int(sys.argv[2]))
+    os.nice(NICE)
     sys.exit(main(Path(sys.argv[1])))

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+NICE = 5
+"""By how much the priority of calibrations and reports is lowered: the join and the windows go first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:

@@ -1,4 +1,4 @@
-"""The child process of a report: `python -m trimtab_monitoring.report FOLDER`.
+"""The child process of a report: `python -m trimtab_monitoring.report FOLDER PARENT`.
 
 It reads `window.npz` and `reference.arrow` from its folder and writes `report.html`
 and `report.json`: Evidently's account of the window beside a sample of the reference.
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from trimtab_runtime.parent import die_with
 
-from trimtab_monitoring.child import humble
+from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import Floats, read_reference
 
 _SAMPLE = 2_000
@@ -61,5 +62,6 @@ def _evenly(rows: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    humble(5)
+    die_with(int(sys.argv[2]))
+    os.nice(NICE)
     sys.exit(main(Path(sys.argv[1])))

@@ -5,6 +5,7 @@ import: neither has a place in a process that answers marks within milliseconds.
 """
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -90,10 +91,10 @@ def _columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, NDArray[
 
 
 async def _run(module: str, folder: Path) -> None:
-    """Run `python -m module folder` until it is done."""
+    """Run `python -m module folder`, which ends with this process, until it is done."""
     with (folder / "log").open("wb") as log:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, str(folder), stdout=log, stderr=log
+            sys.executable, "-m", module, str(folder), str(os.getpid()), stdout=log, stderr=log
         )
     try:
         async with asyncio.timeout(_PATIENCE_S):
