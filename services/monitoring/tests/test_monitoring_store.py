@@ -50,7 +50,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
             await connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
 
-def predicted(*rows: tuple[str, int], version: int = 1, names: tuple[str, ...] = ("a",)) -> Predicted:
+def predicted(
+    *rows: tuple[str, int], version: int = 1, names: tuple[str, ...] = ("a",), key: str = ""
+) -> Predicted:
     return Predicted(
         model="m",
         version=version,
@@ -59,7 +61,7 @@ def predicted(*rows: tuple[str, int], version: int = 1, names: tuple[str, ...] =
         generation=1,
         feature_names=names,
         ids=[name for name, _ in rows],
-        keys=[f"key-{name}" for name, _ in rows],
+        keys=[f"key-{key or name}" for name, _ in rows],
         event_time_ms=[at for _, at in rows],
         champion=[float(at) for _, at in rows],
         challenger=None,
@@ -109,6 +111,21 @@ async def test_a_label_after_the_stated_delay_is_no_label(store: Store) -> None:
     )
 
     assert labels_of(await rows_of(store)) == [("in", 1.0), ("out", None)]
+
+
+async def test_of_a_key_that_comes_again_a_prediction_has_the_first_label_that_follows_it(
+    store: Store,
+) -> None:
+    trips = [("bus", 10, 1.0), ("bus", 40, 2.0), ("bus", 30, 3.0)]
+    await store.take(Arrivals(labelled=[labelled(trip) for trip in trips]))
+    await store.take(Arrivals([predicted(*[(f"ask-{at}", at) for at in (5, 11, 31, 41)], key="bus")]))
+
+    assert labels_of(await rows_of(store)) == [
+        ("ask-5", 1.0),
+        ("ask-11", 3.0),
+        ("ask-31", 2.0),
+        ("ask-41", None),
+    ]
 
 
 async def test_rows_come_in_order_and_an_instant_is_never_cut(store: Store) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import copy
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from trimtab_core.policy import PolicyState
 
@@ -29,18 +29,14 @@ from trimtab_monitoring.usecases.entities import (
 )
 
 
-class _Label(NamedTuple):
-    event_time_ms: int
-    value: float
-
-
 @dataclass(slots=True)
 class _Tables:
     """All that is stored; a transaction works on these and puts the former ones back if it fails."""
 
     predictions: dict[tuple[str, str], tuple[str, Row]] = field(default_factory=dict)
     """By model and id: the join key, and the row without its label."""
-    labels: dict[tuple[str, str], _Label] = field(default_factory=dict)
+    labels: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    """By stream, key and event time."""
     marks: dict[tuple[str, str, int], tuple[Mark, int]] = field(default_factory=dict)
     versions: dict[tuple[str, int], Version] = field(default_factory=dict)
     calibrations: dict[tuple[str, int, str], Calibration | Uncalibrated] = field(default_factory=dict)
@@ -80,7 +76,7 @@ class MemoryStore:
                 for key, at_ms, value in zip(
                     labelled.keys, labelled.event_time_ms, labelled.values, strict=True
                 ):
-                    self._tables.labels.setdefault((labelled.stream, key), _Label(at_ms, value))
+                    self._tables.labels.setdefault((labelled.stream, key, at_ms), value)
             for mark in arrivals.marks:
                 place = (mark.stream, mark.instance, mark.partition)
                 held = self._tables.marks.get(place)
@@ -144,12 +140,17 @@ class MemoryStore:
 
     def joined(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> list[Row]:
         """Return predictions of (after, until] with their labels, in order."""
+        known: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        for (stream, key, at_ms), value in self._tables.labels.items():
+            if stream == labels.name:
+                known[key].append((at_ms, value))
         found = []
         for (name, _), (key, row) in self._tables.predictions.items():
             if name == model and after_ms < row.at_ms <= until_ms:
-                label = self._tables.labels.get((labels.name, key))
-                in_time = label is not None and label.event_time_ms <= row.at_ms + labels.within_ms
-                found.append(row._replace(label=label.value) if label and in_time else row)
+                in_time = [
+                    each for each in known[key] if row.at_ms <= each[0] <= row.at_ms + labels.within_ms
+                ]
+                found.append(row._replace(label=min(in_time)[1]) if in_time else row)
         return sorted(found, key=lambda row: (row.at_ms, row.id))
 
     async def put_versions(self, versions: Sequence[Version]) -> None:
@@ -233,11 +234,7 @@ class MemoryStore:
 
     async def forget_labels(self, stream: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` labels older than `before_ms`."""
-        old = [
-            place
-            for place, label in self._tables.labels.items()
-            if place[0] == stream and label.event_time_ms < before_ms
-        ]
+        old = [place for place in self._tables.labels if place[0] == stream and place[2] < before_ms]
         for place in old[:at_most]:
             del self._tables.labels[place]
         return len(old[:at_most])

@@ -23,12 +23,15 @@ loop_of = msgspec.json.Decoder(Loop).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
-# One label a key at most; the LIMIT keeps the planner to looking each up, however stale its statistics are.
+# The first label that follows, as in training sets; the LIMIT keeps the planner to looking each up, however stale its
+# statistics are.
 JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
        p.features, label.value
 FROM predictions AS p LEFT JOIN LATERAL (
-    SELECT value FROM labels WHERE stream = $2 AND key = p.key AND event_time_ms <= p.event_time_ms + $3 LIMIT 1
+    SELECT value FROM labels
+    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    ORDER BY event_time_ms LIMIT 1
 ) AS label ON true
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
 ORDER BY p.event_time_ms, p.id
