@@ -220,6 +220,22 @@ async def test_loops_are_listed_oldest_first(store: Store) -> None:
     assert await store.find_loop("nobody's") is None
 
 
+async def test_a_loop_is_found_by_the_beginning_of_its_id_that_no_other_has(store: Store) -> None:
+    async with store.begin("m") as unit:
+        for name in ("abc", "abd", "ab%", "x"):
+            await unit.put_loop(Loop(name, "m"))
+
+    found = {
+        begun: await store.find_loop(begun)
+        for begun in ("abc", "abd", "ab%", "x", "ab", "a", "", "%", "abcd")
+    }
+
+    assert {begun for begun, loop in found.items() if loop} == {"abc", "abd", "ab%", "x"}
+    async with store.begin("m") as unit:
+        await unit.put_loop(Loop("yes-no", "m"))
+    assert (await store.find_loop("yes")).id == "yes-no"  # type: ignore[union-attr]
+
+
 async def test_health_tells_what_waits_and_the_newest_readings(store: Store) -> None:
     await store.take(Arrivals([predicted(("a", 10), ("b", 20))]))
     reading = Reading("performance", "m", 1, "mae", 2.0, 0, 10, 1, threshold=3.0)

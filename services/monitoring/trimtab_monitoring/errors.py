@@ -16,10 +16,12 @@ class BadBatch(Rejected):
 
 
 class UnknownLoop(NotFound):
-    """There is no such loop."""
+    """There is no loop of that id, nor a single one whose id begins so."""
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"there is no loop {id!r}: look at `trimtab loop list`")
+        super().__init__(
+            f"there is no loop {id!r}: look at `trimtab loops`, and write more of its id if several begin so"
+        )
 
 
 class NotCalibrated(Unavailable):

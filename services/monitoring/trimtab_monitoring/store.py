@@ -191,9 +191,13 @@ class PostgresStore:
         return [loop_of(row["loop"]) for row in rows]
 
     async def find_loop(self, id: str) -> Loop | None:
-        """Return one loop."""
+        """Return the loop of this id, or the only one whose id begins so."""
         with outages():
             found = await self._pool.fetchval("SELECT loop FROM loops WHERE id = $1", id)
+            if found is None and id:
+                begun = "SELECT loop FROM loops WHERE starts_with(id, $1) LIMIT 2"
+                rows = await self._pool.fetch(begun, id)
+                found = rows[0]["loop"] if len(rows) == 1 else None
         return loop_of(found) if found else None
 
     async def watch(self, model: str) -> Watch:

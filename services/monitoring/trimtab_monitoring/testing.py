@@ -184,8 +184,9 @@ class MemoryStore:
         return [loop for loop in found if model in ("", loop.model) and (loop.open or not open_only)]
 
     async def find_loop(self, id: str) -> Loop | None:
-        """Return one loop."""
-        return self._tables.loops.get(id)
+        """Return the loop of this id, or the only one whose id begins so."""
+        begun = [loop for name, loop in self._tables.loops.items() if id and name.startswith(id)]
+        return self._tables.loops.get(id) or (begun[0] if len(begun) == 1 else None)
 
     async def health(self, model: str) -> Health:
         """Return what is known of a model."""

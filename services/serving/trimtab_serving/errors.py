@@ -31,7 +31,7 @@ class NoLiveVersion(Conflict):
 
     def __init__(self, model: str, why: str = "none has been promoted") -> None:
         super().__init__(
-            f"model {model!r} has no live version: {why}; train one, or look at `trimtab model versions {model}`"
+            f"model {model!r} has no live version: {why}; train one, or look at `trimtab versions {model}`"
         )
 
 

@@ -30,7 +30,9 @@ streams.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
-
+# What is asked most has a word of its own.
+app.command("loops")(loops.list_)
+app.command("versions")(models.versions)
 
 _EXPECTED = (TrimtabError, StackError, KafkaError, grpc.RpcError, OSError)
 

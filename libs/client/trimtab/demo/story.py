@@ -68,6 +68,7 @@ def _errors(score: Score | None) -> dict[str, Any]:
 
 
 def _loop(loop: Loop) -> dict[str, Any]:
+    """Return a loop as plain data; `drift_at` is event time, the world's, and the other times are the wall clock's."""
     steps = {name: from_timestamp(at) for name, at in loop.steps.items()}
     begin, live = steps.get("triggered"), steps.get("live")
     return {
@@ -76,6 +77,7 @@ def _loop(loop: Loop) -> dict[str, Any]:
         "trigger": loop.trigger,
         "state": loop.state,
         "drift_at": iso(from_timestamp(loop.drift.at)),
+        "triggered_at": iso(begin) if begin else None,
         "command_at": iso(steps["commanded"]) if "commanded" in steps else None,
         "run": loop.run_id or None,
         "version": loop.version or None,

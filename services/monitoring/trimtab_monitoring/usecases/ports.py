@@ -119,7 +119,7 @@ class Store(Protocol):
         ...
 
     async def find_loop(self, id: str) -> Loop | None:
-        """Return one loop."""
+        """Return the loop of this id, or the only one whose id begins so."""
         ...
 
     async def health(self, model: str) -> Health:
