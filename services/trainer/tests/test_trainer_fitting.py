@@ -1,12 +1,14 @@
 """Fits that see no future, and exports that say what was fitted."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, parse
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
@@ -72,6 +74,62 @@ def test_a_graph_that_says_something_else_is_not_let_out() -> None:
 
     with pytest.raises(RunFailed, match="other answers than were judged"):
         export.check(graph, rows.features, fitting.predict("regression", estimator, rows.features) + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "taken"),
+    [
+        (
+            "hist_gradient_boosting",
+            {"max_iter": 20.0, "learning_rate": 1.0},
+            {"max_iter": 20, "learning_rate": 1.0},
+        ),
+        (
+            "hist_gradient_boosting",
+            {"max_depth": 3.0, "early_stopping": True},
+            {"max_depth": 3, "early_stopping": True},
+        ),
+        (
+            "random_forest",
+            {"n_estimators": 10.0, "max_features": 1.0},
+            {"n_estimators": 10, "max_features": 1.0},
+        ),
+        ("random_forest", {"n_estimators": 5, "max_features": 2.0}, {"n_estimators": 5, "max_features": 2}),
+        ("linear", {"alpha": 2.0}, {"alpha": 2.0}),
+    ],
+)
+def test_a_number_that_has_been_through_json_is_what_the_estimator_takes(
+    kind: str, parameters: dict[str, Any], taken: dict[str, Any]
+) -> None:
+    travelled = json_format.MessageToDict(json_format.ParseDict(parameters, Struct()))
+
+    estimator = fitting.fit(a_model(kind=kind, parameters=travelled).spec, some_rows(100))
+
+    found = (estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator).get_params()
+    assert {name: (found[name], type(found[name])) for name in taken} == {
+        name: (value, type(value)) for name, value in taken.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (
+            {"max_itr": 3},
+            r"trainer\.parameters\.max_itr is no parameter of HistGradientBoostingRegressor here: name one of",
+        ),
+        ({"random_state": 3}, r"trainer\.parameters\.random_state is no parameter"),
+        ({"max_iter": 2.5}, r"trainer\.parameters\.max_iter: .* must be an int .* Got 2\.5"),
+        ({"loss": "guess"}, r"trainer\.parameters\.loss: .* Got 'guess'"),
+    ],
+)
+async def test_a_parameter_that_will_not_do_is_told(
+    tmp_path: Path, parameters: dict[str, Any], said: str
+) -> None:
+    model = a_model(kind="hist_gradient_boosting", parameters=parameters)
+
+    with pytest.raises(RunFailed, match=said):
+        await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path)
 
 
 def test_unseen_predictions_do_not_know_the_answers() -> None:

@@ -23,7 +23,10 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
 from trimtab_core.specs import ModelSpec
+
+from trimtab_trainer.errors import RunFailed
 
 Floats = NDArray[np.float64]
 Task = Literal["regression", "binary"]
@@ -103,24 +106,54 @@ def unseen_predictions(spec: ModelSpec, rows: Rows, judged: slice, predictions: 
 
 def _estimator(spec: ModelSpec) -> Any:
     trainer, regression = spec.trainer, spec.task == "regression"
+    kind: Any
     match trainer.kind:
         case "hist_gradient_boosting":
             kind = HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier
             # What is judged by the absolute error is fitted to it: one monster label bends no tree then.
             loss = {"loss": "absolute_error"} if spec.judged_by == "mae" else {}
-            return kind(random_state=trainer.seed, early_stopping=False, **(loss | trainer.parameters))
+            return _made(kind, spec, seed=trainer.seed, early_stopping=False, **loss)
         case "random_forest":
             kind = RandomForestRegressor if regression else RandomForestClassifier
             return make_pipeline(
-                SimpleImputer(keep_empty_features=True), kind(random_state=trainer.seed, **trainer.parameters)
+                SimpleImputer(keep_empty_features=True), _made(kind, spec, seed=trainer.seed)
             )
         case "linear":
-            model = (
-                Ridge(**trainer.parameters)
-                if regression
-                else LogisticRegression(random_state=trainer.seed, **trainer.parameters)
-            )
+            model = _made(Ridge, spec) if regression else _made(LogisticRegression, spec, seed=trainer.seed)
             return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), model)
+
+
+def _made(kind: Any, spec: ModelSpec, *, seed: int | None = None, **ours: Any) -> Any:
+    """Return an estimator with the spec's parameters, which win over `ours`.
+
+    Raises:
+        RunFailed: it has no such parameter, or the value is none that it takes.
+    """
+    known, given = kind().get_params(), spec.trainer.parameters
+    for name in given:
+        if name not in known or name == "random_state":
+            rest = ", ".join(sorted(known.keys() - {"random_state"}))
+            raise RunFailed(
+                f"trainer.parameters.{name} is no parameter of {kind.__name__} here: name one of {rest}"
+            )
+    theirs = {name: _typed(kind, name, value) for name, value in given.items()}
+    return kind(**({} if seed is None else {"random_state": seed}), **(ours | theirs))
+
+
+def _typed(kind: Any, name: str, value: Any) -> Any:
+    """Return a parameter as scikit-learn takes it.
+
+    A spec travels as JSON, in which 200 and 200.0 are one number: it is an integer where a float will not do.
+    """
+    tried = [value, int(value)] if isinstance(value, float) and value.is_integer() else [value]
+    for each in tried:
+        try:
+            kind(**{name: each})._validate_params()
+        except InvalidParameterError as error:
+            refusal = error
+        else:
+            return each
+    raise RunFailed(f"trainer.parameters.{name}: {refusal}") from refusal
 
 
 def _weights(event_time_ms: NDArray[np.int64], half_life_ms: int | None) -> Floats | None:
