@@ -13,7 +13,10 @@ from trimtab.cli import session
 from trimtab.cli.stack import parse_scale
 from trimtab.client import SERVICES
 from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_stack import state
 from trimtab_stack.environment import inherited
+from trimtab_stack.processes import Identity
+from trimtab_stack.state import State
 
 TRIMTAB = Path(sys.executable).parent / "trimtab"
 
@@ -162,3 +165,31 @@ def test_who_asks_is_the_login_name_unless_it_is_said(monkeypatch: pytest.Monkey
 
     monkeypatch.setenv("TRIMTAB_ACTOR", "bot")
     assert session.actor() == "bot"
+
+
+def test_what_is_not_set_of_a_trimtab_elsewhere_is_named(tmp_path: Path) -> None:
+    partly = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1"}
+
+    for words, lacking in (
+        (["loops"], "TRIMTAB_SERVING_ADDRESS, "),
+        (["tail", "drift"], "TRIMTAB_KAFKA_SERVERS not set"),
+    ):
+        done = trimtab(*words, "--dir", str(tmp_path), environ=partly)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"trimtab: {lacking}"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"), [(["--scale", "serving=2"], {}), ([], {"TRIMTAB_KAFKA_SERVERS": "k:1"})]
+)
+def test_a_stack_that_runs_is_not_said_to_be_changed(
+    tmp_path: Path, words: list[str], environ: dict[str, str]
+) -> None:
+    running = State(status="ready", owner=Identity.of(os.getpid()))
+    state.write(tmp_path, running)
+
+    done = trimtab("up", *words, "--dir", str(tmp_path), environ=environ)
+
+    assert done.returncode == 1
+    assert "is not changed by" in done.stderr
+    assert "`trimtab down` first" in done.stderr

@@ -25,7 +25,8 @@ from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamp
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
 _LONGEST_VALUE = 200
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What it is to be told that bytes are no JSON."""
 _TYPES: Final[Mapping[str, frozenset[type]]] = {
     "string": frozenset({str}),
     "boolean": frozenset({bool}),
@@ -134,7 +135,7 @@ class Contract:
         """Return the rows, None where there is none, and what is wrong there."""
         try:
             rows = list(map(self._decode, payloads))
-        except _UNDECODABLE:
+        except UNDECODABLE:
             found = [self._row(payload) for payload in payloads]
         else:
             if set(map(type, rows)) <= {dict}:
@@ -146,7 +147,7 @@ class Contract:
     def _row(self, payload: bytes) -> tuple[dict[str, Any] | None, Reason | None]:
         try:
             row = self._decode(payload)
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             said = f"is no JSON ({error}): send a JSON object"
             return None, _reason(ReasonCode.MALFORMED_JSON, "", payload[:_LONGEST_VALUE], said)
         if not isinstance(row, dict):

@@ -143,4 +143,5 @@ def test_a_row_sent_over_grpc_is_keyed_by_its_key_field(book: SpecBook) -> None:
 
     assert key_of(source, b'{"id": 3.0}') == b"3"
     assert key_of(source, b'{"x": 3}') is None
-    assert key_of(source, b"{rubbish") is None
+    for rubbish in (b"{rubbish", b'{"id": "\xff"}', b'{"id": 1e999}', b'{"id": ' + b"[" * 20_000):
+        assert key_of(source, rubbish) is None

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.contract import Contract, Reason, ReasonCode, compile_contract
+from trimtab_core.contract import UNDECODABLE, Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source
 
 
@@ -87,7 +87,7 @@ def key_of(source: Source, payload: bytes) -> bytes | None:
     """
     try:
         row: Mapping[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
     value = row.get(source.spec.key)
     if isinstance(value, float) and value.is_integer():

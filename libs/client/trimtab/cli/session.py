@@ -89,8 +89,24 @@ def moment(option: str, text: str) -> int | None:
 
 
 def addresses(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the address of each service that the client speaks to."""
-    return {name: variables[f"TRIMTAB_{name.upper()}_ADDRESS"] for name in SERVICES}
+    """Return the address of each service that the client speaks to.
+
+    Raises:
+        Rejected: some are not there.
+    """
+    names = {service: f"TRIMTAB_{service.upper()}_ADDRESS" for service in SERVICES}
+    return dict(zip(names, wanted(variables, *names.values()), strict=True))
+
+
+def wanted(variables: Mapping[str, str], *names: str) -> list[str]:
+    """Return the values of `names`.
+
+    Raises:
+        Rejected: some are not set; it names them all.
+    """
+    if missing := [name for name in names if not variables.get(name)]:
+        raise Rejected(f"{', '.join(missing)} not set: set it, or none of them to use the stack in --dir")
+    return [variables[name] for name in names]
 
 
 def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:

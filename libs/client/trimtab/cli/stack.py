@@ -20,6 +20,11 @@ def up(
     scale: str = typer.Option("", help="Processes of each service, such as serving=2,feature_store=2."),
 ) -> None:
     """Start Kafka, PostgreSQL and the six services, and leave them running."""
+    if supervisor.status(directory) and (scale or settings()):
+        given = ["--scale"] * bool(scale) + sorted(settings())
+        raise Rejected(
+            f"a stack runs in {directory}, and is not changed by {', '.join(given)}: `trimtab down` first"
+        )
     with console.status("starting Kafka, PostgreSQL and six services"):
         state = supervisor.up(directory, parse_scale(scale), settings())
     kafka, postgres = state.versions.get("kafka", "external"), state.versions.get("postgres", "external")

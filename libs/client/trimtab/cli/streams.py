@@ -13,7 +13,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.topics import Encoding, Topic
 from trimtab_runtime.errors import NotFound, Unavailable
 
-from trimtab.cli.session import HOME, Directory, environ, plain
+from trimtab.cli.session import HOME, Directory, environ, plain, wanted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,9 +28,8 @@ def tail(
     directory: Directory = HOME,
 ) -> None:
     """Print the records of TOPIC as JSON lines, as they come."""
-    asyncio.run(
-        _tail(environ(directory)["TRIMTAB_KAFKA_SERVERS"], topic, _described(topic), beginning, limit)
-    )
+    [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
+    asyncio.run(_tail(servers, topic, _described(topic), beginning, limit))
 
 
 def _described(name: str) -> Topic[Any]:
