@@ -65,6 +65,7 @@ async def run(told: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     loop.add_signal_handler(signal.SIGUSR1, lambda: setattr(Counts, "stop_at_next_batch", True))
+    logging.info("at work")
     await pipeline.run()
 
 

@@ -56,6 +56,14 @@ class Stage:
             self._workers.append(subprocess.Popen(command, stdout=log, stderr=log))
         return self._workers[-1]
 
+    async def at_work(self) -> None:
+        """Wait until every worker has started so far that it can be told to end."""
+
+        async def probe() -> bool:
+            return all("at work" in self._log(number).read_text() for number in range(len(self._workers)))
+
+        await eventually(probe, what="all workers at work", deadline_s=60)
+
     def said(self) -> str:
         """Return what all the workers logged."""
         return "".join(self._log(number).read_text() for number in range(len(self._workers)))
@@ -199,6 +207,7 @@ async def test_partitions_move_while_workers_come_and_go(stage: Stage) -> None:
         workers = [stage.start_worker()]
         await stage.progress()
         workers += [stage.start_worker(), stage.start_worker()]
+        await stage.at_work()
         await stage.progress()
         for worker in workers[:2]:
             worker.terminate()

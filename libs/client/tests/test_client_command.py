@@ -1,10 +1,12 @@
 """The command where no Trimtab runs: one clear sentence, and a way on."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
@@ -12,7 +14,7 @@ from trimtab import cli
 from trimtab.cli import session
 from trimtab.cli.stack import parse_scale
 from trimtab.client import SERVICES
-from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_runtime.errors import Fault, Rejected, Unavailable
 from trimtab_stack import state
 from trimtab_stack.environment import inherited
 from trimtab_stack.processes import Identity
@@ -193,3 +195,28 @@ def test_a_stack_that_runs_is_not_said_to_be_changed(
     assert done.returncode == 1
     assert "is not changed by" in done.stderr
     assert "`trimtab down` first" in done.stderr
+
+
+def test_a_faulty_project_is_told_with_what_the_registry_finds_in_the_rest_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = "spec: {source: s, hop: 1h, ttl: 2h, aggregates: [{field: x, functions: [count], windows: [1h]}]}"
+    (tmp_path / "a.yaml").write_text(f"kind: FeatureView\nmetadata: {{name: v}}\n{view}\n")
+    (tmp_path / "b.yaml").write_text("kind: Source\nmetadata: {name: s}\nspec: {}\n")
+    asked: list[Any] = []
+
+    class Registry:
+        async def apply(self, documents: list[Any], *, actor: str, validate_only: bool) -> None:
+            asked.append((documents, validate_only))
+            raise Rejected(faults=[Fault("FeatureView/v", "spec.hop", "'1h' is too short: make it longer")])
+
+    monkeypatch.setattr("trimtab.cli.project.ask", lambda _, question: asyncio.run(question(Registry())))
+    monkeypatch.setattr(sys, "argv", ["trimtab", "apply", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert f"{tmp_path}/a.yaml:3: spec.hop: '1h' is too short: make it longer" in str(ended.value.code)
+    assert f"{tmp_path}/b.yaml:3: spec.key: it is missing: add it" in str(ended.value.code)
+    [(documents, validate_only)] = asked
+    assert validate_only
+    assert [getattr(each, "name", None) or each["metadata"]["name"] for each in documents] == ["v", "s"]

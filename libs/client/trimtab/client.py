@@ -13,7 +13,6 @@ from typing import Any, Self
 import grpc
 import msgspec
 from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1 import registry_pb2 as registry
@@ -27,6 +26,7 @@ from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Unavailable
 
+Resource = specs.Source | specs.FeatureView | specs.Model
 SERVICES = ("registry", "serving", "trainer", "monitoring")
 
 
@@ -49,15 +49,19 @@ class Trimtab:
             )
 
     async def apply(
-        self, resources: Sequence[specs.Source | specs.FeatureView | specs.Model], *, actor: str
+        self, resources: Sequence[Resource | Mapping[str, Any]], *, actor: str, validate_only: bool = False
     ) -> list[registry.ApplyResponse.Change]:
-        """Make `resources` the wanted state, all or none of them, and return what changed."""
-        documents = []
+        """Make `resources`, or documents, the wanted state, all or none of them, and return what changed.
+
+        With `validate_only` nothing is, and what would be is returned.
+
+        Raises:
+            Rejected: some cannot be; its `faults` name every fault of every one.
+        """
+        request = registry.ApplyRequest(actor=actor, validate_only=validate_only)
         for resource in resources:
-            document = Struct()
-            json_format.ParseDict(specs.to_document(resource), document)
-            documents.append(document)
-        request = registry.ApplyRequest(documents=documents, actor=actor)
+            document = dict(resource) if isinstance(resource, Mapping) else specs.to_document(resource)
+            json_format.ParseDict(document, request.documents.add())
         return list((await self._registry.Apply(request)).changes)
 
     async def resources(self, kind: str = "") -> list[registry.Resource]:

@@ -1,7 +1,9 @@
 """Reads the YAML a user writes into resources, and says everything that is wrong with it.
 
 A fault names the file, the line, the key, the value and the remedy. All faults of all
-files are found before any is reported, so that one look is enough.
+files are found before any is reported. What only the registry can tell, whether specs
+fit together with each other and with what is applied, it is asked about the readable
+ones even where others are faulty, so that one look is enough.
 """
 
 import re
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 from trimtab_core import specs
 from trimtab_runtime import errors
 from trimtab_runtime.errors import Rejected
@@ -55,8 +56,8 @@ class BadProject(Rejected):
     """The files make no project; it lists every fault."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.places = list(faults)
+        self.places = sorted(faults, key=lambda fault: (fault.file, fault.line))
+        super().__init__("\n".join(map(str, self.places)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,13 @@ class _Document:
 
 
 class Project:
-    """Resources, and where each was written."""
+    """Resources, and where each was written; with what is wrong with the documents that make none."""
 
     def __init__(self) -> None:
         self.resources: list[Resource] = []
+        self.faults: list[Fault] = []
+        self.unreadable: list[dict[str, Any]] | None = []
+        """Kind and name of what else is meant to be there, None if that cannot be told of all."""
         self._documents: list[_Document] = []
 
     def add(self, resource: Resource, document: _Document) -> None:
@@ -84,9 +88,23 @@ class Project:
         self.resources.append(resource)
         self._documents.append(document)
 
-    def placed(self, refusal: Rejected) -> Rejected:
-        """Return a refusal of these resources with the file and line of each fault, as far as it names any."""
-        return BadProject([self._placed(fault) for fault in refusal.faults]) if refusal.faults else refusal
+    def miss(self, document: _Document | None = None) -> None:
+        """Take note that something is meant to be there, and what it is called, if it says so."""
+        content = document.content if document else None
+        metadata = content.get("metadata") if isinstance(content, dict) else None
+        name, kind = (
+            metadata.get("name") if isinstance(metadata, dict) else None,
+            content.get("kind") if isinstance(content, dict) else None,
+        )
+        if not isinstance(name, str) or self.unreadable is None:
+            self.unreadable = None
+            return
+        kinds = [kind] if isinstance(kind, str) and kind in specs.KINDS else list(specs.KINDS)
+        self.unreadable += [{"kind": each, "metadata": {"name": name}} for each in kinds]
+
+    def placed(self, refusal: Rejected) -> list[Fault]:
+        """Return the faults of these resources that a refusal names, with the file and line of each."""
+        return [self._placed(fault) for fault in refusal.faults if not self._is_missed(fault.resource)]
 
     def _placed(self, fault: errors.Fault) -> Fault:
         place = tuple(int(part) if part.isdecimal() else part for part in fault.path.split("."))
@@ -95,6 +113,25 @@ class Project:
                 return document.fault(place, fault.sentence)
         return Fault(f"{fault.resource} (applied before)", 0, fault.path, fault.sentence)
 
+    def _is_missed(self, resource: str) -> bool:
+        missed = {f"{each['kind']}/{each['metadata']['name']}" for each in self.unreadable or ()}
+        return resource in missed - {f"{each.kind}/{each.name}" for each in self.resources}
+
+
+def read(path: Path) -> Project:
+    """Return what is in a YAML file, or in all YAML files of a folder, faults and all."""
+    project = Project()
+    files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+    if not files:
+        what = "the folder has no YAML file" if path.is_dir() else "there is no such file"
+        project.faults.append(Fault(str(path), 0, "", f"{what}: name another"))
+    for file in files:
+        project.faults += _read(file, project)
+    if not project.faults and not project.resources:
+        said = "no resource is written there: write one, with kind, metadata and spec"
+        project.faults.append(Fault(str(path), 0, "", said))
+    return project
+
 
 def load(path: Path) -> Project:
     """Return the resources in a YAML file, or in all YAML files of a folder.
@@ -102,23 +139,7 @@ def load(path: Path) -> Project:
     Raises:
         BadProject: something is wrong; it says everything.
     """
-    files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-    if not files:
-        what = (
-            "the folder has no YAML file: name another"
-            if path.is_dir()
-            else "there is no such file: name another"
-        )
-        raise BadProject([Fault(str(path), 0, "", what)])
-    project = Project()
-    faults = [fault for file in files for fault in _read(file, project)]
-    if not faults and not project.resources:
-        faults = [
-            Fault(str(path), 0, "", "no resource is written there: write one, with kind, metadata and spec")
-        ]
-    if faults:
-        raise BadProject(faults)
-    return project
+    return _whole(read(path))
 
 
 def parse(text: str, *, file: str = "<text>") -> Project:
@@ -128,8 +149,13 @@ def parse(text: str, *, file: str = "<text>") -> Project:
         BadProject: something is wrong; it says everything.
     """
     project = Project()
-    if faults := list(_parse(text, file, project)):
-        raise BadProject(faults)
+    project.faults += _parse(text, file, project)
+    return _whole(project)
+
+
+def _whole(project: Project) -> Project:
+    if project.faults:
+        raise BadProject(project.faults)
     return project
 
 
@@ -137,10 +163,12 @@ def _read(file: Path, project: Project) -> Iterator[Fault]:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
+        project.miss()
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
         yield Fault(str(file), line, "", f"byte 0x{byte:02x} is no UTF-8: save the file in that encoding")
     except OSError as error:
+        project.miss()
         yield Fault(str(file), 0, "", f"it cannot be read ({error.strerror}): mend that, or name another")
     else:
         yield from _parse(text, str(file), project)
@@ -157,16 +185,20 @@ def _parse(text: str, file: str, project: Project) -> Iterator[Fault]:
             try:
                 document = _Document(file, node, loader.construct_document(node))
             except yaml.MarkedYAMLError as error:
+                project.miss()
                 yield _syntax_fault(file, error)
                 continue
             if document.content is not None:
                 yield from _add(document, project)
     except yaml.MarkedYAMLError as error:
+        project.miss()
         yield _syntax_fault(file, error)
     except yaml.reader.ReaderError as error:
+        project.miss()
         line = text[: error.position].count("\n") + 1
         yield Fault(file, line, "", f"character {error.character:#x} is not allowed in YAML: remove it")
     except (RecursionError, ValueError) as error:
+        project.miss()
         yield Fault(file, 1, "", f"this is no YAML that can be read ({error}): mend it")
 
 
@@ -197,18 +229,21 @@ def _add(document: _Document, project: Project) -> Iterator[Fault]:
     """Add the resource in `document` to `project`, or yield what is wrong with it."""
     content = document.content
     if not isinstance(content, dict):
+        project.miss()
         yield document.fault((), "this is no mapping: write apiVersion, kind, metadata and spec")
         return
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in specs.KINDS:
+        project.miss(document)
         known = ", ".join(specs.KINDS)
         yield document.fault(("kind",), f"{kind!r} is no kind of resource: write one of {known}")
         return
-    try:
-        project.add(specs.parse(kind, content), document)
-    except ValidationError as error:
-        for place, sentence in specs.faults(error):
+    if found := specs.faults(kind, content):
+        project.miss(document)
+        for place, sentence in found:
             yield document.fault(place, sentence)
+        return
+    project.add(specs.parse(kind, content), document)
 
 
 def _line(node: yaml.Node, place: Iterable[str | int]) -> int:

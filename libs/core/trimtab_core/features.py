@@ -133,7 +133,8 @@ def _must_be(text: str, field: str, source: SourceSpec, types: Sequence[str]) ->
         )
     if source.fields[field].type not in types:
         raise FeatureFault(
-            f"feature {text!r} needs a field of type {' or '.join(types)}, and {field!r} is a {source.fields[field].type}"
+            f"feature {text!r} needs a field of type {' or '.join(types)}, and {field!r} is a {source.fields[field].type}: "
+            "name another field"
         )
 
 

@@ -7,8 +7,9 @@ form by any service.
 
 import re
 import reprlib
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -446,9 +448,71 @@ def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     return resource.model_dump(mode="json", exclude_none=True)
 
 
-def faults(error: ValidationError) -> list[tuple[Place, str]]:
-    """Return what is wrong with a document that `parse` refused: each place, with value and remedy in a sentence."""
-    return [(tuple(fault["loc"]), _sentence(fault)) for fault in error.errors(include_url=False)]
+def faults(kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Return all that is wrong with a document that `parse` refuses: each place, with value and remedy in a sentence.
+
+    What goes together is looked at wherever its values can be read, whatever else is wrong.
+    """
+    try:
+        parse(kind, dict(document))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        found = [(tuple(fault["loc"]), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
+        return list(dict.fromkeys([*found, *_disagreements(KINDS[kind], document, ())]))
+    return []
+
+
+def _disagreements(kind: type[Spec], raw: Any, at: Place) -> Iterator[tuple[Place, str]]:
+    """Yield what does not go together in the part of a document at `at`, and in the parts below it."""
+    part = _readable(kind, raw)
+    for name in kind.model_fields.keys() & part.__dict__.keys():
+        held, given = part.__dict__[name], raw.get(name) if isinstance(raw, Mapping) else None
+        if isinstance(held, Spec):
+            yield from _disagreements(type(held), given, (*at, name))
+        for key, each in _parts(held):
+            yield from _disagreements(type(each), given[key], (*at, name, key))  # type: ignore[index]
+    with suppress(AttributeError):  # it asks for what could not be read
+        for place, said in part._disagreements():
+            yield (*at, *place), said
+
+
+def _parts(held: Any) -> list[tuple[str | int, Spec]]:
+    pairs = held.items() if isinstance(held, dict) else enumerate(held) if isinstance(held, tuple) else ()
+    return [(key, each) for key, each in pairs if isinstance(each, Spec)]
+
+
+def _readable(kind: type[Spec], raw: Any) -> Spec:
+    """Return a part with those of its fields that can be read; an attribute is missing where one cannot."""
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(raw, Mapping) and name in raw:
+            with suppress(ValidationError):
+                values[name] = _read(field.annotation, field.metadata, raw[name])
+        elif not field.is_required():
+            values[name] = field.get_default(call_default_factory=True)
+    part = kind.model_construct()
+    part.__dict__.clear()
+    part.__dict__.update(values)
+    return part
+
+
+def _read(annotation: Any, metadata: list[Any], raw: Any) -> Any:
+    of = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return _readable(annotation, raw)
+    if of and isinstance(of[-1], type) and issubclass(of[-1], Spec) and isinstance(raw, Mapping):
+        return {key: _readable(of[-1], each) for key, each in raw.items()}
+    if of and isinstance(of[0], type) and issubclass(of[0], Spec) and isinstance(raw, list | tuple):
+        return tuple(_readable(of[0], each) for each in raw)
+    return TypeAdapter(Annotated[(annotation, *metadata)] if metadata else annotation).validate_python(raw)
+
+
+def _follows(fault: Any, wrong: Sequence[Any]) -> bool:
+    """Return whether a list is too short only because some of its items are wrong."""
+    place = tuple(fault["loc"])
+    return fault["type"] == "too_short" and any(
+        each["loc"][: len(place)] == place and each["loc"] != place for each in wrong
+    )
 
 
 def _sentence(fault: Any) -> str:

@@ -119,6 +119,7 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
         ("Model/minutes", "spec.label.within"),
         ("Model/minutes", "spec.trainer"),
         ("Model/minutes", "spec.gates.0"),
+        ("Model/minutes", "spec.gates.0.metric"),
         ("Modle/x", "kind"),
     }
     assert len(str(caught.value).splitlines()) == len(said)
@@ -197,6 +198,25 @@ async def test_the_partitions_of_an_existing_source_stay(specs: Specs) -> None:
 async def test_one_name_twice_in_a_request_is_refused(specs: Specs) -> None:
     with pytest.raises(BadSpecs, match="two documents"):
         await specs.apply([*documents(), documents()[0]], "ann")
+
+
+async def test_what_is_only_validated_changes_nothing_and_is_told_as_if_it_had(
+    specs: Specs, store: MemoryStore
+) -> None:
+    await specs.apply(documents()[:1], "ann")
+    news = len(store.outbox)
+    wider = documents()
+    wider[0]["spec"]["lateness"] = "9h"
+
+    told = await specs.apply(wider, "ann", validate_only=True)
+
+    assert [(change.action, change.generation) for change in told] == [
+        ("changed", 2), ("created", 1), ("created", 1), ("created", 1),
+    ]  # fmt: skip
+    assert len(store.outbox) == news
+    assert len(await specs.list("")) == 1
+    with pytest.raises(BadSpecs):
+        await specs.apply(documents(source="rides"), "ann", validate_only=True)
 
 
 async def test_nobody_cannot_apply(specs: Specs) -> None:

@@ -26,9 +26,9 @@ class RegistryApi(RegistryServicer):
         self._decisions = decisions
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
-        """Make documents the wanted state, all or none."""
+        """Make documents the wanted state, all or none; or only say what that would change."""
         documents = [json_format.MessageToDict(document) for document in request.documents]
-        changes = await self._specs.apply(documents, request.actor)
+        changes = await self._specs.apply(documents, request.actor, validate_only=request.validate_only)
         return pb.ApplyResponse(
             changes=[
                 pb.ApplyResponse.Change(

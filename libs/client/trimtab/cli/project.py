@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from trimtab_runtime.clock import from_timestamp, iso
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, TrimtabError
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, plain, print_json, show
-from trimtab.project import load
+from trimtab.project import BadProject, Fault, Project, read
 
 KINDS = {"sources": "Source", "featureviews": "FeatureView", "models": "Model", "all": ""}
 
@@ -19,15 +20,38 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def apply(path: Path, directory: Directory = HOME, as_json: Json = False) -> None:
+def apply(
+    path: Path,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would change.")] = False,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
     """Make the specs in PATH (a YAML file, or a folder of them) the wanted state."""
-    project = load(path)
+    project = read(path)
+    if project.faults:
+        raise BadProject([*project.faults, *_misfits(project, directory)])
     try:
-        changes = ask(directory, lambda trimtab: trimtab.apply(project.resources, actor=actor()))
+        changes = ask(directory, lambda it: it.apply(project.resources, actor=actor(), validate_only=dry_run))
     except Rejected as refusal:
-        raise project.placed(refusal) from refusal
+        if faults := project.placed(refusal):
+            raise BadProject(faults) from refusal
+        raise
     rows = [{"kind": c.kind, "name": c.name, "action": c.action, "generation": c.generation} for c in changes]
     show(rows, as_json=as_json)
+
+
+def _misfits(project: Project, directory: Path) -> list[Fault]:
+    """Return what else the registry finds wrong with the readable resources of a faulty project, if one runs."""
+    if project.unreadable is None:
+        return []  # a reference may be to what cannot be read
+    documents = [*project.resources, *project.unreadable]
+    try:
+        ask(directory, lambda it: it.apply(documents, actor=actor(), validate_only=True))
+    except Rejected as refusal:
+        return project.placed(refusal)
+    except TrimtabError:
+        return []
+    return []
 
 
 def get(

@@ -25,8 +25,12 @@ class Specs:
         self._provide = provide
         self._clock = clock
 
-    async def apply(self, documents: Sequence[Document], actor: str) -> list[Change]:
+    async def apply(
+        self, documents: Sequence[Document], actor: str, *, validate_only: bool = False
+    ) -> list[Change]:
         """Make `documents` the wanted state, and return what that changed, in their order.
+
+        With `validate_only` nothing is changed, and what would be is returned.
 
         Raises:
             BadSpecs: some cannot be applied; it names every fault of every document.
@@ -44,20 +48,18 @@ class Specs:
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):
                 raise FixedPartitions(clashes)
-            await self._provide(needs(changed.values(), world))
-            return [
-                await self._put(unit, applied.get(key), spec, actor)
-                if key in changed
-                else Change(spec.kind, spec.name, "unchanged", applied[key].generation)
-                for key, spec in wanted.items()
-            ]
+            changes = {key: _change(applied.get(key), spec, key in changed) for key, spec in wanted.items()}
+            if not validate_only:
+                await self._provide(needs(changed.values(), world))
+                for key, spec in changed.items():
+                    await self._put(unit, spec, changes[key], actor)
+            return list(changes.values())
 
-    async def _put(self, unit: Unit, held: Applied | None, spec: Spec, actor: str) -> Change:
+    async def _put(self, unit: Unit, spec: Spec, change: Change, actor: str) -> None:
         document = specs.to_document(spec)
-        generation, now = (held.generation if held else 0) + 1, self._clock.now_ms()
+        generation, now = change.generation, self._clock.now_ms()
         digest = checks.digest(document)
         await unit.put(Applied(spec.kind, spec.name, generation, document, digest, actor, now))
-        change = Change(spec.kind, spec.name, "changed" if held else "created", generation)
         await unit.record(
             Entry(
                 resource=checks.key_of(spec),
@@ -68,7 +70,6 @@ class Specs:
                 details={"generation": generation, "digest": digest},
             )
         )
-        return change
 
     async def provide_all(self) -> None:
         """Make sure of the topics of everything that is applied."""
@@ -102,6 +103,16 @@ def needs(changed: Iterable[Spec], world: World) -> list[Need]:
 
 def _partitions(spec: specs.Source | specs.FeatureView, world: World) -> int:
     return spec.spec.partitions if isinstance(spec, specs.Source) else world.partitions(spec.spec.source)
+
+
+def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
+    if held is None:
+        return Change(spec.kind, spec.name, "created", 1)
+    return Change(
+        spec.kind,
+        spec.name,
+        *(("changed", held.generation + 1) if is_new else ("unchanged", held.generation)),
+    )
 
 
 def _is_new(held: Applied | None, spec: Spec) -> bool:

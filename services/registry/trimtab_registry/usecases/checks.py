@@ -48,10 +48,11 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
             continue
         try:
             spec = specs.parse(kind, dict(document))
-        except ValidationError as error:
+        except ValidationError:
             unreadable.add(called)
             faults += [
-                Fault(called, ".".join(map(str, place)), sentence) for place, sentence in specs.faults(error)
+                Fault(called, ".".join(map(str, place)), sentence)
+                for place, sentence in specs.faults(kind, document)
             ]
             continue
         if key_of(spec) in read:

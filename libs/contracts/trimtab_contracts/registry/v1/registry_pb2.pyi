@@ -538,7 +538,10 @@ class ApplyRequest(_message.Message):
 
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
+    validate_only: _builtins.bool
+    """change nothing, and answer what would be"""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]: ...
     def __init__(
@@ -546,10 +549,11 @@ class ApplyRequest(_message.Message):
         *,
         documents: _abc.Iterable[_struct_pb2.Struct] | None = ...,
         actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "documents", b"documents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "documents", b"documents", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
