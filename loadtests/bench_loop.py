@@ -40,16 +40,18 @@ async def main() -> bool:
     failed = sum(tally.failed_requests for tally in tallies)
     seconds = [taken(loop)["live"] for loop in loops]
     value = round(statistics.median(seconds), 1)
-    claim = {"claim": "drift_to_live_seconds", "value": value, "at_most": AT_MOST}
+    claims = [
+        {"claim": "drift_to_live_seconds", "value": value, "at_most": AT_MOST},
+        {"claim": "requests that failed", "value": failed, "at_most": 0},
+    ]
     details = {
         "rows": ROWS,
         "predictions_a_second": A_SECOND,
         "rounds": [{state: round(at, 2) for state, at in taken(loop).items()} for loop in loops],
         "spread": [round(min(seconds), 1), round(max(seconds), 1)],
         "predictions": sum(tally.predictions for tally in tallies),
-        "failed_requests": failed,
     }
-    print(json.dumps({"bench": "loop", "claims": [claim], "details": details}))
+    print(json.dumps({"bench": "loop", "claims": claims, "details": details}))
     return value <= AT_MOST and not failed
 
 

@@ -1,10 +1,10 @@
 """The stated rate of false alarms is about the observed one, and real shifts are found."""
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -206,8 +206,8 @@ def test_the_same_rows_and_seed_give_the_same_thresholds_which_survive_json() ->
     level = calibrate_mean(losses, window=200, false_alarms=0.02, rounds=100)
 
     assert one == two
-    assert DriftThresholds.from_json(json.loads(json.dumps(one.to_json()))) == one
-    assert LevelThreshold.from_json(json.loads(json.dumps(level.to_json()))) == level
+    assert msgspec.json.decode(msgspec.json.encode(one), type=DriftThresholds) == one
+    assert msgspec.json.decode(msgspec.json.encode(level), type=LevelThreshold) == level
 
 
 @settings(max_examples=15, deadline=None)

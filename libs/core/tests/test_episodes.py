@@ -1,9 +1,9 @@
 """One episode, one alarm, and the next only after the clear level."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ def play(
 ) -> tuple[EpisodeState, list[DriftAlarm | None]]:
     state, alarms = EpisodeState(), []
     for number, window in enumerate(windows):
-        state = EpisodeState.from_json(json.loads(json.dumps(state.to_json())))
+        state = msgspec.json.decode(msgspec.json.encode(state), type=EpisodeState)
         version = versions[number] if versions else "1"
         state, alarm = step(state, window, 60.0 * number, rule=rule, model="m", version=version, kind="data")
         alarms.append(alarm)

@@ -1,8 +1,8 @@
 """The judge keeps its promise under continuous looking, and decides in hundreds of rows."""
 
-import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,7 +75,7 @@ def test_batches_do_not_matter(cuts: list[int], seed: int, better_by: float) -> 
     challenger = np.abs(champion - better_by + rng.normal(0, 1, 400))
     state, start = JudgeState(), 0
     for size in [*cuts, 400]:
-        state = JudgeState.from_json(json.loads(json.dumps(state.to_json())))
+        state = msgspec.json.decode(msgspec.json.encode(state), type=JudgeState)
         state = update(SPEC, state, champion[start : start + size], challenger[start : start + size])
         start += size
 

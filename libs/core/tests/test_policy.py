@@ -1,10 +1,10 @@
 """One episode gives one command, within a cooldown and a budget, and never from faulty data."""
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,7 +130,7 @@ def test_an_outcome_counts_once_and_only_for_the_loop_in_flight() -> None:
 def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, int, str]]) -> None:
     state, commands = PolicyState(), []
     for episode, day, event in story:
-        state = PolicyState.from_json(json.loads(json.dumps(state.to_json())))
+        state = msgspec.json.decode(msgspec.json.encode(state), type=PolicyState)
         if event == "drift":
             decision = decide(SPEC, state, a_signal(f"e{episode}", day))
             state = decision.state

@@ -6,9 +6,9 @@ the same rows and seed give the same level, and a tolerance only removes alarms.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,16 +64,6 @@ class DriftThresholds:
     clear_level: float
     small: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as equal thresholds."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the thresholds that `to_json` described."""
-        nulls = {name: Null.from_json(null) for name, null in document["nulls"].items()}
-        return cls(**{**document, "rule": Rule(**document["rule"]), "nulls": nulls})
-
 
 @dataclass(frozen=True, slots=True)
 class LevelThreshold:
@@ -88,15 +78,6 @@ class LevelThreshold:
     level: float
     clear_level: float
     small: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as an equal threshold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the threshold that `to_json` described."""
-        return cls(**{**document, "rule": Rule(**document["rule"]), "null": Null.from_json(document["null"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,27 +48,6 @@ class Reference:
             else _category_bins(self.categories, values)
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as an equal reference."""
-        return {
-            "kind": self.kind,
-            "rows": self.rows,
-            "shares": list(self.shares),
-            "edges": list(self.edges),
-            "categories": list(self.categories),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the reference that `to_json` described."""
-        return cls(
-            document["kind"],
-            document["rows"],
-            tuple(document["shares"]),
-            tuple(document["edges"]),
-            tuple(document["categories"]),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Null:
@@ -98,11 +77,6 @@ class Null:
         start = self.quantiles[-11]
         tail = _TAIL * np.exp(-np.maximum(at - start, 0) / self.tail)
         return np.where(at > start, tail, np.maximum(body, _TAIL))
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the null whose fields `document` holds."""
-        return cls(tuple(document["quantiles"]), document["tail"])
 
     @property
     def median(self) -> float:

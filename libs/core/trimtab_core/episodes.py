@@ -5,9 +5,9 @@ been reached or another version is live; its id depends on nothing but what it i
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, Self
+from typing import Literal
 
 from trimtab_core.calibration import Rule, WindowVerdict
 
@@ -25,15 +25,6 @@ class EpisodeState:
     """The open episode, if there is one."""
     opened_at: float | None = None
     """Where the open episode's window began, in seconds of event time."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as an equal state."""
-        return {**asdict(self), "recent": list(self.recent)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the state that `to_json` described."""
-        return cls(document["version"], tuple(document["recent"]), document["episode"], document["opened_at"])
 
 
 @dataclass(frozen=True, slots=True)

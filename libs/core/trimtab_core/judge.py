@@ -6,9 +6,8 @@ the answer depends on the rows and their order, never on how they were batched.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, Self
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,15 +72,6 @@ class JudgeState:
     """Sums of the confidence sequence: weighted differences, weights, and variance spent."""
     decided: Literal["promote", "rollback"] | None = None
     """Once set, further rows change nothing."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as an equal state."""
-        return {**asdict(self), "better": list(self.better), "worse": list(self.worse)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the state that `to_json` described."""
-        return cls(**{**document, "better": tuple(document["better"]), "worse": tuple(document["worse"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ heard: a second attempt is made by `reconsider` alone, and only after the first
 has come back without help. All times are seconds of event time.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, Self
+from typing import Literal
 
 from trimtab_core.episodes import DriftKind
 
@@ -69,20 +68,6 @@ class PolicyState:
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back as an equal state."""
-        return {
-            **asdict(self),
-            "commands": list(self.commands),
-            "answers": [asdict(answer) for answer in self.answers],
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build the state that `to_json` described."""
-        answers = tuple(Answer(**answer) for answer in document["answers"])
-        return cls(**{**document, "commands": tuple(document["commands"]), "answers": answers})
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,6 @@ class Follower:
             self._caught_up.clear()
             self._changed.set()
 
-    @property
-    def is_caught_up(self) -> bool:
-        """Whether all that was there when it started, or when a topic was added, has been read."""
-        return self._caught_up.is_set()
-
     async def caught_up(self) -> None:
         """Wait until it is caught up."""
         await self._caught_up.wait()

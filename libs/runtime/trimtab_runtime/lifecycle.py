@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -72,16 +72,6 @@ async def _until_told(service: str, main: Coroutine[Any, Any, None]) -> None:
         await task
     except asyncio.CancelledError:
         log.info("%s stopped", service)
-
-
-async def retrying(what: str, action: Callable[[], Awaitable[None]], *, delay_s: float = 1.0) -> None:
-    """Run `action` for ever, again after each `TrimtabError`: for loops that must outlive an outage."""
-    while True:
-        try:
-            await action()
-        except TrimtabError as error:
-            log.warning("%s waits: %s", what, error)
-        await asyncio.sleep(delay_s)
 
 
 async def finish(ending: Coroutine[Any, Any, T]) -> T:

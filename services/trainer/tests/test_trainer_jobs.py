@@ -189,6 +189,24 @@ async def test_what_a_run_no_longer_needs_is_removed_and_the_log_of_a_failed_one
         await eventually(cleared, what="the job's files to go")
 
 
+async def test_what_an_attempt_left_that_ended_without_an_outcome_is_removed_by_the_next(
+    store: MemoryStore, make_jobs: Callable[..., Jobs], tmp_path: Path
+) -> None:
+    jobs = make_jobs()
+    await jobs.order(a_command())
+    lost = await store.claim("me, before I was killed", now_ms=0, lease_ms=1)
+    assert lost
+    (tmp_path / f"{lost.run_id}-1").mkdir()
+    (tmp_path / f"{lost.run_id}-1" / "rows.arrow").write_text("many")
+
+    async with at_work(jobs):
+
+        async def cleared() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED and left_in(tmp_path) == []
+
+        await eventually(cleared, what="the files of both attempts to go")
+
+
 async def test_a_redelivered_command_changes_nothing(
     store: MemoryStore, make_jobs: Callable[..., Jobs]
 ) -> None:

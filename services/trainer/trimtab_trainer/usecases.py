@@ -338,7 +338,7 @@ class Jobs:
         champion = self._champions.champion(job.model)
         spec = model.spec.trainer
         folder = self._folder_of(job)
-        folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_begin, folder, job)
         rows = await self._features.training_set(
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
         )
@@ -360,6 +360,13 @@ class Jobs:
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())
+
+
+def _begin(folder: Path, job: Job) -> None:
+    """Make a job's folder, and remove those of its earlier attempts here, which ended without an outcome."""
+    for earlier in range(1, job.attempts):
+        shutil.rmtree(folder.with_name(f"{job.run_id}-{earlier}"), ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _clear(folder: Path, status: Status) -> None:

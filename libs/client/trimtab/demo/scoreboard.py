@@ -55,30 +55,14 @@ class Scoreboard:
         options.intra_op_num_threads = 1
         self._first = onnxruntime.InferenceSession(artifacts.fetch(first), options)
 
-    @property
-    def predictions(self) -> int:
-        """How many different predictions the log holds."""
-        return len(self._times)
-
     def score(self, start_ms: int, end_ms: int) -> Score | None:
         """Return the errors over the labelled predictions of [start, end); None if there are none."""
-        low, high = self._between(start_ms, end_ms)
-        label = np.array(self._labels[low:high])
-        known = ~np.isnan(label)
-        if not known.any():
+        times, label = np.array(self._times), np.array(self._labels)
+        (rows,) = np.nonzero((times >= start_ms) & (times < end_ms) & ~np.isnan(label))
+        if not rows.size:
             return None
-        return Score(
-            int(known.sum()),
-            self._error(label[known], self._served[low:high], known),
-            self._error(label[known], self._never[low:high], known),
-        )
-
-    def _error(self, label: NDArray[np.float64], said: Sequence[float], known: NDArray[np.bool_]) -> float:
-        return float(np.minimum(losses.loss("mae", label, np.array(said)[known]), CAP).mean())
-
-    def _between(self, start_ms: int, end_ms: int) -> tuple[int, int]:
-        low, high = np.searchsorted(np.array(self._times), [start_ms, end_ms])
-        return int(low), int(high)
+        served, never = (np.array(said)[rows] for said in (self._served, self._never))
+        return Score(rows.size, _error(label[rows], served), _error(label[rows], never))
 
     async def _hear(self, topic: str, _: int, batch: Sequence[Any]) -> None:
         for record in batch:
@@ -113,3 +97,7 @@ class Scoreboard:
                 self._served.append(challenger[at] if arms[at] else batch.champion[at])
                 self._never.append(float(never[at]))
                 self._labels.append(self._early.pop(key, np.nan))
+
+
+def _error(label: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+    return float(np.minimum(losses.loss("mae", label, said), CAP).mean())
