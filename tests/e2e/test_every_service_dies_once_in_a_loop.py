@@ -23,7 +23,7 @@ from trimtab_stack.stack import SERVICES, Stack
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
 _PAUSE_S = 0.25
-HEARD = {each.name: each for each in (topics.DRIFT, topics.RUNS, topics.VERSIONS)}
+HEARD = {each.name: each for each in (topics.WATERMARKS, topics.DRIFT, topics.RUNS, topics.VERSIONS)}
 
 
 class Reaper:
@@ -44,8 +44,10 @@ class Reaper:
 
     async def _hear(self, topic: str, _: int, batch: Sequence[Any]) -> None:
         for record in batch:
+            if record.value is None:
+                continue
             message: Any = HEARD[topic].decode(record.value)  # type: ignore[attr-defined]
-            if self.armed and message.model == self._model and (service := _due(topic, message)):
+            if self.armed and (service := _due(topic, message, self._model)):
                 await self.kill(service)
 
 
@@ -77,8 +79,16 @@ class Caller:
             await asyncio.sleep(_PAUSE_S)
 
 
-def _due(topic: str, message: Any) -> str | None:
-    """Return the service whose step has just been told."""
+def _due(topic: str, message: Any, model: str) -> str | None:
+    """Return the service whose step for a model has just been told."""
+    if topic == topics.WATERMARKS.name:
+        steps = {
+            ("ingestion", f"{model}-truths"): "ingestion",
+            ("features", f"{model}-road"): "feature_store",
+        }
+        return steps.get((message.stage, message.name))
+    if message.model != model:
+        return None
     if topic == topics.DRIFT.name:
         return "monitoring"
     if topic == topics.RUNS.name:
@@ -100,13 +110,8 @@ async def test_a_loop_in_which_every_service_dies_once_ends_with_one_champion(
             await world.live(12)
             caller = Caller(world)
             calling = tasks.create_task(caller.run())
-            reaper.armed = True
-
-            for service in ("ingestion", "feature_store"):
-                hour = tasks.create_task(world.live(1))
-                await reaper.kill(service)
-                await hour
             world.slope = 5.0
+            reaper.armed = True
             loops = await world.live(
                 96, until=lambda loops: any(loop.HasField("drift") and loop.state == "live" for loop in loops)
             )

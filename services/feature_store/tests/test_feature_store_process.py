@@ -203,6 +203,10 @@ class Process:
             )
         await self._ready()
 
+    def told(self, number: signal.Signals) -> None:
+        assert self._child is not None
+        self._child.send_signal(number)
+
     async def end(self, number: signal.Signals) -> None:
         if self._child is not None and self._child.returncode is None:
             self._child.send_signal(number)
@@ -384,3 +388,58 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
     for values, _ in together:
         np.testing.assert_allclose(values, [by_hand(rides, zone, middle - HOUR) for zone in ZONES], rtol=1e-9)
     np.testing.assert_allclose(alone, [by_hand(rides, zone, END) for zone in ZONES], rtol=1e-9)
+
+
+class Stream:
+    """Rides that are sent a few at a time, with the watermark that holds after each."""
+
+    def __init__(self, world: World, rides: list[Ride]) -> None:
+        self._world = world
+        self._rides = rides
+        self._sent = 0
+
+    async def send(self, count: int) -> int:
+        """Send the next `count` rides, and return the watermark behind them."""
+        watermark_ms = START - 2 * HOUR
+        for start in range(self._sent, self._sent + count, 50):
+            part = self._rides[start : start + 50]
+            await self._world.send_rides(part)
+            watermark_ms = part[-1].at_ms - 2 * HOUR  # none comes later that is older: see `some_rides`
+            await self._world.promise(watermark_ms)
+        self._sent += count
+        return watermark_ms
+
+
+async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(world: World) -> None:
+    rides = some_rides(6_000, seed=3)
+    stream = Stream(world, rides)
+    async with running(world, "store-0", "store-1") as [first, second], asyncio.TaskGroup() as tasks:
+        await world.reached(await stream.send(1_000))
+
+        sending = tasks.create_task(stream.send(1_000))
+        second.told(signal.SIGSTOP)  # with what it has in its hands
+        await world.reached(await sending)  # the first has taken its partitions over
+        sending = tasks.create_task(stream.send(1_000))
+        second.told(signal.SIGCONT)  # and it may commit nothing of what it had
+        await world.reached(await sending)
+
+        sending = tasks.create_task(stream.send(1_000))
+        await first.end(signal.SIGKILL)
+        await world.reached(await sending)
+        sending = tasks.create_task(stream.send(1_000))
+        await first.start()  # and the partitions are shared again
+        await world.reached(await sending)
+
+        await stream.send(1_000)
+        await world.promise(END)
+        await world.reached(END)
+        found = {
+            (store, at): (await store.online(world.view, at))[0]
+            for store in (first, second)
+            for at in (END - 2 * HOUR, END)
+        }
+        city, _ = await first.online(world.city, END, [""])
+
+    for (_, at), values in found.items():
+        np.testing.assert_allclose(values, [by_hand(rides, zone, at) for zone in ZONES], rtol=1e-9)
+    np.testing.assert_allclose(city, [by_hand(rides, None, END)], rtol=1e-9)
