@@ -181,20 +181,18 @@ def test_what_is_not_set_of_a_trimtab_elsewhere_is_named(tmp_path: Path) -> None
         assert done.stderr.startswith(f"trimtab: {lacking}"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "environ"), [(["--scale", "serving=2"], {}), ([], {"TRIMTAB_KAFKA_SERVERS": "k:1"})]
-)
-def test_a_stack_that_runs_is_not_said_to_be_changed(
-    tmp_path: Path, words: list[str], environ: dict[str, str]
-) -> None:
-    running = State(status="ready", owner=Identity.of(os.getpid()))
-    state.write(tmp_path, running)
+def test_a_stack_that_runs_is_not_said_to_be_changed(tmp_path: Path) -> None:
+    state.write(tmp_path, State(status="ready", owner=Identity.of(os.getpid())))
 
-    done = trimtab("up", *words, "--dir", str(tmp_path), environ=environ)
+    scaled = trimtab("up", "--scale", "serving=2", "--dir", str(tmp_path))
+    given = trimtab("up", "--dir", str(tmp_path), environ={"TRIMTAB_KAFKA_SERVERS": "k:1"})
+    again = trimtab("up", "--dir", str(tmp_path))
 
-    assert done.returncode == 1
-    assert "is not changed by" in done.stderr
-    assert "`trimtab down` first" in done.stderr
+    assert scaled.returncode == 1
+    assert "--scale does not change it: `trimtab down` first" in scaled.stderr
+    assert (given.returncode, again.returncode) == (0, 0)
+    assert "TRIMTAB_KAFKA_SERVERS would hold after `trimtab down`" in " ".join(given.stdout.split())
+    assert "would hold" not in again.stdout
 
 
 def test_a_faulty_project_is_told_with_what_the_registry_finds_in_the_rest_of_it(

@@ -145,6 +145,12 @@ def test_what_does_not_go_together_is_told_beside_what_cannot_be_read() -> None:
         ("kind: Source\nmetadata: {name: s}\nspec: 2020-02-30\n", "f:3: spec: '2020-02-30' will not do"),
         ("kind: Source\nmetadata: {name: s, 1: 2}\n", "f:2: metadata.1"),
         ("kind: Source\nmetadata: &m {name: *m}\n", "f:2: metadata.name: "),
+        (
+            "\n".join(
+                ["a0: &a0 [1]", *[f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40)]]
+            ),
+            "f:1: kind: None",
+        ),
         ("[" * 3000, "f:1: this is no YAML that can be read"),
     ],
 )

@@ -90,12 +90,9 @@ class Project:
 
     def miss(self, document: _Document | None = None) -> None:
         """Take note that something is meant to be there, and what it is called, if it says so."""
-        content = document.content if document else None
-        metadata = content.get("metadata") if isinstance(content, dict) else None
-        name, kind = (
-            metadata.get("name") if isinstance(metadata, dict) else None,
-            content.get("kind") if isinstance(content, dict) else None,
-        )
+        content = document.content if document and isinstance(document.content, dict) else {}
+        kind, metadata = content.get("kind"), content.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
         if not isinstance(name, str) or self.unreadable is None:
             self.unreadable = None
             return
@@ -207,22 +204,20 @@ def _syntax_fault(file: str, error: yaml.MarkedYAMLError) -> Fault:
     return Fault(file, line, "", f"this is no YAML ({error.problem}): mend the syntax")
 
 
-def _repeated(node: yaml.Node, file: str, above: tuple[yaml.Node, ...] = ()) -> Iterator[Fault]:
+def _repeated(top: yaml.Node, file: str) -> Iterator[Fault]:
     """Yield the keys that a mapping has twice, of which YAML would silently take the last."""
-    if node in above:
-        return
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated(item, file, (*above, node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    yield Fault(file, line, key.value, "the key is there twice: keep one of them")
-                seen.add(key.value)
-            yield from _repeated(value, file, (*above, node))
+    nodes, seen = [top], {id(top)}  # an alias is the node that it names, and may be below itself
+    while nodes:
+        node = nodes.pop()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+        for at, key in enumerate(keys):
+            if key.value in {each.value for each in keys[:at]}:
+                line = key.start_mark.line + 1
+                yield Fault(file, line, key.value, "the key is there twice: keep one of them")
+        below = [value for _, value in pairs] + (node.value if isinstance(node, yaml.SequenceNode) else [])
+        nodes += [each for each in below if id(each) not in seen]
+        seen |= {id(each) for each in below}
 
 
 def _add(document: _Document, project: Project) -> Iterator[Fault]:

@@ -20,13 +20,14 @@ def up(
     scale: str = typer.Option("", help="Processes of each service, such as serving=2,feature_store=2."),
 ) -> None:
     """Start Kafka, PostgreSQL and the six services, and leave them running."""
-    if supervisor.status(directory) and (scale or settings()):
-        given = ["--scale"] * bool(scale) + sorted(settings())
-        raise Rejected(
-            f"a stack runs in {directory}, and is not changed by {', '.join(given)}: `trimtab down` first"
-        )
+    wanted, running = settings(), supervisor.status(directory)
+    if running and scale:
+        raise Rejected(f"a stack runs in {directory}, and --scale does not change it: `trimtab down` first")
+    if running and wanted:
+        names = ", ".join(sorted(wanted))
+        console.print(f"It runs already, as it was started; {names} would hold after `trimtab down`.")
     with console.status("starting Kafka, PostgreSQL and six services"):
-        state = supervisor.up(directory, parse_scale(scale), settings())
+        state = supervisor.up(directory, parse_scale(scale), wanted)
     kafka, postgres = state.versions.get("kafka", "external"), state.versions.get("postgres", "external")
     console.print(f"Trimtab is up: Kafka {kafka}, PostgreSQL {postgres}, data in {directory}")
     show([{"part": name, "address": at} for name, at in state.addresses.items()], as_json=False)
