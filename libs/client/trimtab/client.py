@@ -26,7 +26,6 @@ from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Unavailable
 
-Resource = specs.Source | specs.FeatureView | specs.Model
 SERVICES = ("registry", "serving", "trainer", "monitoring")
 
 
@@ -49,7 +48,11 @@ class Trimtab:
             )
 
     async def apply(
-        self, resources: Sequence[Resource | Mapping[str, Any]], *, actor: str, validate_only: bool = False
+        self,
+        resources: Sequence[specs.Resource | Mapping[str, Any]],
+        *,
+        actor: str,
+        validate_only: bool = False,
     ) -> list[registry.ApplyResponse.Change]:
         """Make `resources`, or documents, the wanted state, all or none of them, and return what changed.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from trimtab_core import specs
 from trimtab_runtime import errors
 from trimtab_runtime.errors import Rejected
@@ -32,8 +33,6 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
-
-Resource = specs.Source | specs.FeatureView | specs.Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +76,16 @@ class Project:
     """Resources, and where each was written; with what is wrong with the documents that make none."""
 
     def __init__(self) -> None:
-        self.resources: list[Resource] = []
+        self.resources: list[specs.Resource] = []
         self.faults: list[Fault] = []
         self.unreadable: list[dict[str, Any]] | None = []
         """Kind and name of what else is meant to be there, None if that cannot be told of all."""
-        self._documents: list[_Document] = []
+        self._documents: dict[str, _Document] = {}
 
-    def add(self, resource: Resource, document: _Document) -> None:
+    def add(self, resource: specs.Resource, document: _Document) -> None:
         """Take one more in."""
         self.resources.append(resource)
-        self._documents.append(document)
+        self._documents[resource.key] = document
 
     def miss(self, document: _Document | None = None) -> None:
         """Take note that something is meant to be there, and what it is called, if it says so."""
@@ -96,23 +95,21 @@ class Project:
         if not isinstance(name, str) or self.unreadable is None:
             self.unreadable = None
             return
-        kinds = [kind] if isinstance(kind, str) and kind in specs.KINDS else list(specs.KINDS)
+        kinds = list(specs.KINDS) if specs.kind_fault(kind) else [kind]
         self.unreadable += [{"kind": each, "metadata": {"name": name}} for each in kinds]
 
     def placed(self, refusal: Rejected) -> list[Fault]:
         """Return the faults of these resources that a refusal names, with the file and line of each."""
-        return [self._placed(fault) for fault in refusal.faults if not self._is_missed(fault.resource)]
+        missed = {f"{each['kind']}/{each['metadata']['name']}" for each in self.unreadable or ()}
+        theirs = missed - self._documents.keys()
+        return [self._placed(fault) for fault in refusal.faults if fault.resource not in theirs]
 
     def _placed(self, fault: errors.Fault) -> Fault:
+        document = self._documents.get(fault.resource)
+        if document is None:
+            return Fault(f"{fault.resource} (applied before)", 0, fault.path, fault.sentence)
         place = tuple(int(part) if part.isdecimal() else part for part in fault.path.split("."))
-        for resource, document in zip(reversed(self.resources), reversed(self._documents), strict=True):
-            if f"{resource.kind}/{resource.name}" == fault.resource:
-                return document.fault(place, fault.sentence)
-        return Fault(f"{fault.resource} (applied before)", 0, fault.path, fault.sentence)
-
-    def _is_missed(self, resource: str) -> bool:
-        missed = {f"{each['kind']}/{each['metadata']['name']}" for each in self.unreadable or ()}
-        return resource in missed - {f"{each.kind}/{each.name}" for each in self.resources}
+        return document.fault(place, fault.sentence)
 
 
 def read(path: Path) -> Project:
@@ -227,18 +224,17 @@ def _add(document: _Document, project: Project) -> Iterator[Fault]:
         project.miss()
         yield document.fault((), "this is no mapping: write apiVersion, kind, metadata and spec")
         return
-    kind = content.get("kind")
-    if not isinstance(kind, str) or kind not in specs.KINDS:
+    kind: Any = content.get("kind")
+    if said := specs.kind_fault(kind):
         project.miss(document)
-        known = ", ".join(specs.KINDS)
-        yield document.fault(("kind",), f"{kind!r} is no kind of resource: write one of {known}")
+        yield document.fault(("kind",), said)
         return
-    if found := specs.faults(kind, content):
+    try:
+        project.add(specs.parse(kind, content), document)
+    except ValidationError as error:
         project.miss(document)
-        for place, sentence in found:
+        for place, sentence in specs.faults(error, kind, content):
             yield document.fault(place, sentence)
-        return
-    project.add(specs.parse(kind, content), document)
 
 
 def _line(node: yaml.Node, place: Iterable[str | int]) -> int:

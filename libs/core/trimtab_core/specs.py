@@ -402,6 +402,11 @@ class _Resource(Spec):
     def name(self) -> str:
         return self.metadata.name
 
+    @property
+    def key(self) -> str:
+        """Kind/name, which is no other's."""
+        return f"{type(self).__name__}/{self.name}"
+
 
 class Source(_Resource):
     """A named source."""
@@ -448,37 +453,33 @@ def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     return resource.model_dump(mode="json", exclude_none=True)
 
 
-def faults(kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
-    """Return all that is wrong with a document that `parse` refuses: each place, with value and remedy in a sentence.
+def kind_fault(kind: Any) -> str:
+    """Return what is wrong with what a document says is its kind; nothing, if it is one."""
+    if isinstance(kind, str) and kind in KINDS:
+        return ""
+    return f"{kind!r} is no kind of resource: write one of {', '.join(KINDS)}"
+
+
+def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Return all that is wrong with a document that `parse` refused: each place, with value and remedy in a sentence.
 
     What goes together is looked at wherever its values can be read, whatever else is wrong.
     """
-    try:
-        parse(kind, dict(document))
-    except ValidationError as error:
-        wrong = error.errors(include_url=False)
-        found = [(tuple(fault["loc"]), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
-        return list(dict.fromkeys([*found, *_disagreements(KINDS[kind], document, ())]))
-    return []
+    wrong = error.errors(include_url=False)
+    found = [(tuple(fault["loc"]), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
+    return list(dict.fromkeys([*found, *_all_disagreements(_readable(KINDS[kind], document), ())]))
 
 
-def _disagreements(kind: type[Spec], raw: Any, at: Place) -> Iterator[tuple[Place, str]]:
-    """Yield what does not go together in the part of a document at `at`, and in the parts below it."""
-    part = _readable(kind, raw)
-    for name in kind.model_fields.keys() & part.__dict__.keys():
-        held, given = part.__dict__[name], raw.get(name) if isinstance(raw, Mapping) else None
-        if isinstance(held, Spec):
-            yield from _disagreements(type(held), given, (*at, name))
-        for key, each in _parts(held):
-            yield from _disagreements(type(each), given[key], (*at, name, key))  # type: ignore[index]
+def _all_disagreements(part: Spec, at: Place) -> Iterator[tuple[Place, str]]:
+    """Yield what does not go together in a readable part at `at`, and in the parts below it."""
+    for name, held in part.__dict__.items():
+        below = held.items() if isinstance(held, dict) else enumerate(held) if isinstance(held, tuple) else ()
+        for place, each in [((name,), held), *(((name, key), each) for key, each in below)]:
+            if isinstance(each, Spec):
+                yield from _all_disagreements(each, (*at, *place))
     with suppress(AttributeError):  # it asks for what could not be read
         for place, said in part._disagreements():
             yield (*at, *place), said
-
-
-def _parts(held: Any) -> list[tuple[str | int, Spec]]:
-    pairs = held.items() if isinstance(held, dict) else enumerate(held) if isinstance(held, tuple) else ()
-    return [(key, each) for key, each in pairs if isinstance(each, Spec)]
 
 
 def _readable(kind: type[Spec], raw: Any) -> Spec:

@@ -23,7 +23,7 @@ def demo(
     from trimtab.demo.run import LIVE_FROM, run
 
     until_ms = moment("--until", f"{until}T00:00:00Z")
-    if until_ms is None or until_ms <= LIVE_FROM:
+    if until_ms <= LIVE_FROM:
         raise Rejected(
             f"--until {until!r} is not after {iso(LIVE_FROM)[:10]}, where the story begins: name a later day"
         )

@@ -28,7 +28,7 @@ def versions(
     as_json: Json = False,
 ) -> None:
     """List the versions of MODEL, and when each served."""
-    live_at_ms = moment("--at", at)
+    live_at_ms = moment("--at", at) if at else None
     found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
     if as_json:
         print_json([plain(version) for version in found])
@@ -63,7 +63,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Order a candidate for MODEL; it goes through the gates and the rollout like any other."""
-    as_of_ms = moment("--as-of", as_of)
+    as_of_ms = moment("--as-of", as_of) if as_of else None
     command = ask(
         directory, lambda trimtab: trimtab.train(model, reason=reason, actor=actor(), as_of_ms=as_of_ms)
     )

@@ -29,8 +29,6 @@ Directory = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HOME = Path(".trimtab")
-
-
 _NOT_SETTINGS = ("TRIMTAB_DIR", "TRIMTAB_ACTOR", "TRIMTAB_CACHE")
 
 
@@ -41,8 +39,8 @@ def settings() -> dict[str, str]:
     """
     return {
         name: value
-        for name, value in os.environ.items()  # noqa: TID251 - the command's door to the environment
-        if name.startswith("TRIMTAB_") and not name.endswith("_ADDRESS") and name not in _NOT_SETTINGS
+        for name, value in _given().items()
+        if not name.endswith("_ADDRESS") and name not in _NOT_SETTINGS
     }
 
 
@@ -52,13 +50,17 @@ def environ(directory: Path) -> dict[str, str]:
     Raises:
         Unavailable: neither says where it is.
     """
-    given = {name: value for name, value in os.environ.items() if name.startswith("TRIMTAB_")}  # noqa: TID251 - the command's door to the environment
+    given = _given()
     if "TRIMTAB_REGISTRY_ADDRESS" in given:
         return given
     state = supervisor.status(directory)
     if state is None or not state.running:
         raise Unavailable(f"no Trimtab runs in {directory}: start one with `trimtab up`")
     return {**state.environ, **given}
+
+
+def _given() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("TRIMTAB_")}  # noqa: TID251 - the command's door to the environment
 
 
 def cache() -> Path:
@@ -76,14 +78,14 @@ def actor() -> str:
         return f"uid-{os.getuid()}"
 
 
-def moment(option: str, text: str) -> int | None:
-    """Return the milliseconds since the epoch of an option's RFC 3339 text, None if it was not given.
+def moment(option: str, text: str) -> int:
+    """Return the milliseconds since the epoch of an option's RFC 3339 text.
 
     Raises:
         Rejected: it is no time.
     """
     try:
-        return parse_iso(text) if text else None
+        return parse_iso(text)
     except ValueError as error:
         raise Rejected(f"{option} {text!r} is no time: write one such as 2020-03-15T12:00:00Z") from error
 

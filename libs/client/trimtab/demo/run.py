@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 from trimtab_core.contract import compile_contract
-from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_core.specs import FeatureView, Model, Resource, Source
 from trimtab_runtime import bus
 from trimtab_runtime.clock import from_timestamp, iso, parse_iso
 from trimtab_runtime.errors import Unavailable
@@ -41,7 +41,7 @@ _CHUNK_MS = 20 * 86_400_000
 class World:
     """The demo's data and specs."""
 
-    resources: Sequence[project.Resource]
+    resources: Sequence[Resource]
     streams: Sequence[Stream]
     requests: Requests
     views: Sequence[tuple[str, int]]

@@ -62,7 +62,7 @@ class Specs:
         await unit.put(Applied(spec.kind, spec.name, generation, document, digest, actor, now))
         await unit.record(
             Entry(
-                resource=checks.key_of(spec),
+                resource=spec.key,
                 action=change.action,
                 actor=actor,
                 reason=f"generation {generation} was applied",

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 from trimtab_core import specs
@@ -21,11 +22,6 @@ Spec = specs.Source | specs.FeatureView | specs.Model
 _NUMERIC = ("integer", "number")
 
 
-def key_of(spec: Spec) -> str:
-    """Return kind/name."""
-    return f"{spec.kind}/{spec.name}"
-
-
 def digest(document: Document) -> str:
     """Return the sha256 of a document in canonical JSON."""
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -37,29 +33,26 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
     faults: list[Fault] = []
     unreadable: set[str] = set()
     for document in documents:
-        kind, metadata = document.get("kind"), document.get("metadata")
+        kind: Any = document.get("kind")
+        metadata = document.get("metadata")
         called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
-        if not isinstance(kind, str) or kind not in specs.KINDS:
-            faults.append(
-                Fault(
-                    called, "kind", f"{kind!r} is no kind of resource: write one of {', '.join(specs.KINDS)}"
-                )
-            )
+        if said := specs.kind_fault(kind):
+            faults.append(Fault(called, "kind", said))
             continue
         try:
             spec = specs.parse(kind, dict(document))
-        except ValidationError:
+        except ValidationError as error:
             unreadable.add(called)
             faults += [
                 Fault(called, ".".join(map(str, place)), sentence)
-                for place, sentence in specs.faults(kind, document)
+                for place, sentence in specs.faults(error, kind, document)
             ]
             continue
-        if key_of(spec) in read:
+        if spec.key in read:
             faults.append(
                 Fault(called, "metadata.name", f"{spec.name!r} is in two documents: keep one of them")
             )
-        read[key_of(spec)] = spec
+        read[spec.key] = spec
     return read, faults, unreadable
 
 
@@ -91,7 +84,7 @@ class World:
         """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
         found: list[Fault] = []
         for view in self.views.values():
-            if changed & {key_of(view), f"Source/{view.spec.source}"}:
+            if changed & {view.key, f"Source/{view.spec.source}"}:
                 found += self._view_faults(view)
         for model in self.models.values():
             if changed & self._leans_on(model):
@@ -106,7 +99,7 @@ class World:
         views = {feature.partition(".")[0] for feature in model.spec.features if "." in feature}
         upstream = {self.views[view].spec.source for view in views if view in self.views}
         return {
-            key_of(model),
+            model.key,
             f"Source/{model.spec.source}",
             f"Source/{model.spec.label.source}",
             *(f"FeatureView/{view}" for view in views),
@@ -114,7 +107,7 @@ class World:
         }
 
     def _view_faults(self, view: specs.FeatureView) -> Iterator[Fault]:
-        at, spec = key_of(view), view.spec
+        at, spec = view.key, view.spec
         yield from self._unknown_source(at, "spec.source", spec.source)
         if spec.source not in self.sources:
             return
@@ -132,7 +125,7 @@ class World:
                 yield from _unknown_field(at, f"{path}.where", where[1], spec.source, fields, numeric=True)
 
     def _model_faults(self, model: specs.Model) -> Iterator[Fault]:
-        at, spec = key_of(model), model.spec
+        at, spec = model.key, model.spec
         yield from self._unknown_source(at, "spec.source", spec.source)
         yield from self._unknown_source(at, "spec.label.source", spec.label.source)
         source, truth = self.sources.get(spec.source), self.sources.get(spec.label.source)
@@ -151,7 +144,7 @@ class World:
         for index, gate in enumerate(model.spec.gates):
             if gate.slices is not None:
                 path = f"spec.gates.{index}.slices"
-                yield from _unknown_field(key_of(model), path, gate.slices, source.name, source.spec.fields)
+                yield from _unknown_field(model.key, path, gate.slices, source.name, source.spec.fields)
 
     def _feature_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         views = {name: view.spec for name, view in self.views.items()}
@@ -163,12 +156,12 @@ class World:
                 resolve([text], source.spec, views)
             except FeatureFault as fault:
                 faulty = True
-                yield Fault(key_of(model), f"spec.features.{index}", str(fault))
+                yield Fault(model.key, f"spec.features.{index}", str(fault))
         if not faulty and not self.unreadable:
             try:
                 resolve(model.spec.features, source.spec, views)
             except FeatureFault as fault:
-                yield Fault(key_of(model), "spec.features", str(fault))
+                yield Fault(model.key, "spec.features", str(fault))
 
     def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
