@@ -186,18 +186,16 @@ async def living(
     """Apply the project `name` to a running Trimtab, and have its world ready to be lived."""
     specs = project.parse(_SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer))
     watermarks = Watermarks(servers)
-    producer = await bus.start_producer(servers, linger_ms=0)
-    try:
-        async with Trimtab.connect(addresses) as trimtab, asyncio.TaskGroup() as tasks:
-            await trimtab.apply(specs.resources, actor="test")
-            following = tasks.create_task(watermarks.follower.run())
-            replay = Replay(trimtab, producer, watermarks, [], [(f"{name}-road", PARTITIONS)])
-            yield World(
-                name, trimtab, replay, watermarks, producer, servers, np.random.default_rng(len(name))
-            )
-            following.cancel()
-    finally:
-        await producer.stop()
+    async with (
+        bus.open_producer(servers, linger_ms=0) as producer,
+        Trimtab.connect(addresses) as trimtab,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await trimtab.apply(specs.resources, actor="test")
+        following = tasks.create_task(watermarks.follower.run())
+        replay = Replay(trimtab, producer, watermarks, [], [(f"{name}-road", PARTITIONS)])
+        yield World(name, trimtab, replay, watermarks, producer, servers, np.random.default_rng(len(name)))
+        following.cancel()
 
 
 def _stream(source: str, at: NDArray[np.int64], rows: Sequence[Mapping[str, Any]]) -> Stream:

@@ -10,7 +10,8 @@ process stays in its group however long it takes.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -76,6 +77,16 @@ async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProduce
             raise
         raise Unavailable(f"no Kafka answers at {servers}: {error}") from error
     return producer
+
+
+@asynccontextmanager
+async def open_producer(servers: str, *, linger_ms: int = 2) -> AsyncIterator[AIOKafkaProducer]:
+    """Have a producer as `start_producer` makes it, and stop it whole in the end."""
+    producer = await start_producer(servers, linger_ms=linger_ms)
+    try:
+        yield producer
+    finally:
+        await finish(producer.stop())
 
 
 async def consume(

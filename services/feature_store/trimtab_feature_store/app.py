@@ -8,7 +8,6 @@ from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2_grpc import add_FeatureStoreServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
@@ -50,11 +49,10 @@ async def run(config: Config) -> None:
     book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
     specs = book.follower(servers)
     online = OnlineViews(servers, book, patience_s=config.patience_s)
-    producer = await bus.start_producer(servers)
-    archive = Archive(servers, book, tables, producer, clock)
-    api = FeatureStoreApi(online, Historical(book, tables, archive), clock, patience_s=config.patience_s)
-    register = partial(add_FeatureStoreServicer_to_server, api)
-    try:
+    async with bus.open_producer(servers) as producer:
+        archive = Archive(servers, book, tables, producer, clock)
+        api = FeatureStoreApi(online, Historical(book, tables, archive), clock, patience_s=config.patience_s)
+        register = partial(add_FeatureStoreServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.features.v1.FeatureStore"]) as set_ready,
             asyncio.TaskGroup() as tasks,
@@ -66,5 +64,3 @@ async def run(config: Config) -> None:
             tasks.create_task(archive.run())
             tasks.create_task(online.follower.run())
             await set_ready(True)
-    finally:
-        await finish(producer.stop())

@@ -8,7 +8,6 @@ from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.pipeline import Pipeline
 from trimtab_runtime.specbook import SpecBook
 
@@ -41,9 +40,8 @@ async def run(config: Config) -> None:
 
     book = SpecBook(listen_to_all_sources)
     specs = book.follower(config.kafka_servers)
-    producer = await bus.start_producer(config.kafka_servers)
-    register = partial(add_IngestionServicer_to_server, IngestionApi(book, producer, SystemClock()))
-    try:
+    async with bus.open_producer(config.kafka_servers) as producer:
+        register = partial(add_IngestionServicer_to_server, IngestionApi(book, producer, SystemClock()))
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.ingestion.v1.Ingestion"]) as set_ready,
             asyncio.TaskGroup() as tasks,
@@ -53,5 +51,3 @@ async def run(config: Config) -> None:
             tasks.create_task(pipeline.run())
             tasks.create_task(beat(producer, book, workers))
             await set_ready(True)
-    finally:
-        await finish(producer.stop())

@@ -7,7 +7,6 @@ from functools import partial
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -33,7 +32,10 @@ _DAY_MS = 86_400_000
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     clock, workshop = SystemClock(), Workshop(config.state_dir)
-    async with open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool:
+    async with (
+        open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool,
+        bus.open_producer(config.kafka_servers, linger_ms=0) as producer,
+    ):
         store = PostgresStore(pool)
         reports = Reports(store, workshop)
         rounds = Rounds()
@@ -58,30 +60,26 @@ async def run(config: Config) -> None:
         retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
         heard = subscriptions(Ledger(store, clock), rounds.wake)
         api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments))
-        producer = await bus.start_producer(config.kafka_servers, linger_ms=0)
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
-        try:
-            async with (
-                rpc.serving(config.grpc_address, api, ["trimtab.monitoring.v1.Monitoring"]) as set_ready,
-                asyncio.TaskGroup() as tasks,
-            ):
-                followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
-                for follower in followers:
-                    tasks.create_task(follower.run())
-                for follower in followers:
-                    await follower.caught_up()
-                begun = [asyncio.Event() for _ in range(3)]
-                tasks.create_task(outbox.relay(pool, producer, schema=SOURCE))
-                tasks.create_task(intake.run(begun[0]))
-                tasks.create_task(bus.consume(config.kafka_servers, SOURCE, heard, ready=begun[1]))
-                tasks.create_task(stream.run(begun[2]))
-                tasks.create_task(rounds.work(closing))
-                tasks.create_task(calibrations.work())
-                tasks.create_task(reports.work())
-                tasks.create_task(retention.work())
-                for event in begun:
-                    await event.wait()
-                await set_ready(True)
-        finally:
-            await finish(producer.stop())
+        async with (
+            rpc.serving(config.grpc_address, api, ["trimtab.monitoring.v1.Monitoring"]) as set_ready,
+            asyncio.TaskGroup() as tasks,
+        ):
+            followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
+            for follower in followers:
+                tasks.create_task(follower.run())
+            for follower in followers:
+                await follower.caught_up()
+            begun = [asyncio.Event() for _ in range(3)]
+            tasks.create_task(outbox.relay(pool, producer, schema=SOURCE))
+            tasks.create_task(intake.run(begun[0]))
+            tasks.create_task(bus.consume(config.kafka_servers, SOURCE, heard, ready=begun[1]))
+            tasks.create_task(stream.run(begun[2]))
+            tasks.create_task(rounds.work(closing))
+            tasks.create_task(calibrations.work())
+            tasks.create_task(reports.work())
+            tasks.create_task(retention.work())
+            for event in begun:
+                await event.wait()
+            await set_ready(True)

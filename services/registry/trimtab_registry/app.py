@@ -8,7 +8,6 @@ from functools import partial
 from trimtab_contracts.registry.v1.registry_pb2_grpc import add_RegistryServicer_to_server
 from trimtab_runtime import artifacts, bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 
 from trimtab_registry import messages, readback
@@ -30,35 +29,34 @@ _NAMES: Sequence[str] = ["trimtab.registry.v1.Registry"]
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     clock, fleet = SystemClock(), Fleet()
-    async with open_pool(config.postgres_dsn, config.schema, package="trimtab_registry") as pool:
+    async with (
+        open_pool(config.postgres_dsn, config.schema, package="trimtab_registry") as pool,
+        bus.open_producer(config.kafka_servers) as producer,
+    ):
         store = PostgresStore(pool)
         specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
         register = partial(
             add_RegistryServicer_to_server, RegistryApi(store, specs, candidates, Decisions(store, clock))
         )
-        producer = await bus.start_producer(config.kafka_servers)
-        try:
-            async with (
-                rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
-                asyncio.TaskGroup() as tasks,
-            ):
-                if healed := await readback.heal(store, await readback.last_words(config.kafka_servers)):
-                    log.warning("told again what was not told last: %s", ", ".join(healed))
-                    await specs.provide_all()
-                tasks.create_task(outbox.relay(pool, producer, schema=config.schema))
-                door = StatusDoor(fleet, trials)
-                statuses = door.follower(config.kafka_servers)
-                tasks.create_task(statuses.run())
-                await statuses.caught_up()
-                await door.become_current()
-                heard = asyncio.Event()
-                heard_topics = subscriptions(candidates, trials)
-                tasks.create_task(bus.consume(config.kafka_servers, config.schema, heard_topics, ready=heard))
-                await heard.wait()
-                await set_ready(True)
-        finally:
-            await finish(producer.stop())
+        async with (
+            rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
+            asyncio.TaskGroup() as tasks,
+        ):
+            if healed := await readback.heal(store, await readback.last_words(config.kafka_servers)):
+                log.warning("told again what was not told last: %s", ", ".join(healed))
+                await specs.provide_all()
+            tasks.create_task(outbox.relay(pool, producer, schema=config.schema))
+            door = StatusDoor(fleet, trials)
+            statuses = door.follower(config.kafka_servers)
+            tasks.create_task(statuses.run())
+            await statuses.caught_up()
+            await door.become_current()
+            heard = asyncio.Event()
+            heard_topics = subscriptions(candidates, trials)
+            tasks.create_task(bus.consume(config.kafka_servers, config.schema, heard_topics, ready=heard))
+            await heard.wait()
+            await set_ready(True)
 
 
 async def _fetch(file: StoredFile) -> bytes:

@@ -6,7 +6,6 @@ from functools import partial
 from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -25,6 +24,7 @@ async def run(config: Config) -> None:
     async with (
         open_pool(config.postgres_dsn, "trainer", package="trimtab_trainer") as pool,
         rpc.channel(config.feature_store_address) as channel,
+        bus.open_producer(config.kafka_servers) as producer,
     ):
         store, features = PostgresStore(pool), FeatureStore(channel)
         jobs = Jobs(
@@ -40,22 +40,18 @@ async def run(config: Config) -> None:
             patience_ms=round(config.patience_s * 1000),
             folder=config.state_dir / "jobs",
         )
-        producer = await bus.start_producer(config.kafka_servers)
         register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, features, producer, clock))
-        try:
-            async with (
-                rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
-                asyncio.TaskGroup() as tasks,
-            ):
-                followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
-                for follower in followers:
-                    tasks.create_task(follower.run())
-                for follower in followers:
-                    await follower.caught_up()
-                tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
-                tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
-                for _ in range(config.jobs):
-                    tasks.create_task(jobs.work())
-                await set_ready(True)
-        finally:
-            await finish(producer.stop())
+        async with (
+            rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
+            asyncio.TaskGroup() as tasks,
+        ):
+            followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
+            for follower in followers:
+                tasks.create_task(follower.run())
+            for follower in followers:
+                await follower.caught_up()
+            tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
+            tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
+            for _ in range(config.jobs):
+                tasks.create_task(jobs.work())
+            await set_ready(True)

@@ -108,20 +108,20 @@ async def _live(view: View, state: State, world: World, directory: Path, until_m
     servers = state.environ["TRIMTAB_KAFKA_SERVERS"]
     model = next(each for each in world.resources if isinstance(each, Model))
     watermarks = Watermarks(servers)
-    producer = await bus.start_producer(servers, linger_ms=1)
-    try:
-        async with Trimtab.connect(addresses(state.environ)) as trimtab, asyncio.TaskGroup() as tasks:
-            await trimtab.apply(world.resources, actor="demo")
-            board = Scoreboard(servers, model.spec.label.source, model.spec.label.value)
-            following = [tasks.create_task(each.follower.run()) for each in (watermarks, board)]
-            replay = Replay(trimtab, producer, watermarks, world.streams, world.views, world.requests)
-            await _learn_the_past(view, replay, trimtab, board)
-            await _live_the_year(view, replay, trimtab, board, until_ms)
-            await _end(view, replay, trimtab, board, state, directory, until_ms)
-            for task in following:
-                task.cancel()
-    finally:
-        await producer.stop()
+    async with (
+        bus.open_producer(servers, linger_ms=1) as producer,
+        Trimtab.connect(addresses(state.environ)) as trimtab,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await trimtab.apply(world.resources, actor="demo")
+        board = Scoreboard(servers, model.spec.label.source, model.spec.label.value)
+        following = [tasks.create_task(each.follower.run()) for each in (watermarks, board)]
+        replay = Replay(trimtab, producer, watermarks, world.streams, world.views, world.requests)
+        await _learn_the_past(view, replay, trimtab, board)
+        await _live_the_year(view, replay, trimtab, board, until_ms)
+        await _end(view, replay, trimtab, board, state, directory, until_ms)
+        for task in following:
+            task.cancel()
 
 
 async def _learn_the_past(view: View, replay: Replay, trimtab: Trimtab, board: Scoreboard) -> None:
