@@ -73,7 +73,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(up: State, directory: Path
     os.kill(up.owner.pid, signal.SIGKILL)
 
     assert until(lambda: not any(identity.alive for identity in up.processes.values()), within=20)
-    assert supervisor.status(directory) is None
+    assert until(lambda: supervisor.status(directory) is None, within=20)
 
 
 def test_up_after_a_supervisor_that_was_killed_takes_the_same_ports(
