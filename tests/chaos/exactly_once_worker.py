@@ -30,10 +30,11 @@ class Counts:
         self._partition = place.partition
         self._counts: dict[bytes, int] = {}
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[Outgoing]:
         async for records in read_partition(self._told.servers, self._told.state, self._partition):
             for record in records:
                 self._counts[record.key] = int(record.value)
+        return []
 
     def process(self, records: Sequence[Any]) -> list[Outgoing]:
         effects, changed = [], set()

@@ -174,7 +174,7 @@ async def stopped(worker: Any) -> None:
     async def probe() -> bool:
         return bool(psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
 
-    await eventually(probe, what="a worker that stands still")
+    await eventually(probe, what="a worker that stands still", deadline_s=60)
 
 
 async def test_workers_that_are_killed_lose_and_repeat_nothing(stage: Stage) -> None:

@@ -30,8 +30,8 @@ class Copy:
     def __init__(self, output: str) -> None:
         self._output = output
 
-    async def restore(self) -> None:
-        pass
+    async def restore(self) -> list[Outgoing]:
+        return []
 
     def process(self, records: Sequence[Any]) -> list[Outgoing]:
         return [Outgoing(self._output, record.key, record.value, [], 0) for record in records]

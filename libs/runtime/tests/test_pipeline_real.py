@@ -24,10 +24,11 @@ class Numbered:
         self._servers, self._output, self._partition = servers, output, place.partition
         self._number = 0
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[Outgoing]:
         async for batch in read_partition(self._servers, self._output, self._partition):
             self._number += len(batch)
         self.restored_to = self._number
+        return []
 
     def process(self, records: Sequence[Any]) -> list[Outgoing]:
         outputs = []

@@ -30,8 +30,8 @@ class Passing:
         self._topic = topic
         self._process = process
 
-    async def restore(self) -> None:
-        """Nothing to rebuild."""
+    async def restore(self) -> Sequence[Outgoing]:
+        return ()
 
     def process(self, records: Sequence[Any]) -> Sequence[Outgoing]:
         if self._process:

@@ -32,6 +32,8 @@ class Progress:
 
     watermark_ms: Mapping[int, int]
     inputs: int
+    live_from: Mapping[int, int] = field(default_factory=dict)
+    """The offset in each partition of events.<source> from which on rows are folded as they come."""
 
     def least_ms(self) -> int | None:
         """Return the event time that all inputs have passed; None until each has said one."""
@@ -46,6 +48,8 @@ class Applied:
     """Entity and slot number of each slot that was read; the number is -1 where the entity was forgotten."""
     progress: Progress | None = None
     """The newest one among the records."""
+    others: dict[bytes, int] = field(default_factory=dict)
+    """Keys of other generations that have a value, with their generation."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -81,24 +85,33 @@ def slot_value(entity: str, slot: int, partials: Any) -> bytes:
 def progress_value(progress: Progress) -> bytes:
     """Return the value that holds how far a fold has come."""
     return FeatureRecord(
-        progress=FoldProgress(watermark_ms=dict(progress.watermark_ms), inputs=progress.inputs)
+        progress=FoldProgress(
+            watermark_ms=dict(progress.watermark_ms),
+            inputs=progress.inputs,
+            live_from=dict(progress.live_from),
+        )
     ).SerializeToString()
 
 
 def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
     """Take raw records of one partition, in order, into `state`; those of other generations change nothing.
 
-    A tombstone stands for its whole entity, for the fold removes an entity's slots together.
+    A tombstone stands for its whole entity, for the fold removes an entity's slots together; one of the progress says
+    that the generation is begun again.
     """
     done = Applied()
     for record in records:
         place = parse_key(record.key)
         if place.generation != generation:
+            if record.value is not None:
+                done.others[record.key] = place.generation
             continue
         if place.entity is None:
-            if record.value is not None:
+            if record.value is None:
+                done.progress = Progress({}, 0)
+            else:
                 told = FeatureRecord.FromString(record.value).progress
-                done.progress = Progress(dict(told.watermark_ms), told.inputs)
+                done.progress = Progress(dict(told.watermark_ms), told.inputs, dict(told.live_from))
         elif record.value is None:
             state.forget(place.entity)
             done.changed.append((place.entity, -1))

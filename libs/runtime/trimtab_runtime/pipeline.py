@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SESSION_MS = 6_000
 _POLL_MS = 200
+_QUIET_MS = 1_000
+_RESTORED_AT_ONCE = 20_000
+"""Records of one transaction, of those that a restored worker begins with."""
 _DRAIN_S = 5.0
 _CANCEL_AGAIN_S = 0.5
 _AGAIN_AFTER_S = (0.1, 0.5, 1.0, 2.0)
@@ -35,15 +38,19 @@ _NOWHERE = TopicPartition("", 0)
 class Worker(Protocol):
     """The work of one input partition, alive for one assignment of it."""
 
-    async def restore(self) -> None:
+    async def restore(self) -> Sequence[Outgoing]:
         """Rebuild state from what is committed; older owners are fenced, and no record has come yet.
 
-        A partition that state is read from is written by this input partition's workers alone.
+        A partition that state is read from is written by this input partition's workers alone. What is returned,
+        mostly nothing, is committed before the first batch, in its order, and not all at once where it is much.
         """
         ...
 
     def process(self, records: Sequence[Any]) -> Sequence[Outgoing]:
-        """Return what a batch becomes; changes of state are thrown away with the worker if it does not commit."""
+        """Return what a batch becomes; changes of state are thrown away with the worker if it does not commit.
+
+        An empty batch says that nothing has come for a second.
+        """
         ...
 
 
@@ -218,8 +225,7 @@ class _Lane:
             transactions: Transactions | None = None
             try:
                 transactions = await Transactions.open(self._pipeline.servers, self._id)
-                await self._open()
-                await self._work(transactions)
+                await self._work(await self._open(transactions), transactions)
             except Broken as error:
                 self._membership.broken = error
                 return
@@ -250,14 +256,18 @@ class _Lane:
     def _id(self) -> str:
         return f"{self._pipeline.service}/{self._place.topic}/{self._place.partition}"
 
-    async def _open(self) -> None:
-        """Restore a worker, and read on from what is committed; older owners are fenced."""
-        offset = await self._consumer.committed(self._place)
+    async def _open(self, transactions: Transactions) -> int:
+        """Restore a worker, and return from where it reads on, which is what is committed; older owners are fenced."""
+        offset: int | None = await self._consumer.committed(self._place)
         if offset is None:
-            offset = (await self._consumer.beginning_offsets([self._place]))[self._place]
+            offset = int((await self._consumer.beginning_offsets([self._place]))[self._place])
         try:
             worker = self._pipeline.make_worker(self._place)
-            await worker.restore()
+            outputs = await worker.restore()
+            for at in range(0, len(outputs), _RESTORED_AT_ONCE):
+                async with self._busy:
+                    part = outputs[at : at + _RESTORED_AT_ONCE]
+                    await transactions.commit(part, self._pipeline.service, self._place, offset)
         except (Unavailable, *FAILURES):
             raise
         except Exception as error:
@@ -265,29 +275,33 @@ class _Lane:
         self._consumer.seek(self._place, offset)
         self._consumer.resume(self._place)
         self.worker = worker
+        return offset
 
-    async def _work(self, transactions: Transactions) -> None:
-        """Commit what each batch becomes together with the offset after it."""
+    async def _work(self, offset: int, transactions: Transactions) -> None:
+        """Commit what each batch becomes together with the offset after it, which is `offset` at first."""
         while True:
             batches = await self._consumer.getmany(
-                self._place, timeout_ms=1_000, max_records=self._pipeline.max_records
+                self._place, timeout_ms=_QUIET_MS, max_records=self._pipeline.max_records
             )
-            if batch := batches.get(self._place):
-                async with self._busy:
-                    await self._carry(batch, transactions)
+            batch = batches.get(self._place, [])
+            async with self._busy:
+                offset = await self._carry(batch, offset, transactions)
 
-    async def _carry(self, batch: Sequence[Any], transactions: Transactions) -> None:
+    async def _carry(self, batch: Sequence[Any], offset: int, transactions: Transactions) -> int:
         assert self.worker is not None
+        after = int(batch[-1].offset) + 1 if batch else offset
         try:
             outputs = self.worker.process(batch)
-            await transactions.commit(outputs, self._pipeline.service, self._place, batch[-1].offset + 1)
+            if batch or outputs:
+                await transactions.commit(outputs, self._pipeline.service, self._place, after)
         except MessageSizeTooLargeError as error:
-            raise Broken(self._place, batch[0].offset, error) from error
+            raise Broken(self._place, offset, error) from error
         except (Unavailable, *FAILURES):
             raise
         except Exception as error:
-            raise Broken(self._place, batch[0].offset, error) from error
+            raise Broken(self._place, batch[0].offset if batch else offset, error) from error
         self._failures = 0
+        return after
 
     def _patience_s(self, error: Exception) -> float:
         """Return how long to stay closed.

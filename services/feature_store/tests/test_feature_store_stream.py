@@ -1,7 +1,9 @@
 """Repartition and fold on plain records: whatever the order, the online state is what the events say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import random
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +16,13 @@ from trimtab_contracts import topics
 from trimtab_core.slots import FoldState, Layout
 from trimtab_core.specs import FeatureView, Source, parse
 from trimtab_feature_store import keyed
-from trimtab_feature_store.fold import Fold, ViewChanged
+from trimtab_feature_store.fold import Fold, SeedOutgrown, ViewChanged
 from trimtab_feature_store.keyed import BadRows, KeyedRows
 from trimtab_feature_store.repartition import Repartition, SpecsApart
+from trimtab_feature_store.seeding import Seeds
+from trimtab_feature_store.shelves import event_press
+from trimtab_feature_store.store import Piece
+from trimtab_feature_store.testing import MemoryStore
 from trimtab_runtime import featurelog, records
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
@@ -53,8 +59,10 @@ class Log:
     def read(self, topic: str, partition: int, start: int = 0) -> list[Raw]:
         return self.topics.get((topic, partition), [])[start:]
 
-    async def read_partition(self, topic: str, partition: int) -> AsyncIterator[Sequence[Any]]:
-        found = self.read(topic, partition)
+    async def read_partition(
+        self, topic: str, partition: int, *, offset: int = 0
+    ) -> AsyncIterator[Sequence[Any]]:
+        found = self.read(topic, partition, offset)
         for at in range(0, len(found), 7):
             yield found[at : at + 7]
 
@@ -107,12 +115,14 @@ class Stage:
     """Both stages over a log in memory, with workers that can be thrown away."""
 
     def __init__(self, *views: FeatureView) -> None:
-        self.book = SpecBook()
-        self.book.put(a_source())
+        self.book, self.upstream = SpecBook(), SpecBook()
+        """What the fold has heard of the specs, and the repartition before it."""
         self.views = views or (a_view(),)
-        for view in self.views:
-            self.book.put(view)
+        for book in (self.book, self.upstream):
+            for spec in (a_source(), *self.views):
+                book.put(spec)
         self.log = Log()
+        self.archive = MemoryStore()
         self.sent = 0
         self._consumed: dict[tuple[str, int], int] = {}
         self._workers: dict[tuple[str, int], Repartition | Fold] = {}
@@ -132,6 +142,32 @@ class Stage:
             )
             self.log.write([Outgoing("events.rides", None, b"", headers, partition)])
 
+    def change(self, spec: FeatureView | Source, generation: int = 2) -> None:
+        for book in (self.book, self.upstream):
+            book.put(spec, generation)
+
+    def remove(self, kind: str, name: str) -> None:
+        for book in (self.book, self.upstream):
+            book.remove(kind, name)
+
+    @contextmanager
+    def hurried(self, sources: Sequence[str]) -> Iterator[None]:
+        """Archive all that has been sent, as the archive does when somebody waits for it."""
+        press = event_press(a_source())
+        for partition in range(PARTITIONS):
+            if batch := self.log.read("events.rides", partition):
+                pressed = press.press(partition, batch)
+                piece = Piece("events.rides", partition, pressed.rows, batch[-1].offset)
+                marks = {} if pressed.watermark_ms is None else {partition: pressed.watermark_ms}
+                self.archive.append(press.table, press.schema, [piece], marks)
+        yield
+
+    def fold(self, view: str, partition: int) -> Fold:
+        seeds = Seeds(self.log.read_partition, self.archive, self, patience_s=0)
+        fold = Fold(self.book, self.log.read_partition, seeds, f"keyed.{view}", partition)
+        self.log.write(asyncio.run(fold.restore()))
+        return fold
+
     def forget_workers(self) -> None:
         self._workers.clear()
 
@@ -142,28 +178,34 @@ class Stage:
 
     def _drain(self, topic: str, partition: int, size: int) -> None:
         place = (topic, partition)
-        while batch := self.log.read(topic, partition, self._consumed.get(place, 0))[:size]:
-            if place not in self._workers:
-                self._workers[place] = self._make(topic, partition)
-                asyncio.run(self._workers[place].restore())
+        while True:
+            batch = self.log.read(topic, partition, self._consumed.get(place, 0))[:size]
             try:
-                out = self._workers[place].process(batch)
-            except ViewChanged:
+                if place not in self._workers:
+                    self._workers[place] = self._made(topic, partition)
+                self.log.write(self._workers[place].process(batch))
+            except (ViewChanged, SeedOutgrown):
                 del self._workers[place]
                 continue
-            self.log.write(out)
             self._consumed[place] = self._consumed.get(place, 0) + len(batch)
+            if not batch:
+                return
 
-    def _make(self, topic: str, partition: int) -> Repartition | Fold:
+    def _made(self, topic: str, partition: int) -> Repartition | Fold:
         if topic == "events.rides":
-            return Repartition(self.book, topic, partition)
-        return Fold(self.book, self.log.read_partition, topic, partition)
+            return Repartition(self.upstream, topic, partition)
+        return self.fold(topic.removeprefix("keyed."), partition)
 
     def state(self, view: FeatureView, generation: int = 1) -> FoldState:
         found = FoldState(Layout.of(view.spec, a_source().spec.lateness))
         for partition in range(PARTITIONS):
             featurelog.apply(found, self.log.read(f"features.{view.name}", partition), generation)
         return found
+
+    def progress(self, generation: int, partition: int) -> int | None:
+        state = FoldState(Layout.of(a_view().spec, a_source().spec.lateness))
+        applied = featurelog.apply(state, self.log.read("features.speed", partition), generation)
+        return applied.progress.least_ms() if applied.progress is not None else None
 
     def fates(self, view: str = "speed") -> list[tuple[featurelog.Key, bool]]:
         """Every key on the view's topic, and whether its last record is a value."""
@@ -294,29 +336,83 @@ def test_an_entity_past_its_time_to_live_leaves_nothing_but_tombstones() -> None
     assert stage.state(a_view()).values(["1"], START + 13 * HOUR)[0, 0] == 1
 
 
-def test_a_changed_view_begins_anew_and_an_unchanged_one_goes_on() -> None:
+def test_a_changed_view_begins_with_what_the_archive_holds_and_an_unchanged_one_goes_on() -> None:
     stage = Stage()
     stage.send(Ride(1, START), 0)
     stage.run()
-    stage.book.put(a_view(), generation=1)  # the same again, as a new object
+    stage.change(a_view(), generation=1)  # the same again, as a new object
     stage.send(Ride(1, START), 0)
+    stage.promise(START)
     stage.run()
     assert stage.state(a_view()).values(["1"], START + HOUR)[0, 0] == 2
 
     changed = a_view(ttl="9h")
-    stage.book.put(changed, generation=2)
+    stage.change(changed)
+    stage.run()  # and no event comes
+    assert stage.state(changed, generation=2).values(["1"], START + HOUR)[0, 0] == 2
+    assert [stage.progress(generation=2, partition=p) for p in range(PARTITIONS)] == [START] * PARTITIONS
+
     stage.send(Ride(1, START), 0)
     stage.run()
-
-    assert stage.state(changed, generation=2).values(["1"], START + HOUR)[0, 0] == 1
+    assert stage.state(changed, generation=2).values(["1"], START + HOUR)[0, 0] == 3
     assert stage.state(a_view(), generation=1).values(["1"], START + HOUR)[0, 0] == 2
+
+
+def test_a_generation_that_nobody_reads_any_more_leaves_the_topic() -> None:
+    stage = Stage()
+    stage.send(Ride(1, START), 0)
+    stage.run()
+    for generation in (2, 3):
+        stage.change(a_view(ttl=f"{10 + generation}h"), generation)
+        stage.run()
+
+    assert {key.generation for key, alive in stage.fates() if alive and key.entity} == {2, 3}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), min_size=5, max_size=30),
+    batch=st.integers(1, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_a_view_may_change_at_any_time_and_whoever_hears_of_it_first(
+    rides: list[tuple[Ride, int]], batch: int, seed: int
+) -> None:
+    stage, order = Stage(), random.Random(seed)
+    generation, changed = 1, a_view()
+    for ride, partition in rides:
+        stage.send(ride, partition)
+        for chance, act in [
+            (0.2, lambda: stage.promise(START - HOUR)),
+            (0.3, lambda: stage.run(batch)),
+            (0.1, stage.forget_workers),
+        ]:
+            if order.random() < chance:
+                act()
+        if order.random() < 0.2:
+            generation, changed = generation + 1, a_view(ttl=f"{20 + generation}h")
+        # The repartition may hear of it late: the fold takes its beginning again until it has.
+        if order.random() < 0.3:
+            stage.book.put(changed, generation)
+        if order.random() < 0.3:
+            stage.upstream.put(stage.book.view("speed"), stage.book.generation(changed))
+    stage.change(changed, generation)
+    stage.promise(START + 6 * HOUR)
+    stage.run(batch)
+    stage.run(batch)
+
+    found = stage.state(changed, generation)
+    for at in (START + HOUR, START + 3 * HOUR + 1, START + 7 * HOUR):
+        expected = [naively((ride for ride, _ in rides), zone, at) for zone in (1, 2, 3)]
+        np.testing.assert_allclose(found.values(["1", "2", "3"], at), expected, rtol=1e-9, atol=1e-7)
+    assert stage.watermarks() == dict.fromkeys(range(PARTITIONS), START + 6 * HOUR)
 
 
 def test_a_longer_lateness_keeps_the_state() -> None:
     stage = Stage()
     stage.send(Ride(1, START), 0)
     stage.run()
-    stage.book.put(a_source(lateness="6h"), generation=2)
+    stage.change(a_source(lateness="6h"))
     stage.send(Ride(1, START), 1)
     stage.run()
 
@@ -325,9 +421,9 @@ def test_a_longer_lateness_keeps_the_state() -> None:
 
 def test_a_fold_that_has_not_heard_of_a_change_waits_for_it() -> None:
     stage = Stage()
-    fold = Fold(stage.book, stage.log.read_partition, "keyed.speed", 0)
-    asyncio.run(fold.restore())
-    rows = KeyedRows(2, ["1"], [START], [START], ["a"], {})
+    stage.run()
+    fold = stage.fold("speed", 0)
+    rows = KeyedRows(2, 0, [0], ["1"], [START], ["a"], {})
 
     with pytest.raises(ViewChanged):
         fold.process([Raw("keyed.speed", 0, 0, None, next(keyed.encode(rows)), [])])
@@ -337,7 +433,7 @@ def test_rubbish_between_the_stages_is_a_dead_letter_and_the_fold_goes_on() -> N
     stage = Stage()
     stage.send(Ride(1, START), 0)
     stage.run()
-    uneven = msgspec.json.encode(KeyedRows(1, ["1"], [], [], [], {}))
+    uneven = msgspec.json.encode(KeyedRows(1, 0, [0], ["1"], [], [], {}))
     for value in (b"\xff", b"{}", uneven, b"", None):
         stage.log.write([Outgoing("keyed.speed", None, value, [], p) for p in range(PARTITIONS)])
     stage.send(Ride(1, START), 0)
@@ -370,11 +466,11 @@ def test_records_of_a_deleted_view_change_nothing() -> None:
     stage = Stage()
     stage.send(Ride(1, START), 0)
     stage.run()
-    stage.book.remove("FeatureView", "speed")
+    stage.remove("FeatureView", "speed")
     stage.log.write([Outgoing("keyed.speed", None, b"\xff", [], p) for p in range(PARTITIONS)])
     stage.forget_workers()
     stage.run()
-    stage.book.remove("Source", "rides")
+    stage.remove("Source", "rides")
     stage.send(Ride(1, START), 0)
     stage.run()
 
@@ -383,7 +479,9 @@ def test_records_of_a_deleted_view_change_nothing() -> None:
 
 @pytest.mark.parametrize("size", [1, 2000, 2001, 9000])
 def test_no_record_between_the_stages_is_too_large(size: int) -> None:
-    rows = KeyedRows(1, ["é" * 300] * size, list(range(size)), [0] * size, ["i"] * size, {"x": [None] * size})
+    rows = KeyedRows(
+        1, 0, [0] * size, ["é" * 300] * size, list(range(size)), ["i"] * size, {"x": [None] * size}
+    )
     parts = [keyed.decode(value) for value in keyed.encode(rows)]
 
     assert all(len(value) <= keyed.BYTES_A_RECORD for value in keyed.encode(rows))
@@ -392,7 +490,9 @@ def test_no_record_between_the_stages_is_too_large(size: int) -> None:
 
 def test_uneven_rows_are_no_rows() -> None:
     with pytest.raises(BadRows, match="lengths"):
-        keyed.decode(msgspec.json.encode(KeyedRows(1, ["a", "b"], [1, 2], [1, 2], ["x", "y"], {"f": [1.0]})))
+        keyed.decode(
+            msgspec.json.encode(KeyedRows(1, 0, [1, 2], ["a", "b"], [1, 2], ["x", "y"], {"f": [1.0]}))
+        )
 
 
 def test_an_entity_always_lives_in_the_same_partition() -> None:

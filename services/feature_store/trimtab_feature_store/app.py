@@ -18,18 +18,19 @@ from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.online import OnlineViews
 from trimtab_feature_store.repartition import Repartition
+from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.store import DeltaStore
 
 
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
-    servers = config.kafka_servers
+    servers, read = config.kafka_servers, partial(read_partition, config.kafka_servers)
 
     def make_repartition(place: TopicPartition) -> Repartition:
         return Repartition(book, place.topic, place.partition)
 
     def make_fold(place: TopicPartition) -> Fold:
-        return Fold(book, partial(read_partition, servers), place.topic, place.partition)
+        return Fold(book, read, seeds, place.topic, place.partition)
 
     repartition = Pipeline(
         servers,
@@ -51,6 +52,7 @@ async def run(config: Config) -> None:
     online = OnlineViews(servers, book, patience_s=config.patience_s)
     async with bus.open_producer(servers) as producer:
         archive = Archive(servers, book, tables, producer, clock)
+        seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
         api = FeatureStoreApi(online, Historical(book, tables, archive), clock, patience_s=config.patience_s)
         register = partial(add_FeatureStoreServicer_to_server, api)
         async with (

@@ -5,6 +5,7 @@ Rejected
 └── ArchiveConflict      (Conflict) a field changed its type
 Unavailable
 ├── NotArchivedYet       the archive has not come as far as was asked
+├── EventsNotArchivedYet the archive lacks events that a view begins with
 └── NotRead              a view's features have not been read to their end yet
 """
 
@@ -36,6 +37,16 @@ class NotArchivedYet(Unavailable):
         super().__init__(
             f"the archive of source {source!r} stands at {iso(reached_ms)}, and {iso(wanted_ms)} was waited for: "
             "ask again once its events have passed that time"
+        )
+
+
+class EventsNotArchivedYet(Unavailable):
+    """The archive lacks events that a view begins with."""
+
+    def __init__(self, source: str, missing: int) -> None:
+        super().__init__(
+            f"the archive of source {source!r} is {missing} records behind its topic: a view of it begins once they "
+            "are archived"
         )
 
 

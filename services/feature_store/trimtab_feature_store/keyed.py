@@ -1,7 +1,8 @@
 """What travels on keyed.<view>: the fields that a view folds, many rows a record, column by column.
 
-A record holds rows of one partition of the view, in the order in which they were
-read, stamped with the generation of the view that chose the fields.
+A record holds rows of one partition of the view, all from one partition of
+events.<source> and in its order, stamped with the generation of the view that chose
+the fields.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,12 @@ class KeyedRows(msgspec.Struct, frozen=True):
     """Some rows of one view."""
 
     generation: int
+    origin: int
+    """The partition of events.<source> that the rows come from."""
+    offset: list[int]
+    """Of each row there."""
     entity: list[str]
     event_time_ms: list[int]
-    arrived_at_ms: list[int]
     id: list[str]
     fields: dict[str, list[float | None]]
     """By name, what the view's layout reads."""
@@ -37,9 +41,10 @@ class KeyedRows(msgspec.Struct, frozen=True):
         """Return the rows of [start, end)."""
         return KeyedRows(
             self.generation,
+            self.origin,
+            self.offset[start:end],
             self.entity[start:end],
             self.event_time_ms[start:end],
-            self.arrived_at_ms[start:end],
             self.id[start:end],
             {name: values[start:end] for name, values in self.fields.items()},
         )
@@ -78,7 +83,7 @@ def decode(value: bytes) -> KeyedRows:
         rows = _decode(value)
     except msgspec.DecodeError as error:
         raise BadRows(f"no rows of a view: {error}") from error
-    lengths = {len(rows.entity), len(rows.event_time_ms), *map(len, rows.fields.values())}
+    lengths = {len(rows.entity), len(rows.offset), len(rows.event_time_ms), *map(len, rows.fields.values())}
     if len(lengths) > 1:
         raise BadRows(f"the columns of a view's rows are of lengths {sorted(lengths)}")
     return rows

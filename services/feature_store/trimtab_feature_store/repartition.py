@@ -5,7 +5,7 @@ entity lives, with only what the view folds. A watermark goes to every partition
 the number of the input partition it speaks for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
@@ -49,6 +49,11 @@ class Cut:
             raise SpecsApart(source.name, sorted(missing))
         self._decoder = RowDecoder(source.spec, names)
 
+    @property
+    def fields(self) -> Collection[str]:
+        """The fields that are read of a row."""
+        return self._decoder.types
+
     @classmethod
     def of(cls, book: SpecBook, source: Source) -> "Cut":
         """Return what the views in `book` take."""
@@ -70,10 +75,26 @@ class Cut:
         ]
         return book.sources.get(self.source.name) is self.source and now == self.views
 
-    def pieces(self, batch: Rows) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
-        """Return the rows of each view and partition; rows without an entity are left out."""
-        columns = self._decoder.columns(batch.payloads)
-        times, arrivals = batch.event_time_ms.tolist(), batch.arrived_at_ms.tolist()
+    def pieces(self, batch: Rows, origin: int) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
+        """Return the rows, read from partition `origin`, of each view and partition; rows without an entity are left out."""
+        yield from self.pieces_of(
+            self._decoder.columns(batch.payloads),
+            event_time_ms=batch.event_time_ms.tolist(),
+            ids=batch.ids,
+            offsets=batch.offsets,
+            origin=origin,
+        )
+
+    def pieces_of(
+        self,
+        columns: Mapping[str, list[Any]],
+        *,
+        event_time_ms: Sequence[int],
+        ids: Sequence[str],
+        offsets: Sequence[int],
+        origin: int,
+    ) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
+        """Return what `pieces` does, of rows that are columns already."""
         values = {
             name: keyed.numbers(column, self._decoder.types[name])
             for name, column in columns.items()
@@ -81,17 +102,18 @@ class Cut:
         }
         for view, generation in self.views:
             entity = view.spec.entity
-            entities = [""] * len(batch) if entity is None else keyed.entity_texts(columns[entity])
+            entities = [""] * len(ids) if entity is None else keyed.entity_texts(columns[entity])
             for partition, places in self._by_partition(entities).items():
                 yield (
                     view,
                     partition,
                     KeyedRows(
                         generation,
+                        origin,
+                        [offsets[at] for at in places],
                         [entities[at] or "" for at in places],
-                        [times[at] for at in places],
-                        [arrivals[at] for at in places],
-                        [batch.ids[at] for at in places],
+                        [event_time_ms[at] for at in places],
+                        [ids[at] for at in places],
                         {name: [values[name][at] for at in places] for name in self._fields[view.name]},
                     ),
                 )
@@ -118,13 +140,14 @@ class Repartition:
         self._watermark_ms = 0
         self._cut: Cut | None = None
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[Outgoing]:
         """Nothing to rebuild: every event goes its way by itself."""
+        return []
 
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
         """Return what a batch of raw records becomes, rows before watermarks."""
         source = self._book.sources.get(self._source)
-        if source is None:  # deleted while its last events were on the way
+        if source is None or not batch:  # deleted while its last events were on the way, or nothing came
             return []
         if self._cut is None or not self._cut.holds(self._book):
             self._cut = Cut.of(self._book, source)
@@ -132,7 +155,7 @@ class Repartition:
         out: list[Outgoing] = []
         if len(read.rows):
             place = f"{batch[0].topic}/{self._partition}/{batch[0].offset}"
-            for view, partition, piece in self._cut.pieces(read.rows):
+            for view, partition, piece in self._cut.pieces(read.rows, self._partition):
                 headers = _headers(place, view.name)
                 topic = topics.KEYED.named(view.name).name
                 out += [Outgoing(topic, None, value, headers, partition) for value in keyed.encode(piece)]

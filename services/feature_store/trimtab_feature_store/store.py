@@ -40,7 +40,7 @@ class Piece:
     @property
     def app_id(self) -> str:
         """Name of the application transaction that says how far this partition has been archived."""
-        return f"{self.topic}/{self.partition}"
+        return _app_id(self.topic, self.partition)
 
     def after(self, offset: int) -> pa.RecordBatch:
         """Return the rows past `offset`."""
@@ -100,6 +100,14 @@ class DeltaStore:
             handle.version(),
             {number: handle.transaction_version(_mark(number)) or 0 for number in range(partitions)},
         )
+
+    def offsets(self, table: str, version: int, topic: str, partitions: int) -> list[int]:
+        """Return the last offset of each of a topic's partitions that a table's version holds, -1 where none."""
+        handle = self._open(table, version) if version >= 0 else None
+        if handle is None:
+            return [-1] * partitions
+        held = [handle.transaction_version(_app_id(topic, number)) for number in range(partitions)]
+        return [-1 if offset is None else offset for offset in held]
 
     def read(
         self,
@@ -186,6 +194,10 @@ def _compact(table: str, handle: DeltaTable) -> None:
         handle.optimize.compact(target_size=_COMPACT_BYTES)
     except DeltaError as error:
         log.info("table %s is compacted another time: %s", table, error)
+
+
+def _app_id(topic: str, partition: int) -> str:
+    return f"{topic}/{partition}"
 
 
 def _mark(partition: int) -> str:

@@ -38,6 +38,10 @@ class MemoryStore:
         marks = self._marks.get(table, {})
         return Reach(len(self.versions.get(table, [])) - 1, {p: marks.get(p, 0) for p in range(partitions)})
 
+    def offsets(self, table: str, version: int, topic: str, partitions: int) -> list[int]:
+        """Return the last offset of each of a topic's partitions that a table's newest version holds, -1 where none."""
+        return [self._reached.get((table, f"{topic}/{number}"), -1) for number in range(partitions)]
+
     def read(
         self,
         table: str,

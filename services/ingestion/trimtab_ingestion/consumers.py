@@ -34,11 +34,14 @@ class Ingest:
         self._book = book
         self._contracts = contracts
 
-    async def restore(self) -> None:
+    async def restore(self) -> list[Outgoing]:
         """Nothing to rebuild: every row is judged by itself."""
+        return []
 
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
         """Return what a batch of raw records becomes, in their order."""
+        if not batch:
+            return []
         source = self._book.source(self.source)
         marks = {at for at, record in enumerate(batch) if records.is_watermark(record)}
         rows = [record for at, record in enumerate(batch) if at not in marks] if marks else batch
