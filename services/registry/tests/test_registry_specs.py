@@ -1,9 +1,11 @@
 """Applying specs: all or nothing, every fault at once, topics before news."""
 
+from typing import Any
+
 import pytest
 from trimtab_contracts import topics
-from trimtab_registry.errors import BadSpecs, FixedPartitions, UnknownResource, Unsigned
-from trimtab_registry.testing import MemoryStore, documents
+from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.ports import Need
 from trimtab_runtime.clock import ManualClock
@@ -227,3 +229,41 @@ async def test_nobody_cannot_apply(specs: Specs) -> None:
 async def test_an_unknown_resource_is_not_found(specs: Specs) -> None:
     with pytest.raises(UnknownResource, match="there is no Source 'x'"):
         await specs.get("Source", "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"aggregates": [{"field": "minutes", "functions": ["max"], "windows": ["1d"]}]}, "it would be gone"),
+        ({"aggregates": [{"field": "minutes", "functions": ["mean"], "windows": ["1d"], "where": "minutes < 90"}]},
+         "its `where` was None and would be 'minutes < 90'"),
+        ({"hop": "12h"}, "its hop was '6h' and would be '12h'"),
+        ({"entity": "trip"}, "its entity was 'zone' and would be 'trip'"),
+    ],
+)  # fmt: skip
+async def test_a_column_that_a_warm_version_takes_is_kept_as_it_is(change: dict[str, Any], said: str) -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.consider("first", features=["speed.minutes_mean_1d"])
+    changed = documents(features=["request.distance"])
+    changed[2]["spec"] |= change
+    with pytest.raises(ColumnsInUse) as refusal:
+        await registry.specs.apply(changed, "ann")
+    [fault] = refusal.value.faults
+    assert fault.resource == "FeatureView/speed"
+    assert said in fault.sentence
+    assert "model 'minutes' version 1" in fault.sentence
+
+    more = documents()
+    more[2]["spec"]["aggregates"].append({"field": "distance", "functions": ["sum"], "windows": ["1d"]})
+    assert (await registry.specs.apply(more, "ann"))[2].action == "changed"
+
+
+async def test_a_column_that_no_warm_version_takes_may_change() -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.consider("first", features=["request.distance"])
+    changed = documents()
+    changed[2]["spec"]["hop"] = "12h"
+
+    assert (await registry.specs.apply(changed, "ann"))[2].action == "changed"

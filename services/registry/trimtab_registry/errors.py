@@ -5,7 +5,7 @@ Rejected
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
 ├── NotFound          UnknownResource, UnknownModel, UnknownVersion
-└── Conflict          FixedPartitions, NotNow
+└── Conflict          ColumnsInUse, FixedPartitions, NotNow
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,13 @@ class BadSpecs(Rejected):
 
 class FixedPartitions(Conflict):
     """A change that would need other partitions in topics that exist."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(faults=faults)
+
+
+class ColumnsInUse(Conflict):
+    """A change that would take features from versions that serve, or may serve at once."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__(faults=faults)

@@ -43,10 +43,19 @@ class Harness:
         """Apply the documents of `minutes` and what it needs."""
         await self.specs.apply(documents(rollout={"cap": 60, **(rollout or {})}, **model), "ann")
 
-    async def consider(self, name: str, *, champion: int = 0, content: bytes | None = None) -> None:
+    async def consider(
+        self,
+        name: str,
+        *,
+        champion: int = 0,
+        content: bytes | None = None,
+        features: Sequence[str] = ("distance",),
+    ) -> None:
         """Let a run called `name` finish, evaluated beside `champion`."""
         self.files[name] = an_evaluation() if content is None else content
-        await self.candidates.consider(a_run(name, champion=champion, evaluation=Artifact(uri=name)))
+        await self.candidates.consider(
+            a_run(name, champion=champion, evaluation=Artifact(uri=name), features=features)
+        )
 
     async def report(
         self, instance: str = "serving-0", *, warm: Sequence[int] = (), champion: int = 0, errors: dict[int, str] | None = None,

@@ -1,5 +1,6 @@
 """Makers of what the registry takes: runs, evaluations, documents."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,12 @@ def an_evaluation(
 
 
 def a_run(
-    name: str, *, model: str = "minutes", champion: int = 0, evaluation: Artifact | None = None
+    name: str,
+    *,
+    model: str = "minutes",
+    champion: int = 0,
+    evaluation: Artifact | None = None,
+    features: Sequence[str] = ("distance",),
 ) -> FinishedRun:
     """Return a run of `model` that succeeded, evaluated beside `champion`."""
     event = RunEvent(
@@ -60,7 +66,7 @@ def a_run(
             run_id=name,
             model=Artifact(uri=f"/models/{name}", digest=name, size=3),
             evaluation=evaluation or Artifact(uri=f"/evaluations/{name}"),
-            features=["distance"],
+            features=features,
             champion_version=champion,
             model_generation=1,
         ),

@@ -7,10 +7,11 @@ read and write them at once. A document that is applied already changes nothing.
 from collections.abc import Iterable, Mapping, Sequence
 
 from trimtab_core import specs
+from trimtab_core.evolution import changed_columns
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Fault
 
-from trimtab_registry.errors import BadSpecs, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
@@ -35,6 +36,7 @@ class Specs:
         Raises:
             BadSpecs: some cannot be applied; it names every fault of every document.
             FixedPartitions: a change needs other partitions in topics that exist.
+            ColumnsInUse: a change takes features from versions that serve, or may serve at once.
             Unavailable: Kafka or PostgreSQL is away; nothing was applied.
         """
         if not actor:
@@ -48,6 +50,8 @@ class Specs:
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):
                 raise FixedPartitions(clashes)
+            if held := await self._in_use(unit, applied, changed):
+                raise ColumnsInUse(held)
             changes = {key: _change(applied.get(key), spec, key in changed) for key, spec in wanted.items()}
             if not validate_only:
                 await self._provide(needs(changed.values(), world))
@@ -70,6 +74,37 @@ class Specs:
                 details={"generation": generation, "digest": digest},
             )
         )
+
+    async def _in_use(
+        self, unit: Unit, applied: Mapping[str, Applied], changed: Mapping[str, Spec]
+    ) -> list[Fault]:
+        """Return the columns that views would lose, or mean otherwise, though a warm version of a model takes them."""
+        lost = {
+            f"{spec.name}.{column}": (spec, column, said)
+            for key, spec in changed.items()
+            if isinstance(spec, specs.FeatureView) and (held := applied.get(key)) is not None
+            for column, said in changed_columns(_view(held), spec.spec).items()
+        }
+        if not lost:
+            return []
+        faults = []
+        for standing in await self._store.standings():
+            for number in filter(
+                None, dict.fromkeys([standing.champion, standing.challenger, standing.previous])
+            ):
+                version = await unit.version(standing.model, number)
+                taken = version.candidate.document.get("features", []) if version is not None else []
+                faults += [
+                    Fault(
+                        spec.key,
+                        "spec",
+                        f"{column!r} is a feature of model {standing.model!r} version {number}, and {said}: keep it as "
+                        "it is and put the new one beside it, or in a view of another name",
+                    )
+                    for name, (spec, column, said) in lost.items()
+                    if name in taken
+                ]
+        return faults
 
     async def provide_all(self) -> None:
         """Make sure of the topics of everything that is applied."""
@@ -113,6 +148,12 @@ def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
         spec.name,
         *(("changed", held.generation + 1) if is_new else ("unchanged", held.generation)),
     )
+
+
+def _view(held: Applied) -> specs.FeatureViewSpec:
+    spec = specs.parse(held.kind, dict(held.document)).spec
+    assert isinstance(spec, specs.FeatureViewSpec)
+    return spec
 
 
 def _is_new(held: Applied | None, spec: Spec) -> bool:
