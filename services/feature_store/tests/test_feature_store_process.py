@@ -162,7 +162,7 @@ class World:
             wanted = [("features", view, p) for view in (self.view, self.city) for p in range(PARTITIONS)]
             return all(self.watermarks.get(stage, 0) >= time_ms for stage in wanted)
 
-        await eventually(all_have, what=f"features up to {time_ms}", deadline_s=40)
+        await eventually(all_have, what=f"features up to {time_ms}", deadline_s=60)
 
     def archived(self, source: str) -> list[tuple[int, int]]:
         table = DeltaTable(str(self.data_dir / "delta" / "events" / source))
@@ -229,7 +229,7 @@ class Process:
         request = GetOnlineFeaturesRequest(view=view, entities=entities, at=to_timestamp(at_ms))
         async with rpc.channel(self.address) as channel:
             stub: Any = FeatureStoreStub(channel)
-            answer = await stub.GetOnlineFeatures(request, timeout=20, wait_for_ready=True)
+            answer = await stub.GetOnlineFeatures(request, timeout=60, wait_for_ready=True)
         return np.array(answer.values).reshape(len(answer.found), len(answer.columns)), list(answer.found)
 
     async def historical(
