@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from trimtab_core.features import FeatureFault, RequestEvaluator, compile_where, required_fields, resolve
+from trimtab_core.features import FeatureFault, RequestEvaluator, required_fields, resolve
 from trimtab_core.specs import FeatureView, FeatureViewSpec, Source, SourceSpec, parse
 
 
@@ -82,10 +82,6 @@ def test_rows_fill_their_own_columns_and_leave_those_of_views() -> None:
     )
 
     np.testing.assert_array_equal(matrix, [[2.5, np.nan, 18, 2], [np.nan, np.nan, 23, 5]])
-
-
-def test_a_condition_never_holds_for_what_is_missing() -> None:
-    assert compile_where("mph != 80").mask(np.array([79.0, 80.0, np.nan])).tolist() == [True, False, False]
 
 
 def test_one_row_is_read_as_among_many() -> None:

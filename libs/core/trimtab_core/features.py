@@ -8,16 +8,15 @@ column; what is missing is NaN.
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.specs import WHERE, FeatureViewSpec, SourceSpec
+from trimtab_core.specs import FeatureViewSpec, SourceSpec
 from trimtab_core.timestamps import (
     NOT_A_TIME,
     CalendarFunction,
@@ -31,14 +30,6 @@ Floats = NDArray[np.float64]
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
 _FEW = 4
 """Up to so many rows, plain numbers are quicker than columns."""
-_COMPARISONS: dict[str, Callable[[Floats, float], NDArray[np.bool_]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 class FeatureFault(ValueError):
@@ -208,28 +199,3 @@ class _Clock:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A condition on one numeric field."""
-
-    field: str
-    comparison: str
-    limit: float
-
-    def mask(self, values: Floats) -> NDArray[np.bool_]:
-        """Return which values meet it; NaN never does."""
-        return np.asarray(_COMPARISONS[self.comparison](values, self.limit) & ~np.isnan(values))
-
-
-def compile_where(text: str) -> Where:
-    """Return the condition in a text such as `mph < 80`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = WHERE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no condition: write a field, one of < <= > >= == != and a number")
-    return Where(match[1], match[2], float(match[3]))

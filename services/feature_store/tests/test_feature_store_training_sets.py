@@ -42,7 +42,7 @@ class Event:
     late_ms: int = 0
 
 
-def a_book(**changes: Any) -> SpecBook:
+def a_book(views: dict[str, Any] | None = None, **changes: Any) -> SpecBook:
     model = {
         "task": "regression",
         "source": "asks",
@@ -60,6 +60,7 @@ def a_book(**changes: Any) -> SpecBook:
         ("Source", "rides", {**CONTRACT, "fields": FIELDS}),
         ("FeatureView", "speed", {**fold, "entity": "zone", "aggregates": [speed]}),
         ("FeatureView", "city", {**fold, "aggregates": [city]}),
+        *(("FeatureView", name, fold | view) for name, view in (views or {}).items()),
         ("Model", "m", model | changes),
     ):
         book.put(specs.parse(kind, {"metadata": {"name": name}, "spec": spec}))
@@ -131,6 +132,20 @@ def test_a_row_sees_completed_slots_of_its_window_and_its_own_fields(world: Worl
         }
     ]
     assert (made.rows_without_label, set(made.versions)) == (0, {"events/asks", "events/rides"})
+
+
+def test_functions_of_texts_and_of_ends_are_answered_from_the_archive() -> None:
+    ends = {"field": "mph", "functions": ["first", "last", "p50"], "windows": ["4h"], "where": "id != 'r1'"}
+    told = {"field": "id", "functions": ["distinct_count"], "windows": ["4h"]}
+    world = World(a_book({"all": {"aggregates": [ends, told]}}, features=["all.*"]))
+    world.archive("rides", [Event(f"r{h % 3}", START + h * HOUR, mph=10.0 + h) for h in range(4)])
+    world.archive("asks", [Event("a", START + 4 * HOUR)])
+    world.archive("rides", [Event("a", START + 5 * HOUR, mph=33)])
+
+    (row,) = world.make(START, START + 10 * HOUR).rows.to_pylist()
+
+    assert (row["all.mph_first_4h"], row["all.mph_last_4h"], row["all.id_distinct_count_4h"]) == (10, 13, 3)
+    assert row["all.mph_p50_4h"] == pytest.approx(12, rel=0.0101)
 
 
 def test_what_had_not_arrived_when_a_row_was_asked_is_not_seen(world: World) -> None:

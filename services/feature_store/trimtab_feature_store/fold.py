@@ -134,7 +134,8 @@ class Fold:
         folded = state.fold(
             [entity for piece in pieces for entity in piece.entity],
             np.concatenate([np.array(piece.event_time_ms, np.int64) for piece in pieces]),
-            np.concatenate([piece.values(shape.layout.fields) for piece in pieces]),
+            np.concatenate([piece.values(shape.layout.groups) for piece in pieces]),
+            [each for piece in pieces for each in piece.id] if shape.layout.ends else (),
         )
         if folded.too_old:
             self.too_old += folded.too_old
@@ -142,7 +143,9 @@ class Fold:
         return [
             self._out(
                 featurelog.key(shape.generation, entity, index),
-                featurelog.slot_value(entity, slot, state.slot(entity, index)[1]),
+                featurelog.slot_value(
+                    entity, slot, state.slot(entity, index)[1], state.sketches(entity, index)
+                ),
             )
             for entity, slot, index in folded.changed
         ]

@@ -25,6 +25,7 @@ from trimtab_core.features import (
     required_fields,
     resolve,
 )
+from trimtab_core.grouping import Grouping
 from trimtab_core.pointintime import join_labels, point_in_time
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Source
@@ -242,21 +243,23 @@ class _Making:
         wanted, entity = self._plan.wanted, view.spec.entity
         longest = max(column.slots for column in layout.columns) * layout.hop_ms
         fields = [*layout.fields, *([entity] if entity is not None else [])]
-        events = self._read(source, fields, layout.boundary_of(wanted.start_ms) - longest, wanted.end_ms)
+        start_ms = layout.boundary_of(wanted.start_ms) - longest
+        events = self._read(source, fields, start_ms, wanted.end_ms, ["id"] if layout.ends else [])
         if entity is None:
             events_of, spine_of = [_everybody(table.num_rows) for table in (events, spine)]
         else:
             events = events.filter(pc.is_valid(events[column_of(entity)]))
             events_of, spine_of = _texts(events[column_of(entity)]), _texts(spine[column_of(entity)])
-        values = [_numbers(events[column_of(name)]) for name in layout.fields]
+        columns = {name: events[column_of(name)] for name in layout.fields}
         return point_in_time(
             layout,
             events_of,
             _ints(events["event_time_ms"]),
-            np.stack(values, axis=1),
+            Grouping(layout, source.spec.fields).values(columns, events.num_rows),
             _ints(events["arrived_at_ms"]),
             spine_of,
             at,
+            events["id"].to_pylist() if layout.ends else (),
         )
 
     def _labels(self, keys: pa.Array, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
@@ -276,12 +279,14 @@ class _Making:
             wanted.as_of_ms,
         )
 
-    def _read(self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int) -> pa.Table:
-        """Return fields, times and place of archived rows, in an order that does not depend on how they are stored."""
+    def _read(
+        self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int, more: Sequence[str] = ()
+    ) -> pa.Table:
+        """Return fields, times, place and `more` of archived rows, in an order that their storage has no part in."""
         table = events_table(source.name)
         found = self._tables.read(
             table,
-            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE])),
+            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE, *more])),
             version=self._plan.versions[table],
             start_ms=start_ms,
             end_ms=end_ms,
@@ -332,9 +337,7 @@ def _everybody(count: int) -> pa.Array:
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
-    """Return what a fold makes of a field's values: a number, or 1 for whatever else can only be counted."""
-    if pa.types.is_string(column.type):
-        column = pc.if_else(pc.is_valid(column), 1.0, None)
+    """Return a numeric field's values, NaN where null."""
     return np.array(column.cast(pa.float64()).to_numpy(), np.float64)
 
 

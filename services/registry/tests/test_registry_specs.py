@@ -114,7 +114,7 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
         ("Source/pickups", "spec.lateness"),
         ("Source/pickups", "spec.colour"),
         ("FeatureView/speed", "spec.entity"),
-        ("FeatureView/speed", "spec.aggregates.0.field"),
+        ("FeatureView/speed", "spec.aggregates.0.functions.0"),
         ("FeatureView/speed", "spec.aggregates.0.where"),
         ("Model/minutes", "spec.label.within"),
         ("Model/minutes", "spec.trainer"),
@@ -124,6 +124,8 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
     }
     assert len(str(caught.value).splitlines()) == len(said)
     assert "'borough' is no field of source 'dropoffs'" in str(caught.value)
+    assert "'mean' is of numbers, and 'trip' is a string" in str(caught.value)
+    assert "'mph' at character 1 of 'mph < 80' is no field of the source" in str(caught.value)
     assert not store.outbox
 
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trimtab_contracts.registry.v1 import registry_pb2 as trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"=\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\"\x9c\x01\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"b\n\x18GetOnlineFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x10\n\x08\x65ntities\x18\x02 \x03(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x19GetOnlineFeaturesResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\r\n\x05\x66ound\x18\x03 \x03(\x08\x12-\n\twatermark\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf3\x02\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"l\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\x12-\n\x08sketches\x18\x04 \x03(\x0b\x32\x1b.trimtab.features.v1.Sketch\"&\n\x06Sketch\x12\x0c\n\x04keys\x18\x01 \x03(\x12\x12\x0e\n\x06values\x18\x02 \x03(\x04\"\x9c\x01\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"b\n\x18GetOnlineFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x10\n\x08\x65ntities\x18\x02 \x03(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x19GetOnlineFeaturesResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\r\n\x05\x66ound\x18\x03 \x03(\x08\x12-\n\twatermark\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf3\x02\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._loaded_options = None
   _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_options = b'8\001'
   _globals['_FEATURESLOT']._serialized_start=148
-  _globals['_FEATURESLOT']._serialized_end=209
-  _globals['_FOLDPROGRESS']._serialized_start=212
-  _globals['_FOLDPROGRESS']._serialized_end=368
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=318
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=368
-  _globals['_FEATURERECORD']._serialized_start=371
-  _globals['_FEATURERECORD']._serialized_end=501
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=503
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=601
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=603
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=725
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=728
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=948
-  _globals['_HISTORICALFEATURES']._serialized_start=951
-  _globals['_HISTORICALFEATURES']._serialized_end=1184
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1058
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1176
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1186
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1229
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1231
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=1307
-  _globals['_FEATURESTORE']._serialized_start=1310
-  _globals['_FEATURESTORE']._serialized_end=1681
+  _globals['_FEATURESLOT']._serialized_end=256
+  _globals['_SKETCH']._serialized_start=258
+  _globals['_SKETCH']._serialized_end=296
+  _globals['_FOLDPROGRESS']._serialized_start=299
+  _globals['_FOLDPROGRESS']._serialized_end=455
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=405
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=455
+  _globals['_FEATURERECORD']._serialized_start=458
+  _globals['_FEATURERECORD']._serialized_end=588
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=590
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=688
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=690
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=812
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=815
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1035
+  _globals['_HISTORICALFEATURES']._serialized_start=1038
+  _globals['_HISTORICALFEATURES']._serialized_end=1271
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1145
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1263
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1273
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1316
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1318
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=1394
+  _globals['_FEATURESTORE']._serialized_start=1397
+  _globals['_FEATURESTORE']._serialized_end=1768
 # @@protoc_insertion_point(module_scope)
