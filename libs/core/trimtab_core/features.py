@@ -102,11 +102,12 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
             f"feature {text!r} names view {head!r}, which is not there: {_nearest(head, views)}"
         )
     view = views[head]
-    if view.entity is not None and view.entity not in source.fields:
-        raise FeatureFault(
-            f"feature {text!r} is told apart by {view.entity!r}, which is no field of the model's source: "
-            "add the field, or use another view"
-        )
+    for entity in view.entities:
+        if entity not in source.fields:
+            raise FeatureFault(
+                f"feature {text!r} is told apart by {entity!r}, which is no field of the model's source: "
+                "add the field, or use another view"
+            )
     columns = view.columns()
     if rest == "*":
         return [ViewFeature(f"{head}.{column}", head, column) for column in columns]
@@ -139,8 +140,7 @@ def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureView
     found: set[str] = set()
     for feature in features:
         if isinstance(feature, ViewFeature):
-            entity = views[feature.view].entity
-            found |= {entity} if entity is not None else set()
+            found |= set(views[feature.view].entities)
         else:
             found.add(feature.field)
     return found

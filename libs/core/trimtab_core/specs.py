@@ -219,12 +219,27 @@ class Aggregate(Spec):
                 yield ("where",), str(fault)
 
 
+def _entity(value: Any) -> Any:
+    """Return one field by its name, several as a tuple, and none as None."""
+    names = [value] if isinstance(value, str) else value
+    if value is None or (isinstance(names, list | tuple) and _are_fields(names)):
+        return None if value is None else names[0] if len(names) == 1 else tuple(names)
+    raise ValueError(
+        f"{_shown.repr(value)} is no entity: write a field, or a list of different fields like [pickup_zone, vendor]"
+    )
+
+
+def _are_fields(names: Sequence[Any]) -> bool:
+    field = TypeAdapter(FieldName).validator
+    return 0 < len(set(map(str, names))) == len(names) and all(map(field.isinstance_python, names))
+
+
 class FeatureViewSpec(Spec):
     """Windowed aggregates of a source's events for each value of an entity."""
 
     source: Name
-    entity: FieldName | None = None
-    """The field whose values are told apart; without one the view has a single row for all events."""
+    entity: Annotated[str | tuple[str, ...] | None, BeforeValidator(_entity)] = None
+    """The field, or fields, whose values are told apart; without one the view has a single row for all events."""
     aggregates: tuple[Aggregate, ...] = Field(min_length=1)
     hop: Duration
     ttl: Duration
@@ -251,6 +266,13 @@ class FeatureViewSpec(Spec):
                 ("aggregates",),
                 f"{twice!r} is the name of two features: give one of their aggregates a name, or drop it",
             )
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The fields whose values together name an entity; none where the view has a single row."""
+        if self.entity is None:
+            return ()
+        return (self.entity,) if isinstance(self.entity, str) else self.entity
 
     def columns(self) -> tuple[str, ...]:
         """Names of the view's features, in order: `<name or field>_<function>_<window>`."""

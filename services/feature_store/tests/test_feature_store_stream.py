@@ -288,6 +288,18 @@ def test_texts_ends_and_sketches_come_over_the_topics_and_through_restarts(
         assert np.isnan([last, middle]).all()
 
 
+def test_an_entity_of_several_fields_is_their_texts_together_and_a_null_part_is_nobody() -> None:
+    view = a_view(entity=["zone", "shared"])
+    stage = Stage(view)
+    for zone, shared in ((1, True), (1, True), (1, False), (11, True), (1, None), (None, True)):
+        stage.send(Ride(zone, START, shared=shared), 0)
+    stage.run()
+
+    state = stage.state(view)
+    assert set(state.entities) == {'["1","True"]', '["1","False"]', '["11","True"]'}
+    assert state.values(['["1","True"]', '["1","False"]', "1"], START + HOUR)[:, 0].tolist() == [2, 1, 0]
+
+
 def test_a_condition_that_does_not_fit_the_source_yet_waits() -> None:
     aggregate = {"field": "mph", "functions": ["mean"], "windows": ["1h"], "where": "zone == 'east'"}
     stage = Stage(a_view(aggregates=[aggregate]))

@@ -134,6 +134,23 @@ def test_a_row_sees_completed_slots_of_its_window_and_its_own_fields(world: Worl
     assert (made.rows_without_label, set(made.versions)) == (0, {"events/asks", "events/rides"})
 
 
+def test_an_entity_of_several_fields_is_joined_by_all_of_them_and_a_null_part_has_no_features() -> None:
+    both = {
+        "entity": ["zone", "mph"],
+        "aggregates": [{"field": "id", "functions": ["count"], "windows": ["4h"]}],
+    }
+    world = World(a_book({"both": both}, features=["both.*"]))
+    told = [(1, 5.0), (1, 5.0), (1, 6.0), (2, 5.0), (None, 5.0), (1, None)]
+    world.archive("rides", [Event(f"r{at}", START, zone, mph) for at, (zone, mph) in enumerate(told)])
+    asks = [Event(f"a{at}", START + HOUR, zone, mph) for at, (zone, mph) in enumerate(told)]
+    world.archive("asks", asks)
+    world.archive("rides", [Event(ask.id, START + 2 * HOUR, mph=1) for ask in asks])
+
+    counts = world.make(START, START + 10 * HOUR).rows["both.id_count_4h"].to_pylist()
+
+    assert counts == [2, 2, 1, 1, 0, 0]
+
+
 def test_functions_of_texts_and_of_ends_are_answered_from_the_archive() -> None:
     ends = {"field": "mph", "functions": ["first", "last", "p50"], "windows": ["4h"], "where": "id != 'r1'"}
     told = {"field": "id", "functions": ["distinct_count"], "windows": ["4h"]}

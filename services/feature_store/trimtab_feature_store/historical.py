@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from trimtab_core.contract import entity_text
+from trimtab_core.contract import entity_key, entity_text
 from trimtab_core.features import (
     Feature,
     FeatureFault,
@@ -240,16 +240,17 @@ class _Making:
     def _view(self, view: FeatureView, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
         source = self._plan.sources[view.spec.source]
         layout = Layout.of(view.spec, source.spec.lateness)
-        wanted, entity = self._plan.wanted, view.spec.entity
+        wanted, entities = self._plan.wanted, view.spec.entities
         longest = max(column.slots for column in layout.columns) * layout.hop_ms
-        fields = [*layout.fields, *([entity] if entity is not None else [])]
+        fields = [*layout.fields, *entities]
         start_ms = layout.boundary_of(wanted.start_ms) - longest
         events = self._read(source, fields, start_ms, wanted.end_ms, ["id"] if layout.ends else [])
-        if entity is None:
-            events_of, spine_of = [_everybody(table.num_rows) for table in (events, spine)]
-        else:
-            events = events.filter(pc.is_valid(events[column_of(entity)]))
-            events_of, spine_of = _texts(events[column_of(entity)]), _texts(spine[column_of(entity)])
+        for name in entities:
+            events = events.filter(pc.is_valid(events[column_of(name)]))
+        events_of, spine_of = (
+            _entities([table[column_of(name)] for name in entities], table.num_rows)
+            for table in (events, spine)
+        )
         columns = {name: events[column_of(name)] for name in layout.fields}
         return point_in_time(
             layout,
@@ -332,8 +333,19 @@ def _texts(column: Any) -> pa.Array:
     return pc.fill_null(whole, _NOBODY)
 
 
-def _everybody(count: int) -> pa.Array:
-    return pa.repeat(pa.scalar(""), count)
+def _entities(columns: Sequence[Any], rows: int) -> pa.Array:
+    """Return the entities that columns name together."""
+    if len(columns) == 1:
+        return _texts(columns[0])
+    named: dict[tuple[Any, ...], str] = {}
+    values = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * rows
+    texts = [named[each] if each in named else named.setdefault(each, _entity(each)) for each in values]
+    return pa.array(texts, pa.string())
+
+
+def _entity(values: tuple[Any, ...]) -> str:
+    key = entity_key(values)
+    return _NOBODY if key is None else key
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.contract import entity_text
+from trimtab_core.contract import entity_key, entity_text
 from trimtab_core.slots import Group
 
 
@@ -84,8 +84,12 @@ def decode(value: bytes) -> KeyedRows:
     return rows
 
 
-def entity_texts(values: Sequence[Any]) -> list[str | None]:
-    """Return entities as the texts that name them everywhere; None where a row has none."""
-    if all(type(value) is str for value in values):
-        return list(values)
-    return [None if value is None else entity_text(value) for value in values]
+def entity_texts(columns: Sequence[Sequence[Any]], rows: int) -> list[str | None]:
+    """Return the entities that columns name together, as the texts that name them everywhere; None where a part is null."""
+    if not columns:
+        return [""] * rows
+    if len(columns) > 1:
+        return list(map(entity_key, zip(*columns, strict=True)))
+    if all(type(value) is str for value in columns[0]):
+        return list(columns[0])
+    return [None if value is None else entity_text(value) for value in columns[0]]

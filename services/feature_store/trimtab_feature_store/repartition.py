@@ -46,7 +46,7 @@ class Cut:
         self.source = source
         self.views = views
         layouts = {view.name: Layout.of(view.spec, source.spec.lateness) for view, _ in views}
-        names = {view.spec.entity for view, _ in views if view.spec.entity is not None}
+        names = {name for view, _ in views for name in view.spec.entities}
         names = names.union(*(layout.fields for layout in layouts.values()))
         if missing := names - source.spec.fields.keys():
             raise SpecsApart(f"{', '.join(sorted(missing))}, which source {source.name!r} does not have yet")
@@ -83,8 +83,7 @@ class Cut:
         columns = self._decoder.columns(batch.payloads)
         times, arrivals = batch.event_time_ms.tolist(), batch.arrived_at_ms.tolist()
         for view, generation in self.views:
-            entity = view.spec.entity
-            entities = [""] * len(batch) if entity is None else keyed.entity_texts(columns[entity])
+            entities = keyed.entity_texts([columns[name] for name in view.spec.entities], len(batch))
             values, names = self._groupings[view.name].values(columns, len(batch)), self._groups[view.name]
             for partition, places in self._by_partition(entities).items():
                 yield (

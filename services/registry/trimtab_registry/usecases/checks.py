@@ -114,8 +114,8 @@ class World:
         if spec.source not in self.sources:
             return
         fields = self.sources[spec.source].spec.fields
-        if spec.entity is not None:
-            yield from _unknown_field(at, "spec.entity", spec.entity, spec.source, fields)
+        for entity in spec.entities:
+            yield from _unknown_field(at, "spec.entity", entity, spec.source, fields)
         for index, aggregate in enumerate(spec.aggregates):
             path = f"spec.aggregates.{index}"
             yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields)
