@@ -94,6 +94,7 @@ def test_a_condition_is_met_by_the_rows_that_a_person_would_say(text: str, wante
         ("mph < (lambda: 3)()", "is no value"),
         ("mph < 3 if shared else 4", "is no condition"),
         ("mph\x00 < 3", "cannot be read"),
+        ("not " * 100 + "shared", "is nested more than 100 deep"),
         ("not " * 400 + "shared", "has 1606 characters"),
         ("(" * 300 + "shared" + ")" * 300, "cannot be read"),
     ],

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.syntax import TextFault, fault_at, name_of, one_line, tree
+from trimtab_core.syntax import fault_at, name_of, one_line, tree
 
 Mask = NDArray[np.bool_]
 Met = Callable[[Any], Mask]
@@ -68,10 +68,7 @@ def compile_condition(text: str, types: Mapping[str, str] | None = None) -> Cond
         TextFault: it is no condition on these fields.
     """
     compiler = _Compiler(one_line(text), types)
-    try:
-        met = compiler.condition(tree(compiler.text, _EXAMPLE), True)
-    except RecursionError as error:
-        raise TextFault(f"{compiler.text!r} is nested too deeply: write it flatter") from error
+    met = compiler.condition(tree(compiler.text, _EXAMPLE), True)
     return Condition(tuple(compiler.fields), met)
 
 

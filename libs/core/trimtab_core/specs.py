@@ -407,7 +407,8 @@ class ModelSpec(Spec):
     task: Literal["regression", "binary"]
     source: Name
     features: tuple[str, ...] = Field(min_length=1)
-    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`."""
+    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`; or an expression of
+    those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
     gates: tuple[GateSpec, ...] = ()

@@ -8,7 +8,9 @@ import ast
 from typing import Final
 
 LONGEST: Final = 1_000
-"""Characters that a text may have, which bounds how deep its tree is."""
+"""Characters that a text may have."""
+DEEPEST: Final = 100
+"""Levels that its tree may have, which bounds what it takes to hold it against rows."""
 
 
 class TextFault(ValueError):
@@ -19,12 +21,12 @@ def tree(text: str, remedy: str) -> ast.expr:
     """Return the tree of a text in one line, as `one_line` gives it.
 
     Raises:
-        TextFault: it is too long, or cannot be read.
+        TextFault: it is too long or too deep, or cannot be read.
     """
     if len(text) > LONGEST:
         raise TextFault(f"{text[:40]!r}… has {len(text)} characters: write at most {LONGEST}")
     try:
-        return ast.parse(text, mode="eval").body
+        found = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         at = min(max((error.offset or 1) - 1, 0), max(len(text) - 1, 0))
         raise TextFault(
@@ -32,6 +34,12 @@ def tree(text: str, remedy: str) -> ast.expr:
         ) from error
     except (RecursionError, MemoryError, ValueError) as error:
         raise TextFault(f"{text!r} cannot be read: {remedy}") from error
+    level: list[ast.AST] = [found]
+    for _ in range(DEEPEST):
+        level = [below for node in level for below in ast.iter_child_nodes(node)]
+    if level:
+        raise TextFault(f"{text!r} is nested more than {DEEPEST} deep: write it flatter")
+    return found
 
 
 def one_line(text: str) -> str:

@@ -151,6 +151,19 @@ def test_an_entity_of_several_fields_is_joined_by_all_of_them_and_a_null_part_ha
     assert counts == [2, 2, 1, 1, 0, 0]
 
 
+def test_an_expression_is_computed_from_what_serving_would_have_seen() -> None:
+    expected = "share = request.zone / speed.mph_mean_4h"
+    world = World(a_book(features=["hour(at)", expected]))
+    world.archive("rides", [Event("r", START, mph=10)])
+    world.archive("asks", [Event("a", START + HOUR), Event("b", START + HOUR, zone=2)])
+    world.archive("rides", [Event(key, START + 2 * HOUR, mph=1) for key in "ab"])
+
+    rows = world.make(START, START + 10 * HOUR).rows
+
+    assert rows.column_names == ["key", "event_time_ms", "hour(at)", expected, "label"]
+    np.testing.assert_array_equal(rows[expected].to_numpy(), [0.1, np.nan])
+
+
 def test_functions_of_texts_and_of_ends_are_answered_from_the_archive() -> None:
     ends = {"field": "mph", "functions": ["first", "last", "p50"], "windows": ["4h"], "where": "id != 'r1'"}
     told = {"field": "id", "functions": ["distinct_count"], "windows": ["4h"]}

@@ -22,6 +22,7 @@ from trimtab_core.features import (
     FeatureFault,
     RequestEvaluator,
     ViewFeature,
+    inputs,
     required_fields,
     resolve,
 )
@@ -151,8 +152,12 @@ class Historical:
         reached = [(await self._reach(source)).least() for source in sources.values()]
         return min(reached) or None
 
-    def _views(self, features: Iterable[Feature]) -> dict[str, FeatureView]:
-        return {each.view: self._book.view(each.view) for each in features if isinstance(each, ViewFeature)}
+    def _views(self, features: Sequence[Feature]) -> dict[str, FeatureView]:
+        return {
+            each.view: self._book.view(each.view)
+            for each in inputs(features)
+            if isinstance(each, ViewFeature)
+        }
 
     def _sources(self, model: Model, views: Iterable[FeatureView]) -> dict[str, Source]:
         names = [model.spec.source, model.spec.label.source, *(view.spec.source for view in views)]
@@ -202,12 +207,7 @@ class _Making:
         plan, spine = self._plan, self._spine()
         at = _ints(spine["event_time_ms"])
         keys = _texts(self._field(spine, plan.model.spec.label.on))
-        matrix = self._own_features(spine)
-        for name, view in plan.views.items():
-            columns = self._view(view, spine, at)
-            for place, feature in enumerate(plan.features):
-                if isinstance(feature, ViewFeature) and feature.view == name:
-                    matrix[:, place] = columns[:, view.spec.columns().index(feature.column)]
+        matrix = self._features(spine, at)
         labels, without = self._labels(keys, at)
         known = ~np.isnan(labels)
         rows = pa.table(
@@ -226,16 +226,23 @@ class _Making:
         fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
         return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
 
-    def _own_features(self, spine: pa.Table) -> NDArray[np.float64]:
-        own = [feature for feature in self._plan.features if not isinstance(feature, ViewFeature)]
-        names = sorted(required_fields(own, {}))
+    def _features(self, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        evaluator = RequestEvaluator(self._plan.features)
+        matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs))
+        for name, view in self._plan.views.items():
+            columns = self._view(view, spine, at)
+            for place, each in enumerate(evaluator.inputs):
+                if isinstance(each, ViewFeature) and each.view == name:
+                    matrix[:, place] = columns[:, view.spec.columns().index(each.column)]
+        return evaluator.finish(matrix)
+
+    def _own_fields(self, spine: pa.Table, features: Sequence[Feature]) -> list[dict[str, Any]]:
+        """Return the rows of the spine with what features read of the row itself."""
+        names = sorted(required_fields([each for each in features if not isinstance(each, ViewFeature)], {}))
+        if not names:
+            return [{}] * spine.num_rows
         columns = [self._field(spine, name).to_pylist() for name in names]
-        rows: list[dict[str, Any]] = (
-            [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-            if names
-            else [{}] * spine.num_rows
-        )
-        return RequestEvaluator(self._plan.features).evaluate(rows)
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _view(self, view: FeatureView, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
         source = self._plan.sources[view.spec.source]

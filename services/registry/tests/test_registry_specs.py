@@ -229,3 +229,17 @@ async def test_nobody_cannot_apply(specs: Specs) -> None:
 async def test_an_unknown_resource_is_not_found(specs: Specs) -> None:
     with pytest.raises(UnknownResource, match="there is no Source 'x'"):
         await specs.get("Source", "x")
+
+
+async def test_an_expression_leans_on_the_views_that_it_reads(specs: Specs) -> None:
+    written = documents(features=["request.distance", "pace = request.distance / speed.minutes_mean_1d"])
+    await specs.apply(written, "ann")
+    written[2]["spec"]["aggregates"][0]["windows"] = ["12h"]
+
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([written[2]], "ann")
+
+    (fault,) = caught.value.faults
+    assert (fault.resource, fault.path) == ("Model/minutes", "spec.features.1")
+    assert "names column 'minutes_mean_1d', which the view lacks" in str(fault)
+    assert "at character 20 of 'request.distance / speed.minutes_mean_1d'" in str(fault)

@@ -41,7 +41,7 @@ class _Lookup:
     entities: tuple[str, ...]
     """Of a row: the fields that name the entity."""
     places: list[int]
-    """In the matrix."""
+    """Among the inputs of the features."""
     columns: list[int]
     """In the view's values."""
 
@@ -92,9 +92,10 @@ class RowReader:
                 f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
             )
         fields = self._always | core.required_fields(found, view_specs)
+        evaluator = RequestEvaluator(found)
         self._plans[features] = _Plan(
-            RequestEvaluator(found),
-            [self._lookup(name, found) for name in dict.fromkeys(_views_in(found))],
+            evaluator,
+            [self._lookup(name, evaluator.inputs) for name in dict.fromkeys(_views_in(evaluator.inputs))],
             fields,
             [
                 (name, zone(field.timezone))
@@ -131,7 +132,7 @@ class RowReader:
         for lookup in plan.lookups:
             entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
-        return matrix.astype(np.float32)
+        return plan.evaluator.finish(matrix).astype(np.float32)
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""
@@ -154,12 +155,12 @@ class RowReader:
             raise BadRow(f"row {at} of the request for model {self._model.name!r}: {told}")
         return row
 
-    def _lookup(self, name: str, features: Sequence[core.Feature]) -> _Lookup:
+    def _lookup(self, name: str, inputs: Sequence[core.Input]) -> _Lookup:
         view = self._views[name]
         columns = view.spec.columns()
         wanted = [
             (at, each.column)
-            for at, each in enumerate(features)
+            for at, each in enumerate(inputs)
             if isinstance(each, ViewFeature) and each.view == name
         ]
         return _Lookup(
@@ -170,8 +171,8 @@ class RowReader:
         )
 
 
-def _views_in(features: Sequence[core.Feature]) -> list[str]:
-    return [feature.view for feature in features if isinstance(feature, ViewFeature)]
+def _views_in(inputs: Sequence[core.Input]) -> list[str]:
+    return [each.view for each in inputs if isinstance(each, ViewFeature)]
 
 
 def _entity(values: Sequence[Any]) -> str:

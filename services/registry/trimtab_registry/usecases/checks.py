@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from trimtab_core import specs
 from trimtab_core.conditions import compile_condition
-from trimtab_core.features import FeatureFault, resolve
+from trimtab_core.features import FeatureFault, resolve, views_named
 from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
 
@@ -98,7 +98,7 @@ class World:
         return self.sources[source].spec.partitions
 
     def _leans_on(self, model: specs.Model) -> set[str]:
-        views = {feature.partition(".")[0] for feature in model.spec.features if "." in feature}
+        views = set().union(*map(views_named, model.spec.features))
         upstream = {self.views[view].spec.source for view in views if view in self.views}
         return {
             model.key,
@@ -153,7 +153,7 @@ class World:
         views = {name: view.spec for name, view in self.views.items()}
         faulty = False
         for index, text in enumerate(model.spec.features):
-            if f"FeatureView/{text.partition('.')[0]}" in self.unreadable:
+            if any(f"FeatureView/{view}" in self.unreadable for view in views_named(text)):
                 continue
             try:
                 resolve([text], source.spec, views)
