@@ -71,7 +71,8 @@ def test_a_condition_is_met_by_the_rows_that_a_person_would_say(text: str, wante
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "cannot be read from character 1"),
+        ("", "ends too soon: write a condition such as"),
+        ("mph < 80 and (zone == 1", "cannot be read from character 14, '(zone == 1'"),
         ("mph", "'mph' at character 1 of 'mph' is no boolean field"),
         ("mph = 80", "cannot be read from character 5, '= 80': write a condition such as"),
         ("zone == 1 and mhp < 80", "'mhp' at character 15 of 'zone == 1 and mhp < 80' is no field of the source"),

@@ -96,8 +96,8 @@ def test_an_expression_is_what_a_person_would_compute_and_nan_where_something_is
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("x = ", "cannot be read from character 1"),
-        ("x = request.distance *", "feature 'x': 'request.distance *' cannot be read from character"),
+        ("x = ", "feature 'x': '' ends too soon: write an expression such as"),
+        ("x = request.distance *", "feature 'x': 'request.distance *' ends too soon"),
         ("x = distance * 2", "'distance' at character 1 of 'distance * 2' is no feature: write request.distance"),
         ("x = 2 * request.distanc", "did you mean 'distance'? (at character 5 of '2 * request.distanc')"),
         ("x = request.id + 1", "needs a field of type integer or number or boolean"),

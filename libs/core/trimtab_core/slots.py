@@ -55,17 +55,18 @@ class Column:
     group: int
     function: str
     slots: int
+    kept: Kept
+    """In what part of a slot it is kept."""
 
-    @property
-    def kept(self) -> Kept:
-        """In what part of a slot it is kept."""
-        match self.function:
-            case "first":
-                return "first"
-            case "last":
-                return "last"
-        read = sketches.reader(self.function)
-        return "cell" if read is None else read[0]
+
+def _kept(function: str) -> Kept:
+    match function:
+        case "first":
+            return "first"
+        case "last":
+            return "last"
+    read = sketches.reader(function)
+    return "cell" if read is None else read[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Layout:
                 groups.append(group)
             place = groups.index(group)
             columns += [
-                Column(next(names), place, function, window // view.hop)
+                Column(next(names), place, function, window // view.hop, _kept(function))
                 for function in aggregate.functions
                 for window in aggregate.windows
             ]
