@@ -28,10 +28,11 @@ def tree(text: str, remedy: str) -> ast.expr:
     try:
         found = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        at = (error.offset or 0) - 1
-        where = (
-            f"cannot be read from character {at + 1}, {text[at : at + 20]!r}" if at >= 0 else "ends too soon"
-        )
+        if error.offset == 0:
+            where = "ends too soon"
+        else:
+            at = (error.offset or 1) - 1
+            where = f"cannot be read from character {at + 1}, {text[at : at + 20]!r}"
         raise TextFault(f"{text!r} {where}: {remedy}") from error
     except (RecursionError, MemoryError, ValueError) as error:
         raise TextFault(f"{text!r} cannot be read: {remedy}") from error
