@@ -39,6 +39,7 @@ _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "number": (-sys.float_info.max, sys.float_info.max),
 }
 """What a fold and an archive can hold; JSON knows no limit."""
+_encode = msgspec.json.Encoder().encode
 _SHORT: Final = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_VALUE
 
@@ -299,6 +300,18 @@ def entity_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def entity_key(values: Sequence[Any]) -> str | None:
+    """Return the text by which an entity of one, several or no fields is known; None if a part is null.
+
+    Of one value it is its text, of several the JSON array of their texts, and of none nothing.
+    """
+    if any(value is None for value in values):
+        return None
+    if len(values) == 1:
+        return entity_text(values[0])
+    return _encode([entity_text(value) for value in values]).decode() if values else ""
 
 
 def _reason(code: ReasonCode, field: str, value: Any, said: str) -> Reason:

@@ -24,7 +24,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.syntax import TextFault
 
 API_VERSION: Final = "trimtab/v1"
 
@@ -173,7 +175,29 @@ class SourceSpec(Spec):
                 )
 
 
-AggregateFunction = Literal["count", "sum", "mean", "stddev", "min", "max"]
+FUNCTIONS: Final = (
+    "count", "sum", "mean", "stddev", "min", "max", "first", "last", "distinct_count", "rate",
+)  # fmt: skip
+"""What can be made of a field over a window, quantiles aside."""
+COUNTING: Final = frozenset({"count", "distinct_count", "rate"})
+"""Those of them that fit a field of any type; the others need numbers."""
+_QUANTILE = "p[1-9][0-9]?"
+
+
+def _function(value: Any) -> str:
+    if isinstance(value, str) and (value in FUNCTIONS or re.fullmatch(_QUANTILE, value)):
+        return value
+    raise ValueError(
+        f"{_shown.repr(value)} is no function: write one of {', '.join(FUNCTIONS)}, or a quantile such as p50 or p95"
+    )
+
+
+AggregateFunction = Annotated[
+    str,
+    BeforeValidator(_function),
+    Field(json_schema_extra={"anyOf": [{"enum": list(FUNCTIONS)}, {"pattern": f"^{_QUANTILE}$"}]}),
+]
+"""`count`, `distinct_count`, `rate` in events a second, `p95` and so on; `docs/features.md` says what each is."""
 
 
 class Aggregate(Spec):
@@ -182,26 +206,40 @@ class Aggregate(Spec):
     field: FieldName
     functions: tuple[AggregateFunction, ...] = Field(min_length=1)
     windows: tuple[Duration, ...] = Field(min_length=1)
+    name: FieldName | None = None
+    """What its features are called by in place of the field."""
     where: str | None = None
-    """One comparison of a field with a number, such as `mph < 80`."""
+    """Under which condition a row counts, such as `payment == 'card' and mph < 80`; a null meets no comparison."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if self.where is not None and WHERE.fullmatch(self.where.strip()) is None:
-            yield (
-                ("where",),
-                f"{self.where!r} is no condition: write a field, one of < <= > >= == != and a number",
-            )
+        if self.where is not None:
+            try:
+                compile_condition(self.where)
+            except TextFault as fault:
+                yield ("where",), str(fault)
 
 
-WHERE = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*(-?\d+(?:\.\d+)?)")
+def _entity(value: Any) -> Any:
+    """Return one field by its name, several as a tuple, and none as None."""
+    names = [value] if isinstance(value, str) else value
+    if value is None or (isinstance(names, list | tuple) and _are_fields(names)):
+        return None if value is None else names[0] if len(names) == 1 else tuple(names)
+    raise ValueError(
+        f"{_shown.repr(value)} is no entity: write a field, or a list of different fields like [pickup_zone, vendor]"
+    )
+
+
+def _are_fields(names: Sequence[Any]) -> bool:
+    field = TypeAdapter(FieldName).validator
+    return 0 < len(set(map(str, names))) == len(names) and all(map(field.isinstance_python, names))
 
 
 class FeatureViewSpec(Spec):
     """Windowed aggregates of a source's events for each value of an entity."""
 
     source: Name
-    entity: FieldName | None = None
-    """The field whose values are told apart; without one the view has a single row for all events."""
+    entity: Annotated[str | tuple[str, ...] | None, BeforeValidator(_entity)] = None
+    """The field, or fields, whose values are told apart; without one the view has a single row for all events."""
     aggregates: tuple[Aggregate, ...] = Field(min_length=1)
     hop: Duration
     ttl: Duration
@@ -226,13 +264,20 @@ class FeatureViewSpec(Spec):
         for twice in sorted({column for column in columns if columns.count(column) > 1}):
             yield (
                 ("aggregates",),
-                f"{twice!r} is the name of two features: join their aggregates, or drop one",
+                f"{twice!r} is the name of two features: give one of their aggregates a name, or drop it",
             )
 
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The fields whose values together name an entity; none where the view has a single row."""
+        if self.entity is None:
+            return ()
+        return (self.entity,) if isinstance(self.entity, str) else self.entity
+
     def columns(self) -> tuple[str, ...]:
-        """Names of the view's features, in order: `<field>_<function>_<window>`."""
+        """Names of the view's features, in order: `<name or field>_<function>_<window>`."""
         return tuple(
-            f"{aggregate.field}_{function}_{format_duration(window)}"
+            f"{aggregate.name or aggregate.field}_{function}_{format_duration(window)}"
             for aggregate in self.aggregates
             for function in aggregate.functions
             for window in aggregate.windows
@@ -362,7 +407,8 @@ class ModelSpec(Spec):
     task: Literal["regression", "binary"]
     source: Name
     features: tuple[str, ...] = Field(min_length=1)
-    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`."""
+    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`; or an expression of
+    those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
     gates: tuple[GateSpec, ...] = ()

@@ -219,7 +219,8 @@ class Fold:
     def _slot(self, shape: Shape, state: FoldState, entity: str, index: int) -> Outgoing:
         slot, partials = state.slot(entity, index)
         return self._out(
-            featurelog.key(shape.generation, entity, index), featurelog.slot_value(entity, slot, partials)
+            featurelog.key(shape.generation, entity, index),
+            featurelog.slot_value(entity, slot, partials, state.sketches(entity, index)),
         )
 
     def _move_on(self, shape: Shape, state: FoldState) -> list[Outgoing]:
@@ -265,7 +266,8 @@ def _folded(state: FoldState, shape: Shape, pieces: Sequence[KeyedRows]) -> Fold
     return state.fold(
         [entity for piece in pieces for entity in piece.entity],
         np.concatenate([np.array(piece.event_time_ms, np.int64) for piece in pieces]),
-        np.concatenate([piece.values(shape.layout.fields) for piece in pieces]),
+        np.concatenate([piece.values(shape.layout.groups) for piece in pieces]),
+        [each for piece in pieces for each in piece.id] if shape.layout.ends else (),
     )
 
 

@@ -116,7 +116,7 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
         ("Source/pickups", "spec.lateness"),
         ("Source/pickups", "spec.colour"),
         ("FeatureView/speed", "spec.entity"),
-        ("FeatureView/speed", "spec.aggregates.0.field"),
+        ("FeatureView/speed", "spec.aggregates.0.functions.0"),
         ("FeatureView/speed", "spec.aggregates.0.where"),
         ("Model/minutes", "spec.label.within"),
         ("Model/minutes", "spec.trainer"),
@@ -126,6 +126,8 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
     }
     assert len(str(caught.value).splitlines()) == len(said)
     assert "'borough' is no field of source 'dropoffs'" in str(caught.value)
+    assert "'mean' is of numbers, and 'trip' is a string" in str(caught.value)
+    assert "'mph' at character 1 of 'mph < 80' is no field of the source" in str(caught.value)
     assert not store.outbox
 
 
@@ -244,7 +246,7 @@ async def test_an_unknown_resource_is_not_found(specs: Specs) -> None:
 async def test_a_column_that_a_warm_version_takes_is_kept_as_it_is(change: dict[str, Any], said: str) -> None:
     registry = Harness()
     await registry.apply()
-    await registry.consider("first", features=["speed.minutes_mean_1d"])
+    await registry.consider("first", features=["pace = request.distance / speed.minutes_mean_1d"])
     changed = documents(features=["request.distance"])
     changed[2]["spec"] |= change
     with pytest.raises(ColumnsInUse) as refusal:
@@ -267,3 +269,17 @@ async def test_a_column_that_no_warm_version_takes_may_change() -> None:
     changed[2]["spec"]["hop"] = "12h"
 
     assert (await registry.specs.apply(changed, "ann"))[2].action == "changed"
+
+
+async def test_an_expression_leans_on_the_views_that_it_reads(specs: Specs) -> None:
+    written = documents(features=["request.distance", "pace = request.distance / speed.minutes_mean_1d"])
+    await specs.apply(written, "ann")
+    written[2]["spec"]["aggregates"][0]["windows"] = ["12h"]
+
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([written[2]], "ann")
+
+    (fault,) = caught.value.faults
+    assert (fault.resource, fault.path) == ("Model/minutes", "spec.features.1")
+    assert "names column 'minutes_mean_1d', which the view lacks" in str(fault)
+    assert "at character 20 of 'request.distance / speed.minutes_mean_1d'" in str(fault)

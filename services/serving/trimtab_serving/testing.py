@@ -112,7 +112,7 @@ def features(
         for index in range(state.layout.ring):
             slot, partials = state.slot(entity, index)
             if slot >= 0:
-                value = featurelog.slot_value(entity, slot, partials)
+                value = featurelog.slot_value(entity, slot, partials, state.sketches(entity, index))
                 found.append(Outgoing(topic, featurelog.key(generation, entity, index), value, [], partition))
     reached = Progress(dict.fromkeys(range(partitions), watermark_ms), partitions)
     for partition in range(partitions):

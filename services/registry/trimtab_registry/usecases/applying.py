@@ -4,6 +4,7 @@ A spec is published only after its Kafka topics exist, so that whoever hears of 
 read and write them at once. A document that is applied already changes nothing.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from trimtab_core import specs
@@ -102,7 +103,7 @@ class Specs:
                         "it is and put the new one beside it, or in a view of another name",
                     )
                     for name, (spec, column, said) in lost.items()
-                    if name in taken
+                    if any(_names(feature, name) for feature in taken)
                 ]
         return faults
 
@@ -148,6 +149,11 @@ def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
         spec.name,
         *(("changed", held.generation + 1) if is_new else ("unchanged", held.generation)),
     )
+
+
+def _names(feature: str, column: str) -> bool:
+    """Whether a feature, which may be an expression, takes a view's column."""
+    return re.search(rf"(?<![\w-]){re.escape(column)}(?!\w)", feature) is not None
 
 
 def _view(held: Applied) -> specs.FeatureViewSpec:

@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 from trimtab_core import specs
-from trimtab_core.features import FeatureFault, resolve
+from trimtab_core.conditions import compile_condition
+from trimtab_core.features import FeatureFault, resolve, views_named
+from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
 
 from trimtab_registry.usecases.entities import Applied, Document
@@ -96,7 +98,7 @@ class World:
         return self.sources[source].spec.partitions
 
     def _leans_on(self, model: specs.Model) -> set[str]:
-        views = {feature.partition(".")[0] for feature in model.spec.features if "." in feature}
+        views = set().union(*map(views_named, model.spec.features))
         upstream = {self.views[view].spec.source for view in views if view in self.views}
         return {
             model.key,
@@ -112,17 +114,18 @@ class World:
         if spec.source not in self.sources:
             return
         fields = self.sources[spec.source].spec.fields
-        if spec.entity is not None:
-            yield from _unknown_field(at, "spec.entity", spec.entity, spec.source, fields)
+        for entity in spec.entities:
+            yield from _unknown_field(at, "spec.entity", entity, spec.source, fields)
         for index, aggregate in enumerate(spec.aggregates):
             path = f"spec.aggregates.{index}"
-            numeric = set(aggregate.functions) != {"count"}
-            yield from _unknown_field(
-                at, f"{path}.field", aggregate.field, spec.source, fields, numeric=numeric
-            )
-            where = specs.WHERE.fullmatch(aggregate.where.strip()) if aggregate.where else None
-            if where is not None:
-                yield from _unknown_field(at, f"{path}.where", where[1], spec.source, fields, numeric=True)
+            yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields)
+            if aggregate.field in fields and fields[aggregate.field].type not in _NUMERIC:
+                yield from _counting_only(at, path, aggregate, fields[aggregate.field].type)
+            if aggregate.where is not None:
+                try:
+                    compile_condition(aggregate.where, {name: field.type for name, field in fields.items()})
+                except TextFault as fault:
+                    yield Fault(at, f"{path}.where", str(fault))
 
     def _model_faults(self, model: specs.Model) -> Iterator[Fault]:
         at, spec = model.key, model.spec
@@ -150,7 +153,7 @@ class World:
         views = {name: view.spec for name, view in self.views.items()}
         faulty = False
         for index, text in enumerate(model.spec.features):
-            if f"FeatureView/{text.partition('.')[0]}" in self.unreadable:
+            if any(f"FeatureView/{view}" in self.unreadable for view in views_named(text)):
                 continue
             try:
                 resolve([text], source.spec, views)
@@ -167,6 +170,17 @@ class World:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
             known = ", ".join(sorted(self.sources)) or "none is applied"
             yield Fault(at, path, f"{name!r} is no source: apply it too, or name one of: {known}")
+
+
+def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) -> Iterator[Fault]:
+    for index, function in enumerate(aggregate.functions):
+        if function not in specs.COUNTING:
+            yield Fault(
+                at,
+                f"{path}.functions.{index}",
+                f"{function!r} is of numbers, and {aggregate.field!r} is a {kind}: name an integer or number field, "
+                f"or write {', '.join(sorted(specs.COUNTING))}",
+            )
 
 
 def _unknown_field(

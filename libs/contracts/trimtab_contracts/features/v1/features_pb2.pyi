@@ -29,12 +29,19 @@ class FeatureSlot(_message.Message):
     ENTITY_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     PARTIALS_FIELD_NUMBER: _builtins.int
+    SKETCHES_FIELD_NUMBER: _builtins.int
     entity: _builtins.str
     slot: _builtins.int
     """floor(event time / hop)"""
     @_builtins.property
     def partials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """groups x (count, mean, m2, min, max), row by row"""
+        """Cells of five, row by row: for each group count, mean, m2, min, max; then for each first or last value that the
+        view asks for its time in ms, its tie and the value, and two zeros.
+        """
+
+    @_builtins.property
+    def sketches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sketch]:
+        """in the order of the view's layout"""
 
     def __init__(
         self,
@@ -42,14 +49,43 @@ class FeatureSlot(_message.Message):
         entity: _builtins.str = ...,
         slot: _builtins.int = ...,
         partials: _abc.Iterable[_builtins.float] | None = ...,
+        sketches: _abc.Iterable[Global___Sketch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "partials", b"partials", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "partials", b"partials", "sketches", b"sketches", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureSlot: _TypeAlias = FeatureSlot  # noqa: Y015
+
+@_typing.final
+class Sketch(_message.Message):
+    """Bins by rising key. Of a distinct count a HyperLogLog register and its rank; of quantiles a DDSketch bucket and its count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """each the difference from the one before"""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sketch: _TypeAlias = Sketch  # noqa: Y015
 
 @_typing.final
 class FoldProgress(_message.Message):
