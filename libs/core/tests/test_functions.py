@@ -206,7 +206,8 @@ def test_a_slot_with_sketches_is_told_whole_and_a_part_of_one_is_refused() -> No
     with pytest.raises(ValueError, match="has 2 sketches"):
         told.put("a", slot, state.slot("a", index)[1])
     with pytest.raises(ValueError, match="reshape"):
-        told.put("a", slot, np.zeros((1, 5)), state.sketches("a", index))
+        told.put("b", slot, np.zeros((1, 5)), state.sketches("a", index))
+    assert told.entities == ("a",)
 
 
 def test_a_forgotten_entitys_sketches_leave_nothing_to_the_next() -> None:

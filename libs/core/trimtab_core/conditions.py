@@ -89,7 +89,7 @@ class _Compiler:
                 return self.condition(operand, not positive)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 pairs = zip([left, *others[:-1]], ops, others, strict=True)
-                parts = [self._comparison(node, one, op, other, positive) for one, op, other in pairs]
+                parts = [self._comparison(one, op, other, positive) for one, op, other in pairs]
                 return _all(parts) if positive else _any(parts)
             case ast.Name(id=name) if name not in _WORDS:
                 if self._kind(node, name) not in (None, "boolean"):
@@ -97,14 +97,12 @@ class _Compiler:
                 return _number(name, ast.Eq if positive else ast.NotEq, 1.0)
         raise fault_at(self.text, node, f"is no condition: {_EXAMPLE}")
 
-    def _comparison(
-        self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr, positive: bool
-    ) -> Met:
+    def _comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr, positive: bool) -> Met:
         name, kind = name_of(left), type(op)
         if name is None or name in _WORDS:
             other = name_of(right)
             if kind in _COMPARISONS and other is not None and other not in _WORDS:
-                return self._comparison(node, right, _SWAPPED.get(kind, kind)(), left, positive)
+                return self._comparison(right, _SWAPPED.get(kind, kind)(), left, positive)
             raise fault_at(self.text, left, "is no field: compare a field with a value")
         of = self._kind(left, name)
         if kind in (ast.Is, ast.IsNot):

@@ -303,10 +303,10 @@ class FoldState:
         Raises:
             ValueError: these are no partials or sketches of this layout.
         """
-        row, place = self._row(entity), slot % self.layout.ring
         partials = np.asarray(partials, np.float64).reshape(self.layout.empty.shape)
         if len(sketches) != len(self.layout.sketches):
             raise ValueError(f"a slot has {len(self.layout.sketches)} sketches, and not {len(sketches)}")
+        row, place = self._row(entity), slot % self.layout.ring
         if slot >= self._slots[row, place]:
             self._slots[row, place] = slot
             self._partials[row, place] = partials

@@ -48,6 +48,8 @@ PerTime = Annotated[
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
 
+_FIELD_NAME: TypeAdapter[str] = TypeAdapter(FieldName)
+
 Place = tuple[str | int, ...]
 """Keys and indices from the top of a document."""
 
@@ -230,8 +232,8 @@ def _entity(value: Any) -> Any:
 
 
 def _are_fields(names: Sequence[Any]) -> bool:
-    field = TypeAdapter(FieldName).validator
-    return 0 < len(set(map(str, names))) == len(names) and all(map(field.isinstance_python, names))
+    are_names = all(map(_FIELD_NAME.validator.isinstance_python, names))
+    return are_names and 0 < len(set(names)) == len(names)
 
 
 class FeatureViewSpec(Spec):

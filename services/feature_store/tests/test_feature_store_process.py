@@ -74,7 +74,7 @@ class World:
     def documents(self) -> list[tuple[str, dict[str, Any]]]:
         fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "zone": {"type": "integer"}}
         contract = {"key": "id", "event_time": "at", "lateness": "2h", "partitions": PARTITIONS}
-        functions = ["count", "mean", "stddev"]
+        functions = ["count", "mean", "stddev", "last", "p50"]
         fold = {
             "source": self.rides,
             "hop": "1h",
@@ -86,7 +86,13 @@ class World:
         model = {
             "task": "regression",
             "source": self.asks,
-            "features": [f"{self.view}.*", f"{self.city}.mph_mean_8h", "request.zone", "hour(at)"],
+            "features": [
+                f"{self.view}.*",
+                f"{self.city}.mph_mean_8h",
+                "request.zone",
+                "hour(at)",
+                f"share = request.zone / {self.view}.mph_last_8h",
+            ],
             "label": {"source": self.rides, "on": "id", "value": "mph", "within": "4h"},
             "trainer": {"kind": "linear", "window": "1d"},
             "rollout": {"cap": 60},
@@ -263,7 +269,7 @@ def by_hand(rides: Iterable[Ride], zone: str | None, at_ms: int) -> list[float]:
     end = at_ms // HOUR * HOUR
     windows = [
         [
-            ride.mph
+            ride
             for ride in rides
             if (zone is None or str(ride.zone) == zone)
             and end - hours * HOUR <= ride.at_ms < end
@@ -273,9 +279,18 @@ def by_hand(rides: Iterable[Ride], zone: str | None, at_ms: int) -> list[float]:
     ]
     return [
         *(float(len(window)) for window in windows),
-        *(float(np.mean(window)) for window in windows),
-        *(float(np.std(window, ddof=1)) for window in windows),
+        *(float(np.mean([ride.mph for ride in window])) for window in windows),
+        *(float(np.std([ride.mph for ride in window], ddof=1)) for window in windows),
+        *(max(window, key=lambda ride: ride.at_ms).mph for window in windows),
+        *(sorted(ride.mph for ride in window)[(len(window) - 1) // 2] for window in windows),
     ]
+
+
+def same(found: Any, hand: Any) -> None:
+    """Hold values to 1e-9, and the quantiles, which come last, to 1 %."""
+    found, hand = np.asarray(found), np.asarray(hand)
+    np.testing.assert_allclose(found[:, :-2], hand[:, :-2], rtol=1e-9)
+    np.testing.assert_allclose(found[:, -2:], hand[:, -2:], rtol=0.0101)
 
 
 def some_rides(count: int, seed: int) -> list[Ride]:
@@ -344,10 +359,10 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
         assert from_timestamp(archived.watermark) == END + 3 * HOUR
 
     hand = np.array([by_hand(rides, zone, at) for zone in ZONES])
-    np.testing.assert_allclose(now[:4], hand, rtol=1e-9)
-    np.testing.assert_allclose(city, [by_hand(rides, None, at)], rtol=1e-9)
+    same(now[:4], hand)
+    same(city, [by_hand(rides, None, at)])
     assert found == [True] * 4 + [False]
-    np.testing.assert_allclose(now[4], [0, 0, np.nan, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(now[4], [0, 0, *[np.nan] * 8])
 
     assert (dataset.rows, dataset.rows_without_label) == (3, 1)
     assert again.digest == dataset.digest
@@ -357,7 +372,11 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
     assert [row["label"] for row in rows] == [30, 31, 32]
     assert [row["request.zone"] for row in rows] == [1, 2, 3]
     offline = [[value for name, value in row.items() if name.startswith(world.view)] for row in rows]
-    np.testing.assert_allclose(offline, hand[:3], rtol=1e-9)
+    same(offline, hand[:3])
+    share = f"share = request.zone / {world.view}.mph_last_8h"
+    assert [row[share] for row in rows] == [
+        zone / last for zone, last in zip((1, 2, 3), hand[:3, 7], strict=True)
+    ]
     np.testing.assert_allclose(rows[0][f"{world.city}.mph_mean_8h"], city[0][3], rtol=1e-9)
 
     assert len(world.archived(world.rides)) == len(set(world.archived(world.rides))) == 3003
@@ -386,8 +405,8 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
             await first.online("none", END)
 
     for values, _ in together:
-        np.testing.assert_allclose(values, [by_hand(rides, zone, middle - HOUR) for zone in ZONES], rtol=1e-9)
-    np.testing.assert_allclose(alone, [by_hand(rides, zone, END) for zone in ZONES], rtol=1e-9)
+        same(values, [by_hand(rides, zone, middle - HOUR) for zone in ZONES])
+    same(alone, [by_hand(rides, zone, END) for zone in ZONES])
 
 
 class Stream:
@@ -441,5 +460,5 @@ async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(world
         city, _ = await first.online(world.city, END, [""])
 
     for (_, at), values in found.items():
-        np.testing.assert_allclose(values, [by_hand(rides, zone, at) for zone in ZONES], rtol=1e-9)
-    np.testing.assert_allclose(city, [by_hand(rides, None, END)], rtol=1e-9)
+        same(values, [by_hand(rides, zone, at) for zone in ZONES])
+    same(city, [by_hand(rides, None, END)])
