@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from trimtab_core import specs
+from trimtab_core import evolution, specs
 from trimtab_core.features import FeatureFault, resolve
 from trimtab_runtime.errors import Fault
 
@@ -34,8 +34,7 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
     unreadable: set[str] = set()
     for document in documents:
         kind: Any = document.get("kind")
-        metadata = document.get("metadata")
-        called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
+        called = specs.called(document)
         if said := specs.kind_fault(kind):
             faults.append(Fault(called, "kind", said))
             continue
@@ -83,6 +82,9 @@ class World:
     def faults(self, changed: set[str]) -> list[Fault]:
         """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
         found: list[Fault] = []
+        for source in self.sources.values():
+            if source.key in changed:
+                found += self._name_faults(source)
         for view in self.views.values():
             if changed & {view.key, f"Source/{view.spec.source}"}:
                 found += self._view_faults(view)
@@ -105,6 +107,17 @@ class World:
             *(f"FeatureView/{view}" for view in views),
             *(f"Source/{source}" for source in upstream),
         }
+
+    def _name_faults(self, source: specs.Source) -> Iterator[Fault]:
+        twin = next(
+            (name for name in self.sources if name != source.name and _alike(name, source.name)), None
+        )
+        if twin is not None:
+            said = (
+                f"{source.name!r} and {twin!r} are one name to Kafka, which takes . and _ for the same: "
+                "choose another"
+            )
+            yield Fault(source.key, "metadata.name", said)
 
     def _view_faults(self, view: specs.FeatureView) -> Iterator[Fault]:
         at, spec = view.key, view.spec
@@ -167,6 +180,25 @@ class World:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
             known = ", ".join(sorted(self.sources)) or "none is applied"
             yield Fault(at, path, f"{name!r} is no source: apply it too, or name one of: {known}")
+
+
+def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[Fault]:
+    """Return what `wanted` breaks of the contracts that are applied."""
+    found = []
+    for key, spec in wanted.items():
+        held = applied.get(key)
+        if held is not None and isinstance(spec, specs.Source):
+            before = specs.parse("Source", dict(held.document))
+            assert isinstance(before, specs.Source)
+            found += [
+                Fault(key, ".".join(map(str, ("spec", *place))), said)
+                for place, said in evolution.breaking(before.spec, spec.spec)
+            ]
+    return found
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.replace(".", "_") == other.replace(".", "_")
 
 
 def _unknown_field(
