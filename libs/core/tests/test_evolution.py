@@ -143,6 +143,6 @@ def test_documents_differ_key_by_key() -> None:
 
     assert list(differences(before, after)) == [
         (("spec", "b", "c"), [1], [1, 2]),
-        (("spec", "gone"), 2, None),
         (("spec", "new"), None, {"d": 1}),
+        (("spec", "gone"), 2, None),
     ]

@@ -16,7 +16,7 @@ FIELDS = {
     "id": {"type": "string"},
     "at": {"type": "timestamp", "timezone": "America/New_York"},
     "until": {"type": "timestamp", "nullable": True},
-    "minutes": {"type": "number", "nullable": True},
+    "minutes": {"type": "number", "nullable": True, "unit": "min"},
     "least": {"type": "integer", "nullable": True},
     "miles": {"type": "number", "nullable": True, "unit": "mi"},
 }
@@ -109,7 +109,7 @@ def test_a_batch_is_judged_as_its_rows_are_one_by_one(changes: list[dict[str, An
         ("minutes > pace", "names 'pace', which is not among the fields"),
         ("until > 3", "compares a number and a timestamp"),
         ("id > id", "compares a string"),
-        ("minutes > miles", "compares a number of no unit with mi"),
+        ("minutes > miles", "compares min with mi: give both fields one unit"),
     ],
 )
 def test_a_rule_that_means_nothing_is_refused_where_it_is_declared(rule: str, said: str) -> None:

@@ -23,7 +23,7 @@ def breaking(before: SourceSpec, after: SourceSpec) -> list[tuple[Place, str]]:
 def differences(before: Any, after: Any, at: Place = ()) -> Iterator[tuple[Place, Any, Any]]:
     """Yield where two documents differ, and what each has there: None where it has nothing."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in dict.fromkeys([*before, *after]):
+        for key in dict.fromkeys([*after, *before]):
             yield from differences(before.get(key), after.get(key), (*at, key))
     elif before != after:
         yield at, before, after

@@ -311,9 +311,9 @@ class SourceSpec(Spec):
             kinds.add("number")
         if kinds not in ({"number"}, {"timestamp"}):
             return f"compares a {' and a '.join(sorted(kinds))}: compare numbers, or two timestamps"
-        if len({side.unit for side in sides}) > 1:
-            units = " with ".join(side.unit or "a number of no unit" for side in sides)
-            return f"compares {units}: give both fields one unit"
+        units = [side.unit for side in sides if side.unit is not None]
+        if len(set(units)) > 1:
+            return f"compares {' with '.join(units)}: give both fields one unit"
         return ""
 
 

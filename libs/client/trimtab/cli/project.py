@@ -90,12 +90,10 @@ def _change(held: dict[str, Any] | None, resource: specs.Resource) -> dict[str, 
 def _lines(change: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lines of a table: one for each changed key, and one at the least."""
     named = {"kind": change["kind"], "name": change["name"], "action": change["action"]}
-    lines: list[dict[str, Any]] = [
-        {"key": each["key"], "before": _shown(each["before"]), "after": _shown(each["after"])}
-        for each in change["differences"]
+    return [
+        {**named, "key": each["key"], "before": _shown(each["before"]), "after": _shown(each["after"])}
+        for each in change["differences"] or [{"key": "", "before": None, "after": None}]
     ]
-    first, *rest = lines or [{"key": "", "before": "", "after": ""}]
-    return [named | first, *({"kind": "", "name": "", "action": ""} | line for line in rest)]
 
 
 def _shown(value: Any) -> str:
