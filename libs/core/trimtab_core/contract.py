@@ -167,7 +167,8 @@ class Contract:
             for at, row in enumerate(rows):
                 if row is not None and (done := cleaner.clean(row)):
                     changed.add(at)
-                    counts.update((cleaner.name, operation) for operation in done)
+                    for operation in done:
+                        counts[cleaner.name, operation] += 1
         return changed, counts
 
     def event_time_ms(self, row: Mapping[str, Any]) -> int:
