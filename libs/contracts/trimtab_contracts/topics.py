@@ -189,7 +189,7 @@ PREDICTIONS = _messages(
 METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
-    about="How good the incoming data is.",
+    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold.",
     key="source",
     producers=("ingestion", "monitoring"),
     readers=(("analysts", SHARED),),
@@ -310,7 +310,7 @@ ALERTS = _messages(
     Alert,
     about="What a person should look at.",
     key="model or source",
-    producers=("monitoring",),
+    producers=("ingestion", "monitoring"),
     readers=(("operators", SHARED),),
     retention_ms=90 * _DAY_MS,
 )

@@ -1,6 +1,6 @@
 """Kafka door of ingestion: raw.<source> in, events.<source> or deadletter out.
 
-One transaction holds a batch's events, dead letters, quality metric, watermark and
+One transaction holds a batch's events, dead letters, quality metrics, watermark and
 offset: a row is let in once or refused once, whatever dies.
 """
 
@@ -10,7 +10,6 @@ from typing import Any
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_core.contract import Reason as Fault
 from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
@@ -18,13 +17,14 @@ from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_ingestion.usecases import Contracts, Judged, judge
+from trimtab_ingestion.quality import Quality
+from trimtab_ingestion.usecases import Contracts, judge
 
 HEARS = (topics.RAW,)
 
 
 class Ingest:
-    """Work of one partition of raw.<source>; it keeps nothing but the newest times it has seen."""
+    """Work of one partition of raw.<source>; it keeps the newest times it has seen, and the window of expectations."""
 
     def __init__(self, book: SpecBook, contracts: Contracts, topic: str, partition: int) -> None:
         self.source = topics.RAW.member(topic)
@@ -33,6 +33,7 @@ class Ingest:
         self.watermark_ms: int | None = None
         self._book = book
         self._contracts = contracts
+        self._quality = Quality()
 
     async def restore(self) -> list[Outgoing]:
         """Nothing to rebuild: every row is judged by itself."""
@@ -67,7 +68,6 @@ class Ingest:
             [record.key for record in rows],
             [record.value or b"" for record in rows],
             arrived_at_ms,
-            re_encode=source.spec.unknown_fields == "drop",
         )
         good = judged.good
         if len(good):
@@ -91,7 +91,7 @@ class Ingest:
                 rows, judged.keys, judged.payloads, judged.reasons, strict=True
             )
         ]
-        return [*outcomes, self._quality(rows[-1], judged)]
+        return [*outcomes, *self._quality.of(source, rows[-1], judged)]
 
     def _refused(self, record: Any, key: str | None, faults: Sequence[Fault]) -> Outgoing:
         reasons = [Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in faults]
@@ -115,20 +115,6 @@ class Ingest:
             Outgoing(topics.EVENTS.named(self.source).name, None, b"", headers, self.partition),
             _output(topics.WATERMARKS, report, key=key, id=f"{key}{time_ms}", time_ms=time_ms),
         ]
-
-    def _quality(self, last: Any, judged: Judged) -> Outgoing:
-        good, rows = judged.good, len(judged.reasons)
-        times = judged.event_time_ms[good].tolist() or [last.timestamp]
-        metric = Metric(
-            id=f"{last.topic}/{last.partition}/{last.offset}/refused_share",
-            model=self.source,
-            name="refused_share",
-            value=1 - len(good) / rows,
-            window_from=to_timestamp(min(times)),
-            window_to=to_timestamp(max(times)),
-            rows=rows,
-        )
-        return _output(topics.METRICS_QUALITY, metric, key=self.source, id=metric.id, time_ms=last.timestamp)
 
 
 def _output(topic: topics.Topic[Any], message: Any, *, key: str, id: str, time_ms: int) -> Outgoing:

@@ -188,7 +188,69 @@ async def test_a_change_that_breaks_an_applied_spec_is_refused(specs: Specs) -> 
     with pytest.raises(BadSpecs) as caught:
         await specs.apply(narrower, "ann")
 
-    assert {fault.resource for fault in caught.value.faults} == {"FeatureView/speed", "Model/minutes"}
+    assert {fault.resource for fault in caught.value.faults} == {
+        "FeatureView/speed", "Model/minutes", "Source/dropoffs",
+    }  # fmt: skip
+
+
+def narrower(**spec: Any) -> dict[str, Any]:
+    """Return the source `pickups` with a bound that it did not have."""
+    document = documents()[0]
+    document["spec"]["fields"]["distance"] = {"type": "number", "max": 100}
+    document["spec"] |= spec
+    return document
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_a_change_that_breaks_producers_or_readers_is_refused_with_the_way_out(
+    specs: Specs, store: MemoryStore, validate_only: bool
+) -> None:
+    await specs.apply(documents(), "ann")
+    news = len(store.outbox)
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([narrower(lateness="1h")], "ann", validate_only=validate_only)
+
+    assert list(map(str, caught.value.faults)) == [
+        "Source/pickups: spec.lateness: '1h' is shorter than it was, 2h: rows that came in time would be late: "
+        "set version: 2 to run both side by side, or keep 2h",
+        "Source/pickups: spec.fields.distance.max: 100 was no upper bound: values above it were good: "
+        "set version: 2 to run both side by side, or keep no upper bound",
+    ]
+    assert len(store.outbox) == news
+
+
+async def test_a_new_major_version_runs_beside_the_old_and_what_leans_on_it_moves_over_when_it_likes(
+    specs: Specs, kafka: Kafka
+) -> None:
+    await specs.apply(documents(), "ann")
+
+    (change,) = await specs.apply([narrower(version=2)], "ann")
+
+    assert (change.name, change.action, change.generation) == ("pickups.v2", "created", 1)
+    assert kafka.needs[-1] == Need("Source", "pickups.v2", 2)
+    assert [held.name for held in await specs.list("Source")] == ["dropoffs", "pickups", "pickups.v2"]
+    (moved,) = await specs.apply(documents(source="pickups.v2")[3:], "ann")
+    assert (moved.action, moved.generation) == ("changed", 2)
+    wider = narrower(version=2)
+    wider["spec"]["fields"]["distance"]["max"] = 50
+    with pytest.raises(BadSpecs, match=r"Source/pickups\.v2: spec\.fields\.distance\.max: .* set version: 3"):
+        await specs.apply([wider], "ann")
+
+
+async def test_a_version_that_is_not_applied_is_no_source(specs: Specs) -> None:
+    with pytest.raises(BadSpecs, match=r"'pickups\.v2' is no source: apply it too, or name one of"):
+        await specs.apply(documents(source="pickups.v2"), "ann")
+    faulty = narrower(version=2, lateness="soon")
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([*documents(source="pickups.v2"), faulty], "ann")
+    assert {fault.resource for fault in caught.value.faults} == {"Source/pickups.v2"}
+
+
+async def test_two_sources_that_kafka_cannot_tell_apart_are_refused(specs: Specs) -> None:
+    twin = documents()[0]
+    twin["metadata"]["name"] = "pickups_v2"
+    with pytest.raises(BadSpecs, match=r"'pickups\.v2' and 'pickups_v2' are one name to Kafka"):
+        await specs.apply([twin, narrower(version=2)], "ann")
 
 
 async def test_the_partitions_of_an_existing_source_stay(specs: Specs) -> None:

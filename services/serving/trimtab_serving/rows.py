@@ -105,7 +105,7 @@ class RowReader:
         )
 
     def read(self, payloads: Sequence[bytes], features: tuple[str, ...]) -> Asked:
-        """Return the rows in `payloads`, JSON objects, checked for what `features` need of them.
+        """Return the rows in `payloads`, JSON objects, cleaned as events are and checked for what `features` need of them.
 
         Their timestamps are instants from here on, so that none is parsed twice.
 
@@ -147,6 +147,8 @@ class RowReader:
             raise BadRow(
                 f"row {at} of the request for model {self._model.name!r} is no JSON object ({error}): send one"
             ) from error
+        for cleaner in self._contract.cleaners:
+            cleaner.clean(row)
         for name, where in plan.times:
             if (instant := parse_timestamp(row.get(name), where)) != NOT_A_TIME:
                 row[name] = instant

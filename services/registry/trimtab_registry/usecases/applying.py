@@ -35,7 +35,8 @@ class Specs:
         With `validate_only` nothing is changed, and what would be is returned.
 
         Raises:
-            BadSpecs: some cannot be applied; it names every fault of every document.
+            BadSpecs: some cannot be applied; it names every fault of every document, and every change of a source
+                that breaks its producers or readers.
             FixedPartitions: a change needs other partitions in topics that exist.
             ColumnsInUse: a change takes features from versions that serve, or may serve at once.
             Unavailable: Kafka or PostgreSQL is away; nothing was applied.
@@ -46,7 +47,8 @@ class Specs:
             applied = await unit.applied()
             wanted, faults, unreadable = checks.read(documents)
             world = World.of(applied, wanted, unreadable)
-            if faults := faults + world.faults(set(wanted) | unreadable):
+            faults += world.faults(set(wanted) | unreadable) + checks.broken(applied, wanted)
+            if faults:
                 raise BadSpecs(faults)
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):

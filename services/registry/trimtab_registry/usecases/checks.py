@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from trimtab_core import specs
+from trimtab_core import evolution, specs
 from trimtab_core.conditions import compile_condition
 from trimtab_core.features import FeatureFault, resolve, views_named
 from trimtab_core.syntax import TextFault
@@ -36,8 +36,7 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
     unreadable: set[str] = set()
     for document in documents:
         kind: Any = document.get("kind")
-        metadata = document.get("metadata")
-        called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
+        called = specs.called(document)
         if said := specs.kind_fault(kind):
             faults.append(Fault(called, "kind", said))
             continue
@@ -85,6 +84,9 @@ class World:
     def faults(self, changed: set[str]) -> list[Fault]:
         """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
         found: list[Fault] = []
+        for source in self.sources.values():
+            if source.key in changed:
+                found += self._name_faults(source)
         for view in self.views.values():
             if changed & {view.key, f"Source/{view.spec.source}"}:
                 found += self._view_faults(view)
@@ -107,6 +109,17 @@ class World:
             *(f"FeatureView/{view}" for view in views),
             *(f"Source/{source}" for source in upstream),
         }
+
+    def _name_faults(self, source: specs.Source) -> Iterator[Fault]:
+        twin = next(
+            (name for name in self.sources if name != source.name and _alike(name, source.name)), None
+        )
+        if twin is not None:
+            said = (
+                f"{source.name!r} and {twin!r} are one name to Kafka, which takes . and _ for the same: "
+                "choose another"
+            )
+            yield Fault(source.key, "metadata.name", said)
 
     def _view_faults(self, view: specs.FeatureView) -> Iterator[Fault]:
         at, spec = view.key, view.spec
@@ -181,6 +194,25 @@ def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) ->
                 f"{function!r} is of numbers, and {aggregate.field!r} is a {kind}: name an integer or number field, "
                 f"or write {', '.join(sorted(specs.COUNTING))}",
             )
+
+
+def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[Fault]:
+    """Return what `wanted` breaks of the contracts that are applied."""
+    found = []
+    for key, spec in wanted.items():
+        held = applied.get(key)
+        if held is not None and isinstance(spec, specs.Source):
+            before = specs.parse("Source", dict(held.document))
+            assert isinstance(before, specs.Source)
+            found += [
+                Fault(key, ".".join(map(str, ("spec", *place))), said)
+                for place, said in evolution.breaking(before.spec, spec.spec)
+            ]
+    return found
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.replace(".", "_") == other.replace(".", "_")
 
 
 def _unknown_field(
