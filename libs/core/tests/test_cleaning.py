@@ -96,7 +96,13 @@ def test_a_field_without_cleaning_is_left_alone() -> None:
     assert (checked.changed, checked.cleaned) == (frozenset(), {})
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -158,6 +164,8 @@ def test_a_conversion_is_right(value: float, sent_in: str, unit: str, is_: float
         ({"type": "integer", "nulls": [True]}, "True cannot mean null"),
         ({"type": "integer", "default": 0, "min": 1}, "0 is outside"),
         ({"type": "number", "default": 100, "max": 100, "unit": "km", "sent_in": "mi"}, "100 is outside"),
+        ({"type": "integer", "default": 2**63}, "is outside"),
+        ({"type": "number", "default": 10**400, "unit": "km", "sent_in": "mi"}, "is outside"),
         ({"type": "integer", "default": "0"}, "'0' is no integer"),
         ({"type": "integer", "default": 1.5}, "1.5 is no integer"),
         ({"type": "string", "default": "x", "enum": ["a", "b"]}, "'x' is none of a, b"),
@@ -180,6 +188,11 @@ def test_a_record_is_keyed_and_timed_by_what_was_sent(role: str, cleaning: dict[
     kind = {"id": "string", "at": "timestamp"}[role]
     with pytest.raises(ValueError, match="will not do for the"):
         a_contract(**{role: {"type": kind, **cleaning}})
+
+
+def test_a_key_that_is_a_number_has_no_default_either() -> None:
+    with pytest.raises(ValueError, match="0 will not do for the key"):
+        a_contract(id={"type": "integer", "default": 0})
 
 
 def test_a_spec_with_all_of_it_reads_back_as_the_same() -> None:

@@ -23,7 +23,7 @@ FIELDS = {
 GOOD = {"id": "a", "at": "2018-01-03 12:01:05", "until": "2018-01-03T17:01:05Z", "minutes": 1.5, "least": 1}
 
 
-def a_contract(*rules: str) -> Contract:
+def a_contract(*rules: Any) -> Contract:
     spec = {"key": "id", "event_time": "at", "lateness": "2h", "fields": FIELDS, "rules": rules}
     source = parse("Source", {"metadata": {"name": "s"}, "spec": spec})
     assert isinstance(source, Source)
@@ -104,6 +104,8 @@ def test_a_batch_is_judged_as_its_rows_are_one_by_one(changes: list[dict[str, An
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
+        ({"left": "minutes", "operator": "~", "right": 3}, "is no rule"),
+        (3, "3 is no rule"),
         ("minutes is long", "'minutes is long' is no rule: write a field, one of"),
         ("minutes > 0; drop", "is no rule"),
         ("minutes > pace", "names 'pace', which is not among the fields"),
@@ -112,7 +114,7 @@ def test_a_batch_is_judged_as_its_rows_are_one_by_one(changes: list[dict[str, An
         ("minutes > miles", "compares min with mi: give both fields one unit"),
     ],
 )
-def test_a_rule_that_means_nothing_is_refused_where_it_is_declared(rule: str, said: str) -> None:
+def test_a_rule_that_means_nothing_is_refused_where_it_is_declared(rule: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         a_contract(rule)
 

@@ -44,16 +44,18 @@ class Rule:
         return f"{self.left} {self.operator} {right}"
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(value: Any) -> Rule:
     """Return the rule in a text such as `dropoff_at >= pickup_at` or `minutes > 0`.
 
     Raises:
-        ValueError: the text is none.
+        ValueError: it is none.
     """
-    match = _RULE.fullmatch(text.strip())
+    if isinstance(value, Rule):
+        return value
+    match = _RULE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError(
-            f"{text!r} is no rule: write a field, one of < <= > >= == != and a number or another field"
+            f"{value!r} is no rule: write a field, one of < <= > >= == != and a number or another field"
         )
     right: str | float = match[3] if match[3][0].isalpha() or match[3][0] == "_" else float(match[3])
     return Rule(match[1], match[2], right)

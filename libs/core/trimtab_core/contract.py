@@ -8,7 +8,6 @@ so that all its faults are told at once.
 
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from trimtab_core.cleaning import Operation, cleaners
 from trimtab_core.comparisons import Rule
 from trimtab_core.durations import format_duration
-from trimtab_core.specs import FieldSpec, SourceSpec
+from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
 from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, parse_timestamps, zone
 
 FUTURE_MS = 300_000
@@ -39,11 +38,6 @@ _TYPES: Final[Mapping[str, frozenset[type]]] = {
     "number": frozenset({int, float}),
     "timestamp": frozenset({str, int, float}),
 }
-_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "integer": (-(2**63), 2**63 - 1),
-    "number": (-sys.float_info.max, sys.float_info.max),
-}
-"""What a fold and an archive can hold; JSON knows no limit."""
 _encode = msgspec.json.Encoder().encode
 _SHORT: Final = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_VALUE
@@ -244,7 +238,7 @@ class _Field:
     def __init__(self, name: str, spec: FieldSpec) -> None:
         self.name = name
         self._spec = spec
-        lowest, highest = _LIMITS.get(spec.type, (-math.inf, math.inf))
+        lowest, highest = LIMITS.get(spec.type, (-math.inf, math.inf))
         self._low = lowest if spec.min is None else max(spec.min, lowest)
         self._high = highest if spec.max is None else min(spec.max, highest)
         self._types = _TYPES[spec.type]
@@ -304,7 +298,7 @@ class _Field:
             return ReasonCode.WRONG_TYPE, f"is no {spec.type}: send one"
         if spec.type == "timestamp" and parse_timestamp(value, self._zone) == NOT_A_TIME:
             return ReasonCode.BAD_TIMESTAMP, "is no time: send ISO 8601, like 2018-01-31T18:05:00Z"
-        if spec.type in _LIMITS and not self._low <= value <= self._high:
+        if spec.type in LIMITS and not self._low <= value <= self._high:
             return ReasonCode.OUT_OF_RANGE, f"is outside [{self._low:g}, {self._high:g}]: mend the producer"
         if self._enum is not None and value not in self._enum:
             allowed = ", ".join(map(str, sorted(self._enum, key=str)))

@@ -7,6 +7,7 @@ form by any service.
 
 import re
 import reprlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -50,7 +51,7 @@ PerTime = Annotated[
 
 RowRule = Annotated[
     Rule,
-    BeforeValidator(lambda value: parse_rule(value) if isinstance(value, str) else value),
+    BeforeValidator(parse_rule),
     PlainSerializer(str, return_type=str),
 ]
 """A comparison that every row keeps, written `dropoff_at >= pickup_at`."""
@@ -132,7 +133,13 @@ class Expect(Spec):
         return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
 
 
+LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "integer": (-(2**63), 2**63 - 1),
+    "number": (-sys.float_info.max, sys.float_info.max),
+}
+"""What a fold and an archive can hold; JSON knows no limit."""
 OF_NUMBERS = ("mean", "stddev", "min", "max")
+"""Statistics that texts do not have."""
 _PLAIN: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -229,14 +236,18 @@ class FieldSpec(Spec):
             return f"is no {self.type}: write one"
         if self.type == "timestamp" and parse_timestamp(value, zone(None)) == NOT_A_TIME:
             return "is no time: write ISO 8601, like 2018-01-31T18:05:00Z"
-        if isinstance(value, int | float) and self.type in ("integer", "number"):
+        if isinstance(value, int | float) and self.type in LIMITS:
             number: float = value
             if self.sent_in is not None and self.unit is not None:
-                with suppress(ValueError):  # of units that are a fault of their own
+                with suppress(ValueError, OverflowError):  # of units that are a fault of their own
                     number = conversion(self.sent_in, self.unit).of(value)
-            if (self.min is not None and number < self.min) or (self.max is not None and number > self.max):
-                low, high = (" " if bound is None else f"{bound:g}" for bound in (self.min, self.max))
-                return f"is outside [{low}, {high}]: write one that the field allows"
+            low, high = LIMITS[self.type]
+            low, high = (
+                low if self.min is None else max(low, self.min),
+                high if self.max is None else min(high, self.max),
+            )
+            if not low <= number <= high:
+                return f"is outside [{low:g}, {high:g}]: write one that the field allows"
         if self.enum is not None and value not in self.enum:
             return f"is none of {', '.join(map(str, self.enum))}: write one of them"
         if self.pattern is None or not isinstance(value, str) or _pattern_fault(self.pattern):
@@ -302,7 +313,7 @@ class SourceSpec(Spec):
         """Yield what cleaning a field may not declare: records are keyed before they are cleaned, and are of some time."""
         field = self.fields[name]
         for key in ("trim", "nulls", "default", "sent_in") if role == "key" else ("default",):
-            if (value := getattr(field, key)) not in (None, False, ()):
+            if (value := getattr(field, key)) != FieldSpec.model_fields[key].default:
                 why = "by which its record is sent" if role == "key" else "which every event has of itself"
                 yield ("fields", name, key), f"{value!r} will not do for the {role}, {why}: remove it"
 
