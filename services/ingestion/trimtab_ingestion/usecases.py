@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from trimtab_core.contract import UNDECODABLE, Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source
 
+_LONGEST_ID = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -21,6 +23,8 @@ class Judged:
 
     keys: list[str | None]
     """The key that the row itself states, if it can be read."""
+    rows: Sequence[Mapping[str, Any] | None]
+    """The row itself; None where it could not be decoded."""
     payloads: Sequence[bytes]
     event_time_ms: NDArray[np.int64]
     reasons: list[tuple[Reason, ...]]
@@ -67,7 +71,7 @@ def judge(
     if re_encode:
         rows = zip(checked.rows, reasons, payloads, strict=True)
         payloads = [payload if faults else msgspec.json.encode(row) for row, faults, payload in rows]
-    return Judged(checked.keys, payloads, checked.event_time_ms, reasons)
+    return Judged(checked.keys, checked.rows, payloads, checked.event_time_ms, reasons)
 
 
 def _wrong_key(found: bytes | None, wanted: str) -> Reason:
@@ -77,6 +81,18 @@ def _wrong_key(found: bytes | None, wanted: str) -> Reason:
         field="",
         value=shown,
         message=f"the record has {shown} where the row's key field says {wanted!r}: produce it keyed by the key field",
+    )
+
+
+def wrong_replay(letter: bytes, topic: str, partition: int) -> Reason:
+    """Return what is wrong with a record that says it is `letter`, sent again, and cannot be."""
+    shown = repr(letter[:_LONGEST_ID].decode(errors="replace"))
+    return Reason(
+        code=ReasonCode.WRONG_REPLAY,
+        field="",
+        value=shown,
+        message=f"the record replays {shown}, which is no earlier record of {topic}/{partition}: "
+        "use `trimtab deadletter replay`, which sends a letter to where it came from",
     )
 
 
