@@ -85,33 +85,30 @@ class Ingest:
             newest_ms = int(judged.event_time_ms[good].max())
             self.newest_ms = max(self.newest_ms or newest_ms, newest_ms)
         kept, seen = self._seen.let_in(source.spec, rows, judged, letters)
+        repeats = set(good.tolist()).difference(kept.tolist()) if len(kept) < len(good) else ()
         place = f"{rows[0].topic}/{rows[0].partition}/"
-        headers = dict(
-            zip(
-                kept.tolist(),
-                records.rows_headers(
-                    [f"{place}{letters.get(at, rows[at].offset)}" for at in kept.tolist()],
-                    self.source,
-                    judged.event_time_ms[kept],
-                    arrived_at_ms[kept],
-                ),
-                strict=True,
+        headers = iter(
+            records.rows_headers(
+                [f"{place}{letters.get(at, rows[at].offset)}" for at in kept.tolist()],
+                self.source,
+                judged.event_time_ms[kept],
+                arrived_at_ms[kept],
             )
         )
         events = topics.EVENTS.named(self.source).name
         outcomes = [
             self._refused(record, key, reasons, letters.get(at))
             if reasons
-            else Outgoing(events, record.key, payload, headers[at], self.partition)
-            if at in headers
             else None
+            if at in repeats
+            else Outgoing(events, record.key, payload, next(headers), self.partition)
             for at, (record, key, payload, reasons) in enumerate(
                 zip(rows, judged.keys, judged.payloads, judged.reasons, strict=True)
             )
         ]
         quality = [self._quality(rows[-1], judged)]
-        if seen or len(kept) < len(good):
-            quality.append(self._duplicates(rows[-1], judged, len(good) - len(kept)))
+        if seen or repeats:
+            quality.append(self._duplicates(rows[-1], judged, len(repeats)))
         return [*outcomes, *seen, *quality]
 
     def _letters(self, rows: Sequence[Any], judged: Judged) -> dict[int, int]:
