@@ -146,10 +146,9 @@ async def _records(servers: str, topic: str, since_ms: int | None = None) -> Asy
 
 async def _starts(servers: str, topic: str, since_ms: int | None) -> dict[TopicPartition, int]:
     """Return the partitions in which there is something since a time, and the offset of the first of it."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=servers, enable_auto_commit=False)
     try:
         await consumer.start()
-        await consumer.topics()
         places = [
             TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
         ]
