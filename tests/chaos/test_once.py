@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab import deadletters
@@ -20,7 +20,6 @@ from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Resource
 from trimtab_runtime import bus, records
 from trimtab_runtime.admin import ensure_topics
-from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
@@ -42,7 +41,12 @@ class Stream:
         self.servers = servers
         self.let_in: list[tuple[str, str]] = []
         """Row and record id of every event that was heard."""
-        self._next = [0] * PARTITIONS
+        self._consumer = AIOKafkaConsumer(
+            self.events,
+            bootstrap_servers=servers,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+        )
         self._producer = producer
         self._directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -96,44 +100,42 @@ class Stream:
             ):
                 pass
 
-    async def hear(self) -> int:
-        """Take in the events that have come since, and return how many there are by now."""
-        for partition in range(PARTITIONS):
-            start = self._next[partition]
-            async for batch in read_partition(self.servers, self.events, partition, offset=start):
-                self._next[partition] = batch[-1].offset + 1
+    async def until(self, count: int) -> None:
+        """Wait until there are so many events."""
+
+        async def probe() -> bool:
+            for batch in (await self._consumer.getmany(timeout_ms=200)).values():
                 self.let_in += [
                     (json.loads(each.value)["id"], dict(each.headers)["ce_id"].decode())
                     for each in batch
                     if each.value
                 ]
-        return len(self.let_in)
-
-    async def until(self, count: int) -> None:
-        """Wait until there are so many events."""
-
-        async def probe() -> bool:
-            return await self.hear() >= count
+            return len(self.let_in) >= count
 
         await eventually(probe, what=f"{count} events", deadline_s=60)
 
-    def end(self) -> None:
+    async def open(self) -> None:
+        families = (topics.RAW, topics.EVENTS, topics.SEEN)
+        own = [family.named(self.name, partitions=PARTITIONS) for family in families]
+        await ensure_topics(self.servers, [*topics.STATIC, *own])
+        await self._consumer.start()
+
+    async def close(self) -> None:
         for process in self._processes:
             process.kill()
             process.wait()
+        await self._consumer.stop()
 
 
 @pytest.fixture
 async def stream(kafka_servers: str, tmp_path: Path) -> AsyncIterator[Stream]:
     async with bus.open_producer(kafka_servers) as producer:
         stream = Stream(kafka_servers, producer, tmp_path)
-        families = (topics.RAW, topics.EVENTS, topics.SEEN)
-        await ensure_topics(
-            kafka_servers,
-            [*topics.STATIC, *(family.named(stream.name, partitions=PARTITIONS) for family in families)],
-        )
-        yield stream
-        stream.end()
+        await stream.open()
+        try:
+            yield stream
+        finally:
+            await stream.close()
 
 
 async def test_rows_sent_twice_and_letters_replayed_twice_are_events_once(stream: Stream) -> None:
