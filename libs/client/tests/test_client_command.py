@@ -38,7 +38,15 @@ def trimtab(*words: str, environ: dict[str, str] | None = None) -> subprocess.Co
 
 
 @pytest.mark.parametrize(
-    "words", [["model", "versions", "m"], ["loop", "list"], ["get"], ["tail", "drift"], ["run", "list"]]
+    "words",
+    [
+        ["model", "versions", "m"],
+        ["loop", "list"],
+        ["get"],
+        ["tail", "drift"],
+        ["run", "list"],
+        ["deadletter", "list"],
+    ],
 )
 def test_a_command_that_needs_a_stack_says_how_to_get_one(tmp_path: Path, words: list[str]) -> None:
     done = trimtab(*words, "--dir", str(tmp_path))
@@ -142,11 +150,12 @@ def test_a_service_that_is_away_is_named(tmp_path: Path) -> None:
 def test_a_kafka_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
     away = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": "127.0.0.1:1"}
 
-    done = trimtab("tail", "drift", "--dir", str(tmp_path), environ=away)
+    for words in (["tail", "drift"], ["deadletter", "list"]):
+        done = trimtab(*words, "--dir", str(tmp_path), environ=away)
 
-    assert done.returncode == 1
-    assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:

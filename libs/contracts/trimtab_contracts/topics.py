@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
@@ -127,7 +127,8 @@ _SERVICES = ("ingestion", "feature_store", "trainer", "registry", "serving", "mo
 
 RAW: Topic[Message] = Topic(
     name="raw.{source}",
-    about="What producers send. `ce_arrivedat` may state when it arrived; a record of type `trimtab.watermark` says that "
+    about="What producers send. `ce_arrivedat` may state when it arrived; `ce_replayof` names the dead letter that is sent "
+    "again, to the partition it came from; a record of type `trimtab.watermark` says that "
     "nothing at or before its `ce_time` will follow in its partition.",
     key="the source's key",
     value=None,
@@ -157,10 +158,22 @@ KEYED: Topic[Message] = Topic(
     readers=(("feature_store", SHARED),),
     retention_ms=7 * _DAY_MS,
 )
+SEEN = _messages(
+    "seen.{source}",
+    Seen,
+    about="What of raw.{source} has been let in and may not come again: values of fields that are `unique_within` a time, "
+    "and replayed dead letters. A record for each transaction, in the partition of its rows.",
+    key="rows/ or replays/, and the offset of the transaction's last raw record",
+    encoding=Encoding.BINARY,
+    producers=("ingestion",),
+    readers=(("ingestion", EVERYONE), ("operators", EVERYONE)),
+    compacted=True,
+)
 DEADLETTER = _messages(
     "deadletter",
     DeadLetter,
-    about="Records that were refused, whole, with every reason.",
+    about="Records that were refused, whole, with every reason; the newest record of an id counts. One with a header "
+    "`ce_replayof` was sent again, and refused again.",
     key="the original key",
     producers=_SERVICES,
     readers=(("operators", SHARED),),
@@ -325,7 +338,7 @@ AUDIT = _messages(
 )
 
 ALL: tuple[Topic[Any], ...] = (
-    RAW, EVENTS, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
+    RAW, EVENTS, SEEN, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
     METRICS_SERVING, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip

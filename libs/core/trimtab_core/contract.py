@@ -60,6 +60,7 @@ class ReasonCode(StrEnum):
     LATE = "late"
     FUTURE = "future"
     WRONG_KEY = "wrong_key"
+    WRONG_REPLAY = "wrong_replay"
 
 
 @dataclass(frozen=True, slots=True)

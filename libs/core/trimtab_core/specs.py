@@ -175,6 +175,12 @@ class FieldSpec(Spec):
     enum: tuple[str | int, ...] | None = None
     pattern: str | None = None
     expect: Expect = Expect()
+    unique_within: Duration | None = None
+    """Within so much event time a value may come once; who repeats it is dropped and counted, and is no dead letter.
+
+    It holds among the rows of one partition of raw.<source>: a repeat of a row has its key, and so lies in its partition.
+    Which row is the first is the order in the partition. A null is no value.
+    """
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if self.timezone is not None:
@@ -199,6 +205,12 @@ class FieldSpec(Spec):
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is not None and self.type not in ("integer", "number"):
                 yield (name,), f"{bound!r} is for numbers, and this field is a {self.type}: remove it"
+        if self.unique_within is not None and self.type in ("boolean", "timestamp"):
+            yield (
+                ("unique_within",),
+                f"{format_duration(self.unique_within)!r} is for values that name a row, and this field is a "
+                f"{self.type}: remove it",
+            )
         if self.min is not None and self.max is not None and self.min > self.max:
             yield ("min",), f"{self.min!r} is over max, {self.max!r}: no value would pass; lower it"
         for index, value in enumerate(self.nulls):

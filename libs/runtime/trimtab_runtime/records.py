@@ -22,6 +22,8 @@ from trimtab_runtime.clock import iso, parse_iso
 M = TypeVar("M", bound=Message)
 Headers = list[tuple[str, bytes]]
 
+REPLAY_OF = "ce_replayof"
+"""The header of a dead letter's row that is sent again: the letter's id."""
 WATERMARK_TYPE = "trimtab.watermark"
 _WATERMARK = WATERMARK_TYPE.encode()
 _ISO_LENGTH = len("2020-01-01T00:00:00.000Z")

@@ -1,6 +1,7 @@
 """What becomes of a batch of raw records, and when ingestion moves event time on by itself."""
 
 import json
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,13 @@ def book() -> SpecBook:
 
 @pytest.fixture
 def worker(book: SpecBook) -> Ingest:
-    return Ingest(book, Contracts(), "raw.trips", 1)
+    return Ingest(book, Contracts(), nothing, "raw.trips", 1)
+
+
+async def nothing(topic: str, partition: int) -> AsyncIterator[list[Any]]:
+    """Read a partition in which nothing lies."""
+    return
+    yield
 
 
 def raw(offset: int, row: Any, *, key: str | None = None, arrived_ms: int = NOW) -> Any:
@@ -117,7 +124,7 @@ def test_a_watermark_never_goes_back(worker: Ingest) -> None:
 def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
     batch = [raw(0, row(1)), raw(1, row(2, x=-1)), mark(2, NOW)]
 
-    first, again = (Ingest(book, Contracts(), "raw.trips", 1).process(batch) for _ in range(2))
+    first, again = (Ingest(book, Contracts(), nothing, "raw.trips", 1).process(batch) for _ in range(2))
 
     assert [(each.topic, each.key, each.value) for each in first] == [
         (each.topic, each.key, each.value) for each in again
@@ -125,7 +132,7 @@ def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
 
 
 def test_idle_partitions_are_moved_on_with_the_busy_ones(book: SpecBook, worker: Ingest) -> None:
-    idle = Ingest(book, Contracts(), "raw.trips", 0)
+    idle = Ingest(book, Contracts(), nothing, "raw.trips", 0)
     worker.process([raw(0, row(1))])
 
     moved = due(book, [worker, idle])

@@ -28,9 +28,12 @@ class Quality:
         self._failing: set[tuple[str, str]] = set()
         """Field and statistic of what did not hold when it was last looked at, of which an alert was sent."""
 
-    def of(self, source: Source, last: Any, judged: Judged) -> list[Outgoing]:
-        """Return what to publish of a batch of `source` that ends with the record `last`."""
-        said = [_metric(metric, source, last) for metric in _of_batch(last, judged)]
+    def of(self, source: Source, last: Any, judged: Judged, *, repeats: int | None) -> list[Outgoing]:
+        """Return what to publish of a batch of `source` that ends with the record `last`.
+
+        `repeats` is how many of its rows had come before, None where nothing of it is to come once.
+        """
+        said = [_metric(metric, source, last) for metric in _of_batch(last, judged, repeats)]
         for finding in self._findings(source, judged):
             said += self._expected(finding, source, last)
         return said
@@ -77,11 +80,13 @@ class Quality:
         return said
 
 
-def _of_batch(last: Any, judged: Judged) -> list[Metric]:
-    """Return the share of a batch that was refused, and how many rows each cleaning of a field has changed."""
+def _of_batch(last: Any, judged: Judged, repeats: int | None) -> list[Metric]:
+    """Return what was refused of a batch, what repeats were dropped, and how many rows each cleaning has changed."""
     good, rows = judged.good, len(judged.reasons)
     times = judged.event_time_ms[good].tolist() or [last.timestamp]
     said = [("refused_share", "", 1 - len(good) / rows)]
+    if repeats is not None:
+        said.append(("duplicates", "", float(repeats)))
     said += [(f"cleaned_{how}", field, float(count)) for (field, how), count in judged.cleaned.items()]
     return [
         Metric(

@@ -15,6 +15,8 @@ from trimtab_core.cleaning import Operation
 from trimtab_core.contract import UNDECODABLE, Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source
 
+_LONGEST_ID = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -22,7 +24,8 @@ class Judged:
 
     keys: list[str | None]
     """The key that the row itself states, if it can be read."""
-    rows: list[dict[str, Any] | None]
+    rows: Sequence[Mapping[str, Any] | None]
+    """The row itself; None where it could not be decoded."""
     payloads: Sequence[bytes]
     """What was sent, or for a row that cleaning changed, the row as it is now."""
     event_time_ms: NDArray[np.int64]
@@ -79,6 +82,18 @@ def _wrong_key(found: bytes | None, wanted: str) -> Reason:
         field="",
         value=shown,
         message=f"the record has {shown} where the row's key field says {wanted!r}: produce it keyed by the key field",
+    )
+
+
+def wrong_replay(letter: bytes, topic: str, partition: int) -> Reason:
+    """Return what is wrong with a record that says it is `letter`, sent again, and cannot be."""
+    shown = repr(letter[:_LONGEST_ID].decode(errors="replace"))
+    return Reason(
+        code=ReasonCode.WRONG_REPLAY,
+        field="",
+        value=shown,
+        message=f"the record replays {shown}, which is no earlier record of {topic}/{partition}: "
+        "use `trimtab deadletter replay`, which sends a letter to where it came from",
     )
 
 

@@ -14,7 +14,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import demo, loops, models, project, runs, stack, streams
+from trimtab.cli import deadletter, demo, loops, models, project, runs, stack, streams
 
 app = typer.Typer(
     name="trimtab",
@@ -29,6 +29,7 @@ project.add_to(app)
 streams.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
+app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
