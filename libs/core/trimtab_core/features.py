@@ -113,14 +113,14 @@ def _resolve_expression(
         expression = Expression(text, views)
     except TextFault as fault:
         raise FeatureFault(f"feature {name!r}: {fault}") from fault
-    inputs: list[Input] = []
+    read: list[Input] = []
     for each in expression.inputs:
         try:
-            inputs += _resolve_one(each.name, source, views)
+            read += _resolve_one(each.name, source, views)
         except FeatureFault as fault:
             place = f"at character {each.at} of {expression.text!r}"
             raise FeatureFault(f"feature {name!r}: {fault} ({place})") from fault
-    return ExpressionFeature(f"{name} = {expression.text}", expression, tuple(inputs))
+    return ExpressionFeature(f"{name} = {expression.text}", expression, tuple(read))
 
 
 def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]) -> list[Input]:
