@@ -103,6 +103,7 @@ COMPATIBLE: list[dict[str, Any]] = [
     {"fields.id.pattern": _GONE},
     {"fields.count.default": 1},
     {"fields.bare.expect": {"mean": [0, 1]}},
+    {"fields.id.unique_within": "2d"},
 ]
 
 
