@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_core.slots import FoldState, Layout
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import Progress
@@ -99,15 +100,21 @@ class Fold:
         pieces: list[KeyedRows] = []
         out: list[Outgoing] = []
         marks = dict(self._watermark_ms)
+        produced: list[int] = []
         for record in batch:
             if record.value:
+                if (produced_ms := freshness.produced_ms(record)) is not None:
+                    produced.append(produced_ms)
                 try:
                     pieces.append(keyed.decode(record.value))
                 except BadRows as error:
                     out.append(deadletters.letter(record, str(error)))
             elif (origin := records.origin(record)).is_watermark and origin.event_time_ms is not None:
                 marks[origin.partition] = max(marks.get(origin.partition, 0), origin.event_time_ms)
-        out += self._fold(shape, state, pieces)
+        folded = self._fold(shape, state, pieces)
+        if folded and produced:
+            folded[-1] = msgspec.structs.replace(folded[-1], headers=[freshness.header(min(produced))])
+        out += folded
         if marks != self._watermark_ms:
             self._watermark_ms = marks
             out += self._move_on(shape, state)
