@@ -64,7 +64,7 @@ class FeatureStoreApi(FeatureStoreServicer):
                 as_of_ms=from_timestamp(request.as_of) if request.HasField("as_of") else EVER_MS,
                 wait_until_ms=from_timestamp(request.wait_until),
             ),
-            patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.9, self._patience_s),
+            patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.8, self._patience_s),
         )
         yield HistoricalFeatures(
             dataset=HistoricalFeatures.Dataset(

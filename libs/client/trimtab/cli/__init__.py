@@ -14,7 +14,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import demo, loops, models, project, runs, stack, streams
+from trimtab.cli import datasets, demo, loops, models, project, runs, stack, streams
 
 app = typer.Typer(
     name="trimtab",
@@ -30,6 +30,9 @@ streams.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
+app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
+app.add_typer(datasets.audit, name="audit", help="Whether what was done was right.")
+app.command("freshness")(datasets.freshness)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)
