@@ -227,7 +227,7 @@ METRICS_FEATURES = _messages(
     "metrics.features",
     Metric,
     about="How long events take from produced to readable as features, where they are read: `freshness_p50_ms` and "
-    "`freshness_p99_ms`, of the wall clock.",
+    "`freshness_p99_ms`, of the wall clock; `rows` is how many transactions were measured.",
     key="view",
     producers=("feature_store", "serving"),
     readers=(("analysts", SHARED),),

@@ -180,9 +180,9 @@ def _skewed(found: AuditSkewResponse.Feature) -> dict[str, Any]:
     return {
         "feature": found.name,
         "rows": found.rows,
-        "mismatched": found.mismatched / found.rows,
-        "missing": found.missing / found.rows,
-        "extra": found.extra / found.rows,
+        "mismatch share": found.mismatched / found.rows,
+        "missing share": found.missing / found.rows,
+        "extra share": found.extra / found.rows,
         "worst": example if found.HasField("worst") else None,
     }
 
@@ -193,7 +193,7 @@ def freshness(directory: Directory = HOME, as_json: Json = False) -> None:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for where, metric in asyncio.run(_recent(servers)):
         row = found.setdefault((metric.model, where), {"view": metric.model, "read by": where})
-        row["events"], row["until"] = metric.rows, iso(from_timestamp(metric.window_to))
+        row["transactions"], row["until"] = metric.rows, iso(from_timestamp(metric.window_to))
         row[{P50: "p50 ms", P99: "p99 ms"}.get(metric.name, metric.name)] = metric.value
     rows = [found[place] for place in sorted(found)]
     show(

@@ -136,7 +136,7 @@ class EntityColumn(_message.Message):
     """as the views' `entity` names it"""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """as texts: 7, true, north"""
+        """as texts: 7, True, north"""
 
     def __init__(
         self,
