@@ -81,7 +81,7 @@ def test_two_datasets_are_compared_column_by_column() -> None:
 
     found = {row.pop("column"): row for row in compared(left, right)}
 
-    assert list(found) == ["event_time_ms", "x", "label", "y"]
+    assert list(found) == ["x", "label", "y"]
     assert found["x"] == {
         "left type": "double", "left mean": 1.0, "left std": 0.0, "left nulls": 0.5,
         "right type": "double", "right mean": 3.0, "right std": 0.0, "right nulls": 0.0,

@@ -144,12 +144,12 @@ def _view(view: GetOnlineFeaturesResponse.View) -> dict[str, Any]:
 
 
 def compared(left: pa.Table, right: pa.Table) -> list[dict[str, Any]]:
-    """Return how two tables differ, a row for each column of either: type, mean, deviation and share of nulls."""
+    """Return how two tables differ, a row for each feature or label of either: type, mean, deviation and share of nulls."""
     names = dict.fromkeys([*left.column_names, *right.column_names])
     return [
         {"column": name, **_shape("left", left, name), **_shape("right", right, name)}
         for name in names
-        if name != "key"
+        if name not in ("key", "event_time_ms")
     ]
 
 

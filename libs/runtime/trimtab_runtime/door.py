@@ -164,8 +164,10 @@ def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
 def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def call(request: Any, context: Any) -> Iterator[Any]:
+        metadata = dict(context.invocation_metadata())
         try:
-            yield from behaviour(request, context)
+            with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):
+                yield from behaviour(request, context)
         except Exception as error:  # the edge of a call
             _abort(method, context, error)
 

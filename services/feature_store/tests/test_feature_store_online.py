@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2 import GetOnlineFeaturesResponse
 from trimtab_core import specs
 from trimtab_core.slots import FoldState, Layout
@@ -18,6 +19,7 @@ from trimtab_runtime.featurelog import Progress
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.onlineview import Status
 from trimtab_runtime.specbook import SpecBook, UnknownView
+from trimtab_runtime.testing import eventually
 
 HOUR = 3_600_000
 START = 420_000 * HOUR
@@ -241,6 +243,34 @@ def test_freshness_is_of_what_came_since_the_view_was_asked_for(world: World) ->
     assert (lag.view, lag.notes, lag.p50_ms) == ("city", 3, 100)
     assert 290 < lag.p99_ms <= 300
     assert world.freshness.take() == []
+
+
+async def test_how_fresh_a_view_is_is_published_when_there_is_news(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    class Producer:
+        async def send(self, topic: str, **record: Any) -> asyncio.Future[None]:
+            sent.append(topics.METRICS_FEATURES.decode(record["value"]))
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+    monkeypatch.setattr(freshness, "PUBLISH_S", 0.0)
+    world.freshness.note("city", [Raw(b"k", b"v", [freshness.header(NOW - 70)])])
+    publishing = asyncio.create_task(world.freshness.publish(topics.METRICS_FEATURES, Producer()))
+
+    async def is_told() -> bool:
+        return len(sent) >= 2
+
+    await eventually(is_told, what="two metrics")
+    publishing.cancel()
+    assert [(each.model, each.name, each.value, each.rows) for each in sent] == [
+        ("city", "freshness_p50_ms", 70, 1),
+        ("city", "freshness_p99_ms", 70, 1),
+    ]
+    assert sent[0].id.startswith("feature_store-0/city/freshness_p50_ms/")
 
 
 def test_a_replays_arrivals_are_not_taken_for_times_of_the_wall_clock() -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from trimtab_contracts import topics
 from trimtab_core.specs import FeatureView
 from trimtab_runtime import featurelog
@@ -29,13 +30,17 @@ _POLL_S = 0.05
 _MOST_PLANS = 1_000
 
 
+Places = slice | NDArray[np.intp]
+"""Numbers of columns; those that follow one another are a slice, which is quicker to take."""
+
+
 class Columns(NamedTuple):
     """What a question wants of one view."""
 
     view: FeatureView
-    places: list[int]
+    places: Places
     """Of the columns, in the answer."""
-    columns: list[int]
+    columns: Places
     """In the view's values."""
 
 
@@ -172,7 +177,7 @@ def _plan(book: SpecBook, features: tuple[str, ...]) -> Plan:
     if not features:
         raise BadQuestion("features is empty: name some, such as view.column or view.*")
     names: list[str] = []
-    wanted: dict[str, Columns] = {}
+    wanted: dict[str, tuple[FeatureView, list[int], list[int]]] = {}
     for feature in features:
         name, dot, column = feature.partition(".")
         if not (name and dot and column):
@@ -183,14 +188,19 @@ def _plan(book: SpecBook, features: tuple[str, ...]) -> Plan:
             raise BadQuestion(
                 f"feature {feature!r} names column {column!r}, which the view lacks: it has {', '.join(columns)}"
             )
-        of_view = wanted.setdefault(name, Columns(view, [], []))
+        _, places, numbers = wanted.setdefault(name, (view, [], []))
         for each in columns if column == "*" else (column,):
             if f"{name}.{each}" in names:
                 raise BadQuestion(f"feature '{name}.{each}' is asked for twice: drop one")
-            of_view.places.append(len(names))
-            of_view.columns.append(columns.index(each))
+            places.append(len(names))
+            numbers.append(columns.index(each))
             names.append(f"{name}.{each}")
-    return Plan(names, list(wanted.values()))
+    return Plan(names, [Columns(view, _run(at), _run(of)) for view, at, of in wanted.values()])
+
+
+def _run(numbers: list[int]) -> Places:
+    follow = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return slice(numbers[0], numbers[-1] + 1) if follow else np.array(numbers, np.intp)
 
 
 def _rows(entities: Mapping[str, Sequence[str]], plan: Plan) -> int:

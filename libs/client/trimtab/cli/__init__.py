@@ -32,7 +32,6 @@ app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(datasets.audit, name="audit", help="Whether what was done was right.")
-app.command("freshness")(datasets.freshness)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)
