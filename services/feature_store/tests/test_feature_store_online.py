@@ -259,13 +259,14 @@ async def test_how_fresh_a_view_is_is_published_when_there_is_news(
 
     monkeypatch.setattr(freshness, "PUBLISH_S", 0.0)
     world.freshness.note("city", [Raw(b"k", b"v", [freshness.header(NOW - 70)])])
-    publishing = asyncio.create_task(world.freshness.publish(topics.METRICS_FEATURES, Producer()))
 
     async def is_told() -> bool:
         return len(sent) >= 2
 
-    await eventually(is_told, what="two metrics")
-    publishing.cancel()
+    async with asyncio.TaskGroup() as tasks:
+        publishing = tasks.create_task(world.freshness.publish(topics.METRICS_FEATURES, Producer()))
+        await eventually(is_told, what="two metrics")
+        publishing.cancel()
     assert [(each.model, each.name, each.value, each.rows) for each in sent] == [
         ("city", "freshness_p50_ms", 70, 1),
         ("city", "freshness_p99_ms", 70, 1),
