@@ -185,7 +185,7 @@ def test_what_is_not_set_of_a_trimtab_elsewhere_is_named(tmp_path: Path) -> None
     partly = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1"}
 
     for words, lacking in (
-        (["loops"], "TRIMTAB_SERVING_ADDRESS, "),
+        (["loops"], "TRIMTAB_FEATURE_STORE_ADDRESS, TRIMTAB_SERVING_ADDRESS, "),
         (["tail", "drift"], "TRIMTAB_KAFKA_SERVERS not set"),
     ):
         done = trimtab(*words, "--dir", str(tmp_path), environ=partly)

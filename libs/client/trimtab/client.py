@@ -12,7 +12,10 @@ from typing import Any, Self
 
 import grpc
 import msgspec
+import pyarrow as pa
 from google.protobuf import json_format
+from trimtab_contracts.features.v1 import features_pb2 as feature_store
+from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1 import registry_pb2 as registry
@@ -24,9 +27,11 @@ from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.errors import TrimtabError, Unavailable
 
-SERVICES = ("registry", "serving", "trainer", "monitoring")
+from trimtab.datasets import TrainingSet, entity_columns, feature_table
+
+SERVICES = ("registry", "feature_store", "serving", "trainer", "monitoring")
 
 
 class Trimtab:
@@ -34,6 +39,7 @@ class Trimtab:
 
     def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
         self._registry = _Door("registry", RegistryStub(channels["registry"]))
+        self._feature_store = _Door("feature store", FeatureStoreStub(channels["feature_store"]))
         self._serving = _Door("serving", PredictionStub(channels["serving"]))
         self._trainer = _Door("trainer", TrainerStub(channels["trainer"]))
         self._monitoring = _Door("monitoring", MonitoringStub(channels["monitoring"]))
@@ -79,6 +85,77 @@ class Trimtab:
             model=model, rows=[msgspec.json.encode(row) for row in rows], version=version
         )
         answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
+        return answer
+
+    async def features(
+        self,
+        names: Sequence[str],
+        entities: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        at_ms: int | None = None,
+        timeout: float = 30.0,
+    ) -> pa.Table:
+        """Return online features, `view.column` or `view.*`, of some entities at a time, or now.
+
+        `entities` are columns of one length by the name of their field, as in `{"zone": [7, 8]}`. A row of the table
+        holds the entities and, for each feature, its value (null where there is none) and what that is, in
+        `<feature>.status`: present, missing, expired or stale. All views are read at one time, each as of its own hop
+        boundary: the schema's metadata says which.
+        """
+        given = entities or {}
+        request = feature_store.GetOnlineFeaturesRequest(features=names, entities=entity_columns(given))
+        if at_ms is not None:
+            request.at.CopyFrom(to_timestamp(at_ms))
+        return feature_table(given, await self._feature_store.GetOnlineFeatures(request, timeout=timeout))
+
+    async def training_set(
+        self, model: str, start_ms: int, end_ms: int, *, as_of_ms: int | None = None, timeout: float = 300.0
+    ) -> TrainingSet:
+        """Return the labelled rows of a model in [start, end), each as it would have been answered then.
+
+        Nothing is seen that had not arrived by `as_of_ms`, if it is given. Rows whose label has not come within its
+        time are left out, and counted.
+        """
+        request = feature_store.GetHistoricalFeaturesRequest(
+            model=model, start=to_timestamp(start_ms), end=to_timestamp(end_ms)
+        )
+        if as_of_ms is not None:
+            request.as_of.CopyFrom(to_timestamp(as_of_ms))
+        pieces, dataset = [], feature_store.HistoricalFeatures.Dataset()
+        async for part in self._feature_store.stream("GetHistoricalFeatures", request, timeout=timeout):
+            if part.HasField("dataset"):
+                dataset = part.dataset
+            else:
+                pieces.append(part.arrow)
+        return TrainingSet(
+            model,
+            start_ms,
+            end_ms,
+            as_of_ms,
+            {table.table: table.version for table in dataset.tables},
+            dataset.digest,
+            dataset.rows,
+            dataset.rows_without_label,
+            pa.ipc.open_stream(b"".join(pieces)).read_all(),
+        )
+
+    async def audit_skew(
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        timeout: float = 600.0,
+    ) -> feature_store.AuditSkewResponse:
+        """Compare what serving logged of a model with what the archive says, for predictions of [since, until)."""
+        request = feature_store.AuditSkewRequest(model=model)
+        if since_ms is not None:
+            request.since.CopyFrom(to_timestamp(since_ms))
+        if until_ms is not None:
+            request.until.CopyFrom(to_timestamp(until_ms))
+        answer: feature_store.AuditSkewResponse = await self._feature_store.AuditSkew(
+            request, timeout=timeout
+        )
         return answer
 
     async def train(self, model: str, *, reason: str, actor: str, as_of_ms: int | None = None) -> str:
@@ -155,9 +232,22 @@ class _Door:
             try:
                 return await call(request, **options)
             except grpc.RpcError as error:
-                known = rpc.error_of(error)
-                if isinstance(known, Unavailable):
-                    raise Unavailable(f"{self._service} cannot answer: {known}") from error
-                raise known from error
+                raise self._known(error) from error
 
         return ask
+
+    async def stream(self, method: str, request: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield what a call answers, one by one."""
+        try:
+            async for part in getattr(self._stub, method)(request, **options):
+                yield part
+        except grpc.RpcError as error:
+            raise self._known(error) from error
+
+    def _known(self, error: grpc.RpcError) -> TrimtabError:
+        known = rpc.error_of(error)
+        return (
+            Unavailable(f"{self._service} cannot answer: {known}")
+            if isinstance(known, Unavailable)
+            else known
+        )

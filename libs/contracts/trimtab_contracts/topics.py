@@ -182,7 +182,8 @@ DEADLETTER = _messages(
 FEATURES = _messages(
     "features.{view}",
     FeatureRecord,
-    about="The online state of a view: the slots of each entity's ring. Partitioned like keyed.{view}.",
+    about="The online state of a view: the slots of each entity's ring. Partitioned like keyed.{view}. The last slot of a "
+    "transaction says in `tt_produced` when the oldest event in it was produced, in milliseconds since the epoch.",
     key="JSON [generation, entity, ring index]",
     encoding=Encoding.BINARY,
     producers=("feature_store",),
@@ -232,6 +233,16 @@ METRICS_SERVING = _messages(
     about="Requests, failures and latency of each serving instance.",
     key="model",
     producers=("serving",),
+    readers=(("analysts", SHARED),),
+    retention_ms=30 * _DAY_MS,
+)
+METRICS_FEATURES = _messages(
+    "metrics.features",
+    Metric,
+    about="How long events take from produced to readable as features, where they are read: `freshness_p50_ms` and "
+    "`freshness_p99_ms`, of the wall clock; `rows` is how many transactions were measured.",
+    key="view",
+    producers=("feature_store", "serving"),
     readers=(("analysts", SHARED),),
     retention_ms=30 * _DAY_MS,
 )
@@ -339,7 +350,7 @@ AUDIT = _messages(
 
 ALL: tuple[Topic[Any], ...] = (
     RAW, EVENTS, SEEN, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
-    METRICS_SERVING, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
+    METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip
 STATIC: tuple[Topic[Any], ...] = tuple(topic for topic in ALL if not topic.is_family)

@@ -23,9 +23,11 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2 import (
+    EntityColumn,
     GetArchiveWatermarkRequest,
     GetHistoricalFeaturesRequest,
     GetOnlineFeaturesRequest,
+    GetOnlineFeaturesResponse,
     HistoricalFeatures,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
@@ -230,13 +232,16 @@ class Process:
         await eventually(serves, what=f"{self.address} ready")
 
     async def online(
-        self, view: str, at_ms: int, entities: Iterable[str] = ZONES
+        self, view: str, at_ms: int, entities: Iterable[str] = ZONES, field: str = "zone"
     ) -> tuple[np.ndarray[Any, Any], list[bool]]:
-        request = GetOnlineFeaturesRequest(view=view, entities=entities, at=to_timestamp(at_ms))
+        zones = EntityColumn(field=field, values=entities)
+        request = GetOnlineFeaturesRequest(features=[f"{view}.*"], entities=[zones], at=to_timestamp(at_ms))
         async with rpc.channel(self.address) as channel:
             stub: Any = FeatureStoreStub(channel)
             answer = await stub.GetOnlineFeatures(request, timeout=60, wait_for_ready=True)
-        return np.array(answer.values).reshape(len(answer.found), len(answer.columns)), list(answer.found)
+        shape = (-1, len(answer.names))
+        values, statuses = np.array(answer.values).reshape(shape), np.frombuffer(answer.statuses, np.uint8)
+        return values, (statuses.reshape(shape) != GetOnlineFeaturesResponse.MISSING).any(axis=1).tolist()
 
     async def historical(
         self, model: str, start_ms: int, end_ms: int, wait_until_ms: int = 0, timeout_s: float = 30
@@ -403,6 +408,10 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
             await first.historical(world.model, START, END, wait_until_ms=END + HOUR, timeout_s=2)
         with pytest.raises(grpc.aio.AioRpcError, match="there is no feature view 'none'"):
             await first.online("none", END)
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="told apart by 'zone', and no entity column is called so"
+        ):
+            await first.online(world.view, END, field="zones")
 
     for values, _ in together:
         same(values, [by_hand(rides, zone, middle - HOUR) for zone in ZONES])

@@ -24,7 +24,7 @@ from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.shelves import event_press
 from trimtab_feature_store.store import Piece
 from trimtab_feature_store.testing import MemoryStore
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -565,3 +565,21 @@ def test_an_entity_always_lives_in_the_same_partition() -> None:
     assert homes == [featurelog.partition_of(str(zone), PARTITIONS) for zone in range(1000)]
     assert {homes.count(each) > 250 for each in range(PARTITIONS)} == {True}
     assert featurelog.partition_of("161", 4) == 2  # it is on disk: this may never change
+
+
+def test_the_last_slot_of_a_transaction_says_when_its_oldest_event_was_produced() -> None:
+    stage = Stage()
+    for hour, taken_ms in ((0, START + 900), (1, START + 50), (0, START + 400)):
+        stage.send(Ride(7, START + hour * HOUR), 0)
+        stage.log.read("events.rides", 0)[-1].timestamp = START + HOUR + taken_ms - START
+    stage.send(Ride(7, START + HOUR, mph=None), 1)
+    stage.log.read("events.rides", 1)[-1].timestamp = START + 40 * HOUR  # arrived, so it says, days before
+
+    stage.run()
+
+    [told] = [
+        [freshness.produced_ms(raw) for raw in stage.log.read("features.speed", partition)]
+        for partition in range(PARTITIONS)
+        if stage.log.read("features.speed", partition)
+    ]
+    assert told == [None, START]

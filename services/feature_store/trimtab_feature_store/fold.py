@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_core.slots import Folded, FoldState, Layout
 from trimtab_core.specs import FeatureView, Source
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import Progress
@@ -164,8 +165,11 @@ class Fold:
         pieces: list[KeyedRows] = []
         out: list[Outgoing] = []
         marks = dict(self._watermark_ms)
+        produced: list[int] = []
         for record in batch:
             if record.value:
+                if (produced_ms := freshness.produced_ms(record)) is not None:
+                    produced.append(produced_ms)
                 try:
                     pieces.append(keyed.decode(record.value))
                 except BadRows as error:
@@ -178,8 +182,10 @@ class Fold:
             # How far this generation has come is forgotten, so its next worker begins it again.
             self._is_outgrown = True
             return [*out, self._out(featurelog.key(shape.generation, None, 0), None)]
-        if live:
-            out += self._fold(shape, state, live)
+        folded = self._fold(shape, state, live) if live else []
+        if folded and produced:
+            folded[-1] = msgspec.structs.replace(folded[-1], headers=[freshness.header(min(produced))])
+        out += folded
         if marks != self._watermark_ms:
             self._watermark_ms = marks
             out += self._move_on(shape, state)

@@ -60,9 +60,10 @@ class Tables(Protocol):
         version: int,
         start_ms: int,
         end_ms: int,
-        arrived_by_ms: int,
+        arrived_by_ms: int | None = None,
+        model: str | None = None,
     ) -> pa.Table:
-        """Return columns of the rows with event time in [start, end) that arrived by a time."""
+        """Return columns of the rows with event time in [start, end), that arrived by a time, or are of a model."""
         ...
 
 
@@ -97,7 +98,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """A model's set, spelled out, over fixed versions of the tables."""
 
     wanted: Wanted
@@ -127,17 +128,34 @@ class Historical:
             BadWindow: its times make no range.
             NotArchivedYet: the archive did not come so far within `patience_s`.
         """
+        plan = await self.plan(wanted, patience_s=patience_s)
+        async with self._one:
+            return await asyncio.to_thread(Making(self._tables, plan).make)
+
+    async def plan(
+        self, wanted: Wanted, features: Sequence[str] | None = None, *, patience_s: float = 60.0
+    ) -> Plan:
+        """Return what a set is made of: the model's features, or those given, over the tables as they stand.
+
+        Raises: as `training_set` does.
+        """
         if wanted.start_ms >= wanted.end_ms:
             raise BadWindow(wanted.start_ms, wanted.end_ms)
         model = self._book.model(wanted.model)
         source = self._book.source(model.spec.source)
-        features = self._features(model, source)
-        views = self._views(features)
+        resolved = self._features(model, source, features)
+        views = self._views(resolved)
         sources = self._sources(model, views.values())
         versions = await self._passed(sources, wanted.wait_until_ms, patience_s)
-        plan = _Plan(wanted, model, source, views, sources, features, versions)
-        async with self._one:
-            return await asyncio.to_thread(_Making(self._tables, plan).make)
+        return Plan(wanted, model, source, views, sources, resolved, versions)
+
+    def check(self, name: str) -> None:
+        """Refuse a model that cannot be made a set for.
+
+        Raises:
+            UnknownModel, UnknownSource: the model, or what it leans on, is not there.
+        """
+        self._book.source(self._book.model(name).spec.source)
 
     async def watermark_ms(self, name: str) -> int | None:
         """Return how far all that a model is trained on is archived, None if something of it is not at all.
@@ -167,10 +185,12 @@ class Historical:
         table = events_table(source.name)
         return await asyncio.to_thread(self._tables.reach, table, source.spec.partitions)
 
-    def _features(self, model: Model, source: Source) -> tuple[Feature, ...]:
+    def _features(
+        self, model: Model, source: Source, features: Sequence[str] | None = None
+    ) -> tuple[Feature, ...]:
         try:
             views = {name: view.spec for name, view in self._book.views.items()}
-            return resolve(model.spec.features, source.spec, views)
+            return resolve(model.spec.features if features is None else features, source.spec, views)
         except FeatureFault as fault:
             raise Rejected(f"model {model.name!r}: {fault}") from fault
 
@@ -195,19 +215,17 @@ class Historical:
         return versions
 
 
-class _Making:
-    """One training set in the making."""
+class Making:
+    """What the archive says of the rows of a plan; each call blocks."""
 
-    def __init__(self, tables: Tables, plan: _Plan) -> None:
+    def __init__(self, tables: Tables, plan: Plan) -> None:
         self._tables = tables
         self._plan = plan
 
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
-        plan, spine = self._plan, self._spine()
-        at = _ints(spine["event_time_ms"])
-        keys = _texts(self._field(spine, plan.model.spec.label.on))
-        matrix = self._features(spine, at)
+        plan, spine = self._plan, self.spine()
+        at, keys, matrix = _ints(spine["event_time_ms"]), self.keys(spine), self.features(spine)
         labels, without = self._labels(keys, at)
         known = ~np.isnan(labels)
         rows = pa.table(
@@ -220,13 +238,9 @@ class _Making:
         )
         return TrainingSet(rows, without, plan.versions, digest(rows))
 
-    def _spine(self) -> pa.Table:
-        wanted, source = self._plan.wanted, self._plan.source
-        views = {name: view.spec for name, view in self._plan.views.items()}
-        fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
-        return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
-
-    def _features(self, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
+    def features(self, spine: pa.Table) -> NDArray[np.float64]:
+        """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
+        at = _ints(spine["event_time_ms"])
         evaluator = RequestEvaluator(self._plan.features)
         matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs))
         for name, view in self._plan.views.items():
@@ -235,6 +249,17 @@ class _Making:
                 if isinstance(each, ViewFeature) and each.view == name:
                     matrix[:, place] = columns[:, view.spec.columns().index(each.column)]
         return evaluator.finish(matrix)
+
+    def keys(self, spine: pa.Table) -> pa.Array:
+        """Return what the label of each row of the spine is found by, as text."""
+        return _texts(self._field(spine, self._plan.model.spec.label.on))
+
+    def spine(self) -> pa.Table:
+        """Return the archived events of the model's source, in order of event time."""
+        wanted, source = self._plan.wanted, self._plan.source
+        views = {name: view.spec for name, view in self._plan.views.items()}
+        fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
+        return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
 
     def _own_fields(self, spine: pa.Table, features: Sequence[Feature]) -> list[dict[str, Any]]:
         """Return the rows of the spine with what features read of the row itself."""

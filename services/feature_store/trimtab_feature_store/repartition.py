@@ -14,7 +14,7 @@ from trimtab_core.grouping import Grouping
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Source
 from trimtab_core.syntax import TextFault
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
@@ -159,7 +159,7 @@ class Repartition:
         if len(read.rows):
             place = f"{batch[0].topic}/{self._partition}/{batch[0].offset}"
             for view, partition, piece in self._cut.pieces(read.rows, self._partition):
-                headers = _headers(place, view.name)
+                headers = _headers(place, view.name, read.produced_ms)
                 topic = topics.KEYED.named(view.name).name
                 out += [Outgoing(topic, None, value, headers, partition) for value in keyed.encode(piece)]
         if read.watermark_ms is not None and read.watermark_ms > self._watermark_ms:
@@ -179,8 +179,9 @@ class Repartition:
         ]
 
 
-def _headers(place: str, view: str) -> records.Headers:
+def _headers(place: str, view: str, produced_ms: int | None) -> records.Headers:
     return [
+        *([freshness.header(produced_ms)] if produced_ms is not None else []),
         ("ce_specversion", b"1.0"),
         ("ce_id", place.encode()),
         ("ce_type", b"trimtab.keyed"),

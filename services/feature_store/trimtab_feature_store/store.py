@@ -117,21 +117,19 @@ class DeltaStore:
         version: int,
         start_ms: int,
         end_ms: int,
-        arrived_by_ms: int,
+        arrived_by_ms: int | None = None,
+        model: str | None = None,
     ) -> pa.Table:
-        """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version.
+        """Return `columns` of the rows with event time in [start, end), at a table's version.
 
-        A column that the table does not have is null.
+        Only those that arrived by a time, or are of a model, if that is given. A column that the table does not
+        have is null.
         """
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
         dataset = handle.to_pyarrow_dataset()
-        wanted = (
-            (pc.field("event_time_ms") >= start_ms)
-            & (pc.field("event_time_ms") < end_ms)
-            & (pc.field("arrived_at_ms") <= arrived_by_ms)
-        )
+        wanted = rows_wanted(start_ms, end_ms, arrived_by_ms, model)
         there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
         found = dataset.to_table(columns=there, filter=wanted)
         for name in columns:
@@ -151,6 +149,16 @@ class DeltaStore:
             return None
         except (DeltaError, OSError) as error:
             raise Unavailable(f"table {table} cannot be read: {error}") from error
+
+
+def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: str | None) -> pc.Expression:
+    """Return the condition that the rows of a `read` meet."""
+    wanted = (pc.field("event_time_ms") >= start_ms) & (pc.field("event_time_ms") < end_ms)
+    if arrived_by_ms is not None:
+        wanted &= pc.field("arrived_at_ms") <= arrived_by_ms
+    if model is not None:
+        wanted &= pc.field("model") == model
+    return wanted
 
 
 def _appended(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from trimtab_contracts import topics
 from trimtab_core.slots import FoldState, Layout
+from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.records import Outgoing
 from trimtab_serving import testing
-from trimtab_serving.online import OnlineView
 from trimtab_serving.testing import Instance, Raw
 
 HOP = 6 * 3_600_000

@@ -16,10 +16,11 @@ from trimtab_core import specs
 from trimtab_core.contract import compile_contract, entity_key, entity_text
 from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
 from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
+from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_serving.errors import BadRow, CannotServe
-from trimtab_serving.online import OnlineView, OnlineViews
+from trimtab_serving.online import OnlineViews
 
 
 class Asked(NamedTuple):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from google.protobuf import json_format
@@ -12,11 +12,14 @@ from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
+from trimtab.cli import datasets
+from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, plain, print_json, show
 from trimtab.client import Trimtab
 from trimtab.project import BadProject, Fault, Project, read
 
 KINDS = {"sources": "Source", "featureviews": "FeatureView", "models": "Model", "all": ""}
+FORMS = ("", "wide")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -115,13 +118,32 @@ def _misfits(project: Project, directory: Path) -> list[Fault]:
 
 
 def get(
-    what: str = typer.Argument("all", help=", ".join(KINDS)),
+    what: str = typer.Argument("all", help=", ".join([*KINDS, "datasets"])),
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="wide: with what is in it, and who uses it.")
+    ] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """List what has been applied."""
-    if what not in KINDS:
-        raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join(KINDS)}")
+    """List what has been applied, or the datasets that runs were trained on."""
+    if what not in (*KINDS, "datasets"):
+        raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join([*KINDS, 'datasets'])}")
+    if output not in FORMS or (output and what in ("all", "datasets")):
+        raise Rejected(f"{what} has no form {output!r}: write wide, with sources, featureviews or models")
+    if what == "datasets":
+        runs = ask(directory, lambda trimtab: trimtab.runs())
+        show(
+            datasets.used(runs), as_json=as_json, empty="no run has been trained yet: see `trimtab run list`"
+        )
+        return
+    if output:
+        everything = ask(directory, lambda trimtab: trimtab.resources())
+        show(
+            Lineage(everything).rows(KINDS[what]),
+            as_json=as_json,
+            empty="nothing has been applied: see `trimtab apply`",
+        )
+        return
     found = ask(directory, lambda trimtab: trimtab.resources(KINDS[what]))
     if as_json:
         print_json([plain(resource) for resource in found])

@@ -2,7 +2,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from trimtab_serving.pool import Pool
+from trimtab_runtime.pool import Pool
 
 
 @pytest.fixture
