@@ -111,7 +111,8 @@ class _Loop:
 
     def _wait(self, work: Coroutine[Any, Any, Any], context: Any) -> Any:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        context.add_callback(future.cancel)  # of nobody's interest once the caller has gone
+        if not context.add_callback(future.cancel):  # of nobody's interest once the caller has gone
+            future.cancel()
         return future.result()
 
 

@@ -1,9 +1,9 @@
 """How fresh the online features are: from the moment an event was produced to the moment it can be read.
 
 What is measured: each record batch of features.<view> that a fold wrote in one
-transaction names, in a header of its last slot, when the oldest event in it was
-produced; a reader notes how long ago that was once the slot is in its memory. So a
-note is of the event that waited longest, and includes all stages between. An event
+transaction names, in a header of its last slot, when the oldest event that came with it
+was produced; a reader notes how long ago that was once the slot is in its memory. So
+a note is of the event that waited longest, and includes all stages between. An event
 was produced when it arrived at the broker, which its `arrived_at` says; where that is
 more than a day off the broker's own clock it is a replay's, and the event counts as
 produced when the broker took it on events.<source>. Records that lay on the topic
@@ -11,12 +11,14 @@ before the reader came to read it are no news, and are not measured.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from aiokafka.errors import KafkaError
 from numpy.typing import NDArray
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.topics import Topic
@@ -24,6 +26,8 @@ from trimtab_contracts.topics import Topic
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.records import Outgoing
+
+log = logging.getLogger(__name__)
 
 PUBLISH_S = 10.0
 P50, P99 = "freshness_p50_ms", "freshness_p99_ms"
@@ -100,13 +104,16 @@ class Freshness:
         ]
 
     async def publish(self, topic: Topic[Metric], producer: Any) -> None:
-        """Publish for ever, every ten seconds, of the views that had news."""
+        """Publish for ever, every ten seconds, of the views that had news; what Kafka does not take is left untold."""
         from_ms = self._clock.now_ms()
         while True:
             await asyncio.sleep(PUBLISH_S)
             to_ms = self._clock.now_ms()
             found = [metric for lag in self.take() for metric in self._metrics(topic, lag, from_ms, to_ms)]
-            await records.send_all(producer, found)
+            try:
+                await records.send_all(producer, found)
+            except KafkaError as error:  # a report on the present: the next one tells more
+                log.warning("how fresh the features are was not told: %r", error)
             from_ms = to_ms
 
     def _metrics(self, topic: Topic[Metric], lag: Lag, from_ms: int, to_ms: int) -> list[Outgoing]:
