@@ -56,6 +56,7 @@ class Kafka:
                 headers=headers,
                 timestamp=NOW + len(records),
                 partition=0,
+                offset=len(records),
             )
         )
 
@@ -115,6 +116,17 @@ def test_letters_are_listed_with_what_has_become_of_them(kafka: Kafka, tell: Tel
     ]
     assert listed[2]["reasons"][0]["value"] == "-9"
     assert "out_of_range" in tell("list")
+
+
+def test_what_is_no_letter_is_left_out_and_said(
+    kafka: Kafka, tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    kafka.refuse(a_letter(1))
+    rubbish = SimpleNamespace(value=b"{rubbish", headers=[], timestamp=NOW, partition=3, offset=9)
+    kafka.topics["deadletter"].append(rubbish)
+
+    assert len(json.loads(tell("list", "--json"))) == 1
+    assert "deadletter/3/9 is left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -206,7 +218,7 @@ def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka,
 
     assert [dict(sent.headers)["ce_replayof"] for sent in kafka.sent] == [b"raw.trips/1/1"]
     assert "1 had been replayed before" in told
-    assert "2 cannot be replayed: runs/1/3 cannot be replayed, for runs carries what services say" in told
+    assert "2 cannot be replayed: runs/1/3 cannot be replayed, for it lay on runs" in told
     kafka.take("seen.trips", 1, 2)
     assert json.loads(tell("replay", "--source", "trips", "--json"))["sent"] == []
 
@@ -218,7 +230,7 @@ def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka,
         (["replay"], Rejected, "nothing is named: give ids, --source, --reason or --field, or --all"),
         (["replay", "--all", "--source", "s"], Rejected, "--all stands beside what narrows it"),
         (["replay", "raw.trips/1/9"], NotFound, "there is no dead letter 'raw.trips/1/9'"),
-        (["replay", "runs/1/1"], Rejected, "runs/1/1 cannot be replayed, for runs carries what services say"),
+        (["replay", "runs/1/1"], Rejected, "runs/1/1 cannot be replayed, for it lay on runs"),
         (["replay", "raw.trips/1/2"], Rejected, "a letter keeps 4194304 bytes of a row"),
         (["list", "--since", "noon"], Rejected, "--since 'noon' is no time"),
     ],

@@ -4,6 +4,7 @@ All is read from Kafka as it lies there. The newest record of a letter counts. T
 a letter twice, or while another does, is harmless: ingestion takes it once.
 """
 
+import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.records import REPLAY_OF, Outgoing
+
+log = logging.getLogger(__name__)
 
 WAITING, AGAIN, REPLAYED, NOT_KNOWN = "waiting", "refused again", "replayed", "not known"
 
@@ -58,7 +61,11 @@ async def find(servers: str, query: Query, ids: Collection[str] = ()) -> list[Fo
     """
     newest: dict[str, tuple[int, bool, DeadLetter]] = {}
     async for record in _records(servers, topics.DEADLETTER.name, query.since_ms):
-        letter = topics.DEADLETTER.decode(record.value)
+        try:
+            letter = topics.DEADLETTER.decode(record.value)
+        except topics.Undecodable as error:
+            log.warning("deadletter/%d/%d is left out: %s", record.partition, record.offset, error)
+            continue
         if ids and letter.id not in ids:
             continue
         if letter.id not in newest or newest[letter.id][0] <= record.timestamp:
@@ -83,8 +90,8 @@ def why_not(letter: DeadLetter) -> str:
     """Return why a letter cannot be replayed, as a sentence; nothing if it can."""
     if not letter.topic.startswith(topics.RAW.named("").name):
         return (
-            f"{letter.id} cannot be replayed, for {letter.topic} carries what services say and no user's row: "
-            "mend what its reasons name, and the service says it anew"
+            f"{letter.id} cannot be replayed, for it lay on {letter.topic} and only what a producer sent to "
+            "raw.<source> can be: mend what its reasons name where it was written"
         )
     if len(letter.payload) >= topics.MOST_ROW_BYTES:
         return (

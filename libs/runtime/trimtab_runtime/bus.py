@@ -236,7 +236,8 @@ async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, me
 def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason], offset: int | None = None) -> DeadLetter:
     """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same.
 
-    `offset` is that of the record which was refused first, where `raw` is that one sent again. A payload too large to travel on is cut at 4 MiB; the whole of it lies at that place.
+    `offset` is that of the record which was refused first, where `raw` is that one sent again. A payload too large to
+    travel on is cut at 4 MiB; the whole of it lies at that place.
     """
     offset = raw.offset if offset is None else offset
     return DeadLetter(

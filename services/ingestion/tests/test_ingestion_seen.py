@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from trimtab_contracts import topics
 from trimtab_core.contract import FUTURE_MS
-from trimtab_core.specs import parse
+from trimtab_core.specs import FieldSpec, parse
 from trimtab_ingestion.consumers import Ingest
 from trimtab_ingestion.seen import REPLAYS_HELD_MS
 from trimtab_ingestion.usecases import Contracts
@@ -293,3 +294,11 @@ async def test_a_new_owner_after_every_batch_lets_in_what_one_that_lives_on_does
         await handed_on.reopen()
 
     assert found == [[value for value, _ in let_in]] * 2
+
+
+@pytest.mark.parametrize("type", ["boolean", "timestamp"])
+def test_a_field_that_names_no_row_cannot_be_unique(type: str) -> None:
+    with pytest.raises(
+        ValidationError, match=f"'2d' is for values that name a row, and this field is a {type}"
+    ):
+        FieldSpec(type=type, unique_within="2d")

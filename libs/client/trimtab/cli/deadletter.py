@@ -108,7 +108,8 @@ def replay(
         asyncio.run(deadletters.replay(servers, letters))
     if as_json:
         sent = [letter.id for letter in letters]
-        print_json({"sent": sent, "dry_run": dry_run, "replayed_before": settled, "not_replayable": refused})
+        did = "would_send" if dry_run else "sent"
+        print_json({did: sent, "replayed_before": settled, "not_replayable": refused})
         return
     for line in _outcome(letters, settled, refused, dry_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
