@@ -70,10 +70,10 @@ class Ingest:
         if len(good):
             newest_ms = int(judged.event_time_ms[good].max())
             self.newest_ms = max(self.newest_ms or newest_ms, newest_ms)
-        place = f"{rows[0].topic}/{rows[0].partition}/"
+        ids = records.ids(rows)
         headers = iter(
             records.rows_headers(
-                [f"{place}{rows[at].offset}" for at in good.tolist()],
+                [ids[at] for at in good.tolist()],
                 self.source,
                 judged.event_time_ms[good],
                 arrived_at_ms[good],

@@ -1,0 +1,212 @@
+"""Gives the values of a file's rows the types that a source's contract asks for.
+
+A text whose field is no string is read as what the field is; what cannot be read so
+is left as it is, for the contract to judge: nothing is dropped or guessed here.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from trimtab_core.specs import FieldSpec, SourceSpec
+from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
+from trimtab_runtime.errors import Rejected
+
+from trimtab.files import Row
+
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
+_TRUTHS = {"true": True, "yes": True, "t": True, "y": True, "1": True}
+TRUTHS = {**_TRUTHS, "false": False, "no": False, "f": False, "n": False, "0": False}
+"""Texts, in lower case, that are read as booleans."""
+SECONDS = "s"
+"""The time format of a number that counts seconds since the epoch."""
+_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the values of a file are to be read."""
+
+    columns: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """The field that a column fills; `Date+Time` is two columns with a space between them."""
+    nulls: Sequence[str] = ()
+    """Texts and numbers that mean null; `field=-200` in that field only."""
+    time_formats: Sequence[str] = ()
+    """Formats as of strptime, or `s` for seconds since the epoch, of times that the contract cannot read."""
+    decimal_comma: bool = False
+    row_id: str = ""
+    """The field that each row's id is put in, if any."""
+
+
+class Typing:
+    """Types the rows of one file for one source."""
+
+    def __init__(self, spec: SourceSpec, reading: Reading) -> None:
+        """Compile it.
+
+        Raises:
+            Rejected: a column is mapped to no field of the contract, or a time format is none.
+        """
+        self._spec = spec
+        self._reading = reading
+        known = ", ".join(spec.fields)
+        for column, field in [*reading.columns.items(), *([("", reading.row_id)] if reading.row_id else [])]:
+            if field not in spec.fields:
+                raise Rejected(
+                    f"{column or '--row-id'!r} is to fill {field!r}, which is no field of the source: name one of {known}"
+                )
+        for form in reading.time_formats:
+            if form != SECONDS and not _is_format(form):
+                raise Rejected(f"--time-format {form!r} is none: write one such as '%d/%m/%Y %H:%M'")
+        self._joined = [
+            (parts, field) for column, field in reading.columns.items() if len(parts := column.split("+")) > 1
+        ]
+        self._places: dict[str, _Place] = {}
+
+    def typed(self, row: Row, row_id: str) -> tuple[dict[str, Any], bytes]:
+        """Return a row's fields and the JSON that is sent for it; as it stands in the file, if nothing in it changes."""
+        if row.fields is None:
+            return {}, row.line
+        typed = self.fields(row.fields)
+        if self._reading.row_id:
+            typed[self._reading.row_id] = row_id
+        return typed, row.line if row.line and typed == row.fields else _encode(typed)
+
+    def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a row, typed."""
+        typed: dict[str, Any] = {}
+        for column, value in values.items():
+            place = self._places.get(column) or self._place(column)
+            if not place.part:
+                typed[place.field] = place.read(value)
+        for parts, field in self._joined:
+            texts = [values.get(part) for part in parts]
+            if all(part in values for part in parts) and field not in typed:
+                whole = None if None in texts else " ".join(str(text).strip() for text in texts)
+                typed[field] = self._reader(field)(whole)
+        return typed
+
+    def _place(self, column: str) -> "_Place":
+        fields, columns = self._spec.fields, self._reading.columns
+        field = columns.get(column) or (column if column in fields else field_name(column))
+        field = field if field in fields else column
+        part = field not in fields and any(column in parts for parts, _ in self._joined)
+        place = self._places[column] = _Place(field, part, self._reader(field))
+        return place
+
+    def _reader(self, field: str) -> Callable[[Any], Any]:
+        nulls = _nulls(field, self._reading.nulls)
+        convert = _converter(self._spec.fields.get(field), self._reading)
+
+        def read(value: Any) -> Any:
+            if type(value) is str:
+                if value.strip() in nulls:
+                    return None
+                value = convert(value)
+            elif isinstance(value, datetime | date | time):
+                return value.isoformat()
+            elif isinstance(value, Decimal):
+                value = float(value)
+            return None if type(value) in (int, float) and value in nulls else value
+
+        return read
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a column's values go."""
+
+    field: str
+    part: bool
+    """Whether it is but a part of a field."""
+    read: Callable[[Any], Any]
+
+
+def field_name(column: str) -> str:
+    """Return a column's name as a field may be called: itself, or its letters and digits in lower case."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return column
+    plain = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_") or "column"
+    return plain if plain[0].isalpha() else f"c_{plain}"
+
+
+def _nulls(field: str, given: Iterable[str]) -> frozenset[Any]:
+    found: set[Any] = set()
+    for text in given:
+        name, equals, value = text.partition("=")
+        if equals and name != field:
+            continue
+        value = value if equals else text
+        found |= {value, float(value)} if _NUMBER.fullmatch(value) else {value}
+    return frozenset(found)
+
+
+def _converter(spec: FieldSpec | None, reading: Reading) -> Callable[[str], Any]:
+    match spec.type if spec else "string":
+        case "integer":
+            return lambda text: _whole(_number(text, reading.decimal_comma))
+        case "number":
+            return lambda text: _number(text, reading.decimal_comma)
+        case "boolean":
+            return lambda text: TRUTHS.get(text.strip().lower(), text.strip() or None)
+        case "timestamp":
+            assert spec is not None
+            return _Times(reading.time_formats, zone(spec.timezone))
+        case _:
+            return lambda text: text
+
+
+def _number(text: str, decimal_comma: bool) -> Any:
+    plain = text.strip()
+    if _INTEGER.fullmatch(plain):
+        return int(plain)
+    if decimal_comma and _COMMA.fullmatch(plain):
+        plain = plain.replace(",", ".")
+    return float(plain) if _NUMBER.fullmatch(plain) else text if plain else None
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+class _Times:
+    """Reads a text as a time that the contract understands."""
+
+    def __init__(self, formats: Sequence[str], where: Zone) -> None:
+        self._formats = formats
+        self._where = where
+
+    def __call__(self, text: str) -> Any:
+        plain = text.strip()
+        if not plain:
+            return None
+        if parse_timestamp(plain, self._where) != NOT_A_TIME:
+            return plain
+        for form in self._formats:
+            if (found := in_format(plain, form)) is not None:
+                return found
+        return int(plain) if _INTEGER.fullmatch(plain) else text
+
+
+def in_format(text: str, form: str) -> str | int | None:
+    """Return a text of a time format as ISO 8601, or as milliseconds since the epoch; None if it is not of it."""
+    if form == SECONDS:
+        return round(float(text) * 1000) if _NUMBER.fullmatch(text) else None
+    try:
+        return datetime.strptime(text, form).isoformat()
+    except ValueError:
+        return None
+
+
+def _is_format(form: str) -> bool:
+    try:
+        return datetime.strptime(datetime(2000, 1, 31, 18, 5).strftime(form), form).year > 0
+    except ValueError:
+        return False
