@@ -171,7 +171,7 @@ class File:
             except csv.Error as error:
                 raise BadFile(self.path, f"line {lines.line_num} is no CSV ({error}): mend it") from error
             except UnicodeDecodeError as error:
-                said = f"byte 0x{error.object[error.start]:02x} after line {lines.line_num} is no {error.encoding}"
+                said = f"byte 0x{error.object[error.start]:02x} in it is no {error.encoding}"
                 raise BadFile(self.path, f"{said}: say which --encoding it has, such as latin-1") from error
         self.position = self.size
 

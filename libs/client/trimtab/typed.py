@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -95,8 +95,8 @@ class Typing:
 
     def _place(self, column: str) -> "_Place":
         fields, columns = self._spec.fields, self._reading.columns
-        field = columns.get(column) or (column if column in fields else field_name(column))
-        field = field if field in fields else column
+        names = (columns.get(column), column, field_name(column), plain_name(column))
+        field = next((name for name in names if name in fields), column)
         part = field not in fields and any(column in parts for parts, _ in self._joined)
         place = self._places[column] = _Place(field, part, self._reader(field))
         return place
@@ -131,8 +131,11 @@ class _Place:
 
 def field_name(column: str) -> str:
     """Return a column's name as a field may be called: itself, or its letters and digits in lower case."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return column
+    return column if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column) else plain_name(column)
+
+
+def plain_name(column: str) -> str:
+    """Return a column's letters and digits in lower case, with underscores between."""
     plain = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_") or "column"
     return plain if plain[0].isalpha() else f"c_{plain}"
 
@@ -207,6 +210,6 @@ def in_format(text: str, form: str) -> str | int | None:
 
 def _is_format(form: str) -> bool:
     try:
-        return datetime.strptime(datetime(2000, 1, 31, 18, 5).strftime(form), form).year > 0
+        return datetime.strptime(datetime(2000, 1, 31, 18, 5, tzinfo=UTC).strftime(form), form).year > 0
     except ValueError:
         return False
