@@ -97,24 +97,33 @@ class Typing:
         fields, columns = self._spec.fields, self._reading.columns
         names = (columns.get(column), column, field_name(column), plain_name(column))
         field = next((name for name in names if name in fields), column)
-        part = field not in fields and any(column in parts for parts, _ in self._joined)
+        part = any(column in parts and field in (column, whole) for parts, whole in self._joined)
         place = self._places[column] = _Place(field, part, self._reader(field))
         return place
 
     def _reader(self, field: str) -> Callable[[Any], Any]:
         nulls = _nulls(field, self._reading.nulls)
-        convert = _converter(self._spec.fields.get(field), self._reading)
+        spec = self._spec.fields.get(field)
+        convert = _converter(spec, self._reading)
+        counts_seconds = (
+            spec is not None and spec.type == "timestamp" and SECONDS in self._reading.time_formats
+        )
 
         def read(value: Any) -> Any:
             if type(value) is str:
                 if value.strip() in nulls:
                     return None
                 value = convert(value)
-            elif isinstance(value, datetime | date | time):
+                return None if type(value) in (int, float) and value in nulls else value
+            if isinstance(value, datetime | date | time):
                 return value.isoformat()
-            elif isinstance(value, Decimal):
+            if isinstance(value, Decimal):
                 value = float(value)
-            return None if type(value) in (int, float) and value in nulls else value
+            if type(value) in (int, float):
+                if value in nulls:
+                    return None
+                return round(value * 1000) if counts_seconds else value
+            return value
 
         return read
 
@@ -154,9 +163,9 @@ def _nulls(field: str, given: Iterable[str]) -> frozenset[Any]:
 def _converter(spec: FieldSpec | None, reading: Reading) -> Callable[[str], Any]:
     match spec.type if spec else "string":
         case "integer":
-            return lambda text: _whole(_number(text, reading.decimal_comma))
+            return lambda text: _whole(number_of(text, reading.decimal_comma))
         case "number":
-            return lambda text: _number(text, reading.decimal_comma)
+            return lambda text: number_of(text, reading.decimal_comma)
         case "boolean":
             return lambda text: TRUTHS.get(text.strip().lower(), text.strip() or None)
         case "timestamp":
@@ -166,7 +175,8 @@ def _converter(spec: FieldSpec | None, reading: Reading) -> Callable[[str], Any]
             return lambda text: text
 
 
-def _number(text: str, decimal_comma: bool) -> Any:
+def number_of(text: str, decimal_comma: bool) -> Any:
+    """Return the number that a text is; the text itself if it is none, None if it is empty."""
     plain = text.strip()
     if _INTEGER.fullmatch(plain):
         return int(plain)

@@ -14,7 +14,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import demo, ingest, loops, models, project, runs, stack, streams
+from trimtab.cli import demo, ingest, init, loops, models, project, runs, stack, streams
 
 app = typer.Typer(
     name="trimtab",
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 stack.add_to(app)
 demo.add_to(app)
+init.add_to(app)
 project.add_to(app)
 ingest.add_to(app)
 streams.add_to(app)
