@@ -222,6 +222,9 @@ def test_a_pipe_says_when_nothing_is_there_and_ends_when_it_is_told_to() -> None
         ("n", "1,000", "1,000"),
         ("n", "nan", "nan"),
         ("n", " ", None),
+        ("n", "9223372036854775807", 2**63 - 1),
+        ("n", "99999999999999999999", 1e20),
+        ("co_gt", "1e999", "1e999"),
         ("n", None, None),
         ("n", 3, 3),
         ("co_gt", "1e3", 1000.0),
@@ -253,11 +256,14 @@ def test_a_cell_becomes_what_the_contract_asks_for_or_stays_as_it_is(
         ("03/2018", ["%d/%m/%Y"], "03/2018"),
         ("2018-03-01", ["%Y-%d-%m"], "2018-03-01"),
         ("1519880400.5", ["s"], 1519880400500),
+        (1519880400.5, ["s"], 1519880400500),
+        ("1e300", ["s"], "1e300"),
+        ("9" * 5000, ["s", "%Y"], "9" * 5000),
         ("01.03.2018 05:00 +0200", ["%d.%m.%Y %H:%M %z"], "2018-03-01T05:00:00+02:00"),
     ],
 )
 def test_a_time_format_makes_iso_of_what_the_contract_cannot_read(
-    cell: str, formats: Sequence[str], value: Any
+    cell: Any, formats: Sequence[str], value: Any
 ) -> None:
     assert typed({"at": cell}, time_formats=formats) == {"at": value}
 

@@ -44,7 +44,7 @@ _FAULTS = 0.005
 _LOOKED_AT = 2_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Column:
     """One column, as it seems to be."""
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,7 +119,7 @@ class Progress:
     sent: int = 0
     """Rows sent by this run and acknowledged."""
     found: int = 0
-    """Rows that a run before had sent, and that were found in Kafka."""
+    """Rows of a batch in doubt that turned out to be in Kafka."""
     waits: str = ""
     """Why nothing moves, if nothing does."""
 
@@ -178,13 +179,13 @@ class Sending:
             Rejected: the source does not take them.
         """
         chunks = _chunks(rows, self._idle)
-        chunk = next(chunks, None)
-        while chunk:
-            # Read on in a thread while these are on their way.
-            upcoming = asyncio.get_running_loop().run_in_executor(None, next, chunks, None)
+        # A thread reads on while a chunk is on its way, and waits where nothing comes on a pipe.
+        read_on = partial(asyncio.get_running_loop().run_in_executor, None, next, chunks, None)
+        upcoming = read_on()
+        while chunk := await upcoming:
+            upcoming = read_on()
             async for batch in self._paced(chunk):
                 await self._deliver(batch)
-            chunk = await upcoming
         self._job.ends = None
         self._job.save()
 

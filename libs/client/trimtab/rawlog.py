@@ -1,5 +1,6 @@
 """What has already come of a file's rows in raw.<source>, read from Kafka itself."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -40,10 +41,16 @@ class RawLog:
             left = {number for number, end in ends.items() if since.get(number, 0) < end}
             for number in ends:
                 consumer.seek(_place(consumer, number), since.get(number, 0))
+            last_s = time.monotonic()
             while left:
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                batches = await consumer.getmany(timeout_ms=200)
+                for batch in batches.values():
                     ids = (value for row in batch for name, value in row.headers if name == "ce_id")
                     found |= {each.decode() for each in ids if each.startswith(start)}
+                if batches:
+                    last_s = time.monotonic()
+                elif time.monotonic() - last_s > _TIMEOUT_MS / 1000:
+                    raise Unavailable(f"Kafka at {self._servers} gives no more of raw.{source}")
                 reached = {n: await consumer.position(_place(consumer, n)) for n in left}
                 left = {number for number, at in reached.items() if at < ends[number]}
         return found

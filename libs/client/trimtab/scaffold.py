@@ -76,10 +76,7 @@ class Plan:
     @property
     def measures(self) -> list[Column]:
         """Up to three numbers worth an aggregate, the label first if it is one."""
-        mine = [each for each in self._inputs() if each.type in _NUMERIC]
-        return ([self.label] if self.label.type in _NUMERIC else [])[:1] + mine[
-            : 2 + (self.label.type == "boolean")
-        ]
+        return [each for each in (self.label, *self._inputs()) if each.type in _NUMERIC][:3]
 
     def _inputs(self) -> list[Column]:
         """The columns that a prediction may be told by themselves."""
@@ -188,9 +185,9 @@ def _label(columns: Sequence[Column], taken: Sequence[Column], wish: str, why: d
         (_LABEL, "it is called like a label"),
         (_MEASURE, "it is called like something to predict"),
     ):
-        if found_ := [each for each in free if pattern.search(each.field)]:
+        if called := [each for each in free if pattern.search(each.field)]:
             why["label"] = f"a guess: {said}"
-            return found_[0]
+            return called[0]
     binary = [each for each in free if _is_binary(each)]
     why["label"] = "a guess: the last yes or no" if binary else "a guess: the last number"
     return (binary or free)[-1]
@@ -385,7 +382,7 @@ def _model(plan: Plan) -> Iterator[str]:
     binary = _is_binary(label)
     metric = "log_loss" if binary else "mae"
     yield f"# Predicts {label.field}: {plan.why['label']}. Another column: trimtab init --label COLUMN."
-    yield from ("apiVersion: trimtab/v1", "kind: Model", f"metadata: {{name: {_model_name(plan)}}}", "spec:")
+    yield from ("apiVersion: trimtab/v1", "kind: Model", f"metadata: {{name: {model_name(plan)}}}", "spec:")
     yield f"  task: {'binary' if binary else 'regression'}  # {'it has two values' if binary else f'it is a number with {label.distinct:,} values'}"
     yield f"  source: {plan.name}"
     yield "  features:  # only what is known when a prediction is asked for: take out what comes later"
@@ -425,10 +422,6 @@ def _view_name(plan: Plan) -> str:
     return f"{plan.name}_by_{_name(plan.entity.field)}"[:80] if plan.entity else f"{plan.name}_lately"[:80]
 
 
-def _model_name(plan: Plan) -> str:
-    return f"{plan.name}-{_name(plan.label.field)}"[:80]
-
-
 def _name(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")
 
@@ -441,7 +434,7 @@ def resource_name(text: str) -> str:
 
 def model_name(plan: Plan) -> str:
     """Return what the project's model is called."""
-    return _model_name(plan)
+    return f"{plan.name}-{_name(plan.label.field)}"[:80]
 
 
 def _scalar(value: Any) -> str:

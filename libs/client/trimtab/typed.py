@@ -4,6 +4,7 @@ A text whose field is no string is read as what the field is; what cannot be rea
 is left as it is, for the contract to judge: nothing is dropped or guessed here.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,17 @@ from trimtab.files import Row
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
-_TRUTHS = {"true": True, "yes": True, "t": True, "y": True, "1": True}
-TRUTHS = {**_TRUTHS, "false": False, "no": False, "f": False, "n": False, "0": False}
+TRUTHS = {
+    **dict.fromkeys(("true", "yes", "t", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "f", "n", "0"), False),
+}
 """Texts, in lower case, that are read as booleans."""
 SECONDS = "s"
 """The time format of a number that counts seconds since the epoch."""
+_FAR_S = 1e12
+"""Seconds that lie in no year that a time can have."""
+_LONGEST = 20
+"""Characters of the longest whole number that fits in 64 bits."""
 _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
 
 
@@ -66,7 +73,9 @@ class Typing:
             if form != SECONDS and not _is_format(form):
                 raise Rejected(f"--time-format {form!r} is none: write one such as '%d/%m/%Y %H:%M'")
         self._joined = [
-            (parts, field) for column, field in reading.columns.items() if len(parts := column.split("+")) > 1
+            (parts, field, self._reader(field))
+            for column, field in reading.columns.items()
+            if len(parts := column.split("+")) > 1
         ]
         self._places: dict[str, _Place] = {}
 
@@ -86,18 +95,17 @@ class Typing:
             place = self._places.get(column) or self._place(column)
             if not place.part:
                 typed[place.field] = place.read(value)
-        for parts, field in self._joined:
-            texts = [values.get(part) for part in parts]
-            if all(part in values for part in parts) and field not in typed:
-                whole = None if None in texts else " ".join(str(text).strip() for text in texts)
-                typed[field] = self._reader(field)(whole)
+        for parts, field, read in self._joined:
+            if field not in typed and all(part in values for part in parts):
+                texts = [values[part] for part in parts]
+                typed[field] = None if None in texts else read(" ".join(str(text).strip() for text in texts))
         return typed
 
     def _place(self, column: str) -> "_Place":
         fields, columns = self._spec.fields, self._reading.columns
         names = (columns.get(column), column, field_name(column), plain_name(column))
         field = next((name for name in names if name in fields), column)
-        part = any(column in parts and field in (column, whole) for parts, whole in self._joined)
+        part = any(column in parts and field in (column, whole) for parts, whole, _ in self._joined)
         place = self._places[column] = _Place(field, part, self._reader(field))
         return place
 
@@ -122,7 +130,7 @@ class Typing:
             if type(value) in (int, float):
                 if value in nulls:
                     return None
-                return round(value * 1000) if counts_seconds else value
+                return _millis(value) if counts_seconds else value
             return value
 
         return read
@@ -176,17 +184,19 @@ def _converter(spec: FieldSpec | None, reading: Reading) -> Callable[[str], Any]
 
 
 def number_of(text: str, decimal_comma: bool) -> Any:
-    """Return the number that a text is; the text itself if it is none, None if it is empty."""
+    """Return the number that a text is; the text itself if it is none that JSON can hold, None if it is empty."""
     plain = text.strip()
-    if _INTEGER.fullmatch(plain):
-        return int(plain)
+    if len(plain) <= _LONGEST and _INTEGER.fullmatch(plain) and -(2**63) <= (whole := int(plain)) < 2**64:
+        return whole
     if decimal_comma and _COMMA.fullmatch(plain):
         plain = plain.replace(",", ".")
-    return float(plain) if _NUMBER.fullmatch(plain) else text if plain else None
+    if not plain:
+        return None
+    return number if _NUMBER.fullmatch(plain) and math.isfinite(number := float(plain)) else text
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < 2**63 else value
 
 
 class _Times:
@@ -205,17 +215,21 @@ class _Times:
         for form in self._formats:
             if (found := in_format(plain, form)) is not None:
                 return found
-        return int(plain) if _INTEGER.fullmatch(plain) else text
+        return int(plain) if len(plain) <= _LONGEST and _INTEGER.fullmatch(plain) else text
 
 
 def in_format(text: str, form: str) -> str | int | None:
     """Return a text of a time format as ISO 8601, or as milliseconds since the epoch; None if it is not of it."""
     if form == SECONDS:
-        return round(float(text) * 1000) if _NUMBER.fullmatch(text) else None
+        return _millis(float(text)) if _NUMBER.fullmatch(text) and abs(float(text)) < _FAR_S else None
     try:
         return datetime.strptime(text, form).isoformat()
     except ValueError:
         return None
+
+
+def _millis(seconds: float) -> Any:
+    return round(seconds * 1000) if abs(seconds) < _FAR_S else seconds
 
 
 def _is_format(form: str) -> bool:

@@ -23,7 +23,7 @@ from trimtab_stack.locks import locked
 
 from trimtab.cli.session import HOME, Directory, Json, ask, console, environ, print_json, show, wanted
 from trimtab.client import MOST_ROWS, Trimtab
-from trimtab.files import File
+from trimtab.files import BadFile, File
 from trimtab.ingest import Job, Ready, Sending, ready, refusals
 from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
@@ -185,7 +185,13 @@ async def _send(
             patience_s=options.patience_s,
             on_progress=bar.move,
         )
-        await sending.send(rows)
+        try:
+            await sending.send(rows)
+        except BadFile as error:
+            error.add_note(
+                f"Rows 1 to {job.acknowledged:,} are in {job.source}. A mended file is another one: send the rest alone."
+            )
+            raise
     return {
         "file": file.path,
         "sent before": before,
