@@ -227,6 +227,28 @@ def test_a_label_counts_from_the_row_on_and_not_too_late(world: World) -> None:
     assert made.rows_without_label == 3
 
 
+def test_a_row_can_hold_its_own_label_and_yes_counts_as_one() -> None:
+    own = {
+        "features": ["request.zone"],
+        "label": {"source": "rides", "on": "id", "value": "mph", "within": "1h"},
+    }
+    fields = {**FIELDS, "mph": {"type": "boolean", "nullable": True}}
+    book = a_book(source="rides", task="binary", **own)
+    book.put(specs.parse("Source", {"metadata": {"name": "rides"}, "spec": {**CONTRACT, "fields": fields}}))
+    world = World(book)
+    # The key comes again later, as a customer's does: each row has the label that it holds.
+    world.archive("rides", [Event("a", START, mph=True), Event("b", START, mph=None)])
+    world.archive("rides", [Event("a", START + HOUR, zone=2, mph=False)])
+
+    made = world.make(START, START + 9 * HOUR)
+
+    assert made.rows.select(["key", "request.zone", "label"]).to_pylist() == [
+        {"key": "a", "request.zone": 1, "label": 1.0},
+        {"key": "a", "request.zone": 2, "label": 0.0},
+    ]
+    assert made.rows_without_label == 1
+
+
 def test_a_row_without_an_entity_is_nobodys(world: World) -> None:
     world.archive("rides", [Event("r", START, zone=None, mph=10), Event("s", START, zone=1, mph=10)])
     world.archive("asks", [Event("a", START + HOUR, zone=None)])

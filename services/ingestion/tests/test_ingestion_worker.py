@@ -78,6 +78,17 @@ def test_a_good_row_goes_on_unchanged_in_its_partition(worker: Ingest) -> None:
     assert dict(event.headers)["ce_id"] == b"raw.trips/1/7"
 
 
+def test_an_event_keeps_the_id_that_its_raw_record_has_if_that_can_be_one(worker: Ingest) -> None:
+    batch = [raw(offset, row(offset)) for offset in range(4)]
+    for record, name in zip(batch, (b"mine", b"", b"x" * 257, b"\xff"), strict=True):
+        record.headers.append(("ce_id", name))
+
+    events = to("events.trips", worker.process(batch))
+
+    ids = [dict(event.headers)["ce_id"].decode() for event in events]
+    assert ids == ["mine", "raw.trips/1/1", "raw.trips/1/2", "\ufffd"]
+
+
 def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> None:
     outputs = worker.process(
         [raw(0, row(1)), raw(1, row(2, x=-1)), raw(2, b"{rubbish", key="k"), raw(3, row(3))]

@@ -92,10 +92,12 @@ class Ingest:
             self.newest_ms = max(self.newest_ms or newest_ms, newest_ms)
         kept, seen = self._seen.let_in(source.spec, rows, judged, letters)
         repeats = set(good.tolist()).difference(kept.tolist()) if len(kept) < len(good) else ()
-        place = f"{rows[0].topic}/{rows[0].partition}/"
+        ids, place = records.ids(rows), f"{rows[0].topic}/{rows[0].partition}/"
+        for at, offset in letters.items():
+            ids[at] = f"{place}{offset}"
         headers = iter(
             records.rows_headers(
-                [f"{place}{letters.get(at, rows[at].offset)}" for at in kept.tolist()],
+                [ids[at] for at in kept.tolist()],
                 self.source,
                 judged.event_time_ms[kept],
                 arrived_at_ms[kept],

@@ -148,6 +148,17 @@ async def test_a_model_must_fit_what_it_leans_on(specs: Specs) -> None:
     assert "name one of: dropoffs, pickups" in str(caught.value)
 
 
+async def test_a_label_is_a_number_or_a_boolean(specs: Specs) -> None:
+    wanted = documents(task="binary", rollout={"judge": "log_loss"})
+    label, fields = wanted[3]["spec"]["label"], wanted[1]["spec"]["fields"]
+    label["value"], fields["late"] = "late", {"type": "boolean"}
+    await specs.apply(wanted, "ann")
+
+    fields["late"] = {"type": "string"}
+    with pytest.raises(BadSpecs, match="'late' is a string in source 'dropoffs'"):
+        await specs.apply(wanted, "ann")
+
+
 async def test_every_feature_that_means_nothing_is_named(specs: Specs) -> None:
     features = ["speed.median", "request.distance", "request.colour", "pace.*"]
     with pytest.raises(BadSpecs) as caught:

@@ -14,7 +14,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import datasets, deadletter, demo, loops, models, project, runs, stack, streams
+from trimtab.cli import datasets, deadletter, demo, ingest, init, loops, models, project, runs, stack, streams
 
 app = typer.Typer(
     name="trimtab",
@@ -25,7 +25,9 @@ app = typer.Typer(
 )
 stack.add_to(app)
 demo.add_to(app)
+init.add_to(app)
 project.add_to(app)
+ingest.add_to(app)
 streams.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")

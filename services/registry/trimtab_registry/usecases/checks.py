@@ -148,10 +148,9 @@ class World:
         for held in {held.name: held for held in (source, truth) if held is not None}.values():
             yield from _unknown_field(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
         if truth is not None:
-            fields = truth.spec.fields
-            yield from _unknown_field(
-                at, "spec.label.value", spec.label.value, truth.name, fields, numeric=True
-            )
+            fields, value = truth.spec.fields, spec.label.value
+            numeric = value not in fields or fields[value].type != "boolean"  # true counts as 1, false as 0
+            yield from _unknown_field(at, "spec.label.value", value, truth.name, fields, numeric=numeric)
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)

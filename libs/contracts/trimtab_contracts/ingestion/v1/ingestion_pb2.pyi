@@ -169,20 +169,32 @@ class IngestRequest(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    ARRIVED_AT_MS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """JSON objects"""
+        """JSON objects; with none, the answer comes once all that was taken before is settled"""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """none, or one a row: what the row is called from here on; empty for no id"""
+
+    @_builtins.property
+    def arrived_at_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """none, or one a row: when it arrived, if that is not now"""
 
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        arrived_at_ms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_at_ms", b"arrived_at_ms", "ids", b"ids", "rows", b"rows", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
