@@ -15,7 +15,7 @@ The writer takes the lock for a few records at a time, so a reader does not wait
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from trimtab_core import specs
 from trimtab_core.slots import FoldState, Layout
 
 from trimtab_runtime import featurelog
-from trimtab_runtime.featurelog import Applied
+from trimtab_runtime.featurelog import Applied, Progress
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class OnlineView:
         """The watermark: every event at or before it is in the features; None until all partitions have one."""
         self._state = FoldState(self.layout)
         self._progress: dict[int, int] = {}
+        self._begun: set[int] = set()
         self._kept: dict[int, dict[str, Kept]] = {}
         self._count = 0
         self._lock = threading.Lock()
@@ -103,12 +104,25 @@ class OnlineView:
             with self._lock:
                 for applied in self._apply(records[at : at + _AT_ONCE]):
                     self._drop(applied.changed)
-                    if applied.progress is not None and (least := applied.progress.least_ms()) is not None:
-                        self._progress[partition] = least
+                    if applied.progress is not None:
+                        self._note(partition, applied.progress)
         if len(self._progress) < self.source.partitions:
             return False
         before, self.until_ms = self.until_ms, min(self._progress.values())
         return self.until_ms != before
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all partitions have been begun: all that was folded of them before is here."""
+        return len(self._begun) == self.source.partitions
+
+    def _note(self, partition: int, progress: Progress) -> None:
+        if not progress.inputs:  # it is begun once more
+            self._begun.discard(partition)
+            return
+        self._begun.add(partition)
+        if (least := progress.least_ms()) is not None:
+            self._progress[partition] = least
 
     def _apply(self, records: Sequence[Any]) -> Iterator[Applied]:
         try:
@@ -145,3 +159,46 @@ class OnlineView:
             for entity, slot in changed:
                 if slot < first:
                     kept.pop(entity, None)
+
+
+class Generations:
+    """The generations of one view: the one that is answered from, and the next while it is being begun.
+
+    Whoever folds a view writes all slots of a new generation before it says, partition by partition, how far that has
+    come. Until then the one before answers: a change of a view is seen whole, and takes nothing away meanwhile.
+    """
+
+    def __init__(self, begin: Callable[[specs.FeatureView, specs.Source, int], OnlineView]) -> None:
+        """`begin` returns a generation with what is there of it already."""
+        self._begin = begin
+        self._next: OnlineView | None = None
+        self.current: OnlineView | None = None
+
+    def follow(self, view: specs.FeatureView, source: specs.Source, generation: int) -> None:
+        """Begin what a spec says, unless that is done; the first of all generations is answered from at once."""
+        if self.current is None:
+            self.current = self._begin(view, source, generation)
+        elif not _is(self.current, source, generation):
+            if self._next is None or not _is(self._next, source, generation):
+                self._next = self._begin(view, source, generation)
+            self._move_on()
+
+    def apply(self, partition: int, records: Sequence[Any]) -> bool:
+        """Take in raw records of the view's topic, and return whether the watermark of `current` moved, or it is another."""
+        if self.current is None:
+            return False
+        moved = self.current.apply(partition, records)
+        if self._next is not None:
+            self._next.apply(partition, records)
+            moved |= self._move_on()
+        return moved
+
+    def _move_on(self) -> bool:
+        if self._next is None or not self._next.is_whole:
+            return False
+        self.current, self._next = self._next, None
+        return True
+
+
+def _is(view: OnlineView, source: specs.Source, generation: int) -> bool:
+    return view.generation == generation and view.source == source.spec

@@ -569,6 +569,7 @@ def test_an_entity_always_lives_in_the_same_partition() -> None:
 
 def test_the_last_slot_of_a_transaction_says_when_its_oldest_event_was_produced() -> None:
     stage = Stage()
+    stage.run()  # its folds have begun: what comes now is folded as it comes
     for hour, taken_ms in ((0, START + 900), (1, START + 50), (0, START + 400)):
         stage.send(Ride(7, START + hour * HOUR), 0)
         stage.log.read("events.rides", 0)[-1].timestamp = START + HOUR + taken_ms - START
@@ -577,9 +578,10 @@ def test_the_last_slot_of_a_transaction_says_when_its_oldest_event_was_produced(
 
     stage.run()
 
-    [told] = [
-        [freshness.produced_ms(raw) for raw in stage.log.read("features.speed", partition)]
+    told = [
+        freshness.produced_ms(raw)
         for partition in range(PARTITIONS)
-        if stage.log.read("features.speed", partition)
+        for raw in stage.log.read("features.speed", partition)
+        if featurelog.parse_key(raw.key or b"").entity is not None
     ]
     assert told == [None, START]

@@ -181,7 +181,7 @@ class Fold:
         except SeedOutgrown:
             # How far this generation has come is forgotten, so its next worker begins it again.
             self._is_outgrown = True
-            return [*out, self._out(featurelog.key(shape.generation, None, 0), None)]
+            return [*out, self._out(featurelog.key(shape.generation, None, self.partition), None)]
         folded = self._fold(shape, state, live) if live else []
         if folded and produced:
             folded[-1] = msgspec.structs.replace(folded[-1], headers=[freshness.header(min(produced))])
@@ -231,7 +231,11 @@ class Fold:
 
     def _move_on(self, shape: Shape, state: FoldState) -> list[Outgoing]:
         progress = self._progress(shape)
-        out = [self._out(featurelog.key(shape.generation, None, 0), featurelog.progress_value(progress))]
+        out = [
+            self._out(
+                featurelog.key(shape.generation, None, self.partition), featurelog.progress_value(progress)
+            )
+        ]
         reached, before = progress.least_ms(), self._reached_ms
         if reached is None or reached == before:
             return out

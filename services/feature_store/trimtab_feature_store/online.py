@@ -19,7 +19,7 @@ from trimtab_core.specs import FeatureView
 from trimtab_runtime import featurelog
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.freshness import Freshness
-from trimtab_runtime.onlineview import Floats, OnlineView, Statuses
+from trimtab_runtime.onlineview import Floats, Generations, OnlineView, Statuses
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadQuestion, NotRead
@@ -78,7 +78,7 @@ class OnlineViews:
     def __init__(self, servers: str, book: SpecBook, freshness: Freshness) -> None:
         self._book = book
         self._freshness = freshness
-        self._held: dict[str, OnlineView] = {}
+        self._held: dict[str, Generations] = {}
         self._asked: set[str] = set()
         self._followed: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
@@ -136,19 +136,17 @@ class OnlineViews:
 
         Raises:
             BadQuestion: the entities do not fit, or are too many.
-            NotRead: a view has just changed.
+            NotRead: a view has just changed, and what it was cannot answer.
         """
         rows = _rows(entities, plan)
         values = np.empty((rows, len(plan.names)))
         statuses = np.empty((rows, len(plan.names)), np.uint8)
         reads = []
         for each in plan.views:
-            held = self._held.get(each.view.name)
-            if held is None or held.generation != self._book.generation(each.view):
-                raise NotRead(each.view.name)  # the event loop sees to it in a moment
+            held, columns = self._answering(each)
             boundary, watermark_ms = held.layout.boundary_of(at_ms), held.until_ms
             found, told = held.read(_entities(each.view, entities, rows), boundary)
-            values[:, each.places], statuses[:, each.places] = found[:, each.columns], told[:, each.columns]
+            values[:, each.places], statuses[:, each.places] = found[:, columns], told[:, columns]
             reads.append(ViewRead(held.name, boundary, watermark_ms, self._freshness.last_ms(held.name)))
         return Answer(plan.names, values, statuses, reads)
 
@@ -157,21 +155,35 @@ class OnlineViews:
         newest = max(map(_generation, batch), default=0)
         while view in self._book.views and self._book.generation(self._book.views[view]) < newest:
             await asyncio.sleep(_POLL_S)  # the spec that this was folded by is on its way
-        if (held := self._current(view)) is not None:
+        self._current(view)
+        if (held := self._held.get(view)) is not None:
             held.apply(partition, batch)
             self._freshness.note(view, batch)
 
-    def _current(self, name: str) -> OnlineView | None:
-        """Return what is held of a view's present generation, nothing at first; None if the view is gone."""
+    def _answering(self, wanted: Columns) -> tuple[OnlineView, Places]:
+        """Return the generation that answers for a view, which may be the one before, and the columns' places in it."""
+        name = wanted.view.name
+        held = each.current if (each := self._held.get(name)) is not None else None
+        if held is None:
+            raise NotRead(name)  # the event loop sees to it in a moment
+        if held.spec is wanted.view.spec or held.spec == wanted.view.spec:
+            return held, wanted.columns
+        now, there = wanted.view.spec.columns(), held.spec.columns()
+        names = [now[at] for at in np.arange(len(now))[wanted.columns].tolist()]
+        if held.spec.entity != wanted.view.spec.entity or not set(names) <= set(there):
+            raise NotRead(name)
+        return held, np.array([there.index(each) for each in names])
+
+    def _current(self, name: str) -> None:
+        """Follow what a view is by now; forget it if it is gone."""
         view = self._book.views.get(name)
         source = self._book.sources.get(view.spec.source) if view is not None else None
         if view is None or source is None:
             self._held.pop(name, None)
-            return None
-        generation, held = self._book.generation(view), self._held.get(name)
-        if held is None or held.generation != generation:
-            held = self._held[name] = OnlineView(view, source, generation)
-        return held
+        else:
+            self._held.setdefault(name, Generations(OnlineView)).follow(
+                view, source, self._book.generation(view)
+            )
 
 
 def _plan(book: SpecBook, features: tuple[str, ...]) -> Plan:

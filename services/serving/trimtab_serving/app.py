@@ -66,7 +66,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     partitions = topics.PREDICTIONS.partitions
     predictions = PredictionLog(partial(partition_of, partitions=partitions), partitions)
     writer, watermarks = LogWriter(board, predictions, journal, messages), Watermarks(messages)
-    views, freshness = OnlineViews(book, mirror.records), Freshness(clock, config.instance)
+    freshness = Freshness(clock, config.instance)
 
     def board_changed() -> None:
         heartbeat.changed()
@@ -76,10 +76,14 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         watermarks.move(view, until_ms)
         writer.features_moved()
 
-    def specs_changed() -> None:
-        features.set_topics(views.update())
+    def views_changed() -> None:
         fleet.know(book.models)
 
+    def specs_changed() -> None:
+        features.set_topics(views.update())
+        views_changed()
+
+    views = OnlineViews(book, mirror.records, views_changed)
     fleet = Fleet(board, ModelFiles(config.state_dir / "models"), Readers(book, views).of, board_changed)
     heartbeat = Heartbeat(fleet, messages)
     features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)

@@ -5,46 +5,63 @@ from typing import Any
 
 from trimtab_contracts import topics
 from trimtab_core import specs
-from trimtab_runtime.onlineview import OnlineView
+from trimtab_runtime.onlineview import Generations, OnlineView
 from trimtab_runtime.specbook import SpecBook
 
 
 class OnlineViews:
     """The online state of all views; only the control plane calls it."""
 
-    def __init__(self, book: SpecBook, stored: Callable[[str], Iterable[Any]]) -> None:
-        """`stored` gives the records of a topic that the local copy holds, for a view that is new here."""
+    def __init__(
+        self,
+        book: SpecBook,
+        stored: Callable[[str], Iterable[Any]],
+        on_another: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stored` gives the records of a topic that the local copy holds, for a view that is new here.
+
+        `on_another` is called when a generation of a view has taken the place of the one before, outside `update`.
+        """
         self._book = book
         self._stored = stored
+        self._on_another = on_another
+        self._generations: dict[str, Generations] = {}
         self._views: Mapping[str, OnlineView] = {}
 
     @property
     def all(self) -> Mapping[str, OnlineView]:
-        """All views by name; a new mapping each time that one of them begins anew."""
+        """All views by name; a new mapping each time that one of them is another."""
         return self._views
 
     def update(self) -> list[str]:
-        """Follow the book: begin, or begin anew, what was added or changed; return the topics to follow."""
-        views = dict[str, OnlineView]()
+        """Follow the book: begin what was added or changed; return the topics to follow."""
+        found = dict[str, Generations]()
         for name, view in self._book.views.items():
-            source, held = self._book.sources.get(view.spec.source), self._views.get(name)
-            if source is None:
-                continue
-            generation = self._book.generation(view)
-            if held is None or held.generation != generation or held.source != source.spec:
-                held = self._begin(view, source, generation)
-            views[name] = held
-        if views != self._views:
-            self._views = views
-        return [topics.FEATURES.named(name).name for name in views]
+            if (source := self._book.sources.get(view.spec.source)) is not None:
+                found[name] = self._generations.get(name) or Generations(self._begin)
+                found[name].follow(view, source, self._book.generation(view))
+        self._generations = found
+        self._look()
+        return [topics.FEATURES.named(name).name for name in found]
 
     def apply(self, topic: str, partition: int, records: Sequence[Any]) -> tuple[str, int] | None:
         """Take in raw records of a features topic, and return view and watermark if that moved."""
         name = topics.FEATURES.member(topic)
-        view = self._views.get(name)
-        if view is None or not view.apply(partition, records) or view.until_ms is None:
+        generations = self._generations.get(name)
+        if generations is None or not generations.apply(partition, records):
             return None
-        return name, view.until_ms
+        if self._look():
+            self._on_another()
+        until_ms = self._views[name].until_ms
+        return None if until_ms is None else (name, until_ms)
+
+    def _look(self) -> bool:
+        """Show what is answered from now, and return whether that is something else."""
+        views = {name: each.current for name, each in self._generations.items() if each.current is not None}
+        if views == self._views:
+            return False
+        self._views = views
+        return True
 
     def reached(self) -> dict[str, int]:
         """Return the watermark of each view that has one."""

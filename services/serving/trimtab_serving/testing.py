@@ -205,7 +205,7 @@ class Instance:
         self.clock = ManualClock(1_700_000_000_000)
         self.board, self.meter, self.book = Board(), Meter(), SpecBook()
         self.mirror = Mirror(self._state_dir / "mirror", 64 * 1024 * 1024)
-        self.views = OnlineViews(self.book, self.mirror.records)
+        self.views = OnlineViews(self.book, self.mirror.records, lambda: self.fleet.know(self.book.models))
         self.watermarks: list[tuple[str, int]] = []
         freshness = Freshness(self.clock, "serving-0")
         readers = Readers(self.book, self.views)
