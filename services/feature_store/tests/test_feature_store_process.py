@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +115,29 @@ class World:
         ]  # fmt: skip
         await ensure_topics(self.servers, [*topics.STATIC, *families])
         for kind, document in self.documents():
-            spec = specs.parse(kind, document)
-            resource = Resource(kind=kind, name=spec.name, generation=1)
-            json_format.ParseDict(specs.to_document(spec), resource.document)
-            await self._publish(f"{kind}/{spec.name}", topics.SPECS.encode(resource))
+            await self.publish_spec(kind, document)
+
+    async def publish_spec(self, kind: str, document: dict[str, Any], generation: int = 1) -> None:
+        spec = specs.parse(kind, document)
+        resource = Resource(kind=kind, name=spec.name, generation=generation)
+        json_format.ParseDict(specs.to_document(spec), resource.document)
+        await self._publish(f"{kind}/{spec.name}", topics.SPECS.encode(resource))
+
+    async def grown_view(self, store: "Process") -> Callable[[int], Awaitable[list[float]]]:
+        """Give the view a column, and return what asks `store` for it: nothing, as long as it is not there."""
+        kind, document = self.documents()[2]
+        more = {"field": "id", "functions": ["count"], "windows": ["5h"]}
+        document["spec"]["aggregates"] = [*document["spec"]["aggregates"], more]
+        await self.publish_spec(kind, document, generation=2)
+
+        async def ask(at_ms: int) -> list[float]:
+            try:
+                values, _ = await store.online(self.view, at_ms, column="id_count_5h")
+            except grpc.aio.AioRpcError:
+                return []
+            return [float(each) for each in values[:, 0]]
+
+        return ask
 
     async def delete(self) -> None:
         for kind, document in self.documents():
@@ -232,10 +251,12 @@ class Process:
         await eventually(serves, what=f"{self.address} ready")
 
     async def online(
-        self, view: str, at_ms: int, entities: Iterable[str] = ZONES, field: str = "zone"
+        self, view: str, at_ms: int, entities: Iterable[str] = ZONES, field: str = "zone", column: str = "*"
     ) -> tuple[np.ndarray[Any, Any], list[bool]]:
         zones = EntityColumn(field=field, values=entities)
-        request = GetOnlineFeaturesRequest(features=[f"{view}.*"], entities=[zones], at=to_timestamp(at_ms))
+        request = GetOnlineFeaturesRequest(
+            features=[f"{view}.{column}"], entities=[zones], at=to_timestamp(at_ms)
+        )
         async with rpc.channel(self.address) as channel:
             stub: Any = FeatureStoreStub(channel)
             answer = await stub.GetOnlineFeatures(request, timeout=60, wait_for_ready=True)
@@ -362,6 +383,9 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
             stub: Any = FeatureStoreStub(channel)
             archived = await stub.GetArchiveWatermark(GetArchiveWatermarkRequest(model=world.model))
         assert from_timestamp(archived.watermark) == END + 3 * HOUR
+        grown = await world.grown_view(store)
+        await eventually(lambda: grown(at), what="a view that has changed while its source is silent")
+        last_five = await grown(at)
 
     hand = np.array([by_hand(rides, zone, at) for zone in ZONES])
     same(now[:4], hand)
@@ -385,6 +409,10 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
     np.testing.assert_allclose(rows[0][f"{world.city}.mph_mean_8h"], city[0][3], rtol=1e-9)
 
     assert len(world.archived(world.rides)) == len(set(world.archived(world.rides))) == 3003
+
+    assert last_five == [
+        sum(str(each.zone) == zone and END - 5 * HOUR <= each.at_ms < END for each in rides) for zone in ZONES
+    ]
 
 
 async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world: World) -> None:
