@@ -13,9 +13,9 @@ import pytest
 from trimtab_core import specs
 from trimtab_core.specs import Model, Source
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
-from trimtab_feature_store.historical import EVER_MS, Historical, TrainingSet, Wanted, arrow_pieces, digest
+from trimtab_feature_store.historical import Historical, TrainingSet, Wanted, arrow_pieces, digest
 from trimtab_feature_store.rows import Rows
-from trimtab_feature_store.store import Piece
+from trimtab_feature_store.store import EVER_MS, Piece
 from trimtab_feature_store.tables import EventTable, events_table
 from trimtab_feature_store.testing import MemoryStore
 from trimtab_runtime.clock import iso

@@ -19,9 +19,10 @@ from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
 from trimtab_feature_store.errors import BadQuestion
-from trimtab_feature_store.historical import EVER_MS, Historical, Wanted, arrow_pieces
+from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
 from trimtab_feature_store.online import Answer, OnlineViews
 from trimtab_feature_store.skew import Audit, Compared, Example, Skew
+from trimtab_feature_store.store import EVER_MS
 
 _FIRST_S = 10.0
 """How long a question waits for views that are read for the first time, at most: it holds a thread of the door."""

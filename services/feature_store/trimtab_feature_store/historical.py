@@ -8,9 +8,8 @@ request and of the rows in the tables' versions: the same again has the same dig
 import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,45 +33,14 @@ from trimtab_runtime.errors import Rejected
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
-from trimtab_feature_store.store import Reach
+from trimtab_feature_store.store import Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
 
-EVER_MS = 2**62
 _POLL_S = 0.05
 _TIMES = ("event_time_ms", "arrived_at_ms")
 _PLACE = ("partition", "offset")
 _NOBODY = "\x00"
 """Entity and key of a row that has none: no event has it either."""
-
-
-class Tables(Protocol):
-    """What is asked of the archive; each call blocks."""
-
-    def reach(self, table: str, partitions: int) -> Reach:
-        """Return how far the newest version of a table has come."""
-        ...
-
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str],
-        *,
-        version: int,
-        start_ms: int,
-        end_ms: int,
-        arrived_by_ms: int | None = None,
-        model: str | None = None,
-    ) -> pa.Table:
-        """Return columns of the rows with event time in [start, end), that arrived by a time, or are of a model."""
-        ...
-
-
-class Flushing(Protocol):
-    """What can be told that somebody waits for the archive."""
-
-    def hurried(self, sources: Sequence[str]) -> AbstractContextManager[None]:
-        """Flush the events of `sources` at once, as long as the context is open."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from trimtab_runtime.errors import Rejected
 
 from trimtab_feature_store.errors import BadWindow
-from trimtab_feature_store.historical import EVER_MS, Historical, Making, Plan, Tables, Wanted
+from trimtab_feature_store.historical import Historical, Making, Plan, Wanted
+from trimtab_feature_store.store import EVER_MS, Tables
 from trimtab_feature_store.tables import PREDICTIONS
 
 TOLERANCE = 1e-6
