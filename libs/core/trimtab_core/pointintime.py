@@ -55,9 +55,8 @@ def point_in_time(
     owners, spine_ids = _shared_ids(entities, spine_entities)
     at, times = np.asarray(spine_at_ms, np.int64), np.asarray(event_time_ms, np.int64)
     grouped = np.asarray(values, np.float64).reshape(len(owners), len(layout.groups))
-    ties = sketches.text_numbers(ids) if layout.ends else np.zeros(len(owners))
     arrived = np.asarray(arrived_at_ms, np.int64)
-    history = _History(layout, owners, times, arrived, grouped, ties)
+    history = _History(layout, owners, times, arrived, grouped, ids)
     # Rows whose events have all arrived are as of their boundary; only the others need their own time.
     until = layout.slot_of(at)
     settled, end = history.settled(spine_ids, until, at)
@@ -177,13 +176,22 @@ class _History:
     """Events sorted by entity, slot and arrival; a leaf is the events of one entity in one slot."""
 
     def __init__(
-        self, layout: Layout, ids: Ids, times: Millis, arrived: Millis, grouped: Floats, ties: Floats
+        self,
+        layout: Layout,
+        ids: Ids,
+        times: Millis,
+        arrived: Millis,
+        grouped: Floats,
+        names: Sequence[str],
     ) -> None:
         numbers = layout.slot_of(times)
-        order = np.lexsort((arrived, numbers, ids))
+        # Rows that are in order of time already, as an archive gives them, need no more than their entities' order.
+        in_order = not np.any((numbers[1:] < numbers[:-1]) | (arrived[1:] < arrived[:-1]))
+        order = np.argsort(ids, kind="stable") if in_order else np.lexsort((arrived, numbers, ids))
         order = order[np.searchsorted(ids[order], 0) :]
         ids, numbers = ids[order], numbers[order]
-        self.times, self.ties, self.grouped = times[order], ties[order], grouped[order]
+        self.times, self.grouped = times[order], grouped[order]
+        self._names, self._order = names, order
         self.starts = _starts(ids, numbers)
         self._layout = layout
         self._arrived = arrived[order]
@@ -192,6 +200,37 @@ class _History:
         last = self._arrived[self._ends - 1]
         self._late = np.flatnonzero(last > (numbers[self.starts] + 1) * layout.hop_ms)
         self._late_index = _Index(ids[self.starts][self._late], last[self._late])
+
+    @functools.cached_property
+    def ties(self) -> Floats:
+        """What tells apart the events [events] of one entity and time; 0 where there is but one."""
+        order, ties = self._by(self.times), np.zeros(len(self.times))
+        later = np.flatnonzero(self._alike(order, self.times)) + 1
+        tied = order[np.union1d(later - 1, later)]
+        ties[tied] = sketches.text_numbers([self._names[at] for at in self._order[tied].tolist()])
+        return ties
+
+    @functools.cached_property
+    def by_time(self) -> Places | None:
+        """The events in order of entity, time and id; None if an event is there twice."""
+        order = self._by(self.ties, self.times) if self.ties.any() else self._by(self.times)
+        return None if self._alike(order, self.times, self.ties).any() else order
+
+    def _by(self, *columns: NDArray[Any]) -> Places:
+        """Return the events in order of leaf and then of `columns`, the last one first."""
+        first = columns[-1]
+        ahead = (first[1:] < first[:-1]) & (self._leaves[1:] == self._leaves[:-1])
+        if len(columns) == 1 and not ahead.any():
+            return np.arange(len(first))
+        return np.lexsort((*columns, self._leaves))
+
+    def _alike(self, order: Places, *columns: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return whether each event but the first, in an order, is in all columns like the one before it."""
+        return ~_changes(*[column[order] for column in (self._leaves, *columns)])[1:]
+
+    @functools.cached_property
+    def _leaves(self) -> Places:
+        return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, len(self.times))))
 
     def settled(self, ids: Ids, until: Millis, at: Millis) -> tuple[Places, Places]:
         """Return up to which leaf all events had arrived at each time, and where the completed leaves end."""
@@ -204,6 +243,10 @@ class _History:
         settled, end = self.settled(ids, until, at)
         found = np.empty((len(ids), len(self._layout.columns)))
         kinds = dict.fromkeys((each.group, each.kept) for each in self._layout.columns)
+        windows = {
+            length: _Asked(self._slots.first(ids, until - length), settled, end, at)
+            for length in {each.slots for each in self._layout.columns}
+        }
         for group, kept in kinds:
             reader = _reader(self, group, kept)
             columns = [
@@ -212,11 +255,10 @@ class _History:
                 if (each.group, each.kept) == (group, kept)
             ]
             for length in {each.slots for _, each in columns}:
-                asked = _Asked(self._slots.first(ids, until - length), settled, end, at)
                 wanted = [(place, each.function) for place, each in columns if each.slots == length]
                 window_ms = length * self._layout.hop_ms
                 found[:, [place for place, _ in wanted]] = reader.read(
-                    asked, [function for _, function in wanted], window_ms
+                    windows[length], [function for _, function in wanted], window_ms
                 )
         return found
 
@@ -295,22 +337,55 @@ class _CellReader:
 
 
 class _EndReader:
-    """The first or last of the events."""
+    """The first or last of the events: in order of time, the nearest one that counts to an end of the window."""
 
     def __init__(self, history: _History, group: int, end: End) -> None:
         self._history = history
+        self._end = end
+        self._values = history.grouped[:, group]
         self._merge = functools.partial(partials.merge_ends, end)
         self._empty = EMPTY_END[end]
-        values = history.grouped[:, group]
-        cells = partials.ends(values, history.times, history.ties)
-        cells[np.isnan(values)] = self._empty
-        self._events = _Tree(cells, self._empty, self._merge)
+        self._tree: _Tree | None = None
+        self._by_time = history.by_time
+        if self._by_time is not None:
+            self._nearest = self._nearest_known(~np.isnan(self._values[self._by_time]))
 
     def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
-        merged = np.tile(self._empty, (len(asked.at), 1))
-        for rows, begin, end in self._history.ranges(asked):
-            merged[rows] = self._merge(merged[rows], self._events.merged(begin, end))
+        (_, begin, end), *pending = self._history.ranges(asked)
+        merged = self._of_leaves(begin, end)
+        for rows, begin, end in pending:
+            merged[rows] = self._merge(merged[rows], self._of_events(begin, end))
         return merged[:, [partials.VALUE] * len(functions)]
+
+    def _nearest_known(self, known: NDArray[np.bool_]) -> Places:
+        """Return the place of the event that counts at or before each place; for a first one, at or after it."""
+        places = np.arange(len(known))
+        if self._end == "last":
+            return np.maximum.accumulate(np.where(known, places, -1))
+        return np.minimum.accumulate(np.where(known, places, len(known))[::-1])[::-1]
+
+    def _of_leaves(self, begin: Places, end: Places) -> Floats:
+        """Return the cells of all events of whole leaves."""
+        if self._by_time is None:
+            return self._of_events(begin, end)
+        found = np.tile(self._empty, (len(begin), 1))
+        rows = np.flatnonzero(begin < end)
+        nearest = self._nearest[end[rows] - 1 if self._end == "last" else begin[rows]]
+        there = (nearest >= begin[rows]) & (nearest < end[rows])
+        found[rows[there]] = self._cells(self._by_time[nearest[there]])
+        return found
+
+    def _of_events(self, begin: Places, end: Places) -> Floats:
+        """Return the cells of ranges of events, which are in the order in which they arrived."""
+        if self._tree is None:
+            cells = self._cells(np.arange(len(self._values)))
+            cells[np.isnan(self._values)] = self._empty
+            self._tree = _Tree(cells, self._empty, self._merge)
+        return self._tree.merged(begin, end)
+
+    def _cells(self, places: Places) -> Floats:
+        history = self._history
+        return partials.ends(self._values[places], history.times[places], history.ties[places])
 
 
 class _SketchReader:
@@ -340,11 +415,15 @@ class _SketchReader:
 
 def _starts(*columns: Millis) -> Places:
     """Return where a new combination begins in columns sorted together."""
-    size = len(columns[0])
-    new = np.ones(size, bool)
-    if size:
+    return np.flatnonzero(_changes(*columns)).astype(np.int64)
+
+
+def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether each row is in some column unlike the one before it; the first always is."""
+    new = np.ones(len(columns[0]), bool)
+    if len(new):
         new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(new).astype(np.int64)
+    return new
 
 
 def _shared_ids(left: Any, right: Any) -> tuple[Ids, Ids]:
