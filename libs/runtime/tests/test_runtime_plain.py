@@ -150,3 +150,19 @@ async def test_what_is_being_closed_is_closed_whole_however_often_it_is_cancelle
         await closing
 
     assert closed.is_set()
+
+
+async def test_an_ending_that_does_not_end_is_given_up_though_it_swallows_its_cancellation() -> None:
+    swallowed = 0
+
+    async def never() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+
+    await finish(never(), within_s=0.01)
+
+    assert swallowed == 2

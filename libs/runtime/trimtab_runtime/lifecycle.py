@@ -13,14 +13,14 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from trimtab_runtime import settings, telemetry
 from trimtab_runtime.errors import TrimtabError
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_CANCEL_AGAIN_S = 0.5
 
 
 class ServiceConfig(Protocol):
@@ -74,23 +74,30 @@ async def _until_told(service: str, main: Coroutine[Any, Any, None]) -> None:
         log.info("%s stopped", service)
 
 
-async def finish(ending: Coroutine[Any, Any, T]) -> T:
+async def finish(ending: Coroutine[Any, Any, object], *, within_s: float = 20.0) -> None:
     """Await `ending` to its end, however often this is cancelled meanwhile; the cancellation is raised after it.
 
-    For what has to be closed whole: a client of Kafka that is cancelled while it stops leaves its connections open.
+    For what has to be closed whole: a client of Kafka that is cancelled while it stops leaves its connections open. One
+    that would take longer than `within_s`, such as a member's farewell to a group whose Kafka is away, is given up.
     """
-    task = asyncio.get_running_loop().create_task(ending)
+    loop = asyncio.get_running_loop()
+    task, until = loop.create_task(ending), loop.time() + within_s
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=max(_CANCEL_AGAIN_S, until - loop.time()))
         except asyncio.CancelledError as error:
             cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled() and (failure := task.exception()):
-        log.warning("an ending that was cancelled failed too: %r", failure)
-    raise cancelled
+        if not task.done() and loop.time() >= until:
+            # Again and again: a client of Kafka that is being stopped can swallow a cancellation (aiokafka 0.14).
+            log.warning("an ending took longer than %g s, and is given up", within_s)
+            task.cancel()
+    if cancelled is None and not task.cancelled():
+        task.result()
+    if cancelled is not None:
+        if not task.cancelled() and (failure := task.exception()):
+            log.warning("an ending that was cancelled failed too: %r", failure)
+        raise cancelled
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -175,7 +175,7 @@ def cleaning(**spec: Any) -> Ingest:
     document = {"key": "id", "event_time": "at", "lateness": "1m", "fields": fields, **spec}
     book = SpecBook()
     book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": document}))
-    return Ingest(book, Contracts(), "raw.trips", 1)
+    return Ingest(book, Contracts(), nothing, "raw.trips", 1)
 
 
 def metrics(outputs: list[Outgoing]) -> dict[tuple[str, str], Any]:
@@ -269,7 +269,7 @@ def test_a_changed_spec_begins_a_window_anew() -> None:
     fields = {"id": {"type": "integer"}, "at": {"type": "timestamp"}, "x": {"type": "number"}}
     expecting = {**fields, "x": {"type": "number", "expect": {"min": "> 0"}}}
     book = SpecBook()
-    worker = Ingest(book, Contracts(), "raw.trips", 1)
+    worker = Ingest(book, Contracts(), nothing, "raw.trips", 1)
     for generation, wanted in enumerate([fields, expecting, expecting], 1):
         spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": wanted, "expect_rows": 2}
         book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}), generation)
@@ -286,7 +286,7 @@ def test_a_later_version_of_a_source_is_a_source_of_its_own() -> None:
     book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}))
 
     (event,) = to(
-        "events.trips.v2", Ingest(book, Contracts(), "raw.trips.v2", 1).process([raw(0, row(1, 5))])
+        "events.trips.v2", Ingest(book, Contracts(), nothing, "raw.trips.v2", 1).process([raw(0, row(1, 5))])
     )
 
     assert dict(event.headers)["ce_id"].startswith(b"raw.trips")
