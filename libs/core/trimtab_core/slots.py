@@ -8,7 +8,7 @@ hop boundary not after t: nothing leaks, nothing depends on the order of arrival
 between two boundaries nothing changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -288,6 +288,11 @@ class FoldState:
         """
         row = self._rows[entity]
         return int(self._slots[row, index]), self._partials[row, index].copy()
+
+    def occupied(self) -> Iterator[tuple[str, int]]:
+        """Yield entity and ring index of each slot that holds something."""
+        for row, index in np.argwhere(self._slots[: len(self._names)] >= 0).tolist():
+            yield self._names[row], index
 
     def sketches(self, entity: str, index: int) -> list[Bins]:
         """Return the sketches of the slot at a ring index, one for each of `layout.sketches`.

@@ -35,6 +35,8 @@ class Progress:
     inputs: int
     live_from: Mapping[int, int] = field(default_factory=dict)
     """The offset in each partition of events.<source> from which on rows are folded as they come."""
+    ring: int = 0
+    """Slots of an entity's ring, by which the keys of the slots are made."""
 
     def least_ms(self) -> int | None:
         """Return the event time that all inputs have passed; None until each has said one."""
@@ -109,6 +111,7 @@ def progress_value(progress: Progress) -> bytes:
             watermark_ms=dict(progress.watermark_ms),
             inputs=progress.inputs,
             live_from=dict(progress.live_from),
+            ring=progress.ring,
         )
     ).SerializeToString()
 
@@ -131,7 +134,9 @@ def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
                 done.progress = Progress({}, 0)
             else:
                 told = FeatureRecord.FromString(record.value).progress
-                done.progress = Progress(dict(told.watermark_ms), told.inputs, dict(told.live_from))
+                done.progress = Progress(
+                    dict(told.watermark_ms), told.inputs, dict(told.live_from), told.ring
+                )
         elif record.value is None:
             state.forget(place.entity)
             done.changed.append((place.entity, -1))

@@ -61,6 +61,7 @@ class OnlineView:
     """The online state of one generation of a view."""
 
     def __init__(self, view: specs.FeatureView, source: specs.Source, generation: int) -> None:
+        self.view = view
         self.name = view.name
         self.spec = view.spec
         self.source = source.spec
@@ -110,6 +111,18 @@ class OnlineView:
             return False
         before, self.until_ms = self.until_ms, min(self._progress.values())
         return self.until_ms != before
+
+    def over(self, source: specs.Source) -> "OnlineView":
+        """Return the same over what the source is by now: another lateness is another ring."""
+        if source.spec == self.source:
+            return self
+        other = OnlineView(self.view, source, self.generation)
+        with self._lock:
+            for entity, index in self._state.occupied():
+                slot, partials = self._state.slot(entity, index)
+                other._state.put(entity, slot, partials, self._state.sketches(entity, index))
+        other._progress, other._begun, other.until_ms = dict(self._progress), set(self._begun), self.until_ms
+        return other
 
     @property
     def is_whole(self) -> bool:
@@ -178,9 +191,12 @@ class Generations:
         """Begin what a spec says, unless that is done; the first of all generations is answered from at once."""
         if self.current is None:
             self.current = self._begin(view, source, generation)
-        elif not _is(self.current, source, generation):
-            if self._next is None or not _is(self._next, source, generation):
+        elif self.current.generation == generation:
+            self._next, self.current = None, self.current.over(source)
+        else:
+            if self._next is None or self._next.generation != generation:
                 self._next = self._begin(view, source, generation)
+            self._next = self._next.over(source)
             self._move_on()
 
     def apply(self, partition: int, records: Sequence[Any]) -> bool:
@@ -198,7 +214,3 @@ class Generations:
             return False
         self.current, self._next = self._next, None
         return True
-
-
-def _is(view: OnlineView, source: specs.Source, generation: int) -> bool:
-    return view.generation == generation and view.source == source.spec

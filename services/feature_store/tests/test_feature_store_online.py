@@ -191,6 +191,22 @@ def test_a_changed_view_answers_once_it_has_begun_and_the_one_before_until_then(
     assert world.ask("speed.mph_max_4h", at_ms=START + HOUR, zone=["1"]).values.tolist() == [[70.0]]
 
 
+@pytest.mark.parametrize("change", [{"lateness": "9h"}, {"unknown_fields": "reject"}])
+def test_a_source_that_changes_takes_nothing_from_its_views(world: World, change: dict[str, Any]) -> None:
+    world.hear("speed", ("1", START, 10.0), until_ms=START + HOUR)
+    before = world.ask("speed.*", at_ms=START + HOUR, zone=["1"])
+    source = world.book.source("rides")
+    document = specs.to_document(source)
+    world.book.put(specs.parse("Source", {**document, "spec": document["spec"] | change}), generation=2)
+    world.views.update()
+
+    after = world.ask("speed.*", at_ms=START + HOUR, zone=["1"])
+    assert (after.values.tolist(), statuses(after)) == (before.values.tolist(), statuses(before))
+    assert after.views == before.views
+    world.hear("speed", ("1", START, 30.0), until_ms=START + 2 * HOUR)
+    assert world.ask("speed.mph_mean_4h", at_ms=START + HOUR, zone=["1"]).values.tolist() == [[30.0]]
+
+
 def test_a_view_that_changes_its_entity_is_not_answered_by_the_one_before(world: World) -> None:
     world.hear("speed", ("1", START, 10.0), until_ms=START + HOUR)
     world.ask("speed.mph_mean_4h", at_ms=START + HOUR, zone=["1"])

@@ -17,6 +17,7 @@ from trimtab_core.sketches import text_numbers
 from trimtab_core.slots import FoldState, Layout
 from trimtab_core.specs import FeatureView, Source, parse
 from trimtab_feature_store import keyed
+from trimtab_feature_store.errors import EventsNotArchivedYet
 from trimtab_feature_store.fold import Fold, SeedOutgrown, ViewChanged
 from trimtab_feature_store.keyed import BadRows, KeyedRows
 from trimtab_feature_store.repartition import Repartition, SpecsApart
@@ -59,6 +60,13 @@ class Log:
 
     def read(self, topic: str, partition: int, start: int = 0) -> list[Raw]:
         return self.topics.get((topic, partition), [])[start:]
+
+    def compact(self, topic: str) -> None:
+        """Leave the newest record of each key."""
+        for (name, _), records_there in self.topics.items():
+            if name == topic:
+                newest = {record.key: record for record in records_there}
+                records_there[:] = [each for each in records_there if newest[each.key] is each]
 
     async def read_partition(
         self, topic: str, partition: int, *, offset: int = 0
@@ -124,6 +132,7 @@ class Stage:
                 book.put(spec)
         self.log = Log()
         self.archive = MemoryStore()
+        self.archive_stands_still = False
         self.sent = 0
         self._consumed: dict[tuple[str, int], int] = {}
         self._workers: dict[tuple[str, int], Repartition | Fold] = {}
@@ -156,16 +165,19 @@ class Stage:
         """Archive all that has been sent, as the archive does when somebody waits for it."""
         press = event_press(a_source())
         for partition in range(PARTITIONS):
-            if batch := self.log.read("events.rides", partition):
+            if not self.archive_stands_still and (batch := self.log.read("events.rides", partition)):
                 pressed = press.press(partition, batch)
                 piece = Piece("events.rides", partition, pressed.rows, batch[-1].offset)
                 marks = {} if pressed.watermark_ms is None else {partition: pressed.watermark_ms}
                 self.archive.append(press.table, press.schema, [piece], marks)
         yield
 
-    def fold(self, view: str, partition: int) -> Fold:
+    def unopened(self, view: str, partition: int) -> Fold:
         seeds = Seeds(self.log.read_partition, self.archive, self, patience_s=0)
-        fold = Fold(self.book, self.log.read_partition, seeds, f"keyed.{view}", partition)
+        return Fold(self.book, self.log.read_partition, seeds, f"keyed.{view}", partition)
+
+    def fold(self, view: str, partition: int) -> Fold:
+        fold = self.unopened(view, partition)
         self.log.write(asyncio.run(fold.restore()))
         return fold
 
@@ -422,15 +434,56 @@ def test_a_changed_view_begins_with_what_the_archive_holds_and_an_unchanged_one_
     assert stage.state(a_view(), generation=1).values(["1"], START + HOUR)[0, 0] == 2
 
 
-def test_a_generation_that_nobody_reads_any_more_leaves_the_topic() -> None:
+def test_of_the_generations_before_two_stay_for_those_who_read_them_and_older_ones_leave_the_topic() -> None:
     stage = Stage()
     stage.send(Ride(1, START), 0)
     stage.run()
-    for generation in (2, 3):
+    for generation in (2, 3, 4):
         stage.change(a_view(ttl=f"{10 + generation}h"), generation)
         stage.run()
 
-    assert {key.generation for key, alive in stage.fates() if alive and key.entity} == {2, 3}
+    assert {key.generation for key, alive in stage.fates() if alive and key.entity} == {2, 3, 4}
+
+
+def test_what_a_worker_that_died_has_left_of_a_beginning_is_not_counted_twice() -> None:
+    stage = Stage()
+    for zone in (1, 2, 3):
+        stage.send(Ride(zone, START), 0)
+    stage.promise(START)
+    stage.run()
+    changed = a_view(ttl="9h")
+    stage.change(changed)
+    for partition in range(PARTITIONS):
+        fold = stage.unopened("speed", partition)
+        begun = asyncio.run(fold.restore())
+        stage.log.write(begun[: len(begun) // 2])  # and then it dies
+    stage.send(Ride(1, START), 0)
+    stage.forget_workers()
+    stage.run()
+
+    found = stage.state(changed, generation=2).values(["1", "2", "3"], START + HOUR)[:, 0]
+    assert found.tolist() == [2, 1, 1]
+
+
+def test_a_fold_that_is_behind_the_one_before_it_waits_for_the_news() -> None:
+    stage = Stage()
+    stage.change(a_view(ttl="9h"))
+    stage.run()
+    stage.book.remove("FeatureView", "speed")
+    stage.book.put(a_view(), generation=1)
+
+    with pytest.raises(ViewChanged):
+        stage.fold("speed", 0)
+
+
+def test_a_view_waits_while_the_archive_stands_still_and_says_how_far_it_is_behind() -> None:
+    stage = Stage()
+    stage.archive_stands_still = True
+    for _ in range(3):
+        stage.send(Ride(1, START), 0)
+
+    with pytest.raises(EventsNotArchivedYet, match="'rides' is 3 records behind"):
+        stage.fold("speed", 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -472,15 +525,24 @@ def test_a_view_may_change_at_any_time_and_whoever_hears_of_it_first(
     assert stage.watermarks() == dict.fromkeys(range(PARTITIONS), START + 6 * HOUR)
 
 
-def test_a_longer_lateness_keeps_the_state() -> None:
+def test_a_longer_lateness_keeps_the_state_though_the_topic_is_compacted() -> None:
     stage = Stage()
-    stage.send(Ride(1, START), 0)
-    stage.run()
-    stage.change(a_source(lateness="6h"))
-    stage.send(Ride(1, START), 1)
+    for hour in range(12):
+        stage.send(Ride(1, START + hour * HOUR), 0)
+        stage.run()
+    stage.change(a_source(lateness="4h"))
+    for hour in range(12, 16):
+        stage.send(Ride(1, START + hour * HOUR), 1)
+        stage.run()
+    at = START + 16 * HOUR
+    assert stage.state(a_view()).values(["1"], at)[0, 1] == 4
+
+    stage.log.compact("features.speed")
+    stage.forget_workers()
+    stage.send(Ride(1, START + 15 * HOUR), 0)
     stage.run()
 
-    assert stage.state(a_view()).values(["1"], START + HOUR)[0, 0] == 2
+    assert stage.state(a_view()).values(["1"], at)[0, 1] == 5
 
 
 def test_a_fold_that_has_not_heard_of_a_change_waits_for_it() -> None:

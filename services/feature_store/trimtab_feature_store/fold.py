@@ -10,6 +10,7 @@ still read it.
 
 import asyncio
 import logging
+import threading
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,42 +114,52 @@ class Fold:
             return []
         self._state = FoldState(self._shape.layout)
         others: dict[bytes, int] = {}
+        ring = 0
         async for batch in self._read_partition(self._features, self.partition):
             applied = featurelog.apply(self._state, batch, self._shape.generation)
             others |= applied.others
             if applied.progress is not None:
                 self._watermark_ms = dict(applied.progress.watermark_ms)
                 self._live_from = dict(applied.progress.live_from)
-        if not self._live_from:
+                ring = applied.progress.ring
+        if max(others.values(), default=0) > self._shape.generation:
+            raise ViewChanged(self.view)  # and this process has not heard of it yet
+        if not self._live_from or ring != self._shape.layout.ring:
             return await self._begin(self._shape, others)
         self._reached_ms = self._progress(self._shape).least_ms()
         return []
 
     async def _begin(self, shape: Shape, others: dict[bytes, int]) -> list[Outgoing]:
-        """Begin a generation, and return all of its slots; generations that nobody reads any more leave the topic."""
+        """Begin a generation, or its slots under other keys, and return all of them.
+
+        Of the generations that have begun before, the last two stay: readers may still answer from either.
+        """
         view, source = self._specs
         assert view is not None and source is not None
         seed = await self._seeds.take(view, shape.generation, source, self.partition)
         # What an earlier attempt has left on the topic is in the seed too.
-        state = self._state = FoldState(shape.layout)
-        await asyncio.to_thread(_plant, state, shape, seed.pieces)
-        log.info(
-            "%s/%d: generation %d begins with %d entities",
-            self.view,
-            self.partition,
-            shape.generation,
-            len(state),
-        )
-        self._live_from, self._watermark_ms = dict(seed.live_from), dict(seed.watermark_ms)
-        newest = max(others.values(), default=0)
-        gone = [self._out(key, None) for key, generation in others.items() if generation < newest]
-        slots = [
-            self._slot(shape, state, entity, index)
-            for entity in state.entities
-            for index in range(shape.layout.ring)
-            if state.slot(entity, index)[0] >= 0
-        ]
+        state, is_given_up = FoldState(shape.layout), threading.Event()
+        try:
+            slots = await asyncio.to_thread(self._planted, state, shape, seed.pieces, is_given_up)
+        finally:
+            is_given_up.set()
+        where = f"{self.view}/{self.partition}"
+        log.info("%s: generation %d begins with %d entities", where, shape.generation, len(state))
+        self._state, self._live_from = state, dict(seed.live_from)
+        self._watermark_ms, self._reached_ms = dict(seed.watermark_ms), None
+        begun = {number for key, number in others.items() if featurelog.parse_key(key).entity is None}
+        kept = min(sorted(begun)[-2:], default=0)
+        gone = [self._out(key, None) for key, number in others.items() if number < kept]
         return [*gone, *slots, *self._move_on(shape, state)]
+
+    def _planted(
+        self, state: FoldState, shape: Shape, pieces: Iterable[KeyedRows], is_given_up: threading.Event
+    ) -> list[Outgoing]:
+        """Fold archived rows, some at a time, and return all slots; what is too old is in no window any more."""
+        left = iter(pieces)
+        while not is_given_up.is_set() and (some := list(islice(left, _PIECES_AT_ONCE))):
+            _folded(state, shape, some)
+        return [self._slot(shape, state, *place) for place in state.occupied() if not is_given_up.is_set()]
 
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
         """Return what a batch changes.
@@ -253,7 +264,7 @@ class Fold:
         return out
 
     def _progress(self, shape: Shape) -> Progress:
-        return Progress(self._watermark_ms, shape.partitions, self._live_from)
+        return Progress(self._watermark_ms, shape.partitions, self._live_from, shape.layout.ring)
 
     def _watermark(self, shape: Shape, time_ms: int) -> Outgoing:
         mark = Watermark(
@@ -279,10 +290,3 @@ def _folded(state: FoldState, shape: Shape, pieces: Sequence[KeyedRows]) -> Fold
         np.concatenate([piece.values(shape.layout.groups) for piece in pieces]),
         [each for piece in pieces for each in piece.id] if shape.layout.ends else (),
     )
-
-
-def _plant(state: FoldState, shape: Shape, pieces: Iterable[KeyedRows]) -> None:
-    """Fold archived rows, some at a time; what is too old is in no window any more."""
-    left = iter(pieces)
-    while some := list(islice(left, _PIECES_AT_ONCE)):
-        _folded(state, shape, some)

@@ -137,8 +137,11 @@ class FoldProgress(_message.Message):
     WATERMARK_MS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     LIVE_FROM_FIELD_NUMBER: _builtins.int
+    RING_FIELD_NUMBER: _builtins.int
     inputs: _builtins.int
     """partitions of the input"""
+    ring: _builtins.int
+    """slots of an entity's ring, by which the keys are made"""
     @_builtins.property
     def watermark_ms(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
     @_builtins.property
@@ -153,10 +156,11 @@ class FoldProgress(_message.Message):
         watermark_ms: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         inputs: _builtins.int = ...,
         live_from: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        ring: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "live_from", b"live_from", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "live_from", b"live_from", "ring", b"ring", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
