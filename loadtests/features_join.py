@@ -22,7 +22,7 @@ from trimtab_core.pointintime import point_in_time
 from trimtab_core.slots import Layout
 
 HERE = Path(__file__).parent
-ROUNDS, FEAST_ROUNDS = 5, 2
+ROUNDS, FEAST_ROUNDS = 3, 2
 SPINE, ROWS, FEATURES, ENTITIES = 200_000, 1_000_000, 10, 1_000
 DAYS, FRESH_DAYS = 30, 7
 FUNCTION = "mean"

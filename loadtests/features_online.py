@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 import numpy as np
 from features_stream import SPECS
-from load import ask, grpc_client, pin, ratios, start, summary
+from load import ask, grpc_client, ratios, start, summary
 from numpy.typing import NDArray
 from serving_client import write_bodies
 from stream import BEGIN, HOUR, PARTITIONS, VIEW, ZONES, Rows
@@ -61,16 +61,17 @@ async def versus_feast(
     trimtab_bodies, feast_bodies = directory / "trimtab", directory / "feast"
     write_bodies(trimtab_bodies, [request(zones, at_ms) for zones in asked])
     write_bodies(feast_bodies, [feast_request(view, zones) for zones in asked])
-    store, address = stack.service("feature_store"), stack.address("feature_store")
-    feast_at = f"{ports.LOOPBACK}:{ports.choose()}"
+    store_at, feast_at = (f"{ports.LOOPBACK}:{ports.choose()}" for _ in range(2))
     server_core, *_, client_core = sorted(os.sched_getaffinity(0))
-    pin(store.pid, server_core)
-    ours = grpc_client(address, METHOD, trimtab_bodies, SECONDS, CONCURRENCY, CHANNELS)
+    ours = grpc_client(store_at, METHOD, trimtab_bodies, SECONDS, CONCURRENCY, CHANNELS)
     theirs = [sys.executable, str(HERE / "http_client.py"), feast_at, FEAST_PATH, str(feast_bodies)]
     theirs += [str(SECONDS), str(CONCURRENCY)]
     rounds: dict[str, list[dict[str, float]]] = {"trimtab": [], "feast": [], "in_process": []}
-    with feast(view, at_ms, peers, directory / "repository", feast_at, server_core) as server:
-        compare(view, at_ms, asked[0], address, feast_at)
+    with (
+        feature_store(stack, directory, store_at, server_core) as store,
+        feast(view, at_ms, peers, directory / "repository", feast_at, server_core) as server,
+    ):
+        compare(view, at_ms, asked[0], store_at, feast_at)
         for _ in range(ROUNDS):
             rounds["trimtab"].append(ask(store.pid, ours, client_core))
             rounds["feast"].append(ask(server.pid, theirs, client_core))
@@ -158,13 +159,29 @@ def compare(view: OnlineView, at_ms: int, zones: Sequence[int], trimtab_at: str,
     """See that all three give the same answer."""
     expected = view.values([str(zone) for zone in zones], [at_ms] * len(zones))
     with grpc.insecure_channel(trimtab_at, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        answer = channel.unary_unary(METHOD)(request(zones, at_ms), timeout=30)
+        answer = channel.unary_unary(METHOD)(request(zones, at_ms), timeout=PATIENCE_S, wait_for_ready=True)
     np.testing.assert_allclose(answered(answer), expected, rtol=1e-9)
     connection = http.client.HTTPConnection(feast_at, timeout=30)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", FEAST_PATH, feast_request(view, zones), headers)
     body = connection.getresponse().read()
     np.testing.assert_allclose(feast_answered(body, view.spec.columns()), expected, rtol=1e-9)
+
+
+@contextmanager
+def feature_store(
+    stack: Stack, directory: Path, address: str, core: int
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a feature store as Feast's server is run, in our session and on its core, in place of the stack's."""
+    stack.stop_service("feature_store")
+    environ = environment.inherited() | stack.environ
+    environ |= {"TRIMTAB_GRPC_ADDRESS": address, "TRIMTAB_DATA_DIR": str(directory / "data")}
+    server = start([sys.executable, "-m", "trimtab_feature_store"], environ, core)
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.wait()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from trimtab.replay import Watermarks
 from trimtab_contracts import topics
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.clock import iso
+from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.records import Outgoing
 from trimtab_stack.stack import Stack
 
@@ -138,6 +139,16 @@ async def measure(
                         measured.setdefault(name, []).append(value / count * 1e6)
         following.cancel()
     return measured
+
+
+async def refused_records(stack: Stack) -> int:
+    """Return how many records were refused: what is measured is to be valid."""
+    count = 0
+    for partition in range(topics.DEADLETTER.partitions):
+        servers = stack.environ["TRIMTAB_KAFKA_SERVERS"]
+        async for batch in read_partition(servers, topics.DEADLETTER.name, partition):
+            count += len(batch)
+    return count
 
 
 def cpu_s(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
