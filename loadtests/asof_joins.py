@@ -30,6 +30,7 @@ def with_polars(spine: Path, features: Path, days: int) -> Join:
             by="entity",
             allow_exact_matches=False,
             tolerance=timedelta(days=days),
+            check_sortedness=False,
         )
         return joined.to_arrow()
 
@@ -47,7 +48,7 @@ def with_duckdb(spine: Path, features: Path, days: int) -> Join:
     wanted = ", ".join(f"case when {fresh} then f.{name} end as {name}" for name in columns)
 
     def join() -> pa.Table:
-        return connection.execute(
+        return connection.sql(
             f"select s.*, {wanted} from spine s asof left join features f "
             "on s.entity = f.entity and s.event_timestamp > f.event_timestamp"
         ).to_arrow_table()
