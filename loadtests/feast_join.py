@@ -7,6 +7,7 @@ which is its only way.
 """
 
 import json
+import resource
 import sys
 import time
 from datetime import timedelta
@@ -18,8 +19,12 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueTyp
 from feast.types import Float64
 from feast_online import CONFIG
 
+MOST_MEMORY = 12 * 2**30
+"""So that a join too large ends here, and not whatever else is running."""
+
 
 def main(directory: Path, spine: Path, features: Path, days: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     directory.mkdir()
     (directory / "feature_store.yaml").write_text(CONFIG)
     names = [name for name in pq.read_schema(features).names if name.startswith("f")]

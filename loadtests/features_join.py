@@ -23,7 +23,9 @@ from trimtab_core.slots import Layout
 
 HERE = Path(__file__).parent
 ROUNDS, FEAST_ROUNDS = 3, 2
-SPINE, ROWS, FEATURES, ENTITIES = 200_000, 1_000_000, 10, 1_000
+SPINE, ROWS, FEATURES = 200_000, 1_000_000, 10
+ENTITIES = 10_000
+"""Feast pairs each spine row with all of its entity's feature rows: with 1,000 entities 24 GiB were not enough."""
 DAYS, FRESH_DAYS = 30, 7
 FUNCTION = "mean"
 """Over the window; `last` is what the peers answer, once a view can."""
@@ -136,4 +138,8 @@ def ask(process: Peer, what: str) -> dict[str, float]:
     assert process.stdin and process.stdout
     process.stdin.write(f"{what}\n")
     process.stdin.flush()
-    return dict(json.loads(process.stdout.readline()))
+    if not (line := process.stdout.readline()):
+        raise RuntimeError(
+            f"the peer asked for {what!r} ended with status {process.wait()}: see what it wrote above"
+        )
+    return dict(json.loads(line))
