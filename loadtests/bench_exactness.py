@@ -10,17 +10,16 @@ value differs by more than 1e-9 of itself.
 import asyncio
 import itertools
 import json
-import math
 import random
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
+from by_hand import COLUMNS, FUNCTIONS, WINDOWS, Ride, Values, by_hand, differing
 from stream import BEGIN, HOUR, refused_records
 from trimtab import project
 from trimtab.client import SERVICES, Trimtab
@@ -43,12 +42,8 @@ HOURS, LATENESS = 48, 2 * HOUR
 AGAIN_WITHIN = EVENTS // HOURS // 2
 """How many records later a record comes again, at most: half an hour, so that no watermark has passed it."""
 END = BEGIN + HOURS * HOUR + LATENESS
-WINDOWS = {"6h": 6 * HOUR, "1d": 24 * HOUR}
-FUNCTIONS = ("count", "sum", "mean", "stddev", "min", "max")
-TOLERANCE = 1e-9
 PATIENCE_S = 300.0
 RIDES, ASKS, VIEW, MODEL = "rides", "asks", "speed", "told"
-COLUMNS = [f"mph_{function}_{window}" for function in FUNCTIONS for window in WINDOWS]
 ID = f"{{type: string, unique_within: {UNIQUE_WITHIN}}}" if UNIQUE_WITHIN else "{type: string}"
 SPECS = f"""
 kind: Source
@@ -89,18 +84,6 @@ spec:
   trainer: {{window: 9d}}
   rollout: {{cap: 9}}
 """
-Values = dict[tuple[int, int], list[float]]
-"""The columns' values by (zone, time)."""
-
-
-class Ride(NamedTuple):
-    """An event, and when it came."""
-
-    id: str
-    zone: int
-    at_ms: int
-    arrived_ms: int
-    mph: float | None
 
 
 class Producer:
@@ -185,9 +168,9 @@ async def main() -> bool:
         offline = await ask_offline(stack, times)
         late, refused = sum(ride.arrived_ms > ride.at_ms for ride in rides), await refused_records(stack)
     counted = list({ride.id: ride for ride in rides}.values()) if UNIQUE_WITHIN else rides
-    expected = by_hand(counted, times, arrived_only=False)
+    expected = by_hand(counted, range(ZONES), times, arrived_only=False)
     mismatches = {name: differing(expected, found) for name, found in online.items()}
-    mismatches["offline"] = differing(by_hand(counted, times, arrived_only=True), offline)
+    mismatches["offline"] = differing(by_hand(counted, range(ZONES), times, arrived_only=True), offline)
     claims = [
         {"claim": "mismatches", "value": sum(map(len, mismatches.values())), "at_most": 0},
         {"claim": "valid events refused", "value": refused, "at_most": 0},
@@ -280,47 +263,6 @@ async def ask_offline(stack: Stack, times: Sequence[int]) -> Values:
         zone = int(row["key"].rpartition("-")[2]) % ZONES
         found[zone, row["event_time_ms"]] = [row[f"{VIEW}.{name}"] for name in COLUMNS]
     return found
-
-
-def by_hand(rides: Sequence[Ride], times: Sequence[int], *, arrived_only: bool) -> Values:
-    """Return what the columns are, from the events alone."""
-    of_zone: dict[int, list[Ride]] = {zone: [] for zone in range(ZONES)}
-    for ride in rides:
-        if ride.mph is not None:
-            of_zone[ride.zone].append(ride)
-    found: Values = {}
-    for zone, at in itertools.product(range(ZONES), times):
-        end = at // HOUR * HOUR
-        known = [ride for ride in of_zone[zone] if ride.arrived_ms <= at or not arrived_only]
-        windows = [
-            [ride.mph for ride in known if ride.mph is not None and end - length <= ride.at_ms < end]
-            for length in WINDOWS.values()
-        ]
-        found[zone, at] = [aggregate(function, window) for function in FUNCTIONS for window in windows]
-    return found
-
-
-def aggregate(function: str, values: Sequence[float]) -> float:
-    """Return a function of a window's values; NaN where it has none."""
-    count = len(values)
-    if function == "count":
-        return float(count)
-    if function == "sum":
-        return math.fsum(values)
-    if function == "stddev":
-        return statistics.stdev(values) if count > 1 else math.nan
-    return {"mean": statistics.fmean, "min": min, "max": max}[function](values) if values else math.nan
-
-
-def differing(expected: Values, found: Values) -> list[str]:
-    """Return what differs, in words; what is missing differs whole."""
-    nothing = [math.inf] * len(COLUMNS)
-    return [
-        f"zone {zone} at {iso(at)}: {column} is {value} and should be {right}"
-        for (zone, at), values in expected.items()
-        for column, right, value in zip(COLUMNS, values, found.get((zone, at), nothing), strict=True)
-        if not math.isclose(right, value, rel_tol=TOLERANCE) and not (math.isnan(right) and math.isnan(value))
-    ]
 
 
 if __name__ == "__main__":

@@ -63,4 +63,9 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if asyncio.run(main(set(sys.argv[1:]) or set(PARTS))) else 1)
+    asked = set(sys.argv[1:]) or set(PARTS)
+    if unknown := asked - set(PARTS):
+        sys.exit(f"there is no part {', '.join(sorted(unknown))}: name some of {', '.join(PARTS)}")
+    if not PEERS.exists():
+        sys.exit("the peers are not installed: run `make bench-features`, which installs them")
+    sys.exit(0 if asyncio.run(main(asked)) else 1)

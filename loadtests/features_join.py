@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from stream import BEGIN, HOUR, Peer, peer_process
+from stream import BEGIN, HOUR, Peer, peer_process, tell
 from trimtab_core import specs
 from trimtab_core.pointintime import point_in_time
 from trimtab_core.slots import Layout
@@ -135,11 +135,4 @@ def texts(column: Any) -> pa.Array:
 
 def ask(process: Peer, what: str) -> dict[str, float]:
     """Return what a peer says of one join."""
-    assert process.stdin and process.stdout
-    process.stdin.write(f"{what}\n")
-    process.stdin.flush()
-    if not (line := process.stdout.readline()):
-        raise RuntimeError(
-            f"the peer asked for {what!r} ended with status {process.wait()}: see what it wrote above"
-        )
-    return dict(json.loads(line))
+    return dict(json.loads(tell(process, what)))

@@ -68,7 +68,7 @@ async def versus_feast(
     theirs += [str(SECONDS), str(CONCURRENCY)]
     rounds: dict[str, list[dict[str, float]]] = {"trimtab": [], "feast": [], "in_process": []}
     with (
-        feature_store(stack, directory, store_at, server_core) as store,
+        feature_store(stack, store_at, server_core) as store,
         feast(view, at_ms, peers, directory / "repository", feast_at, server_core) as server,
     ):
         compare(view, at_ms, asked[0], store_at, feast_at)
@@ -82,9 +82,7 @@ async def versus_feast(
         "concurrency": CONCURRENCY,
         "trimtab": summary(rounds["trimtab"]),
         "feast": summary(rounds["feast"]),
-        "in_process_requests_per_second": [
-            round(each["requests_per_second"]) for each in rounds["in_process"]
-        ],
+        "in_process_requests_per_second": [round(each[RATE]) for each in rounds["in_process"]],
     }
 
 
@@ -159,7 +157,9 @@ def compare(view: OnlineView, at_ms: int, zones: Sequence[int], trimtab_at: str,
     """See that all three give the same answer."""
     expected = view.values([str(zone) for zone in zones], [at_ms] * len(zones))
     with grpc.insecure_channel(trimtab_at, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        answer = channel.unary_unary(METHOD)(request(zones, at_ms), timeout=PATIENCE_S, wait_for_ready=True)
+        answer: Any = channel.unary_unary(METHOD)(
+            request(zones, at_ms), timeout=PATIENCE_S, wait_for_ready=True
+        )
     np.testing.assert_allclose(answered(answer), expected, rtol=1e-9)
     connection = http.client.HTTPConnection(feast_at, timeout=30)
     headers = {"Content-Type": "application/json"}
@@ -169,13 +169,11 @@ def compare(view: OnlineView, at_ms: int, zones: Sequence[int], trimtab_at: str,
 
 
 @contextmanager
-def feature_store(
-    stack: Stack, directory: Path, address: str, core: int
-) -> Iterator["subprocess.Popen[bytes]"]:
+def feature_store(stack: Stack, address: str, core: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a feature store as Feast's server is run, in our session and on its core, in place of the stack's."""
     stack.stop_service("feature_store")
     environ = environment.inherited() | stack.environ
-    environ |= {"TRIMTAB_GRPC_ADDRESS": address, "TRIMTAB_DATA_DIR": str(directory / "data")}
+    environ |= {"TRIMTAB_GRPC_ADDRESS": address, "TRIMTAB_DATA_DIR": str(stack.directory / "data")}
     server = start([sys.executable, "-m", "trimtab_feature_store"], environ, core)
     try:
         yield server
@@ -187,7 +185,7 @@ def feature_store(
 @contextmanager
 def feast(
     view: OnlineView, at_ms: int, peers: Path, repository: Path, address: str, core: int
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the same values with Feast: one worker, never restarted, no access log."""
     zones = list(range(1, ZONES + 1))
     values = view.values([str(zone) for zone in zones], [at_ms] * ZONES)
@@ -213,10 +211,11 @@ def feast(
 
 def until_answers(address: str) -> None:
     """Wait for an HTTP server."""
+    host, port = address.split(":")
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with socket.create_connection(address.split(":"), timeout=1):
+            with socket.create_connection((host, int(port)), timeout=1):
                 return
         except OSError:
             if time.monotonic() > deadline:

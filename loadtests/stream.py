@@ -50,7 +50,7 @@ spec:
     mph: {{type: number, min: 0, max: 200}}
     vendor: {{type: string}}
 """
-Peer = "subprocess.Popen[str]"
+Peer = subprocess.Popen[str]
 
 
 class Rows:
@@ -189,8 +189,15 @@ def peer_process(command: Sequence[str]) -> Iterator[Peer]:
 
 async def ask(process: Peer, count: int, *, patience_s: float = 180.0) -> float:
     """Have a peer take `count` records; return its CPU seconds."""
-    assert process.stdin and process.stdout
-    process.stdin.write(f"{count}\n")
-    process.stdin.flush()
     async with asyncio.timeout(patience_s):
-        return float(await asyncio.to_thread(process.stdout.readline))
+        return float(await asyncio.to_thread(tell, process, str(count)))
+
+
+def tell(process: Peer, line: str) -> str:
+    """Return what a peer answers to a line."""
+    assert process.stdin and process.stdout
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    if not (answer := process.stdout.readline()):
+        raise RuntimeError(f"{process.args!r} ended with status {process.wait()}: see what it wrote above")
+    return answer
