@@ -1,4 +1,4 @@
-"""The main story: the world changes, and the live model follows."""
+"""The main story: the world changes, and the live model follows; what it was served is what it was trained on."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab_runtime.clock import from_timestamp
 from trimtab_runtime.testing import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+DAY_MS = 86_400_000
 
 
 async def test_drift_becomes_a_better_model(
@@ -34,9 +37,34 @@ async def test_drift_becomes_a_better_model(
         assert deployment.champion.number == won.version
         assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
 
+        await assert_no_skew(world)
+
         async def report_is_written() -> bool:
             return await asyncio.to_thread(Path(won.drift.report).exists)
 
         await eventually(report_is_written, what="the report that the drift event names", deadline_s=90)
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services
+
+
+async def assert_no_skew(world: Any) -> None:
+    """Hold every prediction, every dataset and the features of now against the archive."""
+
+    async def all_are_compared() -> Any:
+        found = await world.trimtab.audit_skew(world.name)
+        return found if found.rows == world.replay.tally.predictions else None
+
+    audit = await eventually(all_are_compared, what="every prediction of the story compared", deadline_s=30)
+    assert (audit.mismatched, audit.rows_without_event, audit.rows_of_old_features) == (0, 0, 0), audit
+    assert [feature.name for feature in audit.features] == ["request.x", f"{world.name}-road.y_mean_6h"]
+
+    for run in await world.trimtab.runs(world.name):
+        end_ms = from_timestamp(run.event.as_of)
+        made = await world.trimtab.training_set(world.name, end_ms - 5 * DAY_MS, end_ms, as_of_ms=end_ms)
+        assert made.digest == run.event.candidate.dataset_digest
+        assert made.rows == made.arrow().num_rows == len(made.pandas())
+
+    name = f"{world.name}-road.y_count_6h"
+    online = await world.trimtab.features([name], {"road": ["a", "z"]}, at_ms=world.now_ms)
+    assert online[f"{name}.status"].to_pylist() == ["present", "missing"]
+    assert 0 < online[name][0].as_py() < 6 * world.per_hour

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
-from trimtab import cli
+from google.protobuf import json_format
+from trimtab import cli, project
 from trimtab.cli import session
 from trimtab.cli.stack import parse_scale
 from trimtab.client import SERVICES
+from trimtab_contracts.registry.v1.registry_pb2 import Resource
+from trimtab_core.specs import to_document
 from trimtab_runtime.errors import Fault, Rejected, Unavailable
 from trimtab_stack import state
 from trimtab_stack.environment import inherited
@@ -35,7 +38,15 @@ def trimtab(*words: str, environ: dict[str, str] | None = None) -> subprocess.Co
 
 
 @pytest.mark.parametrize(
-    "words", [["model", "versions", "m"], ["loop", "list"], ["get"], ["tail", "drift"], ["run", "list"]]
+    "words",
+    [
+        ["model", "versions", "m"],
+        ["loop", "list"],
+        ["get"],
+        ["tail", "drift"],
+        ["run", "list"],
+        ["deadletter", "list"],
+    ],
 )
 def test_a_command_that_needs_a_stack_says_how_to_get_one(tmp_path: Path, words: list[str]) -> None:
     done = trimtab(*words, "--dir", str(tmp_path))
@@ -139,11 +150,12 @@ def test_a_service_that_is_away_is_named(tmp_path: Path) -> None:
 def test_a_kafka_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
     away = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": "127.0.0.1:1"}
 
-    done = trimtab("tail", "drift", "--dir", str(tmp_path), environ=away)
+    for words in (["tail", "drift"], ["deadletter", "list"]):
+        done = trimtab(*words, "--dir", str(tmp_path), environ=away)
 
-    assert done.returncode == 1
-    assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +185,7 @@ def test_what_is_not_set_of_a_trimtab_elsewhere_is_named(tmp_path: Path) -> None
     partly = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1"}
 
     for words, lacking in (
-        (["loops"], "TRIMTAB_SERVING_ADDRESS, "),
+        (["loops"], "TRIMTAB_FEATURE_STORE_ADDRESS, TRIMTAB_SERVING_ADDRESS, "),
         (["tail", "drift"], "TRIMTAB_KAFKA_SERVERS not set"),
     ):
         done = trimtab(*words, "--dir", str(tmp_path), environ=partly)
@@ -218,3 +230,93 @@ def test_a_faulty_project_is_told_with_what_the_registry_finds_in_the_rest_of_it
     [(documents, validate_only)] = asked
     assert validate_only
     assert [getattr(each, "name", None) or each["metadata"]["name"] for each in documents] == ["v", "s"]
+
+
+SOURCE = """kind: Source
+metadata: {name: s}
+spec:
+  key: id
+  event_time: at
+  lateness: 2h
+  fields:
+    id: {type: string}
+    at: {type: timestamp}
+    x: {type: number, max: 9}
+"""
+
+
+class Registry:
+    """Holds a source `s`, whose `x` may be up to 10, and refuses what its faults say."""
+
+    def __init__(self, *faults: Fault) -> None:
+        spec = project.parse(SOURCE.replace("max: 9", "max: 10, unit: m")).resources[0]
+        self.held = Resource(kind="Source", name="s")
+        json_format.ParseDict(to_document(spec), self.held.document)
+        self.faults = faults
+        self.applied = False
+
+    async def resources(self) -> list[Resource]:
+        return [self.held]
+
+    async def apply(self, documents: list[Any], *, actor: str, validate_only: bool = False) -> None:
+        self.applied |= not validate_only
+        if self.faults:
+            raise Rejected(faults=self.faults)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, path: Path, registry: Registry, *words: str) -> Any:
+    monkeypatch.setattr("trimtab.cli.project.ask", lambda _, question: asyncio.run(question(registry)))
+    monkeypatch.setattr(sys, "argv", ["trimtab", "plan", str(path), *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not registry.applied
+    return ended.value.code
+
+
+def test_a_plan_tells_what_would_change_key_by_key_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SOURCE)
+    (tmp_path / "s2.yaml").write_text(SOURCE.replace("spec:", "spec:\n  version: 2"))
+
+    assert planned(monkeypatch, tmp_path, Registry(), "--json") == 0
+
+    said = json.loads(capsys.readouterr().out)
+    assert said == {
+        "changes": [
+            {
+                "kind": "Source",
+                "name": "s",
+                "action": "changed",
+                "differences": [
+                    {"key": "spec.fields.x.max", "before": 10, "after": 9},
+                    {"key": "spec.fields.x.unit", "before": "m", "after": None},
+                ],
+            },
+            {"kind": "Source", "name": "s.v2", "action": "created", "differences": []},
+        ],
+        "faults": [],
+    }
+
+
+def test_a_plan_that_would_break_somebody_fails_with_the_place_below_what_it_would_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SOURCE)
+    fault = Fault("Source/s", "spec.fields.x.max", "9 was 10: set version: 2")
+
+    ended = planned(monkeypatch, tmp_path, Registry(fault))
+
+    assert ended == f"trimtab: {tmp_path}/s.yaml:10: spec.fields.x.max: 9 was 10: set version: 2"
+    table = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Source", "s", "changed", "spec.fields.x.max", "10.0", "9.0"] in table
+    assert ["Source", "s", "changed", "spec.fields.x.unit", '"m"', "-"] in table
+    assert planned(monkeypatch, tmp_path, Registry(fault), "--json") == ended
+    assert json.loads(capsys.readouterr().out)["faults"] == [
+        {
+            "file": f"{tmp_path}/s.yaml",
+            "line": 10,
+            "key": "spec.fields.x.max",
+            "sentence": "9 was 10: set version: 2",
+        }
+    ]

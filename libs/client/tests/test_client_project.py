@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from trimtab import project
 from trimtab.project import BadProject
+from trimtab_core import specs
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Fault, Rejected
 
@@ -218,6 +219,7 @@ spec: {source: trips, hop: 1h, ttl: 2h, aggregates: [{field: mph, functions: [co
     ("faulty", "beside"),
     [
         (SOURCE, ["Source/trips"]),
+        (SOURCE.replace("spec:", "spec:\n  version: 2"), ["Source/trips.v2"]),
         ("kind: Sorce\nmetadata: {name: trips}\n", ["Source/trips", "FeatureView/trips", "Model/trips"]),
         ("kind: Source\n", None),
         ("kind: [\n", None),
@@ -233,10 +235,10 @@ def test_the_registry_is_asked_about_the_readable_beside_the_names_of_the_others
     found = project.read(tmp_path)
 
     assert [each.name for each in found.resources] == ["v"]
-    names = found.unreadable and [f"{each['kind']}/{each['metadata']['name']}" for each in found.unreadable]
+    names = found.unreadable and list(map(specs.called, found.unreadable))
     assert names == beside
     refusal = Rejected(
-        faults=[Fault("FeatureView/v", "spec.entity", "no"), Fault("Source/trips", "spec", "no")]
+        faults=[Fault("FeatureView/v", "spec.entity", "no"), Fault(beside[0] if beside else "", "spec", "no")]
     )
     if beside:
         assert [fault.key for fault in found.placed(refusal)] == ["spec.entity"]

@@ -6,13 +6,19 @@
 Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later).
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import zip_longest
 from typing import Any, Self
 
 import grpc
 import msgspec
+import pyarrow as pa
 from google.protobuf import json_format
+from trimtab_contracts.features.v1 import features_pb2 as feature_store
+from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
+from trimtab_contracts.ingestion.v1 import ingestion_pb2 as ingestion
+from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionStub
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1 import registry_pb2 as registry
@@ -22,29 +28,51 @@ from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_contracts.training.v1 import training_pb2 as training
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
-from trimtab_runtime import rpc
+from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import to_timestamp
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.errors import Rejected, TrimtabError, Unavailable
 
-SERVICES = ("registry", "serving", "trainer", "monitoring")
+from trimtab.datasets import TrainingSet, entity_columns, feature_table
+
+SERVICES = ("registry", "feature_store", "serving", "trainer", "monitoring", "ingestion")
+MOST_ROWS = 2_000
+"""Of one request of `ingest`."""
+MOST_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of one request of `ingest` that has several rows: well under what gRPC lets through."""
+_ANSWER_S = 15.0
 
 
 class Trimtab:
     """A running Trimtab."""
 
-    def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
+    def __init__(
+        self, channels: Mapping[str, grpc.aio.Channel], *, instances: Sequence[grpc.aio.Channel] = ()
+    ) -> None:
+        """`instances` are channels to each one of ingestion, where there are several."""
         self._registry = _Door("registry", RegistryStub(channels["registry"]))
+        self._feature_store = _Door("feature store", FeatureStoreStub(channels["feature_store"]))
         self._serving = _Door("serving", PredictionStub(channels["serving"]))
         self._trainer = _Door("trainer", TrainerStub(channels["trainer"]))
         self._monitoring = _Door("monitoring", MonitoringStub(channels["monitoring"]))
+        self._ingestion = _Door("ingestion", IngestionStub(channels["ingestion"]))
+        self._ingestions = [_Door("ingestion", IngestionStub(each)) for each in instances] or [
+            self._ingestion
+        ]
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, addresses: Mapping[str, str]) -> AsyncIterator[Self]:
         """Open channels to the services; `addresses` maps each service's name to host:port."""
         async with AsyncExitStack() as stack:
+            channels = {
+                name: await stack.enter_async_context(rpc.channel(addresses[name])) for name in SERVICES
+            }
+            each = addresses["ingestion"].split(",")
             yield cls(
-                {name: await stack.enter_async_context(rpc.channel(addresses[name])) for name in SERVICES}
+                channels,
+                instances=[await stack.enter_async_context(rpc.channel(at)) for at in each]
+                if len(each) > 1
+                else [],
             )
 
     async def apply(
@@ -71,6 +99,53 @@ class Trimtab:
         """Return what has been applied, of one kind or of all."""
         return list((await self._registry.ListResources(registry.ListResourcesRequest(kind=kind))).resources)
 
+    async def source(self, name: str) -> specs.Source:
+        """Return a source that has been applied.
+
+        Raises:
+            UnknownSource: none of the name has been.
+        """
+        for resource in await self.resources("Source"):
+            if resource.name == name:
+                found = specbook.from_message(resource)
+                assert isinstance(found, specs.Source)
+                return found
+        raise specbook.UnknownSource(name)
+
+    async def ingest(
+        self,
+        source: str,
+        rows: Iterable[Mapping[str, Any] | bytes],
+        *,
+        ids: Iterable[str] = (),
+        arrived_at_ms: Iterable[int] = (),
+    ) -> int:
+        """Write rows to raw.<source>, a request after the other, and return how many Kafka has acknowledged.
+
+        Args:
+            source: the name of one that has been applied.
+            rows: objects, or JSON as it is. The source's contract judges them behind the topic.
+            ids: what each row is called from here on; none, or one a row.
+            arrived_at_ms: when each row arrived, if that is not now; none, or one a row.
+
+        Raises:
+            Rejected: a request cannot be taken whole, and none of its rows was; those before it stay.
+            Unavailable: ingestion or Kafka is away; some rows of the last request may have been taken all the same.
+        """
+        accepted = 0
+        for request in _requests(source, rows, ids, arrived_at_ms):
+            accepted += int((await self._ingestion.Ingest(request, timeout=_ANSWER_S)).accepted)
+        return accepted
+
+    async def settle(self, source: str) -> None:
+        """Wait until no row that ingestion took before is still on its way: each is in raw.<source>, or never will be.
+
+        Raises:
+            Unavailable: an instance of ingestion is away.
+        """
+        for door in self._ingestions:
+            await door.Ingest(ingestion.IngestRequest(source=source), timeout=_ANSWER_S)
+
     async def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]], *, version: int = 0, timeout: float = 10.0
     ) -> serving.PredictResponse:
@@ -79,6 +154,77 @@ class Trimtab:
             model=model, rows=[msgspec.json.encode(row) for row in rows], version=version
         )
         answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
+        return answer
+
+    async def features(
+        self,
+        names: Sequence[str],
+        entities: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        at_ms: int | None = None,
+        timeout: float = 30.0,
+    ) -> pa.Table:
+        """Return online features, `view.column` or `view.*`, of some entities at a time, or now.
+
+        `entities` are columns of one length by the name of their field, as in `{"zone": [7, 8]}`. A row of the table
+        holds the entities and, for each feature, its value (null where there is none) and what that is, in
+        `<feature>.status`: present, missing, expired or stale. All views are read at one time, each as of its own hop
+        boundary: the schema's metadata says which.
+        """
+        given = entities or {}
+        request = feature_store.GetOnlineFeaturesRequest(features=names, entities=entity_columns(given))
+        if at_ms is not None:
+            request.at.CopyFrom(to_timestamp(at_ms))
+        return feature_table(given, await self._feature_store.GetOnlineFeatures(request, timeout=timeout))
+
+    async def training_set(
+        self, model: str, start_ms: int, end_ms: int, *, as_of_ms: int | None = None, timeout: float = 300.0
+    ) -> TrainingSet:
+        """Return the labelled rows of a model in [start, end), each as it would have been answered then.
+
+        Nothing is seen that had not arrived by `as_of_ms`, if it is given. Rows whose label has not come within its
+        time are left out, and counted.
+        """
+        request = feature_store.GetHistoricalFeaturesRequest(
+            model=model, start=to_timestamp(start_ms), end=to_timestamp(end_ms)
+        )
+        if as_of_ms is not None:
+            request.as_of.CopyFrom(to_timestamp(as_of_ms))
+        pieces, dataset = [], feature_store.HistoricalFeatures.Dataset()
+        async for part in self._feature_store.stream("GetHistoricalFeatures", request, timeout=timeout):
+            if part.HasField("dataset"):
+                dataset = part.dataset
+            else:
+                pieces.append(part.arrow)
+        return TrainingSet(
+            model,
+            start_ms,
+            end_ms,
+            as_of_ms,
+            {table.table: table.version for table in dataset.tables},
+            dataset.digest,
+            dataset.rows,
+            dataset.rows_without_label,
+            pa.ipc.open_stream(b"".join(pieces)).read_all(),
+        )
+
+    async def audit_skew(
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        timeout: float = 600.0,
+    ) -> feature_store.AuditSkewResponse:
+        """Compare what serving logged of a model with what the archive says, for predictions of [since, until)."""
+        request = feature_store.AuditSkewRequest(model=model)
+        if since_ms is not None:
+            request.since.CopyFrom(to_timestamp(since_ms))
+        if until_ms is not None:
+            request.until.CopyFrom(to_timestamp(until_ms))
+        answer: feature_store.AuditSkewResponse = await self._feature_store.AuditSkew(
+            request, timeout=timeout
+        )
         return answer
 
     async def train(self, model: str, *, reason: str, actor: str, as_of_ms: int | None = None) -> str:
@@ -141,6 +287,26 @@ class Trimtab:
         return answer
 
 
+def _requests(
+    source: str, rows: Iterable[Mapping[str, Any] | bytes], ids: Iterable[str], arrived_at_ms: Iterable[int]
+) -> Iterator[ingestion.IngestRequest]:
+    """Cut rows into requests, by count and by bytes."""
+    request, size = ingestion.IngestRequest(source=source), 0
+    for row, row_id, arrived in zip_longest(rows, ids, arrived_at_ms):
+        if row is None:
+            raise Rejected("there are more ids or arrivals than rows: give one for each row, or none at all")
+        payload = row if isinstance(row, bytes) else msgspec.json.encode(row)
+        if request.rows and (len(request.rows) == MOST_ROWS or size + len(payload) > MOST_REQUEST_BYTES):
+            yield request
+            request, size = ingestion.IngestRequest(source=source), 0
+        request.rows.append(payload)
+        request.ids.extend([] if row_id is None else [row_id])
+        request.arrived_at_ms.extend([] if arrived is None else [arrived])
+        size += len(payload)
+    if request.rows:
+        yield request
+
+
 class _Door:
     """One service's stub; what its calls fail with is ours, and names the service."""
 
@@ -155,9 +321,22 @@ class _Door:
             try:
                 return await call(request, **options)
             except grpc.RpcError as error:
-                known = rpc.error_of(error)
-                if isinstance(known, Unavailable):
-                    raise Unavailable(f"{self._service} cannot answer: {known}") from error
-                raise known from error
+                raise self._known(error) from error
 
         return ask
+
+    async def stream(self, method: str, request: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield what a call answers, one by one."""
+        try:
+            async for part in getattr(self._stub, method)(request, **options):
+                yield part
+        except grpc.RpcError as error:
+            raise self._known(error) from error
+
+    def _known(self, error: grpc.RpcError) -> TrimtabError:
+        known = rpc.error_of(error)
+        return (
+            Unavailable(f"{self._service} cannot answer: {known}")
+            if isinstance(known, Unavailable)
+            else known
+        )

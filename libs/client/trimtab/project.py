@@ -79,7 +79,7 @@ class Project:
         self.resources: list[specs.Resource] = []
         self.faults: list[Fault] = []
         self.unreadable: list[dict[str, Any]] | None = []
-        """Kind and name of what else is meant to be there, None if that cannot be told of all."""
+        """Kind, name and version of what else is meant to be there, None if that cannot be told of all."""
         self._documents: dict[str, _Document] = {}
 
     def add(self, resource: specs.Resource, document: _Document) -> None:
@@ -96,11 +96,14 @@ class Project:
             self.unreadable = None
             return
         kinds = list(specs.KINDS) if specs.kind_fault(kind) else [kind]
-        self.unreadable += [{"kind": each, "metadata": {"name": name}} for each in kinds]
+        spec = content.get("spec")
+        version = spec.get("version") if isinstance(spec, dict) else None
+        rest = {"spec": {"version": version}} if isinstance(version, int) and 1 < version < 10_000 else {}
+        self.unreadable += [{"kind": each, "metadata": {"name": name}} | rest for each in kinds]
 
     def placed(self, refusal: Rejected) -> list[Fault]:
         """Return the faults of these resources that a refusal names, with the file and line of each."""
-        missed = {f"{each['kind']}/{each['metadata']['name']}" for each in self.unreadable or ()}
+        missed = set(map(specs.called, self.unreadable or ()))
         theirs = missed - self._documents.keys()
         return [self._placed(fault) for fault in refusal.faults if fault.resource not in theirs]
 

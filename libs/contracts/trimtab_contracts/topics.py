@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
@@ -127,7 +127,8 @@ _SERVICES = ("ingestion", "feature_store", "trainer", "registry", "serving", "mo
 
 RAW: Topic[Message] = Topic(
     name="raw.{source}",
-    about="What producers send. `ce_arrivedat` may state when it arrived; a record of type `trimtab.watermark` says that "
+    about="What producers send. `ce_arrivedat` may state when it arrived, `ce_id` what the event is called; `ce_replayof` names "
+    "the dead letter that is sent again, to the partition it came from; a record of type `trimtab.watermark` says that "
     "nothing at or before its `ce_time` will follow in its partition.",
     key="the source's key",
     value=None,
@@ -157,10 +158,22 @@ KEYED: Topic[Message] = Topic(
     readers=(("feature_store", SHARED),),
     retention_ms=7 * _DAY_MS,
 )
+SEEN = _messages(
+    "seen.{source}",
+    Seen,
+    about="What of raw.{source} has been let in and may not come again: values of fields that are `unique_within` a time, "
+    "and replayed dead letters. A record for each transaction, in the partition of its rows.",
+    key="rows/ or replays/, and the offset of the transaction's last raw record",
+    encoding=Encoding.BINARY,
+    producers=("ingestion",),
+    readers=(("ingestion", EVERYONE), ("operators", EVERYONE)),
+    compacted=True,
+)
 DEADLETTER = _messages(
     "deadletter",
     DeadLetter,
-    about="Records that were refused, whole, with every reason.",
+    about="Records that were refused, whole, with every reason; the newest record of an id counts. One with a header "
+    "`ce_replayof` was sent again, and refused again.",
     key="the original key",
     producers=_SERVICES,
     readers=(("operators", SHARED),),
@@ -169,7 +182,8 @@ DEADLETTER = _messages(
 FEATURES = _messages(
     "features.{view}",
     FeatureRecord,
-    about="The online state of a view: the slots of each entity's ring. Partitioned like keyed.{view}.",
+    about="The online state of a view: the slots of each entity's ring. Partitioned like keyed.{view}. The last slot of a "
+    "transaction says in `tt_produced` when the oldest event in it was produced, in milliseconds since the epoch.",
     key="JSON [generation, entity, ring index]",
     encoding=Encoding.BINARY,
     producers=("feature_store",),
@@ -189,7 +203,7 @@ PREDICTIONS = _messages(
 METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
-    about="How good the incoming data is.",
+    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold.",
     key="source",
     producers=("ingestion", "monitoring"),
     readers=(("analysts", SHARED),),
@@ -219,6 +233,16 @@ METRICS_SERVING = _messages(
     about="Requests, failures and latency of each serving instance.",
     key="model",
     producers=("serving",),
+    readers=(("analysts", SHARED),),
+    retention_ms=30 * _DAY_MS,
+)
+METRICS_FEATURES = _messages(
+    "metrics.features",
+    Metric,
+    about="How long events take from produced to readable as features, where they are read: `freshness_p50_ms` and "
+    "`freshness_p99_ms`, of the wall clock; `rows` is how many transactions were measured.",
+    key="view",
+    producers=("feature_store", "serving"),
     readers=(("analysts", SHARED),),
     retention_ms=30 * _DAY_MS,
 )
@@ -310,7 +334,7 @@ ALERTS = _messages(
     Alert,
     about="What a person should look at.",
     key="model or source",
-    producers=("monitoring",),
+    producers=("ingestion", "monitoring"),
     readers=(("operators", SHARED),),
     retention_ms=90 * _DAY_MS,
 )
@@ -325,8 +349,8 @@ AUDIT = _messages(
 )
 
 ALL: tuple[Topic[Any], ...] = (
-    RAW, EVENTS, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
-    METRICS_SERVING, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
+    RAW, EVENTS, SEEN, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
+    METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip
 STATIC: tuple[Topic[Any], ...] = tuple(topic for topic in ALL if not topic.is_family)

@@ -135,22 +135,6 @@ def test_offline_values_see_what_had_happened_and_arrived(seen, spine) -> None: 
         same(row, expected([event for event in seen if event[1] + event[2] <= at], entity, at))
 
 
-def test_a_condition_lets_only_its_rows_count() -> None:
-    spec = {
-        "source": "s", "hop": "1h", "ttl": "2d",
-        "aggregates": [{"field": "v", "functions": ["count", "mean"], "windows": ["1h"], "where": "w < 5"}],
-    }  # fmt: skip
-    view = parse("FeatureView", {"metadata": {"name": "v"}, "spec": spec})
-    assert isinstance(view, FeatureView)
-    layout = Layout.of(view.spec, LATENESS)
-    assert layout.fields == ("v", "w")
-    state = FoldState(layout)
-
-    state.fold(["", "", ""], np.array([0, 1, 2]), np.array([[1.0, 4.0], [2.0, 5.0], [3.0, np.nan]]))
-
-    assert state.values([""], HOP).tolist() == [[1.0, 1.0]]
-
-
 @settings(max_examples=50, deadline=None)
 @given(events)
 def test_a_state_is_recovered_from_its_slots(seen) -> None:  # type: ignore[no-untyped-def]

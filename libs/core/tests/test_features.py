@@ -1,8 +1,11 @@
 """What feature expressions mean."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from trimtab_core.features import FeatureFault, RequestEvaluator, compile_where, required_fields, resolve
+from trimtab_core.contract import entity_key
+from trimtab_core.features import FeatureFault, RequestEvaluator, required_fields, resolve
 from trimtab_core.specs import FeatureView, FeatureViewSpec, Source, SourceSpec, parse
 
 
@@ -24,7 +27,7 @@ def a_source() -> SourceSpec:
     return source.spec
 
 
-def a_view(entity: str = "zone") -> FeatureViewSpec:
+def a_view(entity: Any = "zone") -> FeatureViewSpec:
     spec = {
         "source": "s", "entity": entity, "hop": "1h", "ttl": "7d",
         "aggregates": [{"field": "mph", "functions": ["count", "mean"], "windows": ["1d"]}],
@@ -67,6 +70,22 @@ def test_an_expression_that_means_nothing_is_told_with_the_remedy(text: str, sen
     assert sentence in str(raised.value)
 
 
+def test_an_entity_is_one_field_or_several_different_ones() -> None:
+    assert (a_view(None).entities, a_view(["zone"]).entities) == ((), ("zone",))
+    both = a_view(["zone", "id"])
+    assert (both.entity, both.entities) == (("zone", "id"), ("zone", "id"))
+    assert FeatureViewSpec.model_validate(both.model_dump(mode="json", exclude_none=True)) == both
+    assert required_fields(resolve(["v.*"], a_source(), {"v": both}), {"v": both}) == {"zone", "id"}
+    for wrong in ([], ["zone", "zone"], "no field", ["zone", 3], {"zone": 1}):
+        with pytest.raises(ValueError, match="is no entity: write a field, or a list of different fields"):
+            a_view(wrong)
+
+
+def test_an_entity_is_known_by_its_texts_and_is_nobody_where_one_is_null() -> None:
+    assert (entity_key([3.0]), entity_key([]), entity_key(["a", None])) == ("3", "", None)
+    assert entity_key([3.0, 'é"', True]) == '["3","é\\"","True"]'  # it is on disk: this may never change
+
+
 def test_a_feature_named_twice_is_refused() -> None:
     with pytest.raises(FeatureFault, match="named twice"):
         resolve(["speed.*", "speed.mph_mean_1d"], a_source(), {"speed": a_view()})
@@ -82,10 +101,6 @@ def test_rows_fill_their_own_columns_and_leave_those_of_views() -> None:
     )
 
     np.testing.assert_array_equal(matrix, [[2.5, np.nan, 18, 2], [np.nan, np.nan, 23, 5]])
-
-
-def test_a_condition_never_holds_for_what_is_missing() -> None:
-    assert compile_where("mph != 80").mask(np.array([79.0, 80.0, np.nan])).tolist() == [True, False, False]
 
 
 def test_one_row_is_read_as_among_many() -> None:

@@ -51,7 +51,7 @@ def columns(rows: list[Row]) -> dict[str, Any]:
     return {
         "entities": [row[0] for row in rows],
         "event_time_ms": np.array([row[1] for row in rows], np.int64),
-        "values": np.array([row[3:] for row in rows], np.float64).reshape(-1, 2),
+        "values": np.array([[v, w if v < 500 else math.nan] for *_, v, w in rows], np.float64).reshape(-1, 2),
         "arrived_at_ms": np.array([row[2] for row in rows], np.int64),
     }
 

@@ -1,26 +1,30 @@
 """A source's data contract, compiled once and held against batches of rows.
 
-A row is judged by itself and its time of arrival, never by other rows or a clock, so
-a restart or a replay judges the same. Good rows pass at the speed of decoding; a bad
-row is looked at again, field by field, so that all its faults are told at once.
+A row is cleaned as the contract declares and then judged by itself and its time of
+arrival, never by other rows or a clock, so a restart or a replay judges the same.
+Good rows pass at the speed of decoding; a bad row is looked at again, field by field,
+so that all its faults are told at once.
 """
 
 import math
 import re
-import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from reprlib import Repr
+from types import NoneType
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core.cleaning import Operation, cleaners
+from trimtab_core.comparisons import Rule
 from trimtab_core.durations import format_duration
-from trimtab_core.specs import FieldSpec, SourceSpec
-from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamps, zone
+from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
+from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, parse_timestamps, zone
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
@@ -34,11 +38,7 @@ _TYPES: Final[Mapping[str, frozenset[type]]] = {
     "number": frozenset({int, float}),
     "timestamp": frozenset({str, int, float}),
 }
-_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "integer": (-(2**63), 2**63 - 1),
-    "number": (-sys.float_info.max, sys.float_info.max),
-}
-"""What a fold and an archive can hold; JSON knows no limit."""
+_encode = msgspec.json.Encoder().encode
 _SHORT: Final = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_VALUE
 
@@ -56,9 +56,11 @@ class ReasonCode(StrEnum):
     PATTERN_MISMATCH = "pattern_mismatch"
     BAD_TIMESTAMP = "bad_timestamp"
     UNKNOWN_FIELD = "unknown_field"
+    BROKEN_RULE = "broken_rule"
     LATE = "late"
     FUTURE = "future"
     WRONG_KEY = "wrong_key"
+    WRONG_REPLAY = "wrong_replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,20 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of a batch; every part has one entry a row, in order."""
+    """What became of a batch; every list and array has one entry a row, in order."""
 
     rows: list[dict[str, Any] | None]
-    """The decoded row; None where it could not be decoded."""
+    """The decoded row, cleaned; None where it could not be decoded."""
     event_time_ms: NDArray[np.int64]
     """`NOT_A_TIME` where it could not be read."""
     keys: list[str | None]
     """The key field as text; None where there is none."""
     reasons: list[tuple[Reason, ...]]
     """Empty for a good row."""
+    changed: frozenset[int]
+    """Places of the rows that are no longer what was sent: cleaned, or rid of unknown fields."""
+    cleaned: Mapping[tuple[str, Operation], int]
+    """How many rows each cleaning of a field has changed, where it changed any."""
 
 
 class Contract:
@@ -93,7 +99,10 @@ class Contract:
         self.spec = spec
         self._decode = msgspec.json.Decoder().decode
         self._fields = [_Field(name, field) for name, field in spec.fields.items()]
+        self._rules = [_RowRule(rule, spec) for rule in spec.rules]
         self._known = spec.fields.keys()
+        self.cleaners = cleaners(spec)
+        """What a row goes through before it is judged."""
         self._zone = zone(spec.fields[spec.event_time].timezone)
 
     def check(self, payloads: Sequence[bytes], arrived_at_ms: NDArray[np.int64]) -> Checked:
@@ -102,6 +111,7 @@ class Contract:
         reasons: list[tuple[Reason, ...]] = [()] * len(rows)
         for at, fault in faults.items():
             reasons[at] = (fault,)
+        changed, cleaned = self._clean(rows)
         objects = [{} if row is None else row for row in rows]
         times = parse_timestamps([row.get(self.spec.event_time) for row in objects], self._zone)
         for at in self._suspects(objects, times):
@@ -109,23 +119,53 @@ class Contract:
                 reasons[at] = self.explain(objects[at])
         self._judge_times(objects, times, np.asarray(arrived_at_ms, np.int64), reasons)
         if self.spec.unknown_fields == "drop":
-            rows = [row if row is None or row.keys() <= self._known else self._trimmed(row) for row in rows]
-        return Checked(rows, times, _keys([row.get(self.spec.key) for row in objects]), reasons)
+            for at, row in enumerate(rows):
+                if row is not None and not row.keys() <= self._known:
+                    rows[at] = {name: value for name, value in row.items() if name in self._known}
+                    changed.add(at)
+        keys = _keys([row.get(self.spec.key) for row in objects])
+        return Checked(rows, times, keys, reasons, frozenset(changed), cleaned)
 
     def explain(self, row: Mapping[str, Any]) -> tuple[Reason, ...]:
-        """Return everything that is wrong with a decoded row, its time of arrival aside."""
+        """Return everything that is wrong with a decoded and cleaned row, its time of arrival aside."""
         found = [reason for field in self._fields if (reason := field.fault(row))]
         if self.spec.unknown_fields == "reject":
             said = "is not in the contract: remove it, or add it to the spec"
             unknown = [name for name in row if name not in self._known]
             found += [_reason(ReasonCode.UNKNOWN_FIELD, name, row[name], said) for name in unknown]
-        return tuple(found)
+        return (*found, *self._broken_rules(row, self._known - {reason.field for reason in found}))
 
     def check_fields(self, row: Mapping[str, Any], fields: Collection[str]) -> tuple[Reason, ...]:
-        """Return what is wrong with those of a row's fields that are named; the others may be absent."""
-        return tuple(
-            reason for field in self._fields if field.name in fields and (reason := field.fault(row))
-        )
+        """Return what is wrong with those of a cleaned row's fields that are named; the others may be absent.
+
+        A rule counts if all its fields are named.
+        """
+        found = [reason for field in self._fields if field.name in fields and (reason := field.fault(row))]
+        if self._rules:
+            found += self._broken_rules(row, set(fields) - {reason.field for reason in found})
+        return tuple(found)
+
+    def _broken_rules(self, row: Mapping[str, Any], sound: Collection[str]) -> list[Reason]:
+        """Return the rules about `sound` fields that a row breaks."""
+        return [
+            reason
+            for rule in self._rules
+            if all(name in sound for name in rule.fields) and (reason := rule.fault(row))
+        ]
+
+    def _clean(
+        self, rows: Sequence[dict[str, Any] | None]
+    ) -> tuple[set[int], Counter[tuple[str, Operation]]]:
+        """Clean the rows in place; return the places of those that it changed, and how many each cleaning did."""
+        changed: set[int] = set()
+        counts: Counter[tuple[str, Operation]] = Counter()
+        for cleaner in self.cleaners:
+            for at, row in enumerate(rows):
+                if row is not None and (done := cleaner.clean(row)):
+                    changed.add(at)
+                    for operation in done:
+                        counts[cleaner.name, operation] += 1
+        return changed, counts
 
     def event_time_ms(self, row: Mapping[str, Any]) -> int:
         """Return the event time of one row; `NOT_A_TIME` if it cannot be read."""
@@ -155,9 +195,6 @@ class Contract:
             return None, _reason(ReasonCode.NOT_AN_OBJECT, "", row, said)
         return row, None
 
-    def _trimmed(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if name in self._known}
-
     def _suspects(self, rows: Sequence[Mapping[str, Any]], times: NDArray[np.int64]) -> list[int]:
         """Return the places of the rows that some column check does not let through."""
         suspect = times == NOT_A_TIME
@@ -166,6 +203,8 @@ class Contract:
                 suspect |= field.suspects([row.get(field.name) for row in rows])
         if self.spec.unknown_fields == "reject":
             suspect |= np.array([not row.keys() <= self._known for row in rows], bool)
+        for rule in self._rules:
+            suspect |= rule.suspects(rows)
         found: list[int] = np.flatnonzero(suspect).tolist()
         return found
 
@@ -200,7 +239,7 @@ class _Field:
     def __init__(self, name: str, spec: FieldSpec) -> None:
         self.name = name
         self._spec = spec
-        lowest, highest = _LIMITS.get(spec.type, (-math.inf, math.inf))
+        lowest, highest = LIMITS.get(spec.type, (-math.inf, math.inf))
         self._low = lowest if spec.min is None else max(spec.min, lowest)
         self._high = highest if spec.max is None else min(spec.max, highest)
         self._types = _TYPES[spec.type]
@@ -260,7 +299,7 @@ class _Field:
             return ReasonCode.WRONG_TYPE, f"is no {spec.type}: send one"
         if spec.type == "timestamp" and parse_timestamp(value, self._zone) == NOT_A_TIME:
             return ReasonCode.BAD_TIMESTAMP, "is no time: send ISO 8601, like 2018-01-31T18:05:00Z"
-        if spec.type in _LIMITS and not self._low <= value <= self._high:
+        if spec.type in LIMITS and not self._low <= value <= self._high:
             return ReasonCode.OUT_OF_RANGE, f"is outside [{self._low:g}, {self._high:g}]: mend the producer"
         if self._enum is not None and value not in self._enum:
             allowed = ", ".join(map(str, sorted(self._enum, key=str)))
@@ -283,6 +322,58 @@ class _Field:
                 return _is_number(value)
 
 
+class _RowRule:
+    """One rule of a source's rows: quick for a batch, telling for a row."""
+
+    def __init__(self, rule: Rule, spec: SourceSpec) -> None:
+        self.fields = rule.fields
+        self._rule = rule
+        left = spec.fields[rule.left]
+        self._is_of_times = left.type == "timestamp"
+        self._zones = [zone(spec.fields[name].timezone) for name in rule.fields]
+
+    def suspects(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+        """Return which rows may break it; every one that does is among them."""
+        try:
+            sides = [
+                self._column([row.get(name) for row in rows], where)
+                for name, where in zip(self.fields, self._zones, strict=True)
+            ]
+        except OverflowError:  # an integer that no float holds: each row is looked at by itself
+            return np.ones(len(rows), bool)
+        left, right = sides if len(sides) == 2 else (sides[0], np.float64(self._rule.right))
+        # Larger integers are no floats: they are looked at again, by themselves.
+        unsure = (np.abs(left) >= 2.0**53) | (np.abs(right) >= 2.0**53)
+        found: NDArray[np.bool_] = (
+            ~(self._rule.holds(left, right) | np.isnan(left) | np.isnan(right)) | unsure
+        )
+        return found
+
+    def _column(self, values: list[Any], where: Zone) -> NDArray[np.float64]:
+        """Return values as numbers, NaN for what is none."""
+        if self._is_of_times:
+            times = parse_timestamps(values, where)
+            return np.where(times == NOT_A_TIME, np.nan, times)
+        if not set(map(type, values)) <= {int, float, NoneType}:
+            values = [value if type(value) in (int, float) else None for value in values]
+        return np.array(values, np.float64)
+
+    def fault(self, row: Mapping[str, Any]) -> Reason | None:
+        """Return what is wrong with a row whose fields are each right by themselves."""
+        shown = [row.get(name) for name in self.fields]
+        if any(value is None for value in shown):
+            return None
+        values: list[Any] = shown
+        if self._is_of_times:
+            values = [parse_timestamp(value, where) for value, where in zip(shown, self._zones, strict=True)]
+        left, right = values if len(values) == 2 else (values[0], self._rule.right)
+        if self._rule.holds(left, right):
+            return None
+        other = f", where {self.fields[1]} is {_shown(shown[1])}" if len(shown) == 2 else ""
+        said = f"breaks the rule {self._rule}{other}: mend the producer"
+        return _reason(ReasonCode.BROKEN_RULE, self.fields[0], shown[0], said)
+
+
 def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
@@ -301,10 +392,25 @@ def entity_text(value: Any) -> str:
     return str(value)
 
 
+def entity_key(values: Sequence[Any]) -> str | None:
+    """Return the text by which an entity of one, several or no fields is known; None if a part is null.
+
+    Of one value it is its text, of several the JSON array of their texts, and of none nothing.
+    """
+    if any(value is None for value in values):
+        return None
+    if len(values) == 1:
+        return entity_text(values[0])
+    return _encode([entity_text(value) for value in values]).decode() if values else ""
+
+
 def _reason(code: ReasonCode, field: str, value: Any, said: str) -> Reason:
-    shown = _SHORT.repr(value)
-    if len(shown) > _LONGEST_VALUE:
-        shown = shown[: _LONGEST_VALUE - 1] + "…"
+    shown = _shown(value)
     field = field[:_LONGEST_VALUE]
     subject = f"{field} {shown}" if field else f"the record {shown}"
     return Reason(code, field, shown, f"{subject} {said}")
+
+
+def _shown(value: Any) -> str:
+    shown = _SHORT.repr(value)
+    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 1] + "…"

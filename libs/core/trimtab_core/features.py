@@ -2,22 +2,24 @@
 
 `view.column` is an aggregate looked up by entity, `view.*` all of a view's,
 `request.field` a field of the row itself, and `hour(field)`, `weekday(field)` or
-`month(field)` what the clocks of the field's zone show. One expression is one float64
-column; what is missing is NaN.
+`month(field)` what the clocks of the field's zone show. `name = expression` is computed
+from those when it is asked for (`expressions.py`). One feature is one float64 column; what
+is missing is NaN.
 """
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.specs import WHERE, FeatureViewSpec, SourceSpec
+from trimtab_core.expressions import Expression
+from trimtab_core.specs import FeatureViewSpec, SourceSpec
+from trimtab_core.syntax import TextFault, one_line
 from trimtab_core.timestamps import (
     NOT_A_TIME,
     CalendarFunction,
@@ -29,16 +31,9 @@ from trimtab_core.timestamps import (
 
 Floats = NDArray[np.float64]
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
+_EXPRESSION = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(.*)")
 _FEW = 4
 """Up to so many rows, plain numbers are quicker than columns."""
-_COMPARISONS: dict[str, Callable[[Floats, float], NDArray[np.bool_]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 class FeatureFault(ValueError):
@@ -72,7 +67,22 @@ class CalendarFeature:
     zone: Zone
 
 
-Feature = ViewFeature | RequestFeature | CalendarFeature
+Input = ViewFeature | RequestFeature | CalendarFeature
+"""A feature that is read from somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpressionFeature:
+    """A feature that is computed from others, which need not be features by themselves."""
+
+    name: str
+    """The whole text, so that a version which was trained on it says what it means by itself."""
+    expression: Expression
+    inputs: tuple[Input, ...]
+    """What the expression takes, in order."""
+
+
+Feature = Input | ExpressionFeature
 
 
 def resolve(
@@ -85,14 +95,35 @@ def resolve(
     """
     found: list[Feature] = []
     for text in features:
-        found += _resolve_one(text.strip(), source, views)
-    names = [feature.name for feature in found]
+        expression = _EXPRESSION.fullmatch(one_line(text))
+        if expression is None:
+            found += _resolve_one(text.strip(), source, views)
+        else:
+            found.append(_resolve_expression(expression[1], expression[2], source, views))
+    names = [feature.name.partition(" = ")[0] for feature in found]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise FeatureFault(f"feature {twice[0]!r} is named twice: drop one")
     return tuple(found)
 
 
-def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]) -> list[Feature]:
+def _resolve_expression(
+    name: str, text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]
+) -> ExpressionFeature:
+    try:
+        expression = Expression(text, views)
+    except TextFault as fault:
+        raise FeatureFault(f"feature {name!r}: {fault}") from fault
+    read: list[Input] = []
+    for each in expression.inputs:
+        try:
+            read += _resolve_one(each.name, source, views)
+        except FeatureFault as fault:
+            place = f"at character {each.at} of {expression.text!r}"
+            raise FeatureFault(f"feature {name!r}: {fault} ({place})") from fault
+    return ExpressionFeature(f"{name} = {expression.text}", expression, tuple(read))
+
+
+def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]) -> list[Input]:
     if match := _CALENDAR.fullmatch(text):
         function, field = match.groups()
         _must_be(text, field, source, ("timestamp",))
@@ -101,7 +132,7 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
     head, dot, rest = text.partition(".")
     if not dot:
         raise FeatureFault(
-            f"feature {text!r} is not understood: write view.column, view.*, request.field or hour(field)"
+            f"feature {text!r} is not understood: write view.column, view.*, request.field, hour(field) or name = expression"
         )
     if head == "request":
         _must_be(text, rest, source, ("integer", "number", "boolean"))
@@ -111,11 +142,12 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
             f"feature {text!r} names view {head!r}, which is not there: {_nearest(head, views)}"
         )
     view = views[head]
-    if view.entity is not None and view.entity not in source.fields:
-        raise FeatureFault(
-            f"feature {text!r} is told apart by {view.entity!r}, which is no field of the model's source: "
-            "add the field, or use another view"
-        )
+    for entity in view.entities:
+        if entity not in source.fields:
+            raise FeatureFault(
+                f"feature {text!r} is told apart by {entity!r}, which is no field of the model's source: "
+                "add the field, or use another view"
+            )
     columns = view.columns()
     if rest == "*":
         return [ViewFeature(f"{head}.{column}", head, column) for column in columns]
@@ -143,36 +175,74 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "there are " + (", ".join(sorted(known)) or "none")
 
 
+def inputs(features: Sequence[Feature]) -> tuple[Input, ...]:
+    """Return all that is read for `features`: those that are read themselves, in order, then what expressions take more."""
+    found = {each.name: each for each in features if not isinstance(each, ExpressionFeature)}
+    for feature in features:
+        if isinstance(feature, ExpressionFeature):
+            found |= {each.name: each for each in feature.inputs}
+    return tuple(found.values())
+
+
+def views_named(text: str) -> set[str]:
+    """Return what may be views in the text of a feature, whether or not it means anything."""
+    words = re.findall(r"([A-Za-z][\w-]*)\.", text)
+    return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
+
+
 def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureViewSpec]) -> set[str]:
     """Return the fields of a row that the features read, entities included."""
     found: set[str] = set()
-    for feature in features:
-        if isinstance(feature, ViewFeature):
-            entity = views[feature.view].entity
-            found |= {entity} if entity is not None else set()
+    for each in inputs(features):
+        if isinstance(each, ViewFeature):
+            found |= set(views[each.view].entities)
         else:
-            found.add(feature.field)
+            found.add(each.field)
     return found
 
 
 class RequestEvaluator:
-    """Fills the columns that a row gives by itself; those of views stay NaN for the caller to fill."""
+    """Fills the inputs that a row gives by itself; those of views stay NaN for the caller to fill, and `finish`."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         """Compile `features`."""
-        self.width = len(features)
+        self.inputs = inputs(features)
+        """The columns that `evaluate` gives and `finish` takes; the features themselves, if none is an expression."""
+        self.width = len(self.inputs)
+        places = {each.name: at for at, each in enumerate(self.inputs)}
+        self._expressions = [
+            (at, each.expression, [places[one.name] for one in each.inputs])
+            for at, each in enumerate(features)
+            if isinstance(each, ExpressionFeature)
+        ]
+        self._read = [
+            (at, places[each.name])
+            for at, each in enumerate(features)
+            if not isinstance(each, ExpressionFeature)
+        ]
         self._requests = [
-            (at, each.field) for at, each in enumerate(features) if isinstance(each, RequestFeature)
+            (at, each.field) for at, each in enumerate(self.inputs) if isinstance(each, RequestFeature)
         ]
         clocks: dict[tuple[str, str], _Clock] = {}
-        for at, each in enumerate(features):
+        for at, each in enumerate(self.inputs):
             if isinstance(each, CalendarFeature):
                 clock = clocks.setdefault((each.field, each.zone.name), _Clock(each.field, each.zone, []))
                 clock.shows.append((at, each.function))
         self._clocks = list(clocks.values())
 
+    def finish(self, matrix: Floats) -> Floats:
+        """Return float64 [rows, features] of whole inputs [rows, inputs]."""
+        if not self._expressions:
+            return matrix
+        found = np.empty((len(matrix), len(self._read) + len(self._expressions)))
+        for at, place in self._read:
+            found[:, at] = matrix[:, place]
+        for at, expression, places in self._expressions:
+            found[:, at] = expression.evaluate([np.ascontiguousarray(matrix[:, each]) for each in places])
+        return found
+
     def evaluate(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
-        """Return float64 [rows, features]."""
+        """Return float64 [rows, inputs]."""
         if len(rows) <= _FEW:
             return np.array([self._evaluate_one(row) for row in rows]).reshape(len(rows), self.width)
         matrix = np.full((len(rows), self.width), np.nan)
@@ -208,28 +278,3 @@ class _Clock:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A condition on one numeric field."""
-
-    field: str
-    comparison: str
-    limit: float
-
-    def mask(self, values: Floats) -> NDArray[np.bool_]:
-        """Return which values meet it; NaN never does."""
-        return np.asarray(_COMPARISONS[self.comparison](values, self.limit) & ~np.isnan(values))
-
-
-def compile_where(text: str) -> Where:
-    """Return the condition in a text such as `mph < 80`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = WHERE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no condition: write a field, one of < <= > >= == != and a number")
-    return Where(match[1], match[2], float(match[3]))

@@ -5,19 +5,27 @@ slots of its window, without the events that had not yet arrived. Every row is
 answered, in order; where nothing was known the value says so.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trimtab_core import slots
+from trimtab_core import partials, sketches
 from trimtab_core.contract import entity_text
-from trimtab_core.slots import Floats, Layout, Millis
+from trimtab_core.partials import EMPTY_END, End, Floats
+from trimtab_core.sketches import NOTHING, Bins, Kind
+from trimtab_core.slots import Kept, Layout, Millis
 
 Ids = NDArray[np.int64]
 Places = NDArray[np.int64]
+_Range = tuple[Places, Places, Places]
+"""Rows, and where the events of each begin and end."""
+_AT_ONCE = 500
+"""Rows whose sketches are merged together, which bounds the memory."""
 
 NEVER: Final = np.iinfo(np.int64).max
 
@@ -30,6 +38,7 @@ def point_in_time(
     arrived_at_ms: Millis,
     spine_entities: Any,
     spine_at_ms: Millis,
+    ids: Sequence[str] = (),
 ) -> Floats:
     """Return the features float64 [spine, columns] of each spine row's entity at its time.
 
@@ -37,23 +46,24 @@ def point_in_time(
         layout: of the view.
         entities: of the events; any array of texts, numbers or booleans. An event without one counts for none.
         event_time_ms: of the events [events].
-        values: of the events' fields [events, layout.fields], NaN where null.
+        values: of the events' groups [events, layout.groups], NaN where nothing counts.
         arrived_at_ms: of the events [events].
         spine_entities: like `entities`.
         spine_at_ms: the times asked for [spine].
+        ids: of the events [events]; needed where the layout keeps a first or last value.
     """
-    ids, spine_ids = _shared_ids(entities, spine_entities)
-    at = np.asarray(spine_at_ms, np.int64)
-    grouped = layout.grouped(np.asarray(values, np.float64).reshape(len(ids), len(layout.fields)))
-    event_slots = layout.slot_of(np.asarray(event_time_ms, np.int64))
-    history = _History(layout.hop_ms, ids, event_slots, np.asarray(arrived_at_ms, np.int64), grouped)
+    owners, spine_ids = _shared_ids(entities, spine_entities)
+    at, times = np.asarray(spine_at_ms, np.int64), np.asarray(event_time_ms, np.int64)
+    grouped = np.asarray(values, np.float64).reshape(len(owners), len(layout.groups))
+    arrived = np.asarray(arrived_at_ms, np.int64)
+    history = _History(layout, owners, times, arrived, grouped, ids)
     # Rows whose events have all arrived are as of their boundary; only the others need their own time.
     until = layout.slot_of(at)
     settled, end = history.settled(spine_ids, until, at)
     order = np.lexsort((np.where(settled < end, at, NEVER), until, spine_ids))
     first = _starts(spine_ids[order], until[order], np.where(settled < end, at, NEVER)[order])
     asked = order[first]
-    answers = history.answers(layout, spine_ids[asked], until[asked], at[asked])
+    answers = history.answers(spine_ids[asked], until[asked], at[asked])
     found = np.empty((len(at), len(layout.columns)))
     found[order] = np.repeat(answers, np.diff(np.append(first, len(order))), axis=0)
     return found
@@ -108,47 +118,119 @@ class _Index:
 
 
 class _Tree:
-    """Partials [places, 5], merged in twos, fours, eights, so that any range is the merge of a few of them."""
+    """Cells [places, 5], merged in twos, fours, eights, so that any range is the merge of a few of them."""
 
-    def __init__(self, partials: Floats) -> None:
-        self._levels = [partials]
-        while len(partials) > 1:
-            even = len(partials) // 2 * 2
-            partials = np.concatenate([slots.merge(partials[0:even:2], partials[1:even:2]), partials[even:]])
-            self._levels.append(partials)
+    def __init__(self, cells: Floats, empty: Floats, merge: Callable[[Floats, Floats], Floats]) -> None:
+        self._empty = empty
+        self._merge = merge
+        self._levels = [cells]
+        while len(cells) > 1:
+            even = len(cells) // 2 * 2
+            cells = np.concatenate([merge(cells[0:even:2], cells[1:even:2]), cells[even:]])
+            self._levels.append(cells)
 
     def merged(self, begin: Places, end: Places) -> Floats:
-        """Return the partials [ranges, 5] of all that lies in each range [begin, end)."""
-        found = np.tile(slots.EMPTY, (len(begin), 1))
-        rows = np.flatnonzero(begin < end)
-        begin, end = begin[rows], end[rows]
-        for level in self._levels:
-            _add(found, level, rows, begin, begin % 2 == 1)
-            _add(found, level, rows, end - 1, end % 2 == 1)
-            begin, end = (begin + 1) // 2, end // 2
-            left = begin < end
-            rows, begin, end = rows[left], begin[left], end[left]
+        """Return the cells [ranges, 5] of all that lies in each range [begin, end)."""
+        found = np.tile(self._empty, (len(begin), 1))
+        for level, rows, places in _nodes(begin, end):
+            found[rows] = self._merge(found[rows], self._levels[level][places])
         return found
 
 
-def _add(found: Floats, level: Floats, rows: Places, places: Places, chosen: NDArray[np.bool_]) -> None:
-    found[rows[chosen]] = slots.merge(found[rows[chosen]], level[places[chosen]])
+class _SketchTree:
+    """The sketches of events, combined in twos, fours, eights like the cells of a `_Tree`."""
+
+    def __init__(self, kind: Kind, values: Floats) -> None:
+        self._levels: list[tuple[Places, Bins]] = []
+        owners, count = np.flatnonzero(~np.isnan(values)), len(values)
+        bins = sketches.bins_of(kind, values[owners])
+        while count:
+            self._levels.append((np.searchsorted(owners, np.arange(count + 1)), bins))
+            if count == 1:
+                break
+            owners, bins = sketches.combine(kind, owners // 2, bins)
+            count = (count + 1) // 2
+
+    def bins(self, begin: Places, end: Places) -> Iterator[tuple[Places, Bins]]:
+        """Yield the bins of each range [begin, end), and whose they are; one range's may have the same key."""
+        for level, rows, places in _nodes(begin, end):
+            starts, bins = self._levels[level]
+            first, sizes = starts[places], starts[places + 1] - starts[places]
+            before = np.cumsum(sizes) - sizes
+            yield np.repeat(rows, sizes), bins[np.arange(int(sizes.sum())) + np.repeat(first - before, sizes)]
+
+
+def _nodes(begin: Places, end: Places) -> Iterator[tuple[int, Places, Places]]:
+    """Yield the level of a tree, rows and places whose nodes together are the rows' ranges [begin, end)."""
+    rows, level = np.flatnonzero(begin < end), 0
+    begin, end = begin[rows], end[rows]
+    while len(rows):
+        for chosen, places in ((begin % 2 == 1, begin), (end % 2 == 1, end - 1)):
+            yield level, rows[chosen], places[chosen]
+        begin, end = (begin + 1) // 2, end // 2
+        left = begin < end
+        rows, begin, end, level = rows[left], begin[left], end[left], level + 1
 
 
 class _History:
     """Events sorted by entity, slot and arrival; a leaf is the events of one entity in one slot."""
 
-    def __init__(self, hop_ms: int, ids: Ids, numbers: Millis, arrived: Millis, grouped: Floats) -> None:
-        order = np.lexsort((arrived, numbers, ids))
+    def __init__(
+        self,
+        layout: Layout,
+        ids: Ids,
+        times: Millis,
+        arrived: Millis,
+        grouped: Floats,
+        names: Sequence[str],
+    ) -> None:
+        numbers = layout.slot_of(times)
+        # Rows that are in order of time already, as an archive gives them, need no more than their entities' order.
+        in_order = not np.any((numbers[1:] < numbers[:-1]) | (arrived[1:] < arrived[:-1]))
+        order = np.argsort(ids, kind="stable") if in_order else np.lexsort((arrived, numbers, ids))
         order = order[np.searchsorted(ids[order], 0) :]
         ids, numbers = ids[order], numbers[order]
-        self._arrived, self._grouped = arrived[order], grouped[order]
-        self._starts = _starts(ids, numbers)
-        self._ends = np.append(self._starts, len(order))[1:].astype(np.int64)
-        self._slots = _Index(ids[self._starts], numbers[self._starts])
+        self.times, self.grouped = times[order], grouped[order]
+        self._names, self._order = names, order
+        self.starts = _starts(ids, numbers)
+        self._layout = layout
+        self._arrived = arrived[order]
+        self._ends = np.append(self.starts, len(order))[1:].astype(np.int64)
+        self._slots = _Index(ids[self.starts], numbers[self.starts])
         last = self._arrived[self._ends - 1]
-        self._late = np.flatnonzero(last > (numbers[self._starts] + 1) * hop_ms)
-        self._late_index = _Index(ids[self._starts][self._late], last[self._late])
+        self._late = np.flatnonzero(last > (numbers[self.starts] + 1) * layout.hop_ms)
+        self._late_index = _Index(ids[self.starts][self._late], last[self._late])
+
+    @functools.cached_property
+    def ties(self) -> Floats:
+        """What tells apart the events [events] of one entity and time; 0 where there is but one."""
+        order, ties = self._by(self.times), np.zeros(len(self.times))
+        later = np.flatnonzero(self._alike(order, self.times)) + 1
+        tied = order[np.union1d(later - 1, later)]
+        ties[tied] = sketches.text_numbers([self._names[at] for at in self._order[tied].tolist()])
+        return ties
+
+    @functools.cached_property
+    def by_time(self) -> Places | None:
+        """The events in order of entity, time and id; None if an event is there twice."""
+        order = self._by(self.ties, self.times) if self.ties.any() else self._by(self.times)
+        return None if self._alike(order, self.times, self.ties).any() else order
+
+    def _by(self, *columns: NDArray[Any]) -> Places:
+        """Return the events in order of leaf and then of `columns`, the last one first."""
+        first = columns[-1]
+        ahead = (first[1:] < first[:-1]) & (self._leaves[1:] == self._leaves[:-1])
+        if len(columns) == 1 and not ahead.any():
+            return np.arange(len(first))
+        return np.lexsort((*columns, self._leaves))
+
+    def _alike(self, order: Places, *columns: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return whether each event but the first, in an order, is in all columns like the one before it."""
+        return ~_changes(*[column[order] for column in (self._leaves, *columns)])[1:]
+
+    @functools.cached_property
+    def _leaves(self) -> Places:
+        return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, len(self.times))))
 
     def settled(self, ids: Ids, until: Millis, at: Millis) -> tuple[Places, Places]:
         """Return up to which leaf all events had arrived at each time, and where the completed leaves end."""
@@ -156,28 +238,47 @@ class _History:
         pending = np.append(self._late, NEVER)[self._late_index.first(ids, at + 1)]
         return np.minimum(pending, end), end
 
-    def answers(self, layout: Layout, ids: Ids, until: Millis, at: Millis) -> Floats:
+    def answers(self, ids: Ids, until: Millis, at: Millis) -> Floats:
         """Return the columns' values of entities over the slots before `until`, of what had arrived `at` a time."""
         settled, end = self.settled(ids, until, at)
-        found = np.empty((len(ids), len(layout.columns)))
-        for group in range(len(layout.groups)):
-            columns = [(place, each) for place, each in enumerate(layout.columns) if each.group == group]
-            values = self._grouped[:, [group]]
-            leaves = _Tree(slots.reduce(values, self._starts)[:, 0] if len(values) else np.empty((0, 5)))
-            pending = _Pending(self, values[:, 0], settled, end, at) if (settled < end).any() else None
+        found = np.empty((len(ids), len(self._layout.columns)))
+        kinds = dict.fromkeys((each.group, each.kept) for each in self._layout.columns)
+        windows = {
+            length: _Asked(self._slots.first(ids, until - length), settled, end, at)
+            for length in {each.slots for each in self._layout.columns}
+        }
+        for group, kept in kinds:
+            reader = _reader(self, group, kept)
+            columns = [
+                (place, each)
+                for place, each in enumerate(self._layout.columns)
+                if (each.group, each.kept) == (group, kept)
+            ]
             for length in {each.slots for _, each in columns}:
-                begin = self._slots.first(ids, until - length)
-                merged = leaves.merged(begin, np.maximum(begin, settled))
-                if pending is not None:
-                    pending.add(merged, begin)
-                for place, each in columns:
-                    if each.slots == length:
-                        found[:, place] = slots.finish(each.function, merged)
+                wanted = [(place, each.function) for place, each in columns if each.slots == length]
+                window_ms = length * self._layout.hop_ms
+                found[:, [place for place, _ in wanted]] = reader.read(
+                    windows[length], [function for _, function in wanted], window_ms
+                )
         return found
 
-    def arrived_by(self, leaves: Places, at: Millis) -> tuple[Places, Places]:
+    def pending(self, asked: "_Asked") -> Iterator[_Range]:
+        """Yield rows and those of their events that had arrived, from the first leaf that was not yet whole."""
+        first = np.maximum(asked.settled, asked.begin)
+        for back in range(1, int((asked.end - first).max(initial=0)) + 1):
+            rows = np.flatnonzero(asked.end - back >= first)
+            yield rows, *self._arrived_by(asked.end[rows] - back, asked.at[rows])
+
+    def ranges(self, asked: "_Asked") -> Iterator[_Range]:
+        """Yield rows and events that together are all that each row sees."""
+        bounds = np.append(self.starts, len(self._arrived))
+        settled = np.maximum(asked.begin, asked.settled)
+        yield np.arange(len(settled)), bounds[asked.begin], bounds[settled]
+        yield from self.pending(asked)
+
+    def _arrived_by(self, leaves: Places, at: Millis) -> tuple[Places, Places]:
         """Return the range of a leaf's events that had arrived at each time."""
-        begin, end = self._starts[leaves].astype(np.int64), self._ends[leaves].copy()
+        begin, end = self.starts[leaves].astype(np.int64), self._ends[leaves].copy()
         low = begin.copy()
         while (open_ := np.flatnonzero(low < end)).size:
             middle = (low[open_] + end[open_]) // 2
@@ -187,33 +288,142 @@ class _History:
         return begin, low
 
 
-class _Pending:
-    """The leaves from the first that was not yet whole up to the last completed one, event by event."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The leaves of each row's window, up to which of them all events had arrived, and its time."""
 
-    def __init__(self, history: _History, values: Floats, settled: Places, end: Places, at: Millis) -> None:
-        self._history, self._end, self._at, self._settled = history, end, at, settled
-        self._most = int((end - settled).max())
-        one = (~np.isnan(values)).astype(np.float64)
-        known = np.where(one > 0, values, 0.0)
-        low, high = np.where(one > 0, values, np.inf), np.where(one > 0, values, -np.inf)
-        self._events = _Tree(np.stack([one, known, np.zeros_like(known), low, high], axis=-1))
+    begin: Places
+    settled: Places
+    end: Places
+    at: Millis
 
-    def add(self, merged: Floats, begin: Places) -> None:
-        """Merge into `merged` what had arrived of the leaves that are in the window from `begin`."""
-        first = np.maximum(self._settled, begin)
-        for back in range(1, self._most + 1):
-            rows = np.flatnonzero(self._end - back >= first)
-            found = self._history.arrived_by(self._end[rows] - back, self._at[rows])
-            merged[rows] = slots.merge(merged[rows], self._events.merged(*found))
+
+class _Reader(Protocol):
+    """Reads what a group keeps."""
+
+    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+        """Return the values [rows, functions]."""
+        ...
+
+
+def _reader(history: _History, group: int, kept: Kept) -> _Reader:
+    if kept == "cell":
+        return _CellReader(history, group)
+    if kept == "first" or kept == "last":
+        return _EndReader(history, group, kept)
+    return _SketchReader(history, group, kept)
+
+
+class _CellReader:
+    """Leaf by leaf as far as all had arrived, event by event from there."""
+
+    def __init__(self, history: _History, group: int) -> None:
+        self._history = history
+        self._values = history.grouped[:, [group]]
+        self._leaves = self._tree(history.starts)
+        self._events: _Tree | None = None
+
+    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+        merged = self._leaves.merged(asked.begin, np.maximum(asked.begin, asked.settled))
+        for rows, begin, end in self._history.pending(asked):
+            if self._events is None:
+                self._events = self._tree(np.arange(len(self._values)))
+            merged[rows] = partials.merge(merged[rows], self._events.merged(begin, end))
+        return np.stack([partials.finish(each, merged, window_ms) for each in functions], axis=1)
+
+    def _tree(self, starts: Places) -> _Tree:
+        cells = partials.reduce(self._values, starts)[:, 0] if len(starts) else np.empty((0, partials.PARTS))
+        return _Tree(cells, partials.EMPTY, partials.merge)
+
+
+class _EndReader:
+    """The first or last of the events: in order of time, the nearest one that counts to an end of the window."""
+
+    def __init__(self, history: _History, group: int, end: End) -> None:
+        self._history = history
+        self._end = end
+        self._values = history.grouped[:, group]
+        self._merge = functools.partial(partials.merge_ends, end)
+        self._empty = EMPTY_END[end]
+        self._tree: _Tree | None = None
+        self._by_time = history.by_time
+        if self._by_time is not None:
+            self._nearest = self._nearest_known(~np.isnan(self._values[self._by_time]))
+
+    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+        (_, begin, end), *pending = self._history.ranges(asked)
+        merged = self._of_leaves(begin, end)
+        for rows, begin, end in pending:
+            merged[rows] = self._merge(merged[rows], self._of_events(begin, end))
+        return merged[:, [partials.VALUE] * len(functions)]
+
+    def _nearest_known(self, known: NDArray[np.bool_]) -> Places:
+        """Return the place of the event that counts at or before each place; for a first one, at or after it."""
+        places = np.arange(len(known))
+        if self._end == "last":
+            return np.maximum.accumulate(np.where(known, places, -1))
+        return np.minimum.accumulate(np.where(known, places, len(known))[::-1])[::-1]
+
+    def _of_leaves(self, begin: Places, end: Places) -> Floats:
+        """Return the cells of all events of whole leaves."""
+        if self._by_time is None:
+            return self._of_events(begin, end)
+        found = np.tile(self._empty, (len(begin), 1))
+        rows = np.flatnonzero(begin < end)
+        nearest = self._nearest[end[rows] - 1 if self._end == "last" else begin[rows]]
+        there = (nearest >= begin[rows]) & (nearest < end[rows])
+        found[rows[there]] = self._cells(self._by_time[nearest[there]])
+        return found
+
+    def _of_events(self, begin: Places, end: Places) -> Floats:
+        """Return the cells of ranges of events, which are in the order in which they arrived."""
+        if self._tree is None:
+            cells = self._cells(np.arange(len(self._values)))
+            cells[np.isnan(self._values)] = self._empty
+            self._tree = _Tree(cells, self._empty, self._merge)
+        return self._tree.merged(begin, end)
+
+    def _cells(self, places: Places) -> Floats:
+        history = self._history
+        return partials.ends(self._values[places], history.times[places], history.ties[places])
+
+
+class _SketchReader:
+    """A sketch of the events, some rows at a time."""
+
+    def __init__(self, history: _History, group: int, kind: Kind) -> None:
+        self._history = history
+        self._kind = kind
+        self._events = _SketchTree(kind, history.grouped[:, group])
+
+    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+        readers = [read[1] for each in functions if (read := sketches.reader(each)) is not None]
+        found = np.empty((len(asked.at), len(functions)))
+        for start in range(0, len(found), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            some = _Asked(asked.begin[part], asked.settled[part], asked.end[part], asked.at[part])
+            owners, bins = [NOTHING], [NOTHING]
+            for rows, begin, end in self._history.ranges(some):
+                for of, held in self._events.bins(begin, end):
+                    owners.append(rows[of])
+                    bins.append(held)
+            whole = sketches.combine(self._kind, np.concatenate(owners), np.concatenate(bins))
+            for at, reader in enumerate(readers):
+                found[part, at] = reader(*whole, len(some.at))
+        return found
 
 
 def _starts(*columns: Millis) -> Places:
     """Return where a new combination begins in columns sorted together."""
-    size = len(columns[0])
-    new = np.ones(size, bool)
-    if size:
+    return np.flatnonzero(_changes(*columns)).astype(np.int64)
+
+
+def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether each row is in some column unlike the one before it; the first always is."""
+    new = np.ones(len(columns[0]), bool)
+    if len(new):
         new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(new).astype(np.int64)
+    return new
 
 
 def _shared_ids(left: Any, right: Any) -> tuple[Ids, Ids]:

@@ -7,6 +7,7 @@ form by any service.
 
 import re
 import reprlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -24,7 +25,12 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from trimtab_core.comparisons import Limit, Rule, parse_limit, parse_rule
+from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.syntax import TextFault
+from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
+from trimtab_core.units import conversion
 
 API_VERSION: Final = "trimtab/v1"
 
@@ -43,8 +49,28 @@ PerTime = Annotated[
 ]
 """A rate, written `4 per 60d`."""
 
+RowRule = Annotated[
+    Rule,
+    BeforeValidator(parse_rule),
+    PlainSerializer(str, return_type=str),
+]
+"""A comparison that every row keeps, written `dropoff_at >= pickup_at`."""
+
+Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
+"""Where a number should be, written `< 0.2` or `[1, 3]`."""
+
+Scalar = Annotated[
+    bool | int | float | str,
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+]
+"""A value as JSON has it; 3.0 is 3, for a document that travelled has every number as a double."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.v([2-9]|[1-9][0-9]+))?$", max_length=90)]
+"""What names a source: `pickups`, or a later major version of it, `pickups.v2`."""
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
+
+_FIELD_NAME: TypeAdapter[str] = TypeAdapter(FieldName)
 
 Place = tuple[str | int, ...]
 """Keys and indices from the top of a document."""
@@ -89,18 +115,72 @@ class Metadata(Spec):
     description: str | None = None
 
 
+class Expect(Spec):
+    """What a field is like over many rows; a window that is not warns, and refuses nothing."""
+
+    null_share: Bounds | None = None
+    """The share of the rows in which it is null or missing."""
+    distinct: Bounds | None = None
+    """How many different values it has."""
+    mean: Bounds | None = None
+    stddev: Bounds | None = None
+    min: Bounds | None = None
+    max: Bounds | None = None
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """What is expected, by the name of the statistic."""
+        return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
+
+
+LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "integer": (-(2**63), 2**63 - 1),
+    "number": (-sys.float_info.max, sys.float_info.max),
+}
+"""What a fold and an archive can hold; JSON knows no limit."""
+OF_NUMBERS = ("mean", "stddev", "min", "max")
+"""Statistics that texts do not have."""
+_PLAIN: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "timestamp": (str, int, float),
+}
+
+
 class FieldSpec(Spec):
-    """What one field of a source's rows may hold."""
+    """What one field of a source's rows may hold, and how what is sent is cleaned first.
+
+    Cleaning goes trim, nulls, default, conversion; `nulls` and `default` are written as the producer would send them,
+    `min` and `max` in `unit`.
+    """
 
     type: Literal["string", "integer", "number", "boolean", "timestamp"]
     nullable: bool = False
+    trim: bool = False
+    """Strip white space from a text; one of which nothing is left is null."""
+    nulls: tuple[Scalar, ...] = ()
+    """Values that mean null, such as -200 or `N/A`."""
+    default: Scalar | None = None
+    """What a missing value or a null becomes."""
     unit: str | None = None
+    """What a number counts: any text, or with `sent_in` one of those that `trimtab_core.units` knows."""
+    sent_in: str | None = None
+    """The unit in which producers send it, where that is not `unit`: it is converted."""
     timezone: str | None = None
     """For a timestamp written without an offset: the zone it was written in, such as `America/New_York`."""
     min: float | None = None
     max: float | None = None
     enum: tuple[str | int, ...] | None = None
     pattern: str | None = None
+    expect: Expect = Expect()
+    unique_within: Duration | None = None
+    """Within so much event time a value may come once; who repeats it is dropped and counted, and is no dead letter.
+
+    It holds among the rows of one partition of raw.<source>: a repeat of a row has its key, and so lies in its partition.
+    Which row is the first is the order in the partition. A null is no value.
+    """
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if self.timezone is not None:
@@ -125,8 +205,67 @@ class FieldSpec(Spec):
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is not None and self.type not in ("integer", "number"):
                 yield (name,), f"{bound!r} is for numbers, and this field is a {self.type}: remove it"
+        if self.unique_within is not None and self.type in ("boolean", "timestamp"):
+            yield (
+                ("unique_within",),
+                f"{format_duration(self.unique_within)!r} is for values that name a row, and this field is a "
+                f"{self.type}: remove it",
+            )
         if self.min is not None and self.max is not None and self.min > self.max:
             yield ("min",), f"{self.min!r} is over max, {self.max!r}: no value would pass; lower it"
+        for index, value in enumerate(self.nulls):
+            if isinstance(value, bool):
+                yield ("nulls", index), f"{value} cannot mean null: write a number or a text, or remove it"
+        if self.trim and self.type not in ("string", "timestamp"):
+            yield ("trim",), f"True is for texts, and this field is a {self.type}: remove it"
+        if self.sent_in is not None:
+            yield from self._conversion_faults(self.sent_in)
+        if self.default is not None and (said := self._default_fault(self.default)):
+            yield ("default",), f"{self.default!r} {said}"
+        for name in OF_NUMBERS:
+            limit = self.expect.limits.get(name)
+            if limit is not None and self.type not in ("integer", "number"):
+                yield (
+                    ("expect", name),
+                    f"{limit.plain!r} is for numbers, and this field is a {self.type}: remove it",
+                )
+
+    def _conversion_faults(self, sent_in: str) -> Iterator[tuple[Place, str]]:
+        if self.type != "number":
+            remedy = "write number" if self.type == "integer" else "remove it"
+            yield ("sent_in",), f"{sent_in!r} is for numbers, and this field is a {self.type}: {remedy}"
+        elif self.unit is None:
+            yield ("sent_in",), f"{sent_in!r} stands without unit: say which unit it becomes"
+        else:
+            try:
+                conversion(sent_in, self.unit)
+            except ValueError as error:
+                yield ("sent_in",), str(error)
+
+    def _default_fault(self, value: bool | int | float | str) -> str:
+        """Return why the default would itself be refused; nothing, if it would not."""
+        if type(value) not in _PLAIN[self.type]:
+            return f"is no {self.type}: write one"
+        if self.type == "timestamp" and parse_timestamp(value, zone(None)) == NOT_A_TIME:
+            return "is no time: write ISO 8601, like 2018-01-31T18:05:00Z"
+        if isinstance(value, int | float) and self.type in LIMITS:
+            number: float = value
+            if self.sent_in is not None and self.unit is not None:
+                with suppress(ValueError, OverflowError):  # of units that are a fault of their own
+                    number = conversion(self.sent_in, self.unit).of(value)
+            low, high = LIMITS[self.type]
+            low, high = (
+                low if self.min is None else max(low, self.min),
+                high if self.max is None else min(high, self.max),
+            )
+            if not low <= number <= high:
+                return f"is outside [{low:g}, {high:g}]: write one that the field allows"
+        if self.enum is not None and value not in self.enum:
+            return f"is none of {', '.join(map(str, self.enum))}: write one of them"
+        if self.pattern is None or not isinstance(value, str) or _pattern_fault(self.pattern):
+            return ""
+        fits = re.fullmatch(self.pattern, value) is not None
+        return "" if fits else f"does not match {self.pattern}: write one that does"
 
 
 def _is_zone(name: str) -> bool:
@@ -148,12 +287,18 @@ def _pattern_fault(pattern: str) -> str:
 class SourceSpec(Spec):
     """A stream with a data contract."""
 
+    version: int = Field(default=1, ge=1, le=9999)
+    """The major version: one over 1 is a source of its own, `name.v2`, beside the one before."""
     key: FieldName
     event_time: FieldName
     lateness: Duration
     partitions: int = Field(default=2, ge=1, le=1024)
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
+    rules: tuple[RowRule, ...] = ()
+    """What every row keeps: comparisons of a field with a number or another field, such as `dropoff_at >= pickup_at`."""
+    expect_rows: int = Field(default=1000, ge=1, le=1_000_000)
+    """How many rows of a partition, at the least, the fields' `expect` is held against at a time."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for role in ("key", "event_time"):
@@ -171,9 +316,57 @@ class SourceSpec(Spec):
                     ("fields", name, "type"),
                     f"{self.fields[name].type!r} is no type for the event_time: write timestamp",
                 )
+            yield from self._cleaning_faults(role, name)
+        for index, rule in enumerate(self.rules):
+            if said := self._rule_fault(rule):
+                yield ("rules", index), f"{str(rule)!r} {said}"
+
+    def _cleaning_faults(self, role: str, name: str) -> Iterator[tuple[Place, str]]:
+        """Yield what cleaning a field may not declare: records are keyed before they are cleaned, and are of some time."""
+        field = self.fields[name]
+        for key in ("trim", "nulls", "default", "sent_in") if role == "key" else ("default",):
+            if (value := getattr(field, key)) != FieldSpec.model_fields[key].default:
+                why = "by which its record is sent" if role == "key" else "which every event has of itself"
+                yield ("fields", name, key), f"{value!r} will not do for the {role}, {why}: remove it"
+
+    def _rule_fault(self, rule: Rule) -> str:
+        if unknown := [name for name in rule.fields if name not in self.fields]:
+            return f"names {unknown[0]!r}, which is not among the fields: declare it, or name another"
+        sides = [self.fields[name] for name in rule.fields]
+        kinds = {"number" if side.type == "integer" else side.type for side in sides}
+        if not isinstance(rule.right, str):
+            kinds.add("number")
+        if kinds not in ({"number"}, {"timestamp"}):
+            return f"compares a {' and a '.join(sorted(kinds))}: compare numbers, or two timestamps"
+        units = [side.unit for side in sides if side.unit is not None]
+        if len(set(units)) > 1:
+            return f"compares {' with '.join(units)}: give both fields one unit"
+        return ""
 
 
-AggregateFunction = Literal["count", "sum", "mean", "stddev", "min", "max"]
+FUNCTIONS: Final = (
+    "count", "sum", "mean", "stddev", "min", "max", "first", "last", "distinct_count", "rate",
+)  # fmt: skip
+"""What can be made of a field over a window, quantiles aside."""
+COUNTING: Final = frozenset({"count", "distinct_count", "rate"})
+"""Those of them that fit a field of any type; the others need numbers."""
+_QUANTILE = "p[1-9][0-9]?"
+
+
+def _function(value: Any) -> str:
+    if isinstance(value, str) and (value in FUNCTIONS or re.fullmatch(_QUANTILE, value)):
+        return value
+    raise ValueError(
+        f"{_shown.repr(value)} is no function: write one of {', '.join(FUNCTIONS)}, or a quantile such as p50 or p95"
+    )
+
+
+AggregateFunction = Annotated[
+    str,
+    BeforeValidator(_function),
+    Field(json_schema_extra={"anyOf": [{"enum": list(FUNCTIONS)}, {"pattern": f"^{_QUANTILE}$"}]}),
+]
+"""`count`, `distinct_count`, `rate` in events a second, `p95` and so on; `docs/features.md` says what each is."""
 
 
 class Aggregate(Spec):
@@ -182,26 +375,40 @@ class Aggregate(Spec):
     field: FieldName
     functions: tuple[AggregateFunction, ...] = Field(min_length=1)
     windows: tuple[Duration, ...] = Field(min_length=1)
+    name: FieldName | None = None
+    """What its features are called by in place of the field."""
     where: str | None = None
-    """One comparison of a field with a number, such as `mph < 80`."""
+    """Under which condition a row counts, such as `payment == 'card' and mph < 80`; a null meets no comparison."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if self.where is not None and WHERE.fullmatch(self.where.strip()) is None:
-            yield (
-                ("where",),
-                f"{self.where!r} is no condition: write a field, one of < <= > >= == != and a number",
-            )
+        if self.where is not None:
+            try:
+                compile_condition(self.where)
+            except TextFault as fault:
+                yield ("where",), str(fault)
 
 
-WHERE = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*(-?\d+(?:\.\d+)?)")
+def _entity(value: Any) -> Any:
+    """Return one field by its name, several as a tuple, and none as None."""
+    names = [value] if isinstance(value, str) else value
+    if value is None or (isinstance(names, list | tuple) and _are_fields(names)):
+        return None if value is None else names[0] if len(names) == 1 else tuple(names)
+    raise ValueError(
+        f"{_shown.repr(value)} is no entity: write a field, or a list of different fields like [pickup_zone, vendor]"
+    )
+
+
+def _are_fields(names: Sequence[Any]) -> bool:
+    are_names = all(map(_FIELD_NAME.validator.isinstance_python, names))
+    return are_names and 0 < len(set(names)) == len(names)
 
 
 class FeatureViewSpec(Spec):
     """Windowed aggregates of a source's events for each value of an entity."""
 
-    source: Name
-    entity: FieldName | None = None
-    """The field whose values are told apart; without one the view has a single row for all events."""
+    source: SourceName
+    entity: Annotated[str | tuple[str, ...] | None, BeforeValidator(_entity)] = None
+    """The field, or fields, whose values are told apart; without one the view has a single row for all events."""
     aggregates: tuple[Aggregate, ...] = Field(min_length=1)
     hop: Duration
     ttl: Duration
@@ -226,13 +433,20 @@ class FeatureViewSpec(Spec):
         for twice in sorted({column for column in columns if columns.count(column) > 1}):
             yield (
                 ("aggregates",),
-                f"{twice!r} is the name of two features: join their aggregates, or drop one",
+                f"{twice!r} is the name of two features: give one of their aggregates a name, or drop it",
             )
 
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The fields whose values together name an entity; none where the view has a single row."""
+        if self.entity is None:
+            return ()
+        return (self.entity,) if isinstance(self.entity, str) else self.entity
+
     def columns(self) -> tuple[str, ...]:
-        """Names of the view's features, in order: `<field>_<function>_<window>`."""
+        """Names of the view's features, in order: `<name or field>_<function>_<window>`."""
         return tuple(
-            f"{aggregate.field}_{function}_{format_duration(window)}"
+            f"{aggregate.name or aggregate.field}_{function}_{format_duration(window)}"
             for aggregate in self.aggregates
             for function in aggregate.functions
             for window in aggregate.windows
@@ -242,7 +456,7 @@ class FeatureViewSpec(Spec):
 class LabelSpec(Spec):
     """Where the truth about a prediction comes from, and when at the latest."""
 
-    source: Name
+    source: SourceName
     on: FieldName
     """The field that both the model's source and the label's source carry."""
     value: FieldName
@@ -360,9 +574,10 @@ class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
 
     task: Literal["regression", "binary"]
-    source: Name
+    source: SourceName
     features: tuple[str, ...] = Field(min_length=1)
-    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`."""
+    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`; or an expression of
+    those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
     gates: tuple[GateSpec, ...] = ()
@@ -409,10 +624,15 @@ class _Resource(Spec):
 
 
 class Source(_Resource):
-    """A named source."""
+    """A named source; each major version is one of its own."""
 
     kind: Literal["Source"] = "Source"
     spec: SourceSpec
+
+    @property
+    def name(self) -> str:
+        """What topics, tables and references call it: `pickups`, and from version 2 on `pickups.v2`."""
+        return versioned(self.metadata.name, self.spec.version)
 
 
 class FeatureView(_Resource):
@@ -451,6 +671,21 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
 def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     """Return the resource as plain data that `parse` reads back as an equal resource."""
     return resource.model_dump(mode="json", exclude_none=True)
+
+
+def versioned(name: str, version: int) -> str:
+    """Return what a version of a source is called."""
+    return name if version == 1 else f"{name}.v{version}"
+
+
+def called(document: Mapping[str, Any]) -> str:
+    """Return the kind/name that a document means to have, whatever is wrong with it."""
+    kind, metadata, spec = (document.get(part) for part in ("kind", "metadata", "spec"))
+    name = str(metadata.get("name") if isinstance(metadata, Mapping) else None)
+    version = spec.get("version") if kind == "Source" and isinstance(spec, Mapping) else None
+    if isinstance(version, int) or (isinstance(version, float) and version.is_integer()):
+        name = versioned(name, int(version))
+    return f"{kind}/{name}"
 
 
 def kind_fault(kind: Any) -> str:

@@ -28,7 +28,7 @@ _STEP = timedelta(days=3)
 _EPOCH = datetime(1970, 1, 1)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
-_EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_999
+EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999
 """The years 1 to 9999, as milliseconds."""
 
 _TEXT = re.compile(
@@ -129,7 +129,7 @@ def parse_timestamp(value: Any, where: Zone) -> int:
         local = (moment.replace(tzinfo=None) - _EPOCH) // _MILLISECOND
         offset = moment.utcoffset()
         return where.instant(local) if offset is None else local - offset // _MILLISECOND
-    if isinstance(value, int | float) and not isinstance(value, bool) and _EARLIEST <= value <= _LATEST:
+    if isinstance(value, int | float) and not isinstance(value, bool) and EARLIEST_MS <= value <= LATEST_MS:
         return floor(value)
     return NOT_A_TIME
 

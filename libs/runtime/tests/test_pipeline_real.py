@@ -137,7 +137,7 @@ async def test_a_record_that_no_worker_can_process_ends_the_pipeline_with_its_pl
 
     async with running(bench.pipeline(bench.input)) as task:
         with pytest.raises(Broken, match=rf"{bench.input}/0.*nobody knows"):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
     assert await bench.out() == []
 
 

@@ -60,7 +60,7 @@ async def dead_letters(servers: str, topic: str) -> list[Any]:
 
     follower = Follower(servers, [topics.DEADLETTER.name], hear)
     async with running(follower.run()):
-        await asyncio.wait_for(follower.caught_up(), 20)
+        await asyncio.wait_for(follower.caught_up(), 60)
     return [letter for letter in found if letter.topic == topic]
 
 
@@ -200,7 +200,7 @@ async def test_a_follower_is_caught_up_at_the_end_and_reads_on(
     await send(kafka_servers, topic, "a", "b")
     follower = Follower(kafka_servers, [topic.name], hear)
     async with running(follower.run()):
-        await asyncio.wait_for(follower.caught_up(), 20)
+        await asyncio.wait_for(follower.caught_up(), 60)
         assert heard == ["a", "b"]
         await send(kafka_servers, topic, "c")
         await eventually(lambda: _true(heard == ["a", "b", "c"]))

@@ -73,7 +73,7 @@ class Topics:
         async def there() -> bool:
             return len(await self.read(self.out)) >= len(values)
 
-        await eventually(there, what=f"{len(values)} records", deadline_s=30)
+        await eventually(there, what=f"{len(values)} records", deadline_s=60)
         assert await self.read(self.out) == list(values)
 
     def pipeline(
@@ -167,7 +167,7 @@ async def test_topics_that_change_while_records_flow_lose_and_repeat_nothing(top
             async def goes_on(before: int = before) -> bool:
                 return sending.done() or len(await topics.read(topics.out)) > before + 200
 
-            await eventually(goes_on, what="records", deadline_s=30)
+            await eventually(goes_on, what="records", deadline_s=60)
         await sending
         await topics.arrives(*values)
         pipeline.set_topics([])
@@ -182,7 +182,7 @@ async def test_a_worker_that_fails_ends_the_pipeline_before_the_record(topics: T
 
     broken = topics.pipeline(source, make_worker=lambda _: Passing(topics.out, fail))
     with pytest.raises(Broken, match=f"{source}/0 from offset 0: ValueError: cannot do b'a'"):
-        await asyncio.wait_for(broken.run(), 20)
+        await asyncio.wait_for(broken.run(), 60)
 
     async with running(topics.pipeline(source)):
         await topics.arrives("a")

@@ -233,19 +233,21 @@ async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, me
             await asyncio.sleep(_BACKOFF_S[-1])
 
 
-def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason]) -> DeadLetter:
+def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason], offset: int | None = None) -> DeadLetter:
     """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same.
 
-    A payload too large to travel on is cut at 4 MiB; the whole of it lies at that place.
+    `offset` is that of the record which was refused first, where `raw` is that one sent again. A payload too large to
+    travel on is cut at 4 MiB; the whole of it lies at that place.
     """
+    offset = raw.offset if offset is None else offset
     return DeadLetter(
-        id=f"{raw.topic}/{raw.partition}/{raw.offset}",
+        id=f"{raw.topic}/{raw.partition}/{offset}",
         source=source,
         topic=raw.topic,
         partition=raw.partition,
-        offset=raw.offset,
+        offset=offset,
         key=raw.key or b"",
         payload=(raw.value or b"")[:MOST_ROW_BYTES],
         reasons=reasons,
-        arrived_at=to_timestamp(raw.timestamp),
+        arrived_at=to_timestamp(records.origin(raw).arrived_at_ms),
     )

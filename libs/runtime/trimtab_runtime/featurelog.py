@@ -7,14 +7,15 @@ it twice. An entity lives in one partition, the same in keyed.<view> and here; a
 without an entity has a single row, whose entity is "".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
 import msgspec
 import numpy as np
-from trimtab_contracts.features.v1.features_pb2 import FeatureRecord, FeatureSlot, FoldProgress
+from trimtab_contracts.features.v1.features_pb2 import FeatureRecord, FeatureSlot, FoldProgress, Sketch
+from trimtab_core.sketches import Bins, pack, unpack
 from trimtab_core.slots import FoldState
 
 
@@ -75,11 +76,30 @@ def partition_of(entity: str, partitions: int) -> int:
     return crc32(entity.encode()) % partitions
 
 
-def slot_value(entity: str, slot: int, partials: Any) -> bytes:
-    """Return the value that holds a slot; `partials` is an array of floats [groups, 5]."""
+def slot_value(entity: str, slot: int, partials: Any, sketches: Sequence[Bins] = ()) -> bytes:
+    """Return the value that holds a slot; `partials` is an array of floats [cells, 5]."""
     return FeatureRecord(
-        slot=FeatureSlot(entity=entity, slot=slot, partials=partials.ravel().tolist())
+        slot=FeatureSlot(
+            entity=entity,
+            slot=slot,
+            partials=partials.ravel().tolist(),
+            sketches=map(_sketch, sketches),
+        )
     ).SerializeToString()
+
+
+def _sketch(bins: Bins) -> Sketch:
+    keys, values = unpack(bins)
+    return Sketch(keys=np.diff(keys, prepend=0).tolist(), values=values.tolist())
+
+
+def _bins(sketch: Sketch) -> Bins:
+    """Return the bins of a sketch.
+
+    Raises:
+        ValueError: it has another number of keys than of values.
+    """
+    return pack(np.cumsum(np.array(sketch.keys, np.int64)), np.array(sketch.values, np.int64))
 
 
 def progress_value(progress: Progress) -> bytes:
@@ -117,6 +137,6 @@ def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
             done.changed.append((place.entity, -1))
         else:
             slot = FeatureRecord.FromString(record.value).slot
-            state.put(slot.entity, slot.slot, np.array(slot.partials))
+            state.put(slot.entity, slot.slot, np.array(slot.partials), [*map(_bins, slot.sketches)])
             done.changed.append((slot.entity, slot.slot))
     return done

@@ -22,8 +22,12 @@ from trimtab_runtime.clock import iso, parse_iso
 M = TypeVar("M", bound=Message)
 Headers = list[tuple[str, bytes]]
 
+REPLAY_OF = "ce_replayof"
+"""The header of a dead letter's row that is sent again: the letter's id."""
 WATERMARK_TYPE = "trimtab.watermark"
 _WATERMARK = WATERMARK_TYPE.encode()
+MOST_ID_BYTES = 256
+"""Of a row's id; what goes along with every row must not outweigh it."""
 _ISO_LENGTH = len("2020-01-01T00:00:00.000Z")
 _CONTENT_TYPES = {
     Encoding.ROW: b"application/json",
@@ -203,6 +207,16 @@ def arrivals_ms(rows: Sequence[Any]) -> NDArray[np.int64]:
         except ValueError:
             pass  # one of them is no time: find out which
     return np.array([origin(record).arrived_at_ms for record in rows], np.int64)
+
+
+def ids(rows: Sequence[Any]) -> list[str]:
+    """Return the ids of raw aiokafka records of a row topic: what each is called, or its place if it has no usable id."""
+    return [
+        found.decode(errors="replace")
+        if (found := dict(row.headers).get("ce_id")) and len(found) <= MOST_ID_BYTES
+        else f"{row.topic}/{row.partition}/{row.offset}"
+        for row in rows
+    ]
 
 
 def read(topic: Topic[M], record: Any) -> Record[M]:

@@ -38,7 +38,10 @@ _RETRIED = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            "name": [{"service": "trimtab.serving.v1.Prediction"}],
+            "name": [
+                {"service": "trimtab.serving.v1.Prediction"},
+                {"service": "trimtab.features.v1.FeatureStore", "method": "GetOnlineFeatures"},
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.05s",
@@ -49,7 +52,7 @@ _RETRIED = {
         }
     ],
 }
-"""A prediction that met a dying instance is asked of another; calls that change things are the caller's to repeat."""
+"""What met a dying instance, and only looks things up, is asked of another; calls that change things are the caller's to repeat."""
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),

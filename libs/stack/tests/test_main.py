@@ -39,10 +39,10 @@ def test_a_start_that_is_interrupted_leaves_nothing_behind(
     command = [sys.executable, "-m", "trimtab_stack", str(tmp_path), "--services", "fake"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as supervisor:
         log = tmp_path / "logs" / "fake-0.log"
-        assert until(lambda: log.exists() and "serving" in log.read_text(), within=30)
+        assert until(lambda: log.exists() and "serving" in log.read_text(), within=60)
 
         supervisor.send_signal(signal.SIGINT)
-        _, printed = supervisor.communicate(timeout=30)
+        _, printed = supervisor.communicate(timeout=60)
 
     assert supervisor.returncode == 0
     assert b"Traceback" not in printed

@@ -192,7 +192,7 @@ async def test_the_real_servers_die_with_their_supervisor_and_come_back_with_the
     await run(dsn, "create table kept ()")
 
     os.kill(up.owner.pid, signal.SIGKILL)
-    assert until(lambda: not any(identity.alive for identity in up.processes.values()), within=20)
+    assert until(lambda: not any(identity.alive for identity in up.processes.values()), within=60)
 
     assert supervisor.up(tmp_path, services=()).environ == up.environ
     assert await run(dsn, "select * from kept") == []

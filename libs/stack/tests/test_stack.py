@@ -143,9 +143,9 @@ def test_other_signals_go_to_the_process_as_they_are(a_stack: Callable[..., Stac
         process = psutil.Process(stack.service("fake").pid)
 
         stack.kill_service("fake", sig=signal.SIGSTOP)
-        assert until(lambda: process.status() == psutil.STATUS_STOPPED, within=20)
+        assert until(lambda: process.status() == psutil.STATUS_STOPPED, within=60)
         stack.kill_service("fake", sig=signal.SIGCONT)
-        assert until(lambda: process.status() != psutil.STATUS_STOPPED, within=20)
+        assert until(lambda: process.status() != psutil.STATUS_STOPPED, within=60)
 
 
 def test_killing_a_service_takes_its_workers_along(a_stack: Callable[..., Stack], tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_killing_a_service_takes_its_workers_along(a_stack: Callable[..., Stack]
 
         stack.kill_service("fake")
 
-        assert until(lambda: not worker.alive, within=20)
+        assert until(lambda: not worker.alive, within=60)
 
 
 def test_a_service_that_does_not_drain_is_killed(a_stack: Callable[..., Stack]) -> None:

@@ -60,7 +60,7 @@ def test_a_service_that_dies_is_started_again_and_that_is_written_down(up: State
         now = state.read(directory)
         return now.processes.get("fake-1") not in (None, up.processes["fake-1"]) and not now.error
 
-    assert until(is_back, within=30)
+    assert until(is_back, within=60)
     assert state.read(directory).processes["fake-0"] == up.processes["fake-0"]
     log = supervisor.log_path(directory).read_text()
     assert "fake-1 ended with signal SIGKILL" in log
@@ -72,8 +72,8 @@ def test_nothing_outlives_a_supervisor_that_is_killed(up: State, directory: Path
     assert up.owner
     os.kill(up.owner.pid, signal.SIGKILL)
 
-    assert until(lambda: not any(identity.alive for identity in up.processes.values()), within=20)
-    assert until(lambda: supervisor.status(directory) is None, within=20)
+    assert until(lambda: not any(identity.alive for identity in up.processes.values()), within=60)
+    assert until(lambda: supervisor.status(directory) is None, within=60)
 
 
 def test_up_after_a_supervisor_that_was_killed_takes_the_same_ports(
@@ -81,7 +81,7 @@ def test_up_after_a_supervisor_that_was_killed_takes_the_same_ports(
 ) -> None:
     assert up.owner
     os.kill(up.owner.pid, signal.SIGKILL)
-    assert until(lambda: supervisor.status(directory) is None, within=20)
+    assert until(lambda: supervisor.status(directory) is None, within=60)
 
     again = supervisor.up(directory, {"fake": 2}, environ, services=["fake"])
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimtab_contracts import topics
+from trimtab_core.sketches import text_numbers
 from trimtab_core.slots import FoldState, Layout
 from trimtab_core.specs import FeatureView, Source, parse
 from trimtab_feature_store import keyed
@@ -23,7 +24,7 @@ from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.shelves import event_press
 from trimtab_feature_store.store import Piece
 from trimtab_feature_store.testing import MemoryStore
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -287,6 +288,69 @@ def test_any_order_any_batches_and_any_restart_give_what_the_events_say(
     )
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), max_size=25),
+    batch=st.integers(1, 9),
+    order=st.randoms(use_true_random=False),
+)
+def test_texts_ends_and_sketches_come_over_the_topics_and_through_restarts(
+    rides: list[tuple[Ride, int]], batch: int, order: Any
+) -> None:
+    view = a_view(
+        entity=None,
+        aggregates=[
+            {"field": "mph", "functions": ["last", "p50"], "windows": ["4h"], "where": "shared or id in ['r1', 'r2']"},
+            {"field": "id", "functions": ["distinct_count", "rate"], "windows": ["4h"]},
+        ],
+    )  # fmt: skip
+    stage = Stage(view)
+    for ride, partition in rides:
+        stage.send(ride, partition)
+        if order.random() < 0.2:
+            stage.run(batch)
+            stage.forget_workers()
+    stage.run(batch)
+
+    at = START + 4 * HOUR
+    seen = [(f"r{number}", ride) for number, (ride, _) in enumerate(rides, 1) if START <= ride.at_ms < at]
+    met = [
+        (ride.at_ms, text_numbers([name])[0], ride.mph)
+        for name, ride in seen
+        if ride.mph is not None and (ride.shared or name in ("r1", "r2"))
+    ]
+    last, middle, distinct, rate = stage.state(view).values([""], at)[0].tolist()
+    assert (distinct, rate) == (len(seen), len(seen) / (4 * 3600))
+    if met:
+        assert last == max(met)[2]
+        assert middle == pytest.approx(
+            sorted(mph for *_, mph in met)[(len(met) - 1) // 2], rel=0.0101, abs=1e-9
+        )
+    else:
+        assert np.isnan([last, middle]).all()
+
+
+def test_an_entity_of_several_fields_is_their_texts_together_and_a_null_part_is_nobody() -> None:
+    view = a_view(entity=["zone", "shared"])
+    stage = Stage(view)
+    for zone, shared in ((1, True), (1, True), (1, False), (11, True), (1, None), (None, True)):
+        stage.send(Ride(zone, START, shared=shared), 0)
+    stage.run()
+
+    state = stage.state(view)
+    assert set(state.entities) == {'["1","True"]', '["1","False"]', '["11","True"]'}
+    assert state.values(['["1","True"]', '["1","False"]', "1"], START + HOUR)[:, 0].tolist() == [2, 1, 0]
+
+
+def test_a_condition_that_does_not_fit_the_source_yet_waits() -> None:
+    aggregate = {"field": "mph", "functions": ["mean"], "windows": ["1h"], "where": "zone == 'east'"}
+    stage = Stage(a_view(aggregates=[aggregate]))
+    stage.send(Ride(1, START), 0)
+
+    with pytest.raises(SpecsApart, match="the field is a number"):
+        stage.run()
+
+
 def test_a_watermark_is_the_least_of_all_inputs_and_says_so_once() -> None:
     stage = Stage()
     stage.promise(START, [0, 1])
@@ -501,3 +565,23 @@ def test_an_entity_always_lives_in_the_same_partition() -> None:
     assert homes == [featurelog.partition_of(str(zone), PARTITIONS) for zone in range(1000)]
     assert {homes.count(each) > 250 for each in range(PARTITIONS)} == {True}
     assert featurelog.partition_of("161", 4) == 2  # it is on disk: this may never change
+
+
+def test_the_last_slot_of_a_transaction_says_when_its_oldest_event_was_produced() -> None:
+    stage = Stage()
+    stage.run()  # its folds have begun: what comes now is folded as it comes
+    for hour, taken_ms in ((0, START + 900), (1, START + 50), (0, START + 400)):
+        stage.send(Ride(7, START + hour * HOUR), 0)
+        stage.log.read("events.rides", 0)[-1].timestamp = START + HOUR + taken_ms - START
+    stage.send(Ride(7, START + HOUR, mph=None), 1)
+    stage.log.read("events.rides", 1)[-1].timestamp = START + 40 * HOUR  # arrived, so it says, days before
+
+    stage.run()
+
+    told = [
+        freshness.produced_ms(raw)
+        for partition in range(PARTITIONS)
+        for raw in stage.log.read("features.speed", partition)
+        if featurelog.parse_key(raw.key or b"").entity is not None
+    ]
+    assert told == [None, START]

@@ -13,9 +13,9 @@ import pytest
 from trimtab_core import specs
 from trimtab_core.specs import Model, Source
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
-from trimtab_feature_store.historical import EVER_MS, Historical, TrainingSet, Wanted, arrow_pieces, digest
+from trimtab_feature_store.historical import Historical, TrainingSet, Wanted, arrow_pieces, digest
 from trimtab_feature_store.rows import Rows
-from trimtab_feature_store.store import Piece
+from trimtab_feature_store.store import EVER_MS, Piece
 from trimtab_feature_store.tables import EventTable, events_table
 from trimtab_feature_store.testing import MemoryStore
 from trimtab_runtime.clock import iso
@@ -42,7 +42,7 @@ class Event:
     late_ms: int = 0
 
 
-def a_book(**changes: Any) -> SpecBook:
+def a_book(views: dict[str, Any] | None = None, **changes: Any) -> SpecBook:
     model = {
         "task": "regression",
         "source": "asks",
@@ -60,6 +60,7 @@ def a_book(**changes: Any) -> SpecBook:
         ("Source", "rides", {**CONTRACT, "fields": FIELDS}),
         ("FeatureView", "speed", {**fold, "entity": "zone", "aggregates": [speed]}),
         ("FeatureView", "city", {**fold, "aggregates": [city]}),
+        *(("FeatureView", name, fold | view) for name, view in (views or {}).items()),
         ("Model", "m", model | changes),
     ):
         book.put(specs.parse(kind, {"metadata": {"name": name}, "spec": spec}))
@@ -133,6 +134,50 @@ def test_a_row_sees_completed_slots_of_its_window_and_its_own_fields(world: Worl
     assert (made.rows_without_label, set(made.versions)) == (0, {"events/asks", "events/rides"})
 
 
+def test_an_entity_of_several_fields_is_joined_by_all_of_them_and_a_null_part_has_no_features() -> None:
+    both = {
+        "entity": ["zone", "mph"],
+        "aggregates": [{"field": "id", "functions": ["count"], "windows": ["4h"]}],
+    }
+    world = World(a_book({"both": both}, features=["both.*"]))
+    told = [(1, 5.0), (1, 5.0), (1, 6.0), (2, 5.0), (None, 5.0), (1, None)]
+    world.archive("rides", [Event(f"r{at}", START, zone, mph) for at, (zone, mph) in enumerate(told)])
+    asks = [Event(f"a{at}", START + HOUR, zone, mph) for at, (zone, mph) in enumerate(told)]
+    world.archive("asks", asks)
+    world.archive("rides", [Event(ask.id, START + 2 * HOUR, mph=1) for ask in asks])
+
+    counts = world.make(START, START + 10 * HOUR).rows["both.id_count_4h"].to_pylist()
+
+    assert counts == [2, 2, 1, 1, 0, 0]
+
+
+def test_an_expression_is_computed_from_what_serving_would_have_seen() -> None:
+    expected = "share = request.zone / speed.mph_mean_4h"
+    world = World(a_book(features=["hour(at)", expected]))
+    world.archive("rides", [Event("r", START, mph=10)])
+    world.archive("asks", [Event("a", START + HOUR), Event("b", START + HOUR, zone=2)])
+    world.archive("rides", [Event(key, START + 2 * HOUR, mph=1) for key in "ab"])
+
+    rows = world.make(START, START + 10 * HOUR).rows
+
+    assert rows.column_names == ["key", "event_time_ms", "hour(at)", expected, "label"]
+    np.testing.assert_array_equal(rows[expected].to_numpy(), [0.1, np.nan])
+
+
+def test_functions_of_texts_and_of_ends_are_answered_from_the_archive() -> None:
+    ends = {"field": "mph", "functions": ["first", "last", "p50"], "windows": ["4h"], "where": "id != 'r1'"}
+    told = {"field": "id", "functions": ["distinct_count"], "windows": ["4h"]}
+    world = World(a_book({"all": {"aggregates": [ends, told]}}, features=["all.*"]))
+    world.archive("rides", [Event(f"r{h % 3}", START + h * HOUR, mph=10.0 + h) for h in range(4)])
+    world.archive("asks", [Event("a", START + 4 * HOUR)])
+    world.archive("rides", [Event("a", START + 5 * HOUR, mph=33)])
+
+    (row,) = world.make(START, START + 10 * HOUR).rows.to_pylist()
+
+    assert (row["all.mph_first_4h"], row["all.mph_last_4h"], row["all.id_distinct_count_4h"]) == (10, 13, 3)
+    assert row["all.mph_p50_4h"] == pytest.approx(12, rel=0.0101)
+
+
 def test_what_had_not_arrived_when_a_row_was_asked_is_not_seen(world: World) -> None:
     world.archive("rides", [Event("r", START, mph=10, late_ms=2 * HOUR)])
     asks = [Event("early", START + HOUR), Event("later", START + 2 * HOUR + 1)]
@@ -180,6 +225,28 @@ def test_a_label_counts_from_the_row_on_and_not_too_late(world: World) -> None:
         "in time": 3,
     }
     assert made.rows_without_label == 3
+
+
+def test_a_row_can_hold_its_own_label_and_yes_counts_as_one() -> None:
+    own = {
+        "features": ["request.zone"],
+        "label": {"source": "rides", "on": "id", "value": "mph", "within": "1h"},
+    }
+    fields = {**FIELDS, "mph": {"type": "boolean", "nullable": True}}
+    book = a_book(source="rides", task="binary", **own)
+    book.put(specs.parse("Source", {"metadata": {"name": "rides"}, "spec": {**CONTRACT, "fields": fields}}))
+    world = World(book)
+    # The key comes again later, as a customer's does: each row has the label that it holds.
+    world.archive("rides", [Event("a", START, mph=True), Event("b", START, mph=None)])
+    world.archive("rides", [Event("a", START + HOUR, zone=2, mph=False)])
+
+    made = world.make(START, START + 9 * HOUR)
+
+    assert made.rows.select(["key", "request.zone", "label"]).to_pylist() == [
+        {"key": "a", "request.zone": 1, "label": 1.0},
+        {"key": "a", "request.zone": 2, "label": 0.0},
+    ]
+    assert made.rows_without_label == 1
 
 
 def test_a_row_without_an_entity_is_nobodys(world: World) -> None:

@@ -6,8 +6,9 @@ from functools import partial
 from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2_grpc import add_FeatureStoreServicer_to_server
-from trimtab_runtime import bus, rpc
+from trimtab_runtime import bus, door
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
@@ -19,6 +20,7 @@ from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.online import OnlineViews
 from trimtab_feature_store.repartition import Repartition
 from trimtab_feature_store.seeding import Seeds
+from trimtab_feature_store.skew import Skew
 from trimtab_feature_store.store import DeltaStore
 
 
@@ -46,17 +48,28 @@ async def run(config: Config) -> None:
         views = [view for view in book.views.values() if view.spec.source in book.sources]
         repartition.set_topics({topics.EVENTS.named(view.spec.source).name for view in views})
         fold.set_topics({topics.KEYED.named(view.name).name for view in views})
+        online.update()
 
     book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
     specs = book.follower(servers)
-    online = OnlineViews(servers, book, patience_s=config.patience_s)
+    freshness = Freshness(clock, config.instance)
+    online = OnlineViews(servers, book, freshness)
     async with bus.open_producer(servers) as producer:
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
-        api = FeatureStoreApi(online, Historical(book, tables, archive), clock, patience_s=config.patience_s)
+        historical = Historical(book, tables, archive)
+        api = FeatureStoreApi(
+            online, historical, Skew(historical, tables), clock, patience_s=config.patience_s
+        )
         register = partial(add_FeatureStoreServicer_to_server, api)
         async with (
-            rpc.serving(config.grpc_address, register, ["trimtab.features.v1.FeatureStore"]) as set_ready,
+            door.serving(
+                config.grpc_address,
+                register,
+                ["trimtab.features.v1.FeatureStore"],
+                threads=config.threads,
+                max_waiting=config.max_waiting,
+            ) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(specs.run())
@@ -65,4 +78,5 @@ async def run(config: Config) -> None:
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())
             tasks.create_task(online.follower.run())
-            await set_ready(True)
+            tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))
+            set_ready(True)

@@ -16,6 +16,10 @@ class Config:
     """Where the archive's tables are kept; all feature stores share it."""
     instance: str = "feature_store-0"
     """Name of this process among the feature stores."""
+    threads: int = 4
+    """Questions about online features answered at once; Python runs one of them at a time."""
+    max_waiting: int = 1024
+    """Calls let in and not yet answered; one more is told to come back later."""
     max_records: int = 5000
     """Most rows of one transaction."""
     patience_s: float = 60.0

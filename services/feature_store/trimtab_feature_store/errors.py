@@ -1,7 +1,8 @@
 """What the feature store refuses.
 
 Rejected
-├── BadWindow            a training set's times make no range
+├── BadWindow            a range of times is none
+├── BadQuestion          features or entities that mean nothing, or too many of them
 └── ArchiveConflict      (Conflict) a field changed its type
 Unavailable
 ├── NotArchivedYet       the archive has not come as far as was asked
@@ -14,10 +15,14 @@ from trimtab_runtime.errors import Conflict, Rejected, Unavailable
 
 
 class BadWindow(Rejected):
-    """A training set's times make no range."""
+    """A range of times is none."""
 
     def __init__(self, start_ms: int, end_ms: int) -> None:
         super().__init__(f"start {iso(start_ms)} is not before end {iso(end_ms)}: ask for an earlier start")
+
+
+class BadQuestion(Rejected):
+    """Features or entities are asked for that mean nothing, or too many of them."""
 
 
 class ArchiveConflict(Conflict):

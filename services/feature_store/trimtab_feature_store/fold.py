@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_core.slots import Folded, FoldState, Layout
 from trimtab_core.specs import FeatureView, Source
-from trimtab_runtime import featurelog, records
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import Progress
@@ -164,8 +165,11 @@ class Fold:
         pieces: list[KeyedRows] = []
         out: list[Outgoing] = []
         marks = dict(self._watermark_ms)
+        produced: list[int] = []
         for record in batch:
             if record.value:
+                if (produced_ms := freshness.produced_ms(record)) is not None:
+                    produced.append(produced_ms)
                 try:
                     pieces.append(keyed.decode(record.value))
                 except BadRows as error:
@@ -177,9 +181,11 @@ class Fold:
         except SeedOutgrown:
             # How far this generation has come is forgotten, so its next worker begins it again.
             self._is_outgrown = True
-            return [*out, self._out(featurelog.key(shape.generation, None, 0), None)]
-        if live:
-            out += self._fold(shape, state, live)
+            return [*out, self._out(featurelog.key(shape.generation, None, self.partition), None)]
+        folded = self._fold(shape, state, live) if live else []
+        if folded and produced:
+            folded[-1] = msgspec.structs.replace(folded[-1], headers=[freshness.header(min(produced))])
+        out += folded
         if marks != self._watermark_ms:
             self._watermark_ms = marks
             out += self._move_on(shape, state)
@@ -219,12 +225,17 @@ class Fold:
     def _slot(self, shape: Shape, state: FoldState, entity: str, index: int) -> Outgoing:
         slot, partials = state.slot(entity, index)
         return self._out(
-            featurelog.key(shape.generation, entity, index), featurelog.slot_value(entity, slot, partials)
+            featurelog.key(shape.generation, entity, index),
+            featurelog.slot_value(entity, slot, partials, state.sketches(entity, index)),
         )
 
     def _move_on(self, shape: Shape, state: FoldState) -> list[Outgoing]:
         progress = self._progress(shape)
-        out = [self._out(featurelog.key(shape.generation, None, 0), featurelog.progress_value(progress))]
+        out = [
+            self._out(
+                featurelog.key(shape.generation, None, self.partition), featurelog.progress_value(progress)
+            )
+        ]
         reached, before = progress.least_ms(), self._reached_ms
         if reached is None or reached == before:
             return out
@@ -265,7 +276,8 @@ def _folded(state: FoldState, shape: Shape, pieces: Sequence[KeyedRows]) -> Fold
     return state.fold(
         [entity for piece in pieces for entity in piece.entity],
         np.concatenate([np.array(piece.event_time_ms, np.int64) for piece in pieces]),
-        np.concatenate([piece.values(shape.layout.fields) for piece in pieces]),
+        np.concatenate([piece.values(shape.layout.groups) for piece in pieces]),
+        [each for piece in pieces for each in piece.id] if shape.layout.ends else (),
     )
 
 

@@ -1,9 +1,12 @@
 """gRPC door of the feature store: features now, and features then."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trimtab_contracts.features.v1.features_pb2 import (
+    AuditSkewRequest,
+    AuditSkewResponse,
     GetArchiveWatermarkRequest,
     GetArchiveWatermarkResponse,
     GetHistoricalFeaturesRequest,
@@ -15,33 +18,39 @@ from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
-from trimtab_feature_store.historical import EVER_MS, Historical, Wanted, arrow_pieces
-from trimtab_feature_store.online import OnlineViews
+from trimtab_feature_store.errors import BadQuestion
+from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
+from trimtab_feature_store.online import Answer, OnlineViews
+from trimtab_feature_store.skew import Audit, Compared, Example, Skew
+from trimtab_feature_store.store import EVER_MS
+
+_FIRST_S = 10.0
+"""How long a question waits for views that are read for the first time, at most: it holds a thread of the door."""
 
 
 class FeatureStoreApi(FeatureStoreServicer):
     """Answers `trimtab.features.v1.FeatureStore`."""
 
     def __init__(
-        self, online: OnlineViews, historical: Historical, clock: Clock, *, patience_s: float
+        self, online: OnlineViews, historical: Historical, skew: Skew, clock: Clock, *, patience_s: float
     ) -> None:
+        """Make it on the event loop that the views are followed on; plain handlers run on other threads."""
+        self._loop = asyncio.get_running_loop()
         self._online = online
         self._historical = historical
+        self._skew = skew
         self._clock = clock
         self._patience_s = patience_s
 
-    async def GetOnlineFeatures(
-        self, request: GetOnlineFeaturesRequest, context: Any
-    ) -> GetOnlineFeaturesResponse:
-        """Return the features of some entities at a time, or now."""
+    def GetOnlineFeatures(self, request: GetOnlineFeaturesRequest, context: Any) -> GetOnlineFeaturesResponse:
+        """Return features of some entities at a time, or now; all views are read at one time."""
+        plan = self._online.plan(request.features)
+        if self._online.lacks(plan):
+            patience_s = min(_FIRST_S, context.time_remaining() or _FIRST_S)
+            following = self._online.follow(plan, patience_s=patience_s)
+            asyncio.run_coroutine_threadsafe(following, self._loop).result()
         at_ms = from_timestamp(request.at) if request.HasField("at") else self._clock.now_ms()
-        answer = await self._online.get(request.view, list(request.entities), at_ms)
-        response = GetOnlineFeaturesResponse(
-            columns=answer.columns, values=answer.values.ravel().tolist(), found=answer.found
-        )
-        if answer.watermark_ms is not None:
-            response.watermark.CopyFrom(to_timestamp(answer.watermark_ms))
-        return response
+        return _online_message(self._online.read(plan, _entity_columns(request), at_ms))
 
     async def GetHistoricalFeatures(
         self, request: GetHistoricalFeaturesRequest, context: Any
@@ -56,11 +65,11 @@ class FeatureStoreApi(FeatureStoreServicer):
                 as_of_ms=from_timestamp(request.as_of) if request.HasField("as_of") else EVER_MS,
                 wait_until_ms=from_timestamp(request.wait_until),
             ),
-            patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.9, self._patience_s),
+            patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.8, self._patience_s),
         )
         yield HistoricalFeatures(
             dataset=HistoricalFeatures.Dataset(
-                tables=[TableVersion(table=name, version=version) for name, version in made.versions.items()],
+                tables=_tables(made.versions),
                 rows=made.rows.num_rows,
                 rows_without_label=made.rows_without_label,
                 digest=made.digest,
@@ -78,3 +87,74 @@ class FeatureStoreApi(FeatureStoreServicer):
         if reached_ms is not None:
             response.watermark.CopyFrom(to_timestamp(reached_ms))
         return response
+
+    async def AuditSkew(self, request: AuditSkewRequest, context: Any) -> AuditSkewResponse:
+        """Return how what serving logged compares with what the archive says."""
+        audit = await self._skew.audit(
+            request.model,
+            from_timestamp(request.since) if request.HasField("since") else None,
+            from_timestamp(request.until) if request.HasField("until") else None,
+        )
+        return _audit_message(audit)
+
+
+def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:
+    columns = {column.field: list(column.values) for column in request.entities}
+    if len(columns) < len(request.entities):
+        fields = [column.field for column in request.entities]
+        twice = next(field for field in fields if fields.count(field) > 1)
+        raise BadQuestion(f"entity column {twice!r} is there twice: drop one")
+    return columns
+
+
+def _online_message(answer: Answer) -> GetOnlineFeaturesResponse:
+    return GetOnlineFeaturesResponse(
+        names=answer.names,
+        values=answer.values.ravel().tolist(),
+        statuses=answer.statuses.tobytes(),
+        views=[
+            GetOnlineFeaturesResponse.View(
+                name=each.name,
+                as_of=to_timestamp(each.as_of_ms),
+                watermark=None if each.watermark_ms is None else to_timestamp(each.watermark_ms),
+                freshness_ms=each.freshness_ms,
+            )
+            for each in answer.views
+        ],
+    )
+
+
+def _audit_message(audit: Audit) -> AuditSkewResponse:
+    return AuditSkewResponse(
+        features=[_feature_message(name, each) for name, each in audit.features.items()],
+        rows=audit.rows,
+        mismatched=audit.mismatched,
+        rows_without_event=audit.rows_without_event,
+        rows_of_old_features=audit.rows_of_old_features,
+        tables=_tables(audit.versions),
+    )
+
+
+def _feature_message(name: str, compared: Compared) -> AuditSkewResponse.Feature:
+    return AuditSkewResponse.Feature(
+        name=name,
+        rows=compared.rows,
+        mismatched=compared.mismatched,
+        missing=compared.missing,
+        extra=compared.extra,
+        worst=None if compared.worst is None else _example_message(compared.worst),
+    )
+
+
+def _example_message(example: Example) -> AuditSkewResponse.Example:
+    return AuditSkewResponse.Example(
+        key=example.key,
+        event_time=to_timestamp(example.event_time_ms),
+        version=example.version,
+        logged=example.logged,
+        recomputed=example.recomputed,
+    )
+
+
+def _tables(versions: Mapping[str, int]) -> list[TableVersion]:
+    return [TableVersion(table=name, version=version) for name, version in versions.items()]

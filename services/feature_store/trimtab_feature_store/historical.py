@@ -8,23 +8,24 @@ request and of the rows in the tables' versions: the same again has the same dig
 import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from trimtab_core.contract import entity_text
+from trimtab_core.contract import entity_key, entity_text
 from trimtab_core.features import (
     Feature,
     FeatureFault,
     RequestEvaluator,
     ViewFeature,
+    inputs,
     required_fields,
     resolve,
 )
+from trimtab_core.grouping import Grouping
 from trimtab_core.pointintime import join_labels, point_in_time
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Source
@@ -32,44 +33,14 @@ from trimtab_runtime.errors import Rejected
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
-from trimtab_feature_store.store import Reach
+from trimtab_feature_store.store import Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
 
-EVER_MS = 2**62
 _POLL_S = 0.05
 _TIMES = ("event_time_ms", "arrived_at_ms")
 _PLACE = ("partition", "offset")
 _NOBODY = "\x00"
 """Entity and key of a row that has none: no event has it either."""
-
-
-class Tables(Protocol):
-    """What is asked of the archive; each call blocks."""
-
-    def reach(self, table: str, partitions: int) -> Reach:
-        """Return how far the newest version of a table has come."""
-        ...
-
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str],
-        *,
-        version: int,
-        start_ms: int,
-        end_ms: int,
-        arrived_by_ms: int,
-    ) -> pa.Table:
-        """Return columns of the rows with event time in [start, end) that arrived by a time."""
-        ...
-
-
-class Flushing(Protocol):
-    """What can be told that somebody waits for the archive."""
-
-    def hurried(self, sources: Sequence[str]) -> AbstractContextManager[None]:
-        """Flush the events of `sources` at once, as long as the context is open."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +66,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """A model's set, spelled out, over fixed versions of the tables."""
 
     wanted: Wanted
@@ -125,17 +96,34 @@ class Historical:
             BadWindow: its times make no range.
             NotArchivedYet: the archive did not come so far within `patience_s`.
         """
+        plan = await self.plan(wanted, patience_s=patience_s)
+        async with self._one:
+            return await asyncio.to_thread(Making(self._tables, plan).make)
+
+    async def plan(
+        self, wanted: Wanted, features: Sequence[str] | None = None, *, patience_s: float = 60.0
+    ) -> Plan:
+        """Return what a set is made of: the model's features, or those given, over the tables as they stand.
+
+        Raises: as `training_set` does.
+        """
         if wanted.start_ms >= wanted.end_ms:
             raise BadWindow(wanted.start_ms, wanted.end_ms)
         model = self._book.model(wanted.model)
         source = self._book.source(model.spec.source)
-        features = self._features(model, source)
-        views = self._views(features)
+        resolved = self._features(model, source, features)
+        views = self._views(resolved)
         sources = self._sources(model, views.values())
         versions = await self._passed(sources, wanted.wait_until_ms, patience_s)
-        plan = _Plan(wanted, model, source, views, sources, features, versions)
-        async with self._one:
-            return await asyncio.to_thread(_Making(self._tables, plan).make)
+        return Plan(wanted, model, source, views, sources, resolved, versions)
+
+    def check(self, name: str) -> None:
+        """Refuse a model that cannot be made a set for.
+
+        Raises:
+            UnknownModel, UnknownSource: the model, or what it leans on, is not there.
+        """
+        self._book.source(self._book.model(name).spec.source)
 
     async def watermark_ms(self, name: str) -> int | None:
         """Return how far all that a model is trained on is archived, None if something of it is not at all.
@@ -150,8 +138,12 @@ class Historical:
         reached = [(await self._reach(source)).least() for source in sources.values()]
         return min(reached) or None
 
-    def _views(self, features: Iterable[Feature]) -> dict[str, FeatureView]:
-        return {each.view: self._book.view(each.view) for each in features if isinstance(each, ViewFeature)}
+    def _views(self, features: Sequence[Feature]) -> dict[str, FeatureView]:
+        return {
+            each.view: self._book.view(each.view)
+            for each in inputs(features)
+            if isinstance(each, ViewFeature)
+        }
 
     def _sources(self, model: Model, views: Iterable[FeatureView]) -> dict[str, Source]:
         names = [model.spec.source, model.spec.label.source, *(view.spec.source for view in views)]
@@ -161,10 +153,12 @@ class Historical:
         table = events_table(source.name)
         return await asyncio.to_thread(self._tables.reach, table, source.spec.partitions)
 
-    def _features(self, model: Model, source: Source) -> tuple[Feature, ...]:
+    def _features(
+        self, model: Model, source: Source, features: Sequence[str] | None = None
+    ) -> tuple[Feature, ...]:
         try:
             views = {name: view.spec for name, view in self._book.views.items()}
-            return resolve(model.spec.features, source.spec, views)
+            return resolve(model.spec.features if features is None else features, source.spec, views)
         except FeatureFault as fault:
             raise Rejected(f"model {model.name!r}: {fault}") from fault
 
@@ -189,24 +183,17 @@ class Historical:
         return versions
 
 
-class _Making:
-    """One training set in the making."""
+class Making:
+    """What the archive says of the rows of a plan; each call blocks."""
 
-    def __init__(self, tables: Tables, plan: _Plan) -> None:
+    def __init__(self, tables: Tables, plan: Plan) -> None:
         self._tables = tables
         self._plan = plan
 
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
-        plan, spine = self._plan, self._spine()
-        at = _ints(spine["event_time_ms"])
-        keys = _texts(self._field(spine, plan.model.spec.label.on))
-        matrix = self._own_features(spine)
-        for name, view in plan.views.items():
-            columns = self._view(view, spine, at)
-            for place, feature in enumerate(plan.features):
-                if isinstance(feature, ViewFeature) and feature.view == name:
-                    matrix[:, place] = columns[:, view.spec.columns().index(feature.column)]
+        plan, spine = self._plan, self.spine()
+        at, keys, matrix = _ints(spine["event_time_ms"]), self.keys(spine), self.features(spine)
         labels, without = self._labels(keys, at)
         known = ~np.isnan(labels)
         rows = pa.table(
@@ -219,44 +206,61 @@ class _Making:
         )
         return TrainingSet(rows, without, plan.versions, digest(rows))
 
-    def _spine(self) -> pa.Table:
+    def features(self, spine: pa.Table) -> NDArray[np.float64]:
+        """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
+        at = _ints(spine["event_time_ms"])
+        evaluator = RequestEvaluator(self._plan.features)
+        matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs))
+        for name, view in self._plan.views.items():
+            columns = self._view(view, spine, at)
+            for place, each in enumerate(evaluator.inputs):
+                if isinstance(each, ViewFeature) and each.view == name:
+                    matrix[:, place] = columns[:, view.spec.columns().index(each.column)]
+        return evaluator.finish(matrix)
+
+    def keys(self, spine: pa.Table) -> pa.Array:
+        """Return what the label of each row of the spine is found by, as text."""
+        return _texts(self._field(spine, self._plan.model.spec.label.on))
+
+    def spine(self) -> pa.Table:
+        """Return the archived events of the model's source, in order of event time."""
         wanted, source = self._plan.wanted, self._plan.source
         views = {name: view.spec for name, view in self._plan.views.items()}
         fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
         return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
 
-    def _own_features(self, spine: pa.Table) -> NDArray[np.float64]:
-        own = [feature for feature in self._plan.features if not isinstance(feature, ViewFeature)]
-        names = sorted(required_fields(own, {}))
+    def _own_fields(self, spine: pa.Table, features: Sequence[Feature]) -> list[dict[str, Any]]:
+        """Return the rows of the spine with what features read of the row itself."""
+        names = sorted(required_fields([each for each in features if not isinstance(each, ViewFeature)], {}))
+        if not names:
+            return [{}] * spine.num_rows
         columns = [self._field(spine, name).to_pylist() for name in names]
-        rows: list[dict[str, Any]] = (
-            [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-            if names
-            else [{}] * spine.num_rows
-        )
-        return RequestEvaluator(self._plan.features).evaluate(rows)
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _view(self, view: FeatureView, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
         source = self._plan.sources[view.spec.source]
         layout = Layout.of(view.spec, source.spec.lateness)
-        wanted, entity = self._plan.wanted, view.spec.entity
+        wanted, entities = self._plan.wanted, view.spec.entities
         longest = max(column.slots for column in layout.columns) * layout.hop_ms
-        fields = [*layout.fields, *([entity] if entity is not None else [])]
-        events = self._read(source, fields, layout.boundary_of(wanted.start_ms) - longest, wanted.end_ms)
-        if entity is None:
-            events_of, spine_of = [_everybody(table.num_rows) for table in (events, spine)]
-        else:
-            events = events.filter(pc.is_valid(events[column_of(entity)]))
-            events_of, spine_of = _texts(events[column_of(entity)]), _texts(spine[column_of(entity)])
-        values = [_numbers(events[column_of(name)]) for name in layout.fields]
+        fields = [*layout.fields, *entities]
+        start_ms = layout.boundary_of(wanted.start_ms) - longest
+        events = self._read(source, fields, start_ms, wanted.end_ms, ["id"] if layout.ends else [])
+        for name in entities:
+            events = events.filter(pc.is_valid(events[column_of(name)]))
+        events_of, spine_of = (
+            _entities([table[column_of(name)] for name in entities], table.num_rows)
+            for table in (events, spine)
+        )
+        columns = {name: events[column_of(name)] for name in layout.fields}
         return point_in_time(
             layout,
             events_of,
             _ints(events["event_time_ms"]),
-            np.stack(values, axis=1),
+            Grouping(layout, source.spec.fields).values(columns, events.num_rows),
             _ints(events["arrived_at_ms"]),
             spine_of,
             at,
+            events["id"].to_pylist() if layout.ends else (),
         )
 
     def _labels(self, keys: pa.Array, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
@@ -276,12 +280,14 @@ class _Making:
             wanted.as_of_ms,
         )
 
-    def _read(self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int) -> pa.Table:
-        """Return fields, times and place of archived rows, in an order that does not depend on how they are stored."""
+    def _read(
+        self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int, more: Sequence[str] = ()
+    ) -> pa.Table:
+        """Return fields, times, place and `more` of archived rows, in an order that their storage has no part in."""
         table = events_table(source.name)
         found = self._tables.read(
             table,
-            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE])),
+            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE, *more])),
             version=self._plan.versions[table],
             start_ms=start_ms,
             end_ms=end_ms,
@@ -327,14 +333,23 @@ def _texts(column: Any) -> pa.Array:
     return pc.fill_null(whole, _NOBODY)
 
 
-def _everybody(count: int) -> pa.Array:
-    return pa.repeat(pa.scalar(""), count)
+def _entities(columns: Sequence[Any], rows: int) -> pa.Array:
+    """Return the entities that columns name together."""
+    if len(columns) == 1:
+        return _texts(columns[0])
+    named: dict[tuple[Any, ...], str] = {}
+    values = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * rows
+    texts = [named[each] if each in named else named.setdefault(each, _entity(each)) for each in values]
+    return pa.array(texts, pa.string())
+
+
+def _entity(values: tuple[Any, ...]) -> str:
+    key = entity_key(values)
+    return _NOBODY if key is None else key
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
-    """Return what a fold makes of a field's values: a number, or 1 for whatever else can only be counted."""
-    if pa.types.is_string(column.type):
-        column = pc.if_else(pc.is_valid(column), 1.0, None)
+    """Return a numeric field's values, NaN where null."""
     return np.array(column.cast(pa.float64()).to_numpy(), np.float64)
 
 

@@ -1,8 +1,8 @@
-"""What travels on keyed.<view>: the fields that a view folds, many rows a record, column by column.
+"""What travels on keyed.<view>: the values of a view's groups, many rows a record, column by column.
 
 A record holds rows of one partition of the view, all from one partition of
 events.<source> and in its order, stamped with the generation of the view that chose
-the fields.
+the groups.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.contract import entity_text
+from trimtab_core.contract import entity_key, entity_text
+from trimtab_core.slots import Group
 
 
 class BadRows(ValueError):
@@ -20,7 +21,6 @@ class BadRows(ValueError):
 
 ROWS_A_RECORD = 2_000
 BYTES_A_RECORD = 500_000
-_NUMERIC = frozenset({"integer", "number"})
 
 
 class KeyedRows(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ class KeyedRows(msgspec.Struct, frozen=True):
     entity: list[str]
     event_time_ms: list[int]
     id: list[str]
-    fields: dict[str, list[float | None]]
-    """By name, what the view's layout reads."""
+    groups: dict[str, list[float | None]]
+    """By name of the group of the view's layout; null where a row does not count."""
 
     def part(self, start: int, end: int) -> "KeyedRows":
         """Return the rows of [start, end)."""
@@ -46,15 +46,15 @@ class KeyedRows(msgspec.Struct, frozen=True):
             self.entity[start:end],
             self.event_time_ms[start:end],
             self.id[start:end],
-            {name: values[start:end] for name, values in self.fields.items()},
+            {name: values[start:end] for name, values in self.groups.items()},
         )
 
-    def values(self, fields: Sequence[str]) -> NDArray[np.float64]:
-        """Return the fields' values [rows, fields], NaN where null or unknown."""
-        found = np.full((len(self.entity), len(fields)), np.nan)
-        for at, name in enumerate(fields):
-            if name in self.fields:
-                found[:, at] = self.fields[name]  # null becomes NaN
+    def values(self, groups: Sequence[Group]) -> NDArray[np.float64]:
+        """Return the groups' values [rows, groups], NaN where a row does not count."""
+        found = np.full((len(self.entity), len(groups)), np.nan)
+        for at, group in enumerate(groups):
+            if group.name in self.groups:
+                found[:, at] = self.groups[group.name]  # null becomes NaN
         return found
 
 
@@ -83,23 +83,19 @@ def decode(value: bytes) -> KeyedRows:
         rows = _decode(value)
     except msgspec.DecodeError as error:
         raise BadRows(f"no rows of a view: {error}") from error
-    lengths = {len(rows.entity), len(rows.offset), len(rows.event_time_ms), *map(len, rows.fields.values())}
+    lengths = {len(rows.entity), len(rows.offset), len(rows.event_time_ms), len(rows.id)}
+    lengths |= {len(values) for values in rows.groups.values()}
     if len(lengths) > 1:
         raise BadRows(f"the columns of a view's rows are of lengths {sorted(lengths)}")
     return rows
 
 
-def entity_texts(values: Sequence[Any]) -> list[str | None]:
-    """Return entities as the texts that name them everywhere; None where a row has none."""
-    if all(type(value) is str for value in values):
-        return list(values)
-    return [None if value is None else entity_text(value) for value in values]
-
-
-def numbers(values: Sequence[Any], kind: str) -> list[float | None]:
-    """Return what a fold makes of a field's values: a number, or 1 for whatever else can only be counted."""
-    if kind in _NUMERIC:
-        return list(values)
-    if kind == "boolean":
-        return [None if value is None else float(value) for value in values]
-    return [None if value is None else 1.0 for value in values]
+def entity_texts(columns: Sequence[Sequence[Any]], rows: int) -> list[str | None]:
+    """Return the entities that columns name together, as the texts that name them everywhere; None where a part is null."""
+    if not columns:
+        return [""] * rows
+    if len(columns) > 1:
+        return list(map(entity_key, zip(*columns, strict=True)))
+    if all(type(value) is str for value in columns[0]):
+        return list(columns[0])
+    return [None if value is None else entity_text(value) for value in columns[0]]

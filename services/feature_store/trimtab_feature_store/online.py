@@ -1,115 +1,254 @@
 """The online features as this process reads them back from features.<view>.
 
 Any process answers for every entity, whoever folds it. A view is followed from the
-first time somebody asks for it, so a store that nobody asks reads nothing.
+first time somebody asks for it, so a store that nobody asks reads nothing. Questions
+come from many threads, and once a view is followed they wait for nobody.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_contracts import topics
-from trimtab_core.slots import FoldState, Layout
+from trimtab_core.contract import entity_key
+from trimtab_core.specs import FeatureView
 from trimtab_runtime import featurelog
-from trimtab_runtime.featurelog import Progress
 from trimtab_runtime.follow import Follower
+from trimtab_runtime.freshness import Freshness
+from trimtab_runtime.onlineview import Floats, Generations, OnlineView, Statuses
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_feature_store.errors import NotRead
+from trimtab_feature_store.errors import BadQuestion, NotRead
 
 FOLLOWS = (topics.FEATURES,)
+MOST_VALUES = 500_000
+"""Of one answer: rows by features."""
 _POLL_S = 0.05
+_MOST_PLANS = 1_000
+
+
+Places = slice | NDArray[np.intp]
+"""Numbers of columns; those that follow one another are a slice, which is quicker to take."""
+
+
+class Columns(NamedTuple):
+    """What a question wants of one view."""
+
+    view: FeatureView
+    places: Places
+    """Of the columns, in the answer."""
+    columns: Places
+    """In the view's values."""
+
+
+class Plan(NamedTuple):
+    """The features of a question, spelled out."""
+
+    names: list[str]
+    views: list[Columns]
+
+
+class ViewRead(NamedTuple):
+    """How one view was read."""
+
+    name: str
+    as_of_ms: int
+    watermark_ms: int | None
+    freshness_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Features of some entities."""
+    """Features of some entities, all at one time."""
 
-    columns: tuple[str, ...]
-    values: NDArray[np.float64]
-    """[entities, columns], NaN where there is none."""
-    found: list[bool]
-    watermark_ms: int | None
-    """The event time that is in them whole; None if nothing has said so."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """One generation of a view."""
-
-    generation: int
-    state: FoldState
-    partitions: int
-    progress: dict[int, Progress] = field(default_factory=dict)
-
-    def watermark_ms(self) -> int | None:
-        reached = [progress.least_ms() for progress in self.progress.values()]
-        if len(reached) < self.partitions or any(each is None for each in reached):
-            return None
-        return min(each for each in reached if each is not None)
+    names: list[str]
+    values: Floats
+    """[rows, names], NaN where there is none."""
+    statuses: Statuses
+    views: list[ViewRead]
 
 
 class OnlineViews:
     """The views that have been asked for."""
 
-    def __init__(self, servers: str, book: SpecBook, *, patience_s: float) -> None:
+    def __init__(self, servers: str, book: SpecBook, freshness: Freshness) -> None:
         self._book = book
-        self._patience_s = patience_s
-        self._held: dict[str, _Held] = {}
+        self._freshness = freshness
+        self._held: dict[str, Generations] = {}
         self._asked: set[str] = set()
+        self._followed: set[str] = set()
+        self._plans: dict[tuple[str, ...], Plan] = {}
         self.follower = Follower(servers, [], self._hear)
         """Run it as a task."""
 
-    async def get(self, view: str, entities: Sequence[str], at_ms: int) -> Answer:
-        """Return the features of `entities` at a time.
+    def update(self) -> None:
+        """Begin anew what has changed in the book; only the event loop calls it."""
+        for name in self._followed:
+            self._current(name)
+
+    def plan(self, features: Sequence[str]) -> Plan:
+        """Return what `features` mean: `view.column`, or `view.*` for all of a view's.
 
         Raises:
-            UnknownView: there is no such view.
-            NotRead: its topic has not been read to the end in time.
+            BadQuestion: there are none, or one of them means nothing.
+            UnknownView: it names a view that is not there.
         """
-        spec = self._book.view(view).spec
-        if view not in self._asked:
-            self._asked.add(view)
-            self.follower.set_topics([topics.FEATURES.named(name).name for name in self._asked])
+        key, views = tuple(features), self._book.views
+        plan = self._plans.get(key)
+        if plan is None or any(views.get(each.view.name) is not each.view for each in plan.views):
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans = {}
+            plan = self._plans[key] = _plan(self._book, key)
+        return plan
+
+    def lacks(self, plan: Plan) -> bool:
+        """Whether a view of the plan has not been read yet: `follow` it first."""
+        return not self._followed.issuperset(each.view.name for each in plan.views)
+
+    async def follow(self, plan: Plan, *, patience_s: float) -> None:
+        """Read the views of a plan, and from now on; only the event loop calls it.
+
+        Raises:
+            NotRead: their topics have not been read to the end within `patience_s`.
+        """
+        names = {each.view.name for each in plan.views}
+        for name in names - self._asked:
+            self._asked.add(name)
+            self._freshness.follow(name)
+        self.follower.set_topics([topics.FEATURES.named(name).name for name in self._asked])
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(patience_s):
                 await self.follower.caught_up()
         except TimeoutError as error:
-            raise NotRead(view) from error
-        held = self._current(view)
-        if held is None:
-            raise NotRead(view)
-        return Answer(
-            spec.columns(),
-            held.state.values(entities, at_ms),
-            [held.state.last_event_slot(entity) >= 0 for entity in entities],
-            held.watermark_ms(),
-        )
+            raise NotRead(min(names - self._followed, default=min(names))) from error
+        for name in names:
+            self._current(name)
+        self._followed |= names
+
+    def read(self, plan: Plan, entities: Mapping[str, Sequence[str]], at_ms: int) -> Answer:
+        """Return the features of some entities at a time, each view as of its own hop boundary.
+
+        `entities` are columns of one length by the name of their field; without any there is one row.
+
+        Raises:
+            BadQuestion: the entities do not fit, or are too many.
+            NotRead: a view has just changed, and what it was cannot answer.
+        """
+        rows = _rows(entities, plan)
+        values = np.empty((rows, len(plan.names)))
+        statuses = np.empty((rows, len(plan.names)), np.uint8)
+        reads = []
+        for each in plan.views:
+            held, columns = self._answering(each)
+            boundary, watermark_ms = held.layout.boundary_of(at_ms), held.until_ms
+            found, told = held.read(_entities(each.view, entities, rows), boundary)
+            values[:, each.places], statuses[:, each.places] = found[:, columns], told[:, columns]
+            reads.append(ViewRead(held.name, boundary, watermark_ms, self._freshness.last_ms(held.name)))
+        return Answer(plan.names, values, statuses, reads)
 
     async def _hear(self, topic: str, partition: int, batch: Sequence[Any]) -> None:
-        view = topics.FEATURES.member(topic)
-        newest = max(featurelog.parse_key(record.key).generation for record in batch)
+        view, batch = topics.FEATURES.member(topic), [each for each in batch if each.key is not None]
+        newest = max(map(_generation, batch), default=0)
         while view in self._book.views and self._book.generation(self._book.views[view]) < newest:
             await asyncio.sleep(_POLL_S)  # the spec that this was folded by is on its way
-        held = self._current(view)
-        if held is None:
-            return
-        applied = featurelog.apply(held.state, batch, held.generation)
-        if applied.progress is not None:
-            held.progress[partition] = applied.progress
+        self._current(view)
+        if (held := self._held.get(view)) is not None:
+            held.apply(partition, batch)
+            self._freshness.note(view, batch)
 
-    def _current(self, name: str) -> _Held | None:
-        """Return what is held of a view's present generation, nothing at first; None if the view is gone."""
+    def _answering(self, wanted: Columns) -> tuple[OnlineView, Places]:
+        """Return the generation that answers for a view, which may be the one before, and the columns' places in it."""
+        name = wanted.view.name
+        held = each.current if (each := self._held.get(name)) is not None else None
+        if held is None:
+            raise NotRead(name)  # the event loop sees to it in a moment
+        if held.spec is wanted.view.spec or held.spec == wanted.view.spec:
+            return held, wanted.columns
+        now, there = wanted.view.spec.columns(), held.spec.columns()
+        names = [now[at] for at in np.arange(len(now))[wanted.columns].tolist()]
+        if held.spec.entity != wanted.view.spec.entity or not set(names) <= set(there):
+            raise NotRead(name)
+        return held, np.array([there.index(each) for each in names])
+
+    def _current(self, name: str) -> None:
+        """Follow what a view is by now; forget it if it is gone."""
         view = self._book.views.get(name)
         source = self._book.sources.get(view.spec.source) if view is not None else None
         if view is None or source is None:
-            return None
-        generation, held = self._book.generation(view), self._held.get(name)
-        if held is None or held.generation != generation:
-            state = FoldState(Layout.of(view.spec, source.spec.lateness))
-            held = _Held(generation, state, source.spec.partitions)
-            self._held[name] = held
-        return held
+            self._held.pop(name, None)
+        else:
+            self._held.setdefault(name, Generations(OnlineView)).follow(
+                view, source, self._book.generation(view)
+            )
+
+
+def _plan(book: SpecBook, features: tuple[str, ...]) -> Plan:
+    if not features:
+        raise BadQuestion("features is empty: name some, such as view.column or view.*")
+    names: list[str] = []
+    wanted: dict[str, tuple[FeatureView, list[int], list[int]]] = {}
+    for feature in features:
+        name, dot, column = feature.partition(".")
+        if not (name and dot and column):
+            raise BadQuestion(f"feature {feature!r} is not understood: write view.column or view.*")
+        view = book.view(name)
+        columns = view.spec.columns()
+        if column != "*" and column not in columns:
+            raise BadQuestion(
+                f"feature {feature!r} names column {column!r}, which the view lacks: it has {', '.join(columns)}"
+            )
+        _, places, numbers = wanted.setdefault(name, (view, [], []))
+        for each in columns if column == "*" else (column,):
+            if f"{name}.{each}" in names:
+                raise BadQuestion(f"feature '{name}.{each}' is asked for twice: drop one")
+            places.append(len(names))
+            numbers.append(columns.index(each))
+            names.append(f"{name}.{each}")
+    return Plan(names, [Columns(view, _run(at), _run(of)) for view, at, of in wanted.values()])
+
+
+def _run(numbers: list[int]) -> Places:
+    follow = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return slice(numbers[0], numbers[-1] + 1) if follow else np.array(numbers, np.intp)
+
+
+def _rows(entities: Mapping[str, Sequence[str]], plan: Plan) -> int:
+    """Return how many rows are asked for."""
+    lengths = {field: len(values) for field, values in entities.items()}
+    rows = next(iter(lengths.values()), 1)
+    if any(length != rows for length in lengths.values()):
+        told = ", ".join(f"{field} has {length}" for field, length in lengths.items())
+        raise BadQuestion(f"the entity columns are of different lengths ({told}): send a value of each a row")
+    if rows * len(plan.names) > MOST_VALUES:
+        raise BadQuestion(
+            f"{rows} rows of {len(plan.names)} features are more than the {MOST_VALUES} values of one answer: "
+            f"ask for {MOST_VALUES // len(plan.names)} rows at a time"
+        )
+    return rows
+
+
+def _entities(view: FeatureView, given: Mapping[str, Sequence[str]], rows: int) -> Sequence[str]:
+    """Return the view's entity of each row, of the columns given."""
+    fields = view.spec.entities
+    for field in fields:
+        if field not in given:
+            there = f"there are {', '.join(given)}" if given else "there are none"
+            raise BadQuestion(
+                f"view {view.name!r} is told apart by {field!r}, and no entity column is called so ({there}): add one"
+            )
+    if len(fields) == 1:
+        return given[fields[0]]
+    if not fields:
+        return [""] * rows
+    return [entity_key(each) or "" for each in zip(*(given[field] for field in fields), strict=True)]
+
+
+def _generation(record: Any) -> int:
+    try:
+        return featurelog.parse_key(record.key).generation
+    except msgspec.DecodeError:
+        return 0

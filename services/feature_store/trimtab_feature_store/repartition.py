@@ -1,7 +1,8 @@
 """Kafka door of the first stage: events.<source> in, keyed.<view> out for every view of the source.
 
 Brings together what belongs together: an event goes to the partition in which its
-entity lives, with only what the view folds. A watermark goes to every partition, with
+entity lives, with only what the view folds of it: a number for each group whose condition
+it meets. A watermark goes to every partition, with
 the number of the input partition it speaks for.
 """
 
@@ -9,9 +10,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
+from trimtab_core.grouping import Grouping
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Source
-from trimtab_runtime import featurelog, records
+from trimtab_core.syntax import TextFault
+from trimtab_runtime import featurelog, freshness, records
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
@@ -27,8 +30,8 @@ HEARS = (topics.EVENTS,)
 class SpecsApart(Unavailable):
     """A view was heard before the source that it leans on; the other is on its way."""
 
-    def __init__(self, source: str, fields: Sequence[str]) -> None:
-        super().__init__(f"a view folds {', '.join(fields)}, which source {source!r} does not have yet")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"a view folds {what}")
 
 
 class Cut:
@@ -38,15 +41,20 @@ class Cut:
         """Take `views` with their generations.
 
         Raises:
-            SpecsApart: the source lacks a field of theirs.
+            SpecsApart: the source lacks a field of theirs, or has it of another type.
         """
         self.source = source
         self.views = views
-        self._fields = {view.name: Layout.of(view.spec, source.spec.lateness).fields for view, _ in views}
-        names = {view.spec.entity for view, _ in views if view.spec.entity is not None}
-        names = names.union(*self._fields.values())
+        layouts = {view.name: Layout.of(view.spec, source.spec.lateness) for view, _ in views}
+        names = {name for view, _ in views for name in view.spec.entities}
+        names = names.union(*(layout.fields for layout in layouts.values()))
         if missing := names - source.spec.fields.keys():
-            raise SpecsApart(source.name, sorted(missing))
+            raise SpecsApart(f"{', '.join(sorted(missing))}, which source {source.name!r} does not have yet")
+        try:
+            self._groupings = {name: Grouping(layout, source.spec.fields) for name, layout in layouts.items()}
+        except TextFault as fault:
+            raise SpecsApart(f"what source {source.name!r} does not have yet: {fault}") from fault
+        self._groups = {name: [group.name for group in layout.groups] for name, layout in layouts.items()}
         self._decoder = RowDecoder(source.spec, names)
 
     @property
@@ -95,14 +103,9 @@ class Cut:
         origin: int,
     ) -> Iterator[tuple[FeatureView, int, KeyedRows]]:
         """Return what `pieces` does, of rows that are columns already."""
-        values = {
-            name: keyed.numbers(column, self._decoder.types[name])
-            for name, column in columns.items()
-            if any(name in fields for fields in self._fields.values())
-        }
         for view, generation in self.views:
-            entity = view.spec.entity
-            entities = [""] * len(ids) if entity is None else keyed.entity_texts(columns[entity])
+            entities = keyed.entity_texts([columns[name] for name in view.spec.entities], len(ids))
+            values, names = self._groupings[view.name].values(columns, len(ids)), self._groups[view.name]
             for partition, places in self._by_partition(entities).items():
                 yield (
                     view,
@@ -114,7 +117,7 @@ class Cut:
                         [entities[at] or "" for at in places],
                         [event_time_ms[at] for at in places],
                         [ids[at] for at in places],
-                        {name: [values[name][at] for at in places] for name in self._fields[view.name]},
+                        dict(zip(names, values[places].T.tolist(), strict=True)),
                     ),
                 )
 
@@ -156,7 +159,7 @@ class Repartition:
         if len(read.rows):
             place = f"{batch[0].topic}/{self._partition}/{batch[0].offset}"
             for view, partition, piece in self._cut.pieces(read.rows, self._partition):
-                headers = _headers(place, view.name)
+                headers = _headers(place, view.name, read.produced_ms)
                 topic = topics.KEYED.named(view.name).name
                 out += [Outgoing(topic, None, value, headers, partition) for value in keyed.encode(piece)]
         if read.watermark_ms is not None and read.watermark_ms > self._watermark_ms:
@@ -176,8 +179,9 @@ class Repartition:
         ]
 
 
-def _headers(place: str, view: str) -> records.Headers:
+def _headers(place: str, view: str, produced_ms: int | None) -> records.Headers:
     return [
+        *([freshness.header(produced_ms)] if produced_ms is not None else []),
         ("ce_specversion", b"1.0"),
         ("ce_id", place.encode()),
         ("ce_type", b"trimtab.keyed"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from trimtab_runtime import records
+from trimtab_runtime import freshness, records
 from trimtab_runtime.clock import parse_iso
 from trimtab_runtime.records import Origin
 
@@ -39,6 +39,8 @@ class Read:
 
     rows: Rows
     watermarks: list[Origin]
+    produced_ms: int | None = None
+    """When the oldest of the rows was produced, as `freshness` says."""
 
     @property
     def watermark_ms(self) -> int | None:
@@ -70,9 +72,11 @@ def read(batch: Sequence[Any]) -> Read:
         arrivals.append(headers.get("ce_arrivedat"))
         taken.append(record.timestamp)
     otherwise = np.array(taken, np.int64)
+    arrived = parse_times(arrivals, otherwise)
     return Read(
-        Rows(payloads, ids, parse_times(times, otherwise), parse_times(arrivals, otherwise), offsets),
+        Rows(payloads, ids, parse_times(times, otherwise), arrived, offsets),
         watermarks,
+        freshness.oldest_ms(arrived, otherwise),
     )
 
 

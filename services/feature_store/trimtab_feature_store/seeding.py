@@ -8,7 +8,6 @@ rows that come only those from that offset on, has every event once.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,12 +20,11 @@ from trimtab_core.specs import FeatureView, Source
 from trimtab_feature_store.errors import EventsNotArchivedYet
 from trimtab_feature_store.keyed import KeyedRows
 from trimtab_feature_store.repartition import Cut
-from trimtab_feature_store.store import Reach
+from trimtab_feature_store.store import EVER_MS, Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
 
 _POLL_S = 0.1
 _ROWS_AT_ONCE = 20_000
-_EVER_MS = 2**62
 _PLACE = ("event_time_ms", "id", "partition", "offset")
 
 
@@ -35,39 +33,6 @@ class ReadPartition(Protocol):
 
     def __call__(self, topic: str, partition: int, *, offset: int = 0) -> AsyncIterator[Sequence[Any]]:
         """Yield the committed records of a partition from an offset on, up to its end."""
-        ...
-
-
-class Tables(Protocol):
-    """What is asked of the archive; each call blocks."""
-
-    def reach(self, table: str, partitions: int) -> Reach:
-        """Return how far the newest version of a table has come."""
-        ...
-
-    def offsets(self, table: str, version: int, topic: str, partitions: int) -> list[int]:
-        """Return the last offset of each of a topic's partitions that a table's version holds, -1 where none."""
-        ...
-
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str],
-        *,
-        version: int,
-        start_ms: int,
-        end_ms: int,
-        arrived_by_ms: int,
-    ) -> pa.Table:
-        """Return columns of the rows with event time in [start, end) that arrived by a time."""
-        ...
-
-
-class Flushing(Protocol):
-    """What can be told that somebody waits for the archive."""
-
-    def hurried(self, sources: Sequence[str]) -> AbstractContextManager[None]:
-        """Flush the events of `sources` at once, as long as the context is open."""
         ...
 
 
@@ -111,12 +76,7 @@ class Seeds:
         def pieces() -> Iterator[KeyedRows]:
             columns = [*map(column_of, cut.fields), *_PLACE]
             found = self._tables.read(
-                table,
-                columns,
-                version=reach.version,
-                start_ms=since_ms,
-                end_ms=_EVER_MS,
-                arrived_by_ms=_EVER_MS,
+                table, columns, version=reach.version, start_ms=since_ms, end_ms=EVER_MS
             )
             for origin in range(partitions):
                 rows = found.filter(pc.field("partition") == origin).sort_by("offset")
@@ -142,14 +102,11 @@ class Seeds:
                 await asyncio.sleep(_POLL_S)
 
     async def _held(self, source: Source) -> tuple[Reach, list[int]]:
-        table, topic, partitions = (
-            events_table(source.name),
-            topics.EVENTS.named(source.name).name,
-            source.spec.partitions,
+        table, topic = events_table(source.name), topics.EVENTS.named(source.name).name
+        reach = await asyncio.to_thread(self._tables.reach, table, source.spec.partitions)
+        return reach, await asyncio.to_thread(
+            self._tables.offsets, table, reach.version, topic, source.spec.partitions
         )
-        reach = await asyncio.to_thread(self._tables.reach, table, partitions)
-        held = await asyncio.to_thread(self._tables.offsets, table, reach.version, topic, partitions)
-        return reach, held
 
     async def _last(self, topic: str, partition: int, after: int) -> int:
         """Return the offset of the last record that is written to a partition, or `after` if none follows that."""

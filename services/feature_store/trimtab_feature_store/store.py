@@ -7,9 +7,11 @@ has come is kept the same way, so a version of a table says what it is complete 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +23,8 @@ from trimtab_feature_store.errors import ArchiveConflict
 
 log = logging.getLogger(__name__)
 
+EVER_MS = 2**62
+"""Later than any event."""
 _COMPACT_EVERY = 256
 """Commits after which small files are joined; the files of older versions stay, for runs name versions."""
 _COMPACT_BYTES = 64 * 2**20
@@ -57,6 +61,40 @@ class Reach:
     def least(self) -> int:
         """Return the event time that every partition has passed; 0 if one has none."""
         return min(self.watermark_ms.values(), default=0)
+
+
+class Tables(Protocol):
+    """What is asked of the archive, here and in memory; each call blocks."""
+
+    def reach(self, table: str, partitions: int) -> Reach:
+        """Return how far the newest version of a table has come."""
+        ...
+
+    def offsets(self, table: str, version: int, topic: str, partitions: int) -> list[int]:
+        """Return the last offset of each of a topic's partitions that a table's version holds, -1 where none."""
+        ...
+
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str],
+        *,
+        version: int,
+        start_ms: int,
+        end_ms: int,
+        arrived_by_ms: int | None = None,
+        model: str | None = None,
+    ) -> pa.Table:
+        """Return columns of the rows with event time in [start, end), that arrived by a time, or are of a model."""
+        ...
+
+
+class Flushing(Protocol):
+    """What can be told that somebody waits for the archive."""
+
+    def hurried(self, sources: Sequence[str]) -> AbstractContextManager[None]:
+        """Flush the events of `sources` at once, as long as the context is open."""
+        ...
 
 
 class DeltaStore:
@@ -117,23 +155,22 @@ class DeltaStore:
         version: int,
         start_ms: int,
         end_ms: int,
-        arrived_by_ms: int,
+        arrived_by_ms: int | None = None,
+        model: str | None = None,
     ) -> pa.Table:
-        """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version.
+        """Return `columns` of the rows with event time in [start, end), at a table's version.
 
-        A column that the table does not have is null.
+        Only those that arrived by a time, or are of a model, if that is given. A column that the table does not
+        have is null.
         """
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
-        dataset = handle.to_pyarrow_dataset()
-        wanted = (
-            (pc.field("event_time_ms") >= start_ms)
-            & (pc.field("event_time_ms") < end_ms)
-            & (pc.field("arrived_at_ms") <= arrived_by_ms)
-        )
-        there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
-        found = dataset.to_table(columns=there, filter=wanted)
+        wanted = rows_wanted(start_ms, end_ms, arrived_by_ms, model)
+        with _reading(table):
+            dataset = handle.to_pyarrow_dataset()
+            there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
+            found = dataset.to_table(columns=there, filter=wanted)
         for name in columns:
             if name not in found.column_names:
                 found = found.append_column(name, pa.nulls(found.num_rows))
@@ -145,12 +182,29 @@ class DeltaStore:
         return DeltaTable.create(str(path), schema, mode="ignore", configuration=_FOR_EVER)
 
     def _open(self, table: str, version: int | None) -> DeltaTable | None:
-        try:
-            return DeltaTable(str(self._folder / table), version=version)
-        except TableNotFoundError:
-            return None
-        except (DeltaError, OSError) as error:
-            raise Unavailable(f"table {table} cannot be read: {error}") from error
+        with _reading(table):
+            try:
+                return DeltaTable(str(self._folder / table), version=version)
+            except TableNotFoundError:
+                return None
+
+
+@contextmanager
+def _reading(table: str) -> Iterator[None]:
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise Unavailable(f"table {table} cannot be read: {error}") from error
+
+
+def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: str | None) -> pc.Expression:
+    """Return the condition that the rows of a `read` meet."""
+    wanted = (pc.field("event_time_ms") >= start_ms) & (pc.field("event_time_ms") < end_ms)
+    if arrived_by_ms is not None:
+        wanted &= pc.field("arrived_at_ms") <= arrived_by_ms
+    if model is not None:
+        wanted &= pc.field("model") == model
+    return wanted
 
 
 def _appended(

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from trimtab_feature_store.store import Piece, Reach
+from trimtab_feature_store.store import Piece, Reach, rows_wanted
 
 
 class MemoryStore:
@@ -50,16 +49,13 @@ class MemoryStore:
         version: int,
         start_ms: int,
         end_ms: int,
-        arrived_by_ms: int,
+        arrived_by_ms: int | None = None,
+        model: str | None = None,
     ) -> pa.Table:
-        """Return `columns` of the rows with event time in [start, end) that arrived by a time, at a table's version."""
+        """Return `columns` of the rows that are asked for, at a table's version."""
         if version < 0:
             return pa.table({name: pa.nulls(0) for name in columns})
         found = self.versions[table][version]
-        found = found.filter(
-            (pc.field("event_time_ms") >= start_ms)
-            & (pc.field("event_time_ms") < end_ms)
-            & (pc.field("arrived_at_ms") <= arrived_by_ms)
-        )
+        found = found.filter(rows_wanted(start_ms, end_ms, arrived_by_ms, model))
         there = [found[name] if name in found.column_names else pa.nulls(found.num_rows) for name in columns]
         return pa.table(dict(zip(columns, there, strict=True)))

@@ -33,7 +33,10 @@ async def source(kafka_servers: str) -> str:
     name = f"trips-{uuid.uuid4().hex[:8]}"
     await ensure_topics(
         kafka_servers,
-        [*topics.STATIC, *(family.named(name, partitions=2) for family in (topics.RAW, topics.EVENTS))],
+        [
+            *topics.STATIC,
+            *(family.named(name, partitions=2) for family in (topics.RAW, topics.EVENTS, topics.SEEN)),
+        ],
     )
     fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
     spec = {"key": "id", "event_time": "at", "lateness": "3650d", "partitions": 2, "fields": fields}

@@ -1,6 +1,7 @@
 """What becomes of a batch of raw records, and when ingestion moves event time on by itself."""
 
 import json
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,13 @@ def book() -> SpecBook:
 
 @pytest.fixture
 def worker(book: SpecBook) -> Ingest:
-    return Ingest(book, Contracts(), "raw.trips", 1)
+    return Ingest(book, Contracts(), nothing, "raw.trips", 1)
+
+
+async def nothing(topic: str, partition: int) -> AsyncIterator[list[Any]]:
+    """Read a partition in which nothing lies."""
+    return
+    yield
 
 
 def raw(offset: int, row: Any, *, key: str | None = None, arrived_ms: int = NOW) -> Any:
@@ -69,6 +76,17 @@ def test_a_good_row_goes_on_unchanged_in_its_partition(worker: Ingest) -> None:
     origin = records.origin(SimpleNamespace(headers=event.headers, timestamp=0))
     assert (origin.event_time_ms, origin.arrived_at_ms) == (NOW, NOW)
     assert dict(event.headers)["ce_id"] == b"raw.trips/1/7"
+
+
+def test_an_event_keeps_the_id_that_its_raw_record_has_if_that_can_be_one(worker: Ingest) -> None:
+    batch = [raw(offset, row(offset)) for offset in range(4)]
+    for record, name in zip(batch, (b"mine", b"", b"x" * 257, b"\xff"), strict=True):
+        record.headers.append(("ce_id", name))
+
+    events = to("events.trips", worker.process(batch))
+
+    ids = [dict(event.headers)["ce_id"].decode() for event in events]
+    assert ids == ["mine", "raw.trips/1/1", "raw.trips/1/2", "\ufffd"]
 
 
 def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> None:
@@ -117,7 +135,7 @@ def test_a_watermark_never_goes_back(worker: Ingest) -> None:
 def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
     batch = [raw(0, row(1)), raw(1, row(2, x=-1)), mark(2, NOW)]
 
-    first, again = (Ingest(book, Contracts(), "raw.trips", 1).process(batch) for _ in range(2))
+    first, again = (Ingest(book, Contracts(), nothing, "raw.trips", 1).process(batch) for _ in range(2))
 
     assert [(each.topic, each.key, each.value) for each in first] == [
         (each.topic, each.key, each.value) for each in again
@@ -125,7 +143,7 @@ def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
 
 
 def test_idle_partitions_are_moved_on_with_the_busy_ones(book: SpecBook, worker: Ingest) -> None:
-    idle = Ingest(book, Contracts(), "raw.trips", 0)
+    idle = Ingest(book, Contracts(), nothing, "raw.trips", 0)
     worker.process([raw(0, row(1))])
 
     moved = due(book, [worker, idle])
@@ -145,3 +163,130 @@ def test_a_row_sent_over_grpc_is_keyed_by_its_key_field(book: SpecBook) -> None:
     assert key_of(source, b'{"x": 3}') is None
     for rubbish in (b"{rubbish", b'{"id": "\xff"}', b'{"id": 1e999}', b'{"id": ' + b"[" * 20_000):
         assert key_of(source, rubbish) is None
+
+
+def cleaning(**spec: Any) -> Ingest:
+    fields = {
+        "id": {"type": "integer"},
+        "at": {"type": "timestamp"},
+        "x": {"type": "number", "unit": "km", "sent_in": "mi", "max": 100, "nulls": [-200], "nullable": True},
+        "name": {"type": "string", "trim": True, "default": "?"},
+    }
+    document = {"key": "id", "event_time": "at", "lateness": "1m", "fields": fields, **spec}
+    book = SpecBook()
+    book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": document}))
+    return Ingest(book, Contracts(), "raw.trips", 1)
+
+
+def metrics(outputs: list[Outgoing]) -> dict[tuple[str, str], Any]:
+    found = [topics.METRICS_QUALITY.decode(each.value or b"") for each in to("metrics.quality", outputs)]
+    return {(metric.feature, metric.name): metric for metric in found}
+
+
+def test_an_event_is_the_cleaned_row_and_what_cleaning_changed_is_counted() -> None:
+    sent = [{**row(1, 10), "name": " a "}, {**row(2, -200)}, {**row(3, 90), "name": "b"}]
+    outputs = cleaning().process([raw(at, each) for at, each in enumerate(sent)])
+
+    assert [json.loads(event.value or b"") for event in to("events.trips", outputs)] == [
+        {**row(1, 16.09344), "name": "a"},
+        {**row(2), "x": None, "name": "?"},
+    ]
+    (letter,) = [topics.DEADLETTER.decode(each.value or b"") for each in to("deadletter", outputs)]
+    assert json.loads(letter.payload) == sent[2]
+    assert letter.reasons[0].message.startswith("x 144.8")
+    said = metrics(outputs)
+    assert {what: (metric.value, metric.rows) for what, metric in said.items() if what[0]} == {
+        ("x", "cleaned_convert"): (2, 3),
+        ("x", "cleaned_nulls"): (1, 3),
+        ("name", "cleaned_trim"): (1, 3),
+        ("name", "cleaned_default"): (1, 3),
+    }
+    assert said["x", "cleaned_nulls"].id == "raw.trips/1/2/x/cleaned_nulls"
+
+
+def test_a_row_that_cleaning_does_not_change_goes_on_as_it_was_sent() -> None:
+    worker = cleaning(unknown_fields="drop")
+    sent = b'{ "id":1, "at": "%s", "x": null, "name": "a" }' % iso(NOW).encode()
+    more = b'{"id":1, "at": "%s", "x": null, "name": "a", "more": 1}' % iso(NOW).encode()
+
+    as_sent, without_more = to("events.trips", worker.process([raw(0, sent, key="1"), raw(1, more, key="1")]))
+
+    assert as_sent.value == sent
+    assert json.loads(without_more.value or b"") == json.loads(sent)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("keep", True), ("drop", False), ("reject", None)])
+def test_unknown_fields_go_by_the_policy(policy: str, kept: bool | None) -> None:
+    outputs = cleaning(unknown_fields=policy).process([raw(0, {**row(1), "more": 1})])
+
+    assert ["more" in json.loads(event.value or b"") for event in to("events.trips", outputs)] == (
+        [] if kept is None else [kept]
+    )
+    letters = [topics.DEADLETTER.decode(each.value or b"") for each in to("deadletter", outputs)]
+    assert [[reason.code for reason in letter.reasons] for letter in letters] == (
+        [["unknown_field"]] if kept is None else []
+    )
+
+
+def test_an_expectation_is_told_for_each_window_and_alerts_once_until_it_holds_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fields = {
+        "id": {"type": "integer"},
+        "at": {"type": "timestamp"},
+        "x": {"type": "number", "nullable": True, "expect": {"null_share": "< 0.5", "mean": [1, 3]}},
+    }
+    worker = cleaning(fields=fields, expect_rows=2, rules=["x < 10"])
+
+    def window(first: int, *values: float | None) -> list[Outgoing]:
+        rows = [{**row(at), "x": value} for at, value in enumerate(values)]
+        return worker.process([raw(first + at, each) for at, each in enumerate(rows)])
+
+    assert metrics(window(0, 2)).keys() == {("", "refused_share")}  # the window is open
+    good = window(1, 2, 99)  # a row that is refused is none of the window's
+    bad, still, well, again = (window(at, value, value) for at, value in ((3, 9), (5, 9), (7, 2), (9, 9)))
+
+    mean = metrics(good)["x", "mean"]
+    assert (mean.value, mean.low, mean.high, mean.held, mean.rows) == (2, 1, 3, True, 2)
+    share = metrics(good)["x", "null_share"]
+    assert (share.value, share.HasField("low"), share.high, share.held) == (0, False, 0.5, True)
+    assert [metrics(each)["x", "mean"].held for each in (bad, still, well, again)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [len(to("alerts", each)) for each in (good, bad, still, well, again)] == [0, 1, 0, 0, 1]
+    alert = topics.ALERTS.decode(to("alerts", bad)[0].value or b"")
+    assert (alert.subject, alert.kind, alert.id) == ("trips", "expectation", "raw.trips/1/4/x/mean")
+    assert alert.sentence.startswith("mean of x is not in [1, 3]: it is 9 over 2 rows: look at what 'trips'")
+    assert [record.getMessage() for record in caplog.records] == [
+        "raw.trips/1: mean of x is not in [1, 3]: it is 9 over 2 rows"
+    ] * 2
+
+
+def test_a_changed_spec_begins_a_window_anew() -> None:
+    fields = {"id": {"type": "integer"}, "at": {"type": "timestamp"}, "x": {"type": "number"}}
+    expecting = {**fields, "x": {"type": "number", "expect": {"min": "> 0"}}}
+    book = SpecBook()
+    worker = Ingest(book, Contracts(), "raw.trips", 1)
+    for generation, wanted in enumerate([fields, expecting, expecting], 1):
+        spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": wanted, "expect_rows": 2}
+        book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}), generation)
+        outputs = worker.process([raw(generation, row(1))])
+        assert metrics(outputs).keys() == {("", "refused_share")}
+
+    assert metrics(worker.process([raw(9, row(1))]))["x", "min"].rows == 2
+
+
+def test_a_later_version_of_a_source_is_a_source_of_its_own() -> None:
+    fields = {"id": {"type": "integer"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 5}}
+    spec = {"version": 2, "key": "id", "event_time": "at", "lateness": "1m", "fields": fields}
+    book = SpecBook()
+    book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}))
+
+    (event,) = to(
+        "events.trips.v2", Ingest(book, Contracts(), "raw.trips.v2", 1).process([raw(0, row(1, 5))])
+    )
+
+    assert dict(event.headers)["ce_id"].startswith(b"raw.trips")

@@ -8,7 +8,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.pipeline import Pipeline
+from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_ingestion.config import Config
@@ -20,12 +20,12 @@ from trimtab_ingestion.usecases import Contracts
 
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
-    contracts = Contracts()
+    contracts, read = Contracts(), partial(read_partition, config.kafka_servers)
 
     made: dict[TopicPartition, Ingest] = {}
 
     def make_worker(place: TopicPartition) -> Ingest:
-        made[place] = Ingest(book, contracts, place.topic, place.partition)
+        made[place] = Ingest(book, contracts, read, place.topic, place.partition)
         return made[place]
 
     def workers() -> list[Ingest]:

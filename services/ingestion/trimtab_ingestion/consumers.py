@@ -1,41 +1,57 @@
 """Kafka door of ingestion: raw.<source> in, events.<source> or deadletter out.
 
-One transaction holds a batch's events, dead letters, quality metric, watermark and
-offset: a row is let in once or refused once, whatever dies.
+One transaction holds a batch's events, dead letters, quality metrics, watermark, what
+has been seen, and offset: a row is let in once or refused once, whatever dies.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_core.contract import Reason as Fault
 from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import to_timestamp
-from trimtab_runtime.records import Outgoing
+from trimtab_runtime.records import REPLAY_OF, Outgoing
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_ingestion.usecases import Contracts, Judged, judge
+from trimtab_ingestion.quality import Quality
+from trimtab_ingestion.seen import NO_LETTER, ReadPartition, Seen, replays
+from trimtab_ingestion.usecases import Contracts, Judged, judge, wrong_replay
 
 HEARS = (topics.RAW,)
 
 
 class Ingest:
-    """Work of one partition of raw.<source>; it keeps nothing but the newest times it has seen."""
+    """Work of one partition of raw.<source>.
 
-    def __init__(self, book: SpecBook, contracts: Contracts, topic: str, partition: int) -> None:
+    It keeps the newest times it has seen, what may not come again, and the window of expectations.
+    """
+
+    def __init__(
+        self,
+        book: SpecBook,
+        contracts: Contracts,
+        read_partition: ReadPartition,
+        topic: str,
+        partition: int,
+    ) -> None:
         self.source = topics.RAW.member(topic)
         self.partition = partition
         self.newest_ms: int | None = None
         self.watermark_ms: int | None = None
         self._book = book
         self._contracts = contracts
+        self._read_partition = read_partition
+        self._quality = Quality()
+        self._seen = Seen(self.source, partition)
 
     async def restore(self) -> list[Outgoing]:
-        """Nothing to rebuild: every row is judged by itself."""
+        """Read back what has been let in and may not come again; all else of a row is judged by itself."""
+        await self._seen.restore(self._read_partition)
         return []
 
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
@@ -46,7 +62,7 @@ class Ingest:
         marks = {at for at, record in enumerate(batch) if records.is_watermark(record)}
         rows = [record for at, record in enumerate(batch) if at not in marks] if marks else batch
         outcomes = iter(self._outcomes(source, rows))
-        out: list[Outgoing] = []
+        out: list[Outgoing | None] = []
         for at, record in enumerate(batch):
             if at not in marks:
                 out.append(next(outcomes))
@@ -54,11 +70,12 @@ class Ingest:
             time_ms = records.origin(record).event_time_ms
             if time_ms is not None and time_ms > (self.watermark_ms or 0):
                 out += self._watermark(source, time_ms)
+                out += self._seen.forget(source.spec, time_ms, record.timestamp)
         out += outcomes
-        return out
+        return [each for each in out if each is not None]
 
-    def _outcomes(self, source: Source, rows: Sequence[Any]) -> list[Outgoing]:
-        """Return what becomes of each row, in order, and how good they were together."""
+    def _outcomes(self, source: Source, rows: Sequence[Any]) -> list[Outgoing | None]:
+        """Return what becomes of each row, in order, nothing of a repeat; and how good they were together."""
         if not rows:
             return []
         arrived_at_ms = records.arrivals_ms(rows)
@@ -67,36 +84,61 @@ class Ingest:
             [record.key for record in rows],
             [record.value or b"" for record in rows],
             arrived_at_ms,
-            re_encode=source.spec.unknown_fields == "drop",
         )
+        letters = self._letters(rows, judged)
         good = judged.good
         if len(good):
             newest_ms = int(judged.event_time_ms[good].max())
             self.newest_ms = max(self.newest_ms or newest_ms, newest_ms)
-        place = f"{rows[0].topic}/{rows[0].partition}/"
+        kept, seen = self._seen.let_in(source.spec, rows, judged, letters)
+        repeats = set(good.tolist()).difference(kept.tolist()) if len(kept) < len(good) else ()
+        ids, place = records.ids(rows), f"{rows[0].topic}/{rows[0].partition}/"
+        for at, offset in letters.items():
+            ids[at] = f"{place}{offset}"
         headers = iter(
             records.rows_headers(
-                [f"{place}{rows[at].offset}" for at in good.tolist()],
+                [ids[at] for at in kept.tolist()],
                 self.source,
-                judged.event_time_ms[good],
-                arrived_at_ms[good],
+                judged.event_time_ms[kept],
+                arrived_at_ms[kept],
             )
         )
         events = topics.EVENTS.named(self.source).name
         outcomes = [
-            self._refused(record, key, reasons)
+            self._refused(record, key, reasons, letters.get(at))
             if reasons
+            else None
+            if at in repeats
             else Outgoing(events, record.key, payload, next(headers), self.partition)
-            for record, key, payload, reasons in zip(
-                rows, judged.keys, judged.payloads, judged.reasons, strict=True
+            for at, (record, key, payload, reasons) in enumerate(
+                zip(rows, judged.keys, judged.payloads, judged.reasons, strict=True)
             )
         ]
-        return [*outcomes, self._quality(rows[-1], judged)]
+        quality = self._quality.of(
+            source, rows[-1], judged, repeats=len(repeats) if seen or repeats else None
+        )
+        return [*outcomes, *seen, *quality]
 
-    def _refused(self, record: Any, key: str | None, faults: Sequence[Fault]) -> Outgoing:
+    def _letters(self, rows: Sequence[Any], judged: Judged) -> dict[int, int]:
+        """Return the places of the rows that dead letters are sent again with, and the letters' offsets."""
+        letters = replays(rows)
+        for at in [at for at, offset in letters.items() if offset == NO_LETTER]:
+            del letters[at]
+            named = dict(rows[at].headers)[REPLAY_OF] or b""
+            judged.reasons[at] = (*judged.reasons[at], wrong_replay(named, rows[at].topic, self.partition))
+        return letters
+
+    def _refused(
+        self, record: Any, key: str | None, faults: Sequence[Fault], letter_offset: int | None
+    ) -> Outgoing:
+        """Return the dead letter of a record; that of a letter that is sent again has the same id."""
         reasons = [Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in faults]
-        letter = bus.dead_letter(record, source=self.source, reasons=reasons)
-        return _output(topics.DEADLETTER, letter, key=key or "", id=letter.id, time_ms=record.timestamp)
+        offset = record.offset if letter_offset is None else letter_offset
+        letter = bus.dead_letter(record, source=self.source, reasons=reasons, offset=offset)
+        out = _output(topics.DEADLETTER, letter, key=key or "", id=letter.id, time_ms=record.timestamp)
+        if letter_offset is None:
+            return out
+        return structs.replace(out, headers=[*out.headers, (REPLAY_OF, letter.id.encode())])
 
     def _watermark(self, source: Source, time_ms: int) -> list[Outgoing]:
         self.watermark_ms = time_ms
@@ -115,20 +157,6 @@ class Ingest:
             Outgoing(topics.EVENTS.named(self.source).name, None, b"", headers, self.partition),
             _output(topics.WATERMARKS, report, key=key, id=f"{key}{time_ms}", time_ms=time_ms),
         ]
-
-    def _quality(self, last: Any, judged: Judged) -> Outgoing:
-        good, rows = judged.good, len(judged.reasons)
-        times = judged.event_time_ms[good].tolist() or [last.timestamp]
-        metric = Metric(
-            id=f"{last.topic}/{last.partition}/{last.offset}/refused_share",
-            model=self.source,
-            name="refused_share",
-            value=1 - len(good) / rows,
-            window_from=to_timestamp(min(times)),
-            window_to=to_timestamp(max(times)),
-            rows=rows,
-        )
-        return _output(topics.METRICS_QUALITY, metric, key=self.source, id=metric.id, time_ms=last.timestamp)
 
 
 def _output(topic: topics.Topic[Any], message: Any, *, key: str, id: str, time_ms: int) -> Outgoing:

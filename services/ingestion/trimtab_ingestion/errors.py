@@ -2,6 +2,7 @@
 
 from trimtab_contracts.topics import MOST_ROW_BYTES
 from trimtab_runtime.errors import Rejected
+from trimtab_runtime.records import MOST_ID_BYTES
 
 
 class RowTooLarge(Rejected):
@@ -11,4 +12,29 @@ class RowTooLarge(Rejected):
         super().__init__(
             f"rows[{place}] has {size} bytes and a row may have {MOST_ROW_BYTES}: "
             "send a reference to what is large, and not the thing itself"
+        )
+
+
+class NotOneARow(Rejected):
+    """A list that goes along with the rows is shorter or longer than they are; no row of its request was taken."""
+
+    def __init__(self, name: str, found: int, rows: int) -> None:
+        super().__init__(f"{name} has {found} entries for {rows} rows: send one for each row, or none at all")
+
+
+class IdTooLong(Rejected):
+    """A row's id is more than a header should hold; no row of its request was taken."""
+
+    def __init__(self, place: int, size: int) -> None:
+        super().__init__(
+            f"ids[{place}] has {size} bytes and an id may have {MOST_ID_BYTES}: send a shorter one"
+        )
+
+
+class NoArrival(Rejected):
+    """A stated arrival is no time; no row of its request was taken."""
+
+    def __init__(self, place: int, value: int) -> None:
+        super().__init__(
+            f"arrived_at_ms[{place}] is {value} and no time of the years 1 to 9999: send milliseconds since the epoch"
         )

@@ -11,20 +11,28 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from trimtab_core.cleaning import Operation
 from trimtab_core.contract import UNDECODABLE, Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source
+
+_LONGEST_ID = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a batch of rows; every part has one entry a row, in order."""
+    """What became of a batch of rows; every list and array has one entry a row, in order."""
 
     keys: list[str | None]
     """The key that the row itself states, if it can be read."""
+    rows: Sequence[Mapping[str, Any] | None]
+    """The row itself; None where it could not be decoded."""
     payloads: Sequence[bytes]
+    """What was sent, or for a row that cleaning changed, the row as it is now."""
     event_time_ms: NDArray[np.int64]
     reasons: list[tuple[Reason, ...]]
     """Why a row is no event; empty if it is one."""
+    cleaned: Mapping[tuple[str, Operation], int]
+    """How many rows each cleaning of a field has changed."""
 
     @property
     def good(self) -> NDArray[np.int64]:
@@ -52,22 +60,19 @@ def judge(
     keys: Sequence[bytes | None],
     payloads: Sequence[bytes],
     arrived_at_ms: NDArray[np.int64],
-    *,
-    re_encode: bool,
 ) -> Judged:
-    """Judge rows that were sent with the record keys `keys` and arrived at `arrived_at_ms`.
-
-    `re_encode` writes accepted rows anew, for a contract that drops unknown fields.
-    """
+    """Judge rows that were sent with the record keys `keys` and arrived at `arrived_at_ms`."""
     checked = contract.check(payloads, arrived_at_ms)
     reasons = checked.reasons
     for at, (found, wanted) in enumerate(zip(keys, checked.keys, strict=True)):
         if wanted is not None and found != wanted.encode():
             reasons[at] = (*reasons[at], _wrong_key(found, wanted))
-    if re_encode:
-        rows = zip(checked.rows, reasons, payloads, strict=True)
-        payloads = [payload if faults else msgspec.json.encode(row) for row, faults, payload in rows]
-    return Judged(checked.keys, payloads, checked.event_time_ms, reasons)
+    if changed := {at for at in checked.changed if not reasons[at]}:
+        payloads = [
+            msgspec.json.encode(row) if at in changed else payload
+            for at, (row, payload) in enumerate(zip(checked.rows, payloads, strict=True))
+        ]
+    return Judged(checked.keys, checked.rows, payloads, checked.event_time_ms, reasons, checked.cleaned)
 
 
 def _wrong_key(found: bytes | None, wanted: str) -> Reason:
@@ -77,6 +82,18 @@ def _wrong_key(found: bytes | None, wanted: str) -> Reason:
         field="",
         value=shown,
         message=f"the record has {shown} where the row's key field says {wanted!r}: produce it keyed by the key field",
+    )
+
+
+def wrong_replay(letter: bytes, topic: str, partition: int) -> Reason:
+    """Return what is wrong with a record that says it is `letter`, sent again, and cannot be."""
+    shown = repr(letter[:_LONGEST_ID].decode(errors="replace"))
+    return Reason(
+        code=ReasonCode.WRONG_REPLAY,
+        field="",
+        value=shown,
+        message=f"the record replays {shown}, which is no earlier record of {topic}/{partition}: "
+        "use `trimtab deadletter replay`, which sends a letter to where it came from",
     )
 
 

@@ -76,12 +76,12 @@ class World:
         )
         try:
             async with rpc.channel(self.address) as channel:
-                await eventually(lambda: _serves(channel, process), what="a ready registry", deadline_s=30)
+                await eventually(lambda: _serves(channel, process), what="a ready registry", deadline_s=60)
             yield process
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 20) in (0, -signal.SIGKILL)
+            assert await asyncio.wait_for(process.wait(), 60) in (0, -signal.SIGKILL)
 
     async def send(
         self, topic: topics.Topic[M], message: M, key: str, id: str, trace: str | None = None
@@ -182,7 +182,7 @@ async def until(probe: Callable[[], object], what: str) -> None:
 async def call(world: World, method: str, request: Any) -> Any:
     async with rpc.channel(world.address) as channel:
         try:
-            return await getattr(RegistryStub(channel), method)(request, timeout=20)
+            return await getattr(RegistryStub(channel), method)(request, timeout=60)
         except Exception as error:
             raise rpc.error_of(error) from error  # type: ignore[arg-type]
 

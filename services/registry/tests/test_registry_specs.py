@@ -116,7 +116,7 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
         ("Source/pickups", "spec.lateness"),
         ("Source/pickups", "spec.colour"),
         ("FeatureView/speed", "spec.entity"),
-        ("FeatureView/speed", "spec.aggregates.0.field"),
+        ("FeatureView/speed", "spec.aggregates.0.functions.0"),
         ("FeatureView/speed", "spec.aggregates.0.where"),
         ("Model/minutes", "spec.label.within"),
         ("Model/minutes", "spec.trainer"),
@@ -126,6 +126,8 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
     }
     assert len(str(caught.value).splitlines()) == len(said)
     assert "'borough' is no field of source 'dropoffs'" in str(caught.value)
+    assert "'mean' is of numbers, and 'trip' is a string" in str(caught.value)
+    assert "'mph' at character 1 of 'mph < 80' is no field of the source" in str(caught.value)
     assert not store.outbox
 
 
@@ -144,6 +146,17 @@ async def test_a_model_must_fit_what_it_leans_on(specs: Specs) -> None:
         "spec.source", "spec.label.on", "spec.label.value",
     ]  # fmt: skip
     assert "name one of: dropoffs, pickups" in str(caught.value)
+
+
+async def test_a_label_is_a_number_or_a_boolean(specs: Specs) -> None:
+    wanted = documents(task="binary", rollout={"judge": "log_loss"})
+    label, fields = wanted[3]["spec"]["label"], wanted[1]["spec"]["fields"]
+    label["value"], fields["late"] = "late", {"type": "boolean"}
+    await specs.apply(wanted, "ann")
+
+    fields["late"] = {"type": "string"}
+    with pytest.raises(BadSpecs, match="'late' is a string in source 'dropoffs'"):
+        await specs.apply(wanted, "ann")
 
 
 async def test_every_feature_that_means_nothing_is_named(specs: Specs) -> None:
@@ -186,7 +199,69 @@ async def test_a_change_that_breaks_an_applied_spec_is_refused(specs: Specs) -> 
     with pytest.raises(BadSpecs) as caught:
         await specs.apply(narrower, "ann")
 
-    assert {fault.resource for fault in caught.value.faults} == {"FeatureView/speed", "Model/minutes"}
+    assert {fault.resource for fault in caught.value.faults} == {
+        "FeatureView/speed", "Model/minutes", "Source/dropoffs",
+    }  # fmt: skip
+
+
+def narrower(**spec: Any) -> dict[str, Any]:
+    """Return the source `pickups` with a bound that it did not have."""
+    document = documents()[0]
+    document["spec"]["fields"]["distance"] = {"type": "number", "max": 100}
+    document["spec"] |= spec
+    return document
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_a_change_that_breaks_producers_or_readers_is_refused_with_the_way_out(
+    specs: Specs, store: MemoryStore, validate_only: bool
+) -> None:
+    await specs.apply(documents(), "ann")
+    news = len(store.outbox)
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([narrower(lateness="1h")], "ann", validate_only=validate_only)
+
+    assert list(map(str, caught.value.faults)) == [
+        "Source/pickups: spec.lateness: '1h' is shorter than it was, 2h: rows that came in time would be late: "
+        "set version: 2 to run both side by side, or keep 2h",
+        "Source/pickups: spec.fields.distance.max: 100 was no upper bound: values above it were good: "
+        "set version: 2 to run both side by side, or keep no upper bound",
+    ]
+    assert len(store.outbox) == news
+
+
+async def test_a_new_major_version_runs_beside_the_old_and_what_leans_on_it_moves_over_when_it_likes(
+    specs: Specs, kafka: Kafka
+) -> None:
+    await specs.apply(documents(), "ann")
+
+    (change,) = await specs.apply([narrower(version=2)], "ann")
+
+    assert (change.name, change.action, change.generation) == ("pickups.v2", "created", 1)
+    assert kafka.needs[-1] == Need("Source", "pickups.v2", 2)
+    assert [held.name for held in await specs.list("Source")] == ["dropoffs", "pickups", "pickups.v2"]
+    (moved,) = await specs.apply(documents(source="pickups.v2")[3:], "ann")
+    assert (moved.action, moved.generation) == ("changed", 2)
+    wider = narrower(version=2)
+    wider["spec"]["fields"]["distance"]["max"] = 50
+    with pytest.raises(BadSpecs, match=r"Source/pickups\.v2: spec\.fields\.distance\.max: .* set version: 3"):
+        await specs.apply([wider], "ann")
+
+
+async def test_a_version_that_is_not_applied_is_no_source(specs: Specs) -> None:
+    with pytest.raises(BadSpecs, match=r"'pickups\.v2' is no source: apply it too, or name one of"):
+        await specs.apply(documents(source="pickups.v2"), "ann")
+    faulty = narrower(version=2, lateness="soon")
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([*documents(source="pickups.v2"), faulty], "ann")
+    assert {fault.resource for fault in caught.value.faults} == {"Source/pickups.v2"}
+
+
+async def test_two_sources_that_kafka_cannot_tell_apart_are_refused(specs: Specs) -> None:
+    twin = documents()[0]
+    twin["metadata"]["name"] = "pickups_v2"
+    with pytest.raises(BadSpecs, match=r"'pickups\.v2' and 'pickups_v2' are one name to Kafka"):
+        await specs.apply([twin, narrower(version=2)], "ann")
 
 
 async def test_the_partitions_of_an_existing_source_stay(specs: Specs) -> None:
@@ -244,7 +319,7 @@ async def test_an_unknown_resource_is_not_found(specs: Specs) -> None:
 async def test_a_column_that_a_warm_version_takes_is_kept_as_it_is(change: dict[str, Any], said: str) -> None:
     registry = Harness()
     await registry.apply()
-    await registry.consider("first", features=["speed.minutes_mean_1d"])
+    await registry.consider("first", features=["pace = request.distance / speed.minutes_mean_1d"])
     changed = documents(features=["request.distance"])
     changed[2]["spec"] |= change
     with pytest.raises(ColumnsInUse) as refusal:
@@ -267,3 +342,17 @@ async def test_a_column_that_no_warm_version_takes_may_change() -> None:
     changed[2]["spec"]["hop"] = "12h"
 
     assert (await registry.specs.apply(changed, "ann"))[2].action == "changed"
+
+
+async def test_an_expression_leans_on_the_views_that_it_reads(specs: Specs) -> None:
+    written = documents(features=["request.distance", "pace = request.distance / speed.minutes_mean_1d"])
+    await specs.apply(written, "ann")
+    written[2]["spec"]["aggregates"][0]["windows"] = ["12h"]
+
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([written[2]], "ann")
+
+    (fault,) = caught.value.faults
+    assert (fault.resource, fault.path) == ("Model/minutes", "spec.features.1")
+    assert "names column 'minutes_mean_1d', which the view lacks" in str(fault)
+    assert "at character 20 of 'request.distance / speed.minutes_mean_1d'" in str(fault)

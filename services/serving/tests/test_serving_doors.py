@@ -15,9 +15,9 @@ from trimtab_contracts.registry.v1.registry_pb2 import Rollout
 from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_core.slots import FoldState, Layout
-from trimtab_runtime import telemetry
+from trimtab_runtime import door, telemetry
 from trimtab_runtime.clock import iso, to_timestamp
-from trimtab_serving import door, grpc_api, oip_api, testing
+from trimtab_serving import grpc_api, oip_api, testing
 from trimtab_serving.app import register
 from trimtab_serving.testing import Instance
 from trimtab_stack import ports

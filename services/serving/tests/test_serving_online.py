@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from trimtab_contracts import topics
 from trimtab_core.slots import FoldState, Layout
+from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.records import Outgoing
 from trimtab_serving import testing
-from trimtab_serving.online import OnlineView
 from trimtab_serving.testing import Instance, Raw
 
 HOP = 6 * 3_600_000
@@ -165,9 +165,36 @@ async def test_features_that_came_before_their_view_are_not_lost(tmp_path: Path)
     made.close()
 
 
-async def test_a_changed_view_begins_with_the_slots_of_its_own_generation(instance: Instance) -> None:
+async def test_a_changed_view_answers_once_all_of_its_partitions_have_begun_and_the_one_before_until_then(
+    instance: Instance,
+) -> None:
+    def says() -> float:
+        return mean(instance.views.all[VIEW.name], "7", MIDNIGHT + HOP)
+
+    changed = records(fold(("7", MIDNIGHT, 70.0)), MIDNIGHT + DAY, generation=2)
+    begun = [each for each in changed if each.partition == 0]
+    await instance.hear(*records(fold(("7", MIDNIGHT, 10.0)), MIDNIGHT))
+    await instance.hear(testing.spec(VIEW, generation=2))
+    assert says() == 10
+
+    await instance.hear(*begun)
+    await instance.hear(*records(fold(("7", MIDNIGHT, 20.0)), MIDNIGHT))  # of the one before
+    assert says() == 20
+    before = instance.views.all
+
+    await instance.hear(*[each for each in changed if each.partition == 1])
+    assert says() == 70
+    assert instance.views.all is not before
+    assert instance.watermarks[-1] == (VIEW.name, MIDNIGHT + DAY)
+
+    await instance.restart()
+    assert says() == 70
+
+
+async def test_a_changed_view_that_is_here_already_answers_at_once(instance: Instance) -> None:
     await instance.hear(
-        *records(fold(("7", MIDNIGHT, 10.0))), *records(fold(("7", MIDNIGHT, 70.0)), generation=2)
+        *records(fold(("7", MIDNIGHT, 10.0)), MIDNIGHT),
+        *records(fold(("7", MIDNIGHT, 70.0)), MIDNIGHT, generation=2),
     )
     assert mean(instance.views.all[VIEW.name], "7", MIDNIGHT + HOP) == 10
 

@@ -99,7 +99,7 @@ class World:
     async def ask(self, *trips: str) -> PredictResponse:
         async with grpc.aio.insecure_channel(self.address) as channel:
             request = PredictRequest(model=self.model, rows=self.rows(*trips))
-            return await PredictionStub(channel).Predict(request, timeout=10)
+            return await PredictionStub(channel).Predict(request, timeout=60)
 
     async def answered_by(self, number: int) -> None:
         async def probe() -> bool:
@@ -139,7 +139,7 @@ class Load:
                 number += 1
                 rows = self._world.rows(f"{client}-{number}", f"{client}-{number}-b")
                 try:
-                    answer = predict(PredictRequest(model=self._world.model, rows=rows), timeout=10)
+                    answer = predict(PredictRequest(model=self._world.model, rows=rows), timeout=60)
                 except grpc.RpcError as error:
                     self.failures.append(str(error))
                     continue

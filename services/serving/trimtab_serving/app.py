@@ -16,15 +16,16 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2_grpc import add_PredictionServicer_to_server
-from trimtab_runtime import bus
+from trimtab_runtime import bus, door
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.follow import Follower
+from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
-from trimtab_serving import door, grpc_api, oip_api
+from trimtab_serving import grpc_api, oip_api
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Wishes
 from trimtab_serving.files import ModelFiles
@@ -65,7 +66,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     partitions = topics.PREDICTIONS.partitions
     predictions = PredictionLog(partial(partition_of, partitions=partitions), partitions)
     writer, watermarks = LogWriter(board, predictions, journal, messages), Watermarks(messages)
-    views = OnlineViews(book, mirror.records)
+    freshness = Freshness(clock, config.instance)
 
     def board_changed() -> None:
         heartbeat.changed()
@@ -75,13 +76,17 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         watermarks.move(view, until_ms)
         writer.features_moved()
 
-    def specs_changed() -> None:
-        features.set_topics(views.update())
+    def views_changed() -> None:
         fleet.know(book.models)
 
+    def specs_changed() -> None:
+        features.set_topics(views.update())
+        views_changed()
+
+    views = OnlineViews(book, mirror.records, views_changed)
     fleet = Fleet(board, ModelFiles(config.state_dir / "models"), Readers(book, views).of, board_changed)
     heartbeat = Heartbeat(fleet, messages)
-    features = Features(mirror, views, features_moved).follower(config.kafka_servers)
+    features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)
     wishes = Wishes(mirror, book, fleet, specs_changed)
     wanted = wishes.follower(config.kafka_servers)
     has_copy = wishes.replay()
@@ -97,9 +102,17 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         await mirror.save()
         tasks.create_task(fleet.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))
-        measured = partial(measure, meter, messages, clock)
         tasks.create_task(
-            _speak(config.kafka_servers, [writer.ship, heartbeat.beat, watermarks.publish, measured])
+            _speak(
+                config.kafka_servers,
+                [
+                    writer.ship,
+                    heartbeat.beat,
+                    watermarks.publish,
+                    partial(measure, meter, messages, clock),
+                    partial(freshness.publish, topics.METRICS_FEATURES),
+                ],
+            )
         )
         answers = Predictions(board, predictions, meter, clock)
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionRef
 from trimtab_runtime.follow import Follower
+from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.specbook import SpecBook, from_message
 
 from trimtab_serving.files import StoredFile
@@ -86,11 +87,13 @@ class Features:
         self,
         mirror: Mirror,
         views: OnlineViews,
+        freshness: Freshness,
         on_watermark: Callable[[str, int], None],
     ) -> None:
         """`on_watermark` hears of a view and how far it has come, when that moves."""
         self._mirror = mirror
         self._views = views
+        self._freshness = freshness
         self._on_watermark = on_watermark
 
     def follower(self, servers: str) -> Follower:
@@ -100,6 +103,7 @@ class Features:
     async def hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
         """Take in raw records of a view's topic."""
         moved = self._views.apply(topic, partition, keyed(records))
+        self._freshness.note(topics.FEATURES.member(topic), records)
         self._mirror.put(topic, partition, records)
         if moved is not None:
             self._on_watermark(*moved)

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core import features as core
 from trimtab_core import specs
-from trimtab_core.contract import compile_contract, entity_text
+from trimtab_core.contract import compile_contract, entity_key, entity_text
 from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
 from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
+from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_serving.errors import BadRow, CannotServe
-from trimtab_serving.online import OnlineView, OnlineViews
+from trimtab_serving.online import OnlineViews
 
 
 class Asked(NamedTuple):
@@ -38,8 +39,10 @@ class _Lookup:
     """Columns that come from one view."""
 
     view: OnlineView
+    entities: tuple[str, ...]
+    """Of a row: the fields that name the entity."""
     places: list[int]
-    """In the matrix."""
+    """Among the inputs of the features."""
     columns: list[int]
     """In the view's values."""
 
@@ -90,9 +93,10 @@ class RowReader:
                 f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
             )
         fields = self._always | core.required_fields(found, view_specs)
+        evaluator = RequestEvaluator(found)
         self._plans[features] = _Plan(
-            RequestEvaluator(found),
-            [self._lookup(name, found) for name in dict.fromkeys(_views_in(found))],
+            evaluator,
+            [self._lookup(name, evaluator.inputs) for name in dict.fromkeys(_views_in(evaluator.inputs))],
             fields,
             [
                 (name, zone(field.timezone))
@@ -102,7 +106,7 @@ class RowReader:
         )
 
     def read(self, payloads: Sequence[bytes], features: tuple[str, ...]) -> Asked:
-        """Return the rows in `payloads`, JSON objects, checked for what `features` need of them.
+        """Return the rows in `payloads`, JSON objects, cleaned as events are and checked for what `features` need of them.
 
         Their timestamps are instants from here on, so that none is parsed twice.
 
@@ -127,12 +131,9 @@ class RowReader:
         plan = self._plans[features]
         matrix = plan.evaluator.evaluate(asked.rows)
         for lookup in plan.lookups:
-            entity = lookup.view.spec.entity
-            entities = (
-                [""] * len(asked.rows) if entity is None else [_entity(row.get(entity)) for row in asked.rows]
-            )
+            entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
-        return matrix.astype(np.float32)
+        return plan.evaluator.finish(matrix).astype(np.float32)
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""
@@ -147,6 +148,8 @@ class RowReader:
             raise BadRow(
                 f"row {at} of the request for model {self._model.name!r} is no JSON object ({error}): send one"
             ) from error
+        for cleaner in self._contract.cleaners:
+            cleaner.clean(row)
         for name, where in plan.times:
             if (instant := parse_timestamp(row.get(name), where)) != NOT_A_TIME:
                 row[name] = instant
@@ -155,24 +158,30 @@ class RowReader:
             raise BadRow(f"row {at} of the request for model {self._model.name!r}: {told}")
         return row
 
-    def _lookup(self, name: str, features: Sequence[core.Feature]) -> _Lookup:
+    def _lookup(self, name: str, inputs: Sequence[core.Input]) -> _Lookup:
         view = self._views[name]
         columns = view.spec.columns()
         wanted = [
             (at, each.column)
-            for at, each in enumerate(features)
+            for at, each in enumerate(inputs)
             if isinstance(each, ViewFeature) and each.view == name
         ]
-        return _Lookup(view, [at for at, _ in wanted], [columns.index(column) for _, column in wanted])
+        return _Lookup(
+            view,
+            view.spec.entities,
+            [at for at, _ in wanted],
+            [columns.index(column) for _, column in wanted],
+        )
 
 
-def _views_in(features: Sequence[core.Feature]) -> list[str]:
-    return [feature.view for feature in features if isinstance(feature, ViewFeature)]
+def _views_in(inputs: Sequence[core.Input]) -> list[str]:
+    return [each.view for each in inputs if isinstance(each, ViewFeature)]
 
 
-def _entity(value: Any) -> str:
-    """Return the entity that a field names; of null nothing is known, like of one never seen."""
-    return "\0" if value is None else entity_text(value)
+def _entity(values: Sequence[Any]) -> str:
+    """Return the entity that fields name together; where one is null nothing is known, like of one never seen."""
+    key = entity_key(values)
+    return "\0" if key is None else key
 
 
 class Readers:

@@ -16,6 +16,7 @@ from trimtab_core.slots import FoldState
 from trimtab_runtime import artifacts, featurelog, records
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.featurelog import Progress
+from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -112,7 +113,7 @@ def features(
         for index in range(state.layout.ring):
             slot, partials = state.slot(entity, index)
             if slot >= 0:
-                value = featurelog.slot_value(entity, slot, partials)
+                value = featurelog.slot_value(entity, slot, partials, state.sketches(entity, index))
                 found.append(Outgoing(topic, featurelog.key(generation, entity, index), value, [], partition))
     reached = Progress(dict.fromkeys(range(partitions), watermark_ms), partitions)
     for partition in range(partitions):
@@ -204,14 +205,17 @@ class Instance:
         self.clock = ManualClock(1_700_000_000_000)
         self.board, self.meter, self.book = Board(), Meter(), SpecBook()
         self.mirror = Mirror(self._state_dir / "mirror", 64 * 1024 * 1024)
-        self.views = OnlineViews(self.book, self.mirror.records)
+        self.views = OnlineViews(self.book, self.mirror.records, lambda: self.fleet.know(self.book.models))
         self.watermarks: list[tuple[str, int]] = []
+        freshness = Freshness(self.clock, "serving-0")
         readers = Readers(self.book, self.views)
         self.fleet = Fleet(self.board, ModelFiles(self._state_dir / "models"), readers.of, lambda: None)
         self.log = PredictionLog(partial(featurelog.partition_of, partitions=2), 2)
         self.predictions = Predictions(self.board, self.log, self.meter, self.clock)
         self._wishes = Wishes(self.mirror, self.book, self.fleet, self._specs_changed)
-        self._features = Features(self.mirror, self.views, lambda *moved: self.watermarks.append(moved))
+        self._features = Features(
+            self.mirror, self.views, freshness, lambda *moved: self.watermarks.append(moved)
+        )
 
     async def hear(self, *heard: Outgoing) -> None:
         """Take in records, and bring about what they want."""

@@ -14,7 +14,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import demo, loops, models, project, runs, stack, streams
+from trimtab.cli import datasets, deadletter, demo, ingest, init, loops, models, project, runs, stack, streams
 
 app = typer.Typer(
     name="trimtab",
@@ -25,11 +25,16 @@ app = typer.Typer(
 )
 stack.add_to(app)
 demo.add_to(app)
+init.add_to(app)
 project.add_to(app)
+ingest.add_to(app)
 streams.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
+app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
+app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
+app.add_typer(datasets.audit, name="audit", help="Whether what was done was right.")
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

@@ -1,43 +1,106 @@
-"""`trimtab apply | get | predict`."""
+"""`trimtab apply | plan | get | predict`."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from google.protobuf import json_format
+from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
+from trimtab.cli import datasets
+from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, plain, print_json, show
+from trimtab.client import Trimtab
 from trimtab.project import BadProject, Fault, Project, read
 
 KINDS = {"sources": "Source", "featureviews": "FeatureView", "models": "Model", "all": ""}
+FORMS = ("", "wide")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (apply, get, predict):
+    for command in (apply, plan, get, predict):
         app.command()(command)
 
 
-def apply(
-    path: Path,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would change.")] = False,
-    directory: Directory = HOME,
-    as_json: Json = False,
-) -> None:
+def apply(path: Path, directory: Directory = HOME, as_json: Json = False) -> None:
     """Make the specs in PATH (a YAML file, or a folder of them) the wanted state."""
-    project = read(path)
-    if project.faults:
-        raise BadProject([*project.faults, *_misfits(project, directory)])
+    project = _read(path, directory)
     try:
-        changes = ask(directory, lambda it: it.apply(project.resources, actor=actor(), validate_only=dry_run))
+        changes = ask(directory, lambda it: it.apply(project.resources, actor=actor()))
     except Rejected as refusal:
         if faults := project.placed(refusal):
             raise BadProject(faults) from refusal
         raise
     rows = [{"kind": c.kind, "name": c.name, "action": c.action, "generation": c.generation} for c in changes]
     show(rows, as_json=as_json)
+
+
+def plan(path: Path, directory: Directory = HOME, as_json: Json = False) -> None:
+    """Say what applying PATH would change, key by key, and what it would break; nothing is changed.
+
+    Fails, with every fault and its place, if it cannot be applied.
+    """
+    project = _read(path, directory)
+    held, faults = ask(directory, lambda it: _looked_up(it, project))
+    changes = [_change(held.get(resource.key), resource) for resource in project.resources]
+    if as_json:
+        print_json({"changes": changes, "faults": [asdict(fault) for fault in faults]})
+    else:
+        show([row for change in changes for row in _lines(change)], as_json=False)
+    if faults:
+        raise BadProject(faults)
+
+
+def _read(path: Path, directory: Path) -> Project:
+    project = read(path)
+    if project.faults:
+        raise BadProject([*project.faults, *_misfits(project, directory)])
+    return project
+
+
+async def _looked_up(trimtab: Trimtab, project: Project) -> tuple[dict[str, Any], Sequence[Fault]]:
+    """Return the documents that are applied, by kind/name, and why the project's cannot be."""
+    held = {
+        f"{each.kind}/{each.name}": json_format.MessageToDict(each.document)
+        for each in await trimtab.resources()
+    }
+    try:
+        await trimtab.apply(project.resources, actor=actor(), validate_only=True)
+    except Rejected as refusal:
+        if faults := project.placed(refusal):
+            return held, faults
+        raise
+    return held, ()
+
+
+def _change(held: dict[str, Any] | None, resource: specs.Resource) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    if held is not None:
+        found = [
+            {"key": ".".join(map(str, place)), "before": before, "after": after}
+            for place, before, after in evolution.differences(held, specs.to_document(resource))
+        ]
+    action = "created" if held is None else "changed" if found else "unchanged"
+    return {"kind": resource.kind, "name": resource.name, "action": action, "differences": found}
+
+
+def _lines(change: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the lines of a table: one for each changed key, and one at the least."""
+    named = {"kind": change["kind"], "name": change["name"], "action": change["action"]}
+    return [
+        {**named, "key": each["key"], "before": _shown(each["before"]), "after": _shown(each["after"])}
+        for each in change["differences"] or [{"key": "", "before": None, "after": None}]
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else json.dumps(value)
 
 
 def _misfits(project: Project, directory: Path) -> list[Fault]:
@@ -55,13 +118,32 @@ def _misfits(project: Project, directory: Path) -> list[Fault]:
 
 
 def get(
-    what: str = typer.Argument("all", help=", ".join(KINDS)),
+    what: str = typer.Argument("all", help=", ".join([*KINDS, "datasets"])),
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="wide: with what is in it, and who uses it.")
+    ] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """List what has been applied."""
-    if what not in KINDS:
-        raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join(KINDS)}")
+    """List what has been applied, or the datasets that runs were trained on."""
+    if what not in (*KINDS, "datasets"):
+        raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join([*KINDS, 'datasets'])}")
+    if output not in FORMS or (output and what in ("all", "datasets")):
+        raise Rejected(f"{what} has no form {output!r}: write wide, with sources, featureviews or models")
+    if what == "datasets":
+        runs = ask(directory, lambda trimtab: trimtab.runs())
+        show(
+            datasets.used(runs), as_json=as_json, empty="no run has been trained yet: see `trimtab run list`"
+        )
+        return
+    if output:
+        everything = ask(directory, lambda trimtab: trimtab.resources())
+        show(
+            Lineage(everything).rows(KINDS[what]),
+            as_json=as_json,
+            empty="nothing has been applied: see `trimtab apply`",
+        )
+        return
     found = ask(directory, lambda trimtab: trimtab.resources(KINDS[what]))
     if as_json:
         print_json([plain(resource) for resource in found])

@@ -138,7 +138,7 @@ def show(
         return
     table = Table(title=title, header_style="bold", title_justify="left")
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row.values()])
     console.print(table)

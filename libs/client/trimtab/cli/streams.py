@@ -1,4 +1,4 @@
-"""`trimtab tail`."""
+"""`trimtab tail | freshness`."""
 
 import asyncio
 import base64
@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.topics import Encoding, Topic
+from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.freshness import P50, P99
 
-from trimtab.cli.session import HOME, Directory, environ, plain, wanted
+from trimtab.cli.session import HOME, Directory, Json, environ, plain, show, wanted
+
+_RECENT = 200
+"""Records of each partition that are looked at for the newest of each view."""
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command()(tail)
+    for command in (tail, freshness):
+        app.command()(command)
 
 
 def tail(
@@ -87,3 +94,45 @@ def _value(topic: Topic[Any], value: bytes | None) -> Any:
 
 def _text(key: bytes | None) -> str | None:
     return None if key is None else key.decode(errors="replace")
+
+
+def freshness(directory: Directory = HOME, as_json: Json = False) -> None:
+    """Show how long the newest events of each view took, from produced to readable as features."""
+    [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for where, metric in asyncio.run(_recent(servers)):
+        row = found.setdefault((metric.model, where), {"view": metric.model, "read by": where})
+        row["transactions"], row["until"] = metric.rows, iso(from_timestamp(metric.window_to))
+        row[{P50: "p50 ms", P99: "p99 ms"}.get(metric.name, metric.name)] = metric.value
+    rows = [found[place] for place in sorted(found)]
+    show(
+        rows,
+        as_json=as_json,
+        empty="no event has come since the features were read: see `trimtab get featureviews`",
+    )
+
+
+async def _recent(servers: str) -> list[tuple[str, Metric]]:
+    """Return the newest metrics of features in order, each with the instance that told it."""
+    topic = topics.METRICS_FEATURES
+    consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
+    found: list[tuple[int, str, Metric]] = []
+    try:
+        await consumer.start()
+        if topic.name not in await consumer.topics():
+            return []
+        places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+        consumer.assign(places)
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        for place in places:
+            consumer.seek(place, max(begins[place], ends[place] - _RECENT))
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for batch in (await consumer.getmany(timeout_ms=200)).values():
+                for record in batch:
+                    where = dict(record.headers).get("ce_source", b"").decode()
+                    found.append((record.timestamp, where, topic.decode(record.value)))
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
+    finally:
+        await consumer.stop()
+    return [(where, metric) for _, where, metric in sorted(found, key=lambda each: each[0])]

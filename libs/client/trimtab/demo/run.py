@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from rich.console import Console
+from trimtab_contracts.features.v1.features_pb2 import AuditSkewResponse
 from trimtab_core.contract import compile_contract
 from trimtab_core.specs import FeatureView, Model, Resource, Source
 from trimtab_runtime import bus
@@ -211,6 +212,16 @@ async def _written(reports: Sequence[Path]) -> None:
     raise Unavailable(f"reports were promised and not written in 60 s: {', '.join(missing)}")
 
 
+async def _audited(trimtab: Trimtab, predictions: int) -> AuditSkewResponse:
+    """Return the audit of all predictions, or of those that are archived half a minute after the end."""
+    for _ in range(30):
+        found = await trimtab.audit_skew(MODEL)
+        if found.rows >= predictions:
+            break
+        await asyncio.sleep(1)
+    return found
+
+
 async def _end(
     view: View,
     replay: Replay,
@@ -223,8 +234,10 @@ async def _end(
     view.phase("waiting for the last of the evidence")
     loops = await trimtab.loops(MODEL)
     await _written([Path(loop.drift.report) for loop in loops if loop.drift.report])
+    view.phase("holding what was served against the archive")
+    skew = await _audited(trimtab, replay.tally.predictions)
     view.phase("done")
-    outcome = summary(replay.tally, board, loops, (LIVE_FROM, until_ms), state.versions)
+    outcome = summary(replay.tally, board, loops, skew, (LIVE_FROM, until_ms), state.versions)
     path = directory / "summary.json"
     path.write_text(json.dumps(outcome, indent=2) + "\n")
     for line in tell(outcome, loops):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab_contracts.features.v1.features_pb2 import AuditSkewResponse
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop, Verdict
 from trimtab_runtime.clock import from_timestamp, iso
 
@@ -12,7 +13,12 @@ from trimtab.replay import Tally
 
 
 def summary(
-    tally: Tally, board: Scoreboard, loops: Sequence[Loop], span: tuple[int, int], versions: Mapping[str, str]
+    tally: Tally,
+    board: Scoreboard,
+    loops: Sequence[Loop],
+    skew: AuditSkewResponse,
+    span: tuple[int, int],
+    versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the demo's outcome as plain data.
 
@@ -30,6 +36,7 @@ def summary(
         "retrains": sum(bool(loop.run_id) for loop in drifted),
         "loops": [_loop(loop) for loop in drifted],
         "error": error,
+        "skew": {"rows": skew.rows, "mismatched": skew.mismatched},
         "kafka": versions.get("kafka", "external"),
         "postgres": versions.get("postgres", "external"),
     }
@@ -44,6 +51,11 @@ def tell(outcome: Mapping[str, Any], loops: Sequence[Loop]) -> list[str]:
     answered, failed = outcome["predictions"], outcome["failed_requests"]
     lines.append(
         f"{outcome['events']:,} events in, {answered:,} predictions answered, {failed} requests failed."
+    )
+    skew = outcome["skew"]
+    lines.append(
+        f"The features of {skew['rows']:,} predictions were recomputed from the archive: {skew['mismatched']} of them "
+        "had been served others."
     )
     after = outcome["error"]["after_first_drift"]
     if after["as_served"] is not None:

@@ -4,6 +4,7 @@ A spec is published only after its Kafka topics exist, so that whoever hears of 
 read and write them at once. A document that is applied already changes nothing.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from trimtab_core import specs
@@ -34,7 +35,8 @@ class Specs:
         With `validate_only` nothing is changed, and what would be is returned.
 
         Raises:
-            BadSpecs: some cannot be applied; it names every fault of every document.
+            BadSpecs: some cannot be applied; it names every fault of every document, and every change of a source
+                that breaks its producers or readers.
             FixedPartitions: a change needs other partitions in topics that exist.
             ColumnsInUse: a change takes features from versions that serve, or may serve at once.
             Unavailable: Kafka or PostgreSQL is away; nothing was applied.
@@ -45,7 +47,8 @@ class Specs:
             applied = await unit.applied()
             wanted, faults, unreadable = checks.read(documents)
             world = World.of(applied, wanted, unreadable)
-            if faults := faults + world.faults(set(wanted) | unreadable):
+            faults += world.faults(set(wanted) | unreadable) + checks.broken(applied, wanted)
+            if faults:
                 raise BadSpecs(faults)
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):
@@ -102,7 +105,7 @@ class Specs:
                         "it is and put the new one beside it, or in a view of another name",
                     )
                     for name, (spec, column, said) in lost.items()
-                    if name in taken
+                    if any(_names(feature, name) for feature in taken)
                 ]
         return faults
 
@@ -148,6 +151,11 @@ def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
         spec.name,
         *(("changed", held.generation + 1) if is_new else ("unchanged", held.generation)),
     )
+
+
+def _names(feature: str, column: str) -> bool:
+    """Whether a feature, which may be an expression, takes a view's column."""
+    return re.search(rf"(?<![\w-]){re.escape(column)}(?!\w)", feature) is not None
 
 
 def _view(held: Applied) -> specs.FeatureViewSpec:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from trimtab_core import specs
-from trimtab_core.features import FeatureFault, resolve
+from trimtab_core import evolution, specs
+from trimtab_core.conditions import compile_condition
+from trimtab_core.features import FeatureFault, resolve, views_named
+from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
 
 from trimtab_registry.usecases.entities import Applied, Document
@@ -34,8 +36,7 @@ def read(documents: Sequence[Document]) -> tuple[dict[str, Spec], list[Fault], s
     unreadable: set[str] = set()
     for document in documents:
         kind: Any = document.get("kind")
-        metadata = document.get("metadata")
-        called = f"{kind}/{metadata.get('name') if isinstance(metadata, Mapping) else None}"
+        called = specs.called(document)
         if said := specs.kind_fault(kind):
             faults.append(Fault(called, "kind", said))
             continue
@@ -83,6 +84,9 @@ class World:
     def faults(self, changed: set[str]) -> list[Fault]:
         """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
         found: list[Fault] = []
+        for source in self.sources.values():
+            if source.key in changed:
+                found += self._name_faults(source)
         for view in self.views.values():
             if changed & {view.key, f"Source/{view.spec.source}"}:
                 found += self._view_faults(view)
@@ -96,7 +100,7 @@ class World:
         return self.sources[source].spec.partitions
 
     def _leans_on(self, model: specs.Model) -> set[str]:
-        views = {feature.partition(".")[0] for feature in model.spec.features if "." in feature}
+        views = set().union(*map(views_named, model.spec.features))
         upstream = {self.views[view].spec.source for view in views if view in self.views}
         return {
             model.key,
@@ -106,23 +110,35 @@ class World:
             *(f"Source/{source}" for source in upstream),
         }
 
+    def _name_faults(self, source: specs.Source) -> Iterator[Fault]:
+        twin = next(
+            (name for name in self.sources if name != source.name and _alike(name, source.name)), None
+        )
+        if twin is not None:
+            said = (
+                f"{source.name!r} and {twin!r} are one name to Kafka, which takes . and _ for the same: "
+                "choose another"
+            )
+            yield Fault(source.key, "metadata.name", said)
+
     def _view_faults(self, view: specs.FeatureView) -> Iterator[Fault]:
         at, spec = view.key, view.spec
         yield from self._unknown_source(at, "spec.source", spec.source)
         if spec.source not in self.sources:
             return
         fields = self.sources[spec.source].spec.fields
-        if spec.entity is not None:
-            yield from _unknown_field(at, "spec.entity", spec.entity, spec.source, fields)
+        for entity in spec.entities:
+            yield from _unknown_field(at, "spec.entity", entity, spec.source, fields)
         for index, aggregate in enumerate(spec.aggregates):
             path = f"spec.aggregates.{index}"
-            numeric = set(aggregate.functions) != {"count"}
-            yield from _unknown_field(
-                at, f"{path}.field", aggregate.field, spec.source, fields, numeric=numeric
-            )
-            where = specs.WHERE.fullmatch(aggregate.where.strip()) if aggregate.where else None
-            if where is not None:
-                yield from _unknown_field(at, f"{path}.where", where[1], spec.source, fields, numeric=True)
+            yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields)
+            if aggregate.field in fields and fields[aggregate.field].type not in _NUMERIC:
+                yield from _counting_only(at, path, aggregate, fields[aggregate.field].type)
+            if aggregate.where is not None:
+                try:
+                    compile_condition(aggregate.where, {name: field.type for name, field in fields.items()})
+                except TextFault as fault:
+                    yield Fault(at, f"{path}.where", str(fault))
 
     def _model_faults(self, model: specs.Model) -> Iterator[Fault]:
         at, spec = model.key, model.spec
@@ -132,10 +148,9 @@ class World:
         for held in {held.name: held for held in (source, truth) if held is not None}.values():
             yield from _unknown_field(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
         if truth is not None:
-            fields = truth.spec.fields
-            yield from _unknown_field(
-                at, "spec.label.value", spec.label.value, truth.name, fields, numeric=True
-            )
+            fields, value = truth.spec.fields, spec.label.value
+            numeric = value not in fields or fields[value].type != "boolean"  # true counts as 1, false as 0
+            yield from _unknown_field(at, "spec.label.value", value, truth.name, fields, numeric=numeric)
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
@@ -150,7 +165,7 @@ class World:
         views = {name: view.spec for name, view in self.views.items()}
         faulty = False
         for index, text in enumerate(model.spec.features):
-            if f"FeatureView/{text.partition('.')[0]}" in self.unreadable:
+            if any(f"FeatureView/{view}" in self.unreadable for view in views_named(text)):
                 continue
             try:
                 resolve([text], source.spec, views)
@@ -167,6 +182,36 @@ class World:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
             known = ", ".join(sorted(self.sources)) or "none is applied"
             yield Fault(at, path, f"{name!r} is no source: apply it too, or name one of: {known}")
+
+
+def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) -> Iterator[Fault]:
+    for index, function in enumerate(aggregate.functions):
+        if function not in specs.COUNTING:
+            yield Fault(
+                at,
+                f"{path}.functions.{index}",
+                f"{function!r} is of numbers, and {aggregate.field!r} is a {kind}: name an integer or number field, "
+                f"or write {', '.join(sorted(specs.COUNTING))}",
+            )
+
+
+def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[Fault]:
+    """Return what `wanted` breaks of the contracts that are applied."""
+    found = []
+    for key, spec in wanted.items():
+        held = applied.get(key)
+        if held is not None and isinstance(spec, specs.Source):
+            before = specs.parse("Source", dict(held.document))
+            assert isinstance(before, specs.Source)
+            found += [
+                Fault(key, ".".join(map(str, ("spec", *place))), said)
+                for place, said in evolution.breaking(before.spec, spec.spec)
+            ]
+    return found
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.replace(".", "_") == other.replace(".", "_")
 
 
 def _unknown_field(

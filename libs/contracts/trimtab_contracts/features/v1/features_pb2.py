@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trimtab_contracts.registry.v1 import registry_pb2 as trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"=\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\"\x91\x02\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x12\x42\n\tlive_from\x18\x03 \x03(\x0b\x32/.trimtab.features.v1.FoldProgress.LiveFromEntry\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rLiveFromEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"b\n\x18GetOnlineFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x10\n\x08\x65ntities\x18\x02 \x03(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x19GetOnlineFeaturesResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\r\n\x05\x66ound\x18\x03 \x03(\x08\x12-\n\twatermark\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf3\x02\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"l\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\x12-\n\x08sketches\x18\x04 \x03(\x0b\x32\x1b.trimtab.features.v1.Sketch\"&\n\x06Sketch\x12\x0c\n\x04keys\x18\x01 \x03(\x12\x12\x0e\n\x06values\x18\x02 \x03(\x04\"\x91\x02\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x12\x42\n\tlive_from\x18\x03 \x03(\x0b\x32/.trimtab.features.v1.FoldProgress.LiveFromEntry\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rLiveFromEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"-\n\x0c\x45ntityColumn\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x89\x01\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x33\n\x08\x65ntities\x18\x02 \x03(\x0b\x32!.trimtab.features.v1.EntityColumn\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\x19GetOnlineFeaturesResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x10\n\x08statuses\x18\x03 \x01(\x0c\x12\x42\n\x05views\x18\x04 \x03(\x0b\x32\x33.trimtab.features.v1.GetOnlineFeaturesResponse.View\x1a\x9a\x01\n\x04View\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0c\x66reshness_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_freshness_ms\":\n\x06Status\x12\x0b\n\x07PRESENT\x10\x00\x12\x0b\n\x07MISSING\x10\x01\x12\x0b\n\x07\x45XPIRED\x10\x02\x12\t\n\x05STALE\x10\x03\"\xdc\x01\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x10\x41uditSkewRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfc\x03\n\x11\x41uditSkewResponse\x12@\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Feature\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x1a\n\x12rows_without_event\x18\x04 \x01(\x03\x12\x1c\n\x14rows_of_old_features\x18\x05 \x01(\x03\x12\x31\n\x06tables\x18\x06 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x1a{\n\x07\x45xample\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06logged\x18\x04 \x01(\x01\x12\x12\n\nrecomputed\x18\x05 \x01(\x01\x1a\x98\x01\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x0f\n\x07missing\x18\x04 \x01(\x03\x12\r\n\x05\x65xtra\x18\x05 \x01(\x03\x12=\n\x05worst\x18\x06 \x01(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Example2\xcf\x03\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12Z\n\tAuditSkew\x12%.trimtab.features.v1.AuditSkewRequest\x1a&.trimtab.features.v1.AuditSkewResponse\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLDPROGRESS_LIVEFROMENTRY']._loaded_options = None
   _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_options = b'8\001'
   _globals['_FEATURESLOT']._serialized_start=148
-  _globals['_FEATURESLOT']._serialized_end=209
-  _globals['_FOLDPROGRESS']._serialized_start=212
-  _globals['_FOLDPROGRESS']._serialized_end=485
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=386
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=436
-  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_start=438
-  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_end=485
-  _globals['_FEATURERECORD']._serialized_start=488
-  _globals['_FEATURERECORD']._serialized_end=618
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=620
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=718
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=720
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=842
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=845
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1065
-  _globals['_HISTORICALFEATURES']._serialized_start=1068
-  _globals['_HISTORICALFEATURES']._serialized_end=1301
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1175
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1293
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1303
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1346
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1348
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=1424
-  _globals['_FEATURESTORE']._serialized_start=1427
-  _globals['_FEATURESTORE']._serialized_end=1798
+  _globals['_FEATURESLOT']._serialized_end=256
+  _globals['_SKETCH']._serialized_start=258
+  _globals['_SKETCH']._serialized_end=296
+  _globals['_FOLDPROGRESS']._serialized_start=299
+  _globals['_FOLDPROGRESS']._serialized_end=572
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=473
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=523
+  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_start=525
+  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_end=572
+  _globals['_FEATURERECORD']._serialized_start=575
+  _globals['_FEATURERECORD']._serialized_end=705
+  _globals['_ENTITYCOLUMN']._serialized_start=707
+  _globals['_ENTITYCOLUMN']._serialized_end=752
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=755
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=892
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=895
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=1256
+  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_start=1042
+  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_end=1196
+  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_start=1198
+  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_end=1256
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=1259
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1479
+  _globals['_HISTORICALFEATURES']._serialized_start=1482
+  _globals['_HISTORICALFEATURES']._serialized_end=1715
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1589
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1707
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1717
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1760
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1762
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=1838
+  _globals['_AUDITSKEWREQUEST']._serialized_start=1840
+  _globals['_AUDITSKEWREQUEST']._serialized_end=1959
+  _globals['_AUDITSKEWRESPONSE']._serialized_start=1962
+  _globals['_AUDITSKEWRESPONSE']._serialized_end=2470
+  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_start=2192
+  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_end=2315
+  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_start=2318
+  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_end=2470
+  _globals['_FEATURESTORE']._serialized_start=2473
+  _globals['_FEATURESTORE']._serialized_end=2936
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from trimtab_contracts.registry.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
@@ -29,12 +30,19 @@ class FeatureSlot(_message.Message):
     ENTITY_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     PARTIALS_FIELD_NUMBER: _builtins.int
+    SKETCHES_FIELD_NUMBER: _builtins.int
     entity: _builtins.str
     slot: _builtins.int
     """floor(event time / hop)"""
     @_builtins.property
     def partials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """groups x (count, mean, m2, min, max), row by row"""
+        """Cells of five, row by row: for each group count, mean, m2, min, max; then for each first or last value that the
+        view asks for its time in ms, its tie and the value, and two zeros.
+        """
+
+    @_builtins.property
+    def sketches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sketch]:
+        """in the order of the view's layout"""
 
     def __init__(
         self,
@@ -42,14 +50,43 @@ class FeatureSlot(_message.Message):
         entity: _builtins.str = ...,
         slot: _builtins.int = ...,
         partials: _abc.Iterable[_builtins.float] | None = ...,
+        sketches: _abc.Iterable[Global___Sketch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "partials", b"partials", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "partials", b"partials", "sketches", b"sketches", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureSlot: _TypeAlias = FeatureSlot  # noqa: Y015
+
+@_typing.final
+class Sketch(_message.Message):
+    """Bins by rising key. Of a distinct count a HyperLogLog register and its rank; of quantiles a DDSketch bucket and its count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """each the difference from the one before"""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sketch: _TypeAlias = Sketch  # noqa: Y015
 
 @_typing.final
 class FoldProgress(_message.Message):
@@ -152,15 +189,48 @@ class FeatureRecord(_message.Message):
 Global___FeatureRecord: _TypeAlias = FeatureRecord  # noqa: Y015
 
 @_typing.final
+class EntityColumn(_message.Message):
+    """The values of one field of the entities that are asked about, one a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """as the views' `entity` names it"""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as texts: 7, True, north"""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EntityColumn: _TypeAlias = EntityColumn  # noqa: Y015
+
+@_typing.final
 class GetOnlineFeaturesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    VIEW_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
-    view: _builtins.str
     @_builtins.property
-    def entities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """view.column, or view.* for all of a view's"""
+
+    @_builtins.property
+    def entities(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntityColumn]:
+        """all of one length; a view takes those that its `entity` names"""
+
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """now, if not given"""
@@ -168,13 +238,13 @@ class GetOnlineFeaturesRequest(_message.Message):
     def __init__(
         self,
         *,
-        view: _builtins.str = ...,
-        entities: _abc.Iterable[_builtins.str] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        entities: _abc.Iterable[Global___EntityColumn] | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "entities", b"entities", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "entities", b"entities", "features", b"features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,33 +254,95 @@ Global___GetOnlineFeaturesRequest: _TypeAlias = GetOnlineFeaturesRequest  # noqa
 class GetOnlineFeaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    COLUMNS_FIELD_NUMBER: _builtins.int
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetOnlineFeaturesResponse._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PRESENT: GetOnlineFeaturesResponse._Status.ValueType  # 0
+        MISSING: GetOnlineFeaturesResponse._Status.ValueType  # 1
+        """the entity has never been seen, or its window holds nothing to make the value of"""
+        EXPIRED: GetOnlineFeaturesResponse._Status.ValueType  # 2
+        """the entity's newest event is older than the view's ttl"""
+        STALE: GetOnlineFeaturesResponse._Status.ValueType  # 3
+        """the view's watermark is behind `as_of`: an event may still be missing from the value"""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """What a value is. Of several that hold, the first of EXPIRED, MISSING, STALE."""
+
+    PRESENT: GetOnlineFeaturesResponse.Status.ValueType  # 0
+    MISSING: GetOnlineFeaturesResponse.Status.ValueType  # 1
+    """the entity has never been seen, or its window holds nothing to make the value of"""
+    EXPIRED: GetOnlineFeaturesResponse.Status.ValueType  # 2
+    """the entity's newest event is older than the view's ttl"""
+    STALE: GetOnlineFeaturesResponse.Status.ValueType  # 3
+    """the view's watermark is behind `as_of`: an event may still be missing from the value"""
+
+    @_typing.final
+    class View(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        AS_OF_FIELD_NUMBER: _builtins.int
+        WATERMARK_FIELD_NUMBER: _builtins.int
+        FRESHNESS_MS_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        freshness_ms: _builtins.int
+        """of the newest events read: from produced to readable here"""
+        @_builtins.property
+        def as_of(self) -> _timestamp_pb2.Timestamp:
+            """the last hop boundary not after `at`"""
+
+        @_builtins.property
+        def watermark(self) -> _timestamp_pb2.Timestamp:
+            """events up to here are in the features; not given if none said so yet"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            as_of: _timestamp_pb2.Timestamp | None = ...,
+            watermark: _timestamp_pb2.Timestamp | None = ...,
+            freshness_ms: _builtins.int | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_freshness_ms", b"_freshness_ms", "as_of", b"as_of", "freshness_ms", b"freshness_ms", "watermark", b"watermark"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_freshness_ms", b"_freshness_ms", "as_of", b"as_of", "freshness_ms", b"freshness_ms", "name", b"name", "watermark", b"watermark"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__freshness_ms: _TypeAlias = _typing.Literal["freshness_ms"]  # noqa: Y015
+        _WhichOneofArgType__freshness_ms: _TypeAlias = _typing.Literal["_freshness_ms", b"_freshness_ms"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__freshness_ms) -> _WhichOneofReturnType__freshness_ms | None: ...
+
+    NAMES_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
-    FOUND_FIELD_NUMBER: _builtins.int
-    WATERMARK_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    statuses: _builtins.bytes
+    """a Status in a byte for each of `values`"""
     @_builtins.property
-    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """view.column"""
+
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """entities x columns, row by row; NaN where there is none"""
+        """rows x names, row by row; NaN where there is none"""
 
     @_builtins.property
-    def found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """one an entity"""
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetOnlineFeaturesResponse.View]:
+        """all read at one time, each as of its own hop boundary"""
 
-    @_builtins.property
-    def watermark(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
-        columns: _abc.Iterable[_builtins.str] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
-        found: _abc.Iterable[_builtins.bool] | None = ...,
-        watermark: _timestamp_pb2.Timestamp | None = ...,
+        statuses: _builtins.bytes = ...,
+        views: _abc.Iterable[Global___GetOnlineFeaturesResponse.View] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "found", b"found", "values", b"values", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "statuses", b"statuses", "values", b"values", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,3 +486,144 @@ class GetArchiveWatermarkResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetArchiveWatermarkResponse: _TypeAlias = GetArchiveWatermarkResponse  # noqa: Y015
+
+@_typing.final
+class AuditSkewRequest(_message.Message):
+    """Compares what serving logged with what the archive says of the same rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """event times of the predictions: [since, until), all if not given"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditSkewRequest: _TypeAlias = AuditSkewRequest  # noqa: Y015
+
+@_typing.final
+class AuditSkewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Example(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        EVENT_TIME_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        LOGGED_FIELD_NUMBER: _builtins.int
+        RECOMPUTED_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        """the label's join key"""
+        version: _builtins.int
+        logged: _builtins.float
+        recomputed: _builtins.float
+        @_builtins.property
+        def event_time(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            event_time: _timestamp_pb2.Timestamp | None = ...,
+            version: _builtins.int = ...,
+            logged: _builtins.float = ...,
+            recomputed: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "key", b"key", "logged", b"logged", "recomputed", b"recomputed", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Feature(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        ROWS_FIELD_NUMBER: _builtins.int
+        MISMATCHED_FIELD_NUMBER: _builtins.int
+        MISSING_FIELD_NUMBER: _builtins.int
+        EXTRA_FIELD_NUMBER: _builtins.int
+        WORST_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        rows: _builtins.int
+        """compared"""
+        mismatched: _builtins.int
+        """both known, and further apart than 1e-6 of the larger"""
+        missing: _builtins.int
+        """logged as NaN, known offline"""
+        extra: _builtins.int
+        """logged as known, NaN offline"""
+        @_builtins.property
+        def worst(self) -> Global___AuditSkewResponse.Example:
+            """the mismatch furthest apart, or else a missing or an extra one"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            rows: _builtins.int = ...,
+            mismatched: _builtins.int = ...,
+            missing: _builtins.int = ...,
+            extra: _builtins.int = ...,
+            worst: Global___AuditSkewResponse.Example | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["worst", b"worst"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "mismatched", b"mismatched", "missing", b"missing", "name", b"name", "rows", b"rows", "worst", b"worst"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    MISMATCHED_FIELD_NUMBER: _builtins.int
+    ROWS_WITHOUT_EVENT_FIELD_NUMBER: _builtins.int
+    ROWS_OF_OLD_FEATURES_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """compared"""
+    mismatched: _builtins.int
+    """rows of which some feature is mismatched, missing or extra"""
+    rows_without_event: _builtins.int
+    """not compared: their event is not archived (yet, or was never sent)"""
+    rows_of_old_features: _builtins.int
+    """not compared: their version took a feature that means nothing any more"""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditSkewResponse.Feature]: ...
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.TableVersion]: ...
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[Global___AuditSkewResponse.Feature] | None = ...,
+        rows: _builtins.int = ...,
+        mismatched: _builtins.int = ...,
+        rows_without_event: _builtins.int = ...,
+        rows_of_old_features: _builtins.int = ...,
+        tables: _abc.Iterable[_registry_pb2.TableVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "mismatched", b"mismatched", "rows", b"rows", "rows_of_old_features", b"rows_of_old_features", "rows_without_event", b"rows_without_event", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditSkewResponse: _TypeAlias = AuditSkewResponse  # noqa: Y015

@@ -44,6 +44,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
                 _registered_method=True)
+        self.AuditSkew = channel.unary_unary(
+                '/trimtab.features.v1.FeatureStore/AuditSkew',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewResponse.FromString,
+                _registered_method=True)
         self.GetArchiveWatermark = channel.unary_unary(
                 '/trimtab.features.v1.FeatureStore/GetArchiveWatermark',
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
@@ -61,6 +66,12 @@ class FeatureStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetHistoricalFeatures(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuditSkew(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +96,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetHistoricalFeatures,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.SerializeToString,
+            ),
+            'AuditSkew': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditSkew,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewResponse.SerializeToString,
             ),
             'GetArchiveWatermark': grpc.unary_unary_rpc_method_handler(
                     servicer.GetArchiveWatermark,
@@ -146,6 +162,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/GetHistoricalFeatures',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditSkew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/AuditSkew',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,7 @@ class FeatureStoreStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureStoreAsyncStub: ...
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]
     GetHistoricalFeatures: _grpc.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]
+    AuditSkew: _grpc.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]
     GetArchiveWatermark: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]
     """How far the archive has come with all that a model is trained on."""
 
@@ -41,6 +42,7 @@ class FeatureStoreAsyncStub(FeatureStoreStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     GetHistoricalFeatures: _aio.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]  # type: ignore[assignment]
+    AuditSkew: _aio.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]  # type: ignore[assignment]
     GetArchiveWatermark: _aio.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]  # type: ignore[assignment]
     """How far the archive has come with all that a model is trained on."""
 
@@ -58,6 +60,13 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.GetHistoricalFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.HistoricalFeatures], _abc.AsyncIterator[_features_pb2.HistoricalFeatures]]: ...
+
+    @_abc_1.abstractmethod
+    def AuditSkew(
+        self,
+        request: _features_pb2.AuditSkewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.AuditSkewResponse, _abc.Awaitable[_features_pb2.AuditSkewResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetArchiveWatermark(

@@ -76,7 +76,9 @@ class DeadLetter(_message.Message):
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]: ...
     @_builtins.property
-    def arrived_at(self) -> _timestamp_pb2.Timestamp: ...
+    def arrived_at(self) -> _timestamp_pb2.Timestamp:
+        """as it was judged: what the record states, or else when Kafka took it"""
+
     def __init__(
         self,
         *,
@@ -99,25 +101,100 @@ class DeadLetter(_message.Message):
 Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
+class Seen(_message.Message):
+    """What ingestion must know again of rows that it has let in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    HELD_FROM_MS_FIELD_NUMBER: _builtins.int
+    held_from_ms: _builtins.int
+    """the newest event time of the rows; of replays, the time of their record"""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeenValues]: ...
+    @_builtins.property
+    def replayed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """offsets, in this partition of raw.<source>, of dead letters whose replay was taken"""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[Global___SeenValues] | None = ...,
+        replayed: _abc.Iterable[_builtins.int] | None = ...,
+        held_from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_from_ms", b"held_from_ms", "replayed", b"replayed", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Seen: _TypeAlias = Seen  # noqa: Y015
+
+@_typing.final
+class SeenValues(_message.Message):
+    """The values of a field that may come once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_MS_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    digests: _builtins.bytes
+    """BLAKE2b of each value as text, 16 bytes"""
+    @_builtins.property
+    def event_time_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of each value's row"""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        digests: _builtins.bytes = ...,
+        event_time_ms: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "event_time_ms", b"event_time_ms", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeenValues: _TypeAlias = SeenValues  # noqa: Y015
+
+@_typing.final
 class IngestRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    ARRIVED_AT_MS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """JSON objects"""
+        """JSON objects; with none, the answer comes once all that was taken before is settled"""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """none, or one a row: what the row is called from here on; empty for no id"""
+
+    @_builtins.property
+    def arrived_at_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """none, or one a row: when it arrived, if that is not now"""
 
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        arrived_at_ms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_at_ms", b"arrived_at_ms", "ids", b"ids", "rows", b"rows", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trimtab_contracts.common.v1 import common_pb2 as trimtab__contracts_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0trimtab_contracts/monitoring/v1/monitoring.proto\x12\x15trimtab.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(trimtab_contracts/common/v1/common.proto\"\x88\x02\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x16\n\tthreshold\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0bwindow_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twindow_to\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x10\n\x08revision\x18\x0b \x01(\x05\x42\x0c\n\n_threshold\"P\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0f\n\x07p_value\x18\x03 \x01(\x01\x12\x0f\n\x07\x64rifted\x18\x04 \x01(\x08\"\x8c\x03\n\nDriftEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07\x65pisode\x18\x05 \x01(\t\x12\x0f\n\x07loop_id\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bwindow_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\t \x01(\x03\x12\r\n\x05score\x18\n \x01(\x01\x12\x11\n\tthreshold\x18\x0b \x01(\x01\x12\x10\n\x08severity\x18\x0c \x01(\x01\x12\x35\n\x08\x66\x65\x61tures\x18\r \x03(\x0b\x32#.trimtab.monitoring.v1.FeatureDrift\x12\x0f\n\x07summary\x18\x0e \x01(\t\x12\x0e\n\x06report\x18\x0f \x01(\t\x12/\n\x0brecorded_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x03\n\x07Verdict\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x1a\n\x12\x63hallenger_version\x18\x05 \x01(\x03\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12\x37\n\x07outcome\x18\x07 \x01(\x0e\x32&.trimtab.monitoring.v1.Verdict.Outcome\x12\x0c\n\x04rows\x18\x08 \x01(\x03\x12\x17\n\x0fmean_difference\x18\t \x01(\x01\x12\x10\n\x08\x65vidence\x18\n \x01(\x01\x12\r\n\x05\x61lpha\x18\x0b \x01(\x01\x12\x10\n\x08sentence\x18\x0c \x01(\t\x12&\n\x02\x61t\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41\x44VANCE\x10\x01\x12\x0b\n\x07PROMOTE\x10\x02\x12\r\n\tROLL_BACK\x10\x03\x12\r\n\tUNDECIDED\x10\x04\"~\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08severity\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x10\n\x08sentence\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x04\n\x04Loop\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07trigger\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0c\n\x04open\x18\x05 \x01(\x08\x12\x30\n\x05\x64rift\x18\x06 \x01(\x0b\x32!.trimtab.monitoring.v1.DriftEvent\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\ncommand_id\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12\x0f\n\x07version\x18\n \x01(\x03\x12,\n\x05gates\x18\x0b \x03(\x0b\x32\x1d.trimtab.common.v1.GateResult\x12/\n\x07verdict\x18\x0c \x01(\x0b\x32\x1e.trimtab.monitoring.v1.Verdict\x12\x0f\n\x07outcome\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12,\n\x08\x64rift_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nsettled_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x05steps\x18\x11 \x03(\x0b\x32&.trimtab.monitoring.v1.Loop.StepsEntry\x1aH\n\nStepsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"4\n\x10ListLoopsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\topen_only\x18\x02 \x01(\x08\"?\n\x11ListLoopsResponse\x12*\n\x05loops\x18\x01 \x03(\x0b\x32\x1b.trimtab.monitoring.v1.Loop\"\x1c\n\x0eGetLoopRequest\x12\n\n\x02id\x18\x01 \x01(\t\"&\n\x15GetModelHealthRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xc5\x01\n\x0bModelHealth\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bpredictions\x18\x03 \x01(\x03\x12\x0e\n\x06labels\x18\x04 \x01(\x03\x12\x12\n\nunlabelled\x18\x05 \x01(\x03\x12-\n\twatermark\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07metrics\x18\x07 \x03(\x0b\x32\x1d.trimtab.monitoring.v1.Metric2\x9f\x02\n\nMonitoring\x12^\n\tListLoops\x12\'.trimtab.monitoring.v1.ListLoopsRequest\x1a(.trimtab.monitoring.v1.ListLoopsResponse\x12M\n\x07GetLoop\x12%.trimtab.monitoring.v1.GetLoopRequest\x1a\x1b.trimtab.monitoring.v1.Loop\x12\x62\n\x0eGetModelHealth\x12,.trimtab.monitoring.v1.GetModelHealthRequest\x1a\".trimtab.monitoring.v1.ModelHealthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0trimtab_contracts/monitoring/v1/monitoring.proto\x12\x15trimtab.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(trimtab_contracts/common/v1/common.proto\"\xda\x02\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x16\n\tthreshold\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0bwindow_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twindow_to\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x10\n\x08revision\x18\x0b \x01(\x05\x12\x10\n\x03low\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\r \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04held\x18\x0e \x01(\x08H\x03\x88\x01\x01\x42\x0c\n\n_thresholdB\x06\n\x04_lowB\x07\n\x05_highB\x07\n\x05_held\"P\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0f\n\x07p_value\x18\x03 \x01(\x01\x12\x0f\n\x07\x64rifted\x18\x04 \x01(\x08\"\x8c\x03\n\nDriftEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07\x65pisode\x18\x05 \x01(\t\x12\x0f\n\x07loop_id\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bwindow_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\t \x01(\x03\x12\r\n\x05score\x18\n \x01(\x01\x12\x11\n\tthreshold\x18\x0b \x01(\x01\x12\x10\n\x08severity\x18\x0c \x01(\x01\x12\x35\n\x08\x66\x65\x61tures\x18\r \x03(\x0b\x32#.trimtab.monitoring.v1.FeatureDrift\x12\x0f\n\x07summary\x18\x0e \x01(\t\x12\x0e\n\x06report\x18\x0f \x01(\t\x12/\n\x0brecorded_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x03\n\x07Verdict\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x1a\n\x12\x63hallenger_version\x18\x05 \x01(\x03\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12\x37\n\x07outcome\x18\x07 \x01(\x0e\x32&.trimtab.monitoring.v1.Verdict.Outcome\x12\x0c\n\x04rows\x18\x08 \x01(\x03\x12\x17\n\x0fmean_difference\x18\t \x01(\x01\x12\x10\n\x08\x65vidence\x18\n \x01(\x01\x12\r\n\x05\x61lpha\x18\x0b \x01(\x01\x12\x10\n\x08sentence\x18\x0c \x01(\t\x12&\n\x02\x61t\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41\x44VANCE\x10\x01\x12\x0b\n\x07PROMOTE\x10\x02\x12\r\n\tROLL_BACK\x10\x03\x12\r\n\tUNDECIDED\x10\x04\"~\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08severity\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x10\n\x08sentence\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x04\n\x04Loop\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07trigger\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0c\n\x04open\x18\x05 \x01(\x08\x12\x30\n\x05\x64rift\x18\x06 \x01(\x0b\x32!.trimtab.monitoring.v1.DriftEvent\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\ncommand_id\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12\x0f\n\x07version\x18\n \x01(\x03\x12,\n\x05gates\x18\x0b \x03(\x0b\x32\x1d.trimtab.common.v1.GateResult\x12/\n\x07verdict\x18\x0c \x01(\x0b\x32\x1e.trimtab.monitoring.v1.Verdict\x12\x0f\n\x07outcome\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12,\n\x08\x64rift_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nsettled_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x05steps\x18\x11 \x03(\x0b\x32&.trimtab.monitoring.v1.Loop.StepsEntry\x1aH\n\nStepsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"4\n\x10ListLoopsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\topen_only\x18\x02 \x01(\x08\"?\n\x11ListLoopsResponse\x12*\n\x05loops\x18\x01 \x03(\x0b\x32\x1b.trimtab.monitoring.v1.Loop\"\x1c\n\x0eGetLoopRequest\x12\n\n\x02id\x18\x01 \x01(\t\"&\n\x15GetModelHealthRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xc5\x01\n\x0bModelHealth\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bpredictions\x18\x03 \x01(\x03\x12\x0e\n\x06labels\x18\x04 \x01(\x03\x12\x12\n\nunlabelled\x18\x05 \x01(\x03\x12-\n\twatermark\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07metrics\x18\x07 \x03(\x0b\x32\x1d.trimtab.monitoring.v1.Metric2\x9f\x02\n\nMonitoring\x12^\n\tListLoops\x12\'.trimtab.monitoring.v1.ListLoopsRequest\x1a(.trimtab.monitoring.v1.ListLoopsResponse\x12M\n\x07GetLoop\x12%.trimtab.monitoring.v1.GetLoopRequest\x1a\x1b.trimtab.monitoring.v1.Loop\x12\x62\n\x0eGetModelHealth\x12,.trimtab.monitoring.v1.GetModelHealthRequest\x1a\".trimtab.monitoring.v1.ModelHealthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOOP_STEPSENTRY']._loaded_options = None
   _globals['_LOOP_STEPSENTRY']._serialized_options = b'8\001'
   _globals['_METRIC']._serialized_start=151
-  _globals['_METRIC']._serialized_end=415
-  _globals['_FEATUREDRIFT']._serialized_start=417
-  _globals['_FEATUREDRIFT']._serialized_end=497
-  _globals['_DRIFTEVENT']._serialized_start=500
-  _globals['_DRIFTEVENT']._serialized_end=896
-  _globals['_VERDICT']._serialized_start=899
-  _globals['_VERDICT']._serialized_end=1345
-  _globals['_VERDICT_OUTCOME']._serialized_start=1255
-  _globals['_VERDICT_OUTCOME']._serialized_end=1345
-  _globals['_ALERT']._serialized_start=1347
-  _globals['_ALERT']._serialized_end=1473
-  _globals['_LOOP']._serialized_start=1476
-  _globals['_LOOP']._serialized_end=2027
-  _globals['_LOOP_STEPSENTRY']._serialized_start=1955
-  _globals['_LOOP_STEPSENTRY']._serialized_end=2027
-  _globals['_LISTLOOPSREQUEST']._serialized_start=2029
-  _globals['_LISTLOOPSREQUEST']._serialized_end=2081
-  _globals['_LISTLOOPSRESPONSE']._serialized_start=2083
-  _globals['_LISTLOOPSRESPONSE']._serialized_end=2146
-  _globals['_GETLOOPREQUEST']._serialized_start=2148
-  _globals['_GETLOOPREQUEST']._serialized_end=2176
-  _globals['_GETMODELHEALTHREQUEST']._serialized_start=2178
-  _globals['_GETMODELHEALTHREQUEST']._serialized_end=2216
-  _globals['_MODELHEALTH']._serialized_start=2219
-  _globals['_MODELHEALTH']._serialized_end=2416
-  _globals['_MONITORING']._serialized_start=2419
-  _globals['_MONITORING']._serialized_end=2706
+  _globals['_METRIC']._serialized_end=497
+  _globals['_FEATUREDRIFT']._serialized_start=499
+  _globals['_FEATUREDRIFT']._serialized_end=579
+  _globals['_DRIFTEVENT']._serialized_start=582
+  _globals['_DRIFTEVENT']._serialized_end=978
+  _globals['_VERDICT']._serialized_start=981
+  _globals['_VERDICT']._serialized_end=1427
+  _globals['_VERDICT_OUTCOME']._serialized_start=1337
+  _globals['_VERDICT_OUTCOME']._serialized_end=1427
+  _globals['_ALERT']._serialized_start=1429
+  _globals['_ALERT']._serialized_end=1555
+  _globals['_LOOP']._serialized_start=1558
+  _globals['_LOOP']._serialized_end=2109
+  _globals['_LOOP_STEPSENTRY']._serialized_start=2037
+  _globals['_LOOP_STEPSENTRY']._serialized_end=2109
+  _globals['_LISTLOOPSREQUEST']._serialized_start=2111
+  _globals['_LISTLOOPSREQUEST']._serialized_end=2163
+  _globals['_LISTLOOPSRESPONSE']._serialized_start=2165
+  _globals['_LISTLOOPSRESPONSE']._serialized_end=2228
+  _globals['_GETLOOPREQUEST']._serialized_start=2230
+  _globals['_GETLOOPREQUEST']._serialized_end=2258
+  _globals['_GETMODELHEALTHREQUEST']._serialized_start=2260
+  _globals['_GETMODELHEALTHREQUEST']._serialized_end=2298
+  _globals['_MODELHEALTH']._serialized_start=2301
+  _globals['_MODELHEALTH']._serialized_end=2498
+  _globals['_MONITORING']._serialized_start=2501
+  _globals['_MONITORING']._serialized_end=2788
 # @@protoc_insertion_point(module_scope)

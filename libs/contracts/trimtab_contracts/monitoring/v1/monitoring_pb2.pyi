@@ -36,6 +36,9 @@ class Metric(_message.Message):
     WINDOW_TO_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     version: _builtins.int
@@ -47,6 +50,11 @@ class Metric(_message.Message):
     threshold: _builtins.float
     rows: _builtins.int
     revision: _builtins.int
+    low: _builtins.float
+    """of an expectation: where the value should be"""
+    high: _builtins.float
+    held: _builtins.bool
+    """whether it is there"""
     @_builtins.property
     def window_from(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -67,13 +75,29 @@ class Metric(_message.Message):
         window_to: _timestamp_pb2.Timestamp | None = ...,
         rows: _builtins.int = ...,
         revision: _builtins.int = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        held: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "held", b"held", "high", b"high", "low", b"low", "threshold", b"threshold", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "feature", b"feature", "id", b"id", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "threshold", b"threshold", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "threshold", b"threshold", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
+    _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___Metric: _TypeAlias = Metric  # noqa: Y015

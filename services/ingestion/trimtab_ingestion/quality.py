@@ -1,0 +1,115 @@
+"""What ingestion says of a source's data: what was refused, what cleaning changed, whether expectations hold.
+
+An expectation refuses nothing. It is held against windows of the rows of one partition,
+which are kept in memory: a restart, or a changed spec, begins a window anew.
+"""
+
+import logging
+from typing import Any
+
+from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, Metric
+from trimtab_core.expectations import Expectations, Finding
+from trimtab_core.specs import Source
+from trimtab_runtime import records
+from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.records import Outgoing
+
+from trimtab_ingestion.usecases import Judged
+
+log = logging.getLogger(__name__)
+
+
+class Quality:
+    """What there is to say of one partition of a source."""
+
+    def __init__(self) -> None:
+        self._expectations: tuple[Source, Expectations] | None = None
+        self._failing: set[tuple[str, str]] = set()
+        """Field and statistic of what did not hold when it was last looked at, of which an alert was sent."""
+
+    def of(self, source: Source, last: Any, judged: Judged, *, repeats: int | None) -> list[Outgoing]:
+        """Return what to publish of a batch of `source` that ends with the record `last`.
+
+        `repeats` is how many of its rows had come before, None where nothing of it is to come once.
+        """
+        said = [_metric(metric, source, last) for metric in _of_batch(last, judged, repeats)]
+        for finding in self._findings(source, judged):
+            said += self._expected(finding, source, last)
+        return said
+
+    def _findings(self, source: Source, judged: Judged) -> list[Finding]:
+        if self._expectations is None or self._expectations[0] is not source:
+            self._expectations = (source, Expectations(source.spec))
+        expectations = self._expectations[1]
+        if not expectations:
+            return []
+        good = judged.good
+        rows = [row for at in good.tolist() if (row := judged.rows[at]) is not None]
+        return expectations.add(rows, judged.event_time_ms[good])
+
+    def _expected(self, finding: Finding, source: Source, last: Any) -> list[Outgoing]:
+        """Say how an expectation fares; of one that fails there is an alert too, until it has held again."""
+        metric = Metric(
+            name=finding.statistic,
+            feature=finding.field,
+            value=finding.value,
+            low=finding.limit.low,
+            high=finding.limit.high,
+            held=finding.held,
+            window_from=to_timestamp(finding.from_ms),
+            window_to=to_timestamp(finding.to_ms),
+            rows=finding.rows,
+        )
+        said = [_metric(metric, source, last)]
+        what = (finding.field, finding.statistic)
+        if finding.held:
+            self._failing.discard(what)
+        elif what not in self._failing:
+            self._failing.add(what)
+            log.warning("%s/%d: %s", last.topic, last.partition, finding)
+            alert = Alert(
+                id=metric.id,
+                subject=source.name,
+                severity="warning",
+                kind="expectation",
+                sentence=f"{finding}: look at what {source.name!r} is sent, or mend the expectation",
+                at=to_timestamp(finding.to_ms),
+            )
+            said.append(_output(topics.ALERTS, alert, source, last))
+        return said
+
+
+def _of_batch(last: Any, judged: Judged, repeats: int | None) -> list[Metric]:
+    """Return what was refused of a batch, what repeats were dropped, and how many rows each cleaning has changed."""
+    good, rows = judged.good, len(judged.reasons)
+    times = judged.event_time_ms[good].tolist() or [last.timestamp]
+    said = [("refused_share", "", 1 - len(good) / rows)]
+    if repeats is not None:
+        said.append(("duplicates", "", float(repeats)))
+    said += [(f"cleaned_{how}", field, float(count)) for (field, how), count in judged.cleaned.items()]
+    return [
+        Metric(
+            name=name,
+            feature=field,
+            value=value,
+            window_from=to_timestamp(min(times)),
+            window_to=to_timestamp(max(times)),
+            rows=rows,
+        )
+        for name, field, value in said
+    ]
+
+
+def _metric(metric: Metric, source: Source, last: Any) -> Outgoing:
+    """Complete a metric as of the record `last`, so that the same batch says the same under the same id."""
+    what = f"{metric.feature}/{metric.name}" if metric.feature else metric.name
+    metric.id = f"{last.topic}/{last.partition}/{last.offset}/{what}"
+    metric.model = source.name
+    return _output(topics.METRICS_QUALITY, metric, source, last)
+
+
+def _output(topic: topics.Topic[Any], message: Any, source: Source, last: Any) -> Outgoing:
+    return records.outgoing(
+        topic, message, key=source.name, id=message.id, source="ingestion", time_ms=last.timestamp
+    )
