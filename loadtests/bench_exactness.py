@@ -25,7 +25,11 @@ from trimtab import project
 from trimtab.client import SERVICES, Trimtab
 from trimtab.replay import Watermarks
 from trimtab_contracts import topics
-from trimtab_contracts.features.v1.features_pb2 import GetHistoricalFeaturesRequest, GetOnlineFeaturesRequest
+from trimtab_contracts.features.v1.features_pb2 import (
+    EntityColumn,
+    GetHistoricalFeaturesRequest,
+    GetOnlineFeaturesRequest,
+)
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_runtime import bus, records, rpc
 from trimtab_runtime.clock import iso, to_timestamp
@@ -34,7 +38,7 @@ from trimtab_stack.stack import Stack
 
 EVENTS, PARTS, CHUNK = 500_000, 6, 2_500
 LATE_SHARE, TWICE_SHARE = 0.1, 0.01
-UNIQUE_WITHIN = ""
+UNIQUE_WITHIN = "1h"
 """Of the rides' id, as `unique_within` in the contract: then a record that comes twice is one event, else it is two."""
 VICTIMS = (("feature_store", 0), ("feature_store", 1), ("ingestion", 0))
 ZONES, PARTITIONS = 200, 2
@@ -237,11 +241,12 @@ async def kill(stack: Stack, service: str, index: int) -> None:
 
 async def ask_online(address: str, at_ms: int) -> Values:
     """Return all entities' features at a time, as one store has them."""
-    request = GetOnlineFeaturesRequest(view=VIEW, entities=map(str, range(ZONES)), at=to_timestamp(at_ms))
+    zones = EntityColumn(field="zone", values=map(str, range(ZONES)))
+    request = GetOnlineFeaturesRequest(features=[f"{VIEW}.*"], entities=[zones], at=to_timestamp(at_ms))
     async with rpc.channel(address) as channel:
         stub: Any = FeatureStoreStub(channel)
         answer = await stub.GetOnlineFeatures(request, timeout=PATIENCE_S, wait_for_ready=True)
-    assert list(answer.columns) == COLUMNS
+    assert list(answer.names) == [f"{VIEW}.{name}" for name in COLUMNS]
     values = iter(answer.values)
     return {(zone, at_ms): list(itertools.islice(values, len(COLUMNS))) for zone in range(ZONES)}
 

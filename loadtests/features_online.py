@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from features_stream import SPECS
+from features_stream import ENTITY, SPECS
 from load import ask, grpc_client, ratios, start, summary
 from numpy.typing import NDArray
 from serving_client import write_bodies
@@ -29,12 +29,16 @@ from stream import BEGIN, HOUR, PARTITIONS, VIEW, ZONES, Rows
 from trimtab import project
 from trimtab.replay import Watermarks
 from trimtab_contracts import topics
-from trimtab_contracts.features.v1.features_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
+from trimtab_contracts.features.v1.features_pb2 import (
+    EntityColumn,
+    GetOnlineFeaturesRequest,
+    GetOnlineFeaturesResponse,
+)
 from trimtab_core import specs
 from trimtab_runtime import bus
 from trimtab_runtime.clock import iso, to_timestamp
+from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.pipeline import read_partition
-from trimtab_serving.online import OnlineView
 from trimtab_stack import environment, ports
 from trimtab_stack.stack import Stack
 
@@ -129,14 +133,15 @@ async def read_back(stack: Stack) -> OnlineView:
 
 def request(zones: Sequence[int], at_ms: int) -> bytes:
     """Return what is asked of the feature store."""
-    entities = [str(zone) for zone in zones]
-    return GetOnlineFeaturesRequest(view=VIEW, entities=entities, at=to_timestamp(at_ms)).SerializeToString()
+    column = EntityColumn(field=ENTITY, values=map(str, zones))
+    asked = GetOnlineFeaturesRequest(features=[f"{VIEW}.*"], entities=[column], at=to_timestamp(at_ms))
+    return asked.SerializeToString()
 
 
 def answered(body: bytes) -> Floats:
     """Return the values [entities, features] of an answer of the feature store."""
     answer = GetOnlineFeaturesResponse.FromString(body)
-    return np.array(answer.values).reshape(-1, len(answer.columns))
+    return np.array(answer.values).reshape(-1, len(answer.names))
 
 
 def feast_request(view: OnlineView, zones: Sequence[int]) -> bytes:
