@@ -1,6 +1,9 @@
 # `make help` lists the commands. CI runs the same ones.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+PEERS := .venv-peers
+LOCK := .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+  --custom-compile-command 'make lock'
 DISTS := $(wildcard libs/* services/*)
 PACKAGES := $(wildcard libs/*/trimtab* services/*/trimtab_*)
 BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
@@ -41,9 +44,16 @@ bench: setup ## all benchmarks, whichever fails; bench-NAME runs one
 bench-%: setup
 	$(PY) loadtests/bench_$*.py
 
-lock: .venv/.installed ## bring requirements.lock up to date with the manifests
-	.venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-	  --custom-compile-command 'make lock' --group dev \
+bench-features: $(PEERS)/.installed
+$(PEERS)/.installed: loadtests/peers.lock | setup
+	.venv/bin/uv venv -q --clear --python $(PY) $(PEERS)
+	.venv/bin/uv pip install -q --python $(PEERS)/bin/python --compile-bytecode --require-hashes \
+	  -r loadtests/peers.lock
+	@touch $@
+
+lock: .venv/.installed ## bring requirements.lock and the peers' lock up to date with the manifests
+	$(LOCK) loadtests/peers.in -o loadtests/peers.lock
+	$(LOCK) --group dev \
 	  $(foreach d,$(DISTS),--no-emit-package $(shell sed -n 's/^name = "\(.*\)"/\1/p' $(d)/pyproject.toml)) \
 	  $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
 

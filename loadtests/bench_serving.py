@@ -10,20 +10,17 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import onnxruntime
-import psutil
+from load import ask, grpc_client, pin, ratios, start, stopped, summary
 from serving_client import write_bodies
 from skl2onnx import to_onnx
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -44,6 +41,7 @@ HERE = Path(__file__).parent
 ROUNDS, SECONDS = 6, 1.5
 CONCURRENCY, CHANNELS, THREADS = 32, 4, 4
 AT_LEAST = 0.7
+RATE = "requests_per_second"
 INFER, PREDICT = "/inference.GRPCInferenceService/ModelInfer", "/trimtab.serving.v1.Prediction/Predict"
 DAY = 86_400_000
 MIDNIGHT = 19_700 * DAY
@@ -149,48 +147,9 @@ async def apply(servers: str, rng: np.random.Generator, refs: list[VersionRef]) 
     await publish(servers, [*map(testing.spec, resources), *online_features(rng, view, told), wanted])
 
 
-def pin(pid: int | None, core: int) -> None:
-    """Keep a process, with all threads that it has or starts, on one core."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(thread), {core})
-
-
-def start(arguments: Sequence[str], environ: Mapping[str, str], core: int) -> subprocess.Popen[bytes]:
-    """Start a Python program on one core.
-
-    It stays in our session: Linux may give each session an equal share of a busy machine, and then a server in one of its
-    own would be measured by what other sessions leave it.
-    """
-    command = [sys.executable, *arguments]
-    return subprocess.Popen(command, env=dict(environ), preexec_fn=lambda: os.sched_setaffinity(0, {core}))
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Let a process rest, so that it takes nothing from the core that it shares."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def ask(pid: int, address: str, method: str, bodies: Path, core: int) -> dict[str, float]:
-    """Return what the load client saw of a server, and what a request cost its process."""
-    server = psutil.Process(pid)
-    before = server.cpu_times()
-    command = [sys.executable, str(HERE / "serving_client.py"), address, method, str(bodies)]
-    command += [str(SECONDS), str(CONCURRENCY), str(CHANNELS)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
-    after, seen = server.cpu_times(), dict(json.loads(done.stdout))
-    spent = after.user + after.system - before.user - before.system
-    return {**seen, "server_cpu_us": spent / seen["requests"] * 1e6}
+def client(address: str, method: str, bodies: Path) -> list[str]:
+    """Return the command of the load client."""
+    return grpc_client(address, method, bodies, SECONDS, CONCURRENCY, CHANNELS)
 
 
 def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
@@ -224,51 +183,33 @@ def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[di
         asyncio.run(apply(kafka.servers, rng, refs))
         servers.append(
             plain := start(
-                [str(HERE / "serving_plain.py"), str(model), plain_at, str(THREADS)],
+                [sys.executable, str(HERE / "serving_plain.py"), str(model), plain_at, str(THREADS)],
                 environment.inherited(),
                 server_core,
             )
         )
-        servers.append(trimtab := start(["-m", "trimtab_serving"], environ, server_core))
+        servers.append(trimtab := start([sys.executable, "-m", "trimtab_serving"], environ, server_core))
         for address in (plain_at, trimtab_at):
             with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
                 grpc.channel_ready_future(channel).result(timeout=60)
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "oip": [], "entity": []}
         for _ in range(ROUNDS):
             with stopped(trimtab.pid):
-                rounds["plain"].append(ask(plain.pid, plain_at, INFER, infer, client_core))
-            rounds["oip"].append(ask(trimtab.pid, trimtab_at, INFER, infer, client_core))
-            rounds["entity"].append(ask(trimtab.pid, trimtab_at, PREDICT, predict, client_core))
+                rounds["plain"].append(ask(plain.pid, client(plain_at, INFER, infer), client_core))
+            rounds["oip"].append(ask(trimtab.pid, client(trimtab_at, INFER, infer), client_core))
+            rounds["entity"].append(ask(trimtab.pid, client(trimtab_at, PREDICT, predict), client_core))
         canary = Rollout(id="canary", strategy="canary", share=50)
         asyncio.run(
             publish(
                 kafka.servers, [testing.deployment("model", 2, refs[0], challenger=refs[1], rollout=canary)]
             )
         )
-        return rounds, [ask(trimtab.pid, trimtab_at, INFER, infer, client_core) for _ in range(2)]
+        return rounds, [ask(trimtab.pid, client(trimtab_at, INFER, infer), client_core) for _ in range(2)]
     finally:
         for server in servers:
             server.kill()
             server.wait()
         kafka.kill()
-
-
-def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
-    rates = [each["requests_per_second"] for each in rounds]
-    return {
-        "requests_per_second": round(statistics.median(rates)),
-        "spread": [round(min(rates)), round(max(rates))],
-        "p50_ms": round(statistics.median(each["p50_ms"] for each in rounds), 2),
-        "p99_ms": round(statistics.median(each["p99_ms"] for each in rounds), 2),
-        "server_cpu_us": round(statistics.median(each["server_cpu_us"] for each in rounds)),
-        "failures": sum(int(each["failures"]) for each in rounds),
-        "client_cpu": round(statistics.median(each["client_cpu"] for each in rounds), 2),
-    }
-
-
-def ratios(rounds: dict[str, list[dict[str, float]]], kind: str) -> list[float]:
-    pairs = zip(rounds[kind], rounds["plain"], strict=True)
-    return [ours["requests_per_second"] / theirs["requests_per_second"] for ours, theirs in pairs]
 
 
 def main() -> int:
@@ -278,8 +219,8 @@ def main() -> int:
     details: dict[str, Any] = {kind: summary(found) for kind, found in rounds.items()}
     details |= {
         "oip_with_canary": summary(canary),
-        "oip_over_plain": [round(ratio, 3) for ratio in ratios(rounds, "oip")],
-        "entity_over_plain": [round(ratio, 3) for ratio in ratios(rounds, "entity")],
+        "oip_over_plain": [round(ratio, 3) for ratio in ratios(rounds["oip"], rounds["plain"], RATE)],
+        "entity_over_plain": [round(ratio, 3) for ratio in ratios(rounds["entity"], rounds["plain"], RATE)],
         "concurrency": CONCURRENCY,
         "threads": THREADS,
         "versions": {"grpcio": grpc.__version__, "onnxruntime": onnxruntime.__version__},
@@ -300,7 +241,7 @@ def main() -> int:
     claims: list[dict[str, Any]] = [
         {
             "claim": "Trimtab over OIP, of a plain threaded gRPC server's requests per second",
-            "value": round(statistics.median(ratios(rounds, "oip")), 3),
+            "value": round(statistics.median(ratios(rounds["oip"], rounds["plain"], RATE)), 3),
             "at_least": AT_LEAST,
         },
         {"claim": "requests that failed", "value": failures, "at_most": 0},

@@ -62,6 +62,21 @@ class Load:
         self._stopping = True
 
 
+def seen(
+    latencies: list[float], first: int, last: int, elapsed: float, cpu: float, failures: int
+) -> dict[str, float]:
+    """Return what was measured: of the calls from `first` to `last`, in the seconds and CPU seconds that they took."""
+    within = sorted(latencies[first:last])
+    return {
+        "requests_per_second": (last - first) / elapsed,
+        "p50_ms": within[len(within) // 2] * 1000,
+        "p99_ms": within[int(len(within) * 0.99)] * 1000,
+        "failures": failures,
+        "requests": len(latencies),
+        "client_cpu": cpu / elapsed,
+    }
+
+
 def main(address: str, method: str, bodies: Path, seconds: float, concurrency: int, channels: int) -> None:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     opened = [grpc.insecure_channel(address, options) for _ in range(channels)]
@@ -77,16 +92,7 @@ def main(address: str, method: str, bodies: Path, seconds: float, concurrency: i
     load.stop()
     for _ in range(concurrency):
         load.ended.acquire()
-    latencies = sorted(load.latencies[first:last])
-    answer = {
-        "requests_per_second": (last - first) / elapsed,
-        "p50_ms": latencies[len(latencies) // 2] * 1000,
-        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
-        "failures": load.failures - failed,
-        "requests": len(load.latencies),
-        "client_cpu": cpu / elapsed,
-    }
-    print(json.dumps(answer))
+    print(json.dumps(seen(load.latencies, first, last, elapsed, cpu, load.failures - failed)))
 
 
 if __name__ == "__main__":
