@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimtab.client import MOST_REQUEST_BYTES, MOST_ROWS, Trimtab, _requests
+from trimtab.client import MOST_REQUEST_BYTES, MOST_ROWS, SERVICES, Trimtab, _requests
 from trimtab.ingest import Job, Progress, Ready, Sending
 from trimtab_core.timestamps import NOT_A_TIME
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -232,7 +232,7 @@ async def test_each_instance_of_ingestion_is_asked_to_settle() -> None:
 
         stream_unary = unary_stream = stream_stream = unary_unary
 
-    names = ("registry", "serving", "trainer", "monitoring", "ingestion")
+    names = SERVICES
     channels: dict[str, Any] = {name: Channel(name) for name in names}
     instances: list[Any] = [Channel("one"), Channel("two")]
 

@@ -62,7 +62,8 @@ class World:
         rows = table.batch(
             Rows(payloads, [f"raw/{n}" for n in range(hours)], times, times, list(range(hours))), 0
         )
-        self._store.append("events/rides", table.schema, [Piece("events.rides", 0, rows, hours)], {})
+        marks = {0: START + 100 * HOUR}
+        self._store.append("events/rides", table.schema, [Piece("events.rides", 0, rows, hours)], marks)
 
     @contextmanager
     def hurried(self, sources: Sequence[str]) -> Iterator[None]:
@@ -129,6 +130,14 @@ def test_rows_that_cannot_be_compared_are_counted(world: World) -> None:
 
     assert (found.rows, found.mismatched) == (1, 0)
     assert (found.rows_without_event, found.rows_of_old_features) == (1, 1)
+
+
+def test_what_the_archives_watermark_has_not_passed_is_not_compared_yet(world: World) -> None:
+    world.log((1, 1, 0.0), (101, 1, 1))
+
+    found = world.audit()
+
+    assert (found.rows, found.rows_past_archive, found.rows_without_event) == (1, 1, 0)
 
 
 def test_versions_of_other_features_are_each_compared_by_their_own(world: World) -> None:

@@ -129,6 +129,7 @@ def _audit_message(audit: Audit) -> AuditSkewResponse:
         features=[_feature_message(name, each) for name, each in audit.features.items()],
         rows=audit.rows,
         mismatched=audit.mismatched,
+        rows_past_archive=audit.rows_past_archive,
         rows_without_event=audit.rows_without_event,
         rows_of_old_features=audit.rows_of_old_features,
         tables=_tables(audit.versions),

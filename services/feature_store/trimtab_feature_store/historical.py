@@ -76,6 +76,8 @@ class Plan:
     sources: Mapping[str, Source]
     features: tuple[Feature, ...]
     versions: Mapping[str, int]
+    reached_ms: int
+    """The event time up to which all of the sources are whole in those versions."""
 
 
 class Historical:
@@ -114,8 +116,10 @@ class Historical:
         resolved = self._features(model, source, features)
         views = self._views(resolved)
         sources = self._sources(model, views.values())
-        versions = await self._passed(sources, wanted.wait_until_ms, patience_s)
-        return Plan(wanted, model, source, views, sources, resolved, versions)
+        reached = await self._passed(sources, wanted.wait_until_ms, patience_s)
+        versions = {events_table(name): reach.version for name, reach in reached.items()}
+        until_ms = min(reach.least() for reach in reached.values())
+        return Plan(wanted, model, source, views, sources, resolved, versions, until_ms)
 
     def check(self, name: str) -> None:
         """Refuse a model that cannot be made a set for.
@@ -162,25 +166,25 @@ class Historical:
         except FeatureFault as fault:
             raise Rejected(f"model {model.name!r}: {fault}") from fault
 
-    async def _passed(self, sources: Mapping[str, Source], time_ms: int, patience_s: float) -> dict[str, int]:
-        """Wait until all of `sources` are archived up to a time, and return the tables' versions."""
-        behind: dict[str, int] = {}
-        versions: dict[str, int] = {}
+    async def _passed(
+        self, sources: Mapping[str, Source], time_ms: int, patience_s: float
+    ) -> dict[str, Reach]:
+        """Wait until all of `sources` are archived up to a time, and return how far each is."""
+        reached: dict[str, Reach] = {}
         try:
             with self._flushing.hurried(list(sources)):
                 async with asyncio.timeout(patience_s):
                     for name, source in sources.items():
                         while True:
-                            reach = await self._reach(source)
-                            behind = {name: reach.least()}
-                            versions[events_table(name)] = reach.version
-                            if reach.least() >= time_ms:
+                            reached[name] = await self._reach(source)
+                            if reached[name].least() >= time_ms:
                                 break
                             await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
-            name, reached = next(iter(behind.items()), (next(iter(sources)), 0))
-            raise NotArchivedYet(name, reached, time_ms) from error
-        return versions
+            name = next(name for name in sources if name not in reached or reached[name].least() < time_ms)
+            came_ms = reached[name].least() if name in reached else 0
+            raise NotArchivedYet(name, came_ms, time_ms) from error
+        return reached
 
 
 class Making:

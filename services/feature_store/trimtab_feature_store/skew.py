@@ -67,6 +67,7 @@ class Audit:
     """Compared."""
     mismatched: int = 0
     """Rows of which some feature is mismatched, missing or extra."""
+    rows_past_archive: int = 0
     rows_without_event: int = 0
     rows_of_old_features: int = 0
     versions: dict[str, int] = field(default_factory=dict)
@@ -108,8 +109,10 @@ class Skew:
                         audit.rows_of_old_features += rows.num_rows
                         continue
                     audit.versions |= plan.versions
+                    whole = rows.filter(pc.less_equal(rows["event_time_ms"], plan.reached_ms))
+                    audit.rows_past_archive += rows.num_rows - whole.num_rows
                     of_span = replace(plan, wanted=replace(wanted, start_ms=span[0], end_ms=span[1]))
-                    await asyncio.to_thread(_compare, audit, Making(self._tables, of_span), of_span, rows)
+                    await asyncio.to_thread(_compare, audit, Making(self._tables, of_span), of_span, whole)
             return audit
 
     async def _plan(self, wanted: Wanted, features: Sequence[str]) -> Plan | None:

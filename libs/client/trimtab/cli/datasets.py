@@ -146,14 +146,20 @@ def skew(
     found = ask(directory, lambda it: it.audit_skew(model, since_ms=since_ms, until_ms=until_ms))
     rows = [_skewed(each) for each in found.features]
     if as_json:
-        counts = ("rows", "mismatched", "rows_without_event", "rows_of_old_features")
+        counts = ("rows", "mismatched", "rows_past_archive", "rows_without_event", "rows_of_old_features")
         print_json({"model": model, **{name: getattr(found, name) for name in counts}, "features": rows})
         return
     console.print(
         f"{found.rows} predictions compared, {found.mismatched} of them not as they should have been."
     )
+    if found.rows_past_archive:
+        console.print(
+            f"{found.rows_past_archive} are not compared yet: the archive's watermark has not passed them."
+        )
     if found.rows_without_event:
-        console.print(f"{found.rows_without_event} were not compared: their event is not archived.")
+        console.print(
+            f"{found.rows_without_event} were not compared: their event was never sent, or refused."
+        )
     if found.rows_of_old_features:
         console.print(
             f"{found.rows_of_old_features} were not compared: their version takes a feature that is no more."

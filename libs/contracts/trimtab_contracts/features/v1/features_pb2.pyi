@@ -602,14 +602,17 @@ class AuditSkewResponse(_message.Message):
     ROWS_WITHOUT_EVENT_FIELD_NUMBER: _builtins.int
     ROWS_OF_OLD_FEATURES_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    ROWS_PAST_ARCHIVE_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """compared"""
     mismatched: _builtins.int
     """rows of which some feature is mismatched, missing or extra"""
     rows_without_event: _builtins.int
-    """not compared: their event is not archived (yet, or was never sent)"""
+    """not compared: their event was never sent, or refused"""
     rows_of_old_features: _builtins.int
     """not compared: their version took a feature that means nothing any more"""
+    rows_past_archive: _builtins.int
+    """not compared yet: not all that they were made of is sure to be archived"""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditSkewResponse.Feature]: ...
     @_builtins.property
@@ -623,10 +626,11 @@ class AuditSkewResponse(_message.Message):
         rows_without_event: _builtins.int = ...,
         rows_of_old_features: _builtins.int = ...,
         tables: _abc.Iterable[_registry_pb2.TableVersion] | None = ...,
+        rows_past_archive: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "mismatched", b"mismatched", "rows", b"rows", "rows_of_old_features", b"rows_of_old_features", "rows_without_event", b"rows_without_event", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "mismatched", b"mismatched", "rows", b"rows", "rows_of_old_features", b"rows_of_old_features", "rows_past_archive", b"rows_past_archive", "rows_without_event", b"rows_without_event", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
