@@ -57,6 +57,9 @@ def point_in_time(
     grouped = np.asarray(values, np.float64).reshape(len(owners), len(layout.groups))
     arrived = np.asarray(arrived_at_ms, np.int64)
     history = _History(layout, owners, times, arrived, grouped, ids)
+    # Neighbours are looked up together: what they ask for lies together.
+    asking = _in_order(spine_ids)
+    spine_ids, at = spine_ids[asking], at[asking]
     # Rows whose events have all arrived are as of their boundary; only the others need their own time.
     until = layout.slot_of(at)
     settled, end = history.settled(spine_ids, until, at)
@@ -65,7 +68,7 @@ def point_in_time(
     asked = order[first]
     answers = history.answers(spine_ids[asked], until[asked], at[asked])
     found = np.empty((len(at), len(layout.columns)))
-    found[order] = np.repeat(answers, np.diff(np.append(first, len(order))), axis=0)
+    found[asking[order]] = np.repeat(answers, np.diff(np.append(first, len(order))), axis=0)
     return found
 
 
@@ -187,11 +190,11 @@ class _History:
         numbers = layout.slot_of(times)
         # Rows that are in order of time already, as an archive gives them, need no more than their entities' order.
         in_order = not np.any((numbers[1:] < numbers[:-1]) | (arrived[1:] < arrived[:-1]))
-        order = np.argsort(ids, kind="stable") if in_order else np.lexsort((arrived, numbers, ids))
+        order = _in_order(ids) if in_order else np.lexsort((arrived, numbers, ids))
         order = order[np.searchsorted(ids[order], 0) :]
         ids, numbers = ids[order], numbers[order]
-        self.times, self.grouped = times[order], grouped[order]
-        self._names, self._order = names, order
+        self.times = times[order]
+        self._grouped, self._names, self._order = grouped, names, order
         self.starts = _starts(ids, numbers)
         self._layout = layout
         self._arrived = arrived[order]
@@ -200,6 +203,15 @@ class _History:
         last = self._arrived[self._ends - 1]
         self._late = np.flatnonzero(last > (numbers[self.starts] + 1) * layout.hop_ms)
         self._late_index = _Index(ids[self.starts][self._late], last[self._late])
+
+    def group(self, group: int, events: Places | None = None) -> Floats:
+        """Return the values of a group, of all events or of some."""
+        found: Floats = self._grouped[self._order if events is None else self._order[events], group]
+        return found
+
+    def is_whole(self, group: int) -> bool:
+        """Return whether every event counts for a group."""
+        return not np.isnan(self._grouped[:, group]).any()
 
     @functools.cached_property
     def ties(self) -> Floats:
@@ -319,7 +331,7 @@ class _CellReader:
 
     def __init__(self, history: _History, group: int) -> None:
         self._history = history
-        self._values = history.grouped[:, [group]]
+        self._values = history.group(group)[:, None]
         self._leaves = self._tree(history.starts)
         self._events: _Tree | None = None
 
@@ -341,51 +353,61 @@ class _EndReader:
 
     def __init__(self, history: _History, group: int, end: End) -> None:
         self._history = history
+        self._group = group
         self._end = end
-        self._values = history.grouped[:, group]
         self._merge = functools.partial(partials.merge_ends, end)
         self._empty = EMPTY_END[end]
         self._tree: _Tree | None = None
         self._by_time = history.by_time
         if self._by_time is not None:
-            self._nearest = self._nearest_known(~np.isnan(self._values[self._by_time]))
+            self._nearest = None if history.is_whole(group) else self._nearest_known()
 
     def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
         (_, begin, end), *pending = self._history.ranges(asked)
-        merged = self._of_leaves(begin, end)
+        if self._by_time is None:
+            merged = self._of_events(begin, end)
+        else:
+            there, events = self._of_leaves(begin, end)
+            if not pending:
+                found = np.full(len(begin), np.nan)
+                found[there] = self._history.group(self._group, events)
+                return np.repeat(found[:, None], len(functions), axis=1)
+            merged = np.tile(self._empty, (len(begin), 1))
+            merged[there] = self._cells(events)
         for rows, begin, end in pending:
             merged[rows] = self._merge(merged[rows], self._of_events(begin, end))
         return merged[:, [partials.VALUE] * len(functions)]
 
-    def _nearest_known(self, known: NDArray[np.bool_]) -> Places:
+    def _nearest_known(self) -> Places:
         """Return the place of the event that counts at or before each place; for a first one, at or after it."""
+        known = ~np.isnan(self._history.group(self._group, self._by_time))
         places = np.arange(len(known))
         if self._end == "last":
             return np.maximum.accumulate(np.where(known, places, -1))
         return np.minimum.accumulate(np.where(known, places, len(known))[::-1])[::-1]
 
-    def _of_leaves(self, begin: Places, end: Places) -> Floats:
-        """Return the cells of all events of whole leaves."""
-        if self._by_time is None:
-            return self._of_events(begin, end)
-        found = np.tile(self._empty, (len(begin), 1))
+    def _of_leaves(self, begin: Places, end: Places) -> tuple[Places, Places]:
+        """Return the rows whose whole leaves have an event that counts, and the event."""
+        assert self._by_time is not None
         rows = np.flatnonzero(begin < end)
-        nearest = self._nearest[end[rows] - 1 if self._end == "last" else begin[rows]]
-        there = (nearest >= begin[rows]) & (nearest < end[rows])
-        found[rows[there]] = self._cells(self._by_time[nearest[there]])
-        return found
+        place = end[rows] - 1 if self._end == "last" else begin[rows]
+        if self._nearest is not None:
+            place = self._nearest[place]
+            there = (place >= begin[rows]) & (place < end[rows])
+            rows, place = rows[there], place[there]
+        return rows, self._by_time[place]
 
     def _of_events(self, begin: Places, end: Places) -> Floats:
         """Return the cells of ranges of events, which are in the order in which they arrived."""
         if self._tree is None:
-            cells = self._cells(np.arange(len(self._values)))
-            cells[np.isnan(self._values)] = self._empty
+            cells = self._cells(np.arange(len(self._history.times)))
+            cells[np.isnan(cells[:, partials.VALUE])] = self._empty
             self._tree = _Tree(cells, self._empty, self._merge)
         return self._tree.merged(begin, end)
 
-    def _cells(self, places: Places) -> Floats:
+    def _cells(self, events: Places) -> Floats:
         history = self._history
-        return partials.ends(self._values[places], history.times[places], history.ties[places])
+        return partials.ends(history.group(self._group, events), history.times[events], history.ties[events])
 
 
 class _SketchReader:
@@ -394,7 +416,7 @@ class _SketchReader:
     def __init__(self, history: _History, group: int, kind: Kind) -> None:
         self._history = history
         self._kind = kind
-        self._events = _SketchTree(kind, history.grouped[:, group])
+        self._events = _SketchTree(kind, history.group(group))
 
     def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
         readers = [read[1] for each in functions if (read := sketches.reader(each)) is not None]
@@ -424,6 +446,13 @@ def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
     if len(new):
         new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
     return new
+
+
+def _in_order(ids: Ids) -> Places:
+    """Return the places of `ids` in their order, of equal ones in that of the places."""
+    small = len(ids) and ids.min() >= -1 and ids.max() < np.iinfo(np.uint16).max
+    # So few can be sorted digit by digit.
+    return np.argsort((ids + 1).astype(np.uint16) if small else ids, kind="stable")
 
 
 def _shared_ids(left: Any, right: Any) -> tuple[Ids, Ids]:
