@@ -18,9 +18,12 @@ from trimtab_contracts import topics
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import Stack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+LIMIT_S = 240
+pytestmark = [pytest.mark.real, pytest.mark.timeout(LIMIT_S)]
 TRIMTAB = Path(sys.executable).parent / "trimtab"
 ROWS = 12_000
+SLOWLY = ("--speed", "1000000")
+"""All rows would take more than two minutes, so that the command is surely under way when it is killed."""
 
 
 async def test_a_users_file_becomes_events_once_though_the_command_is_killed(
@@ -44,13 +47,13 @@ async def test_a_users_file_becomes_events_once_though_the_command_is_killed(
     ingest = shlex.split(next(line for line in told.splitlines() if "trimtab ingest" in line))[1:]
     async with Trimtab.connect(addresses(whole.environ)) as trimtab:
         await trimtab.apply(project.load(Path("meters")).resources, actor="test")
-    first = start(*ingest)
+    first = start(*ingest, *SLOWLY)
     await eventually(some, what="an acknowledged row", deadline_s=60.0)
     first.kill()
     first.communicate()
     at_its_end = acknowledged()
     second = start(*ingest, "--json")
-    out, said = second.communicate(timeout=60)
+    out, said = second.communicate(timeout=LIMIT_S)
 
     assert second.returncode == 0, said
     [done] = json.loads(out)

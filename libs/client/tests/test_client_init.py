@@ -94,7 +94,7 @@ def resources(plan: scaffold.Plan) -> dict[str, Any]:
     ("make", "key", "time", "label", "entity", "task", "refused", "options"),
     [
         (taxi, "row_id", "pickup_datetime", "fare", "zone", "regression", "3 out_of_range trip_distance", ["--row-id", "row_id"]),
-        (air, "date_time", "date_time", "T", None, "regression", "", ["--map", "Date+Time=date_time", "--time-format", "%d/%m/%Y %H.%M.%S", "--null=-200"]),
+        (air, "row_id", "date_time", "T", None, "regression", "", ["--row-id", "row_id", "--map", "Date+Time=date_time", "--time-format", "%d/%m/%Y %H.%M.%S", "--null=-200"]),
         (churn, "customerID", "signup", "Churn", "Contract", "binary", "", []),
     ],
 )  # fmt: skip
@@ -139,7 +139,6 @@ def test_what_is_a_guess_or_looks_odd_is_said_beside_it(tmp_path: Path) -> None:
         (trips["model.yaml"], "# - request.total  # moves with fare (correlation 1.00): put it in if it is known by then"),
         (sensor["source.yaml"], '-200 stands in'),
         (sensor["source.yaml"], "nmhc_gt: {type: integer, nullable: true, min: 0, max: 1000}"),
-        (sensor["source.yaml"], "key: date_time  # no two rows have the same time, and there is no better key"),
         (customers["source.yaml"], 'enum: ["Month-to-month", "One year", "true"]}  # all that was seen: any other is refused'),
         (customers["model.yaml"], "texts are no features by themselves: a view can have one as its entity (Contract)"),
         (customers["model.yaml"], "Predicts Churn: a guess: it is called like a label"),
@@ -156,6 +155,7 @@ def test_a_person_who_knows_better_is_heard_or_told_why_not(tmp_path: Path) -> N
         ({"label": "Contract"}, "--label 'Contract' holds a string such as"),
         ({"label": "nosuch"}, "--label 'nosuch' is no column of the file: name one of customerID, signup"),
         ({"time": "Churn"}, "--time 'Churn' holds no times that are understood, but a boolean"),
+        ({"key": "signup"}, "--key 'signup' holds times, and an instant is written in many ways"),
         ({"key": "TotalCharges"}, "--key 'TotalCharges' is empty in 7 rows, and every event needs a key"),
     ):
         with pytest.raises(Rejected, match=said):
@@ -191,7 +191,7 @@ def test_names_that_yaml_or_a_field_would_take_amiss_are_written_so_that_they_ar
 
     found = resources(scaffold.plan(infer.columns(rows), scaffold.Wishes("mine")))
 
-    assert list(found["Source"].fields)[2:] == [
+    assert list(found["Source"].fields)[3:] == [
         "null", "on", "true", "a_b", "c_1st", "stra_e", "x_y", "z", "A", "a", "a_b_2", "column", "column_2",
     ]  # fmt: skip
     assert found["Source"].fields["on"].enum == tuple(f"{n}: '\"\n#" for n in range(3))
@@ -285,7 +285,7 @@ def test_the_command_writes_says_what_to_do_next_and_overwrites_nothing(
     assert "of the first 1,000 rows none would be refused" in done.output
     command = next(line.strip() for line in done.output.splitlines() if "trimtab ingest" in line)
     assert command == (
-        "trimtab ingest air-quality 'Air Quality.csv' --arrived event_time --map Date+Time=date_time "
+        "trimtab ingest air-quality 'Air Quality.csv' --arrived event_time --row-id row_id --map Date+Time=date_time "
         "--time-format '%d/%m/%Y %H.%M.%S' --null=-200"
     )
     assert command in (tmp_path / "air-quality" / "source.yaml").read_text()

@@ -100,7 +100,7 @@ def plan(columns: Sequence[Column], wishes: Wishes) -> Plan:
     """
     why: dict[str, str] = {}
     time = _time(columns, wishes.time, why)
-    key = _key(columns, time, wishes.key, why)
+    key = _key(columns, wishes.key, why)
     label = _label(columns, [each for each in (time, key) if each], wishes.label, why)
     return Plan(wishes.name, columns, time, key, label, _entity(columns, (time, key, label), why), why)
 
@@ -136,12 +136,17 @@ def _time(columns: Sequence[Column], wish: str, why: dict[str, str]) -> Column:
     return best
 
 
-def _key(columns: Sequence[Column], time: Column, wish: str, why: dict[str, str]) -> Column | None:
+def _key(columns: Sequence[Column], wish: str, why: dict[str, str]) -> Column | None:
     if wish:
         found = _named(columns, wish, "--key")
         if found.nullable:
             raise Rejected(
                 f"--key {wish!r} is empty in {found.nulls:,} rows, and every event needs a key: name another"
+            )
+        if found.type == "timestamp":
+            raise Rejected(
+                f"--key {wish!r} holds times, and an instant is written in many ways, so no row is found by one: "
+                "name another, or leave --key out"
             )
         why["key"] = "as you said" + ("" if found.unique else "; rows share it")
         return found
@@ -152,11 +157,6 @@ def _key(columns: Sequence[Column], time: Column, wish: str, why: dict[str, str]
     if texts := [each for each in alone if each.type == "string"]:
         why["key"] = "no two rows have the same"
         return texts[0]
-    if time.unique:
-        why["key"] = (
-            "no two rows have the same time, and there is no better key: name one with --key if there is"
-        )
-        return time
     why["key"] = "no column tells the rows apart: `--row-id` gives each an id on the way in"
     return None
 

@@ -3,7 +3,7 @@
 Slot number = floor(event time / hop). An entity's state is a ring of slots; each slot
 holds, for every group of the view (a field under a condition), a cell of count, mean,
 M2, min and max, and only where a function asks for it a cell of its first or last value
-or a sketch. A value at time t merges the completed slots of (b - W, b], b being the last
+or a sketch. A value at time t merges the completed slots of [b - W, b), b being the last
 hop boundary not after t: nothing leaks, nothing depends on the order of arrival, and
 between two boundaries nothing changes.
 """

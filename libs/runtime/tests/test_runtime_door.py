@@ -24,7 +24,7 @@ class Servicer(FeatureStoreServicer):
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.cancelled = False
+        self.begun, self.cancelled = asyncio.Event(), False
 
     def GetOnlineFeatures(self, request: Any, context: Any) -> messages.GetOnlineFeaturesResponse:
         with pytest.raises(RuntimeError):
@@ -36,6 +36,7 @@ class Servicer(FeatureStoreServicer):
         if request.model == "broken":
             raise ZeroDivisionError
         if request.model == "slow":
+            self.begun.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -111,8 +112,11 @@ async def test_what_a_coroutine_fails_with_is_told(store: Any, model: str, code:
 
 
 async def test_a_coroutine_whose_caller_has_gone_is_cancelled(store: Any, servicer: Servicer) -> None:
-    with pytest.raises(grpc.RpcError):
-        await store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model="slow"), timeout=0.2)
+    call = store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model="slow"))
+    async with asyncio.timeout(60):
+        await servicer.begun.wait()
+
+    call.cancel()
 
     async def is_cancelled() -> bool:
         return servicer.cancelled

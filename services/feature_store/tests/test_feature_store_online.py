@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from trimtab_contracts import topics
-from trimtab_contracts.features.v1.features_pb2 import GetOnlineFeaturesResponse
+from trimtab_contracts.features.v1.features_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
 from trimtab_core import specs
 from trimtab_core.slots import FoldState, Layout
 from trimtab_feature_store import online
 from trimtab_feature_store.errors import BadQuestion, NotRead
+from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.online import Answer, OnlineViews
 from trimtab_runtime import featurelog, freshness
 from trimtab_runtime.clock import ManualClock
@@ -36,17 +37,19 @@ class Raw:
 
 
 class ReadToTheEnd:
-    """A follower that has caught up, or never does."""
+    """A follower that has caught up, or does once it is freed."""
 
     def __init__(self, *, stuck: bool = False) -> None:
-        self._stuck = stuck
+        self.free, self.waiting = asyncio.Event(), 0
+        if not stuck:
+            self.free.set()
 
     def set_topics(self, topics: Sequence[str]) -> None:
         pass
 
     async def caught_up(self) -> None:
-        if self._stuck:
-            await asyncio.Event().wait()
+        self.waiting += 1
+        await self.free.wait()
 
 
 def a_view(name: str, **changes: Any) -> specs.FeatureView:
@@ -248,6 +251,38 @@ def test_a_view_that_is_still_being_read_is_asked_for_again(world: World) -> Non
 
     with pytest.raises(NotRead, match="'city' are still being read: ask again in a moment"):
         world.ask("city.*", at_ms=START)
+
+
+@pytest.mark.parametrize(("threads", "waiters"), [(4, 3), (1, 1)])
+async def test_questions_that_wait_for_a_first_read_leave_a_thread_to_the_others(
+    world: World, threads: int, waiters: int
+) -> None:
+    class Context:
+        def time_remaining(self) -> None:
+            return None
+
+    async def all_wait() -> bool:
+        return follower.waiting == waiters
+
+    follower = ReadToTheEnd(stuck=True)
+    world.follow(follower)
+    api = FeatureStoreApi(
+        world.views, cast(Any, None), cast(Any, None), world.clock, patience_s=60.0, threads=threads
+    )
+    question, context = GetOnlineFeaturesRequest(features=["city.*"]), cast(Any, Context())
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [
+            tasks.create_task(asyncio.to_thread(api.GetOnlineFeatures, question, context))
+            for _ in range(waiters)
+        ]
+        await eventually(all_wait, what="all that may wait")
+
+        with pytest.raises(NotRead, match="'city' are still being read"):
+            await asyncio.to_thread(api.GetOnlineFeatures, question, context)
+        assert not any(each.done() for each in waiting)
+        follower.free.set()
+
+    assert all(list(each.result().names) == ["city.mph_count_4h", "city.mph_mean_4h"] for each in waiting)
 
 
 def test_rubbish_on_the_topic_hides_nothing(world: World) -> None:

@@ -59,7 +59,12 @@ async def run(config: Config) -> None:
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
         historical = Historical(book, tables, archive)
         api = FeatureStoreApi(
-            online, historical, Skew(historical, tables), clock, patience_s=config.patience_s
+            online,
+            historical,
+            Skew(historical, tables),
+            clock,
+            patience_s=config.patience_s,
+            threads=config.threads,
         )
         register = partial(add_FeatureStoreServicer_to_server, api)
         async with (

@@ -23,6 +23,6 @@ class Config:
     max_records: int = 5000
     """Most rows of one transaction."""
     patience_s: float = 60.0
-    """How long a training set waits for the archive where its caller states no deadline."""
+    """How long a training set waits for the archive where its caller states no deadline, and a view that begins."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

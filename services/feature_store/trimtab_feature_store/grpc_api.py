@@ -1,6 +1,7 @@
 """gRPC door of the feature store: features now, and features then."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -32,23 +33,40 @@ class FeatureStoreApi(FeatureStoreServicer):
     """Answers `trimtab.features.v1.FeatureStore`."""
 
     def __init__(
-        self, online: OnlineViews, historical: Historical, skew: Skew, clock: Clock, *, patience_s: float
+        self,
+        online: OnlineViews,
+        historical: Historical,
+        skew: Skew,
+        clock: Clock,
+        *,
+        patience_s: float,
+        threads: int,
     ) -> None:
-        """Make it on the event loop that the views are followed on; plain handlers run on other threads."""
+        """Make it on the event loop that the views are followed on; plain handlers run on `threads` others.
+
+        All of those but one may wait for views at a time, so that one is left for whoever need not, such as health.
+        """
         self._loop = asyncio.get_running_loop()
         self._online = online
         self._historical = historical
         self._skew = skew
         self._clock = clock
         self._patience_s = patience_s
+        self._may_wait = threading.BoundedSemaphore(max(1, threads - 1))
 
     def GetOnlineFeatures(self, request: GetOnlineFeaturesRequest, context: Any) -> GetOnlineFeaturesResponse:
         """Return features of some entities at a time, or now; all views are read at one time."""
         plan = self._online.plan(request.features)
         if self._online.lacks(plan):
-            patience_s = min(_FIRST_S, context.time_remaining() or _FIRST_S)
-            following = self._online.follow(plan, patience_s=patience_s)
-            asyncio.run_coroutine_threadsafe(following, self._loop).result()
+            waits = self._may_wait.acquire(blocking=False)
+            try:
+                # Without patience the reading is begun all the same, so that a later question finds it done.
+                patience_s = min(_FIRST_S, context.time_remaining() or _FIRST_S) if waits else 0.0
+                following = self._online.follow(plan, patience_s=patience_s)
+                asyncio.run_coroutine_threadsafe(following, self._loop).result()
+            finally:
+                if waits:
+                    self._may_wait.release()
         at_ms = from_timestamp(request.at) if request.HasField("at") else self._clock.now_ms()
         return _online_message(self._online.read(plan, _entity_columns(request), at_ms))
 

@@ -159,6 +159,23 @@ async def test_a_label_is_a_number_or_a_boolean(specs: Specs) -> None:
         await specs.apply(wanted, "ann")
 
 
+async def test_nothing_is_found_by_an_instant(specs: Specs) -> None:
+    wanted = documents()
+    for source in wanted[:2]:
+        source["spec"]["fields"]["met_at"] = {"type": "timestamp"}
+    wanted[2]["spec"]["entity"] = ["zone", "met_at"]
+    wanted[3]["spec"]["label"]["on"] = "met_at"
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply(wanted, "ann")
+
+    assert [(fault.path, fault.sentence.partition(",")[0]) for fault in caught.value.faults] == [
+        ("spec.entity", "'met_at' is a timestamp in source 'dropoffs'"),
+        ("spec.label.on", "'met_at' is a timestamp in source 'pickups'"),
+        ("spec.label.on", "'met_at' is a timestamp in source 'dropoffs'"),
+    ]
+    assert "name a field of another type, or declare it a string" in str(caught.value)
+
+
 async def test_every_feature_that_means_nothing_is_named(specs: Specs) -> None:
     features = ["speed.median", "request.distance", "request.colour", "pace.*"]
     with pytest.raises(BadSpecs) as caught:

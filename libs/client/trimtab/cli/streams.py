@@ -15,8 +15,10 @@ from trimtab_contracts.topics import Encoding, Topic
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Unavailable
 from trimtab_runtime.freshness import P50, P99
+from trimtab_runtime.lifecycle import finish
 
 from trimtab.cli.session import HOME, Directory, Json, environ, plain, show, wanted
+from trimtab.reading import PATIENCE_S, up_to
 
 _RECENT = 200
 """Records of each partition that are looked at for the newest of each view."""
@@ -113,9 +115,15 @@ def freshness(directory: Directory = HOME, as_json: Json = False) -> None:
 
 
 async def _recent(servers: str) -> list[tuple[str, Metric]]:
-    """Return the newest metrics of features in order, each with the instance that told it."""
+    """Return the newest metrics of features in order, each with the instance that told it.
+
+    Raises:
+        Unavailable: Kafka is away, or goes away meanwhile.
+    """
     topic = topics.METRICS_FEATURES
-    consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_S * 1000)
+    )
     found: list[tuple[int, str, Metric]] = []
     try:
         await consumer.start()
@@ -126,13 +134,12 @@ async def _recent(servers: str) -> list[tuple[str, Metric]]:
         begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
         for place in places:
             consumer.seek(place, max(begins[place], ends[place] - _RECENT))
-        while any([await consumer.position(place) < ends[place] for place in places]):
-            for batch in (await consumer.getmany(timeout_ms=200)).values():
-                for record in batch:
-                    where = dict(record.headers).get("ce_source", b"").decode()
-                    found.append((record.timestamp, where, topic.decode(record.value)))
+        async for batch in up_to(consumer, ends, servers=servers):
+            for record in batch:
+                where = dict(record.headers).get("ce_source", b"").decode()
+                found.append((record.timestamp, where, topic.decode(record.value)))
     except KafkaError as error:
         raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
     finally:
-        await consumer.stop()
+        await finish(consumer.stop())
     return [(where, metric) for _, where, metric in sorted(found, key=lambda each: each[0])]

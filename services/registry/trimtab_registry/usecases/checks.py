@@ -128,7 +128,7 @@ class World:
             return
         fields = self.sources[spec.source].spec.fields
         for entity in spec.entities:
-            yield from _unknown_field(at, "spec.entity", entity, spec.source, fields)
+            yield from _no_name(at, "spec.entity", entity, spec.source, fields)
         for index, aggregate in enumerate(spec.aggregates):
             path = f"spec.aggregates.{index}"
             yield from _unknown_field(at, f"{path}.field", aggregate.field, spec.source, fields)
@@ -146,7 +146,7 @@ class World:
         yield from self._unknown_source(at, "spec.label.source", spec.label.source)
         source, truth = self.sources.get(spec.source), self.sources.get(spec.label.source)
         for held in {held.name: held for held in (source, truth) if held is not None}.values():
-            yield from _unknown_field(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
+            yield from _no_name(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
         if truth is not None:
             fields, value = truth.spec.fields, spec.label.value
             numeric = value not in fields or fields[value].type != "boolean"  # true counts as 1, false as 0
@@ -212,6 +212,20 @@ def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[F
 
 def _alike(one: str, other: str) -> bool:
     return one.replace(".", "_") == other.replace(".", "_")
+
+
+def _no_name(
+    at: str, path: str, name: str, source: str, fields: Mapping[str, specs.FieldSpec]
+) -> Iterator[Fault]:
+    """Yield why a field names nothing that rows are found by."""
+    yield from _unknown_field(at, path, name, source, fields)
+    if name in fields and fields[name].type == "timestamp":
+        yield Fault(
+            at,
+            path,
+            f"{name!r} is a timestamp in source {source!r}, and an instant is written in many ways, so no row is found "
+            "by one: name a field of another type, or declare it a string",
+        )
 
 
 def _unknown_field(
