@@ -6,7 +6,7 @@ mode), the loop's id as `ce_correlationid`, and W3C `traceparent`. A record of t
 will follow in its partition.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -213,10 +213,16 @@ def ids(rows: Sequence[Any]) -> list[str]:
     """Return the ids of raw aiokafka records of a row topic: what each is called, or its place if it has no usable id."""
     return [
         found.decode(errors="replace")
-        if (found := dict(row.headers).get("ce_id")) and len(found) <= MOST_ID_BYTES
+        if (found := given_id(dict(row.headers)))
         else f"{row.topic}/{row.partition}/{row.offset}"
         for row in rows
     ]
+
+
+def given_id(headers: Mapping[str, bytes | None]) -> bytes:
+    """Return what the headers of a row call it; nothing if they do not, or if that can be no id."""
+    found = headers.get("ce_id") or b""
+    return found if len(found) <= MOST_ID_BYTES else b""
 
 
 def read(topic: Topic[M], record: Any) -> Record[M]:
