@@ -95,6 +95,30 @@ def test_a_version_is_what_it_was_when_it_was_the_newest(store: DeltaStore | Mem
     assert offsets(store, then) == [0, 1, 2, 3]
 
 
+def test_a_version_says_how_far_it_had_come_and_no_further(store: DeltaStore | MemoryStore) -> None:
+    store.append("events/s", TABLE.schema, [a_piece(0, 3)], {0: 50})
+    then = store.reach("events/s", 2)
+    nothing = Piece("events.s", 1, a_piece(0, 0).rows.slice(0, 0), 7)
+    store.append("events/s", TABLE.schema, [a_piece(4, 9), nothing], {0: 70})
+    now = store.reach("events/s", 2)
+
+    assert (then.watermark_ms, now.watermark_ms) == ({0: 50, 1: 0}, {0: 70, 1: 0})
+    assert store.offsets("events/s", then.version, "events.s", 2) == [3, -1]
+    assert store.offsets("events/s", now.version, "events.s", 2) == [9, 7]
+    assert store.offsets("events/s", then.version, "events.other", 1) == [-1]
+    assert store.offsets("events/none", -1, "events.s", 2) == [-1, -1]
+
+
+def test_offsets_that_hold_no_row_make_a_version_as_well(store: DeltaStore | MemoryStore) -> None:
+    nothing = Piece("events.s", 0, a_piece(0, 0).rows.slice(0, 0), 7)
+    for _ in range(2):
+        store.append("events/s", TABLE.schema, [nothing], {})
+
+    version = store.reach("events/s", 1).version
+    assert version == 1
+    assert store.offsets("events/s", version, "events.s", 1) == [7]
+
+
 def test_rows_are_read_by_event_time_and_by_arrival(store: DeltaStore | MemoryStore) -> None:
     store.append("events/s", TABLE.schema, [a_piece(0, 9)], {})
     version = store.reach("events/s", 1).version
