@@ -15,6 +15,7 @@ from trimtab_feature_store.errors import ArchiveConflict
 from trimtab_feature_store.rows import Rows
 from trimtab_feature_store.store import DeltaStore, Piece
 from trimtab_feature_store.testing import MemoryStore
+from trimtab_runtime.errors import Unavailable
 
 SPEC = SourceSpec.model_validate(
     {
@@ -137,6 +138,25 @@ def test_a_table_or_a_column_that_is_not_there_reads_as_nothing(store: DeltaStor
     assert store.reach("events/none", 2).least() == 0
     assert store.read("events/none", ["id"], version=-1, **wide).num_rows == 0
     assert store.read("events/s", ["new"], version=1, **wide)["new"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("broken", ["empty", "no Parquet", "no footer", "no pages"])
+def test_a_file_that_is_broken_makes_its_table_unavailable(tmp_path: Path, broken: str) -> None:
+    store = DeltaStore(tmp_path)
+    store.append("events/s", TABLE.schema, [a_piece(0, 1)], {})
+    [file] = (tmp_path / "delta" / "events" / "s").rglob("part-*.parquet")
+    sound = file.read_bytes()
+    pages = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    rubbish = {
+        "empty": b"",
+        "no Parquet": b"rubbish",
+        "no footer": sound[:pages] + b"\xff" * (len(sound) - 8 - pages) + sound[-8:],
+        "no pages": b"\xff" * pages + sound[pages:],
+    }
+    file.write_bytes(rubbish[broken])
+
+    with pytest.raises(Unavailable, match="table events/s cannot be read"):
+        offsets(store)
 
 
 def test_a_second_process_with_an_old_view_appends_only_what_is_new(tmp_path: Path) -> None:
