@@ -26,6 +26,7 @@ def a_letter(
     code: str = "out_of_range",
     field: str = "x",
     value: str = "-1",
+    row_id: bytes = b"",
 ) -> DeadLetter:
     return DeadLetter(
         id=f"{topic}/1/{offset}",
@@ -37,6 +38,7 @@ def a_letter(
         payload=payload,
         reasons=[Reason(code=code, field=field, value=value, message=f"{field} {value} is wrong: mend it")],
         arrived_at=to_timestamp(NOW - 5),
+        row_id=row_id,
     )
 
 
@@ -202,6 +204,16 @@ def test_a_row_goes_back_to_where_it_came_from_as_it_arrived_then(kafka: Kafka, 
         "ce_arrivedat": iso(NOW - 5).encode(),
         "ce_replayof": b"raw.trips/1/7",
     }
+
+
+def test_a_row_keeps_the_id_that_its_producer_gave_it(kafka: Kafka, tell: Tell) -> None:
+    kafka.refuse(a_letter(7, row_id=b"mine \xff"))
+
+    tell("replay", "--all")
+
+    [sent] = kafka.sent
+    assert dict(sent.headers)["ce_id"] == b"mine \xff"
+    assert dict(sent.headers)["ce_replayof"] == b"raw.trips/1/7"
 
 
 def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka, tell: Tell) -> None:

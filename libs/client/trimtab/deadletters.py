@@ -123,6 +123,8 @@ def _sent_again(letter: DeadLetter) -> Outgoing:
         ("ce_arrivedat", iso(from_timestamp(letter.arrived_at)).encode()),
         (REPLAY_OF, letter.id.encode()),
     ]
+    if letter.row_id:
+        headers.append(("ce_id", letter.row_id))
     return Outgoing(letter.topic, letter.key or None, letter.payload, headers, letter.partition)
 
 

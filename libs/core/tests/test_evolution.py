@@ -4,8 +4,8 @@ import copy
 from typing import Any
 
 import pytest
-from trimtab_core.evolution import breaking, differences
-from trimtab_core.specs import FieldSpec, Source, SourceSpec, parse
+from trimtab_core.evolution import breaking, changed_columns, differences
+from trimtab_core.specs import FeatureViewSpec, FieldSpec, Source, SourceSpec, parse
 
 BEFORE: dict[str, Any] = {
     "key": "id",
@@ -147,3 +147,36 @@ def test_documents_differ_key_by_key() -> None:
         (("spec", "new"), None, {"d": 1}),
         (("spec", "gone"), 2, None),
     ]
+
+
+def view(**aggregate: Any) -> FeatureViewSpec:
+    shown = {"field": "x", "functions": ["mean"], "windows": ["1d"], **aggregate}
+    return FeatureViewSpec.model_validate({"source": "s", "hop": "1h", "ttl": "2d", "aggregates": [shown]})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"name": "n"}, {"name": "n", "field": "y"}, "its `field` was 'x' and would be 'y'"),
+        (
+            {"name": "n", "where": "x < 3"},
+            {"name": "n", "field": "y", "where": "x < 4"},
+            "its `field` was 'x' and would be 'y' and its `where` was 'x < 3' and would be 'x < 4'",
+        ),
+        ({"where": "x < 3"}, {}, "its `where` was 'x < 3' and would be None"),
+        (
+            {"name": "n_distinct", "functions": ["count"]},
+            {"name": "n", "functions": ["distinct_count"]},
+            "its `function` was 'count' and would be 'distinct_count'",
+        ),
+        ({}, {"name": "n"}, "it would be gone"),
+    ],
+)
+def test_a_column_is_what_it_is_made_of(before: dict[str, Any], after: dict[str, Any], said: str) -> None:
+    assert list(changed_columns(view(**before), view(**after)).values()) == [said]
+
+
+def test_a_condition_that_is_written_otherwise_is_the_same() -> None:
+    before, after = view(where="x < 3 and k == 'a'"), view(where='(x<3) and\nk == "a"')
+
+    assert changed_columns(before, after) == {}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trimtab_core.comparisons import Limit, parse_limit
+from trimtab_core.comparisons import parse_limit
 from trimtab_core.expectations import Expectations, Finding, Summary
 from trimtab_core.specs import Source, parse
 
@@ -76,6 +77,12 @@ def test_of_no_values_there_is_no_mean_to_tell() -> None:
 def test_without_expectations_there_is_nothing_to_do() -> None:
     assert not expecting({})
     assert add(expecting({}), 1, 2, 3, 4) == []
+
+
+def test_what_no_float_holds_is_within_no_limit_in_whatever_batches_it_comes() -> None:
+    of = Summary.of([1e308] * 4, numbers=True, different=False)
+
+    assert not parse_limit("< 1").holds(of.merge(of).statistic("mean") or 0)
 
 
 columns = st.lists(st.none() | st.integers(-1000, 1000) | st.floats(-1e6, 1e6), max_size=8)

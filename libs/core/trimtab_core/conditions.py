@@ -72,6 +72,11 @@ def compile_condition(text: str, types: Mapping[str, str] | None = None) -> Cond
     return Condition(tuple(compiler.fields), met)
 
 
+def same_condition(one: str, other: str) -> bool:
+    """Whether two texts, which are conditions, say the same but for spaces, quotes and brackets."""
+    return ast.dump(tree(one_line(one), _EXAMPLE)) == ast.dump(tree(one_line(other), _EXAMPLE))
+
+
 class _Compiler:
     """Compiles one text; `positive` is whether its truth is wanted, or its falsehood."""
 

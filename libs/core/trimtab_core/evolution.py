@@ -9,6 +9,7 @@ needs a new major version, which is a source of its own beside the old one.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from trimtab_core.conditions import same_condition
 from trimtab_core.contract import compile_contract
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import FeatureViewSpec, FieldSpec, Place, SourceSpec
@@ -164,21 +165,30 @@ def changed_columns(before: FeatureViewSpec, after: FeatureViewSpec) -> dict[str
         if was != now:
             shown = (before.model_dump(mode="json")[name], after.model_dump(mode="json")[name])
             return dict.fromkeys(before.columns(), f"its {name} was {shown[0]!r} and would be {shown[1]!r}")
-    conditions = _conditions(after)
+    was, now = _meanings(before), _meanings(after)
     return {
-        column: f"its `where` was {where!r} and would be {conditions[column]!r}"
-        if column in conditions
-        else "it would be gone"
-        for column, where in _conditions(before).items()
-        if column not in conditions or conditions[column] != where
+        column: said
+        for column, meaning in was.items()
+        if (said := _other_column(meaning, now[column]) if column in now else "it would be gone")
     }
 
 
-def _conditions(view: FeatureViewSpec) -> dict[str, str | None]:
-    """Return the condition of each column, which is all that its name does not say."""
-    conditions = [
-        aggregate.where
+def _other_column(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> str:
+    """Return what has changed of a column's meaning; nothing if it is the same."""
+    return " and ".join(
+        f"its `{key}` was {was!r} and would be {now!r}"
+        for key, was, now in ((key, was, after[key]) for key, was in before.items())
+        if was != now
+        and not (key == "where" and was is not None and now is not None and same_condition(was, now))
+    )
+
+
+def _meanings(view: FeatureViewSpec) -> dict[str, dict[str, str | None]]:
+    """Return what each column is made of, as far as its name, which an aggregate's own may replace, does not say it."""
+    meanings = [
+        {"field": aggregate.field, "function": function, "where": aggregate.where}
         for aggregate in view.aggregates
-        for _ in range(len(aggregate.functions) * len(aggregate.windows))
+        for function in aggregate.functions
+        for _ in aggregate.windows
     ]
-    return dict(zip(view.columns(), conditions, strict=True))
+    return dict(zip(view.columns(), meanings, strict=True))

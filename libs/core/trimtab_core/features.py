@@ -190,6 +190,21 @@ def views_named(text: str) -> set[str]:
     return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
 
 
+def names_read(text: str, views: Iterable[str]) -> set[str]:
+    """Return what the text of a feature reads, by name and where there are `views`, whether or not it is there.
+
+    Raises:
+        FeatureFault: it is an expression that cannot be read.
+    """
+    expression = _EXPRESSION.fullmatch(one_line(text))
+    if expression is None:
+        return {text.strip()}
+    try:
+        return {each.name for each in Expression(expression[2], views).inputs}
+    except TextFault as fault:
+        raise FeatureFault(f"feature {expression[1]!r}: {fault}") from fault
+
+
 def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureViewSpec]) -> set[str]:
     """Return the fields of a row that the features read, entities included."""
     found: set[str] = set()

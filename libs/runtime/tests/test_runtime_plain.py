@@ -118,6 +118,34 @@ def test_headers_that_cannot_be_read_count_as_absent() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        b"",
+        b"yesterday",
+        b"\xff" * 24,
+        b"2020-13-01T00:00:00.000Z",
+        b"2020\x00" * 4 + b"123Z",
+        b"+2020-01-01T00:00:00.00Z",
+        b"2020-01-01T00:00:00.000",
+        b"2020-01-01T00:00:00.000+01:00",
+        b"2020-01-01 00:00:00.000Z",
+        b"2020-01-01T00:00:00.000Z and more",
+        b"1970-01-01T00:00:00.000Z",
+    ],
+)
+def test_many_headers_say_what_each_says_by_itself(odd: bytes | None) -> None:
+    texts = [b"2020-01-01T00:00:00.001Z", odd, b"1969-12-31T23:59:59.999Z"]
+    raw = [
+        SimpleNamespace(headers=[("ce_arrivedat", text)], timestamp=at, topic="t", partition=0, offset=at)
+        for at, text in enumerate(texts)
+    ]
+
+    for some in (raw, raw[1:2], raw[::2], []):
+        assert records.arrivals_ms(some).tolist() == [records.origin(each).arrived_at_ms for each in some]
+
+
 def test_an_artifact_that_rotted_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
     stored = artifacts.put(tmp_path, b"a model")
     assert artifacts.fetch(stored) == b"a model"

@@ -250,4 +250,5 @@ def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason], offset: int
         payload=(raw.value or b"")[:MOST_ROW_BYTES],
         reasons=reasons,
         arrived_at=to_timestamp(records.origin(raw).arrived_at_ms),
+        row_id=records.given_id(dict(raw.headers)),
     )

@@ -6,7 +6,7 @@ mode), the loop's id as `ce_correlationid`, and W3C `traceparent`. A record of t
 will follow in its partition.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +29,10 @@ _WATERMARK = WATERMARK_TYPE.encode()
 MOST_ID_BYTES = 256
 """Of a row's id; what goes along with every row must not outweigh it."""
 _ISO_LENGTH = len("2020-01-01T00:00:00.000Z")
+_LEAST, _MOST = (
+    np.frombuffer(text, np.uint8) for text in (b"0000-00-00T00:00:00.000Z\0", b"9999-99-99T99:99:99.999Z\0")
+)
+"""Between them, byte by byte, is what `clock.iso` writes."""
 _CONTENT_TYPES = {
     Encoding.ROW: b"application/json",
     Encoding.JSON: b"application/json",
@@ -183,11 +187,12 @@ def origin(record: Any) -> Origin:
     which the broker took the record.
     """
     found = dict(record.headers)
+    arrived_at_ms = _time(found.get("ce_arrivedat"))
     part, _, parts = found.get("ce_origin", b"0/1").partition(b"/")
     return Origin(
         is_watermark=found.get("ce_type") == _WATERMARK,
         event_time_ms=_time(found.get("ce_time")),
-        arrived_at_ms=_time(found.get("ce_arrivedat")) or int(record.timestamp),
+        arrived_at_ms=int(record.timestamp) if arrived_at_ms is None else arrived_at_ms,
         partition=int(part) if part.isdigit() else 0,
         partitions=int(parts) if parts.isdigit() else 1,
     )
@@ -200,23 +205,43 @@ def is_watermark(record: Any) -> bool:
 
 def arrivals_ms(rows: Sequence[Any]) -> NDArray[np.int64]:
     """Return when raw aiokafka records of a row topic arrived, as `origin` says it of each, at a fraction of the cost."""
-    texts = [dict(record.headers).get("ce_arrivedat", b"") for record in rows]
-    if all(len(text) == _ISO_LENGTH and text.endswith(b"Z") for text in texts):
+    return parse_times(
+        [dict(record.headers).get("ce_arrivedat") for record in rows],
+        np.array([record.timestamp for record in rows], np.int64),
+    )
+
+
+def parse_times(texts: Sequence[bytes | None], otherwise: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the instants that headers state, and `otherwise` where one cannot be read or is absent."""
+    column = np.array(texts, f"S{len(_MOST)}")
+    characters = column.view(np.uint8).reshape(len(texts), len(_MOST))
+    if ((characters >= _LEAST) & (characters <= _MOST)).all():
         try:
-            return np.array(texts, f"S{_ISO_LENGTH - 1}").astype("datetime64[ms]").astype(np.int64)
+            return column.astype(f"S{_ISO_LENGTH - 1}").astype("datetime64[ms]").astype(np.int64)
         except ValueError:
             pass  # one of them is no time: find out which
-    return np.array([origin(record).arrived_at_ms for record in rows], np.int64)
+    read = [
+        instead if (time_ms := _time(text)) is None else time_ms
+        for text, instead in zip(texts, otherwise.tolist(), strict=True)
+    ]
+    return np.array(read, np.int64)
 
 
 def ids(rows: Sequence[Any]) -> list[str]:
     """Return the ids of raw aiokafka records of a row topic: what each is called, or its place if it has no usable id."""
-    return [
-        found.decode(errors="replace")
-        if (found := dict(row.headers).get("ce_id")) and len(found) <= MOST_ID_BYTES
-        else f"{row.topic}/{row.partition}/{row.offset}"
-        for row in rows
-    ]
+    return [row_id(row, dict(row.headers)) for row in rows]
+
+
+def row_id(record: Any, headers: Mapping[str, bytes | None]) -> str:
+    """Return what `ids` says of one record, whose headers have been read."""
+    found = given_id(headers)
+    return found.decode(errors="replace") if found else f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def given_id(headers: Mapping[str, bytes | None]) -> bytes:
+    """Return what the headers of a row call it; nothing if they do not, or if that can be no id."""
+    found = headers.get("ce_id") or b""
+    return found if len(found) <= MOST_ID_BYTES else b""
 
 
 def read(topic: Topic[M], record: Any) -> Record[M]:

@@ -15,6 +15,7 @@ from trimtab_feature_store.errors import ArchiveConflict
 from trimtab_feature_store.rows import Rows
 from trimtab_feature_store.store import DeltaStore, Piece
 from trimtab_feature_store.testing import MemoryStore
+from trimtab_runtime.errors import Unavailable
 
 SPEC = SourceSpec.model_validate(
     {
@@ -95,6 +96,30 @@ def test_a_version_is_what_it_was_when_it_was_the_newest(store: DeltaStore | Mem
     assert offsets(store, then) == [0, 1, 2, 3]
 
 
+def test_a_version_says_how_far_it_had_come_and_no_further(store: DeltaStore | MemoryStore) -> None:
+    store.append("events/s", TABLE.schema, [a_piece(0, 3)], {0: 50})
+    then = store.reach("events/s", 2)
+    nothing = Piece("events.s", 1, a_piece(0, 0).rows.slice(0, 0), 7)
+    store.append("events/s", TABLE.schema, [a_piece(4, 9), nothing], {0: 70})
+    now = store.reach("events/s", 2)
+
+    assert (then.watermark_ms, now.watermark_ms) == ({0: 50, 1: 0}, {0: 70, 1: 0})
+    assert store.offsets("events/s", then.version, "events.s", 2) == [3, -1]
+    assert store.offsets("events/s", now.version, "events.s", 2) == [9, 7]
+    assert store.offsets("events/s", then.version, "events.other", 1) == [-1]
+    assert store.offsets("events/none", -1, "events.s", 2) == [-1, -1]
+
+
+def test_offsets_that_hold_no_row_make_a_version_as_well(store: DeltaStore | MemoryStore) -> None:
+    nothing = Piece("events.s", 0, a_piece(0, 0).rows.slice(0, 0), 7)
+    for _ in range(2):
+        store.append("events/s", TABLE.schema, [nothing], {})
+
+    version = store.reach("events/s", 1).version
+    assert version == 1
+    assert store.offsets("events/s", version, "events.s", 1) == [7]
+
+
 def test_rows_are_read_by_event_time_and_by_arrival(store: DeltaStore | MemoryStore) -> None:
     store.append("events/s", TABLE.schema, [a_piece(0, 9)], {})
     version = store.reach("events/s", 1).version
@@ -113,6 +138,25 @@ def test_a_table_or_a_column_that_is_not_there_reads_as_nothing(store: DeltaStor
     assert store.reach("events/none", 2).least() == 0
     assert store.read("events/none", ["id"], version=-1, **wide).num_rows == 0
     assert store.read("events/s", ["new"], version=1, **wide)["new"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("broken", ["empty", "no Parquet", "no footer", "no pages"])
+def test_a_file_that_is_broken_makes_its_table_unavailable(tmp_path: Path, broken: str) -> None:
+    store = DeltaStore(tmp_path)
+    store.append("events/s", TABLE.schema, [a_piece(0, 1)], {})
+    [file] = (tmp_path / "delta" / "events" / "s").rglob("part-*.parquet")
+    sound = file.read_bytes()
+    pages = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    rubbish = {
+        "empty": b"",
+        "no Parquet": b"rubbish",
+        "no footer": sound[:pages] + b"\xff" * (len(sound) - 8 - pages) + sound[-8:],
+        "no pages": b"\xff" * pages + sound[pages:],
+    }
+    file.write_bytes(rubbish[broken])
+
+    with pytest.raises(Unavailable, match="table events/s cannot be read"):
+        offsets(store)
 
 
 def test_a_second_process_with_an_old_view_appends_only_what_is_new(tmp_path: Path) -> None:

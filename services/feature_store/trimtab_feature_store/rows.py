@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from trimtab_runtime import freshness, records
-from trimtab_runtime.clock import parse_iso
 from trimtab_runtime.records import Origin
 
 _WATERMARK = records.WATERMARK_TYPE.encode()
-_ISO_LENGTH = len("2020-01-01T00:00:00.000Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,36 +62,15 @@ def read(batch: Sequence[Any]) -> Read:
             watermarks.append(records.origin(record))
             continue
         payloads.append(record.value or b"")
-        found = headers.get("ce_id")
-        ids.append(found.decode() if found else f"{record.topic}/{record.partition}/{record.offset}")
+        ids.append(records.row_id(record, headers))
         offsets.append(record.offset)
         times.append(headers.get("ce_time"))
         arrivals.append(headers.get("ce_arrivedat"))
         taken.append(record.timestamp)
     otherwise = np.array(taken, np.int64)
-    arrived = parse_times(arrivals, otherwise)
+    arrived = records.parse_times(arrivals, otherwise)
     return Read(
-        Rows(payloads, ids, parse_times(times, otherwise), arrived, offsets),
+        Rows(payloads, ids, records.parse_times(times, otherwise), arrived, offsets),
         watermarks,
         freshness.oldest_ms(arrived, otherwise),
     )
-
-
-def parse_times(texts: Sequence[bytes | None], otherwise: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the instants that RFC 3339 texts state, and `otherwise` where one states none."""
-    if all(text is not None and len(text) == _ISO_LENGTH and text.endswith(b"Z") for text in texts):
-        try:
-            instants = pa.array(texts, pa.binary()).cast(pa.string()).cast(pa.timestamp("ms", "UTC"))
-            return np.asarray(instants.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
-        except pa.ArrowInvalid:
-            pass  # one of them is no time: find out which
-    return np.array(
-        [_time(text, int(instead)) for text, instead in zip(texts, otherwise, strict=True)], np.int64
-    )
-
-
-def _time(text: bytes | None, otherwise: int) -> int:
-    try:
-        return parse_iso(text.decode()) if text else otherwise
-    except ValueError:
-        return otherwise

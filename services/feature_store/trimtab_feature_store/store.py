@@ -193,7 +193,7 @@ class DeltaStore:
 def _reading(table: str) -> Iterator[None]:
     try:
         yield
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, pa.ArrowException) as error:
         raise Unavailable(f"table {table} cannot be read: {error}") from error
 
 

@@ -75,11 +75,18 @@ class Partition:
 
 
 def row(
-    id: str, at_ms: int = NOW, *, x: float = 1, ticket: int | float | None = None, replay_of: str = ""
+    id: str,
+    at_ms: int = NOW,
+    *,
+    x: float = 1,
+    ticket: int | float | None = None,
+    replay_of: str = "",
+    name: bytes = b"",
 ) -> Any:
     value = json.dumps({"id": id, "at": iso(at_ms), "x": x, "ticket": ticket}).encode()
     headers = [("ce_arrivedat", iso(at_ms).encode())]
     headers += [("ce_replayof", replay_of.encode())] if replay_of else []
+    headers += [("ce_id", name)] if name else []
     return SimpleNamespace(
         topic="raw.trips", partition=1, offset=0, key=id.encode(), value=value, headers=headers, timestamp=NOW
     )
@@ -183,7 +190,7 @@ def test_a_long_value_costs_no_more_than_a_short_one() -> None:
     assert topics.SEEN.decode(seen.value or b"").values[0].field == "id"
 
 
-async def test_a_letter_is_let_in_once_under_its_own_id() -> None:
+async def test_a_letter_whose_row_had_no_id_is_let_in_once_under_its_own() -> None:
     partition = Partition()
     [letter] = letters(partition.send(row("a", x=-1)))
     partition.apply(lowest=-5, generation=2)
@@ -196,6 +203,22 @@ async def test_a_letter_is_let_in_once_under_its_own_id() -> None:
     await partition.reopen()
     partition.apply(lowest=-5, generation=3, unique_within=None)
     assert partition.events(row("a", x=-1, replay_of=letter.id)) == []
+
+
+async def test_a_letter_whose_row_had_an_id_is_let_in_once_under_that() -> None:
+    partition = Partition()
+    [letter] = letters(partition.send(row("a", x=-1, name=b"mine")))
+    [again] = letters(partition.send(row("a", x=-1, name=letter.row_id, replay_of=letter.id)))
+    assert (again.id, again.row_id) == (letter.id, b"mine")
+    partition.apply(lowest=-5, generation=2)
+
+    outputs = partition.send(row("a", x=-1, name=again.row_id, replay_of=again.id))
+    [event] = [each for each in outputs if each.topic == "events.trips"]
+    assert dict(event.headers)["ce_id"] == b"mine"
+
+    await partition.reopen()
+    partition.apply(lowest=-5, generation=3, unique_within=None)
+    assert partition.events(row("a", x=-1, name=again.row_id, replay_of=again.id)) == []
 
 
 def test_a_letter_that_is_refused_again_keeps_its_id_and_may_come_yet() -> None:

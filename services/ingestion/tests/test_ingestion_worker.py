@@ -105,6 +105,18 @@ def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> 
     assert topics.METRICS_QUALITY.decode(metric.value or b"").value == 0.5
 
 
+def test_a_dead_letter_keeps_the_id_that_its_record_has_if_that_can_be_one(worker: Ingest) -> None:
+    batch = [raw(offset, row(offset, x=-1)) for offset in range(4)]
+    for record, name in zip(batch, (b"mine", b"", b"x" * 257, b"\xff"), strict=True):
+        record.headers.append(("ce_id", name))
+
+    letters = [
+        topics.DEADLETTER.decode(each.value or b"") for each in to("deadletter", worker.process(batch))
+    ]
+
+    assert [letter.row_id for letter in letters] == [b"mine", b"", b"", b"\xff"]
+
+
 def test_a_record_that_is_not_keyed_by_the_sources_key_says_so(worker: Ingest) -> None:
     outputs = worker.process([raw(0, row(1), key="2")])
 

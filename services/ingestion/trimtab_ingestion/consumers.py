@@ -94,7 +94,8 @@ class Ingest:
         repeats = set(good.tolist()).difference(kept.tolist()) if len(kept) < len(good) else ()
         ids, place = records.ids(rows), f"{rows[0].topic}/{rows[0].partition}/"
         for at, offset in letters.items():
-            ids[at] = f"{place}{offset}"
+            if not records.given_id(dict(rows[at].headers)):
+                ids[at] = f"{place}{offset}"
         headers = iter(
             records.rows_headers(
                 [ids[at] for at in kept.tolist()],

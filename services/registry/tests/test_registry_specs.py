@@ -351,6 +351,57 @@ async def test_a_column_that_a_warm_version_takes_is_kept_as_it_is(change: dict[
     assert (await registry.specs.apply(more, "ann"))[2].action == "changed"
 
 
+def a_second_view(name: str) -> dict[str, Any]:
+    """Return the view `speed` under another name."""
+    document = documents()[2]
+    document["metadata"]["name"] = name
+    return document
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "speed.minutes_mean_1d",
+        "pace = request.distance - speed.minutes_mean_1d",
+        "pace = request.distance-speed.minutes_mean_1d",
+        "pace = request.distance-zone-speed.minutes_mean_1d-speed.minutes_mean_1d",
+    ],
+)
+async def test_a_column_in_use_is_seen_however_it_is_written(taken: str) -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.specs.apply([a_second_view("zone-speed")], "ann")
+    await registry.consider("first", features=[taken])
+    changed = documents(features=["request.distance"])
+    changed[2]["spec"]["hop"] = "12h"
+
+    with pytest.raises(ColumnsInUse):
+        await registry.specs.apply(changed, "ann")
+
+
+async def test_a_column_of_a_view_whose_name_ends_in_another_views_is_not_that_views() -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.specs.apply([a_second_view("zone-speed")], "ann")
+    await registry.consider("first", features=["pace = request.distance-zone-speed.minutes_mean_1d"])
+    changed = documents(features=["request.distance"])
+    changed[2]["spec"]["hop"] = "12h"
+
+    assert (await registry.specs.apply(changed, "ann"))[2].action == "changed"
+
+
+async def test_a_version_that_a_later_view_has_made_unreadable_still_holds_its_columns() -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.consider("first", features=["pace = request.distance-speed.minutes_mean_1d"])
+    changed = documents(features=["request.distance"])
+    await registry.specs.apply([*changed, a_second_view("distance-speed")], "ann")
+    changed[2]["spec"]["hop"] = "12h"
+
+    with pytest.raises(ColumnsInUse):
+        await registry.specs.apply(changed, "ann")
+
+
 async def test_a_column_that_no_warm_version_takes_may_change() -> None:
     registry = Harness()
     await registry.apply()

@@ -4,11 +4,11 @@ A spec is published only after its Kafka topics exist, so that whoever hears of 
 read and write them at once. A document that is applied already changes nothing.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from trimtab_core import specs
 from trimtab_core.evolution import changed_columns
+from trimtab_core.features import FeatureFault, names_read
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Fault
 
@@ -90,6 +90,7 @@ class Specs:
         }
         if not lost:
             return []
+        views = [held.name for held in applied.values() if held.kind == "FeatureView"]
         faults = []
         for standing in await self._store.standings():
             for number in filter(
@@ -105,7 +106,7 @@ class Specs:
                         "it is and put the new one beside it, or in a view of another name",
                     )
                     for name, (spec, column, said) in lost.items()
-                    if any(_names(feature, name) for feature in taken)
+                    if any(_takes(feature, name, views) for feature in taken)
                 ]
         return faults
 
@@ -153,9 +154,12 @@ def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
     )
 
 
-def _names(feature: str, column: str) -> bool:
+def _takes(feature: str, column: str, views: Sequence[str]) -> bool:
     """Whether a feature, which may be an expression, takes a view's column."""
-    return re.search(rf"(?<![\w-]){re.escape(column)}(?!\w)", feature) is not None
+    try:
+        return column in names_read(feature, views)
+    except FeatureFault:  # a view that came after it can make it mean nothing: rather refuse too much
+        return column in feature
 
 
 def _view(held: Applied) -> specs.FeatureViewSpec:
