@@ -78,6 +78,12 @@ def test_without_expectations_there_is_nothing_to_do() -> None:
     assert add(expecting({}), 1, 2, 3, 4) == []
 
 
+def test_what_no_float_holds_is_within_no_limit_in_whatever_batches_it_comes() -> None:
+    of = Summary.of([1e308] * 4, numbers=True, different=False)
+
+    assert not parse_limit("< 1").holds(of.merge(of).statistic("mean") or 0)
+
+
 columns = st.lists(st.none() | st.integers(-1000, 1000) | st.floats(-1e6, 1e6), max_size=8)
 
 

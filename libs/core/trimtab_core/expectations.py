@@ -14,21 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.comparisons import Limit
+from trimtab_core.partials import EMPTY, MEAN, merge, reduce
 from trimtab_core.specs import OF_NUMBERS, FieldSpec, SourceSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Summary:
     """Some values of one field."""
 
     rows: int
-    count: int = 0
-    """Values that are not null."""
-    mean: float = 0.0
-    m2: float = 0.0
-    """Sum of the squared distances from the mean."""
-    low: float = math.inf
-    high: float = -math.inf
+    cell: NDArray[np.float64]
+    """Those that are not null, as `partials` has them; only their count where moments are not wanted."""
     different: frozenset[Any] = frozenset()
 
     @classmethod
@@ -37,43 +33,30 @@ class Summary:
         there = [value for value in values if value is not None]
         kept = frozenset(there) if different else frozenset()
         if not numbers or not there:
-            return cls(len(values), len(there), different=kept)
-        column = np.array(there, np.float64)
+            return cls(len(values), np.array([len(there), *EMPTY[MEAN:]]), kept)
+        column = np.array(there, np.float64).reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):  # what no float holds is within no limit
-            mean = float(column.mean())
-            m2 = float(((column - mean) ** 2).sum())
-        return cls(len(values), len(there), mean, m2, float(column.min()), float(column.max()), kept)
+            return cls(len(values), reduce(column, np.zeros(1, np.intp))[0, 0], kept)
 
     def merge(self, other: "Summary") -> "Summary":
         """Return the summary of these values and `other`'s together."""
-        count = self.count + other.count
-        share, gap = other.count / count if count else 0.0, other.mean - self.mean
-        return Summary(
-            self.rows + other.rows,
-            count,
-            self.mean + gap * share,
-            self.m2 + other.m2 + gap * gap * self.count * share,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            self.different | other.different,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            cell = merge(self.cell, other.cell)
+        return Summary(self.rows + other.rows, cell, self.different | other.different)
 
     def statistic(self, name: str) -> float | None:
         """Return a statistic that `Expect` names; None where there are too few values for one."""
+        count, mean, m2, low, high = map(float, self.cell)
         match name:
             case "null_share":
-                return 1 - self.count / self.rows if self.rows else None
+                return 1 - count / self.rows if self.rows else None
             case "distinct":
                 return float(len(self.different))
             case "stddev":
-                return math.sqrt(self.m2 / (self.count - 1)) if self.count > 1 else None
-            case _ if not self.count:
+                return math.sqrt(m2 / (count - 1)) if count > 1 else None
+            case _ if not count:
                 return None
-            case "mean":
-                return self.mean
-            case "min":
-                return self.low
-        return self.high
+        return {"mean": mean, "min": low, "max": high}[name]
 
 
 @dataclass(frozen=True, slots=True)
