@@ -23,8 +23,6 @@ from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 from trimtab_runtime.onlineview import Status
 
-_STATUSES = pa.array([each.name.lower() for each in Status])
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
@@ -125,11 +123,12 @@ def feature_table(entities: Mapping[str, Sequence[Any]], answer: GetOnlineFeatur
     width = len(answer.names)
     values = np.array(answer.values).reshape(-1, width)
     statuses = np.frombuffer(answer.statuses, np.uint8).reshape(-1, width)
+    words = pa.array([each.name.lower() for each in Status])
     columns: dict[str, Any] = {name: pa.array(list(each)) for name, each in entities.items()}
     for at, name in enumerate(answer.names):
         columns[name] = pa.array(values[:, at], from_pandas=True)
         columns[f"{name}.status"] = pa.DictionaryArray.from_arrays(
-            pa.array(statuses[:, at].astype(np.int8)), _STATUSES
+            pa.array(statuses[:, at].astype(np.int8)), words
         )
     told = {view.name: _view(view) for view in answer.views}
     return pa.table(columns).replace_schema_metadata({"trimtab": json.dumps(told)})
