@@ -29,7 +29,7 @@ ENTITIES = 10_000
 DAYS, FRESH_DAYS = 30, 7
 FUNCTION = "last"
 """Over the window: what the peers answer too."""
-VERSUS_FEAST, VERSUS_POLARS = 10.0, 2.0
+VERSUS_FEAST, VERSUS_DUCKDB = 10.0, 2.0
 
 
 def versus_peers(peers: Path, directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -53,10 +53,13 @@ def versus_peers(peers: Path, directory: Path) -> tuple[list[dict[str, Any]], di
     with peer_process(feast) as process:
         rounds["feast"] = [ask(process, "join") for _ in range(FEAST_ROUNDS)]
     seconds = {name: median(each["seconds"] for each in found) for name, found in rounds.items()}
-    versus = [
-        ours["seconds"] / theirs["seconds"]
-        for ours, theirs in zip(rounds["trimtab"], rounds["polars"], strict=True)
-    ]
+    versus = {
+        name: median(
+            ours["seconds"] / theirs["seconds"]
+            for ours, theirs in zip(rounds["trimtab"], rounds[name], strict=True)
+        )
+        for name in ("duckdb", "polars")
+    }
     unanswered = SPINE - int(rounds["trimtab"][0]["rows"])
     claims: list[dict[str, Any]] = [
         {
@@ -64,7 +67,7 @@ def versus_peers(peers: Path, directory: Path) -> tuple[list[dict[str, Any]], di
             "value": round(seconds["feast"] / seconds["trimtab"], 1),
             "at_least": VERSUS_FEAST,
         },
-        {"claim": "pit_versus_polars", "value": round(median(versus), 2), "at_most": VERSUS_POLARS},
+        {"claim": "pit_versus_duckdb", "value": round(versus["duckdb"], 2), "at_most": VERSUS_DUCKDB},
         {"claim": "pit_rows_unanswered", "value": unanswered, "at_most": 0},
     ]
     return claims, {
@@ -72,6 +75,7 @@ def versus_peers(peers: Path, directory: Path) -> tuple[list[dict[str, Any]], di
         "feature_rows": ROWS,
         "features": FEATURES,
         "function": FUNCTION,
+        "versus_polars": round(versus["polars"], 2),
         "seconds": {name: [round(each["seconds"], 3) for each in found] for name, found in rounds.items()},
         "median_seconds": {name: round(each, 3) for name, each in seconds.items()},
         "median_cpu_seconds": {
