@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import from_timestamp, iso
-from trimtab_runtime.errors import NotFound, Rejected, Unavailable
-from trimtab_runtime.lifecycle import finish
+from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.records import REPLAY_OF, Outgoing
+
+from trimtab.reading import opened
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +155,7 @@ async def _records(servers: str, topic: str, since_ms: int | None = None) -> Asy
 
 async def _starts(servers: str, topic: str, since_ms: int | None) -> dict[TopicPartition, int]:
     """Return the partitions in which there is something since a time, and the offset of the first of it."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=servers, enable_auto_commit=False)
-    try:
-        await consumer.start()
+    async with opened(servers, topic) as consumer:
         places = [
             TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
         ]
@@ -167,7 +165,3 @@ async def _starts(servers: str, topic: str, since_ms: int | None) -> dict[TopicP
             found = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
             starts = {place: at.offset if (at := found[place]) else ends[place] for place in places}
         return {place: start for place, start in starts.items() if start < ends[place]}
-    except (KafkaError, TimeoutError) as error:
-        raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
-    finally:
-        await finish(consumer.stop())

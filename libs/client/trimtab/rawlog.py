@@ -4,12 +4,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_runtime.errors import Unavailable
-from trimtab_runtime.lifecycle import finish
 
-from trimtab.reading import PATIENCE_S, up_to
+from trimtab.reading import PATIENCE_S, opened, up_to
 
 
 class RawLog:
@@ -49,21 +47,14 @@ class RawLog:
     async def _reading(self, source: str) -> AsyncIterator[AIOKafkaConsumer]:
         """Have a consumer of all partitions of raw.<source>; uncommitted rows count, for they may yet be committed."""
         topic = topics.RAW.named(source).name
-        consumer = AIOKafkaConsumer(
+        async with opened(
+            self._servers,
             topic,
-            bootstrap_servers=self._servers,
-            enable_auto_commit=False,
             auto_offset_reset="earliest",
             request_timeout_ms=int(PATIENCE_S * 1000),
             retry_backoff_ms=50,
             fetch_max_wait_ms=100,
-        )
-        try:
-            await consumer.start()
+        ) as consumer:
             if not consumer.assignment():
                 raise Unavailable(f"topic {topic!r} is not there yet")
             yield consumer
-        except KafkaError as error:
-            raise Unavailable(f"Kafka at {self._servers} cannot be read: {error!r}") from error
-        finally:
-            await finish(consumer.stop())

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import TrimtabError, Unavailable
+from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -67,12 +67,7 @@ async def serving(
             state.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     set_ready(False)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise Unavailable(
-            f"cannot listen on {address}: another process has the port, or the address is not ours"
-        ) from error
+    rpc.bind(server, address)
     server.start()
     try:
         yield set_ready

@@ -121,3 +121,11 @@ class Follower:
             if self._changed.is_set() and topic not in self._wanted:
                 return []
         return sorted(found)
+
+
+async def catch_up(tasks: asyncio.TaskGroup, *followers: Follower) -> None:
+    """Run followers among `tasks`, and return once all of them are caught up."""
+    for follower in followers:
+        tasks.create_task(follower.run())
+    for follower in followers:
+        await follower.caught_up()

@@ -196,18 +196,27 @@ async def serving(
             await state.set(name, status)
 
     await set_ready(False)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise Unavailable(
-            f"cannot listen on {address}: another process has the port, or the address is not ours"
-        ) from error
+    bind(server, address)
     await server.start()
     try:
         yield set_ready
     finally:
         await set_ready(False)
         await server.stop(drain_s)
+
+
+def bind(server: Any, address: str) -> None:
+    """Have a server, of threads or of a loop, listen on `address`.
+
+    Raises:
+        Unavailable: it cannot.
+    """
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: another process has the port, or the address is not ours"
+        ) from error
 
 
 def _traced(details: Any) -> Any:

@@ -8,6 +8,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2_grpc import add_FeatureStoreServicer_to_server
 from trimtab_runtime import bus, door
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.follow import catch_up
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
@@ -77,8 +78,7 @@ async def run(config: Config) -> None:
             ) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(specs.run())
-            await specs.caught_up()
+            await catch_up(tasks, specs)
             tasks.create_task(repartition.run())
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())

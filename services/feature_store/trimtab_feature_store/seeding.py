@@ -88,12 +88,12 @@ class Seeds:
     async def _whole(self, source: Source) -> tuple[Reach, list[int]]:
         """Return a version of the source's table that holds all that is written by now, and the last offsets in it."""
         topic = topics.EVENTS.named(source.name).name
-        _, held = await self._held(source)
+        _, held = await asyncio.to_thread(self._held, source)
         last = [await self._last(topic, number, after) for number, after in enumerate(held)]
         until = time.monotonic() + self._patience_s
         with self._flushing.hurried([source.name]):
             while True:
-                reach, held = await self._held(source)
+                reach, held = await asyncio.to_thread(self._held, source)
                 behind = sum(max(0, wanted - there) for wanted, there in zip(last, held, strict=True))
                 if not behind:
                     return reach, held
@@ -101,12 +101,12 @@ class Seeds:
                     raise EventsNotArchivedYet(source.name, behind)
                 await asyncio.sleep(_POLL_S)
 
-    async def _held(self, source: Source) -> tuple[Reach, list[int]]:
-        table, topic = events_table(source.name), topics.EVENTS.named(source.name).name
-        reach = await asyncio.to_thread(self._tables.reach, table, source.spec.partitions)
-        return reach, await asyncio.to_thread(
-            self._tables.offsets, table, reach.version, topic, source.spec.partitions
-        )
+    def _held(self, source: Source) -> tuple[Reach, list[int]]:
+        """Return how far the source's table has come, and the last offsets in it; it blocks."""
+        table, partitions = events_table(source.name), source.spec.partitions
+        reach = self._tables.reach(table, partitions)
+        topic = topics.EVENTS.named(source.name).name
+        return reach, self._tables.offsets(table, reach.version, topic, partitions)
 
     async def _last(self, topic: str, partition: int, after: int) -> int:
         """Return the offset of the last record that is written to a partition, or `after` if none follows that."""

@@ -8,6 +8,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import add_IngestionServicer_to_server
 from trimtab_runtime import bus, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.follow import catch_up
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
@@ -46,8 +47,7 @@ async def run(config: Config) -> None:
             rpc.serving(config.grpc_address, register, ["trimtab.ingestion.v1.Ingestion"]) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(specs.run())
-            await specs.caught_up()
+            await catch_up(tasks, specs)
             tasks.create_task(pipeline.run())
             tasks.create_task(beat(producer, book, workers))
             await set_ready(True)

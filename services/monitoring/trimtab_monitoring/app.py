@@ -7,6 +7,7 @@ from functools import partial
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -66,11 +67,8 @@ async def run(config: Config) -> None:
             rpc.serving(config.grpc_address, api, ["trimtab.monitoring.v1.Monitoring"]) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
-            for follower in followers:
-                tasks.create_task(follower.run())
-            for follower in followers:
-                await follower.caught_up()
+            servers = config.kafka_servers
+            await catch_up(tasks, book.follower(servers), deployments.follower(servers))
             begun = [asyncio.Event() for _ in range(3)]
             tasks.create_task(outbox.relay(pool, producer, schema=SOURCE))
             tasks.create_task(intake.run(begun[0]))

@@ -8,6 +8,7 @@ from functools import partial
 from trimtab_contracts.registry.v1.registry_pb2_grpc import add_RegistryServicer_to_server
 from trimtab_runtime import artifacts, bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 
 from trimtab_registry import messages, readback
@@ -48,9 +49,7 @@ async def run(config: Config) -> None:
                 await specs.provide_all()
             tasks.create_task(outbox.relay(pool, producer, schema=config.schema))
             door = StatusDoor(fleet, trials)
-            statuses = door.follower(config.kafka_servers)
-            tasks.create_task(statuses.run())
-            await statuses.caught_up()
+            await catch_up(tasks, door.follower(config.kafka_servers))
             await door.become_current()
             heard = asyncio.Event()
             heard_topics = subscriptions(candidates, trials)

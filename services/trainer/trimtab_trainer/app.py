@@ -6,6 +6,7 @@ from functools import partial
 from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
+from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
@@ -45,11 +46,8 @@ async def run(config: Config) -> None:
             rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            followers = [book.follower(config.kafka_servers), deployments.follower(config.kafka_servers)]
-            for follower in followers:
-                tasks.create_task(follower.run())
-            for follower in followers:
-                await follower.caught_up()
+            servers = config.kafka_servers
+            await catch_up(tasks, book.follower(servers), deployments.follower(servers))
             tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
             tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
             for _ in range(config.jobs):

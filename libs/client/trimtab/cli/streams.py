@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.topics import Encoding, Topic
 from trimtab_runtime.clock import from_timestamp, iso
-from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.errors import NotFound
 from trimtab_runtime.freshness import P50, P99
-from trimtab_runtime.lifecycle import finish
 
 from trimtab.cli.session import HOME, Directory, Json, environ, plain, show, wanted
-from trimtab.reading import PATIENCE_S, up_to
+from trimtab.reading import PATIENCE_S, opened, up_to
 
 _RECENT = 200
 """Records of each partition that are looked at for the newest of each view."""
@@ -49,14 +47,8 @@ def _described(name: str) -> Topic[Any]:
 
 
 async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, limit: int) -> None:
-    consumer = AIOKafkaConsumer(
-        name,
-        bootstrap_servers=servers,
-        auto_offset_reset="earliest" if beginning else "latest",
-        isolation_level="read_committed",
-    )
-    try:
-        await consumer.start()
+    reset = "earliest" if beginning else "latest"
+    async with opened(servers, name, auto_offset_reset=reset, isolation_level="read_committed") as consumer:
         if not consumer.partitions_for_topic(name):
             raise NotFound(
                 f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
@@ -67,10 +59,6 @@ async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, lim
             printed += 1
             if printed == limit:
                 return
-    except KafkaError as error:
-        raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
-    finally:
-        await consumer.stop()
 
 
 def _line(topic: Topic[Any], record: Any) -> dict[str, Any]:
@@ -121,12 +109,8 @@ async def _recent(servers: str) -> list[tuple[str, Metric]]:
         Unavailable: Kafka is away, or goes away meanwhile.
     """
     topic = topics.METRICS_FEATURES
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_S * 1000)
-    )
     found: list[tuple[int, str, Metric]] = []
-    try:
-        await consumer.start()
+    async with opened(servers, request_timeout_ms=int(PATIENCE_S * 1000)) as consumer:
         if topic.name not in await consumer.topics():
             return []
         places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
@@ -138,8 +122,4 @@ async def _recent(servers: str) -> list[tuple[str, Metric]]:
             for record in batch:
                 where = dict(record.headers).get("ce_source", b"").decode()
                 found.append((record.timestamp, where, topic.decode(record.value)))
-    except KafkaError as error:
-        raise Unavailable(f"Kafka at {servers} cannot be read: {error}") from error
-    finally:
-        await finish(consumer.stop())
     return [(where, metric) for _, where, metric in sorted(found, key=lambda each: each[0])]
