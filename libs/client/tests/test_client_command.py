@@ -182,6 +182,15 @@ def test_a_kafka_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.real
+def test_a_topic_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path, kafka_servers: str) -> None:
+    there = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": kafka_servers}
+
+    done = trimtab("tail", "events.nowhere", "--dir", str(tmp_path), environ=there)
+
+    assert done.stderr.startswith("trimtab: topic 'events.nowhere' does not exist yet: apply what it belongs to")
+
+
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {"TRIMTAB_KAFKA_SERVERS": "kafka:9092", "TRIMTAB_SERVING_THREADS": "8"}
     rest = {"TRIMTAB_REGISTRY_ADDRESS": "x:1", "TRIMTAB_DIR": "d", "TRIMTAB_ACTOR": "ann", "HOME": "h"}
