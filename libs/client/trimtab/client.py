@@ -32,7 +32,7 @@ from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, TrimtabError, Unavailable
 
-from trimtab.datasets import TrainingSet, entity_columns, feature_table
+from trimtab.datasets import Events, TrainingSet, entity_columns, feature_table
 
 SERVICES = ("registry", "feature_store", "serving", "trainer", "monitoring", "ingestion")
 MOST_ROWS = 2_000
@@ -207,6 +207,32 @@ class Trimtab:
             dataset.rows_without_label,
             pa.ipc.open_stream(b"".join(pieces)).read_all(),
         )
+
+    async def events(
+        self,
+        source: str,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        *,
+        most_rows: int | None = None,
+        timeout: float = 300.0,
+    ) -> Events:
+        """Return the archived events of a source in [start, end): from the first, up to the last, where not given.
+
+        Of more than `most_rows` (1,000,000, if it is not given) a sample, by the hashes of their ids: it favours no row,
+        and is the same each time. `total` says how many there are; with `most_rows=0` that alone is asked for.
+        """
+        request = feature_store.ReadEventsRequest(source=source, most_rows=most_rows)
+        for name, at_ms in (("start", start_ms), ("end", end_ms)):
+            if at_ms is not None:
+                getattr(request, name).CopyFrom(to_timestamp(at_ms))
+        pieces, extent = [], feature_store.ArchivedEvents.Extent()
+        async for part in self._feature_store.stream("ReadEvents", request, timeout=timeout):
+            if part.HasField("extent"):
+                extent = part.extent
+            else:
+                pieces.append(part.arrow)
+        return Events.of(source, extent, b"".join(pieces))
 
     async def audit_skew(
         self,

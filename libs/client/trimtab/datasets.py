@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
-from trimtab_contracts.features.v1.features_pb2 import EntityColumn, GetOnlineFeaturesResponse
+from trimtab_contracts.features.v1.features_pb2 import ArchivedEvents, EntityColumn, GetOnlineFeaturesResponse
 from trimtab_core.contract import entity_text
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
@@ -78,6 +78,57 @@ class TrainingSet:
             "tables": versions(self.tables),
             "digest": self.digest,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Archived events of a source, in order of event time: its contract's fields, and event.id, event.time, event.arrived_at."""
+
+    source: str
+    version: int | None
+    """Of the source's table; None where nothing has been archived."""
+    total: int
+    """How many there are in the range that was asked for; the rows may be a sample of them."""
+    first_ms: int | None
+    """Event time of the first one in the range, if there is one."""
+    last_ms: int | None
+    watermark_ms: int | None
+    """All events up to here are archived."""
+    _table: pa.Table = field(repr=False)
+
+    @classmethod
+    def of(cls, source: str, extent: ArchivedEvents.Extent, stream: bytes) -> Self:
+        """Return what an answer holds; `stream` is its rows."""
+
+        def at_ms(name: str) -> int | None:
+            return from_timestamp(getattr(extent, name)) if extent.HasField(name) else None  # type: ignore[arg-type]
+
+        return cls(
+            source,
+            extent.table.version if extent.HasField("table") else None,
+            extent.rows,
+            at_ms("first"),
+            at_ms("last"),
+            at_ms("watermark"),
+            pa.ipc.open_stream(stream).read_all(),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many of them are here."""
+        return int(self._table.num_rows)
+
+    def arrow(self) -> pa.Table:
+        """Return the rows."""
+        return self._table
+
+    def pandas(self) -> Any:
+        """Return the rows as a pandas frame.
+
+        Raises:
+            Rejected: pandas is not installed.
+        """
+        return frame(self._table)
 
 
 def frame(table: pa.Table) -> Any:

@@ -15,6 +15,7 @@ from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
 from trimtab_feature_store.config import Config
+from trimtab_feature_store.events import EventReader
 from trimtab_feature_store.fold import Fold
 from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
@@ -63,6 +64,7 @@ async def run(config: Config) -> None:
             online,
             historical,
             Skew(historical, tables),
+            EventReader(book, tables),
             clock,
             patience_s=config.patience_s,
             threads=config.threads,
