@@ -114,7 +114,7 @@ def kept(world: World, most: int) -> set[str]:
 def test_a_sample_favours_no_part_of_the_range(world: World) -> None:
     world.archive(list(range(ROWS)))
 
-    quarters = np.bincount([int(id[1:]) * 4 // ROWS for id in kept(world, 400)], minlength=4)
+    quarters = np.bincount([int(each[1:]) * 4 // ROWS for each in kept(world, 400)], minlength=4)
 
     assert quarters.min() > 70, quarters  # of 100 expected, by hashes that stay what they are
 
