@@ -30,11 +30,12 @@ from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import to_timestamp
-from trimtab_runtime.errors import Rejected, TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
-from trimtab.datasets import Events, TrainingSet, entity_columns, feature_table
+from trimtab import finding
+from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
+from trimtab.finding import SERVICES as SERVICES
 
-SERVICES = ("registry", "feature_store", "serving", "trainer", "monitoring", "ingestion")
 MOST_ROWS = 2_000
 """Of one request of `ingest`."""
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
@@ -61,8 +62,15 @@ class Trimtab:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, addresses: Mapping[str, str]) -> AsyncIterator[Self]:
-        """Open channels to the services; `addresses` maps each service's name to host:port."""
+    async def connect(cls, addresses: Mapping[str, str] | None = None) -> AsyncIterator[Self]:
+        """Open channels to the services; `addresses` maps each service's name to host:port.
+
+        Without them it is the Trimtab that the environment's variables name, or else the stack in TRIMTAB_DIR, `.trimtab`.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        addresses = finding.addresses(finding.environ(finding.home())) if addresses is None else addresses
         async with AsyncExitStack() as stack:
             channels = {
                 name: await stack.enter_async_context(rpc.channel(addresses[name])) for name in SERVICES
@@ -105,12 +113,25 @@ class Trimtab:
         Raises:
             UnknownSource: none of the name has been.
         """
-        for resource in await self.resources("Source"):
+        found = await self._resource("Source", name, specbook.UnknownSource)
+        assert isinstance(found, specs.Source)
+        return found
+
+    async def model(self, name: str) -> specs.Model:
+        """Return a model that has been applied.
+
+        Raises:
+            UnknownModel: none of the name has been.
+        """
+        found = await self._resource("Model", name, specbook.UnknownModel)
+        assert isinstance(found, specs.Model)
+        return found
+
+    async def _resource(self, kind: str, name: str, unknown: type[NotFound]) -> specs.Resource:
+        for resource in await self.resources(kind):
             if resource.name == name:
-                found = specbook.from_message(resource)
-                assert isinstance(found, specs.Source)
-                return found
-        raise specbook.UnknownSource(name)
+                return specbook.from_message(resource)
+        raise unknown(name)
 
     async def ingest(
         self,
@@ -207,6 +228,65 @@ class Trimtab:
             dataset.rows_without_label,
             pa.ipc.open_stream(b"".join(pieces)).read_all(),
         )
+
+    async def datasets(self, model: str = "") -> list[Dataset]:
+        """Return what the newest runs of a model, or of all, were trained on, and whatever else is tagged."""
+        tags = await self._tags()
+        known = {run.event.run_id: run for run in await self.runs(model)}
+        older = sorted({tag.run_id for tag in tags if model in ("", tag.model)} - known.keys())
+        runs = [*known.values(), *[await self._run(run_id) for run_id in older]]
+        return [Dataset.of(run.event, tags) for run in runs if run.event.candidate.dataset_digest]
+
+    async def dataset(self, name: str) -> Dataset:
+        """Return the dataset that a tag names, or that a run was trained on.
+
+        Raises:
+            NotFound: there is no such tag or run, or the run was trained on nothing.
+        """
+        tags = await self._tags()
+        try:
+            run = await self._run(next((tag.run_id for tag in tags if tag.name == name), name))
+        except NotFound as error:
+            raise NotFound(
+                f"there is no dataset {name!r}: name a tag or a run of `trimtab get datasets`"
+            ) from error
+        if not run.event.candidate.dataset_digest:
+            raise NotFound(f"run {name!r} has no dataset: name one of `trimtab get datasets`")
+        return Dataset.of(run.event, tags)
+
+    async def remade(self, dataset: Dataset) -> TrainingSet:
+        """Return the rows of a dataset, made once more by its model's spec as it is now.
+
+        They are those that the run was trained on if the digest is the dataset's.
+        """
+        window = (await self.model(dataset.model)).spec.trainer.window
+        return await self.training_set(
+            dataset.model, dataset.as_of_ms - window, dataset.as_of_ms, as_of_ms=dataset.as_of_ms
+        )
+
+    async def tag_dataset(
+        self, dataset: str, tag: str, *, actor: str, comment: str = ""
+    ) -> registry.TagDatasetResponse:
+        """Make a tag name a dataset, which is called by a tag or a run; the answer says what it named before."""
+        answer: registry.TagDatasetResponse = await self._registry.TagDataset(
+            registry.TagDatasetRequest(
+                name=tag, run_id=(await self.dataset(dataset)).run, actor=actor, comment=comment
+            )
+        )
+        return answer
+
+    async def untag_dataset(self, tag: str, *, actor: str, comment: str = "") -> registry.DatasetTag:
+        """Remove a tag, and return what it named."""
+        request = registry.UntagDatasetRequest(name=tag, actor=actor, comment=comment)
+        found: registry.DatasetTag = (await self._registry.UntagDataset(request)).tag
+        return found
+
+    async def _tags(self) -> list[registry.DatasetTag]:
+        return list((await self._registry.ListDatasetTags(registry.ListDatasetTagsRequest())).tags)
+
+    async def _run(self, run_id: str) -> training.Run:
+        found: training.Run = await self._trainer.GetRun(training.GetRunRequest(run_id=run_id))
+        return found
 
     async def events(
         self,

@@ -18,10 +18,59 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 from trimtab_contracts.features.v1.features_pb2 import ArchivedEvents, EntityColumn, GetOnlineFeaturesResponse
+from trimtab_contracts.registry.v1.registry_pb2 import DatasetTag
+from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.contract import entity_text
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 from trimtab_runtime.onlineview import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a run was trained on, as it is on record; the run's id names it, and so does each of its tags."""
+
+    model: str
+    run: str
+    rows: int
+    from_ms: int
+    """Event time of the oldest row that the candidate was fitted to."""
+    to_ms: int
+    as_of_ms: int
+    """The run's: nothing of the rows happened, or arrived, later."""
+    tables: Mapping[str, int]
+    """The version of each table that it was made from."""
+    digest: str
+    tags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: RunEvent, tags: Iterable[DatasetTag]) -> Self:
+        """Return the dataset of a run."""
+        made = run.candidate
+        return cls(
+            run.model,
+            run.run_id,
+            made.rows,
+            from_timestamp(made.trained_from),
+            from_timestamp(made.trained_to),
+            from_timestamp(run.as_of),
+            {table.table: table.version for table in made.tables},
+            made.dataset_digest,
+            tuple(tag.name for tag in tags if tag.run_id == run.run_id),
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {
+            "model": self.model,
+            "run": self.run,
+            "tags": ", ".join(self.tags),
+            "rows": self.rows,
+            "from": iso(self.from_ms),
+            "to": iso(self.to_ms),
+            "tables": versions(self.tables),
+            "digest": self.digest,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_core.contract import FUTURE_MS
+from trimtab_core.limits import Limit
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.freshness import P50, P99
 
@@ -61,6 +62,31 @@ class Day:
         elif metric.name.startswith(_CLEANED):
             what = f"{metric.feature} {metric.name.removeprefix(_CLEANED)}"
             self.cleaned[what] += round(metric.value)
+
+    def described(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "day": self.day,
+            "rows": self.rows,
+            "refused": self.refused,
+            "reasons": dict(self.reasons),
+            "duplicates": self.duplicates,
+            "cleaned": dict(self.cleaned),
+            "expectations": self.expectations,
+            "failed": self.failed,
+        }
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {
+            "day": self.day,
+            "rows": self.rows,
+            "refused": f"{self.refused} ({self.refused / self.rows:.2%})" if self.refused else "0",
+            "because": _counted(self.reasons),
+            "duplicates": self.duplicates,
+            "cleaned": _counted(self.cleaned),
+            "not as expected": f"{len(self.failed)} of {self.expectations}" if self.expectations else "",
+        }
 
 
 def by_day(source: str, metrics: Iterable[Metric]) -> list[Day]:
@@ -126,8 +152,13 @@ async def _recent(servers: str) -> list[tuple[str, Metric]]:
     return [(where, metric) for _, where, metric in sorted(found, key=lambda each: each[0])]
 
 
+def _counted(counts: Counter[str]) -> str:
+    """Return counts as a text, the greatest first."""
+    return ", ".join(f"{what} {count}" for what, count in counts.most_common())
+
+
 def _sentence(metric: Metric) -> str:
-    low = f"{metric.low:g}" if metric.HasField("low") else ""
-    high = f"{metric.high:g}" if metric.HasField("high") else ""
-    wanted = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
-    return f"{metric.name} of {metric.feature} was {metric.value:.4g} over {metric.rows} rows: {wanted} is expected"
+    limit = Limit(
+        metric.low if metric.HasField("low") else None, metric.high if metric.HasField("high") else None
+    )
+    return f"{metric.name} of {metric.feature} was {metric.value:.4g} over {metric.rows} rows, and {limit} is expected"

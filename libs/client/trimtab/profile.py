@@ -7,7 +7,7 @@ imported when a page is made, and not before.
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from trimtab_core.specs import FieldSpec, Source
+from numpy.typing import NDArray
+from trimtab_core.specs import FieldSpec, Source, SourceSpec
+from trimtab_core.timestamps import zone
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
 
-from trimtab.datasets import Events
+from trimtab.datasets import Events, frame
 from trimtab.metrics import Day
 
 MOST_KINDS = 50
@@ -38,7 +40,7 @@ padding: 4px 10px 4px 0; text-align: left; vertical-align: top}
 class Profile:
     """The numbers of some events, and how they were judged on their way in."""
 
-    source: str
+    _source: Source
     called: str
     """The day, or the range, as a title says it."""
     total: int
@@ -49,18 +51,18 @@ class Profile:
     fields: tuple[dict[str, Any], ...]
     days: tuple[Day, ...]
     """How good the rows were, day by day."""
-    _events: Events
+    _table: pa.Table = field(repr=False)
 
     def numbers(self) -> dict[str, Any]:
         """Return all that it says as plain data."""
         return {
-            "source": self.source,
+            "source": self._source.name,
             "of": self.called,
             "events": self.total,
             "profiled": self.rows,
             "table_version": self.version,
             "fields": list(self.fields),
-            "quality": [asdict(day) for day in self.days],
+            "quality": [day.described() for day in self.days],
         }
 
     def write(self, path: Path) -> None:
@@ -84,12 +86,13 @@ class Profile:
         all_of_them = (
             f"all {self.total}" if self.rows == self.total else f"a sample of {self.rows} of {self.total}"
         )
+        title = escape(f"{self._source.name}, {self.called}")
         parts = [
-            f"<title>{escape(self.source)}, {escape(self.called)}</title><style>{_STYLE}</style>",
-            f"<h1>{escape(self.source)}, {escape(self.called)}</h1>",
+            f"<title>{title}</title><style>{_STYLE}</style>",
+            f"<h1>{title}</h1>",
             f"<p>{all_of_them} archived events, of version {self.version} of the table.</p>",
             "<h2>On their way in</h2>",
-            _html([quality_row(day) for day in self.days])
+            _html([day.row() for day in self.days])
             or "<p>Nothing is told any more of how these rows were judged.</p>",
             *(f"<ul><li>{escape(said)}</li></ul>" for day in self.days for said in day.failed),
             "<h2>Fields</h2>",
@@ -101,9 +104,14 @@ class Profile:
 def profile(source: Source, events: Events, *, called: str, days: Sequence[Day] = ()) -> Profile:
     """Return the profile of some events, with what is known of how good the rows of their time were."""
     table = events.arrow()
-    fields = tuple(_field(name, field, table[name]) for name, field in source.spec.fields.items())
-    return Profile(
-        source.name, called, events.total, events.rows, events.version, fields, tuple(days), events
+    fields = tuple(_field(name, spec, table[name]) for name, spec in in_order(source.spec))
+    return Profile(source, called, events.total, events.rows, events.version, fields, tuple(days), table)
+
+
+def in_order(spec: SourceSpec) -> list[tuple[str, FieldSpec]]:
+    """Return a source's fields in the order in which they are shown: its key, its event time, the others by name."""
+    return sorted(
+        spec.fields.items(), key=lambda each: (each[0] != spec.key, each[0] != spec.event_time, each[0])
     )
 
 
@@ -120,43 +128,25 @@ def needs_evidently() -> None:
         )
 
 
-def quality_row(day: Day) -> dict[str, Any]:
-    """Return how good a day's rows were, as a row of a table."""
-    return {
-        "day": day.day,
-        "rows": day.rows,
-        "refused": f"{day.refused} ({day.refused / day.rows:.2%})" if day.rows else str(day.refused),
-        "because": counted(day.reasons),
-        "duplicates": day.duplicates,
-        "cleaned": counted(day.cleaned),
-        "not as expected": f"{len(day.failed)} of {day.expectations}",
-    }
-
-
-def counted(counts: Any) -> str:
-    """Return counts as a text, the greatest first."""
-    return ", ".join(f"{what} {count}" for what, count in counts.most_common())
-
-
-def _field(name: str, field: FieldSpec, column: pa.ChunkedArray) -> dict[str, Any]:
+def _field(name: str, spec: FieldSpec, column: pa.ChunkedArray) -> dict[str, Any]:
     """Return what there is to say of a field in one row of a table."""
     known = column.drop_null()
     said: dict[str, Any] = {
         "field": name,
-        "type": field.type,
-        "unit": field.unit,
+        "type": spec.type,
+        "unit": spec.unit,
         "nulls": column.null_count / len(column) if len(column) else None,
         "distinct": len(known.unique()),
         **dict.fromkeys(("min", "mean", "std", "p5", "p50", "p95", "max", "common")),
     }
     if not len(known):
         return said
-    if field.type in ("integer", "number"):
-        values = np.asarray(known.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+    if spec.type in ("integer", "number"):
+        values = _numbers(known)
         low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
         said |= {"min": values.min().item(), "mean": values.mean().item(), "std": values.std().item()}
         return said | {"p5": low, "p50": middle, "p95": high, "max": values.max().item()}
-    if field.type == "timestamp":
+    if spec.type == "timestamp":
         ends = pc.min_max(known.cast(pa.int64())).as_py()
         return said | {"min": iso(ends["min"]), "max": iso(ends["max"])}
     counts = sorted(known.value_counts().to_pylist(), key=lambda each: (-each["counts"], str(each["values"])))
@@ -165,30 +155,39 @@ def _field(name: str, field: FieldSpec, column: pa.ChunkedArray) -> dict[str, An
 
 
 def _evidently(made: Profile) -> Any:
-    """Return Evidently's summary of those fields of which a chart says something."""
+    """Return Evidently's summary of those fields of which a chart says something; of a time, its hour."""
     needs_evidently()
     from trimtab_runtime.reports import report
 
-    frame, numbers, kinds, times = made._events.pandas(), [], [], []
-    for field in made.fields:
-        name = field["field"]
-        if field["nulls"] in (None, 1.0):
+    numbers, kinds = {}, {}
+    for said in made.fields:
+        name, column = said["field"], made._table[said["field"]]
+        if column.null_count == len(column):
             continue
-        if field["type"] in ("integer", "number"):
-            numbers.append(name)
-        elif field["type"] == "timestamp":
-            times.append(name)
-        elif field["distinct"] <= MOST_KINDS:
-            kinds.append(name)
+        if said["type"] in ("integer", "number"):
+            numbers[name] = _numbers(column)
+        elif said["type"] == "timestamp":
+            numbers[f"hour({name})"] = _hours(column, made._source.spec.fields[name].timezone)
+        elif said["distinct"] <= MOST_KINDS:
             # A category that is null leaves Evidently's chart empty.
-            frame[name] = frame[name].astype(object).where(frame[name].notna(), "(null)").astype(str)
+            kinds[name] = pc.fill_null(column.cast(pa.string()), "(null)")
+    columns = pa.table({**kinds, **numbers})
     return report(
         ["DataSummaryPreset"],
-        frame[[*numbers, *kinds, *times]],
-        numerical_columns=numbers,
-        categorical_columns=kinds,
-        datetime_columns=times,
+        frame(columns),
+        numerical_columns=list(numbers),
+        categorical_columns=list(kinds),
     )
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _hours(column: pa.ChunkedArray, timezone: str | None) -> NDArray[np.float64]:
+    """Return the hours that the clocks of a zone showed; NaN where there is no time."""
+    hours = zone(timezone).calendar("hour", pc.fill_null(column.cast(pa.int64()), 0).to_numpy())
+    return np.where(column.is_null().to_numpy(), np.nan, hours)
 
 
 def _html(rows: Sequence[dict[str, Any]]) -> str:

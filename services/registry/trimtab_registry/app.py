@@ -20,6 +20,7 @@ from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,8 @@ async def run(config: Config) -> None:
         store = PostgresStore(pool)
         specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
-        register = partial(
-            add_RegistryServicer_to_server, RegistryApi(store, specs, candidates, Decisions(store, clock))
-        )
+        api = RegistryApi(store, specs, candidates, Decisions(store, clock), Tags(store, clock))
+        register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
             asyncio.TaskGroup() as tasks,

@@ -14,7 +14,20 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
-from trimtab.cli import datasets, deadletter, demo, ingest, init, loops, models, project, runs, stack, streams
+from trimtab.cli import (
+    datasets,
+    deadletter,
+    demo,
+    ingest,
+    init,
+    loops,
+    models,
+    project,
+    report,
+    runs,
+    stack,
+    streams,
+)
 
 app = typer.Typer(
     name="trimtab",
@@ -29,6 +42,7 @@ init.add_to(app)
 project.add_to(app)
 ingest.add_to(app)
 streams.add_to(app)
+report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")

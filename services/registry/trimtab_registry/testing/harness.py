@@ -17,6 +17,7 @@ from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
 from trimtab_registry.usecases.ports import Need
 from trimtab_registry.usecases.rollouts import Standing
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 MODEL = "minutes"
@@ -37,6 +38,7 @@ class Harness:
         self.candidates = Candidates(self.store, self._fetch, self.clock)
         self.trials = Trials(self.store, self.fleet, self.clock)
         self.decisions = Decisions(self.store, self.clock)
+        self.tags = Tags(self.store, self.clock)
         self._verdicts = 0
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:

@@ -13,6 +13,7 @@ from trimtab_registry.usecases.entities import (
     Stage,
     StageChange,
     StoredFile,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.rollouts import Standing
@@ -59,12 +60,28 @@ class Unit(Protocol):
         """Return a version."""
         ...
 
+    async def version_of_run(self, run_id: str) -> Version | None:
+        """Return the version that was made of a run."""
+        ...
+
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
         ...
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        ...
+
+    async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags by name, and keep others from changing them until the unit ends."""
+        ...
+
+    async def put_tag(self, tag: Tag) -> None:
+        """Store a tag, in place of one of its name."""
+        ...
+
+    async def remove_tag(self, name: str) -> None:
+        """Forget a tag."""
         ...
 
     async def record(self, entry: Entry) -> None:
@@ -101,6 +118,10 @@ class Store(Protocol):
 
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
+        ...
+
+    async def tags(self) -> Sequence[Tag]:
+        """Return all tags by name."""
         ...
 
     async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
