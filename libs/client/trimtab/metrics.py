@@ -1,7 +1,8 @@
 """What the topics of metrics say of a source and of views: quality day by day, and freshness.
 
 A batch counts whole for the UTC day of its newest event, which is also where its
-refused rows count, for many of them have no time that could be read.
+refused rows count, for many of them have no time that could be read. One without a
+good row counts for the day on which it arrived.
 """
 
 import logging

@@ -12,7 +12,7 @@ from trimtab_ingestion.consumers import Ingest
 from trimtab_ingestion.heartbeat import due
 from trimtab_ingestion.usecases import Contracts, key_of
 from trimtab_runtime import records
-from trimtab_runtime.clock import iso
+from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -104,6 +104,13 @@ def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> 
     assert {name: metric.value for (_, name), metric in metrics(outputs).items()} == {
         "refused_share": 0.5, "refused_out_of_range": 1, "refused_malformed_json": 1,
     }  # fmt: skip
+
+
+def test_what_is_told_of_a_batch_without_a_good_row_is_of_when_it_arrived(worker: Ingest) -> None:
+    said = metrics(worker.process([raw(0, b"{rubbish", key="k", arrived_ms=NOW - 5_000)]))
+
+    assert said["", "refused_share"].value == 1
+    assert from_timestamp(said["", "refused_share"].window_to) == NOW - 5_000
 
 
 def test_a_dead_letter_keeps_the_id_that_its_record_has_if_that_can_be_one(worker: Ingest) -> None:

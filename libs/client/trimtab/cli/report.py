@@ -38,7 +38,7 @@ _AUDITED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """Event times of one page: [start, end)."""
 
     called: str
@@ -72,14 +72,14 @@ def report(
     """Write what SOURCE's data are like: a page and its numbers for each day, and the source's data card."""
     if card and (day or since or until):
         raise Rejected("--card stands beside a time, and a card is of all times: leave out one or the other")
-    spans = _spans(day or [], since, until)
+    pages = spans(day or [], since, until)
     if not card:
         profile.needs_evidently()
     [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
 
     async def found(trimtab: Trimtab) -> tuple[Card, list[Profile]]:
         made = await _card(trimtab, servers, source)
-        return made, [] if card else await _profiles(trimtab, made, spans, rows)
+        return made, [] if card else await _profiles(trimtab, made, pages, rows)
 
     made, profiles = ask(directory, found)
     files = [out / f"{source}-{each.called.replace(' to ', '_')}.html" for each in profiles]
@@ -94,7 +94,7 @@ def report(
         console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _spans(days: Sequence[str], since: str, until: str) -> list[_Span]:
+def spans(days: Sequence[str], since: str, until: str) -> list[Span]:
     """Return what pages are asked for; none where it is the newest day's.
 
     Raises:
@@ -108,7 +108,7 @@ def _spans(days: Sequence[str], since: str, until: str) -> list[_Span]:
         start_ms, end_ms = _midnight("--from", since), _midnight("--until", until)
         if start_ms >= end_ms:
             raise Rejected(f"--until {until!r} is not after --from {since!r}: name a later day")
-        return [_Span(f"{since} to {until}", start_ms, end_ms)]
+        return [Span(f"{since} to {until}", start_ms, end_ms)]
     return [_day(_midnight("--day", each)) for each in dict.fromkeys(days)]
 
 
@@ -118,11 +118,11 @@ def _midnight(option: str, day: str) -> int:
     return moment(option, f"{day}T00:00:00Z")
 
 
-def _day(start_ms: int) -> _Span:
-    return _Span(iso(start_ms)[:10], start_ms, start_ms + DAY_MS)
+def _day(start_ms: int) -> Span:
+    return Span(iso(start_ms)[:10], start_ms, start_ms + DAY_MS)
 
 
-async def _profiles(trimtab: Trimtab, card: Card, spans: Sequence[_Span], rows: int) -> list[Profile]:
+async def _profiles(trimtab: Trimtab, card: Card, spans: Sequence[Span], rows: int) -> list[Profile]:
     """Return what is to be drawn; of the newest archived day where no times are given."""
     name, archive = card.source.name, card.archive
     if archive.first_ms is None or archive.last_ms is None:
@@ -184,14 +184,14 @@ async def _card(trimtab: Trimtab, servers: str, name: str) -> Card:
             {
                 "model": model,
                 "takes it for": "; ".join(lineage.uses(model, name)),
-                **_live(await trimtab.deployment(model), views),
+                **live_versions(await trimtab.deployment(model), views),
             }
             for model in models
         ],
     )
 
 
-def _live(deployment: Deployment, views: Sequence[str]) -> dict[str, Any]:
+def live_versions(deployment: Deployment, views: Sequence[str]) -> dict[str, Any]:
     """Return the versions of a model that answer now, each with the features that it takes from some views."""
     return {
         role: _version(getattr(deployment, role), views) if deployment.HasField(role) else None
@@ -216,7 +216,7 @@ def _names(feature: str, views: Sequence[str]) -> set[str]:
 def _write(card: Card, out: Path) -> Path:
     """Write a card, with links to the profiles that lie beside it."""
     name = card.source.name
-    pages = {
+    profiles = {
         match[1].replace("_", " to "): file.name
         for file in out.glob(f"{name}-*.html")
         if (match := re.fullmatch(rf"{re.escape(name)}-([\d_-]+)\.html", file.name))
@@ -224,7 +224,7 @@ def _write(card: Card, out: Path) -> Path:
     file = out / f"{name}.md"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file.write_text(card.markdown(pages), encoding="utf-8")
+        file.write_text(card.markdown(profiles), encoding="utf-8")
     except OSError as error:
         raise Rejected(f"{file} cannot be written ({error}): name another folder with --out") from error
     return file
