@@ -9,9 +9,9 @@ import json
 import tempfile
 from pathlib import Path
 
-import jupyter_client
 import nbclient
 import nbformat
+from traitlets.config import Config
 from trimtab.finding import addresses
 from trimtab.testing import World, living
 from trimtab_contracts import topics
@@ -55,8 +55,8 @@ async def send_rubbish(world: World) -> None:
 def execute(path: Path, environ: dict[str, str]) -> None:
     """Run a notebook's cells from the first to the last, and write it with their outputs."""
     notebook = nbformat.read(path, as_version=4)
-    kernel = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc")
-    client = nbclient.NotebookClient(notebook, km=kernel, timeout=120, record_timing=False)
+    unseen = Config({"KernelManager": {"transport": "ipc"}})
+    client = nbclient.NotebookClient(notebook, timeout=120, record_timing=False, config=unseen)
     client.execute(env=environ)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, path)
