@@ -14,7 +14,6 @@ from trimtab_runtime.clock import iso
 
 from trimtab.datasets import Events
 from trimtab.metrics import Day
-from trimtab.profile import in_order
 
 _DAYS = 31
 """Days whose quality is shown one by one, the newest."""
@@ -64,7 +63,7 @@ class Card:
             f"Owner: {_plain(said.owner or 'nobody is named in `metadata.owner`')}",
             "## Contract",
             _items(self._contract()),
-            _table(_field(name, field) for name, field in in_order(self.source.spec)),
+            _table(_field(name, field) for name, field in self.source.spec.shown.items()),
             "## Versions",
             f"Major versions that are applied: {', '.join(self.majors)}.",
             _table(self.applied),
@@ -90,7 +89,7 @@ class Card:
             "event time": spec.event_time,
             "lateness": f"{format_duration(spec.lateness)}; what comes later is refused",
             "fields that are not declared": spec.unknown_fields,
-            "rules": "; ".join(map(str, spec.rules)),
+            "rules": "; ".join(spec.rules),
             "partitions": spec.partitions,
         }
 

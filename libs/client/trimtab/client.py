@@ -9,7 +9,7 @@ Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import zip_longest
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import msgspec
@@ -36,6 +36,7 @@ from trimtab import finding
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
 
+T = TypeVar("T", specs.Source, specs.Model)
 MOST_ROWS = 2_000
 """Of one request of `ingest`."""
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
@@ -113,9 +114,7 @@ class Trimtab:
         Raises:
             UnknownSource: none of the name has been.
         """
-        found = await self._resource("Source", name, specbook.UnknownSource)
-        assert isinstance(found, specs.Source)
-        return found
+        return await self._applied(specs.Source, name, specbook.UnknownSource)
 
     async def model(self, name: str) -> specs.Model:
         """Return a model that has been applied.
@@ -123,14 +122,12 @@ class Trimtab:
         Raises:
             UnknownModel: none of the name has been.
         """
-        found = await self._resource("Model", name, specbook.UnknownModel)
-        assert isinstance(found, specs.Model)
-        return found
+        return await self._applied(specs.Model, name, specbook.UnknownModel)
 
-    async def _resource(self, kind: str, name: str, unknown: type[NotFound]) -> specs.Resource:
-        for resource in await self.resources(kind):
-            if resource.name == name:
-                return specbook.from_message(resource)
+    async def _applied(self, kind: type[T], name: str, unknown: type[NotFound]) -> T:
+        for resource in await self.resources(kind.__name__):
+            if resource.name == name and isinstance(found := specbook.from_message(resource), kind):
+                return found
         raise unknown(name)
 
     async def ingest(

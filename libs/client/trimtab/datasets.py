@@ -73,8 +73,27 @@ class Dataset:
         }
 
 
+class Rows:
+    """Rows that can be had as Arrow or pandas."""
+
+    __slots__ = ()
+    _table: pa.Table
+
+    def arrow(self) -> pa.Table:
+        """Return the rows."""
+        return self._table
+
+    def pandas(self) -> Any:
+        """Return the rows as a pandas frame.
+
+        Raises:
+            Rejected: pandas is not installed.
+        """
+        return frame(self._table)
+
+
 @dataclass(frozen=True, slots=True)
-class TrainingSet:
+class TrainingSet(Rows):
     """The labelled rows of a model between two times, point in time: key, event_time_ms, the features, label."""
 
     model: str
@@ -89,18 +108,6 @@ class TrainingSet:
     rows_without_label: int
     """Left out, for no label came for them within the model's time."""
     _table: pa.Table = field(repr=False)
-
-    def arrow(self) -> pa.Table:
-        """Return the rows."""
-        return self._table
-
-    def pandas(self) -> Any:
-        """Return the rows as a pandas frame.
-
-        Raises:
-            Rejected: pandas is not installed.
-        """
-        return frame(self._table)
 
     def write(self, path: Path) -> None:
         """Write the rows to a Parquet file, with what names them as its metadata `trimtab`.
@@ -130,7 +137,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
+class Events(Rows):
     """Archived events of a source, in order of event time: its contract's fields, and event.id, event.time, event.arrived_at."""
 
     source: str
@@ -166,18 +173,6 @@ class Events:
     def rows(self) -> int:
         """How many of them are here."""
         return int(self._table.num_rows)
-
-    def arrow(self) -> pa.Table:
-        """Return the rows."""
-        return self._table
-
-    def pandas(self) -> Any:
-        """Return the rows as a pandas frame.
-
-        Raises:
-            Rejected: pandas is not installed.
-        """
-        return frame(self._table)
 
 
 def frame(table: pa.Table) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from trimtab_core.specs import FieldSpec, Source, SourceSpec
+from trimtab_core.specs import FieldSpec, Source
 from trimtab_core.timestamps import zone
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
@@ -104,15 +104,8 @@ class Profile:
 def profile(source: Source, events: Events, *, called: str, days: Sequence[Day] = ()) -> Profile:
     """Return the profile of some events, with what is known of how good the rows of their time were."""
     table = events.arrow()
-    fields = tuple(_field(name, spec, table[name]) for name, spec in in_order(source.spec))
+    fields = tuple(_field(name, spec, table[name]) for name, spec in source.spec.shown.items())
     return Profile(source, called, events.total, events.rows, events.version, fields, tuple(days), table)
-
-
-def in_order(spec: SourceSpec) -> list[tuple[str, FieldSpec]]:
-    """Return a source's fields in the order in which they are shown: its key, its event time, the others by name."""
-    return sorted(
-        spec.fields.items(), key=lambda each: (each[0] != spec.key, each[0] != spec.event_time, each[0])
-    )
 
 
 def needs_evidently() -> None:

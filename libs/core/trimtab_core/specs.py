@@ -293,6 +293,12 @@ class SourceSpec(Spec):
     expect_rows: int = Field(default=1000, ge=1, le=1_000_000)
     """How many rows of a partition, at the least, the fields' `expect` is held against at a time."""
 
+    @property
+    def shown(self) -> dict[str, FieldSpec]:
+        """The fields as people are shown them: key, event time, the others by name; a document keeps no order."""
+        names = sorted(self.fields, key=lambda name: (name != self.key, name != self.event_time, name))
+        return {name: self.fields[name] for name in names}
+
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for role in ("key", "event_time"):
             name = getattr(self, role)

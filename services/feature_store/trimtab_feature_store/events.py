@@ -120,7 +120,7 @@ class _Sample:
 def _typed(source: Source, rows: pa.Table) -> pa.Table:
     """Return archived rows under the names that their contract has, with times as times."""
     columns: dict[str, Any] = {}
-    for name, field in source.spec.fields.items():
+    for name, field in source.spec.shown.items():
         column = rows[column_of(name)]
         columns[name] = _times(column, field.timezone) if field.type == "timestamp" else column
     columns["event.id"] = rows["id"]
