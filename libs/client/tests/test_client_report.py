@@ -96,10 +96,7 @@ def test_quality_is_summed_up_by_day_and_is_not_that_of_a_model_of_the_same_name
 
 
 async def test_a_metric_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    since: list[int | None] = []
-
-    async def committed(_: str, topic: str, since_ms: int | None) -> AsyncIterator[Any]:
-        since.append(since_ms)
+    async def committed(_: str, topic: str) -> AsyncIterator[Any]:
         values = [(b"rides", b"{rubbish"), *((b"rides", topics.METRICS_QUALITY.encode(m)) for m in SAID)]
         for key, value in [*values, (b"other", b"{rubbish")]:
             yield SimpleNamespace(key=key, value=value, partition=0, offset=1)
@@ -107,8 +104,6 @@ async def test_a_metric_that_cannot_be_read_hides_no_other(monkeypatch: pytest.M
     monkeypatch.setattr(metrics, "committed", committed)
 
     assert [day.day for day in await metrics.quality("k:1", "rides")] == ["2019-04-14", "2019-04-15"]
-    assert [day.day for day in await metrics.quality("k:1", "rides", FIRST + DAY_MS)] == ["2019-04-15"]
-    assert since == [None, FIRST + DAY_MS - 300_000]
 
 
 def test_a_profile_has_the_numbers_of_each_field_in_one_order() -> None:

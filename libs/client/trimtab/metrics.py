@@ -14,7 +14,6 @@ from typing import Any
 from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
-from trimtab_core.contract import FUTURE_MS
 from trimtab_core.limits import Limit
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.freshness import P50, P99
@@ -101,23 +100,20 @@ def by_day(source: str, metrics: Iterable[Metric]) -> list[Day]:
     return [days[day] for day in sorted(days)]
 
 
-async def quality(servers: str, source: str, since_ms: int | None = None) -> list[Day]:
-    """Return how good a source's rows were on each day since a time, as far back as the metrics are kept.
+async def quality(servers: str, source: str) -> list[Day]:
+    """Return how good a source's rows were on each day, as far back as the metrics are kept.
 
     Raises:
         Unavailable: Kafka is away.
     """
-    # What was told before could only be of an event of then, or a little later.
-    told_ms = None if since_ms is None else since_ms - FUTURE_MS
     topic, found = topics.METRICS_QUALITY, []
-    async for record in committed(servers, topic.name, told_ms):
+    async for record in committed(servers, topic.name):
         if record.key == source.encode():
             try:
                 found.append(topic.decode(record.value))
             except topics.Undecodable as error:
                 log.warning("%s/%d/%d is left out: %s", topic.name, record.partition, record.offset, error)
-    days = by_day(source, found)
-    return [day for day in days if since_ms is None or day.day >= iso(since_ms)[:10]]
+    return by_day(source, found)
 
 
 async def freshness(servers: str) -> list[dict[str, Any]]:
