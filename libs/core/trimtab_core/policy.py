@@ -104,18 +104,20 @@ def reconsider(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Dec
     return _decide(spec, state, signal, may_try_again=True)
 
 
-def outcome(state: PolicyState, helped: bool, at: float, command: str | None = None) -> PolicyState:
+def outcome(state: PolicyState, helped: bool | None, at: float, command: str | None = None) -> PolicyState:
     """Take in the end of the loop in flight; a repeated or foreign outcome changes nothing.
 
+    `helped` is None if it was cancelled, which says nothing of retraining: an episode that goes on may have another
+    attempt, and the back-off stays as it is. Cooldown and budget are spent all the same.
     `command` names the loop that ended; without it, the one in flight is meant.
     """
     if state.in_flight is None or command not in (None, state.in_flight):
         return state
     answers = tuple(
-        replace(answer, helped=helped) if answer.command_id == state.in_flight else answer
+        replace(answer, helped=bool(helped)) if answer.command_id == state.in_flight else answer
         for answer in state.answers
     )
-    failures = 0 if helped else state.failures + 1
+    failures = 0 if helped else state.failures + (helped is False)
     return replace(state, in_flight=None, failures=failures, last_outcome_at=at, answers=answers)
 
 

@@ -31,7 +31,12 @@ from trimtab_monitoring.usecases.entities import (
 )
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
-_RUN_STATES = {RunEvent.STARTED: "training", RunEvent.SUCCEEDED: "gating", RunEvent.FAILED: "failed"}
+_RUN_STATES = {
+    RunEvent.STARTED: "training",
+    RunEvent.SUCCEEDED: "gating",
+    RunEvent.FAILED: "failed",
+    RunEvent.CANCELLED: "cancelled",
+}
 
 
 def predicted(batch: PredictionBatch) -> Predicted:
@@ -136,6 +141,8 @@ def run_news(event: RunEvent) -> RunNews | None:
         as_of_ms=from_timestamp(event.as_of),
         at_ms=from_timestamp(event.at),
         error=event.error,
+        cancelled_by=event.cancelled_by,
+        cancel_reason=event.cancel_reason,
     )
 
 
