@@ -101,7 +101,8 @@ def versions(deployment: Deployment) -> list[Version]:
 def _version(model: str, reference: VersionRef) -> Version:
     file = reference.reference
     stored = StoredFile(file.uri, file.digest, file.size) if file.uri else None
-    return Version(model, reference.number, stored)
+    trained_to_ms = from_timestamp(reference.trained_to) if reference.HasField("trained_to") else None
+    return Version(model, reference.number, stored, trained_to_ms=trained_to_ms)
 
 
 def artifact(file: StoredFile) -> Artifact:

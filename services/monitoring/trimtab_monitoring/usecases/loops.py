@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from trimtab_core.policy import Decision
 
-from trimtab_monitoring.usecases.entities import Command, Drift, Gate, Loop, Verdict
+from trimtab_monitoring.usecases.entities import Command, Drift, Due, Gate, Loop, Verdict
 
 _ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
 """The states before there is a version, from the first to the last."""
@@ -93,6 +93,13 @@ def triggered(drift: Drift, traceparent: str | None) -> Loop:
         drift=drift,
         traceparent=traceparent,
         steps={"triggered": drift.recorded_ms},
+    )
+
+
+def due(model: str, due: Due, at_ms: int, traceparent: str | None) -> Loop:
+    """Return the loop of a retrain that is due without drift."""
+    return Loop(
+        id=due.id, model=model, trigger=due.trigger, traceparent=traceparent, steps={"triggered": at_ms}
     )
 
 
