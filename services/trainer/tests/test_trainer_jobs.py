@@ -102,7 +102,11 @@ class Fitter:
 
 
 class Artifacts:
+    full = False
+
     def put(self, path: Path) -> StoredFile:
+        if self.full and path.name == "log":
+            raise OSError("no space left")
         return StoredFile(path.name, path.read_text() if path.is_file() else "", 3)
 
 
@@ -124,12 +128,13 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         slow: Exception | None = None,
         fitter: Any = None,
         lease_ms: int = 10_000,
+        artifacts: Any = None,
     ) -> Jobs:
         book, clock = SpecBook(), ManualClock(DAY)
         book.put(a_model())
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
-            store, book, NoChampions(), features, fitter or Fitter(), Artifacts(), clock,
+            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), clock,
             owner="me", lease_ms=lease_ms, patience_ms=60_000, folder=tmp_path,
         )  # fmt: skip
 
@@ -390,3 +395,20 @@ async def test_of_a_log_that_is_too_long_the_end_is_kept(
 
     kept = await log_of(store)
     assert kept and kept.startswith("(7 bytes before this are left out)\nxxx") and kept.endswith("the end")
+
+
+async def test_a_log_that_cannot_be_kept_costs_no_run_its_outcome(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    artifacts = Artifacts()
+    artifacts.full = True
+    jobs = make_jobs(artifacts=artifacts)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert await log_of(store) is None

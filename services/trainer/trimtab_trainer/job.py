@@ -2,7 +2,8 @@
 
 It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
 its folder, and writes the candidate's files and `result.json` there. It talks to
-nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3 and its sentence in `result.json`.
+nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3
+and its sentence in `result.json`.
 """
 
 import hashlib

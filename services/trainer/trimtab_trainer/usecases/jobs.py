@@ -146,8 +146,12 @@ class Jobs:
                     await asyncio.sleep(0.5)
 
     async def _keep_log(self, attempt: _Attempt) -> None:
-        if await asyncio.to_thread(_shorten, path := attempt.folder / "log"):
-            await self._store.keep_log(attempt.job, await asyncio.to_thread(self._artifacts.put, path))
+        """Keep what the attempt wrote; a log that cannot be kept costs no run its outcome."""
+        try:
+            if await asyncio.to_thread(_shorten, path := attempt.folder / "log"):
+                await self._store.keep_log(attempt.job, await asyncio.to_thread(self._artifacts.put, path))
+        except OSError as error:
+            log.warning("the log of %s is not kept: %s", attempt.job.run_id, error)
 
     async def _outcome(self, attempt: _Attempt) -> News:
         job = attempt.job
