@@ -6,6 +6,7 @@
 Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import zip_longest
@@ -340,6 +341,37 @@ class Trimtab:
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""
         return list((await self._trainer.ListRuns(training.ListRunsRequest(model=model))).runs)
+
+    async def run(self, run_id: str) -> training.Run:
+        """Return one run."""
+        answer: training.Run = await self._trainer.GetRun(training.GetRunRequest(run_id=run_id))
+        return answer
+
+    async def watch_run(self, run_id: str, *, patience_s: float = 60.0) -> AsyncIterator[training.Run]:
+        """Yield a run now and whenever it has changed, until it has ended; a trainer that is away is waited for."""
+        clock = asyncio.get_running_loop().time
+        heard = clock()
+        while True:
+            try:
+                request = training.WatchRunRequest(run_id=run_id)
+                async for run in self._trainer.stream("WatchRun", request):
+                    heard = clock()
+                    yield run
+                return
+            except Unavailable:
+                if clock() - heard > patience_s:
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def cancel_run(self, run_id: str, *, reason: str, actor: str) -> training.Run:
+        """End a run that has not ended."""
+        request = training.CancelRunRequest(run_id=run_id, reason=reason, requested_by=actor)
+        answer: training.Run = await self._trainer.CancelRun(request)
+        return answer
+
+    async def run_log(self, run_id: str) -> str:
+        """Return what the training process of a run that has ended wrote."""
+        return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)
 
     async def versions(self, model: str, *, live_at_ms: int | None = None) -> list[registry.Version]:
         """Return a model's versions, or only the one that served at a time of the wall clock."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.schedules import checked_schedule
 from trimtab_core.syntax import TextFault
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
@@ -48,6 +50,9 @@ PerTime = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 """A rate, written `4 per 60d`."""
+
+Schedule = Annotated[str, AfterValidator(checked_schedule)]
+"""Five fields of cron, in UTC."""
 
 Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
 """Where a number should be, written `< 0.2` or `[1, 3]`."""
@@ -556,9 +561,13 @@ DriftKind = Literal["data", "prediction", "performance"]
 
 
 class RetrainSpec(Spec):
-    """When drift becomes a retrain command."""
+    """When a model is trained again without being told to; all of it reads event time."""
 
     on: tuple[DriftKind, ...] = ("data", "performance")
+    schedule: Schedule | None = None
+    """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
+    new_rows: int | None = Field(default=None, ge=1)
+    """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
