@@ -16,7 +16,7 @@ from trimtab_runtime import bus, records
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.pipeline import read_partition
-from trimtab_runtime.records import REPLAY_OF, Outgoing
+from trimtab_runtime.records import CONTENT_TYPE, REPLAY_OF, Outgoing
 
 from trimtab.reading import opened
 
@@ -125,6 +125,8 @@ def _sent_again(letter: DeadLetter) -> Outgoing:
     ]
     if letter.row_id:
         headers.append(("ce_id", letter.row_id))
+    if letter.content_type:
+        headers.append((CONTENT_TYPE, letter.content_type.encode()))
     return Outgoing(letter.topic, letter.key or None, letter.payload, headers, letter.partition)
 
 

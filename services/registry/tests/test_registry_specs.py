@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from trimtab_contracts import topics
 from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.ports import Need
@@ -40,7 +41,7 @@ def kafka(store: MemoryStore) -> Kafka:
 
 @pytest.fixture
 def specs(store: MemoryStore, kafka: Kafka) -> Specs:
-    return Specs(store, kafka.provide, ManualClock(5_000))
+    return Specs(store, kafka.provide, schema_faults, ManualClock(5_000))
 
 
 async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: MemoryStore) -> None:

@@ -1,0 +1,71 @@
+"""Protobuf's own compiler, in a process of its own: what it is given comes from users.
+
+Each schema has a pool of descriptors to itself, so that two that define the same name
+never meet.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from trimtab_formats.errors import BadSchema
+
+_NAME = "the-schema-itself.proto"
+_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}")
+_PATIENCE_S = 60.0
+
+
+class ProtoFile:
+    """A compiled file, with all that it imports."""
+
+    def __init__(self, described: FileDescriptorSet) -> None:
+        self.pool = DescriptorPool()
+        try:
+            for each in described.file:
+                self.pool.AddSerializedFile(each.SerializeToString())
+        except TypeError as error:
+            raise BadSchema(f"the compiler took it, and Protobuf's library does not: {error}") from error
+        (self.proto,) = (each for each in described.file if each.name == _NAME)
+
+
+def compile_files(imports: Mapping[str, str], text: str) -> ProtoFile:
+    """Return the file in `text`, compiled; `imports` are the files that it and each other import, by path.
+
+    Raises:
+        BadSchema: the compiler refuses it, or one of them.
+        OSError: the compiler could not be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="trimtab-protoc-") as folder:
+        for name, content in {**imports, _NAME: text}.items():
+            if not _PATH.fullmatch(name):
+                raise BadSchema(f"it imports {name[:200]!r}, which is no path below its own")
+            file = Path(folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.encode(errors="replace"))
+        made = Path(folder, "descriptors.binpb")
+        command = [
+            *(sys.executable, "-I", "-m", "grpc_tools.protoc", "--include_imports"),
+            *(f"-I{folder}", f"-I{files('grpc_tools') / '_proto'}", f"--descriptor_set_out={made}", _NAME),
+        ]
+        try:
+            run = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BadSchema(f"the compiler has not done with it after {_PATIENCE_S:g} s") from error
+        if run.returncode != 0:
+            raise BadSchema(_said(run.stderr, folder) or f"the compiler ended with status {run.returncode}")
+        return ProtoFile(FileDescriptorSet.FromString(made.read_bytes()))
+
+
+def _said(complaint: str, folder: str) -> str:
+    """Return what the compiler says, on one line, of files that have no place."""
+    lines = [line for line in complaint.replace(f"{folder}/", "").splitlines() if "warning:" not in line]
+    return "; ".join(line.replace(f"{_NAME}:", "line ", 1).strip() for line in lines)
