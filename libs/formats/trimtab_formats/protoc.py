@@ -19,6 +19,7 @@ from trimtab_formats.errors import BadSchema
 
 _NAME = "the-schema-itself.proto"
 _PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}")
+_ERROR = re.compile(r"[\w./-]+\.proto:(?!.* warning: )")
 _PATIENCE_S = 60.0
 
 
@@ -66,6 +67,7 @@ def compile_files(imports: Mapping[str, str], text: str) -> ProtoFile:
 
 
 def _said(complaint: str, folder: str) -> str:
-    """Return what the compiler says, on one line, of files that have no place."""
-    lines = [line for line in complaint.replace(f"{folder}/", "").splitlines() if "warning:" not in line]
-    return "; ".join(line.replace(f"{_NAME}:", "line ", 1).strip() for line in lines)
+    """Return the errors that the compiler tells, on one line, of files that have no place."""
+    lines = complaint.replace(f"{folder}/", "").splitlines()
+    errors = [line for line in lines if _ERROR.match(line)]
+    return "; ".join(line.replace(f"{_NAME}:", "line ", 1).strip() for line in errors)

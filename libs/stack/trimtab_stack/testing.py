@@ -1,10 +1,9 @@
 """A real schema registry for tests: Apicurio, which speaks Confluent's API; Trimtab itself brings none along.
 
-It keeps everything in memory, so one that was killed has forgotten its schemas, and gives out other ids.
+What was registered is still there after `kill` and `start`.
 """
 
 import signal
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -24,7 +23,8 @@ class ApicurioRegistry:
     """A registry on one port of loopback."""
 
     def __init__(self, directory: Path) -> None:
-        """Start nothing yet; what it prints is kept in `directory`."""
+        """Start nothing yet; its schemas, and what it prints, are kept in `directory`."""
+        self._schemas = directory / "schemas"
         self._port = ports.choose()
         self._environ = tools()
         self.process = ChildProcess("Apicurio Registry", directory / "apicurio.log")
@@ -45,7 +45,11 @@ class ApicurioRegistry:
         place = maven.cache(self._environ) / f"apicurio-{_VERSION}"
         maven.fetch(f"Apicurio Registry {_VERSION}", place, _GOAL, "app", self._environ)
         (runner,) = place.glob("app/*-runner.jar")
-        environ = {"QUARKUS_HTTP_HOST": ports.LOOPBACK, "QUARKUS_HTTP_PORT": str(self._port)}
+        environ = {
+            "QUARKUS_HTTP_HOST": ports.LOOPBACK,
+            "QUARKUS_HTTP_PORT": str(self._port),
+            "QUARKUS_DATASOURCE_JDBC_URL": f"jdbc:h2:file:{self._schemas};WRITE_DELAY=0",
+        }
         self.process.spawn(Launch([found.command, *_JVM, "-jar", str(runner)], self._environ | environ))
         try:
             self.process.wait_ready(self._answers, _START_SECONDS)
