@@ -18,9 +18,7 @@ _SCRATCH = ".fetching-"
 
 def cache(environ: Mapping[str, str]) -> Path:
     """Return the folder of the cache: TRIMTAB_CACHE, else ~/.cache/trimtab."""
-    return Path(
-        environ.get("TRIMTAB_CACHE") or Path(environ.get("HOME") or Path.home(), ".cache", "trimtab")
-    )
+    return Path(environ.get("TRIMTAB_CACHE") or Path(environ.get("HOME") or Path.home(), ".cache", "trimtab"))
 
 
 def lock(place: Path) -> Path:
