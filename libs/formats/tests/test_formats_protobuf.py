@@ -1,5 +1,6 @@
 """What becomes of Protobuf records: every type, presence, messages of a file, imports, and bytes that are none."""
 
+import base64
 import json
 from typing import Any
 
@@ -111,12 +112,27 @@ def test_a_record_says_which_message_of_its_file_it_is(file: ProtoFile) -> None:
 
     assert decode(b"\0", "shop.Other", x=3) == decode(b"\x02\0", "shop.Other", x=3) == {"x": 3}
     assert decode(b"\x02\x02", "shop.Order", id="a")["id"] == "a"
-    # Of nested ones, the entries of a map do not count, which only the compiler knows as messages.
-    assert decode(b"\x04\x02\0", "shop.Order.Line", sku="s") == {"sku": "s"}
-    assert decode(b"\x06\x02\0\0", "shop.Order.Line.Part", whole=True) == {"whole": True}
-    for path in (b"\x02\x08", b"\x04\0\0", b"\x04\x02\x02", b"\x02\x01"):
+    # The entries of a map, which only the compiler knows as messages, are counted by some clients.
+    for line in (b"\x04\x02\x02", b"\x04\x02\0"):
+        assert decode(line, "shop.Order.Line", sku="s") == {"sku": "s"}
+    assert decode(b"\x06\x02\x02\0", "shop.Order.Line.Part", whole=True) == {"whole": True}
+    for path in (b"\x02\x08", b"\x04\0\0", b"\x04\x02\x06", b"\x02\x01"):
         with pytest.raises(Malformed, match="the schema has no message at"):
             decoder.decode(path)
+
+
+def test_a_schema_may_be_a_descriptor_as_some_clients_register_it(file: ProtoFile) -> None:
+    described = compile_files({}, MONEY).proto
+    described.name = "money-as-its-client-calls-it.proto"
+    top = base64.b64encode(file.proto.SerializeToString()).decode()
+    below = base64.b64encode(described.SerializeToString()).decode()
+    body = message(file, id="a", fare={"units": 3}).SerializeToString()
+
+    for text, money in ((top, MONEY), (ORDER, below), (top, below)):
+        decoder = compile_schema(
+            "protobuf", text, [Reference("common/money.proto", money)], message="shop.Order"
+        )
+        assert json.loads(decoder.decode(body))["fare_units"] == 3
 
 
 def test_bytes_that_are_no_record_of_the_schema_are_malformed(file: ProtoFile) -> None:

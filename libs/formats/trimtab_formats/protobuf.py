@@ -88,13 +88,26 @@ class FramedDecoder:
         return found.decode(record)
 
     def _name(self, path: tuple[int, ...]) -> str:
+        """Return the full name of the message at a path.
+
+        Most clients count the entries of maps, which the compiler makes messages of, and some do not. No record is an
+        entry, so where one is named, or nothing, it was the other count.
+        """
         messages, names = self._file.proto.message_type, [self._file.proto.package]
         for index in path:
             declared = [each for each in messages if not each.options.map_entry]
-            if not 0 <= index < len(declared):
+            found = next(
+                (
+                    counted[index]
+                    for counted in (messages, declared)
+                    if 0 <= index < len(counted) and not counted[index].options.map_entry
+                ),
+                None,
+            )
+            if found is None:
                 raise Malformed(f"the schema has no message at {list(path)}")
-            names.append(declared[index].name)
-            messages = declared[index].nested_type
+            names.append(found.name)
+            messages = found.nested_type
         return ".".join(filter(None, names))
 
 
