@@ -206,6 +206,19 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_with_its_bytes_and_its_ne
     assert "if it is JSON say so by the header content-type: application/json" in told[5][1]
 
 
+async def test_a_row_that_is_too_large_as_json_for_a_record_is_a_dead_letter() -> None:
+    many = {**AVRO, "fields": [*FIELDS, {"name": "many", "type": {"type": "array", "items": "int"}}]}
+    source = Source({"type": "avro", "schema": json.dumps(many)})
+    value = avro(many, many=[1] * 2_200_000)
+
+    outputs = await source.send(value, avro(many, many=[]))
+
+    ((code, said),) = reasons(outputs)
+    assert (code, len(events(outputs))) == ("malformed_record", 1)
+    assert "bytes as JSON and a row may have 4194304: send a reference to what is large" in said
+    assert letters(outputs)[0].payload == value
+
+
 async def test_bare_bytes_of_another_schema_are_a_dead_letter_too() -> None:
     for sent_as, called in (
         ({"type": "avro", "schema": json.dumps(AVRO)}, "Avro"),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from trimtab_contracts.topics import MOST_ROW_BYTES
 from trimtab_core.contract import Reason, ReasonCode
 from trimtab_core.specs import Format
 from trimtab_formats import confluent
@@ -175,11 +176,19 @@ def _read(decode: Callable[[bytes], bytes], rows: Sequence[Any]) -> Read:
         value = record.value or b""
         if not records.is_json(record):
             try:
-                value = decode(value)
+                value = _fitting(decode(value))
             except _Refused as error:
                 unreadable[at] = _reason(error.code, value, str(error))
         payloads.append(value)
     return Read(payloads, unreadable)
+
+
+def _fitting(row: bytes) -> bytes:
+    """Return a row that a record can hold; one may be many times larger as JSON than as what was sent."""
+    if len(row) > MOST_ROW_BYTES:
+        said = f"has {len(row)} bytes as JSON and a row may have {MOST_ROW_BYTES}"
+        raise _Refused(ReasonCode.MALFORMED_RECORD, f"{said}: send a reference to what is large")
+    return row
 
 
 def _reason(code: ReasonCode, value: bytes, said: str) -> Reason:
