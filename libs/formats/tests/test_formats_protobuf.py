@@ -181,6 +181,12 @@ def test_a_schema_that_makes_no_rows_is_refused_with_why(text: str, said: str) -
         compile_schema("protobuf", text, message="A")
 
 
+def test_an_import_is_no_folder_of_another() -> None:
+    for paths in (("a.proto", "a.proto/b.proto"), ("a.proto/b.proto", "a.proto")):
+        with pytest.raises(BadSchema, match="and another import by a path within it"):
+            compile_schema("protobuf", ORDER, [Reference(path, MONEY) for path in paths])
+
+
 @pytest.mark.parametrize(
     "path", ["../up.proto", "/etc/up.proto", "", "a/../../up.proto", "new\nline.proto", "x" * 300]
 )

@@ -56,8 +56,11 @@ def compile_files(imports: Mapping[str, str], text: str) -> ProtoFile:
                 described.file.append(descriptor)
                 continue
             file = Path(folder, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content.encode(errors="replace"))
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.encode(errors="replace"))
+            except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+                raise BadSchema(f"it imports {name!r}, and another import by a path within it") from error
         return ProtoFile(_run(folder, described))
 
 
