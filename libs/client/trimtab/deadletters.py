@@ -13,7 +13,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
-from trimtab_runtime.records import REPLAY_OF, Outgoing
+from trimtab_runtime.records import CONTENT_TYPE, REPLAY_OF, Outgoing
 
 from trimtab.reading import committed
 
@@ -122,6 +122,8 @@ def _sent_again(letter: DeadLetter) -> Outgoing:
     ]
     if letter.row_id:
         headers.append(("ce_id", letter.row_id))
+    if letter.content_type:
+        headers.append((CONTENT_TYPE, letter.content_type.encode()))
     return Outgoing(letter.topic, letter.key or None, letter.payload, headers, letter.partition)
 
 

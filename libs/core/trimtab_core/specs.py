@@ -83,7 +83,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        populate_by_name=True,
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
@@ -282,6 +281,37 @@ def _pattern_fault(pattern: str) -> str:
     return ""
 
 
+class Format(Spec):
+    """How a source's records are written, where they do not say that they are JSON.
+
+    Avro and Protobuf records without a schema of their own here begin with the id of one (the Confluent wire format),
+    and it is asked of the schema registry.
+    """
+
+    type: Literal["json", "avro", "protobuf"] = "json"
+    text: str | None = Field(default=None, alias="schema", min_length=1)
+    """The schema by which all records are written: Avro's in JSON, or a .proto file."""
+    message: str | None = None
+    """The full name of the message that each record is, such as `shop.Order`."""
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether each record begins with the id of its schema."""
+        return self.type != "json" and self.text is None
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.text is not None and self.type == "json":
+            yield ("schema",), "JSON is read without one: remove it, or write type: avro or type: protobuf"
+        takes_message = self.type == "protobuf" and self.text is not None
+        if self.message is not None and not takes_message:
+            yield (
+                ("message",),
+                f"{self.message!r} is for a Protobuf schema that is written here: remove it, or write both",
+            )
+        if self.message is None and takes_message:
+            yield ("message",), "it is missing: say which message of the schema each record is"
+
+
 class SourceSpec(Spec):
     """A stream with a data contract."""
 
@@ -290,6 +320,10 @@ class SourceSpec(Spec):
     key: FieldName
     event_time: FieldName
     lateness: Duration
+    format: Annotated[
+        Format, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)
+    ] = Format()
+    """How records are written: `json`, `avro` or `protobuf`, or with the schema written here. What says that it is JSON is."""
     partitions: int = Field(default=2, ge=1, le=1024)
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
@@ -676,7 +710,7 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
 
 def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     """Return the resource as plain data that `parse` reads back as an equal resource."""
-    return resource.model_dump(mode="json", exclude_none=True)
+    return resource.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def versioned(name: str, version: int) -> str:
@@ -727,9 +761,10 @@ def _readable(kind: type[Spec], raw: Any) -> Spec:
     """Return a part with those of its fields that can be read; an attribute is missing where one cannot."""
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
-        if isinstance(raw, Mapping) and name in raw:
+        key = field.alias or name
+        if isinstance(raw, Mapping) and key in raw:
             with suppress(ValidationError):
-                values[name] = _read(field.annotation, field.metadata, raw[name])
+                values[name] = _read(field.annotation, field.metadata, raw[key])
         elif not field.is_required():
             values[name] = field.get_default(call_default_factory=True)
     part = kind.model_construct()

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from trimtab_contracts import topics
 from trimtab_registry.errors import NotNow
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
@@ -250,7 +251,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock = ManualClock(20_000)
-    await Specs(store, provide, clock).apply(documents(), "ann")
+    await Specs(store, provide, schema_faults, clock).apply(documents(), "ann")
     async with store.begin() as unit:
         standing = await unit.lock("minutes")
         for number in range(1, 5):

@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab_core.specs import Place, SourceSpec
+
 from trimtab_registry.usecases.entities import (
     Applied,
     Entry,
@@ -140,6 +142,9 @@ class Need:
 
 Provide = Callable[[Sequence[Need]], Awaitable[None]]
 """Makes the topics of what is needed; raises `Unavailable`."""
+
+SchemaFaults = Callable[[SourceSpec], Awaitable[Sequence[tuple[Place, str]]]]
+"""Finds what is wrong with the schema of a source's format, and where; raises `Unavailable`."""
 
 Fetch = Callable[[StoredFile], Awaitable[bytes]]
 """Reads an artifact; raises `Rejected` if it is gone or not itself, `Unavailable` if it cannot be read now."""
