@@ -23,6 +23,7 @@ from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.inpostgres import InPostgres
 from trimtab_feature_store.online import Home, InMemory, OnlineViews
+from trimtab_feature_store.onray import OnRay
 from trimtab_feature_store.repartition import Repartition
 from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.skew import Skew
@@ -66,7 +67,8 @@ async def run(config: Config) -> None:
         online = OnlineViews(servers, book, freshness, home)
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
-        historical = Historical(book, tables, archive)
+        on_ray = OnRay(config.ray_address, DeltaStore(config.data_dir)) if config.ray_address else None
+        historical = Historical(book, tables, archive, on_ray.make if on_ray else None)
         api = FeatureStoreApi(
             online,
             historical,
