@@ -24,6 +24,7 @@ from trimtab_feature_store.slotstore import SlotStore
 
 _AT_ONCE = 500
 """Entities whose slots are fetched together, which bounds the memory."""
+_WRITTEN_AT_ONCE = 5_000
 _AGAIN_S = 0.5
 _TIDY_S = 60.0
 log = logging.getLogger(__name__)
@@ -117,9 +118,11 @@ class InPostgres:
 
     async def write(self, view: str, partition: int, records: Sequence[Any]) -> None:
         """See to it that PostgreSQL has some records, however long it is away."""
-        while True:
+        left = list(records)
+        while left:
             try:
-                return await self._store.write(view, partition, records)
+                await self._store.write(view, partition, left[:_WRITTEN_AT_ONCE])
+                del left[:_WRITTEN_AT_ONCE]
             except Unavailable as error:
                 log.warning("features.%s/%d waits: %s", view, partition, error)
                 await asyncio.sleep(_AGAIN_S)
