@@ -56,7 +56,13 @@ def a_book() -> SpecBook:
     model = {
         "task": "regression",
         "source": "rides",
-        "features": ["speed.*", "city.*", "request.zone"],
+        "features": [
+            "speed.*",
+            "city.*",
+            "request.zone",
+            "hour(at)",
+            "share = request.zone / speed.mph_mean_4h",
+        ],
         "label": {"source": "rides", "on": "id", "value": "mph", "within": "3h"},
         "trainer": {"kind": "linear", "window": "1d"},
         "rollout": {"cap": 60},

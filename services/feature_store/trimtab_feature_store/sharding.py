@@ -19,7 +19,8 @@ from trimtab_runtime.featurelog import partition_of
 Shard = tuple[Any, ...]
 """Arguments of `point_in_time`."""
 Places = NDArray[np.intp]
-ROWS_A_SHARD = 250_000
+ROWS_A_SHARD = 100_000
+"""Few enough to be joined quickly: what lies together in a cache costs less than what does not."""
 _MOST_SHARDS = 4_096
 
 
@@ -55,6 +56,7 @@ class ShardedJoin:
         count = min(-(-max(len(entities), len(spine_entities)) // self._rows_a_shard), _MOST_SHARDS)
         parts = list(zip(_parts(entities, count), _parts(spine_entities, count), strict=True))
         parts = [(events, rows) for events, rows in parts if len(rows)]
+        names = np.array(ids, object)
         shards = (
             (
                 layout,
@@ -64,7 +66,7 @@ class ShardedJoin:
                 arrived_at_ms[events],
                 spine_entities.take(pa.array(rows)),
                 spine_at_ms[rows],
-                [ids[at] for at in events.tolist()] if layout.ends else (),
+                names[events] if layout.ends else (),
             )
             for events, rows in parts
         )
