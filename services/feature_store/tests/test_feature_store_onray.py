@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from trimtab_core import specs
 from trimtab_core.pointintime import point_in_time
 from trimtab_core.slots import Layout
+from trimtab_feature_store import onray
 from trimtab_feature_store.errors import RayAway
 from trimtab_feature_store.historical import Historical, Making, Plan, TrainingSet, Wanted
 from trimtab_feature_store.onray import OnRay
@@ -36,7 +37,7 @@ FIELDS = {
 }
 HEAD = """
 import sys, ray
-limits = {"num_cpus": 2, "object_store_memory": 100_000_000}
+limits = {"num_cpus": 1, "object_store_memory": 100_000_000}
 ray.init(_temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, **limits)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
@@ -154,6 +155,15 @@ async def test_without_a_cluster_the_asker_is_told_in_a_sentence(archived: Archi
     address = f"127.0.0.1:{ports.choose()}"
     with pytest.raises(RayAway, match=f"^Ray at {address} cannot be used: [^\n]+$"):
         await archived.make(OnRay(address, DeltaStore(tmp_path), A_SHARD))
+
+
+def test_without_ray_the_asker_is_told_what_to_install(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onray, "_ENVIRON", {})
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RayAway, match=r"is not installed here, install trimtab-feature-store\[ray\]"):
+        onray._made("127.0.0.1:1", archived.tables, cast(Any, None), A_SHARD)
 
 
 @pytest.mark.parametrize("rows", [1_000, 100, 1])

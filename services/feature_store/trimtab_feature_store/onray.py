@@ -76,8 +76,12 @@ def _look_for(address: str) -> None:
 def _made(address: str, tables: Tables, plan: Plan, rows_a_shard: int) -> TrainingSet:
     """Make a set as Ray's driver, in a process of its own."""
     os.environ.update(_ENVIRON)  # noqa: TID251  ray reads it when it is imported
-    import ray
-
+    try:
+        import ray
+    except ImportError as error:
+        raise RayAway(
+            f"Ray at {address} cannot be used: it is not installed here, install trimtab-feature-store[ray]"
+        ) from error
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:  # the latter of another version of Ray or of Python

@@ -51,8 +51,6 @@ DO UPDATE SET slot = excluded.slot, written = excluded.written, value = excluded
 _DELETE = """
 DELETE FROM slots WHERE ctid = ANY(ARRAY(SELECT ctid FROM slots WHERE view = $1 AND generation < $2 LIMIT $3))
 """
-
-
 _BEGUN_AGAIN = "DELETE FROM progress WHERE view = $1 AND generation = $2 AND partition = $3"
 _MOVED_ON = """
 INSERT INTO progress (view, generation, partition, value) VALUES ($1, $2, $3, $4)
@@ -61,7 +59,7 @@ ON CONFLICT (view, generation, partition) DO UPDATE SET value = excluded.value
 
 
 class Undone(TrimtabError):
-    """PostgreSQL has less of a topic than this process has written to it: it is another, or was put back."""
+    """PostgreSQL has less of a topic than it had for this process: it is another, or was put back."""
 
     def __init__(self, view: str, partition: int, held: int, written: int) -> None:
         super().__init__(
@@ -86,6 +84,7 @@ class SlotStore:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._written: dict[tuple[str, int], int] = {}
+        """Up to which offset this process knows each partition to have been written."""
 
     async def open(self, view: str) -> Found:
         """Return what is there of a view, and make a place for it if that is nothing.
@@ -100,6 +99,7 @@ class SlotStore:
             rows = await connection.fetch(
                 "SELECT generation, partition, value FROM progress WHERE view = $1", view
             )
+        self._written |= {(view, partition): at for partition, at in positions}
         progress: dict[int, dict[int, Progress]] = {}
         for generation, partition, value in rows:
             progress.setdefault(generation, {})[partition] = featurelog.read_progress(value)
