@@ -14,6 +14,7 @@ from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
+from trimtab_feature_store.backfill import Backfill
 from trimtab_feature_store.config import Config
 from trimtab_feature_store.fold import Fold
 from trimtab_feature_store.grpc_api import FeatureStoreApi
@@ -63,6 +64,7 @@ async def run(config: Config) -> None:
             online,
             historical,
             Skew(historical, tables),
+            Backfill(book, tables),
             clock,
             patience_s=config.patience_s,
             threads=config.threads,

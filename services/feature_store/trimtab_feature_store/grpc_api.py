@@ -8,6 +8,8 @@ from typing import Any
 from trimtab_contracts.features.v1.features_pb2 import (
     AuditSkewRequest,
     AuditSkewResponse,
+    BackfillRequest,
+    BackfillResponse,
     GetArchiveWatermarkRequest,
     GetArchiveWatermarkResponse,
     GetHistoricalFeaturesRequest,
@@ -16,9 +18,11 @@ from trimtab_contracts.features.v1.features_pb2 import (
     HistoricalFeatures,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
+from trimtab_feature_store.backfill import Backfill, Sent, Taken
 from trimtab_feature_store.errors import BadQuestion
 from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
 from trimtab_feature_store.online import Answer, OnlineViews
@@ -37,6 +41,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         online: OnlineViews,
         historical: Historical,
         skew: Skew,
+        backfill: Backfill,
         clock: Clock,
         *,
         patience_s: float,
@@ -50,6 +55,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self._online = online
         self._historical = historical
         self._skew = skew
+        self._backfill = backfill
         self._clock = clock
         self._patience_s = patience_s
         self._may_wait = threading.BoundedSemaphore(max(1, threads - 1))
@@ -115,6 +121,13 @@ class FeatureStoreApi(FeatureStoreServicer):
         )
         return _audit_message(audit)
 
+    async def Backfill(self, request: BackfillRequest, context: Any) -> BackfillResponse:
+        """Take a part of a file into the archive, or say what is refused of it, or how far the file has come."""
+        sent = Sent(
+            request.file, request.after, request.until, request.numbers, request.rows, request.arrived_at_ms
+        )
+        return _taken_message(await self._backfill.take(request.source, sent))
+
 
 def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:
     columns = {column.field: list(column.values) for column in request.entities}
@@ -139,6 +152,23 @@ def _online_message(answer: Answer) -> GetOnlineFeaturesResponse:
             )
             for each in answer.views
         ],
+    )
+
+
+def _taken_message(taken: Taken) -> BackfillResponse:
+    return BackfillResponse(
+        until=taken.until,
+        repeats=taken.repeats,
+        refused=[
+            BackfillResponse.Refused(
+                number=number,
+                reasons=[
+                    Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in reasons
+                ],
+            )
+            for number, reasons in taken.refused
+        ],
+        newest=None if taken.newest_ms is None else to_timestamp(taken.newest_ms),
     )
 
 

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from trimtab_runtime.errors import Unavailable
 
 from trimtab_feature_store.errors import ArchiveConflict
+from trimtab_feature_store.filling import ROWS_OF_FILES, Filled, Part, file_id
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class DeltaStore:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir.absolute() / "delta"
         self._writing: dict[str, DeltaTable] = {}
+        self._filling: dict[str, DeltaTable] = {}
 
     def append(
         self, table: str, schema: pa.Schema, pieces: Sequence[Piece], watermark_ms: Mapping[int, int]
@@ -116,18 +118,29 @@ class DeltaStore:
             ArchiveConflict: a column's type is not the one it had.
             Unavailable: the table cannot be written now.
         """
-        try:
-            handle = self._writing.get(table) or self._made(table, schema)
-            self._writing[table] = handle
-            _check_types(table, handle, schema)
-            before = handle.version()
+        with self._written(self._writing, table, schema) as handle:
             while not _appended(handle, schema, pieces, watermark_ms):
                 handle.update_incremental()
-            if handle.version() // _COMPACT_EVERY > before // _COMPACT_EVERY:
-                _compact(table, handle)
-        except (DeltaError, OSError) as error:
-            self._writing.pop(table, None)
-            raise Unavailable(f"table {table} cannot be written: {error}") from error
+
+    def fill(self, table: str, schema: pa.Schema, part: Part) -> Filled:
+        """Add a part of a file, unless the table has come past its beginning; say how far the file has come then.
+
+        Fills of one table must not overlap in one process either; they may overlap with appends.
+
+        Raises:
+            ArchiveConflict: a column's type is not the one it had.
+            Unavailable: the table cannot be written, or read, now.
+        """
+        with self._written(self._filling, table, schema) as handle:
+            handle.update_incremental()
+            while (filled := _filled(table, handle, schema, part)) is None:
+                handle.update_incremental()
+        return filled
+
+    def filled(self, table: str, file: str) -> int:
+        """Return the row of a file up to which a table has it; 0 if it has none of it."""
+        handle = self._open(table, None)
+        return 0 if handle is None else handle.transaction_version(file_id(file)) or 0
 
     def reach(self, table: str, partitions: int) -> Reach:
         """Return how far the newest version of a table has come; version -1 if there is no such table."""
@@ -166,15 +179,22 @@ class DeltaStore:
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
-        wanted = rows_wanted(start_ms, end_ms, arrived_by_ms, model)
-        with _reading(table):
-            dataset = handle.to_pyarrow_dataset()
-            there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
-            found = dataset.to_table(columns=there, filter=wanted)
-        for name in columns:
-            if name not in found.column_names:
-                found = found.append_column(name, pa.nulls(found.num_rows))
-        return found
+        return _read(table, handle, columns, rows_wanted(start_ms, end_ms, arrived_by_ms, model))
+
+    @contextmanager
+    def _written(self, handles: dict[str, DeltaTable], table: str, schema: pa.Schema) -> Iterator[DeltaTable]:
+        """Have a table that is made if it is not there; join its small files afterwards, if there are many."""
+        try:
+            handle = handles.get(table) or self._made(table, schema)
+            handles[table] = handle
+            _check_types(table, handle, schema)
+            before = handle.version()
+            yield handle
+            if handle.version() // _COMPACT_EVERY > before // _COMPACT_EVERY:
+                _compact(table, handle)
+        except (DeltaError, OSError) as error:
+            handles.pop(table, None)
+            raise Unavailable(f"table {table} cannot be written: {error}") from error
 
     def _made(self, table: str, schema: pa.Schema) -> DeltaTable:
         path = self._folder / table
@@ -207,6 +227,17 @@ def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: st
     return wanted
 
 
+def _read(table: str, handle: DeltaTable, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
+    with _reading(table):
+        dataset = handle.to_pyarrow_dataset()
+        there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
+        found = dataset.to_table(columns=there, filter=wanted)
+    for name in columns:
+        if name not in found.column_names:
+            found = found.append_column(name, pa.nulls(found.num_rows))
+    return found
+
+
 def _appended(
     handle: DeltaTable, schema: pa.Schema, pieces: Sequence[Piece], watermark_ms: Mapping[int, int]
 ) -> bool:
@@ -226,16 +257,36 @@ def _appended(
     for partition, time_ms in watermark_ms.items():
         if time_ms > (handle.transaction_version(_mark(partition)) or 0):
             reached[_mark(partition)] = time_ms
-    if not reached:
-        return True
+    return not reached or _committed(handle, pa.Table.from_batches(batches, schema=schema), reached)
+
+
+def _filled(table: str, handle: DeltaTable, schema: pa.Schema, part: Part) -> Filled | None:
+    """Commit a part to a version of which it is sure what it holds; None if another process committed first."""
+    come = handle.transaction_version(part.app_id) or 0
+    if come != part.after:
+        return Filled(come)
+    taken = handle.transaction_version(ROWS_OF_FILES) or 0
+
+    def held(columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
+        return _read(table, handle, columns, rows_wanted(start_ms, end_ms, None, None))
+
+    rows = part.placed(taken, held)
+    moved = {part.app_id: part.until, ROWS_OF_FILES: taken + rows.num_rows}
+    if not _committed(handle, pa.Table.from_batches([rows], schema=schema), moved):
+        return None
+    return Filled(part.until, part.rows.num_rows - rows.num_rows)
+
+
+def _committed(handle: DeltaTable, rows: pa.Table, moved: Mapping[str, int]) -> bool:
+    """Append rows with how far application transactions have moved; False if one of them was moved meanwhile."""
     try:
         write_deltalake(
             handle,
-            pa.Table.from_batches(batches, schema=schema),
+            rows,
             mode="append",
             schema_mode="merge",
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(name, value) for name, value in reached.items()]
+                app_transactions=[Transaction(name, value) for name, value in moved.items()]
             ),
         )
     except CommitFailedError:

@@ -89,6 +89,10 @@ class RegistryApi(RegistryServicer):
             await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
         )
 
+    async def RebuildView(self, request: pb.RebuildViewRequest, context: Any) -> pb.Resource:
+        """Begin a view's next generation."""
+        return messages.resource(await self._specs.rebuild(request.name, request.actor, request.reason))
+
     async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
         """Return who did what, newest first."""
         found = await self._specs.audit(request.resource, request.limit)

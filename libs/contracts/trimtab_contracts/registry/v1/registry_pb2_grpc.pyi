@@ -40,6 +40,8 @@ class RegistryStub:
     Reject: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
+    RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
+    """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
 
 @_typing.type_check_only
@@ -54,6 +56,8 @@ class RegistryAsyncStub(RegistryStub):
     Reject: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]  # type: ignore[assignment]
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
+    """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +123,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]: ...
+
+    @_abc_1.abstractmethod
+    def RebuildView(
+        self,
+        request: _registry_pb2.RebuildViewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Resource, _abc.Awaitable[_registry_pb2.Resource]]:
+        """Begins a view's next generation, of the same spec: it is made anew from the archive."""
 
     @_abc_1.abstractmethod
     def GetAudit(

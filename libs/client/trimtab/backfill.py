@@ -1,0 +1,141 @@
+"""Takes a file's rows straight to the archive, each once, whatever is interrupted.
+
+The archive itself holds how far a file has come. What the contract refuses of a part
+goes to raw.<source>, where it becomes dead letters, before the rest of the part is
+taken; so whoever goes on in another process finds each row in one place.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trimtab.client import Backfilled
+from trimtab.ingest import Arrived, Job, Ready, Sending, ahead, chunks, patiently
+
+MOST_ROWS = 50_000
+"""Of one part: a commit of the archive."""
+MOST_BYTES = 16 * 1024 * 1024
+"""Of one part that has several rows: well under what gRPC lets through."""
+
+
+class Archive(Protocol):
+    """Where rows are kept."""
+
+    async def backfill(
+        self,
+        source: str,
+        file: str,
+        *,
+        after: int,
+        until: int,
+        numbers: Sequence[int],
+        rows: Sequence[bytes],
+        arrived_at_ms: Sequence[int],
+    ) -> Backfilled:
+        """Return once a part is archived, or with what is refused of it."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been done so far, and what is waited for."""
+
+    until: int
+    """The archive has the file up to this row."""
+    archived: int = 0
+    """Rows, by this run."""
+    repeats: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """How many rows have each reason; a row may have several."""
+    letters: int = 0
+    """Rows that were refused."""
+    waits: str = ""
+    """Why nothing moves, if nothing does."""
+
+
+class Filling:
+    """Takes the rows of one file."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        refused: Sending,
+        job: Job,
+        *,
+        until: int,
+        arrived: Arrived,
+        patience_s: float = 300.0,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make ready; nothing is asked of anybody yet.
+
+        Args:
+            archive: where rows are kept.
+            refused: sends what the contract refuses.
+            job: how far that has come.
+            until: the row up to which the archive has the file.
+            arrived: tells when a row arrived.
+            patience_s: how long an outage is waited for.
+            on_progress: hears of each part, and of what is waited for.
+            sleep: waits so many seconds.
+            monotonic: tells the seconds of the wall clock.
+        """
+        self.progress = Progress(until)
+        self._archive = archive
+        self._refused = refused
+        self._job = job
+        self._arrived = arrived
+        self._patience_s = patience_s
+        self._on_progress = on_progress
+        self._sleep = sleep
+        self._monotonic = monotonic
+
+    async def fill(self, rows: Iterable[Ready]) -> None:
+        """Take `rows`, which begin behind what the archive has.
+
+        Raises:
+            Unavailable: an outage lasted longer than the patience; the same again goes on.
+            Rejected: the source does not take them.
+        """
+        async for part in ahead(chunks(rows, most_rows=MOST_ROWS, most_bytes=MOST_BYTES)):
+            await self._take(part, part[-1].number)
+
+    async def _take(self, part: Sequence[Ready], until: int) -> None:
+        """Return once the part is in the archive, and what is refused of it in raw.<source>."""
+        answer = await self._asked(part, until)
+        while answer.refused:  # once more only if the contract changes meanwhile
+            wrong = [row for row in part if row.number in answer.refused]
+            await self._refused.send([row for row in wrong if row.number > self._job.acknowledged])
+            self.progress.refused.update(reason for each in answer.refused.values() for reason in each)
+            self.progress.letters += len(wrong)
+            part = [row for row in part if row.number not in answer.refused]
+            answer = await self._asked(part, until)
+        self.progress.until = answer.until
+        self.progress.archived += len(part) - answer.repeats
+        self.progress.repeats += answer.repeats
+        self._tell()
+
+    async def _asked(self, part: Sequence[Ready], until: int) -> Backfilled:
+        async def attempt() -> Backfilled:
+            return await self._archive.backfill(
+                self._job.source,
+                self._job.digest,
+                after=self.progress.until,
+                until=until,
+                numbers=[row.number for row in part],
+                rows=[row.payload for row in part],
+                arrived_at_ms=[self._arrived(row) for row in part],
+            )
+
+        return await patiently(
+            attempt, self._patience_s, self._tell, sleep=self._sleep, monotonic=self._monotonic
+        )
+
+    def _tell(self, waits: str = "") -> None:
+        self.progress.waits = waits
+        self._on_progress(self.progress)
