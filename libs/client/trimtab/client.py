@@ -236,15 +236,28 @@ class Trimtab:
         return feature_table(given, await self._feature_store.GetOnlineFeatures(request, timeout=timeout))
 
     async def training_set(
-        self, model: str, start_ms: int, end_ms: int, *, as_of_ms: int | None = None, timeout: float = 300.0
+        self,
+        model: str,
+        start_ms: int,
+        end_ms: int,
+        *,
+        as_of_ms: int | None = None,
+        tables: Mapping[str, int] | None = None,
+        timeout: float = 300.0,
     ) -> TrainingSet:
         """Return the labelled rows of a model in [start, end), each as it would have been answered then.
 
-        Nothing is seen that had not arrived by `as_of_ms`, if it is given. Rows whose label has not come within its
+        Nothing is seen that had not arrived by `as_of_ms`, if it is given, nor what is not in the versions of `tables`,
+        such as those that a run names. Rows whose label has not come within its
         time are left out, and counted.
         """
         request = feature_store.GetHistoricalFeaturesRequest(
-            model=model, start=to_timestamp(start_ms), end=to_timestamp(end_ms)
+            model=model,
+            start=to_timestamp(start_ms),
+            end=to_timestamp(end_ms),
+            tables=[
+                registry.TableVersion(table=name, version=version) for name, version in (tables or {}).items()
+            ],
         )
         if as_of_ms is not None:
             request.as_of.CopyFrom(to_timestamp(as_of_ms))

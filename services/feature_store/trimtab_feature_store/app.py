@@ -20,10 +20,12 @@ from trimtab_feature_store.fold import Fold
 from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.online import OnlineViews
+from trimtab_feature_store.pins import Pins
 from trimtab_feature_store.repartition import Repartition
 from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.skew import Skew
 from trimtab_feature_store.store import DeltaStore
+from trimtab_feature_store.upkeep import Upkeep
 
 
 async def run(config: Config) -> None:
@@ -53,12 +55,21 @@ async def run(config: Config) -> None:
         online.update()
 
     book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
-    specs = book.follower(servers)
+    specs, pins = book.follower(servers), Pins(servers, clock)
     freshness = Freshness(clock, config.instance)
     online = OnlineViews(servers, book, freshness)
     async with bus.open_producer(servers) as producer:
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
+        upkeep = Upkeep(
+            book,
+            tables,
+            pins,
+            archive.owns,
+            clock,
+            versions_days=config.versions_days,
+            predictions_days=config.predictions_days,
+        )
         historical = Historical(book, tables, archive)
         api = FeatureStoreApi(
             online,
@@ -80,10 +91,11 @@ async def run(config: Config) -> None:
             ) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            await catch_up(tasks, specs)
+            await catch_up(tasks, specs, pins.follower)
             tasks.create_task(repartition.run())
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())
+            tasks.create_task(upkeep.run(every_s=config.upkeep_every_s))
             tasks.create_task(online.follower.run())
             tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))
             set_ready(True)

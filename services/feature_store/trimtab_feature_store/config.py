@@ -24,5 +24,11 @@ class Config:
     """Most rows of one transaction."""
     patience_s: float = 60.0
     """How long a training set waits for the archive where its caller states no deadline, and a view that begins."""
+    versions_days: float = 7.0
+    """How long a version of a table can be read that no run was trained on."""
+    predictions_days: float | None = None
+    """How long logged predictions are archived, by when they were answered; for ever, if not set."""
+    upkeep_every_s: float = 3600.0
+    """How often old rows and unused versions are removed from the archive."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

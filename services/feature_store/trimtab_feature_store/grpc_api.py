@@ -88,6 +88,7 @@ class FeatureStoreApi(FeatureStoreServicer):
                 end_ms=from_timestamp(request.end),
                 as_of_ms=from_timestamp(request.as_of) if request.HasField("as_of") else EVER_MS,
                 wait_until_ms=from_timestamp(request.wait_until),
+                versions={each.table: each.version for each in request.tables},
             ),
             patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.8, self._patience_s),
         )

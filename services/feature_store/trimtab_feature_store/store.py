@@ -7,7 +7,7 @@ has come is kept the same way, so a version of a table says what it is complete 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_feature_store.errors import ArchiveConflict
+from trimtab_feature_store.errors import ArchiveConflict, VersionGone
 from trimtab_feature_store.filling import ROWS_OF_FILES, Filled, Part, file_id
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 EVER_MS = 2**62
 """Later than any event."""
 _COMPACT_EVERY = 256
-"""Commits after which small files are joined; the files of older versions stay, for runs name versions."""
+"""Commits after which small files are joined; `vacuum` removes those of versions that nobody uses."""
 _COMPACT_BYTES = 64 * 2**20
+_TRIES = 5
+_KEPT_FILES = "delta.deletedFileRetentionDuration"
 _FOR_EVER = {"delta.logRetentionDuration": "interval 36500 days"}
 """A version that a run was trained on can be read again, years later."""
 
@@ -175,11 +177,55 @@ class DeltaStore:
 
         Only those that arrived by a time, or are of a model, if that is given. A column that the table does not
         have is null.
+
+        Raises:
+            VersionGone: the version is not kept any more.
+            Unavailable: the table cannot be read now.
         """
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
         return _read(table, handle, columns, rows_wanted(start_ms, end_ms, arrived_by_ms, model))
+
+    def expire(self, table: str, column: str, before_ms: int) -> int:
+        """Delete the rows whose time, in `column`, is before a time; return how many there were.
+
+        Raises:
+            Unavailable: the table cannot be written now, or others write to it all the time.
+        """
+        for _ in range(_TRIES):
+            handle = self._open(table, None)
+            if handle is None or column not in pa.schema(handle.schema().to_arrow()).names:
+                return 0
+            try:
+                return int(handle.delete(f"{column} < {before_ms}")["num_deleted_rows"] or 0)
+            except CommitFailedError as error:
+                said = str(error)
+            except (DeltaError, OSError) as error:
+                raise Unavailable(f"table {table} cannot be written: {error}") from error
+        raise Unavailable(f"table {table} cannot be written: {said}")
+
+    def vacuum(self, table: str, hours: int, pinned: Set[int]) -> int:
+        """Remove the files that no version uses which is younger than so many hours, or pinned; return how many.
+
+        Raises:
+            Unavailable: the table cannot be written now.
+        """
+        handle = self._open(table, None)
+        if handle is None:
+            return 0
+        try:
+            # Delta forgets after this time which files it has removed, and would count those as nobody's.
+            kept = {_KEPT_FILES: f"interval {hours} hours"}
+            if not kept.items() <= handle.metadata().configuration.items():
+                handle.alter.set_table_properties(kept)
+            versions = [version for version in sorted(pinned) if version <= handle.version()]
+            removed = handle.vacuum(
+                hours, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=versions
+            )
+        except (DeltaError, OSError) as error:
+            raise Unavailable(f"table {table} cannot be cleared of old versions: {error}") from error
+        return len(removed)
 
     @contextmanager
     def _written(self, handles: dict[str, DeltaTable], table: str, schema: pa.Schema) -> Iterator[DeltaTable]:
@@ -204,15 +250,24 @@ class DeltaStore:
     def _open(self, table: str, version: int | None) -> DeltaTable | None:
         with _reading(table):
             try:
-                return DeltaTable(str(self._folder / table), version=version)
+                newest = DeltaTable(str(self._folder / table))
             except TableNotFoundError:
                 return None
+            if version is None or version == newest.version():
+                return newest
+            if version > newest.version():
+                raise VersionGone(table, version)
+            return DeltaTable(str(self._folder / table), version=version)
 
 
 @contextmanager
-def _reading(table: str) -> Iterator[None]:
+def _reading(table: str, version: int | None = None) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        if version is not None:
+            raise VersionGone(table, version) from error
+        raise Unavailable(f"table {table} cannot be read: {error}") from error
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise Unavailable(f"table {table} cannot be read: {error}") from error
 
@@ -228,7 +283,7 @@ def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: st
 
 
 def _read(table: str, handle: DeltaTable, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
-    with _reading(table):
+    with _reading(table, handle.version()):
         dataset = handle.to_pyarrow_dataset()
         there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
         found = dataset.to_table(columns=there, filter=wanted)

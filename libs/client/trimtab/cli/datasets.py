@@ -9,7 +9,7 @@ from trimtab_contracts.features.v1.features_pb2 import AuditSkewResponse
 from trimtab_contracts.training.v1.training_pb2 import Run
 from trimtab_core.specs import Model, parse
 from trimtab_runtime.clock import from_timestamp, iso
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime.errors import NotFound, Rejected
 
 from trimtab.cli.session import (
     HOME,
@@ -33,16 +33,25 @@ audit = typer.Typer(no_args_is_help=True)
 def export(
     model: str,
     file: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
-    start: Annotated[str, typer.Option(help="The rows' event times begin here (RFC 3339).")],
-    end: Annotated[str, typer.Option(help="They end before here.")],
+    start: Annotated[str, typer.Option(help="The rows' event times begin here (RFC 3339).")] = "",
+    end: Annotated[str, typer.Option(help="They end before here.")] = "",
+    run: Annotated[
+        str,
+        typer.Option(help="In place of the times: what this run was trained on, as it was archived then."),
+    ] = "",
     as_of: Annotated[str, typer.Option(help="See nothing that arrived later; everything by default.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
     """Write the labelled rows of MODEL to FILE, each as it would have been answered then."""
-    start_ms, end_ms = moment("--start", start), moment("--end", end)
-    as_of_ms = moment("--as-of", as_of) if as_of else None
-    made = ask(directory, lambda trimtab: trimtab.training_set(model, start_ms, end_ms, as_of_ms=as_of_ms))
+    if run:
+        if start or end or as_of:
+            raise Rejected("--run says the times itself: leave --start, --end and --as-of out")
+        made = ask(directory, lambda trimtab: _again(trimtab, run, model))
+    else:
+        start_ms, end_ms = moment("--start", start), moment("--end", end)
+        as_of_ms = moment("--as-of", as_of) if as_of else None
+        made = ask(directory, lambda it: it.training_set(model, start_ms, end_ms, as_of_ms=as_of_ms))
     made.write(file)
     if as_json:
         print_json(made.described() | {"file": str(file)})
@@ -91,20 +100,25 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-async def _again(trimtab: Trimtab, run_id: str) -> TrainingSet:
-    """Return what a run was trained on, by the model's spec as it is now."""
-    runs = [run for run in await trimtab.runs() if run.event.run_id == run_id]
+async def _again(trimtab: Trimtab, run_id: str, model: str = "") -> TrainingSet:
+    """Return what a run, of a model, was trained on: the tables as they were, by the model's spec as it is now."""
+    runs = [run for run in await trimtab.runs(model) if run.event.run_id == run_id]
     if not runs:
-        raise NotFound(f"there is no run {run_id!r}: look at `trimtab run list`")
+        of = f" of model {model!r}" if model else ""
+        raise NotFound(f"there is no run {run_id!r}{of}: look at `trimtab run list`")
     event = runs[0].event
     specs = [each for each in await trimtab.resources("Model") if each.name == event.model]
     if not specs:
         raise NotFound(f"model {event.model!r} of run {run_id!r} is not there any more: apply its spec again")
-    model = parse("Model", plain(specs[0].document))
-    assert isinstance(model, Model)
+    spec = parse("Model", plain(specs[0].document))
+    assert isinstance(spec, Model)
     end_ms = from_timestamp(event.as_of)
     made = await trimtab.training_set(
-        event.model, end_ms - model.spec.trainer.window, end_ms, as_of_ms=end_ms
+        event.model,
+        end_ms - spec.spec.trainer.window,
+        end_ms,
+        as_of_ms=end_ms,
+        tables={table.table: table.version for table in event.candidate.tables},
     )
     if event.candidate.dataset_digest not in ("", made.digest):
         console.print(
