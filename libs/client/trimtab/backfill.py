@@ -12,8 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trimtab.client import Backfilled
+from trimtab_core.specs import FeatureView, Source
+from trimtab_runtime import bus, records, specbook
+
+from trimtab.client import Backfilled, Trimtab
 from trimtab.ingest import Arrived, Job, Ready, Sending, ahead, chunks, patiently
+from trimtab.rawlog import watermarks
+from trimtab.replay import Watermarks
 
 MOST_ROWS = 50_000
 """Of one part: a commit of the archive."""
@@ -139,3 +144,32 @@ class Filling:
     def _tell(self, waits: str = "") -> None:
         self.progress.waits = waits
         self._on_progress(self.progress)
+
+
+async def begin_anew(trimtab: Trimtab, source: Source, servers: str, *, actor: str) -> list[str]:
+    """Move a source's event time on as ingestion would have, and have its views made of all that is archived.
+
+    Returns the views' names.
+
+    Raises:
+        Unavailable: a service is away, or event time does not come as far as the archive in time.
+    """
+    newest_ms = (await trimtab.backfill(source.name, "")).newest_ms
+    if newest_ms is not None:
+        await _move_on(source, servers, newest_ms - source.spec.lateness)
+    views = [specbook.from_message(each) for each in await trimtab.resources("FeatureView")]
+    names = [view.name for view in views if isinstance(view, FeatureView) and view.spec.source == source.name]
+    for name in names:
+        reason = f"history of source {source.name} was taken to the archive"
+        await trimtab.rebuild(name, actor=actor, reason=reason)
+    return names
+
+
+async def _move_on(source: Source, servers: str, time_ms: int) -> None:
+    """Return once the archive has come to a time: a view that begins takes of it what is not too old by then."""
+    reached = Watermarks(servers)
+    async with bus.open_producer(servers) as producer, asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(reached.follower.run())
+        await records.send_all(producer, watermarks(source.name, source.spec.partitions, time_ms))
+        await reached.wait("archive", source.name, time_ms)
+        following.cancel()

@@ -267,7 +267,13 @@ async def test_questions_that_wait_for_a_first_read_leave_a_thread_to_the_others
     follower = ReadToTheEnd(stuck=True)
     world.follow(follower)
     api = FeatureStoreApi(
-        world.views, cast(Any, None), cast(Any, None), world.clock, patience_s=60.0, threads=threads
+        world.views,
+        cast(Any, None),
+        cast(Any, None),
+        cast(Any, None),
+        world.clock,
+        patience_s=60.0,
+        threads=threads,
     )
     question, context = GetOnlineFeaturesRequest(features=["city.*"]), cast(Any, Context())
     async with asyncio.TaskGroup() as tasks:

@@ -6,6 +6,7 @@ become dead letters like any others, and leaves them out.
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,7 +72,7 @@ class Backfill:
     def __init__(self, book: SpecBook, store: Fills) -> None:
         self._book = book
         self._store = store
-        self._one = asyncio.Lock()
+        self._one = threading.Lock()
 
     async def take(self, name: str, sent: Sent) -> Taken:
         """Take a part of a file of source `name`, or return what the contract refuses of it.
@@ -85,9 +86,12 @@ class Backfill:
             SentBefore: its rows came over the source's topic.
             ArchiveConflict, Unavailable: the table does not take it.
         """
-        source = self._book.source(name)
-        async with self._one:
-            return await asyncio.to_thread(self._take, source, sent)
+        return await asyncio.to_thread(self._alone, self._book.source(name), sent)
+
+    def _alone(self, source: Source, sent: Sent) -> Taken:
+        # Held by the thread: that of a caller who has gone is still at work when the same part comes again.
+        with self._one:
+            return self._take(source, sent)
 
     def _take(self, source: Source, sent: Sent) -> Taken:
         table = events_table(source.name)

@@ -12,13 +12,12 @@ import typer
 from rich.console import Console
 from trimtab_core.contract import compile_contract
 from trimtab_core.specs import Source
-from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS, NOT_A_TIME, parse_timestamp, zone
-from trimtab_runtime import bus, records, specbook
+from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS, NOT_A_TIME
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.errors import Rejected
 from trimtab_stack.locks import locked
 
-from trimtab.backfill import Filling
+from trimtab.backfill import Filling, begin_anew
 from trimtab.cli.ingest import (
     Anyway,
     Bar,
@@ -38,12 +37,13 @@ from trimtab.cli.ingest import (
     patience_s,
     reading,
     rehearse,
+    stated_by,
 )
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, environ, print_json, show, wanted
 from trimtab.client import MOST_ROWS, Trimtab
 from trimtab.files import BadFile, File
 from trimtab.ingest import Job, Ready, Sending, TimeOf, ready
-from trimtab.rawlog import RawLog, watermarks
+from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
 
 _aside = Console(stderr=True)
@@ -93,7 +93,7 @@ def backfill(
         limit=limit or None,
         patience_s=patience_s(patience),
         anyway=anyway,
-        again=False,
+        stated=arrived,
     )
     opened = [File(path, format, encoding=encoding) for path in files]
     if any(file.is_stdin for file in opened):
@@ -104,7 +104,7 @@ def backfill(
     [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
     place = Place(servers, directory / "ingest")
     try:
-        done, views = ask(directory, lambda it: _backfill(it, source, opened, options, arrived, place))
+        done, views = ask(directory, lambda it: _backfill(it, source, opened, options, place))
     except BaseException as error:
         if not isinstance(error, Rejected):
             _aside.print("The same command again goes on where this one ended.")
@@ -129,10 +129,10 @@ def _tell(source: str, done: Sequence[dict[str, Any]], views: Sequence[str]) -> 
 
 
 async def _backfill(
-    trimtab: Trimtab, name: str, files: Sequence[File], options: Options, arrived: str, place: Place
+    trimtab: Trimtab, name: str, files: Sequence[File], options: Options, place: Place
 ) -> tuple[list[dict[str, Any]], list[str]]:
     source = await trimtab.source(name)
-    stated_ms, done, paths = _stated(source, arrived), [], []
+    stated_ms, done, paths = stated_by(source, options.stated), [], []
     with ExitStack() as stack:
         for file in files:
             stack.callback(file.stop)
@@ -148,7 +148,7 @@ async def _backfill(
             done.append(await _fill(trimtab, source, job, file, options, stated_ms, place))
         if not any(each["archived"] for each in done) and all(path.exists() for path in paths):
             return done, []
-        views = await _begin_anew(trimtab, source, place)
+        views = await begin_anew(trimtab, source, place.servers, actor=actor())
         for path in paths:
             path.touch()
         return done, views
@@ -213,33 +213,6 @@ async def _fill(
         "why": ", ".join(f"{number:,} {kind}" for kind, number in found.refused.most_common()),
         "too large": ", ".join(f"row {number}" for number in job.too_large),
     }
-
-
-async def _begin_anew(trimtab: Trimtab, source: Source, place: Place) -> list[str]:
-    """Move the source's event time on as ingestion would have, and have its views made of all that is archived."""
-    newest_ms = (await trimtab.backfill(source.name, "")).newest_ms
-    if newest_ms is not None:
-        async with bus.open_producer(place.servers) as producer:
-            moved = watermarks(source.name, source.spec.partitions, newest_ms - source.spec.lateness)
-            await records.send_all(producer, moved)
-    views = [specbook.from_message(each) for each in await trimtab.resources("FeatureView")]
-    names = [view.name for view in views if getattr(view.spec, "source", None) == source.name]
-    for name in names:
-        await trimtab.rebuild(
-            name, actor=actor(), reason=f"history of source {source.name} was taken to the archive"
-        )
-    return names
-
-
-def _stated(source: Source, name: str) -> TimeOf:
-    """Return what reads a row's arrival out of the field that says it."""
-    if not name:
-        return lambda _: NOT_A_TIME
-    field = source.spec.fields.get(name)
-    if field is None or field.type != "timestamp":
-        known = ", ".join(each for each, held in source.spec.fields.items() if held.type == "timestamp")
-        raise Rejected(f"--arrived {name!r} is no timestamp of source {source.name!r}: name one of {known}")
-    return lambda fields: parse_timestamp(fields.get(name), zone(field.timezone))
 
 
 def _arrived(row: Ready) -> int:

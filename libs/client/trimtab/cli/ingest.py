@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from trimtab_core.contract import Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.durations import parse_duration
-from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS
+from trimtab_core.specs import Source
+from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS, NOT_A_TIME, parse_timestamp, zone
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.errors import Rejected
 from trimtab_stack.locks import locked
@@ -24,7 +25,7 @@ from trimtab_stack.locks import locked
 from trimtab.cli.session import HOME, Directory, Json, ask, console, environ, print_json, show, wanted
 from trimtab.client import MOST_ROWS, Trimtab
 from trimtab.files import BadFile, File
-from trimtab.ingest import Arrived, Job, Ready, Sending, ready, refusals
+from trimtab.ingest import Arrived, Job, Ready, Sending, TimeOf, ready, refusals
 from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
 
@@ -73,7 +74,9 @@ class Options:
     limit: int | None
     patience_s: float
     anyway: bool
-    again: bool
+    again: bool = False
+    stated: str = ""
+    """The field that says when a row arrived, if one does."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -214,6 +217,17 @@ def _ready(file: File, typing: Typing, contract: Contract, job: Job, options: Op
     return ready(rows, typing, contract.event_time_ms, job, after=job.acknowledged)
 
 
+def stated_by(source: Source, name: str) -> TimeOf:
+    """Return what reads a row's arrival out of the field that says it, if one does."""
+    if not name:
+        return lambda _: NOT_A_TIME
+    field = source.spec.fields.get(name)
+    if field is None or field.type != "timestamp":
+        known = ", ".join(each for each, held in source.spec.fields.items() if held.type == "timestamp")
+        raise Rejected(f"--arrived {name!r} is no timestamp of source {source.name!r}: name one of {known}")
+    return lambda fields: parse_timestamp(fields.get(name), zone(field.timezone))
+
+
 def rehearse(file: File, contract: Contract, first: Sequence[Ready], options: Options) -> None:
     """Say what the contract will refuse of the first rows, and stop if that is all of them."""
     refused = [reasons for reasons in refusals(contract, first, options.arrived) if reasons]
@@ -234,20 +248,31 @@ def rehearse(file: File, contract: Contract, first: Sequence[Ready], options: Op
 
 async def judge(trimtab: Trimtab, name: str, files: Sequence[File], options: Options) -> list[dict[str, Any]]:
     """Return what the contract would say of all rows."""
-    spec = (await trimtab.source(name)).spec
-    found = []
+    source, found = await trimtab.source(name), []
+    stated_ms = stated_by(source, options.stated)
     for file in files:
-        typing = Typing(spec, Reading(**options.reading, decimal_comma=file.decimal_comma))
-        found.append(judged(file, typing, compile_contract(spec), options.arrived, limit=options.limit))
+        typing = Typing(source.spec, Reading(**options.reading, decimal_comma=file.decimal_comma))
+        contract = compile_contract(source.spec)
+        found.append(
+            judged(file, typing, contract, options.arrived, limit=options.limit, stated_ms=stated_ms)
+        )
     return found
 
 
 def judged(
-    file: File, typing: Typing, contract: Contract, arrived: Arrived, *, limit: int | None
+    file: File,
+    typing: Typing,
+    contract: Contract,
+    arrived: Arrived,
+    *,
+    limit: int | None,
+    stated_ms: TimeOf = lambda _: NOT_A_TIME,
 ) -> dict[str, Any]:
     """Return how many rows of a file a contract lets in, and why not the others."""
     job = Job("", "")
-    rows = ready(islice(file.rows(), limit), typing, contract.event_time_ms, job, after=0)
+    rows = ready(
+        islice(file.rows(), limit), typing, contract.event_time_ms, job, after=0, stated_ms=stated_ms
+    )
     count, refused = 0, 0
     kinds: Counter[str] = Counter()
     while chunk := list(islice(rows, MOST_ROWS)):
