@@ -1,21 +1,23 @@
 """A file of history: to the archive and into the online features in one command, what is refused to where it can be replayed."""
 
+import asyncio
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
+from trimtab.cli import app
 from trimtab.cli.session import addresses
 from trimtab.client import Trimtab
 from trimtab_runtime.clock import iso
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import Stack
+from typer.testing import CliRunner
 
 LIMIT_S = 240
 pytestmark = [pytest.mark.real, pytest.mark.timeout(LIMIT_S)]
-TRIMTAB = Path(sys.executable).parent / "trimtab"
 HOUR = 3_600_000
 START = 420_000 * HOUR
 ROWS, ZONES, REFUSED = 3_000, 5, 30
@@ -52,16 +54,18 @@ async def test_history_from_a_file_is_served_and_what_was_refused_of_it_can_be_r
     for name, value in whole.environ.items():
         monkeypatch.setenv(name, value)
     miles = write(Path("trips.yaml"), Path("trips.csv"))
-    told(run("apply", "trips.yaml"))
-    first = json.loads(told(run("backfill", "trips", "trips.csv", "--json")))
-    again = json.loads(told(run("backfill", "trips", "trips.csv", "--json")))
+    told(await run("apply", "trips.yaml", "--json"))
+    first = told(await run("backfill", "trips", "trips.csv", "--json"))
+    again = told(await run("backfill", "trips", "trips.csv", "--json"))
+    twice = await run("ingest", "trips", "trips.csv", "--arrived", "event_time")
 
+    assert "by `trimtab backfill`: leave it at that" in str(twice.exception)
     counts = ("taken before", "archived", "repeats", "refused")
     [done], [repeated] = first["files"], again["files"]
     assert [done[each] for each in counts] == [0, ROWS - REFUSED, 1, REFUSED]
     assert [repeated[each] for each in counts] == [ROWS + 1, 0, 0, 0]
     assert (first["views"], again["views"]) == (["trip_miles"], [])
-    letters = json.loads(told(run("deadletter", "list", "--source", "trips", "--limit", "0", "--json")))
+    letters = told(await run("deadletter", "list", "--source", "trips", "--limit", "0", "--json"))
     assert {(each["topic"], each["state"]) for each in letters} == {("raw.trips", "waiting")}
     assert len(letters) == REFUSED
     async with Trimtab.connect(addresses(whole.environ)) as trimtab:
@@ -96,10 +100,11 @@ def write(specs: Path, trips: Path) -> list[list[float]]:
     return miles
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([TRIMTAB, *words], capture_output=True, text=True, check=False)
+async def run(*words: str) -> Result:
+    """Run a command in a thread, for it has an event loop of its own."""
+    return await asyncio.to_thread(CliRunner().invoke, app, list(words))
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def told(done: Result) -> Any:
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    return json.loads(done.stdout)

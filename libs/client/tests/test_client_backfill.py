@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 from trimtab.backfill import Filling, Progress
+from trimtab.cli.backfill import arrived_at
+from trimtab.cli.ingest import stated_by
 from trimtab.client import Backfilled
 from trimtab.ingest import Job, Ready, Sending
+from trimtab_core.specs import Source, parse
+from trimtab_core.timestamps import NOT_A_TIME
 from trimtab_runtime.errors import Rejected, Unavailable
 
 DIGEST = "d" * 64
@@ -161,3 +165,35 @@ async def test_what_the_archive_refuses_ends_it_and_no_outage_is_waited_for_for_
     with pytest.raises(Unavailable, match="away"):
         await filling.fill([Ready(1, "d/1", b"{}", 1)])
     assert filling.progress.waits == "away"
+
+
+def a_source() -> Source:
+    fields = {
+        "id": {"type": "string"},
+        "at": {"type": "timestamp"},
+        "seen": {"type": "timestamp", "timezone": "Europe/Zurich"},
+    }
+    spec = {"key": "id", "event_time": "at", "lateness": "1h", "fields": fields}
+    return parse("Source", {"metadata": {"name": "s"}, "spec": spec})  # type: ignore[return-value]
+
+
+def test_a_row_arrived_when_a_field_says_or_when_it_happened_and_never_later_than_now() -> None:
+    stated = stated_by(a_source(), "seen")({"seen": "2020-01-01T02:00:00"})
+    far = 2**42
+    rows = [
+        Ready(1, "1", b"", 5_000, stated),
+        Ready(2, "2", b"", 5_000),
+        Ready(3, "3", b"", far),
+        Ready(4, "4", b"", NOT_A_TIME),
+    ]
+    arrived = [arrived_at(row) for row in rows]
+
+    assert stated == 1_577_840_400_000
+    assert arrived[:2] == [stated, 5_000]
+    assert all(stated < each < far for each in arrived[2:])
+    assert stated_by(a_source(), "seen")({"seen": "soon"}) == NOT_A_TIME
+
+
+def test_only_a_timestamp_says_when_a_row_arrived() -> None:
+    with pytest.raises(Rejected, match="'id' is no timestamp of source 's': name one of at, seen"):
+        stated_by(a_source(), "id")

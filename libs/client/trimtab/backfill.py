@@ -14,6 +14,7 @@ from typing import Protocol
 
 from trimtab_core.specs import FeatureView, Source
 from trimtab_runtime import bus, records, specbook
+from trimtab_runtime.errors import NotFound
 
 from trimtab.client import Backfilled, Trimtab
 from trimtab.ingest import Arrived, Job, Ready, Sending, ahead, chunks, patiently
@@ -24,6 +25,9 @@ MOST_ROWS = 50_000
 """Of one part: a commit of the archive."""
 MOST_BYTES = 16 * 1024 * 1024
 """Of one part that has several rows: well under what gRPC lets through."""
+
+_HEARD_S, _POLL_S = 10.0, 0.1
+"""How long the feature store may take to hear of a source that was applied."""
 
 
 class Archive(Protocol):
@@ -144,6 +148,22 @@ class Filling:
     def _tell(self, waits: str = "") -> None:
         self.progress.waits = waits
         self._on_progress(self.progress)
+
+
+async def come(trimtab: Trimtab, source: str, file: str) -> int:
+    """Return the row up to which the archive has a file of a source that the registry knows.
+
+    Raises:
+        NotFound: the feature store has not heard of the source in time.
+    """
+    until_s = time.monotonic() + _HEARD_S
+    while True:
+        try:
+            return (await trimtab.backfill(source, file)).until
+        except NotFound:
+            if time.monotonic() > until_s:
+                raise
+            await asyncio.sleep(_POLL_S)
 
 
 async def begin_anew(trimtab: Trimtab, source: Source, servers: str, *, actor: str) -> list[str]:

@@ -52,7 +52,7 @@ def an_upkeep(store: DeltaStore, *pinned: int, keep: str | None = "10d", owns: b
     book.put(specs.parse("Source", {"metadata": {"name": "rides"}, "spec": spec}))
     pins = SimpleNamespace(of=lambda table: set(pinned))
     return Upkeep(
-        book, store, pins, lambda topic: owns, ManualClock(50 * DAY), versions_days=0, predictions_days=20
+        book, store, pins, lambda topic: owns, ManualClock(50 * DAY), version_hours=0, predictions_days=20
     )
 
 

@@ -67,7 +67,8 @@ async def run(config: Config) -> None:
             pins,
             archive.owns,
             clock,
-            versions_days=config.versions_days,
+            # Files that are being written belong to no version yet, and are told by their age alone.
+            version_hours=max(1, round(config.versions_days * 24)),
             predictions_days=config.predictions_days,
         )
         historical = Historical(book, tables, archive)

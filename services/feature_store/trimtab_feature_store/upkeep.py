@@ -61,7 +61,7 @@ class Upkeep:
         owns: Callable[[str], bool],
         clock: Clock,
         *,
-        versions_days: float,
+        version_hours: int,
         predictions_days: float | None,
     ) -> None:
         """`owns` tells whether this process archives the first partition of a topic."""
@@ -70,7 +70,7 @@ class Upkeep:
         self._pins = pins
         self._owns = owns
         self._clock = clock
-        self._hours = max(0, round(versions_days * 24))
+        self._hours = version_hours
         self._predictions_ms = None if predictions_days is None else round(predictions_days * _DAY_MS)
 
     async def run(self, *, every_s: float) -> None:

@@ -17,7 +17,7 @@ from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.errors import Rejected
 from trimtab_stack.locks import locked
 
-from trimtab.backfill import Filling, begin_anew
+from trimtab.backfill import Filling, begin_anew, come
 from trimtab.cli.ingest import (
     Anyway,
     Bar,
@@ -33,6 +33,7 @@ from trimtab.cli.ingest import (
     RowId,
     SourceName,
     TimeFormat,
+    backfilled,
     judge,
     patience_s,
     reading,
@@ -41,7 +42,7 @@ from trimtab.cli.ingest import (
 )
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, environ, print_json, show, wanted
 from trimtab.client import MOST_ROWS, Trimtab
-from trimtab.files import BadFile, File
+from trimtab.files import STDIN, BadFile, File
 from trimtab.ingest import Job, Ready, Sending, TimeOf, ready
 from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
@@ -88,16 +89,16 @@ def backfill(
     """
     options = Options(
         reading=reading(map, time_format, null, row_id),
-        arrived=_arrived,
+        arrived=arrived_at,
         speed=None,
         limit=limit or None,
         patience_s=patience_s(patience),
         anyway=anyway,
         stated=arrived,
     )
-    opened = [File(path, format, encoding=encoding) for path in files]
-    if any(file.is_stdin for file in opened):
+    if STDIN in files:
         raise Rejected("standard input cannot be gone on with: write it to a file first, and name that")
+    opened = [File(path, format, encoding=encoding) for path in files]
     if dry_run:
         show(ask(directory, lambda it: judge(it, source, opened, options)), as_json=as_json)
         return
@@ -138,7 +139,7 @@ async def _backfill(
             stack.callback(file.stop)
             with _aside.status(f"taking the digest of {file.path}"):
                 digest = await asyncio.to_thread(file.digest)
-            path = place.jobs / f"backfill-{name}-{digest[:16]}.json"
+            path = backfilled(place.jobs, name, digest)
             paths.append(path.with_suffix(".done"))
             if not stack.enter_context(locked(path.with_suffix(".lock"), within=0.0)):
                 raise Rejected(
@@ -163,7 +164,7 @@ async def _fill(
     stated_ms: TimeOf,
     place: Place,
 ) -> dict[str, Any]:
-    before = (await trimtab.backfill(source.name, job.digest)).until
+    before = await come(trimtab, source.name, job.digest)
     contract = compile_contract(source.spec)
     typing = Typing(source.spec, Reading(**options.reading, decimal_comma=file.decimal_comma))
     rows = ready(
@@ -215,7 +216,7 @@ async def _fill(
     }
 
 
-def _arrived(row: Ready) -> int:
+def arrived_at(row: Ready) -> int:
     """Return when a row arrived: as it states, or else when it happened; never later than now, for that is no history."""
     now_ms = SystemClock().now_ms()
     stated = row.event_ms if row.stated_ms == NOT_A_TIME else row.stated_ms

@@ -170,9 +170,19 @@ async def _ingest(
                 path = jobs / f"{name}-{digest[:16]}.json"
                 if not stack.enter_context(locked(path.with_suffix(".lock"), within=0.0)):
                     raise Rejected(f"{file.path} is being sent to {name} by another command: wait for that")
+                if backfilled(jobs, name, digest).exists() and not options.again:
+                    raise Rejected(
+                        f"{file.path} was taken to the archive of {name} by `trimtab backfill`: leave it at that, or say "
+                        "--again to have its rows twice"
+                    )
                 job = Job(name, digest, path=path) if options.again else Job.read(path, name, digest)
             done.append(await _send(trimtab, log, job, file, typing, contract, options))
     return done
+
+
+def backfilled(jobs: Path, source: str, digest: str) -> Path:
+    """Return where it is kept how far a backfill of a file has come."""
+    return jobs / f"backfill-{source}-{digest[:16]}.json"
 
 
 async def _send(
