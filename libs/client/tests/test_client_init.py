@@ -309,7 +309,6 @@ def test_the_command_writes_says_what_to_do_next_and_overwrites_nothing(
         (["ingest", "s", "-", "--format", "csv"], "standard input is read as JSONL, not as csv"),
         (["backfill", "s", "-"], "standard input cannot be gone on with: write it to a file first"),
         (["backfill", "s", "empty.jsonl", "--patience", "long"], "--patience 'long' is no duration"),
-        (["dataset", "export", "m", "f", "--run", "r", "--start", "x"], "--run says the times itself"),
     ],
 )
 def test_what_the_commands_cannot_do_is_told_in_a_sentence(

@@ -10,10 +10,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from reprlib import Repr
-from types import NoneType
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.cleaning import Operation, cleaners
-from trimtab_core.comparisons import Rule
+from trimtab_core.columns import Columns
+from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
-from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, parse_timestamps, zone
+from trimtab_core.syntax import one_line
+from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamps, zone
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
@@ -48,6 +51,8 @@ class ReasonCode(StrEnum):
 
     MALFORMED_JSON = "malformed_json"
     NOT_AN_OBJECT = "not_an_object"
+    MALFORMED_RECORD = "malformed_record"
+    UNKNOWN_SCHEMA = "unknown_schema"
     MISSING_FIELD = "missing_field"
     NULL_VALUE = "null_value"
     WRONG_TYPE = "wrong_type"
@@ -108,15 +113,23 @@ class Contract:
         self.spec = spec
         self._decode = msgspec.json.Decoder().decode
         self._fields = [_Field(name, field) for name, field in spec.fields.items()]
-        self._rules = [_RowRule(rule, spec) for rule in spec.rules]
+        self._rules = [_Rule(rule, spec.fields) for rule in spec.rules]
         self._known = spec.fields.keys()
         self.cleaners = cleaners(spec)
         """What a row goes through before it is judged."""
         self._zone = zone(spec.fields[spec.event_time].timezone)
 
-    def check(self, payloads: Sequence[bytes], arrived_at_ms: NDArray[np.int64]) -> Checked:
-        """Judge a batch of JSON rows that arrived at `arrived_at_ms` [rows]. Never raises for what is in them."""
-        rows, faults = self._decoded(payloads)
+    def check(
+        self,
+        payloads: Sequence[bytes],
+        arrived_at_ms: NDArray[np.int64],
+        unreadable: Mapping[int, Reason] = MappingProxyType({}),
+    ) -> Checked:
+        """Judge a batch of JSON rows that arrived at `arrived_at_ms` [rows]. Never raises for what is in them.
+
+        `unreadable` are the places of those that could not be made JSON, and why.
+        """
+        rows, faults = self._decoded(payloads, unreadable)
         reasons: list[tuple[Reason, ...]] = [()] * len(rows)
         for at, fault in faults.items():
             reasons[at] = (fault,)
@@ -180,16 +193,19 @@ class Contract:
         """Return the event time of one row; `NOT_A_TIME` if it cannot be read."""
         return parse_timestamp(row.get(self.spec.event_time), self._zone)
 
-    def _decoded(self, payloads: Sequence[bytes]) -> tuple[list[dict[str, Any] | None], dict[int, Reason]]:
+    def _decoded(
+        self, payloads: Sequence[bytes], unreadable: Mapping[int, Reason]
+    ) -> tuple[list[dict[str, Any] | None], dict[int, Reason]]:
         """Return the rows, None where there is none, and what is wrong there."""
-        try:
-            rows = list(map(self._decode, payloads))
-        except UNDECODABLE:
-            found = [self._row(payload) for payload in payloads]
-        else:
-            if set(map(type, rows)) <= {dict}:
-                return rows, {}
-            found = [self._row(payload) for payload in payloads]
+        if not unreadable:
+            with suppress(*UNDECODABLE):
+                rows = list(map(self._decode, payloads))
+                if set(map(type, rows)) <= {dict}:
+                    return rows, {}
+        found = [
+            (None, unreadable[at]) if at in unreadable else self._row(payload)
+            for at, payload in enumerate(payloads)
+        ]
         faults = {at: fault for at, (_, fault) in enumerate(found) if fault is not None}
         return [row for row, _ in found], faults
 
@@ -213,7 +229,7 @@ class Contract:
         if self.spec.unknown_fields == "reject":
             suspect |= np.array([not row.keys() <= self._known for row in rows], bool)
         for rule in self._rules:
-            suspect |= rule.suspects(rows)
+            suspect |= rule.broken(rows)
         found: list[int] = np.flatnonzero(suspect).tolist()
         return found
 
@@ -331,56 +347,44 @@ class _Field:
                 return _is_number(value)
 
 
-class _RowRule:
-    """One rule of a source's rows: quick for a batch, telling for a row."""
+class _Rule:
+    """One condition that all rows keep."""
 
-    def __init__(self, rule: Rule, spec: SourceSpec) -> None:
-        self.fields = rule.fields
-        self._rule = rule
-        left = spec.fields[rule.left]
-        self._is_of_times = left.type == "timestamp"
-        self._zones = [zone(spec.fields[name].timezone) for name in rule.fields]
+    def __init__(self, text: str, fields: Mapping[str, FieldSpec]) -> None:
+        self._text = one_line(text)
+        self._types = {name: field.type for name, field in fields.items()}
+        self._specs = fields
+        condition = compile_condition(text, self._types)
+        self.fields, self._broken = condition.fields, condition.broken
 
-    def suspects(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-        """Return which rows may break it; every one that does is among them."""
-        try:
-            sides = [
-                self._column([row.get(name) for row in rows], where)
-                for name, where in zip(self.fields, self._zones, strict=True)
-            ]
-        except OverflowError:  # an integer that no float holds: each row is looked at by itself
-            return np.ones(len(rows), bool)
-        left, right = sides if len(sides) == 2 else (sides[0], np.float64(self._rule.right))
-        # Larger integers are no floats: they are looked at again, by themselves.
-        unsure = (np.abs(left) >= 2.0**53) | (np.abs(right) >= 2.0**53)
-        found: NDArray[np.bool_] = (
-            ~(self._rule.holds(left, right) | np.isnan(left) | np.isnan(right)) | unsure
-        )
-        return found
+    def broken(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+        """Return which rows break it; a value that is faulty by itself breaks nothing more."""
+        if not rows:
+            return np.zeros(0, bool)
+        values = {name: self._sound(name, [row.get(name) for row in rows]) for name in self.fields}
+        return self._broken(Columns(self._specs, values))
 
-    def _column(self, values: list[Any], where: Zone) -> NDArray[np.float64]:
-        """Return values as numbers, NaN for what is none."""
-        if self._is_of_times:
-            times = parse_timestamps(values, where)
-            return np.where(times == NOT_A_TIME, np.nan, times)
-        if not set(map(type, values)) <= {int, float, NoneType}:
-            values = [value if type(value) in (int, float) else None for value in values]
-        return np.array(values, np.float64)
+    def _sound(self, name: str, values: list[Any]) -> list[Any]:
+        kind = self._types[name]
+        types, bounds = _TYPES[kind], LIMITS.get(kind)
+        if set(map(type, values)) <= types and (
+            bounds is None or (bounds[0] <= min(values) and max(values) <= bounds[1])
+        ):
+            return values
+        low, high = bounds or (-math.inf, math.inf)
+        return [
+            value if type(value) in types and (bounds is None or low <= value <= high) else None
+            for value in values
+        ]
 
     def fault(self, row: Mapping[str, Any]) -> Reason | None:
         """Return what is wrong with a row whose fields are each right by themselves."""
-        shown = [row.get(name) for name in self.fields]
-        if any(value is None for value in shown):
+        if not self.broken([row])[0]:
             return None
-        values: list[Any] = shown
-        if self._is_of_times:
-            values = [parse_timestamp(value, where) for value, where in zip(shown, self._zones, strict=True)]
-        left, right = values if len(values) == 2 else (values[0], self._rule.right)
-        if self._rule.holds(left, right):
-            return None
-        other = f", where {self.fields[1]} is {_shown(shown[1])}" if len(shown) == 2 else ""
-        said = f"breaks the rule {self._rule}{other}: mend the producer"
-        return _reason(ReasonCode.BROKEN_RULE, self.fields[0], shown[0], said)
+        first, *rest = self.fields
+        others = " and ".join(f"{name} is {_shown(row.get(name))}" for name in rest)
+        said = f"breaks the rule {self._text}{f', where {others}' if others else ''}: mend the producer"
+        return _reason(ReasonCode.BROKEN_RULE, first, row.get(first), said)
 
 
 def _is_number(value: Any) -> bool:

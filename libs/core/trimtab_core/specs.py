@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,9 +26,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trimtab_core.comparisons import Limit, Rule, parse_limit, parse_rule
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.schedules import checked_schedule
 from trimtab_core.syntax import TextFault
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
@@ -49,12 +51,8 @@ PerTime = Annotated[
 ]
 """A rate, written `4 per 60d`."""
 
-RowRule = Annotated[
-    Rule,
-    BeforeValidator(parse_rule),
-    PlainSerializer(str, return_type=str),
-]
-"""A comparison that every row keeps, written `dropoff_at >= pickup_at`."""
+Schedule = Annotated[str, AfterValidator(checked_schedule)]
+"""Five fields of cron, in UTC."""
 
 Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
 """Where a number should be, written `< 0.2` or `[1, 3]`."""
@@ -85,7 +83,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        populate_by_name=True,
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
@@ -284,6 +281,37 @@ def _pattern_fault(pattern: str) -> str:
     return ""
 
 
+class Format(Spec):
+    """How a source's records are written, where they do not say that they are JSON.
+
+    Avro and Protobuf records without a schema of their own here begin with the id of one (the Confluent wire format),
+    and it is asked of the schema registry.
+    """
+
+    type: Literal["json", "avro", "protobuf"] = "json"
+    text: str | None = Field(default=None, alias="schema", min_length=1)
+    """The schema by which all records are written: Avro's in JSON, or a .proto file."""
+    message: str | None = None
+    """The full name of the message that each record is, such as `shop.Order`."""
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether each record begins with the id of its schema."""
+        return self.type != "json" and self.text is None
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.text is not None and self.type == "json":
+            yield ("schema",), "JSON is read without one: remove it, or write type: avro or type: protobuf"
+        takes_message = self.type == "protobuf" and self.text is not None
+        if self.message is not None and not takes_message:
+            yield (
+                ("message",),
+                f"{self.message!r} is for a Protobuf schema that is written here: remove it, or write both",
+            )
+        if self.message is None and takes_message:
+            yield ("message",), "it is missing: say which message of the schema each record is"
+
+
 class SourceSpec(Spec):
     """A stream with a data contract."""
 
@@ -294,13 +322,23 @@ class SourceSpec(Spec):
     lateness: Duration
     keep: Duration | None = None
     """How far behind the watermark the archive keeps events, such as `400d`; for ever, if not given."""
+    format: Annotated[
+        Format, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)
+    ] = Format()
+    """How records are written: `json`, `avro` or `protobuf`, or with the schema written here. What says that it is JSON is."""
     partitions: int = Field(default=2, ge=1, le=1024)
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
-    rules: tuple[RowRule, ...] = ()
-    """What every row keeps: comparisons of a field with a number or another field, such as `dropoff_at >= pickup_at`."""
+    rules: tuple[str, ...] = ()
+    """What every row keeps: conditions such as `dropoff_at >= pickup_at` or `payment == 'card' or tip == 0`."""
     expect_rows: int = Field(default=1000, ge=1, le=1_000_000)
     """How many rows of a partition, at the least, the fields' `expect` is held against at a time."""
+
+    @property
+    def shown(self) -> dict[str, FieldSpec]:
+        """The fields as people are shown them: key, event time, the others by name; a document keeps no order."""
+        names = sorted(self.fields, key=lambda name: (name != self.key, name != self.event_time, name))
+        return {name: self.fields[name] for name in names}
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for role in ("key", "event_time"):
@@ -327,7 +365,7 @@ class SourceSpec(Spec):
             )
         for index, rule in enumerate(self.rules):
             if said := self._rule_fault(rule):
-                yield ("rules", index), f"{str(rule)!r} {said}"
+                yield ("rules", index), said
 
     def _cleaning_faults(self, role: str, name: str) -> Iterator[tuple[Place, str]]:
         """Yield what cleaning a field may not declare: records are keyed before they are cleaned, and are of some time."""
@@ -337,18 +375,16 @@ class SourceSpec(Spec):
                 why = "by which its record is sent" if role == "key" else "which every event has of itself"
                 yield ("fields", name, key), f"{value!r} will not do for the {role}, {why}: remove it"
 
-    def _rule_fault(self, rule: Rule) -> str:
-        if unknown := [name for name in rule.fields if name not in self.fields]:
-            return f"names {unknown[0]!r}, which is not among the fields: declare it, or name another"
-        sides = [self.fields[name] for name in rule.fields]
-        kinds = {"number" if side.type == "integer" else side.type for side in sides}
-        if not isinstance(rule.right, str):
-            kinds.add("number")
-        if kinds not in ({"number"}, {"timestamp"}):
-            return f"compares a {' and a '.join(sorted(kinds))}: compare numbers, or two timestamps"
-        units = [side.unit for side in sides if side.unit is not None]
-        if len(set(units)) > 1:
-            return f"compares {' with '.join(units)}: give both fields one unit"
+    def _rule_fault(self, rule: str) -> str:
+        """Return why a rule means nothing for these fields; nothing, if it does."""
+        try:
+            condition = compile_condition(rule, {name: field.type for name, field in self.fields.items()})
+        except TextFault as fault:
+            return str(fault)
+        for pair in condition.compared:
+            units = dict.fromkeys(unit for name in pair if (unit := self.fields[name].unit) is not None)
+            if len(units) > 1:
+                return f"{rule!r} compares {' with '.join(units)}: give both fields one unit"
         return ""
 
 
@@ -567,9 +603,13 @@ DriftKind = Literal["data", "prediction", "performance"]
 
 
 class RetrainSpec(Spec):
-    """When drift becomes a retrain command."""
+    """When a model is trained again without being told to; all of it reads event time."""
 
     on: tuple[DriftKind, ...] = ("data", "performance")
+    schedule: Schedule | None = None
+    """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
+    new_rows: int | None = Field(default=None, ge=1)
+    """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
@@ -678,7 +718,7 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
 
 def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     """Return the resource as plain data that `parse` reads back as an equal resource."""
-    return resource.model_dump(mode="json", exclude_none=True)
+    return resource.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def versioned(name: str, version: int) -> str:
@@ -729,9 +769,10 @@ def _readable(kind: type[Spec], raw: Any) -> Spec:
     """Return a part with those of its fields that can be read; an attribute is missing where one cannot."""
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
-        if isinstance(raw, Mapping) and name in raw:
+        key = field.alias or name
+        if isinstance(raw, Mapping) and key in raw:
             with suppress(ValidationError):
-                values[name] = _read(field.annotation, field.metadata, raw[name])
+                values[name] = _read(field.annotation, field.metadata, raw[key])
         elif not field.is_required():
             values[name] = field.get_default(call_default_factory=True)
     part = kind.model_construct()

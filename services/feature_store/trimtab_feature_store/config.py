@@ -1,6 +1,6 @@
 """What the feature store is told by its environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -30,5 +30,9 @@ class Config:
     """How long logged predictions are archived, by when they were answered; for ever, if not set."""
     upkeep_every_s: float = 3600.0
     """How often old rows and unused versions are removed from the archive."""
+    online_dsn: str | None = field(default=None, repr=False)
+    """Where the PostgreSQL is in which online features lie, as a connection URI; in memory, if not set."""
+    ray_address: str | None = None
+    """The Ray cluster that training sets are joined on; in this process, if not set."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

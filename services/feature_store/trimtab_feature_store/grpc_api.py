@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trimtab_contracts.features.v1.features_pb2 import (
+    ArchivedEvents,
     AuditSkewRequest,
     AuditSkewResponse,
     BackfillRequest,
@@ -16,6 +17,7 @@ from trimtab_contracts.features.v1.features_pb2 import (
     GetOnlineFeaturesRequest,
     GetOnlineFeaturesResponse,
     HistoricalFeatures,
+    ReadEventsRequest,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
@@ -24,6 +26,7 @@ from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
 from trimtab_feature_store.backfill import Backfill, Sent, Taken
 from trimtab_feature_store.errors import BadQuestion
+from trimtab_feature_store.events import MOST_ROWS, EventReader, Extent
 from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
 from trimtab_feature_store.online import Answer, OnlineViews
 from trimtab_feature_store.skew import Audit, Compared, Example, Skew
@@ -42,6 +45,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         historical: Historical,
         skew: Skew,
         backfill: Backfill,
+        events: EventReader,
         clock: Clock,
         *,
         patience_s: float,
@@ -56,6 +60,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self._historical = historical
         self._skew = skew
         self._backfill = backfill
+        self._events = events
         self._clock = clock
         self._patience_s = patience_s
         self._may_wait = threading.BoundedSemaphore(max(1, threads - 1))
@@ -128,6 +133,18 @@ class FeatureStoreApi(FeatureStoreServicer):
             request.file, request.after, request.until, request.numbers, request.rows, request.arrived_at_ms
         )
         return _taken_message(await self._backfill.take(request.source, sent))
+
+    async def ReadEvents(self, request: ReadEventsRequest, context: Any) -> AsyncIterator[ArchivedEvents]:
+        """Return archived events of a source: how many there are, then those asked for."""
+        extent, rows = await self._events.read(
+            request.source,
+            from_timestamp(request.start) if request.HasField("start") else -EVER_MS,
+            from_timestamp(request.end) if request.HasField("end") else EVER_MS,
+            request.most_rows if request.HasField("most_rows") else MOST_ROWS,
+        )
+        yield ArchivedEvents(extent=_extent_message(extent))
+        for piece in arrow_pieces(rows):
+            yield ArchivedEvents(arrow=piece)
 
 
 def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:
@@ -203,6 +220,16 @@ def _example_message(example: Example) -> AuditSkewResponse.Example:
         version=example.version,
         logged=example.logged,
         recomputed=example.recomputed,
+    )
+
+
+def _extent_message(extent: Extent) -> ArchivedEvents.Extent:
+    return ArchivedEvents.Extent(
+        table=TableVersion(table=extent.table, version=extent.version) if extent.version >= 0 else None,
+        rows=extent.rows,
+        first=to_timestamp(extent.first_ms) if extent.first_ms is not None else None,
+        last=to_timestamp(extent.last_ms) if extent.last_ms is not None else None,
+        watermark=to_timestamp(extent.watermark_ms) if extent.watermark_ms else None,
     )
 
 

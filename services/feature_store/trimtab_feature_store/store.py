@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -89,6 +89,12 @@ class Tables(Protocol):
         model: str | None = None,
     ) -> pa.Table:
         """Return columns of the rows with event time in [start, end), that arrived by a time, or are of a model."""
+        ...
+
+    def scan(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield columns of the rows with event time in [start, end), batch by batch."""
         ...
 
 
@@ -186,6 +192,20 @@ class DeltaStore:
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
         return _read(table, handle, columns, rows_wanted(start_ms, end_ms, arrived_by_ms, model))
+
+    def scan(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what `read` would return, batch by batch, with all `columns` in their order."""
+        handle = self._open(table, version) if version >= 0 else None
+        if handle is None:
+            return
+        with _reading(table, version):
+            dataset = handle.to_pyarrow_dataset()
+            there = [name for name in columns if name in dataset.schema.names]
+            wanted = rows_wanted(start_ms, end_ms, None, None)
+            for batch in dataset.to_batches(columns=there, filter=wanted):
+                yield _with_all(batch, columns).select(columns)
 
     def expire(self, table: str, column: str, before_ms: int) -> int:
         """Delete the rows whose time, in `column`, is before a time; return how many there were.
@@ -287,8 +307,13 @@ def _read(table: str, handle: DeltaTable, columns: Sequence[str], wanted: pc.Exp
         dataset = handle.to_pyarrow_dataset()
         there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
         found = dataset.to_table(columns=there, filter=wanted)
+    return _with_all(found, columns)
+
+
+def _with_all(found: Any, columns: Sequence[str]) -> Any:
+    """Return a table or a batch with those of `columns` that it lacks, of nulls."""
     for name in columns:
-        if name not in found.column_names:
+        if name not in found.schema.names:
             found = found.append_column(name, pa.nulls(found.num_rows))
     return found
 

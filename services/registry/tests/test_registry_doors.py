@@ -32,7 +32,7 @@ async def registry() -> Harness:
 
 @pytest.fixture
 def api(registry: Harness) -> RegistryApi:
-    return RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions)
+    return RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions, registry.tags)
 
 
 def raw(
@@ -149,7 +149,7 @@ async def test_versions_deployments_and_audit_are_answered(registry: Harness, ap
 async def test_a_model_without_versions_has_an_empty_deployment() -> None:
     registry = Harness()
     await registry.apply()
-    api = RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions)
+    api = RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions, registry.tags)
     wanted = await api.GetDeployment(pb.GetDeploymentRequest(model="minutes"), None)
 
     assert wanted == pb.Deployment(model="minutes")

@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 from trimtab_contracts import topics
 from trimtab_registry.errors import NotNow
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.decisions import Decisions
-from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, StageChange, Version
+from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, StageChange, Tag, Version
 from trimtab_registry.usecases.ports import Need, Store, Unit
 from trimtab_registry.usecases.rollouts import Move, Standing
 from trimtab_runtime.clock import ManualClock
@@ -79,6 +80,28 @@ async def begin(unit: Unit, standing: Standing, number: int) -> Standing:
     )
     await unit.save(standing)
     return standing
+
+
+async def test_a_tag_is_kept_moved_and_forgotten(store: Store) -> None:
+    gold = Tag("gold", "one", "minutes", "", "ann", 9_000)
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        for name in ("one", "two"):
+            await add(unit, name)
+        await unit.put_tag(gold)
+        assert await unit.tags() == {"gold": gold}
+        found = await unit.version_of_run("two")
+        assert (found and found.number, await unit.version_of_run("none")) == (2, None)
+    assert await store.tags() == [gold]
+
+    moved = replace(gold, run_id="two", tagged_by="bob", tagged_at_ms=9_500)
+    async with store.begin() as unit:
+        await unit.put_tag(moved)
+    assert await store.tags() == [moved]
+
+    async with store.begin() as unit:
+        await unit.remove_tag("gold")
+    assert await store.tags() == []
 
 
 async def test_a_spec_is_read_back_in_its_newest_generation(store: Store) -> None:
@@ -228,7 +251,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock = ManualClock(20_000)
-    await Specs(store, provide, clock).apply(documents(), "ann")
+    await Specs(store, provide, schema_faults, clock).apply(documents(), "ann")
     async with store.begin() as unit:
         standing = await unit.lock("minutes")
         for number in range(1, 5):

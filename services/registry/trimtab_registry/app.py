@@ -14,12 +14,14 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_registry import messages, readback
 from trimtab_registry.config import Config
 from trimtab_registry.consumers import StatusDoor, provide_topics, subscriptions
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 log = logging.getLogger(__name__)
@@ -35,11 +37,11 @@ async def run(config: Config) -> None:
         bus.open_producer(config.kafka_servers) as producer,
     ):
         store = PostgresStore(pool)
-        specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock)
+        provide = partial(provide_topics, config.kafka_servers, config.replication)
+        specs = Specs(store, provide, schema_faults, clock)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
-        register = partial(
-            add_RegistryServicer_to_server, RegistryApi(store, specs, candidates, Decisions(store, clock))
-        )
+        api = RegistryApi(store, specs, candidates, Decisions(store, clock), Tags(store, clock))
+        register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
             asyncio.TaskGroup() as tasks,

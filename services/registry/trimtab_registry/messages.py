@@ -23,6 +23,7 @@ from trimtab_registry.usecases.entities import (
     StageChange,
     Status,
     StoredFile,
+    Tag,
     Verdict,
     Version,
 )
@@ -187,6 +188,18 @@ def audit_entry(entry: Entry) -> pb.AuditEntry:
         reason=entry.reason,
         details=struct(entry.details),
         at=to_timestamp(entry.at_ms),
+    )
+
+
+def dataset_tag(tag: Tag) -> pb.DatasetTag:
+    """Return a tag, with the dataset that it names."""
+    return pb.DatasetTag(
+        name=tag.name,
+        run_id=tag.run_id,
+        model=tag.model,
+        dataset_digest=tag.digest,
+        tagged_by=tag.tagged_by,
+        tagged_at=to_timestamp(tag.tagged_at_ms),
     )
 
 

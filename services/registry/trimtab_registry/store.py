@@ -24,6 +24,7 @@ from trimtab_registry.usecases.entities import (
     Gate,
     Stage,
     StageChange,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.rollouts import Standing
@@ -57,6 +58,11 @@ ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.st
 _SAVE_MODEL = """
 UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, rollout = $6, loop_id = $7, changed_at = $8
 WHERE name = $1
+"""
+
+_TAGS = """
+SELECT t.*, v.model, coalesce(v.candidate->>'dataset_digest', '') AS digest
+FROM dataset_tags t JOIN versions v USING (run_id) ORDER BY t.name
 """
 
 
@@ -167,6 +173,33 @@ class PostgresUnit(_Reads):
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
         )  # fmt: skip
 
+    async def version_of_run(self, run_id: str) -> Version | None:
+        """Return the version that was made of a run."""
+        place = await self._connection.fetchrow(
+            "SELECT model, number FROM versions WHERE run_id = $1", run_id
+        )
+        return await self.version(place["model"], place["number"]) if place else None
+
+    async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags by name, and keep others from changing them until the unit ends."""
+        await self._connection.execute("LOCK TABLE dataset_tags IN SHARE ROW EXCLUSIVE MODE")
+        return {row["name"]: rows.tag(row) for row in await self._connection.fetch(_TAGS)}
+
+    async def put_tag(self, tag: Tag) -> None:
+        """Store a tag, in place of one of its name."""
+        await self._connection.execute(
+            "INSERT INTO dataset_tags VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE"
+            " SET run_id = excluded.run_id, tagged_by = excluded.tagged_by, tagged_at = excluded.tagged_at",
+            tag.name,
+            tag.run_id,
+            tag.tagged_by,
+            to_datetime(tag.tagged_at_ms),
+        )
+
+    async def remove_tag(self, name: str) -> None:
+        """Forget a tag."""
+        await self._connection.execute("DELETE FROM dataset_tags WHERE name = $1", name)
+
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
         held = change.version
@@ -254,6 +287,11 @@ class PostgresStore(_Reads):
             else:
                 found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
         return [rows.version(row) for row in found]
+
+    async def tags(self) -> Sequence[Tag]:
+        """Return all tags by name."""
+        with outages():
+            return [rows.tag(row) for row in await self._pool.fetch(_TAGS)]
 
     async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
         """Return entries about a resource, or about all, newest first."""

@@ -24,6 +24,7 @@ from trimtab.cli import (
     loops,
     models,
     project,
+    report,
     runs,
     stack,
     streams,
@@ -44,6 +45,7 @@ project.add_to(app)
 ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)
+report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")

@@ -9,6 +9,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, V
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound
 
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing.makers import a_run, an_evaluation, documents
 from trimtab_registry.testing.store import MemoryStore
 from trimtab_registry.usecases.applying import Specs
@@ -17,6 +18,7 @@ from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
 from trimtab_registry.usecases.ports import Need
 from trimtab_registry.usecases.rollouts import Standing
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 MODEL = "minutes"
@@ -33,10 +35,11 @@ class Harness:
         self.clock = ManualClock(10_000)
         self.fleet = Fleet()
         self.files: dict[str, bytes] = {}
-        self.specs = Specs(self.store, self._provide, self.clock)
+        self.specs = Specs(self.store, self._provide, schema_faults, self.clock)
         self.candidates = Candidates(self.store, self._fetch, self.clock)
         self.trials = Trials(self.store, self.fleet, self.clock)
         self.decisions = Decisions(self.store, self.clock)
+        self.tags = Tags(self.store, self.clock)
         self._verdicts = 0
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:

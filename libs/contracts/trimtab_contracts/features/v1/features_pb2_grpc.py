@@ -59,6 +59,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.FromString,
                 _registered_method=True)
+        self.ReadEvents = channel.unary_stream(
+                '/trimtab.features.v1.FeatureStore/ReadEvents',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.FromString,
+                _registered_method=True)
 
 
 class FeatureStoreServicer:
@@ -96,6 +101,12 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +134,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.Backfill,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.SerializeToString,
+            ),
+            'ReadEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadEvents,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +276,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/Backfill',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/ReadEvents',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,7 @@ class FeatureStoreStub:
     """How far the archive has come with all that a model is trained on."""
     Backfill: _grpc.UnaryUnaryMultiCallable[_features_pb2.BackfillRequest, _features_pb2.BackfillResponse]
     """Answers once the part is in the archive."""
+    ReadEvents: _grpc.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]
 
 @_typing.type_check_only
 class FeatureStoreAsyncStub(FeatureStoreStub):
@@ -49,6 +50,7 @@ class FeatureStoreAsyncStub(FeatureStoreStub):
     """How far the archive has come with all that a model is trained on."""
     Backfill: _aio.UnaryUnaryMultiCallable[_features_pb2.BackfillRequest, _features_pb2.BackfillResponse]  # type: ignore[assignment]
     """Answers once the part is in the archive."""
+    ReadEvents: _aio.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]  # type: ignore[assignment]
 
 class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,5 +89,12 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.BackfillResponse, _abc.Awaitable[_features_pb2.BackfillResponse]]:
         """Answers once the part is in the archive."""
+
+    @_abc_1.abstractmethod
+    def ReadEvents(
+        self,
+        request: _features_pb2.ReadEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_pb2.ArchivedEvents], _abc.AsyncIterator[_features_pb2.ArchivedEvents]]: ...
 
 def add_FeatureStoreServicer_to_server(servicer: FeatureStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,6 +42,9 @@ class RegistryStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
     RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
+    TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
+    UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
+    ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
 
 @_typing.type_check_only
@@ -58,6 +61,9 @@ class RegistryAsyncStub(RegistryStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
+    TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
+    UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
+    ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +137,27 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Resource, _abc.Awaitable[_registry_pb2.Resource]]:
         """Begins a view's next generation, of the same spec: it is made anew from the archive."""
+
+    @_abc_1.abstractmethod
+    def TagDataset(
+        self,
+        request: _registry_pb2.TagDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.TagDatasetResponse, _abc.Awaitable[_registry_pb2.TagDatasetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UntagDataset(
+        self,
+        request: _registry_pb2.UntagDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UntagDatasetResponse, _abc.Awaitable[_registry_pb2.UntagDatasetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDatasetTags(
+        self,
+        request: _registry_pb2.ListDatasetTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDatasetTagsResponse, _abc.Awaitable[_registry_pb2.ListDatasetTagsResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetAudit(
