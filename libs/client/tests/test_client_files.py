@@ -179,7 +179,7 @@ def test_a_row_that_no_record_can_hold_is_noted_and_the_others_go_on(tmp_path: P
     path = written(tmp_path, "a.jsonl", f'{{"id": "1"}}\n{huge}\n{{"id": "3"}}\n')
     job = Job("s", "d" * 64)
 
-    rows = list(ready(File(path).rows(), Typing(a_spec(), Reading()), lambda _: 0, job))
+    rows = list(ready(File(path).rows(), Typing(a_spec(), Reading()), lambda _: 0, job, after=0))
 
     assert [row.id for row in rows] == [job.id_of(1), job.id_of(3)]
     assert job.too_large == [2]

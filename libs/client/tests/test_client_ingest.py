@@ -84,7 +84,7 @@ async def send(kafka: Kafka, job: Job, ready: Sequence[Ready], **options: Any) -
         kafka,
         kafka,
         job,
-        arrived=lambda event_ms: event_ms,
+        arrived=lambda row: row.event_ms,
         sleep=wall.sleep,
         monotonic=wall.monotonic,
         **options,

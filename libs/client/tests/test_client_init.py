@@ -307,6 +307,8 @@ def test_the_command_writes_says_what_to_do_next_and_overwrites_nothing(
         (["ingest", "s", "empty.jsonl", "--speed", "fast"], "--speed 'fast' is not understood"),
         (["ingest", "s", "empty.jsonl", "--patience", "long"], "--patience 'long' is no duration"),
         (["ingest", "s", "-", "--format", "csv"], "standard input is read as JSONL, not as csv"),
+        (["backfill", "s", "-"], "standard input cannot be gone on with: write it to a file first"),
+        (["backfill", "s", "empty.jsonl", "--patience", "long"], "--patience 'long' is no duration"),
     ],
 )
 def test_what_the_commands_cannot_do_is_told_in_a_sentence(

@@ -9,6 +9,7 @@ Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Self, TypeVar
 
@@ -30,7 +31,7 @@ from trimtab_contracts.training.v1 import training_pb2 as training
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc, specbook
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
 from trimtab import finding
@@ -43,6 +44,20 @@ MOST_ROWS = 2_000
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
 """Of one request of `ingest` that has several rows: well under what gRPC lets through."""
 _ANSWER_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What became of a part of a file that was to be archived."""
+
+    until: int
+    """The archive has every row of the file up to this one, those aside that were left out."""
+    repeats: int = 0
+    """Rows that were dropped, for a value of theirs may come once."""
+    refused: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """What the contract refuses, by row; if it is some, nothing was taken."""
+    newest_ms: int | None = None
+    """Event time of the newest row in the archive, told where no row was sent."""
 
 
 class Trimtab:
@@ -165,6 +180,49 @@ class Trimtab:
         for door in self._ingestions:
             await door.Ingest(ingestion.IngestRequest(source=source), timeout=_ANSWER_S)
 
+    async def backfill(
+        self,
+        source: str,
+        file: str,
+        *,
+        after: int = 0,
+        until: int = 0,
+        numbers: Sequence[int] = (),
+        rows: Sequence[bytes] = (),
+        arrived_at_ms: Sequence[int] = (),
+        timeout: float = 120.0,
+    ) -> Backfilled:
+        """Take a part of a file straight to the archive, or say what the contract refuses of it.
+
+        Without a part, say how far the file, which its digest names, has come. A part begins behind the row `after`,
+        where what is taken ends, and ends with the row `until`; rows are numbered from 1, and some may be left out.
+        """
+        request = feature_store.BackfillRequest(
+            source=source,
+            file=file,
+            after=after,
+            until=until,
+            numbers=numbers,
+            rows=rows,
+            arrived_at_ms=arrived_at_ms,
+        )
+        told = await self._feature_store.Backfill(request, timeout=timeout)
+        return Backfilled(
+            told.until,
+            told.repeats,
+            {
+                each.number: [f"{reason.code} {reason.field}".strip() for reason in each.reasons]
+                for each in told.refused
+            },
+            from_timestamp(told.newest) if told.HasField("newest") else None,
+        )
+
+    async def rebuild(self, view: str, *, actor: str, reason: str) -> registry.Resource:
+        """Begin a view's next generation: it is made anew from the archive, and answers as before until it is."""
+        request = registry.RebuildViewRequest(name=view, actor=actor, reason=reason)
+        answer: registry.Resource = await self._registry.RebuildView(request)
+        return answer
+
     async def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]], *, version: int = 0, timeout: float = 10.0
     ) -> serving.PredictResponse:
@@ -197,15 +255,28 @@ class Trimtab:
         return feature_table(given, await self._feature_store.GetOnlineFeatures(request, timeout=timeout))
 
     async def training_set(
-        self, model: str, start_ms: int, end_ms: int, *, as_of_ms: int | None = None, timeout: float = 300.0
+        self,
+        model: str,
+        start_ms: int,
+        end_ms: int,
+        *,
+        as_of_ms: int | None = None,
+        tables: Mapping[str, int] | None = None,
+        timeout: float = 300.0,
     ) -> TrainingSet:
         """Return the labelled rows of a model in [start, end), each as it would have been answered then.
 
-        Nothing is seen that had not arrived by `as_of_ms`, if it is given. Rows whose label has not come within its
+        Nothing is seen that had not arrived by `as_of_ms`, if it is given, nor what is not in the versions of `tables`,
+        such as those that a run names. Rows whose label has not come within its
         time are left out, and counted.
         """
         request = feature_store.GetHistoricalFeaturesRequest(
-            model=model, start=to_timestamp(start_ms), end=to_timestamp(end_ms)
+            model=model,
+            start=to_timestamp(start_ms),
+            end=to_timestamp(end_ms),
+            tables=[
+                registry.TableVersion(table=name, version=version) for name, version in (tables or {}).items()
+            ],
         )
         if as_of_ms is not None:
             request.as_of.CopyFrom(to_timestamp(as_of_ms))
@@ -253,13 +324,17 @@ class Trimtab:
         return Dataset.of(run.event, tags)
 
     async def remade(self, dataset: Dataset) -> TrainingSet:
-        """Return the rows of a dataset, made once more by its model's spec as it is now.
+        """Return the rows of a dataset, made once more by its model's spec as it is now, of the tables as they were.
 
         They are those that the run was trained on if the digest is the dataset's.
         """
         window = (await self.model(dataset.model)).spec.trainer.window
         return await self.training_set(
-            dataset.model, dataset.as_of_ms - window, dataset.as_of_ms, as_of_ms=dataset.as_of_ms
+            dataset.model,
+            dataset.as_of_ms - window,
+            dataset.as_of_ms,
+            as_of_ms=dataset.as_of_ms,
+            tables=dataset.tables,
         )
 
     async def tag_dataset(

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from trimtab_contracts.topics import MOST_ROW_BYTES
@@ -30,6 +30,9 @@ from trimtab.typed import Typing
 
 _LOOK_ROWS = 100_000
 """After so many rows the offsets are looked up anew, so that there is never much to read when going on."""
+T = TypeVar("T")
+TimeOf = Callable[[Mapping[str, Any]], int]
+"""Reads a time out of a row's fields; `NOT_A_TIME` where there is none."""
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -110,6 +113,12 @@ class Ready:
     payload: bytes
     event_ms: int
     """`NOT_A_TIME` where the row says none."""
+    stated_ms: int = NOT_A_TIME
+    """When it arrived, where a field of it says so."""
+
+
+Arrived = Callable[[Ready], int]
+"""Tells when a row arrived."""
 
 
 @dataclass(slots=True)
@@ -133,7 +142,7 @@ class Sending:
         log: Log,
         job: Job,
         *,
-        arrived: Callable[[int], int],
+        arrived: Arrived,
         speed: float | None = None,
         idle: Callable[[], bool] = lambda: False,
         patience_s: float = 300.0,
@@ -147,7 +156,7 @@ class Sending:
             door: where rows go in.
             log: where they can be looked up.
             job: how far it has come.
-            arrived: makes a row's arrival of its event time.
+            arrived: tells when a row arrived.
             speed: event time over real time; None for as fast as they are taken.
             idle: whether the next row may be long in coming, so that those at hand are not held back.
             patience_s: how long an outage is waited for.
@@ -178,12 +187,7 @@ class Sending:
             Unavailable: an outage lasted longer than the patience; the job can be gone on with.
             Rejected: the source does not take them.
         """
-        chunks = _chunks(rows, self._idle)
-        # A thread reads on while a chunk is on its way, and waits where nothing comes on a pipe.
-        read_on = partial(asyncio.get_running_loop().run_in_executor, None, next, chunks, None)
-        upcoming = read_on()
-        while chunk := await upcoming:
-            upcoming = read_on()
+        async for chunk in ahead(chunks(rows, self._idle)):
             async for batch in self._paced(chunk):
                 await self._deliver(batch)
         self._job.ends = None
@@ -211,26 +215,27 @@ class Sending:
 
     async def _deliver(self, batch: Sequence[Ready]) -> None:
         """Return once Kafka has acknowledged every row of `batch`, however often that must be tried."""
-        since, tries = self._monotonic(), 0
-        while True:
-            try:
-                missing = await self._missing(batch)
-                if missing:
-                    self._in_doubt = True
-                    await self._door.ingest(
-                        self._job.source,
-                        [row.payload for row in missing],
-                        ids=[row.id for row in missing],
-                        arrived_at_ms=[self._arrived(row.event_ms) for row in missing],
-                    )
-                    self._in_doubt = False
-                break
-            except Unavailable as error:
-                if self._monotonic() - since > self._patience_s:
-                    raise
-                self._tell(waits=str(error))
-                await self._sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
-                tries += 1
+
+        async def attempt() -> Sequence[Ready]:
+            missing = await self._missing(batch)
+            if missing:
+                self._in_doubt = True
+                await self._door.ingest(
+                    self._job.source,
+                    [row.payload for row in missing],
+                    ids=[row.id for row in missing],
+                    arrived_at_ms=[self._arrived(row) for row in missing],
+                )
+                self._in_doubt = False
+            return missing
+
+        missing = await patiently(
+            attempt,
+            self._patience_s,
+            lambda waits: self._tell(waits=waits),
+            sleep=self._sleep,
+            monotonic=self._monotonic,
+        )
         self._job.acknowledged = batch[-1].number
         self._job.save()
         self.progress.sent += len(missing)
@@ -256,34 +261,78 @@ class Sending:
 
 
 def ready(
-    rows: Iterable[Row], typing: Typing, event_time_ms: Callable[[Mapping[str, Any]], int], job: Job
+    rows: Iterable[Row],
+    typing: Typing,
+    event_time_ms: TimeOf,
+    job: Job,
+    *,
+    after: int,
+    stated_ms: TimeOf = lambda _: NOT_A_TIME,
 ) -> Iterator[Ready]:
-    """Make ready the rows that a job still has to send; those that no record can hold are noted in it."""
+    """Make ready the rows of a job behind row `after`; those that no record can hold are noted in it."""
     for row in rows:
-        if row.number <= job.acknowledged:
+        if row.number <= after:
             continue
         row_id = job.id_of(row.number)
         fields, payload = typing.typed(row, row_id)
         if len(payload) <= MOST_ROW_BYTES:
-            yield Ready(row.number, row_id, payload, event_time_ms(fields))
+            yield Ready(row.number, row_id, payload, event_time_ms(fields), stated_ms(fields))
         elif row.number not in job.too_large:
             job.too_large.append(row.number)
 
 
-def refusals(
-    contract: Contract, rows: Sequence[Ready], arrived: Callable[[int], int]
-) -> list[Sequence[Reason]]:
+def refusals(contract: Contract, rows: Sequence[Ready], arrived: Arrived) -> list[Sequence[Reason]]:
     """Return why the contract would refuse each of some rows; nothing for those that keep it."""
-    arrivals = np.array([arrived(row.event_ms) for row in rows], np.int64)
+    arrivals = np.array([arrived(row) for row in rows], np.int64)
     return list(contract.check([row.payload for row in rows], arrivals).reasons)
 
 
-def _chunks(rows: Iterable[Ready], idle: Callable[[], bool]) -> Iterator[Sequence[Ready]]:
+async def patiently(
+    attempt: Callable[[], Awaitable[T]],
+    patience_s: float,
+    on_wait: Callable[[str], None],
+    *,
+    sleep: Callable[[float], Awaitable[None]],
+    monotonic: Callable[[], float],
+) -> T:
+    """Return what `attempt` does, however often that must be tried; say what is waited for.
+
+    Raises:
+        Unavailable: an outage lasted longer than the patience.
+    """
+    since, tries = monotonic(), 0
+    while True:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if monotonic() - since > patience_s:
+                raise
+            on_wait(str(error))
+            await sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+            tries += 1
+
+
+async def ahead(chunks: Iterator[Sequence[Ready]]) -> AsyncIterator[Sequence[Ready]]:
+    """Yield chunks; a thread reads on while one is on its way, and waits where nothing comes on a pipe."""
+    read_on = partial(asyncio.get_running_loop().run_in_executor, None, next, chunks, None)
+    upcoming = read_on()
+    while chunk := await upcoming:
+        upcoming = read_on()
+        yield chunk
+
+
+def chunks(
+    rows: Iterable[Ready],
+    idle: Callable[[], bool] = lambda: False,
+    *,
+    most_rows: int = MOST_ROWS,
+    most_bytes: int = MOST_REQUEST_BYTES,
+) -> Iterator[Sequence[Ready]]:
     """Cut rows into what one request takes, and wherever the next may be long in coming."""
     chunk: list[Ready] = []
     size = 0
     for row in rows:
-        if chunk and (len(chunk) == MOST_ROWS or size + len(row.payload) > MOST_REQUEST_BYTES):
+        if chunk and (len(chunk) == most_rows or size + len(row.payload) > most_bytes):
             yield chunk
             chunk, size = [], 0
         chunk.append(row)

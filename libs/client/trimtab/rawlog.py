@@ -1,13 +1,29 @@
-"""What has already come of a file's rows in raw.<source>, read from Kafka itself."""
+"""What lies in raw.<source> besides rows that are sent: those of a file that have come, and watermarks."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
 from trimtab_contracts import topics
+from trimtab_runtime import records
 from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.records import Outgoing
 
 from trimtab.reading import PATIENCE_S, opened, up_to
+
+
+def watermarks(source: str, partitions: int, time_ms: int) -> list[Outgoing]:
+    """Return the records that move a source's event time on to a time, one for each partition."""
+    return [
+        Outgoing(
+            topics.RAW.named(source).name,
+            None,
+            b"",
+            records.watermark_headers(source=source, time_ms=time_ms, origin=number, origins=partitions),
+            number,
+        )
+        for number in range(partitions)
+    ]
 
 
 class RawLog:

@@ -24,6 +24,7 @@ from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Outgoing
 
 from trimtab.client import Trimtab
+from trimtab.rawlog import watermarks
 
 BUSY = frozenset({"triggered", "commanded", "training", "gating", "loading", "promoting", "rolling_back"})
 """States of a loop in which the world holds still."""
@@ -223,21 +224,7 @@ class Replay:
                 ],
             )
             self.tally.events += len(places)
-            await records.send_all(
-                self._producer,
-                [
-                    Outgoing(
-                        topic,
-                        None,
-                        b"",
-                        records.watermark_headers(
-                            source=stream.source, time_ms=end_ms, origin=number, origins=stream.partitions
-                        ),
-                        number,
-                    )
-                    for number in range(stream.partitions)
-                ],
-            )
+            await records.send_all(self._producer, watermarks(stream.source, stream.partitions, end_ms))
 
     async def _settled(self, until_ms: int) -> None:
         for view, partitions in self._views:

@@ -270,7 +270,7 @@ RUNS = _messages(
     about="What became of each training run.",
     key="model",
     producers=("trainer",),
-    readers=(("registry", SHARED), ("monitoring", SHARED)),
+    readers=(("registry", SHARED), ("monitoring", SHARED), ("feature_store", EVERYONE)),
     retention_ms=90 * _DAY_MS,
 )
 SPECS = _messages(
@@ -298,7 +298,12 @@ DEPLOYMENTS = _messages(
     about="The wanted state of each model: champion, challenger, rollout.",
     key="model",
     producers=("registry",),
-    readers=(("serving", EVERYONE), ("monitoring", EVERYONE), ("trainer", EVERYONE)),
+    readers=(
+        ("serving", EVERYONE),
+        ("monitoring", EVERYONE),
+        ("trainer", EVERYONE),
+        ("feature_store", EVERYONE),
+    ),
     compacted=True,
 )
 VERDICTS = _messages(

@@ -85,6 +85,7 @@ COMPATIBLE: list[dict[str, Any]] = [
     {},
     {"format": "json"},
     {"lateness": "3h"},
+    {"keep": "10d"},
     {"unknown_fields": "drop"},
     {"rules": []},
     {"rules": [" minutes  >0.0"]},

@@ -95,6 +95,15 @@ class Checked:
     cleaned: Mapping[tuple[str, Operation], int]
     """How many rows each cleaning of a field has changed, where it changed any."""
 
+    def payloads(self, sent: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the good rows as the JSON that they are now: what was sent, where that was not changed."""
+        if not (changed := {at for at in self.changed if not self.reasons[at]}):
+            return sent
+        return [
+            _encode(row) if at in changed else payload
+            for at, (row, payload) in enumerate(zip(self.rows, sent, strict=True))
+        ]
+
 
 class Contract:
     """The compiled contract of one source."""

@@ -320,6 +320,8 @@ class SourceSpec(Spec):
     key: FieldName
     event_time: FieldName
     lateness: Duration
+    keep: Duration | None = None
+    """How far behind the watermark the archive keeps events, such as `400d`; for ever, if not given."""
     format: Annotated[
         Format, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)
     ] = Format()
@@ -355,6 +357,12 @@ class SourceSpec(Spec):
                     f"{self.fields[name].type!r} is no type for the event_time: write timestamp",
                 )
             yield from self._cleaning_faults(role, name)
+        if self.keep is not None and self.keep < self.lateness:
+            yield (
+                ("keep",),
+                f"{format_duration(self.keep)!r} is shorter than the lateness, {format_duration(self.lateness)}: raise it, "
+                "for events that come in time would not be kept",
+            )
         for index, rule in enumerate(self.rules):
             if said := self._rule_fault(rule):
                 yield ("rules", index), said

@@ -130,7 +130,10 @@ async def test_two_archives_share_the_partitions_and_archive_each_row_once(setti
                     *(a_watermark(name, (start + 100) * 1000, partition) for partition in (0, 1))
                 )
                 await setting.reached((start + 100) * 1000)
+        owners = [each.owns(topics.EVENTS.named(name).name) for each in (first, second)]
 
+    assert sorted(owners) == [False, True]
+    assert not any(each.owns(topics.EVENTS.named(name).name) for each in (first, second))
     assert len(setting.offsets()) == len(set(setting.offsets())) == 400
 
 

@@ -383,7 +383,14 @@ async def test_questions_that_wait_for_a_first_read_leave_a_thread_to_the_others
     world.follow(follower)
     nothing = cast(Any, None)
     api = FeatureStoreApi(
-        world.views, nothing, nothing, nothing, world.clock, patience_s=60.0, threads=threads
+        world.views,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        world.clock,
+        patience_s=60.0,
+        threads=threads,
     )
     question, context = GetOnlineFeaturesRequest(features=["city.*"]), cast(Any, Context())
     async with asyncio.TaskGroup() as tasks:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts import topics
 from trimtab_contracts.features.v1.features_pb2 import (
+    BackfillRequest,
+    BackfillResponse,
     EntityColumn,
     GetArchiveWatermarkRequest,
     GetHistoricalFeaturesRequest,
@@ -287,6 +289,26 @@ class Process:
                 raise rpc.error_of(error) from error
         return dataset, pa.ipc.open_stream(b"".join(pieces)).read_all()
 
+    async def backfill(self, source: str, rides: Sequence[Ride], after: int, until: int) -> BackfillResponse:
+        """Take rides number after + 1 to until, of a file that has all of them, to the archive."""
+        part = rides[after:until]
+        request = BackfillRequest(
+            source=source,
+            file="f" * 64,
+            after=after,
+            until=until,
+            numbers=range(after + 1, until + 1),
+            rows=[
+                msgspec.json.encode({"id": r.id, "at": records.iso(r.at_ms), "zone": r.zone, "mph": r.mph})
+                for r in part
+            ],
+            arrived_at_ms=[r.at_ms for r in part],
+        )
+        async with rpc.channel(self.address) as channel:
+            stub: Any = FeatureStoreStub(channel)
+            answer: BackfillResponse = await stub.Backfill(request, timeout=60, wait_for_ready=True)
+            return answer
+
 
 def hash_of(text: str) -> int:
     return int(text.rpartition("-")[2], 36)
@@ -505,4 +527,47 @@ async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(
 
     for (_, at), values in found.items():
         same(values, [by_hand(rides, zone, at) for zone in ZONES])
+    same(city, [by_hand(rides, None, END)])
+
+
+async def test_history_from_a_file_is_in_the_views_once_though_the_store_is_killed_in_between(
+    world: World,
+) -> None:
+    rides = some_rides(2000, seed=5)
+    history, stream = rides[:1500], rides[1500:]
+    async with running(world, "store-0") as [store]:
+        await world.send_rides(stream[:200])
+        await world.promise(START - HOUR)
+        await world.reached(START - HOUR)
+        before, _ = await store.online(world.view, END)
+        for after in range(0, 600, 200):
+            await store.backfill(world.rides, history, after, after + 200)
+        in_flight = store.backfill(world.rides, history, 600, 1000)
+        await asyncio.gather(in_flight, store.end(signal.SIGKILL), return_exceptions=True)
+        await store.start()
+        come = (await store.backfill(world.rides, [], 0, 0)).until
+        for after in range(come, 1500, 100):
+            await store.backfill(world.rides, history, after, after + 100)
+        again = await store.backfill(world.rides, history, 1400, 1500)
+        untouched, _ = await store.online(world.view, END)
+        for kind, document in world.documents()[2:4]:
+            await world.publish_spec(kind, document, generation=2)
+        await world.send_rides(stream[200:])
+        await world.promise(END)
+        await world.reached(END)
+
+        async def has_history() -> bool:
+            values, _ = await store.online(world.view, END)
+            return bool(values[:, 1].sum() == sum(by_hand(rides, zone, END)[1] for zone in ZONES))
+
+        await eventually(has_history, what="the view with its history", deadline_s=60)
+        now, _ = await store.online(world.view, END)
+        city, _ = await store.online(world.city, END, [""])
+
+    rows = world.archived(world.rides)
+    assert (come in (600, 1000), again.until) == (True, 1500)
+    assert (len(rows), len(set(rows))) == (2000, 2000)
+    assert sum(offset < 0 for _, offset in rows) == 1500
+    np.testing.assert_array_equal(untouched, before)
+    same(now, [by_hand(rides, zone, END) for zone in ZONES])
     same(city, [by_hand(rides, None, END)])

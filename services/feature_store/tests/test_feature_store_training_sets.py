@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from trimtab_core.specs import Model, Source
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
 from trimtab_feature_store.historical import Historical, TrainingSet, Wanted, arrow_pieces, digest
 from trimtab_feature_store.rows import Rows
-from trimtab_feature_store.store import EVER_MS, Piece
+from trimtab_feature_store.store import EVER_MS, DeltaStore, Piece
 from trimtab_feature_store.tables import EventTable, events_table
 from trimtab_feature_store.testing import MemoryStore
 from trimtab_runtime.clock import iso
@@ -68,11 +69,11 @@ def a_book(views: dict[str, Any] | None = None, **changes: Any) -> SpecBook:
 
 
 class World:
-    """An archive in memory, and what is asked of it."""
+    """An archive, in memory if no other is given, and what is asked of it."""
 
-    def __init__(self, book: SpecBook | None = None) -> None:
+    def __init__(self, book: SpecBook | None = None, store: MemoryStore | DeltaStore | None = None) -> None:
         self.book = book or a_book()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.waited_for: list[Sequence[str]] = []
         self.historical = Historical(self.book, self.store, self)
         self._sent: dict[str, int] = {}
@@ -332,3 +333,21 @@ def test_the_watermark_is_that_of_the_source_furthest_behind(world: World) -> No
     world.archive("asks", [Event("a", START)], watermark_ms=START + 3 * HOUR)
 
     assert watermark_ms() == START + 3 * HOUR
+
+
+async def test_a_training_set_is_the_same_at_its_versions_whatever_has_come_and_gone(tmp_path: Path) -> None:
+    store = DeltaStore(tmp_path)
+    world = World(store=store)
+    world.archive("asks", [Event(f"a{n}", START + n * HOUR) for n in range(20)], START + 30 * HOUR)
+    rides = [Event(f"a{n}", START + n * HOUR + 1, mph=float(n)) for n in range(20)]
+    world.archive("rides", rides, START + 30 * HOUR)
+    wanted = Wanted("m", START, START + 20 * HOUR, START + 30 * HOUR, 0)
+    made = await world.historical.training_set(wanted, patience_s=5)
+    world.archive("rides", [Event("a3", START + 3 * HOUR, mph=77.0)], START + 30 * HOUR)  # as a backfill does
+    for table, version in made.versions.items():
+        store.expire(table, "event_time_ms", START + 15 * HOUR)
+        store.vacuum(table, 0, {version})
+    again = Wanted("m", START, START + 20 * HOUR, START + 30 * HOUR, 0, made.versions)
+
+    assert (await world.historical.training_set(again, patience_s=5)).digest == made.digest
+    assert (await world.historical.training_set(wanted, patience_s=5)).digest != made.digest

@@ -17,6 +17,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
+from trimtab_feature_store.backfill import Backfill
 from trimtab_feature_store.config import Config
 from trimtab_feature_store.events import EventReader
 from trimtab_feature_store.fold import Fold
@@ -25,11 +26,13 @@ from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.inpostgres import InPostgres
 from trimtab_feature_store.online import Home, InMemory, OnlineViews
 from trimtab_feature_store.onray import OnRay
+from trimtab_feature_store.pins import Pins
 from trimtab_feature_store.repartition import Repartition
 from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.skew import Skew
 from trimtab_feature_store.slotstore import SlotStore
 from trimtab_feature_store.store import DeltaStore
+from trimtab_feature_store.upkeep import Upkeep
 
 _OTHERS = 2
 """Connections to PostgreSQL beside those that questions are answered by: one writes, one deletes."""
@@ -62,18 +65,30 @@ async def run(config: Config) -> None:
         online.update()
 
     book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
-    specs = book.follower(servers)
+    specs, pins = book.follower(servers), Pins(servers, clock)
     freshness = Freshness(clock, config.instance)
     async with _home(config) as home, bus.open_producer(servers) as producer:
         online = OnlineViews(servers, book, freshness, home)
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
+        upkeep = Upkeep(
+            book,
+            tables,
+            pins,
+            archive.owns,
+            clock,
+            # Files that are being written belong to no version yet, and are told by their age alone.
+            version_hours=max(1, round(config.versions_days * 24)),
+            predictions_days=config.predictions_days,
+        )
+        historical = Historical(book, tables, archive)
         on_ray = OnRay(config.ray_address, DeltaStore(config.data_dir)) if config.ray_address else None
         historical = Historical(book, tables, archive, on_ray.make if on_ray else None)
         api = FeatureStoreApi(
             online,
             historical,
             Skew(historical, tables),
+            Backfill(book, tables),
             EventReader(book, tables),
             clock,
             patience_s=config.patience_s,
@@ -90,10 +105,11 @@ async def run(config: Config) -> None:
             ) as set_ready,
             asyncio.TaskGroup() as tasks,
         ):
-            await catch_up(tasks, specs)
+            await catch_up(tasks, specs, pins.follower)
             tasks.create_task(repartition.run())
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())
+            tasks.create_task(upkeep.run(every_s=config.upkeep_every_s))
             tasks.create_task(online.follower.run())
             tasks.create_task(home.tidy(online.whole))
             tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))

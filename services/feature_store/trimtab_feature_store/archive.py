@@ -61,6 +61,11 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
         self._presses: dict[str, tuple[object, Press]] = {}
         self._hurried: Counter[str] = Counter()
         self._published: dict[str, int] = {}
+        self._assigned: set[TopicPartition] = set()
+
+    def owns(self, topic: str) -> bool:
+        """Whether the first partition of a topic is archived here, as it is by one process at a time."""
+        return TopicPartition(topic, 0) in self._assigned
 
     @contextmanager
     def hurried(self, sources: Sequence[str]) -> Iterator[None]:
@@ -97,14 +102,16 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.sleep(0.5)
             finally:
                 await finish(consumer.stop())
-                self._shelves.clear()
+                self.on_partitions_revoked(())
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Forget what is not archived yet: whoever gets the partitions reads it again."""
         self._shelves.clear()
+        self._assigned.clear()
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Nothing to do: reading starts at the committed offsets."""
+        """Note what is read here; that starts at the committed offsets."""
+        self._assigned = set(assigned)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         heard: set[str] = set()

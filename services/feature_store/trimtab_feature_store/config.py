@@ -24,6 +24,12 @@ class Config:
     """Most rows of one transaction."""
     patience_s: float = 60.0
     """How long a training set waits for the archive where its caller states no deadline, and a view that begins."""
+    versions_days: float = 7.0
+    """How long a version of a table can be read that no run was trained on."""
+    predictions_days: float | None = None
+    """How long logged predictions are archived, by when they were answered; for ever, if not set."""
+    upkeep_every_s: float = 3600.0
+    """How often old rows and unused versions are removed from the archive."""
     online_dsn: str | None = field(default=None, repr=False)
     """Where the PostgreSQL is in which online features lie, as a connection URI; in memory, if not set."""
     ray_address: str | None = None

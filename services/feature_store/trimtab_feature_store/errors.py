@@ -3,7 +3,9 @@
 Rejected
 ├── BadWindow            a range of times is none
 ├── BadQuestion          features or entities that mean nothing, or too many of them
-└── ArchiveConflict      (Conflict) a field changed its type
+├── BadPart              a part of a file contradicts itself
+├── VersionGone          (NotFound) a version of a table is no longer kept, or never was
+└── Conflict             ArchiveConflict, OtherPart, SentBefore
 Unavailable
 ├── NotArchivedYet       the archive has not come as far as was asked
 ├── EventsNotArchivedYet the archive lacks events that a view begins with
@@ -12,7 +14,7 @@ Unavailable
 """
 
 from trimtab_runtime.clock import iso
-from trimtab_runtime.errors import Conflict, Rejected, Unavailable
+from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
 
 
 class BadWindow(Rejected):
@@ -24,6 +26,40 @@ class BadWindow(Rejected):
 
 class BadQuestion(Rejected):
     """Features or entities are asked for that mean nothing, or too many of them."""
+
+
+class BadPart(Rejected):
+    """A part of a file contradicts itself; nothing of it was taken."""
+
+
+class VersionGone(NotFound):
+    """A version of a table is asked for that is no longer kept, or never was."""
+
+    def __init__(self, table: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of table {table} is not kept any more: it is older than what is kept, and no run that "
+            "is remembered or serves was trained on it"
+        )
+
+
+class OtherPart(Conflict):
+    """A part of a file does not begin where what was taken of it ends."""
+
+    def __init__(self, source: str, after: int, come: int) -> None:
+        super().__init__(
+            f"the part begins behind row {after}, and source {source!r} has the file up to row {come}: another command "
+            "fills from it too; wait for that, then run this one again"
+        )
+
+
+class SentBefore(Conflict):
+    """The rows of a file came over the source's topic."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"rows of this file are in the archive of source {source!r}, for `trimtab ingest` has sent them: send the "
+            "rest of it in the same way"
+        )
 
 
 class ArchiveConflict(Conflict):

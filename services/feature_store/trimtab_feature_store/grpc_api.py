@@ -9,6 +9,8 @@ from trimtab_contracts.features.v1.features_pb2 import (
     ArchivedEvents,
     AuditSkewRequest,
     AuditSkewResponse,
+    BackfillRequest,
+    BackfillResponse,
     GetArchiveWatermarkRequest,
     GetArchiveWatermarkResponse,
     GetHistoricalFeaturesRequest,
@@ -18,9 +20,11 @@ from trimtab_contracts.features.v1.features_pb2 import (
     ReadEventsRequest,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
+from trimtab_feature_store.backfill import Backfill, Sent, Taken
 from trimtab_feature_store.errors import BadQuestion
 from trimtab_feature_store.events import MOST_ROWS, EventReader, Extent
 from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
@@ -40,6 +44,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         online: OnlineViews,
         historical: Historical,
         skew: Skew,
+        backfill: Backfill,
         events: EventReader,
         clock: Clock,
         *,
@@ -54,6 +59,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self._online = online
         self._historical = historical
         self._skew = skew
+        self._backfill = backfill
         self._events = events
         self._clock = clock
         self._patience_s = patience_s
@@ -87,6 +93,7 @@ class FeatureStoreApi(FeatureStoreServicer):
                 end_ms=from_timestamp(request.end),
                 as_of_ms=from_timestamp(request.as_of) if request.HasField("as_of") else EVER_MS,
                 wait_until_ms=from_timestamp(request.wait_until),
+                versions={each.table: each.version for each in request.tables},
             ),
             patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.8, self._patience_s),
         )
@@ -119,6 +126,13 @@ class FeatureStoreApi(FeatureStoreServicer):
             from_timestamp(request.until) if request.HasField("until") else None,
         )
         return _audit_message(audit)
+
+    async def Backfill(self, request: BackfillRequest, context: Any) -> BackfillResponse:
+        """Take a part of a file into the archive, or say what is refused of it, or how far the file has come."""
+        sent = Sent(
+            request.file, request.after, request.until, request.numbers, request.rows, request.arrived_at_ms
+        )
+        return _taken_message(await self._backfill.take(request.source, sent))
 
     async def ReadEvents(self, request: ReadEventsRequest, context: Any) -> AsyncIterator[ArchivedEvents]:
         """Return archived events of a source: how many there are, then those asked for."""
@@ -156,6 +170,23 @@ def _online_message(answer: Answer) -> GetOnlineFeaturesResponse:
             )
             for each in answer.views
         ],
+    )
+
+
+def _taken_message(taken: Taken) -> BackfillResponse:
+    return BackfillResponse(
+        until=taken.until,
+        repeats=taken.repeats,
+        refused=[
+            BackfillResponse.Refused(
+                number=number,
+                reasons=[
+                    Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in reasons
+                ],
+            )
+            for number, reasons in taken.refused
+        ],
+        newest=None if taken.newest_ms is None else to_timestamp(taken.newest_ms),
     )
 
 

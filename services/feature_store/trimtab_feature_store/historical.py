@@ -8,7 +8,7 @@ request and of the rows in the tables' versions: the same again has the same dig
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Wanted:
     end_ms: int
     as_of_ms: int
     wait_until_ms: int
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """Of the tables that are to be read as they were; the others are read as they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Historical:
             Rejected: the model's features mean nothing any more.
             BadWindow: its times make no range.
             NotArchivedYet: the archive did not come so far within `patience_s`.
+            VersionGone: a version of a table that it is to be read at is not kept any more.
         """
         plan = await self.plan(wanted, patience_s=patience_s)
         async with self._one:
@@ -126,7 +129,10 @@ class Historical:
         views = self._views(resolved)
         sources = self._sources(model, views.values())
         reached = await self._passed(sources, wanted.wait_until_ms, patience_s)
-        versions = {events_table(name): reach.version for name, reach in reached.items()}
+        versions = {
+            table: wanted.versions.get(table, reach.version)
+            for table, reach in ((events_table(name), reach) for name, reach in reached.items())
+        }
         until_ms = min(reach.least() for reach in reached.values())
         return Plan(wanted, model, source, views, sources, resolved, versions, until_ms)
 

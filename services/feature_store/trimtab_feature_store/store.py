@@ -7,7 +7,7 @@ has come is kept the same way, so a version of a table says what it is complete 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,18 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_feature_store.errors import ArchiveConflict
+from trimtab_feature_store.errors import ArchiveConflict, VersionGone
+from trimtab_feature_store.filling import ROWS_OF_FILES, Filled, Part, file_id
 
 log = logging.getLogger(__name__)
 
 EVER_MS = 2**62
 """Later than any event."""
 _COMPACT_EVERY = 256
-"""Commits after which small files are joined; the files of older versions stay, for runs name versions."""
+"""Commits after which small files are joined; `vacuum` removes those of versions that nobody uses."""
 _COMPACT_BYTES = 64 * 2**20
+_TRIES = 5
+_KEPT_FILES = "delta.deletedFileRetentionDuration"
 _FOR_EVER = {"delta.logRetentionDuration": "interval 36500 days"}
 """A version that a run was trained on can be read again, years later."""
 
@@ -112,6 +115,7 @@ class DeltaStore:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir.absolute() / "delta"
         self._writing: dict[str, DeltaTable] = {}
+        self._filling: dict[str, DeltaTable] = {}
 
     def append(
         self, table: str, schema: pa.Schema, pieces: Sequence[Piece], watermark_ms: Mapping[int, int]
@@ -122,18 +126,29 @@ class DeltaStore:
             ArchiveConflict: a column's type is not the one it had.
             Unavailable: the table cannot be written now.
         """
-        try:
-            handle = self._writing.get(table) or self._made(table, schema)
-            self._writing[table] = handle
-            _check_types(table, handle, schema)
-            before = handle.version()
+        with self._written(self._writing, table, schema) as handle:
             while not _appended(handle, schema, pieces, watermark_ms):
                 handle.update_incremental()
-            if handle.version() // _COMPACT_EVERY > before // _COMPACT_EVERY:
-                _compact(table, handle)
-        except (DeltaError, OSError) as error:
-            self._writing.pop(table, None)
-            raise Unavailable(f"table {table} cannot be written: {error}") from error
+
+    def fill(self, table: str, schema: pa.Schema, part: Part) -> Filled:
+        """Add a part of a file, unless the table has come past its beginning; say how far the file has come then.
+
+        Fills of one table must not overlap in one process either; they may overlap with appends.
+
+        Raises:
+            ArchiveConflict: a column's type is not the one it had.
+            Unavailable: the table cannot be written, or read, now.
+        """
+        with self._written(self._filling, table, schema) as handle:
+            handle.update_incremental()
+            while (filled := _filled(table, handle, schema, part)) is None:
+                handle.update_incremental()
+        return filled
+
+    def filled(self, table: str, file: str) -> int:
+        """Return the row of a file up to which a table has it; 0 if it has none of it."""
+        handle = self._open(table, None)
+        return 0 if handle is None else handle.transaction_version(file_id(file)) or 0
 
     def reach(self, table: str, partitions: int) -> Reach:
         """Return how far the newest version of a table has come; version -1 if there is no such table."""
@@ -168,16 +183,15 @@ class DeltaStore:
 
         Only those that arrived by a time, or are of a model, if that is given. A column that the table does not
         have is null.
+
+        Raises:
+            VersionGone: the version is not kept any more.
+            Unavailable: the table cannot be read now.
         """
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return pa.table({name: pa.nulls(0) for name in columns})
-        wanted = rows_wanted(start_ms, end_ms, arrived_by_ms, model)
-        with _reading(table):
-            dataset = handle.to_pyarrow_dataset()
-            there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
-            found = dataset.to_table(columns=there, filter=wanted)
-        return _with_all(found, columns)
+        return _read(table, handle, columns, rows_wanted(start_ms, end_ms, arrived_by_ms, model))
 
     def scan(
         self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
@@ -186,12 +200,67 @@ class DeltaStore:
         handle = self._open(table, version) if version >= 0 else None
         if handle is None:
             return
-        with _reading(table):
+        with _reading(table, version):
             dataset = handle.to_pyarrow_dataset()
             there = [name for name in columns if name in dataset.schema.names]
             wanted = rows_wanted(start_ms, end_ms, None, None)
             for batch in dataset.to_batches(columns=there, filter=wanted):
                 yield _with_all(batch, columns).select(columns)
+
+    def expire(self, table: str, column: str, before_ms: int) -> int:
+        """Delete the rows whose time, in `column`, is before a time; return how many there were.
+
+        Raises:
+            Unavailable: the table cannot be written now, or others write to it all the time.
+        """
+        for _ in range(_TRIES):
+            handle = self._open(table, None)
+            if handle is None or column not in pa.schema(handle.schema().to_arrow()).names:
+                return 0
+            try:
+                return int(handle.delete(f"{column} < {before_ms}")["num_deleted_rows"] or 0)
+            except CommitFailedError as error:
+                said = str(error)
+            except (DeltaError, OSError) as error:
+                raise Unavailable(f"table {table} cannot be written: {error}") from error
+        raise Unavailable(f"table {table} cannot be written: {said}")
+
+    def vacuum(self, table: str, hours: int, pinned: Set[int]) -> int:
+        """Remove the files that no version uses which is younger than so many hours, or pinned; return how many.
+
+        Raises:
+            Unavailable: the table cannot be written now.
+        """
+        handle = self._open(table, None)
+        if handle is None:
+            return 0
+        try:
+            # Delta forgets after this time which files it has removed, and would count those as nobody's.
+            kept = {_KEPT_FILES: f"interval {hours} hours"}
+            if not kept.items() <= handle.metadata().configuration.items():
+                handle.alter.set_table_properties(kept)
+            versions = [version for version in sorted(pinned) if version <= handle.version()]
+            removed = handle.vacuum(
+                hours, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=versions
+            )
+        except (DeltaError, OSError) as error:
+            raise Unavailable(f"table {table} cannot be cleared of old versions: {error}") from error
+        return len(removed)
+
+    @contextmanager
+    def _written(self, handles: dict[str, DeltaTable], table: str, schema: pa.Schema) -> Iterator[DeltaTable]:
+        """Have a table that is made if it is not there; join its small files afterwards, if there are many."""
+        try:
+            handle = handles.get(table) or self._made(table, schema)
+            handles[table] = handle
+            _check_types(table, handle, schema)
+            before = handle.version()
+            yield handle
+            if handle.version() // _COMPACT_EVERY > before // _COMPACT_EVERY:
+                _compact(table, handle)
+        except (DeltaError, OSError) as error:
+            handles.pop(table, None)
+            raise Unavailable(f"table {table} cannot be written: {error}") from error
 
     def _made(self, table: str, schema: pa.Schema) -> DeltaTable:
         path = self._folder / table
@@ -201,15 +270,24 @@ class DeltaStore:
     def _open(self, table: str, version: int | None) -> DeltaTable | None:
         with _reading(table):
             try:
-                return DeltaTable(str(self._folder / table), version=version)
+                newest = DeltaTable(str(self._folder / table))
             except TableNotFoundError:
                 return None
+            if version is None or version == newest.version():
+                return newest
+            if version > newest.version():
+                raise VersionGone(table, version)
+            return DeltaTable(str(self._folder / table), version=version)
 
 
 @contextmanager
-def _reading(table: str) -> Iterator[None]:
+def _reading(table: str, version: int | None = None) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        if version is not None:
+            raise VersionGone(table, version) from error
+        raise Unavailable(f"table {table} cannot be read: {error}") from error
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise Unavailable(f"table {table} cannot be read: {error}") from error
 
@@ -222,6 +300,14 @@ def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: st
     if model is not None:
         wanted &= pc.field("model") == model
     return wanted
+
+
+def _read(table: str, handle: DeltaTable, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
+    with _reading(table, handle.version()):
+        dataset = handle.to_pyarrow_dataset()
+        there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
+        found = dataset.to_table(columns=there, filter=wanted)
+    return _with_all(found, columns)
 
 
 def _with_all(found: Any, columns: Sequence[str]) -> Any:
@@ -251,16 +337,36 @@ def _appended(
     for partition, time_ms in watermark_ms.items():
         if time_ms > (handle.transaction_version(_mark(partition)) or 0):
             reached[_mark(partition)] = time_ms
-    if not reached:
-        return True
+    return not reached or _committed(handle, pa.Table.from_batches(batches, schema=schema), reached)
+
+
+def _filled(table: str, handle: DeltaTable, schema: pa.Schema, part: Part) -> Filled | None:
+    """Commit a part to a version of which it is sure what it holds; None if another process committed first."""
+    come = handle.transaction_version(part.app_id) or 0
+    if come != part.after:
+        return Filled(come)
+    taken = handle.transaction_version(ROWS_OF_FILES) or 0
+
+    def held(columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
+        return _read(table, handle, columns, rows_wanted(start_ms, end_ms, None, None))
+
+    rows = part.placed(taken, held)
+    moved = {part.app_id: part.until, ROWS_OF_FILES: taken + rows.num_rows}
+    if not _committed(handle, pa.Table.from_batches([rows], schema=schema), moved):
+        return None
+    return Filled(part.until, part.rows.num_rows - rows.num_rows)
+
+
+def _committed(handle: DeltaTable, rows: pa.Table, moved: Mapping[str, int]) -> bool:
+    """Append rows with how far application transactions have moved; False if one of them was moved meanwhile."""
     try:
         write_deltalake(
             handle,
-            pa.Table.from_batches(batches, schema=schema),
+            rows,
             mode="append",
             schema_mode="merge",
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(name, value) for name, value in reached.items()]
+                app_transactions=[Transaction(name, value) for name, value in moved.items()]
             ),
         )
     except CommitFailedError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.specs import SourceSpec
 from trimtab_runtime.clock import iso
@@ -54,8 +55,8 @@ class EventTable:
             [*((column_of(name), _ARROW[kind]) for name, kind in self._decoder.types.items()), *_PLACE]
         )
 
-    def batch(self, rows: Rows, partition: int) -> pa.RecordBatch:
-        """Return `rows` of one partition of events.<source> as columns."""
+    def batch(self, rows: Rows, partition: int | NDArray[np.int32]) -> pa.RecordBatch:
+        """Return `rows` of one partition of events.<source>, or each of its own, as columns."""
         columns: list[Any] = [
             pa.array(
                 list(map(_time_text, values)) if self._decoder.types[name] == "timestamp" else values, kind
@@ -68,7 +69,7 @@ class EventTable:
             pa.array(rows.event_time_ms),
             pa.array(rows.arrived_at_ms),
             pa.array(rows.ids, pa.string()),
-            pa.array(np.full(len(rows), partition, np.int32)),
+            pa.array(np.broadcast_to(np.asarray(partition, np.int32), (len(rows),)).copy()),
             pa.array(rows.offsets, pa.int64()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from trimtab_feature_store.filling import ROWS_OF_FILES, Filled, Part, file_id
 from trimtab_feature_store.store import Piece, Reach, rows_wanted
 
 
@@ -12,7 +13,7 @@ from trimtab_feature_store.store import Piece, Reach, rows_wanted
 class _Version:
     rows: pa.Table
     reached: Mapping[str, int]
-    """The last offset of each piece's partition, by its `app_id`."""
+    """How far application transactions have come: pieces by the last offset, files by the last row."""
     marks: Mapping[int, int]
 
 
@@ -39,6 +40,30 @@ class MemoryStore:
             more = pa.Table.from_batches(batches, schema=schema)
             rows = pa.concat_tables([newest.rows, more], promote_options="default")
             versions.append(_Version(rows, reached, {**newest.marks, **moved}))
+
+    def fill(self, table: str, schema: pa.Schema, part: Part) -> Filled:
+        """Add a part of a file, unless the table has come past its beginning; say how far the file has come then."""
+        versions = self._versions.setdefault(table, [_Version(schema.empty_table(), {}, {})])
+        newest = versions[-1]
+        come, taken = newest.reached.get(part.app_id, 0), newest.reached.get(ROWS_OF_FILES, 0)
+        if come != part.after:
+            return Filled(come)
+
+        def held(columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
+            return self.read(table, columns, version=len(versions) - 1, start_ms=start_ms, end_ms=end_ms)
+
+        rows = part.placed(taken, held)
+        moved = {part.app_id: part.until, ROWS_OF_FILES: taken + rows.num_rows}
+        whole = pa.concat_tables(
+            [newest.rows, pa.Table.from_batches([rows], schema=schema)], promote_options="default"
+        )
+        versions.append(_Version(whole, {**newest.reached, **moved}, newest.marks))
+        return Filled(part.until, part.rows.num_rows - rows.num_rows)
+
+    def filled(self, table: str, file: str) -> int:
+        """Return the row of a file up to which a table has it; 0 if it has none of it."""
+        versions = self._versions.get(table)
+        return versions[-1].reached.get(file_id(file), 0) if versions else 0
 
     def reach(self, table: str, partitions: int) -> Reach:
         """Return how far the newest version of a table has come."""

@@ -20,6 +20,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2 import Seen as Message
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import SeenValues
 from trimtab_core.contract import FUTURE_MS, entity_text
 from trimtab_core.specs import SourceSpec
+from trimtab_core.uniqueness import repeats, unique_fields
 from trimtab_runtime.records import REPLAY_OF, Outgoing
 
 from trimtab_ingestion.usecases import Judged
@@ -102,7 +103,7 @@ class Seen:
         `rows` are the raw records that were judged; `replays` are those of them that dead letters are sent again with.
         """
         good = judged.good
-        unique = _unique(spec)
+        unique = unique_fields(spec)
         if not len(good) or not (unique or replays):
             return good, []
         places, times = good.tolist(), judged.event_time_ms[good].tolist()
@@ -124,7 +125,7 @@ class Seen:
 
         Rows older than the watermark, less the lateness and what clocks may differ by, come no more.
         """
-        held_ms = max(_unique(spec).values(), default=0) + spec.lateness + FUTURE_MS
+        held_ms = max(unique_fields(spec).values(), default=0) + spec.lateness + FUTURE_MS
         return [
             *self._forget(self._by_age[_ROWS], watermark_ms - held_ms),
             *self._forget(self._by_age[_REPLAYS], now_ms - REPLAYS_HELD_MS),
@@ -149,6 +150,10 @@ class Seen:
         kept = []
         come: dict[tuple[str, bytes], list[int]] = {}  # in this batch
         letters: set[int] = set()
+
+        def before(name: str, digest: bytes) -> Iterable[int]:
+            return (*self._held(name).get(digest, ()), *come.get((name, digest), ()))
+
         for number, (place, time_ms) in enumerate(zip(places, times, strict=True)):
             letter = replays.get(place)
             if letter is not None:
@@ -160,11 +165,7 @@ class Seen:
             values = [
                 (name, digest) for name, column in columns.items() if (digest := column[number]) is not None
             ]
-            if any(
-                abs(time_ms - other) <= unique[name]
-                for name, digest in values
-                for other in (*self._held(name).get(digest, ()), *come.get((name, digest), ()))
-            ):
+            if repeats(values, time_ms, unique, before):
                 continue
             kept.append(place)
             for name, digest in values:
@@ -234,10 +235,6 @@ def _letter_offset(record: Any, id: bytes) -> int:
     if digits == id or not digits.isdigit() or len(digits) > len(str(record.offset)):
         return NO_LETTER
     return offset if (offset := int(digits)) < record.offset else NO_LETTER
-
-
-def _unique(spec: SourceSpec) -> dict[str, int]:
-    return {name: each.unique_within for name, each in spec.fields.items() if each.unique_within}
 
 
 def _digest(row: Mapping[str, Any] | None, name: str) -> bytes | None:

@@ -71,12 +71,14 @@ def judge(
     for at, (found, wanted) in enumerate(zip(keys, checked.keys, strict=True)):
         if wanted is not None and found != wanted.encode():
             reasons[at] = (*reasons[at], _wrong_key(found, wanted))
-    if changed := {at for at in checked.changed if not reasons[at]}:
-        payloads = [
-            msgspec.json.encode(row) if at in changed else payload
-            for at, (row, payload) in enumerate(zip(checked.rows, payloads, strict=True))
-        ]
-    return Judged(checked.keys, checked.rows, payloads, checked.event_time_ms, reasons, checked.cleaned)
+    return Judged(
+        checked.keys,
+        checked.rows,
+        checked.payloads(payloads),
+        checked.event_time_ms,
+        reasons,
+        checked.cleaned,
+    )
 
 
 def _wrong_key(found: bytes | None, wanted: str) -> Reason:

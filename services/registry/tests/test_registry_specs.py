@@ -474,3 +474,60 @@ async def test_an_expression_leans_on_the_views_that_it_reads(specs: Specs) -> N
     assert (fault.resource, fault.path) == ("Model/minutes", "spec.features.1")
     assert "names column 'minutes_mean_1d', which the view lacks" in str(fault)
     assert "at character 20 of 'request.distance / speed.minutes_mean_1d'" in str(fault)
+
+
+async def test_a_view_is_rebuilt_as_its_next_generation_and_that_is_audited(
+    specs: Specs, store: MemoryStore
+) -> None:
+    await specs.apply(documents(), "ann")
+    before = await specs.get("FeatureView", "speed")
+    told = len(store.outbox)
+    rebuilt = await specs.rebuild("speed", "bob", "history came")
+
+    assert rebuilt == await specs.get("FeatureView", "speed")
+    assert (rebuilt.generation, rebuilt.document) == (2, before.document)
+    entry = (await specs.audit("FeatureView/speed", 0))[0]
+    assert (entry.action, entry.actor, entry.reason) == ("rebuilt", "bob", "history came")
+    assert [record.topic for record in store.outbox[told:]] == [topics.SPECS.name, topics.AUDIT.name]
+    assert {change.action for change in await specs.apply(documents(), "ann")} == {"unchanged"}
+
+
+async def test_only_a_view_that_is_there_is_rebuilt_and_not_by_nobody(specs: Specs) -> None:
+    await specs.apply(documents(), "ann")
+
+    with pytest.raises(UnknownResource, match="FeatureView 'pickups'"):
+        await specs.rebuild("pickups", "ann", "")
+    with pytest.raises(Unsigned):
+        await specs.rebuild("speed", "", "")
+
+
+async def test_events_that_are_not_kept_long_enough_for_those_who_read_them_are_a_fault(specs: Specs) -> None:
+    applied = documents()
+    await specs.apply(applied, "ann")
+    applied[0]["spec"]["keep"] = "20d"
+    applied[1]["spec"]["keep"] = "40d"
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply(applied, "ann")
+
+    assert {(fault.resource, fault.path, fault.sentence) for fault in caught.value.faults} == {
+        (
+            "FeatureView/speed",
+            "spec.ttl",
+            "the ttl is 60d, and source 'dropoffs' keeps its events for 40d: shorten the one or raise the other's keep",
+        ),
+        (
+            "Model/minutes",
+            "spec.trainer.window",
+            "training rows reach back 90d, and source 'pickups' keeps its events for 20d: shorten the one or raise the "
+            "other's keep",
+        ),
+        (
+            "Model/minutes",
+            "spec.trainer.window",
+            "training rows reach back, with the longest window of view 'speed', 91d, and source 'dropoffs' keeps its "
+            "events for 40d: shorten the one or raise the other's keep",
+        ),
+    }
+    applied[0]["spec"]["keep"], applied[1]["spec"]["keep"] = "90d", "91d"
+    changes = await specs.apply(applied, "ann", validate_only=True)
+    assert [change.action for change in changes][:2] == ["changed", "changed"]

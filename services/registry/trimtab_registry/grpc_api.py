@@ -93,6 +93,10 @@ class RegistryApi(RegistryServicer):
             await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
         )
 
+    async def RebuildView(self, request: pb.RebuildViewRequest, context: Any) -> pb.Resource:
+        """Begin a view's next generation."""
+        return messages.resource(await self._specs.rebuild(request.name, request.actor, request.reason))
+
     async def TagDataset(self, request: pb.TagDatasetRequest, context: Any) -> pb.TagDatasetResponse:
         """Make a tag name the dataset of a run."""
         tag, before = await self._tags.put(

@@ -96,6 +96,7 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
         reference=candidate.reference,
         features=candidate.features,
         trained_to=candidate.trained_to,
+        tables=candidate.tables,
     )
 
 

@@ -15,6 +15,7 @@ from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
 from trimtab.cli import (
+    backfill,
     datasets,
     deadletter,
     demo,
@@ -27,6 +28,7 @@ from trimtab.cli import (
     runs,
     stack,
     streams,
+    views,
 )
 
 app = typer.Typer(
@@ -41,9 +43,11 @@ demo.add_to(app)
 init.add_to(app)
 project.add_to(app)
 ingest.add_to(app)
+backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
+app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")

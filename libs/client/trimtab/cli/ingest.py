@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from trimtab_core.contract import Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.durations import parse_duration
-from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS
+from trimtab_core.specs import Source
+from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS, NOT_A_TIME, parse_timestamp, zone
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.errors import Rejected
 from trimtab_stack.locks import locked
@@ -24,13 +25,43 @@ from trimtab_stack.locks import locked
 from trimtab.cli.session import HOME, Directory, Json, ask, console, environ, print_json, show, wanted
 from trimtab.client import MOST_ROWS, Trimtab
 from trimtab.files import BadFile, File
-from trimtab.ingest import Job, Ready, Sending, ready, refusals
+from trimtab.ingest import Arrived, Job, Ready, Sending, TimeOf, ready, refusals
 from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
 
 _SHOWN = 5
 _aside = Console(stderr=True)
 Strings = list[str]
+# How files are read, for every command that takes some.
+SourceName = Annotated[str, typer.Argument(help="The source that the rows are of, as it was applied.")]
+Files = Annotated[
+    Strings,
+    typer.Argument(help="CSV, JSONL or Parquet, the first two also .gz; - is JSONL on standard input."),
+]
+Format = Annotated[str, typer.Option(help="csv, jsonl or parquet, where the file's name does not say it.")]
+Map = Annotated[
+    Strings,
+    typer.Option(help="COLUMN=FIELD, where names differ; A+B=FIELD puts a space between two columns."),
+]
+TimeFormat = Annotated[
+    Strings,
+    typer.Option(
+        help="How times are written, if not in ISO 8601: as for strptime, like '%d/%m/%Y %H:%M', or s for "
+        "seconds since 1970."
+    ),
+]
+Null = Annotated[
+    Strings, typer.Option(help="What means null, like NA or --null=-200; FIELD=TEXT for one field only.")
+]
+RowId = Annotated[str, typer.Option(help="A field to put an id of each row in, for a file that has none.")]
+Encoding = Annotated[str, typer.Option(help="Of a CSV file.")]
+Limit = Annotated[int, typer.Option(min=0, help="Only the first rows of each file; 0 for all.")]
+Patience = Annotated[str, typer.Option(help="How long an outage is waited for.")]
+Anyway = Annotated[
+    bool,
+    typer.Option("--anyway", help="Send also what would be refused to the last row at the beginning."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Send nothing; say what the contract would refuse.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +69,14 @@ class Options:
     """What was asked for, the files aside."""
 
     reading: dict[str, Any]
-    arrived: Callable[[int], int]
+    arrived: Arrived
     speed: float | None
     limit: int | None
     patience_s: float
     anyway: bool
-    again: bool
+    again: bool = False
+    stated: str = ""
+    """The field that says when a row arrived, if one does."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,32 +85,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def ingest(
-    source: Annotated[str, typer.Argument(help="The source that the rows are of, as it was applied.")],
-    files: Annotated[
-        Strings,
-        typer.Argument(help="CSV, JSONL or Parquet, the first two also .gz; - is JSONL on standard input."),
-    ],
-    format: Annotated[
-        str, typer.Option(help="csv, jsonl or parquet, where the file's name does not say it.")
-    ] = "",
-    map: Annotated[
-        Strings,
-        typer.Option(help="COLUMN=FIELD, where names differ; A+B=FIELD puts a space between two columns."),
-    ] = [],  # noqa: B006 - typer's form of a list that may be given
-    time_format: Annotated[
-        Strings,
-        typer.Option(
-            help="How times are written, if not in ISO 8601: as for strptime, like '%d/%m/%Y %H:%M', or s for "
-            "seconds since 1970."
-        ),
-    ] = [],  # noqa: B006
-    null: Annotated[
-        Strings, typer.Option(help="What means null, like NA or --null=-200; FIELD=TEXT for one field only.")
-    ] = [],  # noqa: B006
-    row_id: Annotated[
-        str, typer.Option(help="A field to put an id of each row in, for a file that has none.")
-    ] = "",
-    encoding: Annotated[str, typer.Option(help="Of a CSV file.")] = "utf-8",
+    source: SourceName,
+    files: Files,
+    format: Format = "",
+    map: Map = [],  # noqa: B006 - typer's form of a list that may be given
+    time_format: TimeFormat = [],  # noqa: B006
+    null: Null = [],  # noqa: B006
+    row_id: RowId = "",
+    encoding: Encoding = "utf-8",
     arrived: Annotated[
         str,
         typer.Option(
@@ -93,16 +108,11 @@ def ingest(
             "goes back is sent at once."
         ),
     ] = "max",
-    limit: Annotated[int, typer.Option(min=0, help="Only the first rows of each file; 0 for all.")] = 0,
-    patience: Annotated[str, typer.Option(help="How long an outage is waited for.")] = "5m",
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Send also what would be refused to the last row at the beginning."),
-    ] = False,
+    limit: Limit = 0,
+    patience: Patience = "5m",
+    anyway: Anyway = False,
     again: Annotated[bool, typer.Option("--again", help="Send anew what has been sent before.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing; say what the contract would refuse.")
-    ] = False,
+    dry_run: DryRun = False,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
@@ -111,17 +121,17 @@ def ingest(
     After Ctrl-C, a crash or an outage, the same command goes on where Kafka's acknowledgements ended.
     """
     options = Options(
-        reading={"columns": _columns(map), "time_formats": time_format, "nulls": null, "row_id": row_id},
+        reading=reading(map, time_format, null, row_id),
         arrived=_arrivals(arrived),
         speed=_speed(speed),
         limit=limit or None,
-        patience_s=_patience_s(patience),
+        patience_s=patience_s(patience),
         anyway=anyway or arrived == "now",
         again=again,
     )
     opened = [File(path, format, encoding=encoding) for path in files]
     if dry_run:
-        show(ask(directory, lambda it: _judge(it, source, opened, options)), as_json=as_json)
+        show(ask(directory, lambda it: judge(it, source, opened, options)), as_json=as_json)
         return
     [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
     log, jobs = RawLog(servers), directory / "ingest"
@@ -160,9 +170,19 @@ async def _ingest(
                 path = jobs / f"{name}-{digest[:16]}.json"
                 if not stack.enter_context(locked(path.with_suffix(".lock"), within=0.0)):
                     raise Rejected(f"{file.path} is being sent to {name} by another command: wait for that")
+                if backfilled(jobs, name, digest).exists() and not options.again:
+                    raise Rejected(
+                        f"{file.path} was taken to the archive of {name} by `trimtab backfill`: leave it at that, or say "
+                        "--again to have its rows twice"
+                    )
                 job = Job(name, digest, path=path) if options.again else Job.read(path, name, digest)
             done.append(await _send(trimtab, log, job, file, typing, contract, options))
     return done
+
+
+def backfilled(jobs: Path, source: str, digest: str) -> Path:
+    """Return where it is kept how far a backfill of a file has come."""
+    return jobs / f"backfill-{source}-{digest[:16]}.json"
 
 
 async def _send(
@@ -172,9 +192,9 @@ async def _send(
     rows = _ready(file, typing, contract, job, options)
     if not file.is_stdin:
         first = list(islice(rows, MOST_ROWS))
-        _rehearse(file, contract, first, options)
+        rehearse(file, contract, first, options)
         rows = chain(first, rows)
-    with _Bar(file, job, options.limit) as bar:
+    with Bar(file, job.acknowledged, options.limit) as bar:
         sending = Sending(
             trimtab,
             log,
@@ -183,7 +203,7 @@ async def _send(
             speed=options.speed,
             idle=file.idle,
             patience_s=options.patience_s,
-            on_progress=bar.move,
+            on_progress=lambda done: bar.move(job.acknowledged, done.waits),
         )
         try:
             await sending.send(rows)
@@ -203,10 +223,22 @@ async def _send(
 
 
 def _ready(file: File, typing: Typing, contract: Contract, job: Job, options: Options) -> Iterator[Ready]:
-    return ready(islice(file.rows(), options.limit), typing, contract.event_time_ms, job)
+    rows = islice(file.rows(), options.limit)
+    return ready(rows, typing, contract.event_time_ms, job, after=job.acknowledged)
 
 
-def _rehearse(file: File, contract: Contract, first: Sequence[Ready], options: Options) -> None:
+def stated_by(source: Source, name: str) -> TimeOf:
+    """Return what reads a row's arrival out of the field that says it, if one does."""
+    if not name:
+        return lambda _: NOT_A_TIME
+    field = source.spec.fields.get(name)
+    if field is None or field.type != "timestamp":
+        known = ", ".join(each for each, held in source.spec.fields.items() if held.type == "timestamp")
+        raise Rejected(f"--arrived {name!r} is no timestamp of source {source.name!r}: name one of {known}")
+    return lambda fields: parse_timestamp(fields.get(name), zone(field.timezone))
+
+
+def rehearse(file: File, contract: Contract, first: Sequence[Ready], options: Options) -> None:
     """Say what the contract will refuse of the first rows, and stop if that is all of them."""
     refused = [reasons for reasons in refusals(contract, first, options.arrived) if reasons]
     if not refused:
@@ -224,24 +256,33 @@ def _rehearse(file: File, contract: Contract, first: Sequence[Ready], options: O
     )
 
 
-async def _judge(
-    trimtab: Trimtab, name: str, files: Sequence[File], options: Options
-) -> list[dict[str, Any]]:
+async def judge(trimtab: Trimtab, name: str, files: Sequence[File], options: Options) -> list[dict[str, Any]]:
     """Return what the contract would say of all rows."""
-    spec = (await trimtab.source(name)).spec
-    found = []
+    source, found = await trimtab.source(name), []
+    stated_ms = stated_by(source, options.stated)
     for file in files:
-        typing = Typing(spec, Reading(**options.reading, decimal_comma=file.decimal_comma))
-        found.append(judged(file, typing, compile_contract(spec), options.arrived, limit=options.limit))
+        typing = Typing(source.spec, Reading(**options.reading, decimal_comma=file.decimal_comma))
+        contract = compile_contract(source.spec)
+        found.append(
+            judged(file, typing, contract, options.arrived, limit=options.limit, stated_ms=stated_ms)
+        )
     return found
 
 
 def judged(
-    file: File, typing: Typing, contract: Contract, arrived: Callable[[int], int], *, limit: int | None
+    file: File,
+    typing: Typing,
+    contract: Contract,
+    arrived: Arrived,
+    *,
+    limit: int | None,
+    stated_ms: TimeOf = lambda _: NOT_A_TIME,
 ) -> dict[str, Any]:
     """Return how many rows of a file a contract lets in, and why not the others."""
     job = Job("", "")
-    rows = ready(islice(file.rows(), limit), typing, contract.event_time_ms, job)
+    rows = ready(
+        islice(file.rows(), limit), typing, contract.event_time_ms, job, after=0, stated_ms=stated_ms
+    )
     count, refused = 0, 0
     kinds: Counter[str] = Counter()
     while chunk := list(islice(rows, MOST_ROWS)):
@@ -267,15 +308,14 @@ def _told(refused: Sequence[Sequence[Reason]]) -> list[str]:
     return [f"{number:,} {kind[0]}, like: {examples[kind]}" for kind, number in counts.most_common(_SHOWN)]
 
 
-class _Bar:
+class Bar:
     """The bar of one file, and what is waited for."""
 
-    def __init__(self, file: File, job: Job, limit: int | None) -> None:
+    def __init__(self, file: File, before: int, limit: int | None) -> None:
         self._file = file
-        self._job = job
         self._limit = limit
         self._began = time.monotonic()
-        self._before = job.acknowledged
+        self._before = before
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -288,37 +328,39 @@ class _Bar:
         total = limit or file.size or None
         self._task = self._progress.add_task(file.path, total=total, rows=self._before, pace=0.0, waits="")
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "Bar":
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def move(self, done: Any) -> None:
-        """Show how far it has come."""
-        rows = self._job.acknowledged
+    def move(self, rows: int, waits: str) -> None:
+        """Show how far it has come, and what is waited for."""
         self._progress.update(
             self._task,
             completed=rows if self._limit else self._file.position,
             rows=rows,
             pace=(rows - self._before) / max(time.monotonic() - self._began, 0.001),
-            waits=f"waits: {done.waits}" if done.waits else "",
+            waits=f"waits: {waits}" if waits else "",
         )
 
 
-def _columns(pairs: Sequence[str]) -> dict[str, str]:
+def reading(
+    map: Sequence[str], time_formats: Sequence[str], nulls: Sequence[str], row_id: str
+) -> dict[str, Any]:
+    """Return how files are to be read, as `Reading` takes it."""
     found = {}
-    for pair in pairs:
+    for pair in map:
         column, equals, name = pair.rpartition("=")
         if not (column and equals and name):
             raise Rejected(f"--map {pair!r} is not understood: write COLUMN=FIELD")
         found[column] = name
-    return found
+    return {"columns": found, "time_formats": time_formats, "nulls": nulls, "row_id": row_id}
 
 
-def _arrivals(text: str) -> Callable[[int], int]:
-    """Return what makes an arrival of an event time."""
+def _arrivals(text: str) -> Arrived:
+    """Return what tells when a row arrived."""
     now_ms = SystemClock().now_ms
     if text in ("", "now"):
         return lambda _: now_ms()
@@ -327,9 +369,9 @@ def _arrivals(text: str) -> Callable[[int], int]:
     raise Rejected(f"--arrived {text!r} is not understood: write now or event_time")
 
 
-def at_event_time(event_ms: int) -> int:
+def at_event_time(row: Ready) -> int:
     """Return the event time as the arrival; now for a row that has none that can be."""
-    return event_ms if EARLIEST_MS <= event_ms <= LATEST_MS else SystemClock().now_ms()
+    return row.event_ms if EARLIEST_MS <= row.event_ms <= LATEST_MS else SystemClock().now_ms()
 
 
 def _speed(text: str) -> float | None:
@@ -344,7 +386,8 @@ def _speed(text: str) -> float | None:
     return speed
 
 
-def _patience_s(text: str) -> float:
+def patience_s(text: str) -> float:
+    """Return the seconds of --patience."""
     try:
         return parse_duration(text) / 1000
     except ValueError as error:

@@ -5,6 +5,7 @@ read and write them at once. A document that is applied already changes nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from trimtab_core import specs
 from trimtab_core.evolution import changed_columns
@@ -81,6 +82,35 @@ class Specs:
                 details={"generation": generation, "digest": digest},
             )
         )
+
+    async def rebuild(self, name: str, actor: str, reason: str) -> Applied:
+        """Begin a view's next generation, of the same spec, so that it is made anew from the archive.
+
+        Raises:
+            Unsigned: nobody asks.
+            UnknownResource: there is no such view.
+        """
+        if not actor:
+            raise Unsigned("actor", "say who asks for it")
+        async with self._store.begin() as unit:
+            held = (await unit.applied()).get(f"FeatureView/{name}")
+            if held is None:
+                raise UnknownResource("FeatureView", name)
+            again = replace(
+                held, generation=held.generation + 1, applied_by=actor, applied_at_ms=self._clock.now_ms()
+            )
+            await unit.put(again)
+            await unit.record(
+                Entry(
+                    resource=again.key,
+                    action="rebuilt",
+                    actor=actor,
+                    reason=reason or f"generation {again.generation} is made anew from the archive",
+                    at_ms=again.applied_at_ms,
+                    details={"generation": again.generation, "digest": again.digest},
+                )
+            )
+        return again
 
     async def _in_use(
         self, unit: Unit, applied: Mapping[str, Applied], changed: Mapping[str, Spec]

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from trimtab_core import evolution, specs
 from trimtab_core.conditions import compile_condition
+from trimtab_core.durations import format_duration
 from trimtab_core.features import FeatureFault, resolve, views_named
 from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
@@ -127,6 +128,7 @@ class World:
         if spec.source not in self.sources:
             return
         fields = self.sources[spec.source].spec.fields
+        yield from self._keep_fault(at, "spec.ttl", spec.source, spec.ttl, "the ttl is")
         for entity in spec.entities:
             yield from _no_name(at, "spec.entity", entity, spec.source, fields)
         for index, aggregate in enumerate(spec.aggregates):
@@ -154,6 +156,31 @@ class World:
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
+        yield from self._window_faults(model)
+
+    def _window_faults(self, model: specs.Model) -> Iterator[Fault]:
+        """Yield the sources that do not keep what the model's training rows are made of."""
+        spec = model.spec
+        reach = dict.fromkeys((spec.label.source, spec.source), (spec.trainer.window, ""))
+        for name in sorted(set().union(*map(views_named, spec.features)) & self.views.keys()):
+            view = self.views[name].spec
+            longest = max(window for aggregate in view.aggregates for window in aggregate.windows)
+            whole = spec.trainer.window + longest
+            if whole > reach.get(view.source, (0, ""))[0]:
+                reach[view.source] = whole, f", with the longest window of view {name!r},"
+        for source, (ms, why) in reach.items():
+            said = f"training rows reach back{why}"
+            yield from self._keep_fault(model.key, "spec.trainer.window", source, ms, said)
+
+    def _keep_fault(self, at: str, path: str, source: str, ms: int, said: str) -> Iterator[Fault]:
+        keep = self.sources[source].spec.keep if source in self.sources else None
+        if keep is not None and ms > keep:
+            yield Fault(
+                at,
+                path,
+                f"{said} {format_duration(ms)}, and source {source!r} keeps its events for {format_duration(keep)}: "
+                "shorten the one or raise the other's keep",
+            )
 
     def _slice_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         for index, gate in enumerate(model.spec.gates):

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from trimtab_contracts.ingestion.v1 import ingestion_pb2 as _ingestion_pb2
 from trimtab_contracts.registry.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
@@ -363,6 +364,7 @@ class GetHistoricalFeaturesRequest(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     WAIT_UNTIL_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """source, features and label are this model's"""
     @_builtins.property
@@ -377,6 +379,10 @@ class GetHistoricalFeaturesRequest(_message.Message):
     def wait_until(self) -> _timestamp_pb2.Timestamp:
         """answer once the archive's watermark has passed this"""
 
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.TableVersion]:
+        """The versions to read the tables at, such as those that a run names; the newest of those that are not given."""
+
     def __init__(
         self,
         *,
@@ -385,10 +391,11 @@ class GetHistoricalFeaturesRequest(_message.Message):
         end: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         wait_until: _timestamp_pb2.Timestamp | None = ...,
+        tables: _abc.Iterable[_registry_pb2.TableVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "end", b"end", "start", b"start", "wait_until", b"wait_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "end", b"end", "model", b"model", "start", b"start", "wait_until", b"wait_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "end", b"end", "model", b"model", "start", b"start", "tables", b"tables", "wait_until", b"wait_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,6 +642,114 @@ class AuditSkewResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditSkewResponse: _TypeAlias = AuditSkewResponse  # noqa: Y015
+
+@_typing.final
+class BackfillRequest(_message.Message):
+    """A part of a file's rows, straight to the archive; with none, the answer says how far the file has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ARRIVED_AT_MS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    file: _builtins.str
+    """its digest: what is taken of a file is taken once"""
+    after: _builtins.int
+    """the part begins behind this row, where what was taken of the file ends"""
+    until: _builtins.int
+    """and ends with this one; rows are numbered from 1"""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the rows, rising; rows of the part may be left out"""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON objects"""
+
+    @_builtins.property
+    def arrived_at_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """one a row"""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        file: _builtins.str = ...,
+        after: _builtins.int = ...,
+        until: _builtins.int = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        rows: _abc.Iterable[_builtins.bytes] | None = ...,
+        arrived_at_ms: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "arrived_at_ms", b"arrived_at_ms", "file", b"file", "numbers", b"numbers", "rows", b"rows", "source", b"source", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillRequest: _TypeAlias = BackfillRequest  # noqa: Y015
+
+@_typing.final
+class BackfillResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Refused(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        REASONS_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        @_builtins.property
+        def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_ingestion_pb2.Reason]: ...
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            reasons: _abc.Iterable[_ingestion_pb2.Reason] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "reasons", b"reasons"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    UNTIL_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    until: _builtins.int
+    """every row of the file up to this one is taken, or was left out"""
+    repeats: _builtins.int
+    """rows of the part that were dropped, for a value of theirs may come once"""
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackfillResponse.Refused]:
+        """if the contract refuses some, nothing of the part was taken: leave these out"""
+
+    @_builtins.property
+    def newest(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row in the archive; not given if it has none"""
+
+    def __init__(
+        self,
+        *,
+        until: _builtins.int = ...,
+        repeats: _builtins.int = ...,
+        refused: _abc.Iterable[Global___BackfillResponse.Refused] | None = ...,
+        newest: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest", "refused", b"refused", "repeats", b"repeats", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillResponse: _TypeAlias = BackfillResponse  # noqa: Y015
 
 @_typing.final
 class ReadEventsRequest(_message.Message):

@@ -54,6 +54,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
                 _registered_method=True)
+        self.Backfill = channel.unary_unary(
+                '/trimtab.features.v1.FeatureStore/Backfill',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.FromString,
+                _registered_method=True)
         self.ReadEvents = channel.unary_stream(
                 '/trimtab.features.v1.FeatureStore/ReadEvents',
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.SerializeToString,
@@ -89,6 +94,13 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backfill(self, request, context):
+        """Answers once the part is in the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,6 +129,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetArchiveWatermark,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.SerializeToString,
+            ),
+            'Backfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Backfill,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.SerializeToString,
             ),
             'ReadEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadEvents,
@@ -232,6 +249,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/GetArchiveWatermark',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/Backfill',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.BackfillResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class FeatureStoreStub:
     AuditSkew: _grpc.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]
     GetArchiveWatermark: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]
     """How far the archive has come with all that a model is trained on."""
+    Backfill: _grpc.UnaryUnaryMultiCallable[_features_pb2.BackfillRequest, _features_pb2.BackfillResponse]
+    """Answers once the part is in the archive."""
     ReadEvents: _grpc.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]
 
 @_typing.type_check_only
@@ -46,6 +48,8 @@ class FeatureStoreAsyncStub(FeatureStoreStub):
     AuditSkew: _aio.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]  # type: ignore[assignment]
     GetArchiveWatermark: _aio.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]  # type: ignore[assignment]
     """How far the archive has come with all that a model is trained on."""
+    Backfill: _aio.UnaryUnaryMultiCallable[_features_pb2.BackfillRequest, _features_pb2.BackfillResponse]  # type: ignore[assignment]
+    """Answers once the part is in the archive."""
     ReadEvents: _aio.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]  # type: ignore[assignment]
 
 class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +81,14 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetArchiveWatermarkResponse, _abc.Awaitable[_features_pb2.GetArchiveWatermarkResponse]]:
         """How far the archive has come with all that a model is trained on."""
+
+    @_abc_1.abstractmethod
+    def Backfill(
+        self,
+        request: _features_pb2.BackfillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.BackfillResponse, _abc.Awaitable[_features_pb2.BackfillResponse]]:
+        """Answers once the part is in the archive."""
 
     @_abc_1.abstractmethod
     def ReadEvents(

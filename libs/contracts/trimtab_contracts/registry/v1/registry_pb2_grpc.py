@@ -79,6 +79,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
                 _registered_method=True)
+        self.RebuildView = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/RebuildView',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RebuildViewRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.FromString,
+                _registered_method=True)
         self.TagDataset = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/TagDataset',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetRequest.SerializeToString,
@@ -158,6 +163,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildView(self, request, context):
+        """Begins a view's next generation, of the same spec: it is made anew from the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TagDataset(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -229,6 +241,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
+            ),
+            'RebuildView': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildView,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RebuildViewRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.SerializeToString,
             ),
             'TagDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.TagDataset,
@@ -494,6 +511,33 @@ class Registry:
             '/trimtab.registry.v1.Registry/Rollback',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildView(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/RebuildView',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RebuildViewRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.FromString,
             options,
             channel_credentials,
             insecure,

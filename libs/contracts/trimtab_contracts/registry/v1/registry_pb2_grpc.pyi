@@ -40,6 +40,8 @@ class RegistryStub:
     Reject: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
+    RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
+    """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
     UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
     ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
@@ -57,6 +59,8 @@ class RegistryAsyncStub(RegistryStub):
     Reject: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]  # type: ignore[assignment]
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
+    """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
     UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
     ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
@@ -125,6 +129,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]: ...
+
+    @_abc_1.abstractmethod
+    def RebuildView(
+        self,
+        request: _registry_pb2.RebuildViewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Resource, _abc.Awaitable[_registry_pb2.Resource]]:
+        """Begins a view's next generation, of the same spec: it is made anew from the archive."""
 
     @_abc_1.abstractmethod
     def TagDataset(
