@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from trimtab.audit import told, verify
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -25,3 +26,6 @@ async def test_a_candidate_that_is_not_better_is_refused_and_the_champion_stays(
         assert (await world.trimtab.deployment(world.name)).champion.number == 1
         actions = [entry.action for entry in await world.trimtab.audit(f"Model/{world.name}")]
         assert any("refuse" in action for action in actions), actions
+
+        found = await verify(world.trimtab.read_audit(), await told(world.servers))
+        assert (found.fault, found.told > 0) == ("", True)

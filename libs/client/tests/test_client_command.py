@@ -70,6 +70,8 @@ def test_the_command_that_is_installed_is_this_one(tmp_path: Path) -> None:
         ["tail", "drift"],
         ["run", "list"],
         ["deadletter", "list"],
+        ["audit", "log"],
+        ["audit", "verify", "--against-topic"],
     ],
 )
 def test_a_command_that_needs_a_stack_says_how_to_get_one(tmp_path: Path, words: list[str]) -> None:
@@ -188,7 +190,9 @@ def test_a_topic_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path, ka
 
     done = trimtab("tail", "events.nowhere", "--dir", str(tmp_path), environ=there)
 
-    assert done.stderr.startswith("trimtab: topic 'events.nowhere' does not exist yet: apply what it belongs to")
+    assert done.stderr.startswith(
+        "trimtab: topic 'events.nowhere' does not exist yet: apply what it belongs to"
+    )
 
 
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     monkeypatch.setenv("TRIMTAB_REGISTRY_ADDRESS", "r:1")
     monkeypatch.setenv("TRIMTAB_KAFKA_SERVERS", "k:1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(deadletters, "_records", kafka.records)
+    monkeypatch.setattr(deadletters, "records_of", kafka.records)
     monkeypatch.setattr(deadletters, "replay", kafka.replay)
     return kafka
 

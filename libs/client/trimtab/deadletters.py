@@ -5,20 +5,17 @@ a letter twice, or while another does, is harmless: ingestion takes it once.
 """
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
-from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.records import REPLAY_OF, Outgoing
 
-from trimtab.reading import opened
+from trimtab.reading import records_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ async def find(servers: str, query: Query, ids: Collection[str] = ()) -> list[Fo
         Unavailable: Kafka cannot be read.
     """
     newest: dict[str, tuple[int, bool, DeadLetter]] = {}
-    async for record in _records(servers, topics.DEADLETTER.name, query.since_ms):
+    async for record in records_of(servers, topics.DEADLETTER.name, query.since_ms):
         try:
             letter = topics.DEADLETTER.decode(record.value)
         except topics.Undecodable as error:
@@ -138,30 +135,8 @@ async def _replayed(servers: str, raw_topics: Iterable[str]) -> set[str]:
     """Return the ids of all letters of some raw topics whose replay was taken."""
     found = set()
     for raw in raw_topics:
-        async for record in _records(servers, topics.SEEN.named(topics.RAW.member(raw)).name):
+        async for record in records_of(servers, topics.SEEN.named(topics.RAW.member(raw)).name):
             if record.value is not None:
                 told = topics.SEEN.decode(record.value)
                 found |= {f"{raw}/{record.partition}/{offset}" for offset in told.replayed}
     return found
-
-
-async def _records(servers: str, topic: str, since_ms: int | None = None) -> AsyncIterator[Any]:
-    """Yield the committed records of a topic up to its end, from a time on; none of a topic that is not there."""
-    for place, offset in (await _starts(servers, topic, since_ms)).items():
-        async for batch in read_partition(servers, place.topic, place.partition, offset=offset):
-            for record in batch:
-                yield record
-
-
-async def _starts(servers: str, topic: str, since_ms: int | None) -> dict[TopicPartition, int]:
-    """Return the partitions in which there is something since a time, and the offset of the first of it."""
-    async with opened(servers, topic) as consumer:
-        places = [
-            TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
-        ]
-        ends = await consumer.end_offsets(places) if places else {}
-        starts = dict.fromkeys(places, 0)
-        if since_ms is not None and places:
-            found = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
-            starts = {place: at.offset if (at := found[place]) else ends[place] for place in places}
-        return {place: start for place, start in starts.items() if start < ends[place]}

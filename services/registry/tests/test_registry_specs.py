@@ -7,6 +7,7 @@ from trimtab_contracts import topics
 from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
 from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.entities import AuditQuery
 from trimtab_registry.usecases.ports import Need
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import Unavailable
@@ -50,7 +51,7 @@ async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: Mem
     assert [held.key for held in await specs.list("")] == [
         "FeatureView/speed", "Model/minutes", "Source/dropoffs", "Source/pickups",
     ]  # fmt: skip
-    entry = (await specs.audit("Model/minutes", 0))[0]
+    entry = (await store.audit(AuditQuery(resource="Model/minutes")))[0]
     assert (entry.action, entry.actor, entry.at_ms) == ("created", "ann", 5_000)
     told = [record.key for record in store.outbox if record.topic == topics.SPECS.name]
     assert told == [b"Source/pickups", b"Source/dropoffs", b"FeatureView/speed", b"Model/minutes"]

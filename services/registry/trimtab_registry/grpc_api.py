@@ -1,5 +1,6 @@
 """gRPC door of the registry: translation only."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import json_format
@@ -49,14 +50,14 @@ class RegistryApi(RegistryServicer):
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """Return a model's versions, or the one that was live at a time."""
-        await lifecycle.model_spec(self._store, request.model)
+        await lifecycle.known(self._store, request.model)
         at = from_timestamp(request.live_at) if request.HasField("live_at") else None
         found = await self._store.versions(request.model, at)
         return pb.ListVersionsResponse(versions=[messages.version(version) for version in found])
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.Deployment:
         """Return the wanted state of a model; its generation is 0 while nothing is wanted."""
-        await lifecycle.model_spec(self._store, request.model)
+        await lifecycle.known(self._store, request.model)
         return await self._deployment(await self._store.standing(request.model))
 
     async def Approve(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
@@ -91,8 +92,15 @@ class RegistryApi(RegistryServicer):
 
     async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
         """Return who did what, newest first."""
-        found = await self._specs.audit(request.resource, request.limit)
+        found = await self._store.audit(messages.audit_query(request))
         return pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in found])
+
+    async def ReadAudit(
+        self, request: pb.ReadAuditRequest, context: Any
+    ) -> AsyncIterator[pb.GetAuditResponse]:
+        """Return the whole audit log, oldest first, some hundreds of entries at a time."""
+        async for page in self._store.read_audit():
+            yield pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in page])
 
     async def _deployment(self, standing: Standing) -> pb.Deployment:
         versions = await lifecycle.versions_of(self._store, standing.model, messages.named_by(standing))

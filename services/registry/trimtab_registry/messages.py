@@ -14,6 +14,7 @@ from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    AuditQuery,
     Candidate,
     Document,
     Entry,
@@ -186,6 +187,20 @@ def audit_entry(entry: Entry) -> pb.AuditEntry:
         reason=entry.reason,
         details=struct(entry.details),
         at=to_timestamp(entry.at_ms),
+        previous=entry.previous,
+        hash=entry.hash,
+    )
+
+
+def audit_query(request: pb.GetAuditRequest) -> AuditQuery:
+    """Return which entries of the audit log are asked for."""
+    return AuditQuery(
+        resource=request.resource,
+        actor=request.actor,
+        action=request.action,
+        since_ms=from_timestamp(request.since) if request.HasField("since") else None,
+        until_ms=from_timestamp(request.until) if request.HasField("until") else None,
+        limit=request.limit,
     )
 
 

@@ -1,9 +1,10 @@
 """What the rows of the registry's tables say."""
 
 import json
+from typing import Any
 
 import asyncpg
-from trimtab_runtime.clock import from_datetime
+from trimtab_runtime.clock import from_datetime, to_datetime
 
 from trimtab_registry import messages
 from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, Version
@@ -33,6 +34,23 @@ def entry(row: asyncpg.Record) -> Entry:
         at_ms=from_datetime(row["at"]),
         details=json.loads(row["details"]),
         sequence=row["sequence"],
+        previous=row["previous"],
+        hash=row["hash"],
+    )
+
+
+def of_entry(entry: Entry) -> tuple[Any, ...]:
+    """Return the row of a line of the audit log."""
+    return (
+        entry.sequence,
+        entry.resource,
+        entry.action,
+        entry.actor,
+        entry.reason,
+        json.dumps(entry.details),
+        to_datetime(entry.at_ms),
+        entry.previous,
+        entry.hash,
     )
 
 

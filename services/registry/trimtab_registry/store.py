@@ -2,23 +2,26 @@
 
 Each method of a unit that changes something writes the news of it to the outbox in
 the same transaction, so state and news are kept together or not at all. A model's row
-is locked while it changes; all else about the model changes under that lock.
+is locked while it changes; all else about the model changes under that lock. The audit
+log is one chain: its head is locked last, from the append to the commit.
 """
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from trimtab_runtime import outbox
+from trimtab_runtime import outbox, telemetry
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
+from trimtab_runtime.records import Outgoing
 
 from trimtab_registry import messages, news, rows
 from trimtab_registry.usecases.entities import (
     Applied,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
@@ -59,6 +62,20 @@ UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, roll
 WHERE name = $1
 """
 
+_APPEND = """
+WITH head AS (UPDATE audit_head SET sequence = $1, hash = $9)
+INSERT INTO audit (sequence, resource, action, actor, reason, details, at, previous, hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+_AUDIT = """
+SELECT * FROM audit
+WHERE $1 IN ('', resource) AND $2 IN ('', actor) AND $3 IN ('', action)
+  AND ($4::timestamptz IS NULL OR at >= $4) AND ($5::timestamptz IS NULL OR at < $5)
+ORDER BY sequence DESC LIMIT $6
+"""
+_PAGE = 500
+"""Entries of the audit log that are read at a time."""
+
 
 class _Reads:
     """What both the store and a unit can read."""
@@ -85,6 +102,27 @@ class PostgresUnit(_Reads):
         self._connection = connection
         self._told: dict[str, int] = {}
         """The generation of each locked model that its news is at."""
+        self._news: list[Outgoing] = []
+        self._entries: list[tuple[Entry, str | None]] = []
+        """What was recorded, and the trace that it was recorded in."""
+
+    async def finish(self) -> None:
+        """Append what was recorded to the audit log, and leave all news in the outbox.
+
+        It comes last in the transaction: from here to the commit no other can append.
+        """
+        if self._entries:
+            head = await self._connection.fetchrow("SELECT sequence, hash FROM audit_head FOR UPDATE")
+            assert head is not None
+            (sequence, previous), chained = head, list[Entry]()
+            for recorded, traceparent in self._entries:
+                entry = recorded.following(sequence, previous)
+                sequence, previous = entry.sequence, entry.hash
+                chained.append(entry)
+                self._news.append(news.of_entry(entry, traceparent))
+            await self._connection.executemany(_APPEND, map(rows.of_entry, chained))
+        if self._news:
+            await outbox.put(self._connection, self._news)
 
     async def first_sight(self, id: str) -> bool:
         """Remember `id`; False if it was there before."""
@@ -111,12 +149,16 @@ class PostgresUnit(_Reads):
 
     async def publish(self, applied: Applied) -> None:
         """Tell again of a spec."""
-        await outbox.put(self._connection, [news.of_spec(applied)])
+        self._news.append(news.of_spec(applied))
 
     async def lock(self, model: str) -> Standing:
         """Return where a model stands, and keep others from changing it until the unit ends."""
-        await self._connection.execute("INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model)
-        await self._connection.execute("SELECT FROM models WHERE name = $1 FOR UPDATE", model)
+        lock = "SELECT name FROM models WHERE name = $1 FOR UPDATE"
+        if await self._connection.fetchval(lock, model) is None:
+            await self._connection.execute(
+                "INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model
+            )
+            await self._connection.execute(lock, model)
         # Read only now: a statement that waits for the lock joins what it saw before it waited.
         (row,) = await self._connection.fetch(f"{_STANDING} WHERE m.name = $1", model)
         standing = rows.standing(row)
@@ -142,7 +184,7 @@ class PostgresUnit(_Reads):
     async def announce(self, standing: Standing) -> None:
         """Tell again what is wanted of a model."""
         versions = await self._named_by(standing)
-        await outbox.put(self._connection, [news.of_deployment(standing, versions)])
+        self._news.append(news.of_deployment(standing, versions))
 
     async def add_version(
         self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
@@ -176,7 +218,7 @@ class PostgresUnit(_Reads):
             held.number,
             change.stage.value,
         )
-        await outbox.put(self._connection, [news.of_stage(change)])
+        self._news.append(news.of_stage(change))
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
@@ -191,18 +233,8 @@ class PostgresUnit(_Reads):
         )
 
     async def record(self, entry: Entry) -> None:
-        """Append to the audit log, and send the news of it."""
-        sequence = await self._connection.fetchval(
-            "INSERT INTO audit (resource, action, actor, reason, details, at) VALUES ($1, $2, $3, $4, $5, $6)"
-            " RETURNING sequence",
-            entry.resource,
-            entry.action,
-            entry.actor,
-            entry.reason,
-            json.dumps(entry.details),
-            to_datetime(entry.at_ms),
-        )
-        await outbox.put(self._connection, [news.of_entry(replace(entry, sequence=sequence))])
+        """Append to the audit log as the unit ends, and send the news of it."""
+        self._entries.append((entry, telemetry.traceparent()))
 
 
 class PostgresStore(_Reads):
@@ -217,7 +249,9 @@ class PostgresStore(_Reads):
         """Open a unit of work; an error leaves nothing of it."""
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
-                yield PostgresUnit(connection)
+                unit = PostgresUnit(connection)
+                yield unit
+                await unit.finish()
 
     async def resources(self, kind: str = "") -> Sequence[Applied]:
         """Return the current specs of a kind, or of all, by kind and name."""
@@ -255,15 +289,30 @@ class PostgresStore(_Reads):
                 found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
         return [rows.version(row) for row in found]
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        since, until = (None if ms is None else to_datetime(ms) for ms in (query.since_ms, query.until_ms))
         with outages():
             found = await self._pool.fetch(
-                "SELECT * FROM audit WHERE $1 IN ('', resource) ORDER BY sequence DESC LIMIT $2",
-                resource,
-                limit,
+                _AUDIT, query.resource, query.actor, query.action, since, until, query.most
             )
         return [rows.entry(row) for row in found]
+
+    async def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log in pages, oldest first.
+
+        No transaction is held open: entries are committed in the order of their sequence.
+        """
+        after = 0
+        while True:
+            with outages():
+                found = await self._pool.fetch(
+                    "SELECT * FROM audit WHERE sequence > $1 ORDER BY sequence LIMIT $2", after, _PAGE
+                )
+            if not found:
+                return
+            after = found[-1]["sequence"]
+            yield [rows.entry(row) for row in found]
 
 
 async def _resources(database: "Database", condition: str = "true", *values: Any) -> list[Applied]:

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from trimtab_core.auditchain import GENESIS
 from trimtab_runtime.records import Outgoing
 
 from trimtab_registry import news
 from trimtab_registry.usecases.entities import (
     Applied,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
@@ -102,9 +104,22 @@ class MemoryStore:
         reigns = [reign for reign in self._kept.reigns if reign.model == model and reign.holds(live_at_ms)]
         return [_with_reign(held[reign.number - 1], [reign]) for reign in reigns]
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
-        return [entry for entry in reversed(self._kept.entries) if resource in ("", entry.resource)][:limit]
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        meant = [
+            entry
+            for entry in reversed(self._kept.entries)
+            if query.resource in ("", entry.resource)
+            and query.actor in ("", entry.actor)
+            and query.action in ("", entry.action)
+            and (query.since_ms is None or query.since_ms <= entry.at_ms)
+            and (query.until_ms is None or entry.at_ms < query.until_ms)
+        ]
+        return meant[: query.most]
+
+    async def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log, oldest first."""
+        yield list(self._kept.entries)
 
 
 class MemoryUnit:
@@ -183,7 +198,8 @@ class MemoryUnit:
 
     async def record(self, entry: Entry) -> None:
         """Append to the audit log, and send the news of it."""
-        entry = replace(entry, sequence=len(self._kept.entries) + 1)
+        last = self._kept.entries[-1] if self._kept.entries else None
+        entry = entry.following(last.sequence if last else 0, last.hash if last else GENESIS)
         self._kept.entries.append(entry)
         self._kept.outbox.append(news.of_entry(entry))
 

@@ -126,10 +126,6 @@ class Specs:
         """Return the specs of a kind, or of all."""
         return await self._store.resources(kind)
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return who did what to a resource, or to all, newest first; 100 entries where no limit is given."""
-        return await self._store.audit(resource, min(limit, 10_000) if limit > 0 else 100)
-
 
 def needs(changed: Iterable[Spec], world: World) -> list[Need]:
     """Return what must exist before `changed` may be published; a model needs nothing of its own."""

@@ -113,7 +113,7 @@ class Candidates:
         """
         if not actor:
             raise Unsigned("actor", "say who rejects")
-        await lifecycle.model_spec(self._store, model)
+        await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing = await unit.lock(model)
             version = await _awaiting(unit, model, number)

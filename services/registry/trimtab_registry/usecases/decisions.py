@@ -33,7 +33,7 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who promotes")
-        await lifecycle.model_spec(self._store, model)
+        await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
             version = await lifecycle.the_version(unit, model, number)
@@ -60,7 +60,7 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who rolls back")
-        await lifecycle.model_spec(self._store, model)
+        await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
             if standing.previous is None or standing.champion is None:

@@ -1,9 +1,11 @@
 """What the registry keeps: applied specs, versions, and who did what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from trimtab_core.auditchain import Line
 
 Document = Mapping[str, Any]
 """Plain data, as JSON has it."""
@@ -127,7 +129,7 @@ class StageChange:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the audit log; `sequence` is given to it when it is recorded."""
+    """One line of the audit log; what makes it a link of the chain is given to it when it is recorded."""
 
     resource: str
     action: str
@@ -136,6 +138,39 @@ class Entry:
     at_ms: int
     details: Document = field(default_factory=dict)
     sequence: int = 0
+    previous: str = ""
+    hash: str = ""
+
+    def following(self, sequence: int, previous: str) -> Self:
+        """Return the entry as the log has it behind the one of `sequence`, whose hash is `previous`."""
+        placed = replace(self, sequence=sequence + 1, previous=previous)
+        return replace(placed, hash=placed.line.hash_after(previous))
+
+    @property
+    def line(self) -> Line:
+        """What of it is hashed, beside the hash before."""
+        return Line(
+            self.sequence, self.resource, self.action, self.actor, self.reason, self.at_ms, self.details
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditQuery:
+    """Which entries of the audit log are meant; what is empty excludes none."""
+
+    resource: str = ""
+    actor: str = ""
+    action: str = ""
+    since_ms: int | None = None
+    until_ms: int | None = None
+    """Before here."""
+    limit: int = 0
+    """The newest so many; 100 where it is 0, and 10,000 at most."""
+
+    @property
+    def most(self) -> int:
+        """How many entries are answered at most."""
+        return min(self.limit, 10_000) if self.limit > 0 else 100
 
 
 @dataclass(frozen=True, slots=True)

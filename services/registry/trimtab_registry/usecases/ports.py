@@ -1,12 +1,13 @@
 """What the use cases need from outside."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
@@ -68,7 +69,7 @@ class Unit(Protocol):
         ...
 
     async def record(self, entry: Entry) -> None:
-        """Append to the audit log, and send the news of it."""
+        """Append to the audit log as the unit ends, and send the news of it."""
         ...
 
 
@@ -103,8 +104,12 @@ class Store(Protocol):
         """Return a model's versions by number, or the one that was live at a time."""
         ...
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        ...
+
+    def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log in pages, oldest first."""
         ...
 
 

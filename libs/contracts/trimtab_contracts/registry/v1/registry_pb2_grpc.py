@@ -84,6 +84,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
                 _registered_method=True)
+        self.ReadAudit = channel.unary_stream(
+                '/trimtab.registry.v1.Registry/ReadAudit',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -149,6 +154,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadAudit(self, request, context):
+        """all of it, oldest first
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -200,6 +212,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.SerializeToString,
+            ),
+            'ReadAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadAudit,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.SerializeToString,
             ),
     }
@@ -472,6 +489,33 @@ class Registry:
             target,
             '/trimtab.registry.v1.Registry/GetAudit',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/ReadAudit',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,8 @@ class RegistryStub:
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
+    ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
+    """all of it, oldest first"""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -55,6 +57,8 @@ class RegistryAsyncStub(RegistryStub):
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
+    ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
+    """all of it, oldest first"""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -126,5 +130,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetAuditResponse, _abc.Awaitable[_registry_pb2.GetAuditResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReadAudit(
+        self,
+        request: _registry_pb2.ReadAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.GetAuditResponse], _abc.AsyncIterator[_registry_pb2.GetAuditResponse]]:
+        """all of it, oldest first"""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
