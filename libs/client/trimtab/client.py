@@ -238,6 +238,14 @@ class Trimtab:
         """Return the runs of a model, newest first."""
         return list((await self._trainer.ListRuns(training.ListRunsRequest(model=model))).runs)
 
+    async def models(
+        self, prefix: str = "", *, after: str = "", limit: int = 100
+    ) -> registry.ListModelsResponse:
+        """Return some models by name, 1,000 at most: what serves, and which versions wait for a person."""
+        request = registry.ListModelsRequest(prefix=prefix, after=after, limit=limit)
+        answer: registry.ListModelsResponse = await self._registry.ListModels(request)
+        return answer
+
     async def versions(self, model: str, *, live_at_ms: int | None = None) -> list[registry.Version]:
         """Return a model's versions, or only the one that served at a time of the wall clock."""
         request = registry.ListVersionsRequest(model=model)

@@ -9,6 +9,7 @@ from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.entities import AuditQuery
 from trimtab_registry.usecases.ports import Need
+from trimtab_registry.usecases.roles import Roles
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import Unavailable
 
@@ -41,7 +42,7 @@ def kafka(store: MemoryStore) -> Kafka:
 
 @pytest.fixture
 def specs(store: MemoryStore, kafka: Kafka) -> Specs:
-    return Specs(store, kafka.provide, ManualClock(5_000))
+    return Specs(store, kafka.provide, ManualClock(5_000), Roles())
 
 
 async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: MemoryStore) -> None:

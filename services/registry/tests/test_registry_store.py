@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 import pytest
@@ -18,9 +18,21 @@ from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
-from trimtab_registry.usecases.entities import Applied, AuditQuery, Entry, Gate, Stage, StageChange, Version
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Approval,
+    AuditQuery,
+    Entry,
+    Gate,
+    Listed,
+    Stage,
+    StageChange,
+    Version,
+)
 from trimtab_registry.usecases.ports import Need, Store, Unit
+from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Move, Standing
 from trimtab_runtime.clock import ManualClock, to_datetime
 from trimtab_runtime.errors import Unavailable
@@ -238,7 +250,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock = ManualClock(20_000)
-    await Specs(store, provide, clock).apply(documents(), "ann")
+    await Specs(store, provide, clock, Roles()).apply(documents(), "ann")
     async with store.begin() as unit:
         standing = await unit.lock("minutes")
         for number in range(1, 5):
@@ -258,6 +270,65 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     assert stages.count(Stage.ACCEPTED) == 1, "every other challenger gave way"
     begun = sum(outcome is None for outcome in outcomes)
     assert standing.generation == 2 + 2 * begun - 1, "each change raised the generation once: none was lost"
+
+
+async def waiting(store: Store, *, approvers: int) -> Approvals:
+    """Have version 1 wait for `approvers` of ann, bob and carl until 30 s, and return what takes their word."""
+
+    async def provide(_: Sequence[Need]) -> None: ...
+
+    clock, roles = ManualClock(20_000), Roles.parse("risk:ann,bob;ml:carl")
+    await Specs(store, provide, clock, roles).apply(documents(), "ann")
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        asked = Approval(("risk", "ml"), approvers, until_ms=30_000)
+        version = await unit.add_version(
+            a_run("first"), Stage.AWAITING_APPROVAL, [], traceparent=None, at_ms=7_000, approval=asked
+        )
+    assert await store.version("minutes", 1) == version
+    return Approvals(store, clock, roles)
+
+
+async def outcome(store: Store) -> tuple[Stage, list[str], bool]:
+    """Return how far version 1 is, what was done to it, and whether serving is told to load it."""
+    version = await store.version("minutes", 1)
+    assert version is not None
+    done = [e.action for e in await store.audit(AuditQuery(resource="Model/minutes"))][::-1][1:]
+    return version.stage, done, (await store.standing("minutes")).challenger == 1
+
+
+async def test_approvers_at_once_let_a_version_on_once(store: Store) -> None:
+    approvals = await waiting(store, approvers=2)
+
+    async def approve(actor: str) -> None:
+        await approvals.approve("minutes", 1, actor=actor, comment="")
+
+    said = await asyncio.gather(*map(approve, ["ann", "bob", "carl"] * 3), return_exceptions=True)
+
+    assert sum(each is None for each in said) == 2
+    assert all(each is None or isinstance(each, NotNow) for each in said)
+    assert await outcome(store) == (Stage.ACCEPTED, ["approved", "approved", "accepted"], True)
+
+
+async def test_an_approval_a_rejection_and_the_end_of_the_time_at_once_have_one_outcome(store: Store) -> None:
+    approvals = await waiting(store, approvers=1)
+    late = Approvals(store, ManualClock(30_000), Roles())
+
+    said = await asyncio.gather(
+        approvals.approve("minutes", 1, actor="ann", comment=""),
+        approvals.reject("minutes", 1, actor="bob", comment=""),
+        late.expire(),
+        approvals.approve("minutes", 1, actor="carl", comment=""),
+        late.expire(),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(each, NotNow) for each in said) >= 2
+    assert await outcome(store) in (
+        (Stage.ACCEPTED, ["approved", "accepted"], True),
+        (Stage.REJECTED, ["rejected"], False),
+    )
+    assert not await store.overdue(30_000)
 
 
 @pytest.mark.real
@@ -301,6 +372,31 @@ async def some_entries(store: Store, *actors: str) -> None:
     async with store.begin() as unit:
         for actor in actors:
             await unit.record(Entry("Model/a", "x", actor, "", 1, {"n": 1}))
+
+
+async def test_models_are_listed_by_name_with_what_serves_and_what_waits(store: Store) -> None:
+    await waiting(store, approvers=2)
+    async with store.begin() as unit:
+        standing = await unit.lock("minutes")
+        await add(unit, "second")
+        standing = (await begin(unit, standing, 2)).move(Move.WARM, 9_100)
+        await unit.save(standing)
+        await add(unit, "third")
+        await begin(unit, standing, 3)
+        for name in ("hours", "minutes-x"):
+            await unit.put(replace(applied(name=name), kind="Model"))
+        await unit.put(replace(applied(2, name="hours"), kind="Model"))
+
+    async def names(*asked: Any) -> list[str]:
+        return [model.name for model in await store.models(*asked)]
+
+    assert await names("", "", 9) == ["hours", "minutes", "minutes-x"]
+    assert await names("minutes", "", 9) == ["minutes", "minutes-x"]
+    assert await names("", "hours", 1) == ["minutes"]
+    hours, minutes = await store.models("", "", 2)
+    assert hours == Listed("hours", 2, "ann")
+    assert (minutes.champion, minutes.challenger) == (2, 3)
+    assert minutes.waiting == {1: Approval(("risk", "ml"), 2, until_ms=30_000)}
 
 
 async def test_units_that_append_at_once_leave_one_whole_chain(store: Store) -> None:
@@ -354,7 +450,9 @@ async def test_a_change_behind_the_registrys_back_is_found(
 
 
 @pytest.mark.real
-async def test_the_log_of_an_older_registry_is_chained_as_it_is_brought_up_to_date(postgres_dsn: str) -> None:
+async def test_what_an_older_registry_kept_is_chained_and_waits_on_as_it_is_brought_up_to_date(
+    postgres_dsn: str,
+) -> None:
     schema, first = f"registry_{uuid.uuid4().hex[:8]}", "0001_registry.sql"
     migrations = resources.files("trimtab_registry") / "migrations"
     details = {"evidence": 0.1, "rows": 200, "tiny": -5e-324, "é": ["a", None, False, {}], "e": {"😀": 1e300}}
@@ -370,9 +468,17 @@ async def test_the_log_of_an_older_registry_is_chained_as_it_is_brought_up_to_da
                 "SELECT nextval(pg_get_serial_sequence('audit', 'sequence'))"
             )  # a gap, as of a failure
 
+        await old.execute(
+            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, as_of, created_at)"
+            " VALUES ('a', 1, 'r', 'AWAITING_APPROVAL', '{}', '[]', '', now(), now())"
+        )
+
     async with open_pool(postgres_dsn, schema, package="trimtab_registry") as pool:
         store = PostgresStore(pool)
         await some_entries(store, "bob")
+
+        held = await store.version("a", 1)
+        assert held is not None and held.approval == Approval(), "anybody may approve what waits already"
 
         assert await chain_fault(store) == ""
         assert [e.sequence async for page in store.read_audit() for e in page] == [1, 3, 5, 6]

@@ -17,9 +17,11 @@ from trimtab_registry.consumers import StatusDoor, provide_topics, subscriptions
 from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 log = logging.getLogger(__name__)
@@ -35,11 +37,12 @@ async def run(config: Config) -> None:
         bus.open_producer(config.kafka_servers) as producer,
     ):
         store = PostgresStore(pool)
-        specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock)
+        roles = Roles.parse(config.roles)
+        specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock, roles)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
-        register = partial(
-            add_RegistryServicer_to_server, RegistryApi(store, specs, candidates, Decisions(store, clock))
-        )
+        approvals = Approvals(store, clock, roles)
+        api = RegistryApi(store, specs, approvals, Decisions(store, clock))
+        register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
             asyncio.TaskGroup() as tasks,
@@ -55,6 +58,7 @@ async def run(config: Config) -> None:
             heard_topics = subscriptions(candidates, trials)
             tasks.create_task(bus.consume(config.kafka_servers, config.schema, heard_topics, ready=heard))
             await heard.wait()
+            tasks.create_task(approvals.keep_time())
             await set_ready(True)
 
 

@@ -11,19 +11,21 @@ from trimtab_runtime.clock import from_timestamp
 from trimtab_registry import messages
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
-from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
+
+_MOST_MODELS = 1_000
 
 
 class RegistryApi(RegistryServicer):
     """Answers `trimtab.registry.v1.Registry`."""
 
-    def __init__(self, store: Store, specs: Specs, candidates: Candidates, decisions: Decisions) -> None:
+    def __init__(self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions) -> None:
         self._store = store
         self._specs = specs
-        self._candidates = candidates
+        self._approvals = approvals
         self._decisions = decisions
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
@@ -48,6 +50,13 @@ class RegistryApi(RegistryServicer):
         found = await self._specs.list(request.kind)
         return pb.ListResourcesResponse(resources=[messages.resource(applied) for applied in found])
 
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        """Return some models by name: what serves, and what waits for a person."""
+        limit = min(request.limit, _MOST_MODELS) if request.limit > 0 else 100
+        found = await self._store.models(request.prefix, request.after, limit + 1)
+        models = [messages.listed(model) for model in found[:limit]]
+        return pb.ListModelsResponse(models=models, more=len(found) > limit)
+
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """Return a model's versions, or the one that was live at a time."""
         await lifecycle.known(self._store, request.model)
@@ -61,9 +70,9 @@ class RegistryApi(RegistryServicer):
         return await self._deployment(await self._store.standing(request.model))
 
     async def Approve(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
-        """Let a version that waits for approval on."""
+        """Take in that a version is approved, and let it on if that is enough."""
         return await self._deployment(
-            await self._candidates.approve(
+            await self._approvals.approve(
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )
@@ -71,7 +80,7 @@ class RegistryApi(RegistryServicer):
     async def Reject(self, request: pb.DecideRequest, context: Any) -> pb.Version:
         """Turn down a version that waits for approval."""
         return messages.version(
-            await self._candidates.reject(
+            await self._approvals.reject(
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )

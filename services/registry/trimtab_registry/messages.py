@@ -14,12 +14,14 @@ from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
     AuditQuery,
     Candidate,
     Document,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Loaded,
     StageChange,
     Status,
@@ -156,6 +158,36 @@ def version(held: Version) -> pb.Version:
         message.live_from.CopyFrom(to_timestamp(held.live_from_ms))
     if held.live_to_ms is not None:
         message.live_to.CopyFrom(to_timestamp(held.live_to_ms))
+    if held.approval is not None:
+        message.approval.CopyFrom(approval(held.approval))
+    return message
+
+
+def listed(held: Listed) -> pb.ListModelsResponse.Model:
+    """Return a model in a list."""
+    waiting = [
+        pb.ListModelsResponse.Waiting(number=number, approval=approval(asked))
+        for number, asked in held.waiting.items()
+    ]
+    return pb.ListModelsResponse.Model(
+        name=held.name,
+        generation=held.generation,
+        applied_by=held.applied_by,
+        champion=held.champion or 0,
+        challenger=held.challenger or 0,
+        waiting=waiting,
+    )
+
+
+def approval(held: Approval) -> pb.Approval:
+    """Return what a version waits for, and who has approved."""
+    given = [
+        pb.Approval.Given(actor=each.actor, comment=each.comment, at=to_timestamp(each.at_ms))
+        for each in held.given
+    ]
+    message = pb.Approval(by=held.by, approvers=held.approvers, given=given)
+    if held.until_ms is not None:
+        message.until.CopyFrom(to_timestamp(held.until_ms))
     return message
 
 

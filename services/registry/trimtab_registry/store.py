@@ -21,10 +21,12 @@ from trimtab_runtime.records import Outgoing
 from trimtab_registry import messages, news, rows
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
     AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     Version,
@@ -45,7 +47,6 @@ LEFT JOIN LATERAL (
     SELECT live_from, live_to FROM reigns WHERE model = v.model AND number = v.number
     ORDER BY live_from DESC, live_to DESC NULLS FIRST LIMIT 1
 ) l ON true
-WHERE v.model = $1
 """
 _LIVE_AT = """
 SELECT v.*, l.live_from, l.live_to FROM reigns l JOIN versions v USING (model, number)
@@ -73,6 +74,20 @@ WHERE $1 IN ('', resource) AND $2 IN ('', actor) AND $3 IN ('', action)
   AND ($4::timestamptz IS NULL OR at >= $4) AND ($5::timestamptz IS NULL OR at < $5)
 ORDER BY sequence DESC LIMIT $6
 """
+_MODELS = """
+SELECT listed.*, m.champion, r.challenger, w.waiting FROM (
+    SELECT DISTINCT ON (name) name, generation, applied_by FROM resources
+    WHERE kind = 'Model' AND name > $2 AND starts_with(name, $1)
+    ORDER BY name, generation DESC LIMIT $3
+) listed
+LEFT JOIN models m USING (name)
+LEFT JOIN rollouts r ON r.id = m.rollout AND r.phase NOT IN ('promoted', 'dropped')
+LEFT JOIN LATERAL (
+    SELECT jsonb_object_agg(number, approval ORDER BY number) AS waiting FROM versions
+    WHERE model = listed.name AND stage = 'AWAITING_APPROVAL'
+) w ON true
+ORDER BY listed.name
+"""
 _PAGE = 500
 """Entries of the audit log that are read at a time."""
 
@@ -85,12 +100,14 @@ class _Reads:
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
-        row = await self._database.fetchrow(f"{_VERSION} AND v.number = $2", model, number)
+        row = await self._database.fetchrow(f"{_VERSION} WHERE v.model = $1 AND v.number = $2", model, number)
         return rows.version(row) if row else None
 
     async def _named_by(self, standing: Standing) -> dict[int, Version]:
         numbers = list(messages.named_by(standing))
-        found = await self._database.fetch(f"{_VERSION} AND v.number = ANY($2)", standing.model, numbers)
+        found = await self._database.fetch(
+            f"{_VERSION} WHERE v.model = $1 AND v.number = ANY($2)", standing.model, numbers
+        )
         return {row["number"]: rows.version(row) for row in found}
 
 
@@ -109,20 +126,20 @@ class PostgresUnit(_Reads):
     async def finish(self) -> None:
         """Append what was recorded to the audit log, and leave all news in the outbox.
 
-        It comes last in the transaction: from here to the commit no other can append.
+        The append comes last in the transaction: from there to the commit no other can append.
         """
+        await outbox.put(self._connection, self._news)
         if self._entries:
             head = await self._connection.fetchrow("SELECT sequence, hash FROM audit_head FOR UPDATE")
             assert head is not None
-            (sequence, previous), chained = head, list[Entry]()
+            (sequence, previous), chained, told = head, list[Entry](), list[Outgoing]()
             for recorded, traceparent in self._entries:
                 entry = recorded.following(sequence, previous)
                 sequence, previous = entry.sequence, entry.hash
                 chained.append(entry)
-                self._news.append(news.of_entry(entry, traceparent))
+                told.append(news.of_entry(entry, traceparent))
             await self._connection.executemany(_APPEND, map(rows.of_entry, chained))
-        if self._news:
-            await outbox.put(self._connection, self._news)
+            await outbox.put(self._connection, told)
 
     async def first_sight(self, id: str) -> bool:
         """Remember `id`; False if it was there before."""
@@ -187,12 +204,13 @@ class PostgresUnit(_Reads):
         self._news.append(news.of_deployment(standing, versions))
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
         number = await self._connection.fetchval(
-            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at)"
-            " SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9 FROM versions WHERE model = $1"
+            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at,"
+            " approval) SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM versions WHERE model = $1"
             " RETURNING number",
             run.model,
             run.candidate.run_id,
@@ -203,11 +221,22 @@ class PostgresUnit(_Reads):
             traceparent,
             to_datetime(run.as_of_ms),
             to_datetime(at_ms),
+            rows.of_approval(approval),
         )
         return Version(
             model=run.model, number=number, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+            approval=approval,
         )  # fmt: skip
+
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
+        await self._connection.execute(
+            "UPDATE versions SET approval = $3 WHERE model = $1 AND number = $2",
+            version.model,
+            version.number,
+            rows.of_approval(approval),
+        )
 
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
@@ -284,9 +313,25 @@ class PostgresStore(_Reads):
         """Return a model's versions by number, or the one that was live at a time."""
         with outages():
             if live_at_ms is None:
-                found = await self._pool.fetch(f"{_VERSION} ORDER BY v.number", model)
+                found = await self._pool.fetch(f"{_VERSION} WHERE v.model = $1 ORDER BY v.number", model)
             else:
                 found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
+        return [rows.version(row) for row in found]
+
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        with outages():
+            found = await self._pool.fetch(_MODELS, prefix, after, limit)
+        return [rows.listed(row) for row in found]
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
+        with outages():
+            found = await self._pool.fetch(
+                f"{_VERSION} WHERE v.stage = 'AWAITING_APPROVAL' AND (v.approval ->> 'until_ms')::bigint <= $1"
+                " ORDER BY v.model, v.number",
+                now_ms,
+            )
         return [rows.version(row) for row in found]
 
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:

@@ -51,6 +51,8 @@ app.add_typer(audit.app, name="audit", help="Who did what, and whether what was 
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)
+app.command("approve")(models.approve)
+app.command("reject")(models.reject)
 
 _EXPECTED = (TrimtabError, StackError, KafkaError, grpc.RpcError, OSError)
 

@@ -15,10 +15,12 @@ from trimtab_runtime.records import Outgoing
 from trimtab_registry import news
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
     AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     Version,
@@ -104,6 +106,42 @@ class MemoryStore:
         reigns = [reign for reign in self._kept.reigns if reign.model == model and reign.holds(live_at_ms)]
         return [_with_reign(held[reign.number - 1], [reign]) for reign in reigns]
 
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        found = [
+            self._listed(held)
+            for held in await self.resources("Model")
+            if held.name.startswith(prefix) and held.name > after
+        ]
+        return found[:limit]
+
+    def _listed(self, applied: Applied) -> Listed:
+        standing = self._kept.standings.get(applied.name, Standing(applied.name))
+        waiting = {
+            version.number: version.approval
+            for version in self._kept.versions.get(applied.name, [])
+            if version.stage is Stage.AWAITING_APPROVAL and version.approval
+        }
+        return Listed(
+            applied.name,
+            applied.generation,
+            applied.applied_by,
+            standing.champion,
+            standing.challenger,
+            waiting,
+        )
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
+        return [
+            version
+            for _, held in sorted(self._kept.versions.items())
+            for version in held
+            if version.stage is Stage.AWAITING_APPROVAL
+            and version.approval
+            and version.approval.is_over(now_ms)
+        ]
+
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:
         """Return the entries that are meant, newest first."""
         meant = [
@@ -165,16 +203,23 @@ class MemoryUnit:
         self._kept.outbox.append(news.of_deployment(standing, held))
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
         held = self._kept.versions.setdefault(run.model, [])
         version = Version(
             model=run.model, number=len(held) + 1, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+            approval=approval,
         )  # fmt: skip
         held.append(version)
         return version
+
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
+        held = self._kept.versions[version.model]
+        held[version.number - 1] = replace(held[version.number - 1], approval=approval)
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""

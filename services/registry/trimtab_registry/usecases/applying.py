@@ -17,15 +17,17 @@ from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
 from trimtab_registry.usecases.ports import Need, Provide, Store, Unit
+from trimtab_registry.usecases.roles import Roles
 
 
 class Specs:
     """What users have declared."""
 
-    def __init__(self, store: Store, provide: Provide, clock: Clock) -> None:
+    def __init__(self, store: Store, provide: Provide, clock: Clock, roles: Roles) -> None:
         self._store = store
         self._provide = provide
         self._clock = clock
+        self._roles = roles
 
     async def apply(
         self, documents: Sequence[Document], actor: str, *, validate_only: bool = False
@@ -48,6 +50,12 @@ class Specs:
             wanted, faults, unreadable = checks.read(documents)
             world = World.of(applied, wanted, unreadable)
             faults += world.faults(set(wanted) | unreadable) + checks.broken(applied, wanted)
+            faults += [
+                fault
+                for spec in wanted.values()
+                if isinstance(spec, specs.Model)
+                for fault in self._roles.faults(spec)
+            ]
             if faults:
                 raise BadSpecs(faults)
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}

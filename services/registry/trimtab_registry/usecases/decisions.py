@@ -80,7 +80,7 @@ def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None
     if version.stage is Stage.AWAITING_APPROVAL:
         raise NotNow(f"{called} waits for approval: approve it, or reject it")
     if version.stage is Stage.REJECTED:
-        raise NotNow(f"{called} was rejected by a person: train another")
+        raise NotNow(f"{called} was rejected: train another")
     if standing.challenger == version.number:
         if standing.trial is not None and standing.trial.phase is Phase.LOADING_TO_SERVE:
             raise NotNow(f"{called} becomes champion as soon as it is warm: wait for it")

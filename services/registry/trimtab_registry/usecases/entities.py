@@ -97,6 +97,42 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """One person's approval."""
+
+    actor: str
+    at_ms: int
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a version waits for, as its model's spec was when it came, and who has approved so far."""
+
+    by: tuple[str, ...] = ()
+    """Roles; anybody if there are none."""
+    approvers: int = 1
+    comment: bool = False
+    """Whether an approval needs one."""
+    until_ms: int | None = None
+    """When it is too late, by the wall clock."""
+    given: tuple[Given, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether enough people have approved."""
+        return len(self.given) >= self.approvers
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether it is too late."""
+        return self.until_ms is not None and now_ms >= self.until_ms
+
+    def __str__(self) -> str:
+        names = ", ".join(given.actor for given in self.given)
+        return f"{len(self.given)} of {self.approvers}" + (f" ({names})" if names else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A numbered candidate of a model, with its lineage and what became of it."""
 
@@ -111,6 +147,21 @@ class Version:
     created_at_ms: int
     live_from_ms: int | None = None
     live_to_ms: int | None = None
+    approval: Approval | None = None
+    """Of one that waits, or waited, for approval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model in a list of many: what serves, and what waits for a person, by number."""
+
+    name: str
+    generation: int
+    """Of its spec."""
+    applied_by: str
+    champion: int | None = None
+    challenger: int | None = None
+    waiting: Mapping[int, Approval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ from typing import Protocol
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
     AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     StoredFile,
@@ -51,9 +53,14 @@ class Unit(Protocol):
         ...
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
+        ...
+
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
         ...
 
     async def version(self, model: str, number: int) -> Version | None:
@@ -102,6 +109,14 @@ class Store(Protocol):
 
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
+        ...
+
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        ...
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
         ...
 
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:

@@ -34,6 +34,7 @@ class RegistryStub:
     Apply: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]
     GetResource: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetResourceRequest, _registry_pb2.Resource]
     ListResources: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListResourcesRequest, _registry_pb2.ListResourcesResponse]
+    ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     ListVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]
     Approve: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
@@ -50,6 +51,7 @@ class RegistryAsyncStub(RegistryStub):
     Apply: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]  # type: ignore[assignment]
     GetResource: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetResourceRequest, _registry_pb2.Resource]  # type: ignore[assignment]
     ListResources: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListResourcesRequest, _registry_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     ListVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]  # type: ignore[assignment]
     GetDeployment: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Approve: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
@@ -81,6 +83,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListResourcesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListResourcesResponse, _abc.Awaitable[_registry_pb2.ListResourcesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _registry_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListModelsResponse, _abc.Awaitable[_registry_pb2.ListModelsResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListVersions(
