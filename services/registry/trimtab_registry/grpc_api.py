@@ -66,8 +66,10 @@ class RegistryApi(RegistryServicer):
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.Deployment:
         """Return the wanted state of a model; its generation is 0 while nothing is wanted."""
-        await lifecycle.known(self._store, request.model)
-        return await self._deployment(await self._store.standing(request.model))
+        standing = await self._store.standing(request.model)
+        if not standing.generation:
+            await lifecycle.known(self._store, request.model)
+        return await self._deployment(standing)
 
     async def Approve(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
         """Take in that a version is approved, and let it on if that is enough."""
@@ -112,5 +114,4 @@ class RegistryApi(RegistryServicer):
             yield pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in page])
 
     async def _deployment(self, standing: Standing) -> pb.Deployment:
-        versions = await lifecycle.versions_of(self._store, standing.model, messages.named_by(standing))
-        return messages.deployment(standing, versions)
+        return messages.deployment(standing, await self._store.named_by(standing))

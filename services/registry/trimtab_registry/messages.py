@@ -103,26 +103,25 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
 
 def candidate_message(candidate: Candidate) -> pb.Candidate:
     """Return a candidate whole, as the run offered it."""
-    return _candidate_message(candidate.document)
+    return json_format.ParseDict(dict(candidate.document), pb.Candidate(), ignore_unknown_fields=True)
 
 
 def read_candidate(document: Document) -> Candidate:
     """Return a candidate from its `document`, as stored."""
-    return candidate(_candidate_message(document))
-
-
-def _candidate_message(document: Document) -> pb.Candidate:
-    return json_format.ParseDict(dict(document), pb.Candidate(), ignore_unknown_fields=True)
+    evaluation = document.get("evaluation", {})
+    return Candidate(
+        run_id=document.get("run_id", ""),
+        evaluation=StoredFile(
+            evaluation.get("uri", ""), evaluation.get("digest", ""), int(evaluation.get("size", 0))
+        ),
+        champion_version=int(document.get("champion_version", 0)),
+        document=document,
+    )
 
 
 def candidate(message: pb.Candidate) -> Candidate:
     """Return what a run offers."""
-    return Candidate(
-        run_id=message.run_id,
-        evaluation=StoredFile(message.evaluation.uri, message.evaluation.digest, message.evaluation.size),
-        champion_version=message.champion_version,
-        document=document(message),
-    )
+    return read_candidate(document(message))
 
 
 def artifact(file: StoredFile) -> Artifact:

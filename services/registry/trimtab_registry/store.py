@@ -7,7 +7,7 @@ log is one chain: its head is locked last, from the append to the commit.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -52,15 +52,18 @@ _LIVE_AT = """
 SELECT v.*, l.live_from, l.live_to FROM reigns l JOIN versions v USING (model, number)
 WHERE l.model = $1 AND l.live_from <= $2 AND (l.live_to IS NULL OR l.live_to > $2)
 """
-_SAVE_ROLLOUT = """
-INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
-                               phase = excluded.phase, generation = excluded.generation
-"""
 _SAVE_MODEL = """
-UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, rollout = $6, loop_id = $7, changed_at = $8
+UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, loop_id = $6, changed_at = $7, rollout = $8
 WHERE name = $1
+"""
+_SAVE_BOTH = f"""
+WITH rollout AS (
+    INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
+    VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+    ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
+                                   phase = excluded.phase, generation = excluded.generation
+)
+{_SAVE_MODEL}
 """
 
 _APPEND = """
@@ -103,10 +106,10 @@ class _Reads:
         row = await self._database.fetchrow(f"{_VERSION} WHERE v.model = $1 AND v.number = $2", model, number)
         return rows.version(row) if row else None
 
-    async def _named_by(self, standing: Standing) -> dict[int, Version]:
-        numbers = list(messages.named_by(standing))
+    async def numbered(self, model: str, numbers: Iterable[int]) -> Mapping[int, Version]:
+        """Return those versions of a model that there are, by number."""
         found = await self._database.fetch(
-            f"{_VERSION} WHERE v.model = $1 AND v.number = ANY($2)", standing.model, numbers
+            f"{_VERSION} WHERE v.model = $1 AND v.number = ANY($2)", model, list(numbers)
         )
         return {row["number"]: rows.version(row) for row in found}
 
@@ -122,24 +125,27 @@ class PostgresUnit(_Reads):
         self._news: list[Outgoing] = []
         self._entries: list[tuple[Entry, str | None]] = []
         """What was recorded, and the trace that it was recorded in."""
+        self._named: dict[str, set[int]] = {}
+        """The versions that the deployment of each locked model held."""
+        self._versions: dict[str, dict[int, Version]] = {}
+        """What was read: while a model is locked, only the unit itself changes its versions."""
 
     async def finish(self) -> None:
         """Append what was recorded to the audit log, and leave all news in the outbox.
 
         The append comes last in the transaction: from there to the commit no other can append.
         """
-        await outbox.put(self._connection, self._news)
         if self._entries:
             head = await self._connection.fetchrow("SELECT sequence, hash FROM audit_head FOR UPDATE")
             assert head is not None
-            (sequence, previous), chained, told = head, list[Entry](), list[Outgoing]()
+            (sequence, previous), chained = head, list[Entry]()
             for recorded, traceparent in self._entries:
                 entry = recorded.following(sequence, previous)
                 sequence, previous = entry.sequence, entry.hash
                 chained.append(entry)
-                told.append(news.of_entry(entry, traceparent))
+                self._news.append(news.of_entry(entry, traceparent))
             await self._connection.executemany(_APPEND, map(rows.of_entry, chained))
-            await outbox.put(self._connection, told)
+        await outbox.put(self._connection, self._news)
 
     async def first_sight(self, id: str) -> bool:
         """Remember `id`; False if it was there before."""
@@ -149,6 +155,20 @@ class PostgresUnit(_Reads):
         """Return the current specs by kind/name, and keep others from applying until the unit ends."""
         await self._connection.execute("LOCK TABLE resources IN SHARE ROW EXCLUSIVE MODE")
         return {held.key: held for held in await _resources(self._connection)}
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        return (await self.numbered(model, [number])).get(number)
+
+    async def numbered(self, model: str, numbers: Iterable[int]) -> Mapping[int, Version]:
+        """Return those versions of a model that there are, by number.
+
+        With the first of them come those that the model's deployment held when it was locked: they are asked for next.
+        """
+        wanted, held = set(numbers), self._versions.setdefault(model, {})
+        if wanted - held.keys():
+            held |= await super().numbered(model, wanted | self._named.get(model, set()))
+        return {number: held[number] for number in wanted & held.keys()}
 
     async def put(self, applied: Applied) -> None:
         """Store a generation of a spec, and the news of it."""
@@ -179,28 +199,30 @@ class PostgresUnit(_Reads):
         # Read only now: a statement that waits for the lock joins what it saw before it waited.
         (row,) = await self._connection.fetch(f"{_STANDING} WHERE m.name = $1", model)
         standing = rows.standing(row)
-        self._told[model] = standing.generation
+        self._told[model], self._named[model] = standing.generation, messages.named_by(standing)
         return standing
 
     async def save(self, standing: Standing) -> None:
         """Store where a locked model stands, and the news of it if its generation has risen."""
-        if (rollout := standing.rollout) is not None:
-            await self._connection.execute(
-                _SAVE_ROLLOUT, rollout.id, standing.model, rollout.challenger, rollout.strategy, rollout.steps,
-                rollout.step, rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms),
-                rollout.loop_id, rollout.traceparent,
-            )  # fmt: skip
-        await self._connection.execute(
-            _SAVE_MODEL, standing.model, standing.generation, standing.champion, standing.previous, standing.live,
-            rollout.id if rollout else None, standing.loop_id, to_datetime(standing.changed_at_ms),
+        model = (
+            standing.model, standing.generation, standing.champion, standing.previous, standing.live, standing.loop_id,
+            to_datetime(standing.changed_at_ms),
         )  # fmt: skip
+        if (rollout := standing.rollout) is None:
+            await self._connection.execute(_SAVE_MODEL, *model, None)
+        else:
+            await self._connection.execute(
+                _SAVE_BOTH, *model, rollout.id, rollout.challenger, rollout.strategy, rollout.steps, rollout.step,
+                rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms), rollout.loop_id,
+                rollout.traceparent,
+            )  # fmt: skip
         if standing.generation > self._told[standing.model]:
             self._told[standing.model] = standing.generation
             await self.announce(standing)
 
     async def announce(self, standing: Standing) -> None:
         """Tell again what is wanted of a model."""
-        versions = await self._named_by(standing)
+        versions = await self.numbered(standing.model, messages.named_by(standing))
         self._news.append(news.of_deployment(standing, versions))
 
     async def add_version(
@@ -231,6 +253,7 @@ class PostgresUnit(_Reads):
 
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
+        self._versions.clear()
         await self._connection.execute(
             "UPDATE versions SET approval = $3 WHERE model = $1 AND number = $2",
             version.model,
@@ -241,6 +264,7 @@ class PostgresUnit(_Reads):
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
         held = change.version
+        self._versions.clear()
         await self._connection.execute(
             "UPDATE versions SET stage = $3 WHERE model = $1 AND number = $2",
             held.model,
@@ -251,6 +275,7 @@ class PostgresUnit(_Reads):
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        self._versions.clear()
         at = to_datetime(at_ms)
         await self._connection.execute(
             "UPDATE reigns SET live_to = greatest($2, live_from) WHERE model = $1 AND live_to IS NULL",
@@ -308,6 +333,11 @@ class PostgresStore(_Reads):
         """Return a version."""
         with outages():
             return await super().version(model, number)
+
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        with outages():
+            return await self.numbered(standing.model, messages.named_by(standing))
 
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""

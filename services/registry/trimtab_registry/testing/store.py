@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from trimtab_core.auditchain import GENESIS
 from trimtab_runtime.records import Outgoing
 
-from trimtab_registry import news
+from trimtab_registry import messages, news
 from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
@@ -97,6 +97,11 @@ class MemoryStore:
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
         return await MemoryUnit(self._kept).version(model, number)
+
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        held = await self.versions(standing.model)
+        return {number: held[number - 1] for number in messages.named_by(standing)}
 
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""

@@ -61,7 +61,7 @@ class Specs:
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):
                 raise FixedPartitions(clashes)
-            if held := await self._in_use(unit, applied, changed):
+            if held := await self._in_use(applied, changed):
                 raise ColumnsInUse(held)
             changes = {key: _change(applied.get(key), spec, key in changed) for key, spec in wanted.items()}
             if not validate_only:
@@ -86,9 +86,7 @@ class Specs:
             )
         )
 
-    async def _in_use(
-        self, unit: Unit, applied: Mapping[str, Applied], changed: Mapping[str, Spec]
-    ) -> list[Fault]:
+    async def _in_use(self, applied: Mapping[str, Applied], changed: Mapping[str, Spec]) -> list[Fault]:
         """Return the columns that views would lose, or mean otherwise, though a warm version of a model takes them."""
         lost = {
             f"{spec.name}.{column}": (spec, column, said)
@@ -101,11 +99,8 @@ class Specs:
         views = [held.name for held in applied.values() if held.kind == "FeatureView"]
         faults = []
         for standing in await self._store.standings():
-            for number in filter(
-                None, dict.fromkeys([standing.champion, standing.challenger, standing.previous])
-            ):
-                version = await unit.version(standing.model, number)
-                taken = version.candidate.document.get("features", []) if version is not None else []
+            for number, version in sorted((await self._store.named_by(standing)).items()):
+                taken = version.candidate.document.get("features", [])
                 faults += [
                     Fault(
                         spec.key,

@@ -6,7 +6,7 @@ the audit log with who took it and why.
 
 from trimtab_runtime.clock import Clock
 
-from trimtab_registry.errors import NotNow, Unsigned
+from trimtab_registry.errors import NotNow, UnknownVersion, Unsigned
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.entities import Stage, Version
 from trimtab_registry.usecases.ports import Store
@@ -33,10 +33,12 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who promotes")
-        await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
-            version = await lifecycle.the_version(unit, model, number)
+            version = await unit.version(model, number)
+            if version is None:
+                await lifecycle.known(self._store, model)
+                raise UnknownVersion(model, number)
             _may_be_promoted(standing, version, comment)
             said = f"promoted by {actor}" + (f": {comment}" if comment else "")
             with lifecycle.step("promote", version):

@@ -5,7 +5,7 @@ the version's loop: its span starts from the stored `traceparent` and links to w
 triggered it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,11 +55,6 @@ async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
     if found is None:
         raise UnknownVersion(model, number)
     return found
-
-
-async def versions_of(reader: Store | Unit, model: str, numbers: Iterable[int]) -> dict[int, Version]:
-    """Return some versions of a model by number."""
-    return {number: await the_version(reader, model, number) for number in numbers}
 
 
 async def set_stage(

@@ -107,6 +107,10 @@ class Store(Protocol):
         """Return a version."""
         ...
 
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        ...
+
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
         ...
