@@ -10,7 +10,7 @@ BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
 export DO_NOT_TRACK := 1
 export UV_NATIVE_TLS := true
 
-.PHONY: help setup lock demo test lint types imports protos docs bench up down
+.PHONY: help setup lock demo test lint types imports protos docs notebook bench up down
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -65,6 +65,9 @@ protos: setup ## generate the messages and stubs from protos/
 
 docs: setup ## generate docs/topics.md, docs/asyncapi.yaml and docs/configuration.md
 	$(PY) docs/generate.py
+
+notebook: setup ## execute docs/notebooks in a Trimtab of their own, and keep the outputs
+	$(PY) docs/notebooks/make.py
 
 lint: setup ## ruff
 	.venv/bin/ruff check .

@@ -30,6 +30,7 @@ from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.roles import Roles
+from trimtab_registry.usecases.tags import Tags
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.postgres import open_pool
@@ -137,9 +138,10 @@ async def serve(dsn: str) -> None:
         store, clock, roles = PostgresStore(pool), SystemClock(), Roles()
         api = RegistryApi(
             store,
-            Specs(store, nothing, clock, roles),
+            Specs(store, nothing, nothing, clock, roles),
             Approvals(store, clock, roles),
             Decisions(store, clock),
+            Tags(store, clock),
         )
 
         async def read(request: StringValue, _: Any) -> StringValue:

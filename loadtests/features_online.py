@@ -1,8 +1,8 @@
 """Online reads: 10 features of 10 entities at a time, from the feature store, beside `feast serve`, and in process.
 
 The feature store answers over gRPC and Feast's server over HTTP, which is its own way; each is one process on the same
-core, asked in turn by a client on another core, a Python one for both, whose own share of a core is told. In process is
-what serving does: values computed once and kept until the hop's boundary.
+core, asked in turn by a client on another core, a Python one for both, whose own share of a core is told. A second feature
+store has its slots in PostgreSQL. In process is what serving does: values computed once and kept until the hop's boundary.
 """
 
 import asyncio
@@ -65,19 +65,32 @@ async def versus_feast(
     trimtab_bodies, feast_bodies = directory / "trimtab", directory / "feast"
     write_bodies(trimtab_bodies, [request(zones, at_ms) for zones in asked])
     write_bodies(feast_bodies, [feast_request(view, zones) for zones in asked])
-    store_at, feast_at = (f"{ports.LOOPBACK}:{ports.choose()}" for _ in range(2))
+    store_at, stored_at, feast_at = (f"{ports.LOOPBACK}:{ports.choose()}" for _ in range(3))
     server_core, *_, client_core = sorted(os.sched_getaffinity(0))
-    ours = grpc_client(store_at, METHOD, trimtab_bodies, SECONDS, CONCURRENCY, CHANNELS)
+    ours, stored = (
+        grpc_client(address, METHOD, trimtab_bodies, SECONDS, CONCURRENCY, CHANNELS)
+        for address in (store_at, stored_at)
+    )
     theirs = [sys.executable, str(HERE / "http_client.py"), feast_at, FEAST_PATH, str(feast_bodies)]
     theirs += [str(SECONDS), str(CONCURRENCY)]
-    rounds: dict[str, list[dict[str, float]]] = {"trimtab": [], "feast": [], "in_process": []}
+    rounds: dict[str, list[dict[str, float]]] = {
+        "trimtab": [],
+        "in_postgresql": [],
+        "feast": [],
+        "in_process": [],
+    }
+    stack.stop_service("feature_store")
+    in_postgresql = {"TRIMTAB_ONLINE_DSN": stack.environ["TRIMTAB_POSTGRES_DSN"]}
     with (
         feature_store(stack, store_at, server_core) as store,
+        feature_store(stack, stored_at, server_core, in_postgresql) as in_store,
         feast(view, at_ms, peers, directory / "repository", feast_at, server_core) as server,
     ):
-        compare(view, at_ms, asked[0], store_at, feast_at)
+        for address in (store_at, stored_at):
+            compare(view, at_ms, asked[0], address, feast_at)
         for _ in range(ROUNDS):
             rounds["trimtab"].append(ask(store.pid, ours, client_core))
+            rounds["in_postgresql"].append(ask(in_store.pid, stored, client_core))
             rounds["feast"].append(ask(server.pid, theirs, client_core))
             rounds["in_process"].append(in_process(view, at_ms, asked))
     return claims(rounds), {
@@ -85,6 +98,7 @@ async def versus_feast(
         "features": list(view.spec.columns()),
         "concurrency": CONCURRENCY,
         "trimtab": summary(rounds["trimtab"]),
+        "in_postgresql": summary(rounds["in_postgresql"]),
         "feast": summary(rounds["feast"]),
         "in_process_requests_per_second": [round(each[RATE]) for each in rounds["in_process"]],
     }
@@ -96,7 +110,9 @@ def claims(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str
     faster = median(ratios(rounds["trimtab"], feast, RATE))
     slowest = median(ratios(rounds["trimtab"], feast, "p99_ms"))
     within = median(ratios(rounds["in_process"], feast, RATE))
-    failures = sum(each["failures"] for kind in ("trimtab", "feast") for each in rounds[kind])
+    failures = sum(
+        each["failures"] for kind in ("trimtab", "in_postgresql", "feast") for each in rounds[kind]
+    )
     return [
         {"claim": "online_versus_feast", "value": round(faster, 2), "at_least": AT_LEAST},
         {"claim": "online_p99_share", "value": round(slowest, 3), "at_most": P99_AT_MOST},
@@ -174,10 +190,11 @@ def compare(view: OnlineView, at_ms: int, zones: Sequence[int], trimtab_at: str,
 
 
 @contextmanager
-def feature_store(stack: Stack, address: str, core: int) -> Iterator[subprocess.Popen[bytes]]:
+def feature_store(
+    stack: Stack, address: str, core: int, settings: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a feature store as Feast's server is run, in our session and on its core, in place of the stack's."""
-    stack.stop_service("feature_store")
-    environ = environment.inherited() | stack.environ
+    environ = environment.inherited() | stack.environ | dict(settings or {})
     environ |= {"TRIMTAB_GRPC_ADDRESS": address, "TRIMTAB_DATA_DIR": str(stack.directory / "data")}
     server = start([sys.executable, "-m", "trimtab_feature_store"], environ, core)
     try:

@@ -53,18 +53,31 @@ spec:
 Peer = subprocess.Popen[str]
 
 
+Encode = Callable[[Mapping[str, Any]], bytes]
+"""Makes a record's value of a row."""
+
+
+def as_json(row: Mapping[str, Any]) -> bytes:
+    """Return a row as JSON."""
+    return json.dumps(row).encode()
+
+
 class Rows:
     """Drop-offs, sent a number at a time, an hour of event time each time."""
 
-    def __init__(self, producer: Any, begin_ms: int = BEGIN) -> None:
+    def __init__(
+        self, producer: Any, begin_ms: int = BEGIN, *, source: str = SOURCE, encode: Encode = as_json
+    ) -> None:
         self.until_ms = begin_ms
         self._producer = producer
+        self._source = source
+        self._encode = encode
         self._rng = np.random.default_rng(7)
         self._sent = 0
 
     async def send(self, count: int) -> None:
         """Send `count` records, watermarks included, and return once Kafka has them all."""
-        topic = topics.RAW.named(SOURCE).name
+        topic = topics.RAW.named(self._source).name
         begin, self.until_ms = self.until_ms, self.until_ms + HOUR
         made = []
         for at in np.sort(self._rng.integers(begin, self.until_ms, count - PARTITIONS)).tolist():
@@ -81,10 +94,10 @@ class Rows:
             }
             headers = [("ce_arrivedat", iso(at).encode())]
             partition = self._sent % PARTITIONS
-            made.append(Outgoing(topic, trip.encode(), json.dumps(row).encode(), headers, partition))
+            made.append(Outgoing(topic, trip.encode(), self._encode(row), headers, partition))
         for number in range(PARTITIONS):
             mark = records.watermark_headers(
-                source=SOURCE, time_ms=self.until_ms, origin=number, origins=PARTITIONS
+                source=self._source, time_ms=self.until_ms, origin=number, origins=PARTITIONS
             )
             made.append(Outgoing(topic, None, b"", mark, number))
         await records.send_all(self._producer, made)
@@ -107,6 +120,8 @@ async def measure(
     *,
     events: int,
     warm_up: int,
+    source: str = SOURCE,
+    encode: Encode = as_json,
 ) -> dict[str, list[float]]:
     """Return CPU microseconds an event, a figure a round, of each service, of all ("trimtab") and of the "peer".
 
@@ -117,6 +132,8 @@ async def measure(
         command: a peer process, which is told by lines how many records to take, and answers with its CPU seconds.
         events: of a round, watermarks included.
         warm_up: events of a round before the first, which does not count.
+        source: where the rows are sent.
+        encode: what makes records of them.
     """
     processes = {name: psutil.Process(stack.service(name).pid) for name in services}
     measured: dict[str, list[float]] = {}
@@ -124,7 +141,7 @@ async def measure(
     watermarks = Watermarks(servers)
     async with bus.open_producer(servers) as producer, asyncio.TaskGroup() as tasks:
         following = tasks.create_task(watermarks.follower.run())
-        rows = Rows(producer)
+        rows = Rows(producer, source=source, encode=encode)
         with peer_process(command) as peer:
             for number in range(ROUNDS + 1):
                 count = events if number else warm_up
@@ -171,10 +188,10 @@ def summary(measured: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def bare(servers: str) -> list[str]:
+def bare(servers: str, source: str = SOURCE) -> list[str]:
     """Return the command of the bare process, which consumes the raw rows from their start and produces them again."""
     target = topics.EVENTS.named(BARE_SOURCE).name
-    return [sys.executable, str(HERE / "stream_bare.py"), servers, topics.RAW.named(SOURCE).name, target]
+    return [sys.executable, str(HERE / "stream_bare.py"), servers, topics.RAW.named(source).name, target]
 
 
 @contextmanager

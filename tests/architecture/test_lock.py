@@ -108,7 +108,9 @@ def providers(module: str) -> set[str]:
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.name)
 def test_a_manifest_declares_what_its_code_imports(manifest: Path) -> None:
     project = tomllib.loads(manifest.read_text())["project"]
-    declared = {name_of(requirement) for requirement in project["dependencies"]} | {project["name"]}
+    extras = project.get("optional-dependencies", {}).values()
+    requirements = [*project["dependencies"], *(each for extra in extras for each in extra)]
+    declared = {name_of(requirement) for requirement in requirements} | {project["name"]}
     package = next(path.parent for path in manifest.parent.glob("trimtab*/__init__.py"))
 
     lacking = {

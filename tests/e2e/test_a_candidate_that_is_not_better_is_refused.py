@@ -1,16 +1,22 @@
-"""Gates hold: a candidate has to earn its place."""
+"""Gates hold: a candidate has to earn its place. And what came of it can be looked at from a notebook."""
 
+import ast
+import inspect
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from trimtab.audit import told, verify
+from trimtab_stack.stack import Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+NOTEBOOK = json.loads((Path(__file__).parents[2] / "docs/notebooks/a_session.ipynb").read_text())
 
 
 async def test_a_candidate_that_is_not_better_is_refused_and_the_champion_stays(
-    make_world: Callable[..., Any],
+    make_world: Callable[..., Any], whole: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with make_world("refused", gates="[{metric: mae, versus: champion, better_by: 0.2}]") as world:
         await world.backfill(48)
@@ -29,3 +35,21 @@ async def test_a_candidate_that_is_not_better_is_refused_and_the_champion_stays(
 
         found = await verify(world.trimtab.read_audit(), await told(world.servers))
         assert (found.fault, found.told > 0) == ("", True)
+        for name, value in whole.environ.items():
+            monkeypatch.setenv(name, value)
+        seen = await executed(NOTEBOOK, NAME=world.name)
+        assert seen["found"].total == world.made
+        assert seen["rows"].digest == seen["newest"].digest
+        assert seen["written"] == ["page.html", "page.json"]
+
+
+async def executed(notebook: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+    """Run a notebook's cells, but for the one that states its parameters, and return what they have named."""
+    names: dict[str, Any] = dict(parameters)
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
+            text = "".join(cell["source"])
+            code = compile(text, f"cell {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            if inspect.isawaitable(made := eval(code, names)):
+                await made
+    return names

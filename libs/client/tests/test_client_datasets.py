@@ -136,3 +136,9 @@ def test_the_wide_form_says_who_uses_what() -> None:
     assert [(row["model"], row["views"], row["label"]) for row in lineage.rows("Model")] == [
         ("m", "speed", "asks.x")
     ]
+    assert (lineage.consumers("rides"), lineage.consumers("asks")) == (
+        (["speed", "idle"], ["m"]),
+        ([], ["m"]),
+    )
+    assert lineage.uses("m", "rides") == ["features of speed"]
+    assert lineage.uses("m", "asks") == ["rows", "label"]

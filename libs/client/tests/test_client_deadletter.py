@@ -27,6 +27,7 @@ def a_letter(
     field: str = "x",
     value: str = "-1",
     row_id: bytes = b"",
+    content_type: str = "",
 ) -> DeadLetter:
     return DeadLetter(
         id=f"{topic}/1/{offset}",
@@ -39,6 +40,7 @@ def a_letter(
         reasons=[Reason(code=code, field=field, value=value, message=f"{field} {value} is wrong: mend it")],
         arrived_at=to_timestamp(NOW - 5),
         row_id=row_id,
+        content_type=content_type,
     )
 
 
@@ -84,7 +86,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     monkeypatch.setenv("TRIMTAB_REGISTRY_ADDRESS", "r:1")
     monkeypatch.setenv("TRIMTAB_KAFKA_SERVERS", "k:1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(deadletters, "records_of", kafka.records)
+    monkeypatch.setattr(deadletters, "committed", kafka.records)
     monkeypatch.setattr(deadletters, "replay", kafka.replay)
     return kafka
 
@@ -214,6 +216,18 @@ def test_a_row_keeps_the_id_that_its_producer_gave_it(kafka: Kafka, tell: Tell) 
     [sent] = kafka.sent
     assert dict(sent.headers)["ce_id"] == b"mine \xff"
     assert dict(sent.headers)["ce_replayof"] == b"raw.trips/1/7"
+
+
+def test_a_row_goes_back_as_what_it_said_it_was(kafka: Kafka, tell: Tell) -> None:
+    kafka.refuse(a_letter(7, content_type="application/json"))
+    kafka.refuse(a_letter(8, b"\0\0\0\0\7\xff"))
+
+    tell("replay", "--all")
+
+    assert [(sent.value, dict(sent.headers).get("content-type")) for sent in kafka.sent] == [
+        (b'{"id": "a"}', b"application/json"),
+        (b"\0\0\0\0\7\xff", None),
+    ]
 
 
 def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka, tell: Tell) -> None:

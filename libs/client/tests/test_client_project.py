@@ -81,6 +81,43 @@ spec:
 """
 
 
+@pytest.mark.parametrize(
+    ("format", "key", "said"),
+    [
+        ("xml", "type", "'xml' is not allowed: write 'json', 'avro' or 'protobuf'"),
+        ("{type: json, schema: x}", "schema", "JSON is read without one: remove it, or write type: avro or"),
+        ("{type: protobuf, schema: x}", "message", "it is missing: say which message of the schema"),
+        (
+            "{type: protobuf, message: M}",
+            "message",
+            "'M' is for a Protobuf schema that is written here: remove",
+        ),
+        (
+            "{type: avro, schema: x, message: M}",
+            "message",
+            "'M' is for a Protobuf schema that is written here",
+        ),
+        ("{type: avro, text: x}", "text", "there is no such key (its value is 'x'): remove it, or mend its"),
+    ],
+)
+def test_a_format_that_does_not_go_together_is_told_at_its_line(format: str, key: str, said: str) -> None:
+    text = f"""kind: Source
+metadata: {{name: trips}}
+spec:
+  key: id
+  event_time: at
+  format: {format}
+  lateness: 2h
+  fields: {{id: {{type: string}}, at: {{type: timestamp}}}}
+"""
+    with pytest.raises(BadProject) as raised:
+        project.parse(text)
+
+    (fault,) = raised.value.places
+    assert (fault.line, fault.key) == (6, f"spec.format.{key}")
+    assert fault.sentence.startswith(said)
+
+
 def test_what_does_not_go_together_is_told_at_its_own_line_all_at_once() -> None:
     text = (
         SOURCE

@@ -15,7 +15,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry
 from trimtab_core.auditchain import Chain, Line
 from trimtab_runtime.clock import from_timestamp
 
-from trimtab.reading import records_of
+from trimtab.reading import committed
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ async def told(servers: str) -> Told:
         Unavailable: Kafka cannot be read.
     """
     found = Told()
-    async for record in records_of(servers, topics.AUDIT.name):
+    async for record in committed(servers, topics.AUDIT.name):
         try:
             found.note(topics.AUDIT.decode(record.value or b""))
         except topics.Undecodable as error:

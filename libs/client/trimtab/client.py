@@ -6,10 +6,11 @@
 Failures are `Rejected` (the request is wrong) or `Unavailable` (try again later).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import zip_longest
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import msgspec
@@ -30,11 +31,13 @@ from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import to_timestamp
-from trimtab_runtime.errors import Rejected, TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
-from trimtab.datasets import TrainingSet, entity_columns, feature_table
+from trimtab import finding
+from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
+from trimtab.finding import SERVICES as SERVICES
 
-SERVICES = ("registry", "feature_store", "serving", "trainer", "monitoring", "ingestion")
+T = TypeVar("T", specs.Source, specs.Model)
 MOST_ROWS = 2_000
 """Of one request of `ingest`."""
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
@@ -61,8 +64,15 @@ class Trimtab:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, addresses: Mapping[str, str]) -> AsyncIterator[Self]:
-        """Open channels to the services; `addresses` maps each service's name to host:port."""
+    async def connect(cls, addresses: Mapping[str, str] | None = None) -> AsyncIterator[Self]:
+        """Open channels to the services; `addresses` maps each service's name to host:port.
+
+        Without them it is the Trimtab that the environment's variables name, or else the stack in TRIMTAB_DIR, `.trimtab`.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        addresses = finding.addresses(finding.environ(finding.home())) if addresses is None else addresses
         async with AsyncExitStack() as stack:
             channels = {
                 name: await stack.enter_async_context(rpc.channel(addresses[name])) for name in SERVICES
@@ -105,12 +115,21 @@ class Trimtab:
         Raises:
             UnknownSource: none of the name has been.
         """
-        for resource in await self.resources("Source"):
-            if resource.name == name:
-                found = specbook.from_message(resource)
-                assert isinstance(found, specs.Source)
+        return await self._applied(specs.Source, name, specbook.UnknownSource)
+
+    async def model(self, name: str) -> specs.Model:
+        """Return a model that has been applied.
+
+        Raises:
+            UnknownModel: none of the name has been.
+        """
+        return await self._applied(specs.Model, name, specbook.UnknownModel)
+
+    async def _applied(self, kind: type[T], name: str, unknown: type[NotFound]) -> T:
+        for resource in await self.resources(kind.__name__):
+            if resource.name == name and isinstance(found := specbook.from_message(resource), kind):
                 return found
-        raise specbook.UnknownSource(name)
+        raise unknown(name)
 
     async def ingest(
         self,
@@ -208,6 +227,91 @@ class Trimtab:
             pa.ipc.open_stream(b"".join(pieces)).read_all(),
         )
 
+    async def datasets(self, model: str = "") -> list[Dataset]:
+        """Return what the newest runs of a model, or of all, were trained on, and whatever else is tagged."""
+        tags = await self._tags()
+        known = {run.event.run_id: run for run in await self.runs(model)}
+        older = sorted({tag.run_id for tag in tags if model in ("", tag.model)} - known.keys())
+        runs = [*known.values(), *[await self._run(run_id) for run_id in older]]
+        return [Dataset.of(run.event, tags) for run in runs if run.event.candidate.dataset_digest]
+
+    async def dataset(self, name: str) -> Dataset:
+        """Return the dataset that a tag names, or that a run was trained on.
+
+        Raises:
+            NotFound: there is no such tag or run, or the run was trained on nothing.
+        """
+        tags = await self._tags()
+        try:
+            run = await self._run(next((tag.run_id for tag in tags if tag.name == name), name))
+        except NotFound as error:
+            raise NotFound(
+                f"there is no dataset {name!r}: name a tag or a run of `trimtab get datasets`"
+            ) from error
+        if not run.event.candidate.dataset_digest:
+            raise NotFound(f"run {name!r} has no dataset: name one of `trimtab get datasets`")
+        return Dataset.of(run.event, tags)
+
+    async def remade(self, dataset: Dataset) -> TrainingSet:
+        """Return the rows of a dataset, made once more by its model's spec as it is now.
+
+        They are those that the run was trained on if the digest is the dataset's.
+        """
+        window = (await self.model(dataset.model)).spec.trainer.window
+        return await self.training_set(
+            dataset.model, dataset.as_of_ms - window, dataset.as_of_ms, as_of_ms=dataset.as_of_ms
+        )
+
+    async def tag_dataset(
+        self, dataset: str, tag: str, *, actor: str, comment: str = ""
+    ) -> registry.TagDatasetResponse:
+        """Make a tag name a dataset, which is called by a tag or a run; the answer says what it named before."""
+        answer: registry.TagDatasetResponse = await self._registry.TagDataset(
+            registry.TagDatasetRequest(
+                name=tag, run_id=(await self.dataset(dataset)).run, actor=actor, comment=comment
+            )
+        )
+        return answer
+
+    async def untag_dataset(self, tag: str, *, actor: str, comment: str = "") -> registry.DatasetTag:
+        """Remove a tag, and return what it named."""
+        request = registry.UntagDatasetRequest(name=tag, actor=actor, comment=comment)
+        found: registry.DatasetTag = (await self._registry.UntagDataset(request)).tag
+        return found
+
+    async def _tags(self) -> list[registry.DatasetTag]:
+        return list((await self._registry.ListDatasetTags(registry.ListDatasetTagsRequest())).tags)
+
+    async def _run(self, run_id: str) -> training.Run:
+        found: training.Run = await self._trainer.GetRun(training.GetRunRequest(run_id=run_id))
+        return found
+
+    async def events(
+        self,
+        source: str,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        *,
+        most_rows: int | None = None,
+        timeout: float = 300.0,
+    ) -> Events:
+        """Return the archived events of a source in [start, end): from the first, up to the last, where not given.
+
+        Of more than `most_rows` (1,000,000, if it is not given) a sample, by the hashes of their ids: it favours no row,
+        and is the same each time. `total` says how many there are; with `most_rows=0` that alone is asked for.
+        """
+        request = feature_store.ReadEventsRequest(source=source, most_rows=most_rows)
+        for name, at_ms in (("start", start_ms), ("end", end_ms)):
+            if at_ms is not None:
+                getattr(request, name).CopyFrom(to_timestamp(at_ms))
+        pieces, extent = [], feature_store.ArchivedEvents.Extent()
+        async for part in self._feature_store.stream("ReadEvents", request, timeout=timeout):
+            if part.HasField("extent"):
+                extent = part.extent
+            else:
+                pieces.append(part.arrow)
+        return Events.of(source, extent, b"".join(pieces))
+
     async def audit_skew(
         self,
         model: str,
@@ -237,6 +341,37 @@ class Trimtab:
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""
         return list((await self._trainer.ListRuns(training.ListRunsRequest(model=model))).runs)
+
+    async def run(self, run_id: str) -> training.Run:
+        """Return one run."""
+        answer: training.Run = await self._trainer.GetRun(training.GetRunRequest(run_id=run_id))
+        return answer
+
+    async def watch_run(self, run_id: str, *, patience_s: float = 60.0) -> AsyncIterator[training.Run]:
+        """Yield a run now and whenever it has changed, until it has ended; a trainer that is away is waited for."""
+        clock = asyncio.get_running_loop().time
+        heard = clock()
+        while True:
+            try:
+                request = training.WatchRunRequest(run_id=run_id)
+                async for run in self._trainer.stream("WatchRun", request):
+                    heard = clock()
+                    yield run
+                return
+            except Unavailable:
+                if clock() - heard > patience_s:
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def cancel_run(self, run_id: str, *, reason: str, actor: str) -> training.Run:
+        """End a run that has not ended."""
+        request = training.CancelRunRequest(run_id=run_id, reason=reason, requested_by=actor)
+        answer: training.Run = await self._trainer.CancelRun(request)
+        return answer
+
+    async def run_log(self, run_id: str) -> str:
+        """Return what the training process of a run that has ended wrote."""
+        return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)
 
     async def models(
         self, prefix: str = "", *, after: str = "", limit: int = 100

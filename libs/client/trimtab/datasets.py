@@ -10,14 +10,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
-from trimtab_contracts.features.v1.features_pb2 import EntityColumn, GetOnlineFeaturesResponse
+from trimtab_contracts.features.v1.features_pb2 import ArchivedEvents, EntityColumn, GetOnlineFeaturesResponse
+from trimtab_contracts.registry.v1.registry_pb2 import DatasetTag
+from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.contract import entity_text
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
@@ -25,7 +27,73 @@ from trimtab_runtime.onlineview import Status
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSet:
+class Dataset:
+    """What a run was trained on, as it is on record; the run's id names it, and so does each of its tags."""
+
+    model: str
+    run: str
+    rows: int
+    from_ms: int
+    """Event time of the oldest row that the candidate was fitted to."""
+    to_ms: int
+    as_of_ms: int
+    """The run's: nothing of the rows happened, or arrived, later."""
+    tables: Mapping[str, int]
+    """The version of each table that it was made from."""
+    digest: str
+    tags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: RunEvent, tags: Iterable[DatasetTag]) -> Self:
+        """Return the dataset of a run."""
+        made = run.candidate
+        return cls(
+            run.model,
+            run.run_id,
+            made.rows,
+            from_timestamp(made.trained_from),
+            from_timestamp(made.trained_to),
+            from_timestamp(run.as_of),
+            {table.table: table.version for table in made.tables},
+            made.dataset_digest,
+            tuple(tag.name for tag in tags if tag.run_id == run.run_id),
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {
+            "model": self.model,
+            "run": self.run,
+            "tags": ", ".join(self.tags),
+            "rows": self.rows,
+            "from": iso(self.from_ms),
+            "to": iso(self.to_ms),
+            "tables": versions(self.tables),
+            "digest": self.digest,
+        }
+
+
+class Rows:
+    """Rows that can be had as Arrow or pandas."""
+
+    __slots__ = ()
+    _table: pa.Table
+
+    def arrow(self) -> pa.Table:
+        """Return the rows."""
+        return self._table
+
+    def pandas(self) -> Any:
+        """Return the rows as a pandas frame.
+
+        Raises:
+            Rejected: pandas is not installed.
+        """
+        return frame(self._table)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet(Rows):
     """The labelled rows of a model between two times, point in time: key, event_time_ms, the features, label."""
 
     model: str
@@ -40,18 +108,6 @@ class TrainingSet:
     rows_without_label: int
     """Left out, for no label came for them within the model's time."""
     _table: pa.Table = field(repr=False)
-
-    def arrow(self) -> pa.Table:
-        """Return the rows."""
-        return self._table
-
-    def pandas(self) -> Any:
-        """Return the rows as a pandas frame.
-
-        Raises:
-            Rejected: pandas is not installed.
-        """
-        return frame(self._table)
 
     def write(self, path: Path) -> None:
         """Write the rows to a Parquet file, with what names them as its metadata `trimtab`.
@@ -78,6 +134,45 @@ class TrainingSet:
             "tables": versions(self.tables),
             "digest": self.digest,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Events(Rows):
+    """Archived events of a source, in order of event time: its contract's fields, and event.id, event.time, event.arrived_at."""
+
+    source: str
+    version: int | None
+    """Of the source's table; None where nothing has been archived."""
+    total: int
+    """How many there are in the range that was asked for; the rows may be a sample of them."""
+    first_ms: int | None
+    """Event time of the first one in the range, if there is one."""
+    last_ms: int | None
+    watermark_ms: int | None
+    """All events up to here are archived."""
+    _table: pa.Table = field(repr=False)
+
+    @classmethod
+    def of(cls, source: str, extent: ArchivedEvents.Extent, stream: bytes) -> Self:
+        """Return what an answer holds; `stream` is its rows."""
+
+        def at_ms(name: str) -> int | None:
+            return from_timestamp(getattr(extent, name)) if extent.HasField(name) else None  # type: ignore[arg-type]
+
+        return cls(
+            source,
+            extent.table.version if extent.HasField("table") else None,
+            extent.rows,
+            at_ms("first"),
+            at_ms("last"),
+            at_ms("watermark"),
+            pa.ipc.open_stream(stream).read_all(),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many of them are here."""
+        return int(self._table.num_rows)
 
 
 def frame(table: pa.Table) -> Any:

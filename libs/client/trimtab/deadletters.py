@@ -13,9 +13,9 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
-from trimtab_runtime.records import REPLAY_OF, Outgoing
+from trimtab_runtime.records import CONTENT_TYPE, REPLAY_OF, Outgoing
 
-from trimtab.reading import records_of
+from trimtab.reading import committed
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def find(servers: str, query: Query, ids: Collection[str] = ()) -> list[Fo
         Unavailable: Kafka cannot be read.
     """
     newest: dict[str, tuple[int, bool, DeadLetter]] = {}
-    async for record in records_of(servers, topics.DEADLETTER.name, query.since_ms):
+    async for record in committed(servers, topics.DEADLETTER.name, query.since_ms):
         try:
             letter = topics.DEADLETTER.decode(record.value)
         except topics.Undecodable as error:
@@ -122,6 +122,8 @@ def _sent_again(letter: DeadLetter) -> Outgoing:
     ]
     if letter.row_id:
         headers.append(("ce_id", letter.row_id))
+    if letter.content_type:
+        headers.append((CONTENT_TYPE, letter.content_type.encode()))
     return Outgoing(letter.topic, letter.key or None, letter.payload, headers, letter.partition)
 
 
@@ -135,7 +137,7 @@ async def _replayed(servers: str, raw_topics: Iterable[str]) -> set[str]:
     """Return the ids of all letters of some raw topics whose replay was taken."""
     found = set()
     for raw in raw_topics:
-        async for record in records_of(servers, topics.SEEN.named(topics.RAW.member(raw)).name):
+        async for record in committed(servers, topics.SEEN.named(topics.RAW.member(raw)).name):
             if record.value is not None:
                 told = topics.SEEN.decode(record.value)
                 found |= {f"{raw}/{record.partition}/{offset}" for offset in told.replayed}

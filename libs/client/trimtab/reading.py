@@ -51,11 +51,11 @@ async def up_to(
             raise Unavailable(f"Kafka at {servers} gives no more of {left[0].topic}")
 
 
-async def records_of(servers: str, topic: str, since_ms: int | None = None) -> AsyncIterator[Any]:
+async def committed(servers: str, topic: str, since_ms: int | None = None) -> AsyncIterator[Any]:
     """Yield the committed records of a topic up to its end, from a time on; none of a topic that is not there.
 
     Raises:
-        Unavailable: Kafka cannot be read.
+        Unavailable: Kafka is away.
     """
     for place, offset in (await _starts(servers, topic, since_ms)).items():
         async for batch in read_partition(servers, place.topic, place.partition, offset=offset):

@@ -217,7 +217,7 @@ class Replay:
                         topic,
                         stream.keys[at],
                         stream.payloads[at],
-                        [("ce_arrivedat", iso(int(stream.arrived_ms[at])).encode())],
+                        [records.IS_JSON, ("ce_arrivedat", iso(int(stream.arrived_ms[at])).encode())],
                     )
                     for at in places
                 ],

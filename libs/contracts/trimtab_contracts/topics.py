@@ -127,7 +127,7 @@ _SERVICES = ("ingestion", "feature_store", "trainer", "registry", "serving", "mo
 
 RAW: Topic[Message] = Topic(
     name="raw.{source}",
-    about="What producers send. `ce_arrivedat` may state when it arrived, `ce_id` what the event is called; `ce_replayof` names "
+    about="What producers send, in the source's format; a record with `content-type` application/json is JSON. `ce_arrivedat` may state when it arrived, `ce_id` what the event is called; `ce_replayof` names "
     "the dead letter that is sent again, to the partition it came from; a record of type `trimtab.watermark` says that "
     "nothing at or before its `ce_time` will follow in its partition.",
     key="the source's key",

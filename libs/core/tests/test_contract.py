@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trimtab_core.contract import Contract, ReasonCode, compile_contract
+from trimtab_core.contract import Contract, Reason, ReasonCode, compile_contract
 from trimtab_core.specs import Source, parse
 from trimtab_core.timestamps import NOT_A_TIME
 
@@ -38,6 +38,25 @@ def check(row: Any, **spec: Any) -> list[tuple[str, str]]:
     payload = row if isinstance(row, bytes) else json.dumps(row).encode()
     checked = a_contract(**spec).check([payload], np.array([NOW]))
     return [(reason.field, reason.code) for reason in checked.reasons[0]]
+
+
+def test_what_could_not_be_made_json_is_not_looked_at_and_its_neighbours_are() -> None:
+    contract = a_contract(
+        fields={"id": {"type": "string"}, "at": {"type": "timestamp"}, "n": {"type": "integer", "default": 1}}
+    )
+    rows = [b'{"id": "a", "at": %d}' % NOW, b'{"id": "b"}', b"{rubbish"]
+    why = Reason(ReasonCode.MALFORMED_RECORD, "", "b'..'", "the record is none: mend the producer")
+
+    checked = contract.check(rows, np.full(3, NOW), {1: why})
+
+    assert [[reason.code for reason in each] for each in checked.reasons] == [
+        [],
+        ["malformed_record"],
+        ["malformed_json"],
+    ]
+    assert checked.reasons[1] == (why,)
+    assert (checked.rows[1], checked.keys[1], checked.event_time_ms[1]) == (None, None, NOT_A_TIME)
+    assert list(checked.cleaned.values()) == [1]
 
 
 def test_a_good_row_passes_with_its_time_and_key() -> None:

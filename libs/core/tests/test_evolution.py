@@ -52,6 +52,7 @@ def spec(document: dict[str, Any]) -> SourceSpec:
 BREAKS: list[tuple[dict[str, Any], str, str]] = [
     ({"key": "other"}, "key", "'other' was 'id', which producers and readers hold to"),
     ({"event_time": "then"}, "event_time", "'then' was 'at'"),
+    ({"format": "avro"}, "format.type", "'avro' was 'json', in which producers send it"),
     ({"lateness": "1h"}, "lateness", "'1h' is shorter than it was, 2h: rows that came in time would be late"),
     ({"unknown_fields": "reject"}, "unknown_fields", "'reject' was 'keep'"),
     ({"rules": ["minutes > 0", "minutes < 50"]}, "rules.1", "'minutes < 50' is a new rule"),
@@ -82,6 +83,7 @@ BREAKS: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 COMPATIBLE: list[dict[str, Any]] = [
     {},
+    {"format": "json"},
     {"lateness": "3h"},
     {"unknown_fields": "drop"},
     {"rules": []},
@@ -121,6 +123,34 @@ def test_a_change_that_breaks_somebody_is_told_with_its_place_both_values_and_th
 @pytest.mark.parametrize("changes", COMPATIBLE, ids=str)
 def test_a_change_that_breaks_nobody_passes(changes: dict[str, Any]) -> None:
     assert changed(changes) == []
+
+
+AVRO = {"type": "avro", "schema": '{"type": "record", "name": "A", "fields": []}'}
+OTHER = {**AVRO, "schema": AVRO["schema"].replace("A", "B")}
+PROTO = {"type": "protobuf", "schema": "message A {}", "message": "A"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "place", "said"),
+    [
+        ("avro", "protobuf", "format.type", "'protobuf' was 'avro', in which producers send it"),
+        (AVRO, "json", "format.type", "'json' was 'avro'"),
+        ("avro", AVRO, "format", "it says the schema itself, and records begin with the id of theirs"),
+        (PROTO, "protobuf", "format", "it has no schema any more, and records do not begin with an id"),
+        (AVRO, OTHER, "format.schema", "it is another, and a record is read by the very schema"),
+        (PROTO, {**PROTO, "message": "B"}, "format.message", "'B' was 'A'"),
+        (AVRO, {**AVRO, "schema": AVRO["schema"].replace(" ", "\n ")}, "", ""),
+        (PROTO, {**PROTO, "schema": "message A { optional int32 x = 1; }"}, "", ""),
+        ("protobuf", "protobuf", "", ""),
+    ],
+)
+def test_a_change_of_format_breaks_producers_unless_old_records_are_read_by_the_new_schema(
+    before: Any, after: Any, place: str, said: str
+) -> None:
+    found = breaking(spec(BEFORE | {"format": before}), spec(BEFORE | {"format": after}))
+
+    assert [".".join(map(str, where)) for where, _ in found] == ([place] if place else [])
+    assert all(told.startswith(said) for _, told in found)
 
 
 def test_everything_that_breaks_is_told_at_once() -> None:

@@ -1,6 +1,7 @@
 """Expressions are computed as a person would, the same for one row and for many, and run nothing."""
 
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_two_expressions_of_one_name_are_refused() -> None:
 )
 def test_the_views_in_a_text_are_among_those_it_names(text: str, named: set[str]) -> None:
     assert named <= views_named(text)
+
+
+def test_an_expression_that_has_travelled_to_another_process_says_the_same() -> None:
+    there = pickle.loads(pickle.dumps(Expression("request.a / zone-speed.mph * 60", ["zone-speed", "city"])))
+
+    assert there.text == "request.a / zone-speed.mph * 60"
+    assert there.evaluate([np.array([2.0]), np.array([30.0])]).tolist() == [4]
 
 
 leaves = st.sampled_from(["request.a", "request.b", "0", "2.5", "-3"])

@@ -113,6 +113,15 @@ def test_a_second_attempt_needs_a_first_that_ended_without_help() -> None:
     assert decide(SPEC, again.state, a_signal()).command_id == command_id("e1", 2)
 
 
+def test_a_cancelled_retrain_is_spent_but_is_no_failure_and_its_episode_may_try_again() -> None:
+    state = outcome(decide(SPEC, PolicyState(), a_signal()).state, None, DAY)
+
+    assert (state.in_flight, state.failures, state.commands) == (None, 0, (0.0,))
+    assert reconsider(SPEC, state, a_signal(day=6.9)).cause == "cooldown"
+    again = reconsider(SPEC, state, a_signal(day=7))
+    assert (again.action, again.attempt) == ("retrain", 2)
+
+
 def test_an_outcome_counts_once_and_only_for_the_loop_in_flight() -> None:
     state = decide(SPEC, PolicyState(), a_signal()).state
     ended = outcome(state, False, DAY, command_id("e1", 1))

@@ -10,9 +10,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from reprlib import Repr
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -49,6 +51,8 @@ class ReasonCode(StrEnum):
 
     MALFORMED_JSON = "malformed_json"
     NOT_AN_OBJECT = "not_an_object"
+    MALFORMED_RECORD = "malformed_record"
+    UNKNOWN_SCHEMA = "unknown_schema"
     MISSING_FIELD = "missing_field"
     NULL_VALUE = "null_value"
     WRONG_TYPE = "wrong_type"
@@ -106,9 +110,17 @@ class Contract:
         """What a row goes through before it is judged."""
         self._zone = zone(spec.fields[spec.event_time].timezone)
 
-    def check(self, payloads: Sequence[bytes], arrived_at_ms: NDArray[np.int64]) -> Checked:
-        """Judge a batch of JSON rows that arrived at `arrived_at_ms` [rows]. Never raises for what is in them."""
-        rows, faults = self._decoded(payloads)
+    def check(
+        self,
+        payloads: Sequence[bytes],
+        arrived_at_ms: NDArray[np.int64],
+        unreadable: Mapping[int, Reason] = MappingProxyType({}),
+    ) -> Checked:
+        """Judge a batch of JSON rows that arrived at `arrived_at_ms` [rows]. Never raises for what is in them.
+
+        `unreadable` are the places of those that could not be made JSON, and why.
+        """
+        rows, faults = self._decoded(payloads, unreadable)
         reasons: list[tuple[Reason, ...]] = [()] * len(rows)
         for at, fault in faults.items():
             reasons[at] = (fault,)
@@ -172,16 +184,19 @@ class Contract:
         """Return the event time of one row; `NOT_A_TIME` if it cannot be read."""
         return parse_timestamp(row.get(self.spec.event_time), self._zone)
 
-    def _decoded(self, payloads: Sequence[bytes]) -> tuple[list[dict[str, Any] | None], dict[int, Reason]]:
+    def _decoded(
+        self, payloads: Sequence[bytes], unreadable: Mapping[int, Reason]
+    ) -> tuple[list[dict[str, Any] | None], dict[int, Reason]]:
         """Return the rows, None where there is none, and what is wrong there."""
-        try:
-            rows = list(map(self._decode, payloads))
-        except UNDECODABLE:
-            found = [self._row(payload) for payload in payloads]
-        else:
-            if set(map(type, rows)) <= {dict}:
-                return rows, {}
-            found = [self._row(payload) for payload in payloads]
+        if not unreadable:
+            with suppress(*UNDECODABLE):
+                rows = list(map(self._decode, payloads))
+                if set(map(type, rows)) <= {dict}:
+                    return rows, {}
+        found = [
+            (None, unreadable[at]) if at in unreadable else self._row(payload)
+            for at, payload in enumerate(payloads)
+        ]
         faults = {at: fault for at, (_, fault) in enumerate(found) if fault is not None}
         return [row for row, _ in found], faults
 

@@ -6,13 +6,14 @@ it never is. Everything else is compatible (`docs/decisions/0005`). A breaking c
 needs a new major version, which is a source of its own beside the old one.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from trimtab_core.conditions import same_condition
 from trimtab_core.contract import compile_contract
 from trimtab_core.durations import format_duration
-from trimtab_core.specs import FeatureViewSpec, FieldSpec, Place, SourceSpec
+from trimtab_core.specs import FeatureViewSpec, FieldSpec, Format, Place, SourceSpec
 
 _OF_ALL_COLUMNS: Final = ("source", "entity", "hop")
 
@@ -42,6 +43,7 @@ def _broken(before: SourceSpec, after: SourceSpec) -> _Broken:
         if was != now:
             said = f"{now!r} was {was!r}, which producers and readers hold to"
             yield (role,), said, f"keep {role}: {was}"
+    yield from _other_format(before.format, after.format)
     if after.lateness < before.lateness:
         was, now = format_duration(before.lateness), format_duration(after.lateness)
         said = f"{now!r} is shorter than it was, {was}: rows that came in time would be late"
@@ -65,6 +67,33 @@ def _broken(before: SourceSpec, after: SourceSpec) -> _Broken:
         if name not in before.fields and not _takes_null(field):
             said = f"{name!r} is a new field that no row may lack: producers do not send it yet"
             yield ("fields", name), said, "make it nullable, or give it a default"
+
+
+def _other_format(before: Format, after: Format) -> _Broken:
+    """Yield what makes records unreadable, or read as what they are not.
+
+    A Protobuf schema may be another, for its language says how it grows, and old records are read by the new one.
+    """
+    if after.type != before.type:
+        said = f"{after.type!r} was {before.type!r}, in which producers send it"
+        yield ("format", "type"), said, f"keep {before.type}"
+    elif after.is_framed != before.is_framed:
+        said = "it says the schema itself" if before.is_framed else "it has no schema any more"
+        was = "records begin with the id of theirs" if before.is_framed else "records do not begin with an id"
+        yield ("format",), f"{said}, and {was}", "keep it"
+    elif after.type == "avro" and _json(after.text) != _json(before.text):
+        said = "it is another, and a record is read by the very schema it was written with"
+        yield ("format", "schema"), said, "keep it"
+    elif after.message != before.message:
+        yield ("format", "message"), f"{after.message!r} was {before.message!r}", "keep it"
+
+
+def _json(text: str | None) -> Any:
+    """Return what a text holds, white space aside; itself, if it is no JSON."""
+    try:
+        return json.loads(text or "")
+    except ValueError:
+        return text
 
 
 def _broken_field(name: str, before: FieldSpec, after: FieldSpec, source: SourceSpec) -> _Broken:

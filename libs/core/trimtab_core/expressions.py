@@ -109,10 +109,15 @@ class Expression:
             TextFault: it is no expression.
         """
         self.text = one_line(text)
-        compiler = _Compiler(self.text, [view for view in views if "-" in view])
+        self._dashed = [view for view in views if "-" in view]
+        compiler = _Compiler(self.text, self._dashed)
         self._node = compiler.compile()
         self.inputs = tuple(compiler.inputs.values())
         """What `evaluate` takes, in order."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as text, and be compiled there."""
+        return Expression, (self.text, self._dashed)
 
     def evaluate(self, columns: Sequence[Floats]) -> Floats:
         """Return the value [rows] of each row, NaN where it is missing."""

@@ -1,4 +1,4 @@
-"""Whether drift is answered with a retrain command.
+"""Whether drift, or what is due without it, is answered with a retrain command.
 
 One episode gives one command, however often, late or out of order its event is
 heard: a second attempt is made by `reconsider` alone, and only after the first
@@ -7,11 +7,13 @@ has come back without help. All times are seconds of event time.
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, get_args
 
 from trimtab_core.episodes import DriftKind
 
-Cause = Literal["drift", "kind", "quality", "duplicate", "in_flight", "cooldown", "budget"]
+DueKind = Literal["schedule", "new_rows"]
+Trigger = DriftKind | DueKind
+Cause = Literal["called", "kind", "quality", "duplicate", "in_flight", "cooldown", "budget"]
 
 _REMEMBERED = 1_000
 """Answered episodes that are kept; an older event is behind the last command, so the cooldown declines it."""
@@ -31,16 +33,18 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class DriftSignal:
-    """A drift event, as the policy reads it."""
+    """A drift event, or what is due without drift, as the policy reads it; its episode is then the occasion."""
 
     model: str
     episode: str
-    kind: DriftKind
+    kind: Trigger
     at: float
     severity: float = 0.0
     """In [0, 1], for the sentence only."""
     quality_fault: bool = False
     """Whether the data of the episode is bad rather than changed."""
+    summary: str = ""
+    """What calls for the retrain, where it is no drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +108,20 @@ def reconsider(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Dec
     return _decide(spec, state, signal, may_try_again=True)
 
 
-def outcome(state: PolicyState, helped: bool, at: float, command: str | None = None) -> PolicyState:
+def outcome(state: PolicyState, helped: bool | None, at: float, command: str | None = None) -> PolicyState:
     """Take in the end of the loop in flight; a repeated or foreign outcome changes nothing.
 
+    `helped` is None if it was cancelled, which says nothing of retraining: an episode that goes on may have another
+    attempt, and the back-off stays as it is. Cooldown and budget are spent all the same.
     `command` names the loop that ended; without it, the one in flight is meant.
     """
     if state.in_flight is None or command not in (None, state.in_flight):
         return state
     answers = tuple(
-        replace(answer, helped=helped) if answer.command_id == state.in_flight else answer
+        replace(answer, helped=bool(helped)) if answer.command_id == state.in_flight else answer
         for answer in state.answers
     )
-    failures = 0 if helped else state.failures + 1
+    failures = 0 if helped else state.failures + (helped is False)
     return replace(state, in_flight=None, failures=failures, last_outcome_at=at, answers=answers)
 
 
@@ -132,7 +138,7 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         known = None if given is None else given.command_id
         return Decision("decline", known, attempt, cause, reason, state, retry_at)
 
-    if signal.kind not in spec.on:
+    if signal.kind not in (*spec.on, *get_args(DueKind)):
         return decline(
             "kind",
             f"{signal.kind} drift does not call for a retrain of {signal.model}: {_listed(spec.on)} does.",
@@ -180,8 +186,9 @@ def _command(state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple
         answers=answers,
     )
     again = f", attempt {attempt}," if attempt > 1 else ""
-    reason = f"{signal.kind.capitalize()} drift of severity {signal.severity:.2f}{again} calls for a retrain of {signal.model}."
-    return Decision("retrain", command, attempt, "drift", reason, after)
+    called = signal.summary or f"{signal.kind.capitalize()} drift of severity {signal.severity:.2f}"
+    reason = f"{called}{again} calls for a retrain of {signal.model}."
+    return Decision("retrain", command, attempt, "called", reason, after)
 
 
 def _listed(kinds: tuple[DriftKind, ...]) -> str:

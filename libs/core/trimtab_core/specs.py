@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.schedules import checked_schedule
 from trimtab_core.syntax import TextFault
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
@@ -48,6 +50,9 @@ PerTime = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 """A rate, written `4 per 60d`."""
+
+Schedule = Annotated[str, AfterValidator(checked_schedule)]
+"""Five fields of cron, in UTC."""
 
 Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
 """Where a number should be, written `< 0.2` or `[1, 3]`."""
@@ -78,7 +83,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        populate_by_name=True,
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
@@ -277,6 +281,37 @@ def _pattern_fault(pattern: str) -> str:
     return ""
 
 
+class Format(Spec):
+    """How a source's records are written, where they do not say that they are JSON.
+
+    Avro and Protobuf records without a schema of their own here begin with the id of one (the Confluent wire format),
+    and it is asked of the schema registry.
+    """
+
+    type: Literal["json", "avro", "protobuf"] = "json"
+    text: str | None = Field(default=None, alias="schema", min_length=1)
+    """The schema by which all records are written: Avro's in JSON, or a .proto file."""
+    message: str | None = None
+    """The full name of the message that each record is, such as `shop.Order`."""
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether each record begins with the id of its schema."""
+        return self.type != "json" and self.text is None
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.text is not None and self.type == "json":
+            yield ("schema",), "JSON is read without one: remove it, or write type: avro or type: protobuf"
+        takes_message = self.type == "protobuf" and self.text is not None
+        if self.message is not None and not takes_message:
+            yield (
+                ("message",),
+                f"{self.message!r} is for a Protobuf schema that is written here: remove it, or write both",
+            )
+        if self.message is None and takes_message:
+            yield ("message",), "it is missing: say which message of the schema each record is"
+
+
 class SourceSpec(Spec):
     """A stream with a data contract."""
 
@@ -285,6 +320,10 @@ class SourceSpec(Spec):
     key: FieldName
     event_time: FieldName
     lateness: Duration
+    format: Annotated[
+        Format, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)
+    ] = Format()
+    """How records are written: `json`, `avro` or `protobuf`, or with the schema written here. What says that it is JSON is."""
     partitions: int = Field(default=2, ge=1, le=1024)
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
@@ -292,6 +331,12 @@ class SourceSpec(Spec):
     """What every row keeps: conditions such as `dropoff_at >= pickup_at` or `payment == 'card' or tip == 0`."""
     expect_rows: int = Field(default=1000, ge=1, le=1_000_000)
     """How many rows of a partition, at the least, the fields' `expect` is held against at a time."""
+
+    @property
+    def shown(self) -> dict[str, FieldSpec]:
+        """The fields as people are shown them: key, event time, the others by name; a document keeps no order."""
+        names = sorted(self.fields, key=lambda name: (name != self.key, name != self.event_time, name))
+        return {name: self.fields[name] for name in names}
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for role in ("key", "event_time"):
@@ -573,9 +618,13 @@ DriftKind = Literal["data", "prediction", "performance"]
 
 
 class RetrainSpec(Spec):
-    """When drift becomes a retrain command."""
+    """When a model is trained again without being told to; all of it reads event time."""
 
     on: tuple[DriftKind, ...] = ("data", "performance")
+    schedule: Schedule | None = None
+    """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
+    new_rows: int | None = Field(default=None, ge=1)
+    """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
@@ -684,7 +733,7 @@ def parse(kind: str, document: dict[str, Any]) -> Source | FeatureView | Model:
 
 def to_document(resource: Source | FeatureView | Model) -> dict[str, Any]:
     """Return the resource as plain data that `parse` reads back as an equal resource."""
-    return resource.model_dump(mode="json", exclude_none=True)
+    return resource.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def versioned(name: str, version: int) -> str:
@@ -735,9 +784,10 @@ def _readable(kind: type[Spec], raw: Any) -> Spec:
     """Return a part with those of its fields that can be read; an attribute is missing where one cannot."""
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
-        if isinstance(raw, Mapping) and name in raw:
+        key = field.alias or name
+        if isinstance(raw, Mapping) and key in raw:
             with suppress(ValidationError):
-                values[name] = _read(field.annotation, field.metadata, raw[name])
+                values[name] = _read(field.annotation, field.metadata, raw[key])
         elif not field.is_required():
             values[name] = field.get_default(call_default_factory=True)
     part = kind.model_construct()

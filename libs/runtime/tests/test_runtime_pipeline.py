@@ -39,6 +39,22 @@ class Passing:
         return [Outgoing(self._topic, each.key, each.value, each.headers, each.partition) for each in records]
 
 
+class Needing(Passing):
+    """Needs something from elsewhere for each batch, and takes note of how often it asked."""
+
+    def __init__(self, topic: str, there: asyncio.Event) -> None:
+        super().__init__(topic)
+        self.asked = 0
+        self._there = there
+
+    async def prepare(self, records: Sequence[Any]) -> None:
+        self.asked += 1
+        if records[0].value == b"poison":
+            raise LookupError("nobody knows this one")
+        if not self._there.is_set():
+            raise Unavailable("it is away")
+
+
 class Topics:
     """Topics of one test."""
 
@@ -265,3 +281,40 @@ async def test_reading_a_compacted_partition_ends(topics: Topics) -> None:
 async def test_a_partition_that_does_not_exist_is_unavailable(topics: Topics) -> None:
     with pytest.raises(Unavailable, match="nowhere/0 cannot be read"):
         await topics.read("nowhere")
+
+
+async def test_a_partition_whose_needs_are_away_is_held_back_with_its_worker_and_others_go_on(
+    topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    held, free = await topics.create(f"held-{topics.name}"), await topics.create(f"free-{topics.name}")
+    there, made = asyncio.Event(), list[Needing]()
+
+    def make_worker(place: TopicPartition) -> Passing:
+        if place.topic == free:
+            return Passing(topics.out)
+        made.append(Needing(topics.out, there))
+        return made[-1]
+
+    async def asked_again() -> bool:
+        return made[-1].asked > 2
+
+    await topics.send(held, "a", "b")
+    async with running(topics.pipeline(held, free, make_worker=make_worker)):
+        await topics.send(free, "c")
+        await topics.arrives("c")
+        await eventually(asked_again, what="another try")
+    there.set()  # and it was closed while it waited
+    async with running(topics.pipeline(held, free, make_worker=make_worker)):
+        await topics.arrives("c", "a", "b")
+
+    assert len(made) == 2
+    assert "is held back, and tries again in 0.1 s: it is away" in caplog.text
+
+
+async def test_a_worker_that_fails_before_a_batch_breaks_its_stage(topics: Topics) -> None:
+    source = await topics.create(f"in-{topics.name}")
+    await topics.send(source, "poison")
+    pipeline = topics.pipeline(source, make_worker=lambda _: Needing(topics.out, asyncio.Event()))
+
+    with pytest.raises(Broken, match=rf"{source}/0 from offset 0: LookupError: nobody knows this one"):
+        await pipeline.run()

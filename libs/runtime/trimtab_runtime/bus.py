@@ -251,4 +251,5 @@ def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason], offset: int
         reasons=reasons,
         arrived_at=to_timestamp(records.origin(raw).arrived_at_ms),
         row_id=records.given_id(dict(raw.headers)),
+        content_type=records.content_type(raw),
     )

@@ -9,7 +9,7 @@ without an entity has a single row, whose entity is "".
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
@@ -22,9 +22,9 @@ from trimtab_core.slots import FoldState
 class Key(msgspec.Struct, frozen=True, array_like=True):
     """What a record's key says: whose slot it is; entity None is the fold's progress."""
 
-    generation: int
+    generation: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     entity: str | None
-    index: int
+    index: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,39 @@ def progress_value(progress: Progress) -> bytes:
     ).SerializeToString()
 
 
-def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
+def read_slot(value: bytes) -> FeatureSlot:
+    """Return what `slot_value` wrote.
+
+    Raises:
+        DecodeError: the bytes are no such value.
+    """
+    return FeatureRecord.FromString(value).slot
+
+
+def put(state: FoldState, slot: FeatureSlot) -> None:
+    """Take a slot into `state`.
+
+    Raises:
+        ValueError: it is none of the state's layout.
+    """
+    state.put(slot.entity, slot.slot, np.array(slot.partials), [*map(_bins, slot.sketches)])
+
+
+def read_progress(value: bytes) -> Progress:
+    """Return what `progress_value` wrote.
+
+    Raises:
+        DecodeError: the bytes are no such value.
+    """
+    told = FeatureRecord.FromString(value).progress
+    return Progress(dict(told.watermark_ms), told.inputs, dict(told.live_from), told.ring)
+
+
+def apply(state: FoldState | None, records: Iterable[Any], generation: int) -> Applied:
     """Take raw records of one partition, in order, into `state`; those of other generations change nothing.
 
     A tombstone stands for its whole entity, for the fold removes an entity's slots together; one of the progress says
-    that the generation is begun again.
+    that the generation is begun again. Without a state it is only said what the records change.
     """
     done = Applied()
     for record in records:
@@ -130,18 +158,14 @@ def apply(state: FoldState, records: Iterable[Any], generation: int) -> Applied:
                 done.others[record.key] = place.generation
             continue
         if place.entity is None:
-            if record.value is None:
-                done.progress = Progress({}, 0)
-            else:
-                told = FeatureRecord.FromString(record.value).progress
-                done.progress = Progress(
-                    dict(told.watermark_ms), told.inputs, dict(told.live_from), told.ring
-                )
+            done.progress = Progress({}, 0) if record.value is None else read_progress(record.value)
         elif record.value is None:
-            state.forget(place.entity)
+            if state is not None:
+                state.forget(place.entity)
             done.changed.append((place.entity, -1))
         else:
-            slot = FeatureRecord.FromString(record.value).slot
-            state.put(slot.entity, slot.slot, np.array(slot.partials), [*map(_bins, slot.sketches)])
+            slot = read_slot(record.value)
+            if state is not None:
+                put(state, slot)
             done.changed.append((slot.entity, slot.slot))
     return done

@@ -52,6 +52,10 @@ class Follower:
             self._caught_up.clear()
             self._changed.set()
 
+    def begin_at(self, start: Mapping[tuple[str, int], int]) -> None:
+        """Read partitions that have not been read yet from an offset on, and not from their beginning."""
+        self._next = {**start, **self._next}
+
     async def caught_up(self) -> None:
         """Wait until it is caught up."""
         await self._caught_up.wait()

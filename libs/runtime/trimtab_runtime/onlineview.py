@@ -1,4 +1,4 @@
-"""One view's online features in memory: written by whoever follows its topic, read by many threads.
+"""One view's online features: written by whoever follows its topic, read by many threads.
 
 A value is as of the last hop boundary before a row's time and made of completed slots
 only, so it changes only when a late slot does; it is computed once and kept. What
@@ -11,13 +11,16 @@ makes this right with many readers and one writer:
   changed, and no reader sees a slot half written.
 
 The writer takes the lock for a few records at a time, so a reader does not wait long.
+What a value is does not depend on where the slots lie: `Answers` says it, and
+`OnlineView` holds the slots in memory.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -57,8 +60,8 @@ class Kept(NamedTuple):
     """As if the view had come as far as the boundary."""
 
 
-class OnlineView:
-    """The online state of one generation of a view."""
+class Answers(ABC):
+    """What one generation of a view answers, wherever its slots lie."""
 
     def __init__(self, view: specs.FeatureView, source: specs.Source, generation: int) -> None:
         self.view = view
@@ -69,7 +72,6 @@ class OnlineView:
         self.layout = Layout.of(view.spec, source.spec.lateness)
         self.until_ms: int | None = None
         """The watermark: every event at or before it is in the features; None until all partitions have one."""
-        self._state = FoldState(self.layout)
         self._progress: dict[int, int] = {}
         self._begun: set[int] = set()
         self._kept: dict[int, dict[str, Kept]] = {}
@@ -83,7 +85,7 @@ class OnlineView:
             boundary = self.layout.boundary_of(time_ms)
             kept = self._kept.get(boundary)
             value = kept.get(entity) if kept is not None else None
-            found[at] = (self._compute(entity, boundary) if value is None else value).values
+            found[at] = (self._compute([entity], boundary)[0] if value is None else value).values
         return found
 
     def read(self, entities: Sequence[str], boundary: int) -> tuple[Floats, Statuses]:
@@ -91,10 +93,12 @@ class OnlineView:
         # The watermark comes first: what is read after it holds at least as much as it says.
         whole = self.until_ms is not None and self.until_ms >= boundary - 1
         kept = self._kept.get(boundary, {})
-        found = [kept.get(entity) or self._compute(entity, boundary) for entity in entities]
+        found = {entity: value for entity in entities if (value := kept.get(entity)) is not None}
+        if lacking := [entity for entity in dict.fromkeys(entities) if entity not in found]:
+            found.update(zip(lacking, self._compute(lacking, boundary), strict=True))
         size = (len(entities), len(self.layout.columns))
-        values = np.array([each.values for each in found]).reshape(size)
-        statuses = np.array([each.statuses for each in found], np.uint8).reshape(size)
+        values = np.array([found[entity].values for entity in entities]).reshape(size)
+        statuses = np.array([found[entity].statuses for entity in entities], np.uint8).reshape(size)
         if not whole:
             statuses[statuses == Status.PRESENT] = Status.STALE
         return values, statuses
@@ -107,20 +111,13 @@ class OnlineView:
                     self._drop(applied.changed)
                     if applied.progress is not None:
                         self._note(partition, applied.progress)
-        if len(self._progress) < self.source.partitions:
-            return False
-        before, self.until_ms = self.until_ms, min(self._progress.values())
-        return self.until_ms != before
+        return self._look()
 
-    def over(self, source: specs.Source) -> "OnlineView":
+    def over(self, source: specs.Source) -> Self:
         """Return the same over what the source is by now: another lateness is another ring."""
         if source.spec == self.source:
             return self
-        other = OnlineView(self.view, source, self.generation)
-        with self._lock:
-            for entity, index in self._state.occupied():
-                slot, partials = self._state.slot(entity, index)
-                other._state.put(entity, slot, partials, self._state.sketches(entity, index))
+        other = self._on(source)
         other._progress, other._begun, other.until_ms = dict(self._progress), set(self._begun), self.until_ms
         return other
 
@@ -128,6 +125,22 @@ class OnlineView:
     def is_whole(self) -> bool:
         """Whether all partitions have been begun: all that was folded of them before is here."""
         return len(self._begun) == self.source.partitions
+
+    @abstractmethod
+    def _on(self, source: specs.Source) -> Self:
+        """Return the same slots over what the source is by now."""
+
+    @abstractmethod
+    def _take(self, records: Sequence[Any]) -> Applied:
+        """Take records in under the lock, and return what they changed.
+
+        Raises:
+            msgspec.DecodeError, DecodeError, ValueError: one of them cannot be read.
+        """
+
+    @abstractmethod
+    def _compute(self, entities: Sequence[str], boundary: int) -> Sequence[Kept]:
+        """Return what each entity is as of a hop boundary, none of them twice, and keep it."""
 
     def _note(self, partition: int, progress: Progress) -> None:
         if not progress.inputs:  # it is begun once more
@@ -137,9 +150,16 @@ class OnlineView:
         if (least := progress.least_ms()) is not None:
             self._progress[partition] = least
 
+    def _look(self) -> bool:
+        """Set the watermark by how far the partitions have come, and return whether it moved."""
+        if len(self._progress) < self.source.partitions:
+            return False
+        before, self.until_ms = self.until_ms, min(self._progress.values())
+        return self.until_ms != before
+
     def _apply(self, records: Sequence[Any]) -> Iterator[Applied]:
         try:
-            yield featurelog.apply(self._state, records, self.generation)
+            yield self._take(records)
         except (msgspec.DecodeError, DecodeError, ValueError) as error:
             if len(records) == 1:
                 log.error("record %r of view %r cannot be read: %s", records[0].key, self.name, error)
@@ -149,14 +169,20 @@ class OnlineView:
             ) in records:  # what was applied before the bad one is applied again, and changes nothing
                 yield from self._apply([record])
 
-    def _compute(self, entity: str, boundary: int) -> Kept:
-        with self._lock:
-            values: Floats = self._state.values([entity], boundary)[0]
-            made = Kept(values, self._statuses(values, self._state.last_event_slot(entity), boundary))
-            if self._count >= _MOST_KEPT:
-                self._kept, self._count = {}, 0
-            self._kept.setdefault(boundary, {})[entity] = made
-            self._count += 1
+    def _made(
+        self, state: FoldState, entities: Sequence[str], boundary: int, but: Collection[str] = ()
+    ) -> list[Kept]:
+        """Return what `state` makes of entities, under the lock, and keep it of all `but` some."""
+        values = state.values(entities, boundary)
+        if self._count >= _MOST_KEPT:
+            self._kept, self._count = {}, 0
+        kept, made = self._kept.setdefault(boundary, {}), []
+        for entity, found in zip(entities, values, strict=True):
+            statuses = self._statuses(found, state.last_event_slot(entity), boundary)
+            made.append(Kept(found.copy(), statuses))
+            if entity not in but:
+                kept[entity] = made[-1]
+        self._count += len(made)
         return made
 
     def _statuses(self, values: Floats, newest: int, boundary: int) -> Statuses:
@@ -174,18 +200,44 @@ class OnlineView:
                     kept.pop(entity, None)
 
 
-class Generations:
+class OnlineView(Answers):
+    """The online state of one generation of a view, in memory."""
+
+    def __init__(self, view: specs.FeatureView, source: specs.Source, generation: int) -> None:
+        super().__init__(view, source, generation)
+        self._state = FoldState(self.layout)
+
+    def _on(self, source: specs.Source) -> "OnlineView":
+        other = OnlineView(self.view, source, self.generation)
+        with self._lock:
+            for entity, index in self._state.occupied():
+                slot, partials = self._state.slot(entity, index)
+                other._state.put(entity, slot, partials, self._state.sketches(entity, index))
+        return other
+
+    def _take(self, records: Sequence[Any]) -> Applied:
+        return featurelog.apply(self._state, records, self.generation)
+
+    def _compute(self, entities: Sequence[str], boundary: int) -> Sequence[Kept]:
+        with self._lock:
+            return self._made(self._state, entities, boundary)
+
+
+A = TypeVar("A", bound=Answers)
+
+
+class Generations(Generic[A]):
     """The generations of one view: the one that is answered from, and the next while it is being begun.
 
     Whoever folds a view writes all slots of a new generation before it says, partition by partition, how far that has
     come. Until then the one before answers: a change of a view is seen whole, and takes nothing away meanwhile.
     """
 
-    def __init__(self, begin: Callable[[specs.FeatureView, specs.Source, int], OnlineView]) -> None:
+    def __init__(self, begin: Callable[[specs.FeatureView, specs.Source, int], A]) -> None:
         """`begin` returns a generation with what is there of it already."""
         self._begin = begin
-        self._next: OnlineView | None = None
-        self.current: OnlineView | None = None
+        self._next: A | None = None
+        self.current: A | None = None
 
     def follow(self, view: specs.FeatureView, source: specs.Source, generation: int) -> None:
         """Begin what a spec says, unless that is done; the first of all generations is answered from at once."""

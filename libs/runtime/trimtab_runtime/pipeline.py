@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
@@ -50,6 +50,19 @@ class Worker(Protocol):
         """Return what a batch becomes; changes of state are thrown away with the worker if it does not commit.
 
         An empty batch says that nothing has come for a second.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A worker that needs something from elsewhere before it can process a batch."""
+
+    async def prepare(self, records: Sequence[Any]) -> None:
+        """Have at hand what `process` needs for a batch that is not empty; what it does may be done again.
+
+        `Unavailable` is waited out for as long as it takes: the partition is held back with its worker as it is, and
+        others go on.
         """
         ...
 
@@ -284,8 +297,24 @@ class _Lane:
                 self._place, timeout_ms=_QUIET_MS, max_records=self._pipeline.max_records
             )
             batch = batches.get(self._place, [])
+            if batch and isinstance(self.worker, Preparing):
+                await self._prepare(self.worker, batch)
             async with self._busy:
                 offset = await self._carry(batch, offset, transactions)
+
+    async def _prepare(self, worker: Preparing, batch: Sequence[Any]) -> None:
+        """Return once the worker has what it needs; until then nothing is in flight, so the lane can close at once."""
+        outages = 0
+        while True:
+            try:
+                return await worker.prepare(batch)
+            except Unavailable as error:
+                wait_s = _AGAIN_AFTER_S[min(outages, len(_AGAIN_AFTER_S) - 1)]
+                log.warning("%s is held back, and tries again in %.1f s: %s", self._id, wait_s, error)
+            except Exception as error:
+                raise Broken(self._place, batch[0].offset, error) from error
+            outages += 1
+            await asyncio.sleep(wait_s)
 
     async def _carry(self, batch: Sequence[Any], offset: int, transactions: Transactions) -> int:
         assert self.worker is not None

@@ -22,12 +22,15 @@ from trimtab_runtime.clock import iso, parse_iso
 M = TypeVar("M", bound=Message)
 Headers = list[tuple[str, bytes]]
 
+CONTENT_TYPE = "content-type"
+IS_JSON = (CONTENT_TYPE, b"application/json")
+"""The header of a row that is JSON, whatever its source's format."""
 REPLAY_OF = "ce_replayof"
 """The header of a dead letter's row that is sent again: the letter's id."""
 WATERMARK_TYPE = "trimtab.watermark"
 _WATERMARK = WATERMARK_TYPE.encode()
 MOST_ID_BYTES = 256
-"""Of a row's id; what goes along with every row must not outweigh it."""
+"""Of a row's id, or what it says that it is; what goes along with every row must not outweigh it."""
 _ISO_LENGTH = len("2020-01-01T00:00:00.000Z")
 _LEAST, _MOST = (
     np.frombuffer(text, np.uint8) for text in (b"0000-00-00T00:00:00.000Z\0", b"9999-99-99T99:99:99.999Z\0")
@@ -93,7 +96,7 @@ def headers(
         ("ce_type", type.encode()),
         ("ce_source", source.encode()),
         ("ce_time", iso(time_ms).encode()),
-        ("content-type", content_type),
+        (CONTENT_TYPE, content_type),
     ]
     if subject:
         built.append(("ce_subject", subject.encode()))
@@ -242,6 +245,17 @@ def given_id(headers: Mapping[str, bytes | None]) -> bytes:
     """Return what the headers of a row call it; nothing if they do not, or if that can be no id."""
     found = headers.get("ce_id") or b""
     return found if len(found) <= MOST_ID_BYTES else b""
+
+
+def content_type(record: Any) -> str:
+    """Return what a raw aiokafka record says that it is; nothing if it does not, or if that can be no content type."""
+    found = dict(record.headers).get(CONTENT_TYPE) or b""
+    return found.decode() if found.isascii() and len(found) <= MOST_ID_BYTES else ""
+
+
+def is_json(record: Any) -> bool:
+    """Whether a raw aiokafka record says that it is JSON."""
+    return content_type(record).partition(";")[0].strip().lower() == "application/json"
 
 
 def read(topic: Topic[M], record: Any) -> Record[M]:

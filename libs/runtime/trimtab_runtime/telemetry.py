@@ -107,7 +107,7 @@ def start(service: str, *, instance: str, trace_file: Path | None, otlp: bool) -
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for noisy in ("aiokafka", "faust", "mode", "kafka"):
+    for noisy in ("aiokafka", "faust", "httpx", "mode", "kafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     provider = TracerProvider(
         resource=Resource.create({"service.name": service, "service.instance.id": instance})

@@ -36,7 +36,7 @@ def test_kafka_is_fetched_once_however_many_want_it(tmp_path: Path) -> None:
 
 
 def test_a_fetch_that_fails_half_way_leaves_nothing_and_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "cache" / ".fetching-and-killed").mkdir(parents=True)
+    (tmp_path / "cache" / ".fetching-kafka-4.3.1-and-killed").mkdir(parents=True)
     environ = a_machine(tmp_path, COUNTS_AND_FETCHES + 'echo "[ERROR] the network is down"\nexit 1\n')
 
     with pytest.raises(

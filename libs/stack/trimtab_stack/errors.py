@@ -3,6 +3,7 @@
     StackError
     ├── MissingJava           no Java, or one that is too old
     ├── MissingKafka          the jars are not there and cannot be fetched
+    ├── CannotFetch           Maven is missing, or failed
     ├── MissingPostgres       no PostgreSQL binaries, or none that this user may run
     ├── PortInUse             a port that the stack was given belongs to someone else
     ├── AlreadyRunning        another process runs a stack in this directory
@@ -30,6 +31,10 @@ class MissingJava(StackError):
 
 class MissingKafka(StackError):
     """The jars of Kafka are neither here nor fetchable."""
+
+
+class CannotFetch(StackError):
+    """Something is not in the cache, and Maven cannot bring it there."""
 
 
 class MissingPostgres(StackError):

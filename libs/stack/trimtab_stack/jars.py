@@ -1,23 +1,15 @@
-"""Finds the jars of Kafka, and fetches them once.
-
-A cache folder is complete from the moment it exists: it is filled under another name and renamed, under a lock.
-"""
+"""Finds the jars of Kafka, and fetches them once."""
 
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab_stack.errors import MissingKafka
-from trimtab_stack.locks import locked
+from trimtab_stack import maven
+from trimtab_stack.errors import CannotFetch, MissingKafka
 
 KAFKA_VERSION = "4.3.1"
 _POM = Path(__file__).with_name("kafka_pom.xml")
-_FETCH_SECONDS = 600.0
-_SCRATCH = ".fetching-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +32,13 @@ class Jars:
 
 
 def cache(environ: Mapping[str, str]) -> Path:
-    """Return the folder that holds the fetched Kafka: in TRIMTAB_CACHE, else in ~/.cache/trimtab."""
-    root = environ.get("TRIMTAB_CACHE") or Path(environ.get("HOME") or Path.home(), ".cache", "trimtab")
-    return Path(root, f"kafka-{KAFKA_VERSION}")
+    """Return the folder that holds the fetched Kafka."""
+    return maven.cache(environ) / f"kafka-{KAFKA_VERSION}"
 
 
 def lock(environ: Mapping[str, str]) -> Path:
     """Return the file that is locked by whoever adds to the cache."""
-    return cache(environ).with_name(f"kafka-{KAFKA_VERSION}.lock")
+    return maven.lock(cache(environ))
 
 
 def find(environ: Mapping[str, str]) -> Jars | None:
@@ -79,45 +70,13 @@ def find_or_fetch(environ: Mapping[str, str]) -> Jars:
     """
     if jars := find(environ):
         return jars
-    place = cache(environ)
-    with locked(lock(environ), within=_FETCH_SECONDS) as held:
-        if not held:
-            raise MissingKafka(
-                f"another process has been fetching Kafka into {place} for {_FETCH_SECONDS:g} s: end it"
-            )
-        if not (jars := find(environ)):
-            _fetch(place, environ)
-            jars = find(environ)
-    if not jars:
+    goal = ("-f", str(_POM), "dependency:copy-dependencies")
+    try:
+        maven.fetch(f"Kafka {KAFKA_VERSION}", cache(environ), goal, "libs", environ)
+    except CannotFetch as error:
+        raise MissingKafka(f"{error}, or set KAFKA_HOME") from error
+    if not (jars := find(environ)):
         raise MissingKafka(
-            f"Maven fetched Kafka, and {place} does not hold it: delete that folder and try again"
+            f"Maven fetched Kafka, and {cache(environ)} does not hold it: delete that folder and try again"
         )
     return jars
-
-
-def _fetch(place: Path, environ: Mapping[str, str]) -> None:
-    maven = shutil.which("mvn", path=environ.get("PATH"))
-    if not maven:
-        raise MissingKafka(
-            "Kafka is not here and there is no mvn to fetch it: install Maven, or set KAFKA_HOME"
-        )
-    for abandoned in place.parent.glob(f"{_SCRATCH}*"):  # we hold the lock, so nobody works there
-        shutil.rmtree(abandoned, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=_SCRATCH) as scratch:
-        shutil.copy(_POM, Path(scratch, "pom.xml"))
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={scratch}/kafka/libs"]
-        command = [maven, "-q", "-B", "-f", f"{scratch}/pom.xml", *goal]
-        try:
-            run = subprocess.run(
-                command, capture_output=True, text=True, env=dict(environ), timeout=_FETCH_SECONDS
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingKafka(f"Maven could not fetch Kafka {KAFKA_VERSION} ({error}): try again") from error
-        if run.returncode != 0:
-            why = next(
-                (line for line in run.stdout.splitlines() if "ERROR" in line), f"exit code {run.returncode}"
-            )
-            raise MissingKafka(
-                f"Maven could not fetch Kafka {KAFKA_VERSION} ({why.strip()}): see to that, or set KAFKA_HOME"
-            )
-        Path(scratch, "kafka").rename(place)

@@ -1,6 +1,6 @@
-"""Gives tests the real Kafka and PostgreSQL, started once a run and only if a test asks for them.
+"""Gives tests the real Kafka and PostgreSQL, and a real schema registry, each started once a run and only if a test asks for them.
 
-Tests that use these fixtures are marked `real`. All share the two servers, so each uses topics, groups and schemas of its
+Tests that use these fixtures are marked `real`. All share the servers, so each uses topics, groups, schemas and subjects of its
 own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from trimtab_stack.stack import Stack
+from trimtab_stack.testing import ApicurioRegistry
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
@@ -39,3 +40,13 @@ def kafka_servers(stack: Stack) -> str:
 def postgres_dsn(stack: Stack) -> str:
     """The address of the real PostgreSQL."""
     return stack.environ[POSTGRES_DSN]
+
+
+@pytest.fixture(scope="session")
+def schema_registry() -> Iterator[ApicurioRegistry]:
+    """A schema registry that runs; a test may kill it, and starts it again."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-schemas-") as directory:
+        registry = ApicurioRegistry(Path(directory))
+        registry.start()
+        yield registry
+        registry.stop()

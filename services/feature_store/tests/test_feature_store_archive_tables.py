@@ -71,6 +71,23 @@ def test_what_is_appended_twice_is_there_once(store: DeltaStore | MemoryStore) -
     assert offsets(store) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_scan_yields_what_a_read_returns_with_nulls_for_what_is_not_there(
+    store: DeltaStore | MemoryStore,
+) -> None:
+    columns = ["none", "mph", "id"]
+    store.append("events/s", TABLE.schema, [a_piece(0, 4)], {})
+    store.append("events/s", TABLE.schema, [a_piece(5, 9)], {})
+    version = store.reach("events/s", 1).version
+
+    batches = list(store.scan("events/s", columns, version=version, start_ms=2_000, end_ms=7_000))
+
+    found = pa.Table.from_batches(batches).sort_by("id")
+    assert found.to_pydict() == {
+        "none": [None] * 5, "mph": [5] * 5, "id": [f"raw.s/0/{number}" for number in range(2, 7)],
+    }  # fmt: skip
+    assert list(store.scan("events/none", columns, version=-1, start_ms=0, end_ms=9)) == []
+
+
 def test_partitions_are_told_apart(store: DeltaStore | MemoryStore) -> None:
     store.append("events/s", TABLE.schema, [a_piece(0, 2), a_piece(0, 1, partition=1)], {0: 50, 1: 40})
 

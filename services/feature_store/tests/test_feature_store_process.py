@@ -208,7 +208,7 @@ class World:
 class Process:
     """One feature store, and a client of it."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, **settings: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -218,6 +218,7 @@ class Process:
             "TRIMTAB_GRPC_ADDRESS": self.address,
             "TRIMTAB_DATA_DIR": str(world.data_dir),
             "TRIMTAB_INSTANCE": name,
+            **settings,
         }
         self._log = world.data_dir / f"{name}.log"
         self._child: asyncio.subprocess.Process | None = None
@@ -345,8 +346,8 @@ async def world(kafka_servers: str, tmp_path: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def running(world: World, *names: str) -> AsyncIterator[list[Process]]:
-    processes = [Process(world, name) for name in names]
+async def running(world: World, *names: str, **settings: str) -> AsyncIterator[list[Process]]:
+    processes = [Process(world, name, **settings) for name in names]
     async with AsyncExitStack() as ends:
         for process in processes:
             ends.push_async_callback(process.end, signal.SIGKILL)
@@ -466,11 +467,17 @@ class Stream:
         return watermark_ms
 
 
-async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(world: World) -> None:
+async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(
+    world: World, postgres_dsn: str
+) -> None:
+    """Their online features lie in PostgreSQL, and either writes them there from the first question on."""
     rides = some_rides(6_000, seed=3)
     stream = Stream(world, rides)
-    async with running(world, "store-0", "store-1") as [first, second], asyncio.TaskGroup() as tasks:
+    stores = running(world, "store-0", "store-1", TRIMTAB_FEATURE_STORE_ONLINE_DSN=postgres_dsn)
+    async with stores as [first, second], asyncio.TaskGroup() as tasks:
         await world.reached(await stream.send(1_000))
+        for store in (first, second):
+            await store.online(world.view, START + 2 * HOUR)
 
         sending = tasks.create_task(stream.send(1_000))
         second.told(signal.SIGSTOP)  # with what it has in its hands

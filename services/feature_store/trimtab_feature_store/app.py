@@ -1,6 +1,8 @@
 """Composition root of the feature store: what is opened and started, in which order."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 from aiokafka import TopicPartition
@@ -11,18 +13,26 @@ from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.follow import catch_up
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.pipeline import Pipeline, read_partition
+from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
 from trimtab_feature_store.config import Config
+from trimtab_feature_store.events import EventReader
 from trimtab_feature_store.fold import Fold
 from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
-from trimtab_feature_store.online import OnlineViews
+from trimtab_feature_store.inpostgres import InPostgres
+from trimtab_feature_store.online import Home, InMemory, OnlineViews
+from trimtab_feature_store.onray import OnRay
 from trimtab_feature_store.repartition import Repartition
 from trimtab_feature_store.seeding import Seeds
 from trimtab_feature_store.skew import Skew
+from trimtab_feature_store.slotstore import SlotStore
 from trimtab_feature_store.store import DeltaStore
+
+_OTHERS = 2
+"""Connections to PostgreSQL beside those that questions are answered by: one writes, one deletes."""
 
 
 async def run(config: Config) -> None:
@@ -54,15 +64,17 @@ async def run(config: Config) -> None:
     book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
     specs = book.follower(servers)
     freshness = Freshness(clock, config.instance)
-    online = OnlineViews(servers, book, freshness)
-    async with bus.open_producer(servers) as producer:
+    async with _home(config) as home, bus.open_producer(servers) as producer:
+        online = OnlineViews(servers, book, freshness, home)
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
-        historical = Historical(book, tables, archive)
+        on_ray = OnRay(config.ray_address, DeltaStore(config.data_dir)) if config.ray_address else None
+        historical = Historical(book, tables, archive, on_ray.make if on_ray else None)
         api = FeatureStoreApi(
             online,
             historical,
             Skew(historical, tables),
+            EventReader(book, tables),
             clock,
             patience_s=config.patience_s,
             threads=config.threads,
@@ -83,5 +95,21 @@ async def run(config: Config) -> None:
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())
             tasks.create_task(online.follower.run())
+            tasks.create_task(home.tidy(online.whole))
             tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))
             set_ready(True)
+
+
+@asynccontextmanager
+async def _home(config: Config) -> AsyncIterator[Home]:
+    """Have a place for the slots of online features: PostgreSQL if there is one, or else this process's memory."""
+    if config.online_dsn is None:
+        yield InMemory()
+        return
+    async with open_pool(
+        config.online_dsn,
+        "feature_store",
+        package="trimtab_feature_store",
+        size=config.threads + _OTHERS,
+    ) as pool:
+        yield InPostgres(SlotStore(pool))

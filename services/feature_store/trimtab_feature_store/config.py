@@ -1,6 +1,6 @@
 """What the feature store is told by its environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -24,5 +24,9 @@ class Config:
     """Most rows of one transaction."""
     patience_s: float = 60.0
     """How long a training set waits for the archive where its caller states no deadline, and a view that begins."""
+    online_dsn: str | None = field(default=None, repr=False)
+    """Where the PostgreSQL is in which online features lie, as a connection URI; in memory, if not set."""
+    ray_address: str | None = None
+    """The Ray cluster that training sets are joined on; in this process, if not set."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trimtab_contracts.features.v1.features_pb2 import (
+    ArchivedEvents,
     AuditSkewRequest,
     AuditSkewResponse,
     GetArchiveWatermarkRequest,
@@ -14,12 +15,14 @@ from trimtab_contracts.features.v1.features_pb2 import (
     GetOnlineFeaturesRequest,
     GetOnlineFeaturesResponse,
     HistoricalFeatures,
+    ReadEventsRequest,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
 from trimtab_feature_store.errors import BadQuestion
+from trimtab_feature_store.events import MOST_ROWS, EventReader, Extent
 from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
 from trimtab_feature_store.online import Answer, OnlineViews
 from trimtab_feature_store.skew import Audit, Compared, Example, Skew
@@ -37,6 +40,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         online: OnlineViews,
         historical: Historical,
         skew: Skew,
+        events: EventReader,
         clock: Clock,
         *,
         patience_s: float,
@@ -50,6 +54,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self._online = online
         self._historical = historical
         self._skew = skew
+        self._events = events
         self._clock = clock
         self._patience_s = patience_s
         self._may_wait = threading.BoundedSemaphore(max(1, threads - 1))
@@ -115,6 +120,18 @@ class FeatureStoreApi(FeatureStoreServicer):
         )
         return _audit_message(audit)
 
+    async def ReadEvents(self, request: ReadEventsRequest, context: Any) -> AsyncIterator[ArchivedEvents]:
+        """Return archived events of a source: how many there are, then those asked for."""
+        extent, rows = await self._events.read(
+            request.source,
+            from_timestamp(request.start) if request.HasField("start") else -EVER_MS,
+            from_timestamp(request.end) if request.HasField("end") else EVER_MS,
+            request.most_rows if request.HasField("most_rows") else MOST_ROWS,
+        )
+        yield ArchivedEvents(extent=_extent_message(extent))
+        for piece in arrow_pieces(rows):
+            yield ArchivedEvents(arrow=piece)
+
 
 def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:
     columns = {column.field: list(column.values) for column in request.entities}
@@ -172,6 +189,16 @@ def _example_message(example: Example) -> AuditSkewResponse.Example:
         version=example.version,
         logged=example.logged,
         recomputed=example.recomputed,
+    )
+
+
+def _extent_message(extent: Extent) -> ArchivedEvents.Extent:
+    return ArchivedEvents.Extent(
+        table=TableVersion(table=extent.table, version=extent.version) if extent.version >= 0 else None,
+        rows=extent.rows,
+        first=to_timestamp(extent.first_ms) if extent.first_ms is not None else None,
+        last=to_timestamp(extent.last_ms) if extent.last_ms is not None else None,
+        watermark=to_timestamp(extent.watermark_ms) if extent.watermark_ms else None,
     )
 
 

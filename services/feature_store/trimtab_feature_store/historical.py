@@ -7,7 +7,7 @@ request and of the rows in the tables' versions: the same again has the same dig
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,14 @@ from trimtab_core.features import (
     resolve,
 )
 from trimtab_core.grouping import Grouping
-from trimtab_core.pointintime import join_labels, point_in_time
+from trimtab_core.pointintime import join_labels
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_runtime.errors import Rejected
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
+from trimtab_feature_store.sharding import ShardedJoin
 from trimtab_feature_store.store import Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
 
@@ -83,10 +84,18 @@ class Plan:
 class Historical:
     """Makes training sets from the archive, one at a time, off the event loop."""
 
-    def __init__(self, book: SpecBook, tables: Tables, flushing: Flushing) -> None:
+    def __init__(
+        self,
+        book: SpecBook,
+        tables: Tables,
+        flushing: Flushing,
+        make: Callable[[Plan], TrainingSet] | None = None,
+    ) -> None:
+        """`make` blocks and returns the set of a plan; it is made in this process if not given."""
         self._book = book
         self._tables = tables
         self._flushing = flushing
+        self._make = make or (lambda plan: Making(tables, plan).make())
         self._one = asyncio.Lock()
 
     async def training_set(self, wanted: Wanted, *, patience_s: float) -> TrainingSet:
@@ -100,7 +109,7 @@ class Historical:
         """
         plan = await self.plan(wanted, patience_s=patience_s)
         async with self._one:
-            return await asyncio.to_thread(Making(self._tables, plan).make)
+            return await asyncio.to_thread(self._make, plan)
 
     async def plan(
         self, wanted: Wanted, features: Sequence[str] | None = None, *, patience_s: float = 60.0
@@ -190,9 +199,11 @@ class Historical:
 class Making:
     """What the archive says of the rows of a plan; each call blocks."""
 
-    def __init__(self, tables: Tables, plan: Plan) -> None:
+    def __init__(self, tables: Tables, plan: Plan, join: ShardedJoin | None = None) -> None:
+        """`join` joins the shards elsewhere; here, one after the other, if not given."""
         self._tables = tables
         self._plan = plan
+        self._join = join or ShardedJoin()
 
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
@@ -256,7 +267,7 @@ class Making:
             for table in (events, spine)
         )
         columns = {name: events[column_of(name)] for name in layout.fields}
-        return point_in_time(
+        return self._join(
             layout,
             events_of,
             _ints(events["event_time_ms"]),

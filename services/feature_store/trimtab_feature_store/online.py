@@ -2,24 +2,25 @@
 
 Any process answers for every entity, whoever folds it. A view is followed from the
 first time somebody asks for it, so a store that nobody asks reads nothing. Questions
-come from many threads, and once a view is followed they wait for nobody.
+come from many threads, and once a view is followed they wait for nobody but for where
+its slots lie: in memory, or in PostgreSQL (`inpostgres.py`).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_contracts import topics
 from trimtab_core.contract import entity_key
-from trimtab_core.specs import FeatureView
+from trimtab_core.specs import FeatureView, Source
 from trimtab_runtime import featurelog
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.freshness import Freshness
-from trimtab_runtime.onlineview import Floats, Generations, OnlineView, Statuses
+from trimtab_runtime.onlineview import Answers, Floats, Generations, OnlineView, Statuses
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadQuestion, NotRead
@@ -72,13 +73,53 @@ class Answer:
     views: list[ViewRead]
 
 
+class Home(Protocol):
+    """Where the slots of views lie."""
+
+    async def open(self, view: str) -> Mapping[int, int]:
+        """Begin with a view, and return from which offset on each partition of its topic is to be written."""
+        ...
+
+    def begin(self, view: FeatureView, source: Source, generation: int) -> Answers:
+        """Return a generation of a view, with what is there of it already."""
+        ...
+
+    async def write(self, view: str, partition: int, records: Sequence[Any]) -> None:
+        """Take in records of a partition of a view's topic; what they say can be read when this returns."""
+        ...
+
+    async def tidy(self, whole: Callable[[], Mapping[str, int]]) -> None:
+        """Delete what lies before the generations that `whole` says, as long as views change."""
+        ...
+
+
+class InMemory:
+    """Each generation holds its own slots, as it hears of them."""
+
+    async def open(self, view: str) -> Mapping[int, int]:
+        """Return nothing: a topic is read from its beginning."""
+        return {}
+
+    def begin(self, view: FeatureView, source: Source, generation: int) -> Answers:
+        """Return a generation that has heard of nothing yet."""
+        return OnlineView(view, source, generation)
+
+    async def write(self, view: str, partition: int, records: Sequence[Any]) -> None:
+        """Do nothing: the generations are told by whoever has heard the records."""
+
+    async def tidy(self, whole: Callable[[], Mapping[str, int]]) -> None:
+        """Do nothing: a generation that is left goes with its slots."""
+
+
 class OnlineViews:
     """The views that have been asked for."""
 
-    def __init__(self, servers: str, book: SpecBook, freshness: Freshness) -> None:
+    def __init__(self, servers: str, book: SpecBook, freshness: Freshness, home: Home) -> None:
         self._book = book
         self._freshness = freshness
-        self._held: dict[str, Generations] = {}
+        self._home = home
+        self._held: dict[str, Generations[Answers]] = {}
+        self._opening = asyncio.Lock()
         self._asked: set[str] = set()
         self._followed: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
@@ -114,11 +155,15 @@ class OnlineViews:
 
         Raises:
             NotRead: their topics have not been read to the end within `patience_s`.
+            Unavailable: where their slots lie does not answer.
         """
         names = {each.view.name for each in plan.views}
-        for name in names - self._asked:
-            self._asked.add(name)
-            self._freshness.follow(name)
+        async with self._opening:
+            for name in names - self._asked:
+                topic, next_of = topics.FEATURES.named(name).name, await self._home.open(name)
+                self.follower.begin_at({(topic, partition): at for partition, at in next_of.items()})
+                self._freshness.follow(name)
+                self._asked.add(name)
         self.follower.set_topics([topics.FEATURES.named(name).name for name in self._asked])
         try:
             async with asyncio.timeout(patience_s):
@@ -137,6 +182,7 @@ class OnlineViews:
         Raises:
             BadQuestion: the entities do not fit, or are too many.
             NotRead: a view has just changed, and what it was cannot answer.
+            Unavailable: where the slots lie does not answer.
         """
         rows = _rows(entities, plan)
         values = np.empty((rows, len(plan.names)))
@@ -156,11 +202,18 @@ class OnlineViews:
         while view in self._book.views and self._book.generation(self._book.views[view]) < newest:
             await asyncio.sleep(_POLL_S)  # the spec that this was folded by is on its way
         self._current(view)
+        if batch:
+            await self._home.write(view, partition, batch)
         if (held := self._held.get(view)) is not None:
             held.apply(partition, batch)
             self._freshness.note(view, batch)
 
-    def _answering(self, wanted: Columns) -> tuple[OnlineView, Places]:
+    def whole(self) -> dict[str, int]:
+        """Return the generation that answers for each view, of those that have begun in all partitions."""
+        now = [each.current for each in self._held.values()]
+        return {each.name: each.generation for each in now if each is not None and each.is_whole}
+
+    def _answering(self, wanted: Columns) -> tuple[Answers, Places]:
         """Return the generation that answers for a view, which may be the one before, and the columns' places in it."""
         name = wanted.view.name
         held = each.current if (each := self._held.get(name)) is not None else None
@@ -181,7 +234,7 @@ class OnlineViews:
         if view is None or source is None:
             self._held.pop(name, None)
         else:
-            self._held.setdefault(name, Generations(OnlineView)).follow(
+            self._held.setdefault(name, Generations(self._home.begin)).follow(
                 view, source, self._book.generation(view)
             )
 

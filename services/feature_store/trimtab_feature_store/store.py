@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,6 +86,12 @@ class Tables(Protocol):
         model: str | None = None,
     ) -> pa.Table:
         """Return columns of the rows with event time in [start, end), that arrived by a time, or are of a model."""
+        ...
+
+    def scan(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield columns of the rows with event time in [start, end), batch by batch."""
         ...
 
 
@@ -171,10 +177,21 @@ class DeltaStore:
             dataset = handle.to_pyarrow_dataset()
             there = [name for name in dict.fromkeys(columns) if name in dataset.schema.names]
             found = dataset.to_table(columns=there, filter=wanted)
-        for name in columns:
-            if name not in found.column_names:
-                found = found.append_column(name, pa.nulls(found.num_rows))
-        return found
+        return _with_all(found, columns)
+
+    def scan(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what `read` would return, batch by batch, with all `columns` in their order."""
+        handle = self._open(table, version) if version >= 0 else None
+        if handle is None:
+            return
+        with _reading(table):
+            dataset = handle.to_pyarrow_dataset()
+            there = [name for name in columns if name in dataset.schema.names]
+            wanted = rows_wanted(start_ms, end_ms, None, None)
+            for batch in dataset.to_batches(columns=there, filter=wanted):
+                yield _with_all(batch, columns).select(columns)
 
     def _made(self, table: str, schema: pa.Schema) -> DeltaTable:
         path = self._folder / table
@@ -205,6 +222,14 @@ def rows_wanted(start_ms: int, end_ms: int, arrived_by_ms: int | None, model: st
     if model is not None:
         wanted &= pc.field("model") == model
     return wanted
+
+
+def _with_all(found: Any, columns: Sequence[str]) -> Any:
+    """Return a table or a batch with those of `columns` that it lacks, of nulls."""
+    for name in columns:
+        if name not in found.schema.names:
+            found = found.append_column(name, pa.nulls(found.num_rows))
+    return found
 
 
 def _appended(

@@ -1,6 +1,6 @@
 """The archive in memory: keeps the promises of `store.DeltaStore`, and nothing after the process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -69,3 +69,9 @@ class MemoryStore:
         found = found.filter(rows_wanted(start_ms, end_ms, arrived_by_ms, model))
         there = [found[name] if name in found.column_names else pa.nulls(found.num_rows) for name in columns]
         return pa.table(dict(zip(columns, there, strict=True)))
+
+    def scan(
+        self, table: str, columns: Sequence[str], *, version: int, start_ms: int, end_ms: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what `read` returns, batch by batch."""
+        yield from self.read(table, columns, version=version, start_ms=start_ms, end_ms=end_ms).to_batches()

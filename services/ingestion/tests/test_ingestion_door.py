@@ -87,9 +87,9 @@ async def test_a_row_goes_on_with_its_id_and_its_arrival(api: IngestionApi, prod
     await api.Ingest(request(b"{}"), None)
 
     assert [headers for _, headers in producer.sent] == [
-        {"ce_id": b"a", "ce_arrivedat": iso(1000).encode()},
-        {"ce_arrivedat": iso(-1000).encode()},
-        {"ce_arrivedat": iso(NOW).encode()},
+        {"ce_id": b"a", "content-type": b"application/json", "ce_arrivedat": iso(1000).encode()},
+        {"content-type": b"application/json", "ce_arrivedat": iso(-1000).encode()},
+        {"content-type": b"application/json", "ce_arrivedat": iso(NOW).encode()},
     ]
 
 

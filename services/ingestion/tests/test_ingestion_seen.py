@@ -13,6 +13,7 @@ from trimtab_contracts import topics
 from trimtab_core.contract import FUTURE_MS
 from trimtab_core.specs import FieldSpec, parse
 from trimtab_ingestion.consumers import Ingest
+from trimtab_ingestion.reading import Schemas
 from trimtab_ingestion.seen import REPLAYS_HELD_MS
 from trimtab_ingestion.usecases import Contracts
 from trimtab_runtime import records
@@ -67,7 +68,7 @@ class Partition:
         return [json.loads(each.value)["id"] for each in sent if each.topic == "events.trips" and each.value]
 
     def _open(self) -> Ingest:
-        return Ingest(self.book, Contracts(), self._read, "raw.trips", 1)
+        return Ingest(self.book, Contracts(), Schemas(), self._read, "raw.trips", 1)
 
     async def _read(self, topic: str, partition: int) -> AsyncIterator[Sequence[Any]]:
         assert (topic, partition) == ("seen.trips", 1)

@@ -2,23 +2,16 @@
 
 import asyncio
 import json
-import socket
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionStub
-from trimtab_contracts.registry.v1.registry_pb2 import Resource
-from trimtab_ingestion.app import run
-from trimtab_ingestion.config import Config
-from trimtab_runtime import bus, rpc
-from trimtab_runtime.admin import ensure_topics
+from trimtab_runtime import rpc
 from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.testing import eventually
@@ -28,39 +21,18 @@ ROWS = 3000
 
 
 @pytest.fixture
-async def source(kafka_servers: str) -> str:
-    """A source that has been applied, with topics of its own."""
-    name = f"trips-{uuid.uuid4().hex[:8]}"
-    await ensure_topics(
-        kafka_servers,
-        [
-            *topics.STATIC,
-            *(family.named(name, partitions=2) for family in (topics.RAW, topics.EVENTS, topics.SEEN)),
-        ],
-    )
-    fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
-    spec = {"key": "id", "event_time": "at", "lateness": "3650d", "partitions": 2, "fields": fields}
-    document = Struct()
-    json_format.ParseDict({"kind": "Source", "metadata": {"name": name}, "spec": spec}, document)
-    producer = await bus.start_producer(kafka_servers)
-    resource = Resource(kind="Source", name=name, generation=1, document=document)
-    await producer.send_and_wait(
-        topics.SPECS.name, key=f"Source/{name}".encode(), value=topics.SPECS.encode(resource)
-    )
-    await producer.stop()
-    return name
+async def source(apply: Callable[..., Awaitable[str]]) -> str:
+    """A source that has been applied."""
+    return await apply()
 
 
 @pytest.fixture
-async def address(kafka_servers: str, source: str) -> AsyncIterator[str]:
+async def address(
+    source: str, ingestion: Callable[..., AbstractAsyncContextManager[str]]
+) -> AsyncIterator[str]:
     """Where a running ingestion answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    task = asyncio.ensure_future(run(Config(kafka_servers=kafka_servers, grpc_address=address)))  # noqa: TID251 - a test's own
-    yield address
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with ingestion() as address:
+        yield address
 
 
 async def test_every_row_sent_is_an_event_or_a_dead_letter_once(

@@ -10,9 +10,10 @@ from trimtab_contracts import topics
 from trimtab_core.specs import parse
 from trimtab_ingestion.consumers import Ingest
 from trimtab_ingestion.heartbeat import due
+from trimtab_ingestion.reading import Schemas
 from trimtab_ingestion.usecases import Contracts, key_of
 from trimtab_runtime import records
-from trimtab_runtime.clock import iso
+from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
@@ -30,7 +31,7 @@ def book() -> SpecBook:
 
 @pytest.fixture
 def worker(book: SpecBook) -> Ingest:
-    return Ingest(book, Contracts(), nothing, "raw.trips", 1)
+    return Ingest(book, Contracts(), Schemas(), nothing, "raw.trips", 1)
 
 
 async def nothing(topic: str, partition: int) -> AsyncIterator[list[Any]]:
@@ -101,8 +102,16 @@ def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> 
         ["malformed_json"],
     ]
     assert letters[1].payload == b"{rubbish"
-    (metric,) = to("metrics.quality", outputs)
-    assert topics.METRICS_QUALITY.decode(metric.value or b"").value == 0.5
+    assert {name: metric.value for (_, name), metric in metrics(outputs).items()} == {
+        "refused_share": 0.5, "refused_out_of_range": 1, "refused_malformed_json": 1,
+    }  # fmt: skip
+
+
+def test_what_is_told_of_a_batch_without_a_good_row_is_of_when_it_arrived(worker: Ingest) -> None:
+    said = metrics(worker.process([raw(0, b"{rubbish", key="k", arrived_ms=NOW - 5_000)]))
+
+    assert said["", "refused_share"].value == 1
+    assert from_timestamp(said["", "refused_share"].window_to) == NOW - 5_000
 
 
 def test_a_dead_letter_keeps_the_id_that_its_record_has_if_that_can_be_one(worker: Ingest) -> None:
@@ -147,7 +156,9 @@ def test_a_watermark_never_goes_back(worker: Ingest) -> None:
 def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
     batch = [raw(0, row(1)), raw(1, row(2, x=-1)), mark(2, NOW)]
 
-    first, again = (Ingest(book, Contracts(), nothing, "raw.trips", 1).process(batch) for _ in range(2))
+    first, again = (
+        Ingest(book, Contracts(), Schemas(), nothing, "raw.trips", 1).process(batch) for _ in range(2)
+    )
 
     assert [(each.topic, each.key, each.value) for each in first] == [
         (each.topic, each.key, each.value) for each in again
@@ -155,7 +166,7 @@ def test_the_same_batch_becomes_the_same(book: SpecBook) -> None:
 
 
 def test_idle_partitions_are_moved_on_with_the_busy_ones(book: SpecBook, worker: Ingest) -> None:
-    idle = Ingest(book, Contracts(), nothing, "raw.trips", 0)
+    idle = Ingest(book, Contracts(), Schemas(), nothing, "raw.trips", 0)
     worker.process([raw(0, row(1))])
 
     moved = due(book, [worker, idle])
@@ -187,7 +198,7 @@ def cleaning(**spec: Any) -> Ingest:
     document = {"key": "id", "event_time": "at", "lateness": "1m", "fields": fields, **spec}
     book = SpecBook()
     book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": document}))
-    return Ingest(book, Contracts(), nothing, "raw.trips", 1)
+    return Ingest(book, Contracts(), Schemas(), nothing, "raw.trips", 1)
 
 
 def metrics(outputs: list[Outgoing]) -> dict[tuple[str, str], Any]:
@@ -281,7 +292,7 @@ def test_a_changed_spec_begins_a_window_anew() -> None:
     fields = {"id": {"type": "integer"}, "at": {"type": "timestamp"}, "x": {"type": "number"}}
     expecting = {**fields, "x": {"type": "number", "expect": {"min": "> 0"}}}
     book = SpecBook()
-    worker = Ingest(book, Contracts(), nothing, "raw.trips", 1)
+    worker = Ingest(book, Contracts(), Schemas(), nothing, "raw.trips", 1)
     for generation, wanted in enumerate([fields, expecting, expecting], 1):
         spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": wanted, "expect_rows": 2}
         book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}), generation)
@@ -298,7 +309,8 @@ def test_a_later_version_of_a_source_is_a_source_of_its_own() -> None:
     book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}))
 
     (event,) = to(
-        "events.trips.v2", Ingest(book, Contracts(), nothing, "raw.trips.v2", 1).process([raw(0, row(1, 5))])
+        "events.trips.v2",
+        Ingest(book, Contracts(), Schemas(), nothing, "raw.trips.v2", 1).process([raw(0, row(1, 5))]),
     )
 
     assert dict(event.headers)["ce_id"].startswith(b"raw.trips")

@@ -16,6 +16,8 @@ from trimtab_ingestion.config import Config
 from trimtab_ingestion.consumers import Ingest
 from trimtab_ingestion.grpc_api import IngestionApi
 from trimtab_ingestion.heartbeat import beat
+from trimtab_ingestion.reading import Schemas
+from trimtab_ingestion.schemaregistry import open_registry
 from trimtab_ingestion.usecases import Contracts
 
 
@@ -26,7 +28,7 @@ async def run(config: Config) -> None:
     made: dict[TopicPartition, Ingest] = {}
 
     def make_worker(place: TopicPartition) -> Ingest:
-        made[place] = Ingest(book, contracts, read, place.topic, place.partition)
+        made[place] = Ingest(book, contracts, schemas, read, place.topic, place.partition)
         return made[place]
 
     def workers() -> list[Ingest]:
@@ -41,7 +43,11 @@ async def run(config: Config) -> None:
 
     book = SpecBook(listen_to_all_sources)
     specs = book.follower(config.kafka_servers)
-    async with bus.open_producer(config.kafka_servers) as producer:
+    async with (
+        open_registry(config.schema_registry_url) as registry,
+        bus.open_producer(config.kafka_servers) as producer,
+    ):
+        schemas = Schemas(registry)
         register = partial(add_IngestionServicer_to_server, IngestionApi(book, producer, SystemClock()))
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.ingestion.v1.Ingestion"]) as set_ready,

@@ -1,6 +1,6 @@
 """What ingestion is told by its environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,5 +16,8 @@ class Config:
     """Name of this process among ingestion's."""
     max_records: int = 2000
     """Most rows of one transaction."""
+    schema_registry_url: str | None = field(default=None, repr=False)
+    """Where the schemas of Avro and Protobuf records are asked for: the address of a registry's Confluent API; user:password@ may
+    stand before the host."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

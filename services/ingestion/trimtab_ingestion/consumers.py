@@ -15,10 +15,12 @@ from trimtab_core.contract import Reason as Fault
 from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.records import REPLAY_OF, Outgoing
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_ingestion.quality import Quality
+from trimtab_ingestion.reading import Reader, Schemas, read_json
 from trimtab_ingestion.seen import NO_LETTER, ReadPartition, Seen, replays
 from trimtab_ingestion.usecases import Contracts, Judged, judge, wrong_replay
 
@@ -35,6 +37,7 @@ class Ingest:
         self,
         book: SpecBook,
         contracts: Contracts,
+        schemas: Schemas,
         read_partition: ReadPartition,
         topic: str,
         partition: int,
@@ -45,6 +48,8 @@ class Ingest:
         self.watermark_ms: int | None = None
         self._book = book
         self._contracts = contracts
+        self._schemas = schemas
+        self._read: Reader = read_json
         self._read_partition = read_partition
         self._quality = Quality()
         self._seen = Seen(self.source, partition)
@@ -53,6 +58,12 @@ class Ingest:
         """Read back what has been let in and may not come again; all else of a row is judged by itself."""
         await self._seen.restore(self._read_partition)
         return []
+
+    async def prepare(self, batch: Sequence[Any]) -> None:
+        """Have what it takes to read a batch, by the source's format as it is now."""
+        if (source := self._book.sources.get(self.source)) is None:
+            raise Unavailable(f"the source {self.source!r} is gone")
+        self._read = await self._schemas.reader(source.spec.format, batch)
 
     def process(self, batch: Sequence[Any]) -> list[Outgoing]:
         """Return what a batch of raw records becomes, in their order."""
@@ -79,11 +90,9 @@ class Ingest:
         if not rows:
             return []
         arrived_at_ms = records.arrivals_ms(rows)
+        payloads, unreadable = self._read(rows)
         judged = judge(
-            self._contracts.of(source),
-            [record.key for record in rows],
-            [record.value or b"" for record in rows],
-            arrived_at_ms,
+            self._contracts.of(source), [record.key for record in rows], payloads, arrived_at_ms, unreadable
         )
         letters = self._letters(rows, judged)
         good = judged.good

@@ -1,4 +1,4 @@
-"""What ingestion refuses at its gRPC door; a bad row that fits a record is no error but a dead letter."""
+"""What ingestion refuses at its gRPC door, or of its settings; a bad row that fits a record is no error but a dead letter."""
 
 from trimtab_contracts.topics import MOST_ROW_BYTES
 from trimtab_runtime.errors import Rejected
@@ -37,4 +37,14 @@ class NoArrival(Rejected):
     def __init__(self, place: int, value: int) -> None:
         super().__init__(
             f"arrived_at_ms[{place}] is {value} and no time of the years 1 to 9999: send milliseconds since the epoch"
+        )
+
+
+class BadRegistryAddress(Rejected):
+    """What is named as the schema registry is no address; it may hold a password, so it is not shown."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "TRIMTAB_INGESTION_SCHEMA_REGISTRY_URL is no address: write http:// or https://, and the host and path of the "
+            "registry's Confluent API"
         )

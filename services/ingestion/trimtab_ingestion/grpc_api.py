@@ -75,5 +75,5 @@ def _check(request: IngestRequest) -> None:
 
 
 def _headers(row_id: str, arrived_at_ms: int) -> records.Headers:
-    arrived = ("ce_arrivedat", iso(arrived_at_ms).encode())
-    return [("ce_id", row_id.encode()), arrived] if row_id else [arrived]
+    said = [records.IS_JSON, ("ce_arrivedat", iso(arrived_at_ms).encode())]
+    return [("ce_id", row_id.encode()), *said] if row_id else said

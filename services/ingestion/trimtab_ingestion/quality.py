@@ -5,6 +5,7 @@ which are kept in memory: a restart, or a changed spec, begins a window anew.
 """
 
 import logging
+from collections import Counter
 from typing import Any
 
 from trimtab_contracts import topics
@@ -81,10 +82,16 @@ class Quality:
 
 
 def _of_batch(last: Any, judged: Judged, repeats: int | None) -> list[Metric]:
-    """Return what was refused of a batch, what repeats were dropped, and how many rows each cleaning has changed."""
+    """Return what was refused of a batch and why, what repeats were dropped, and how many rows each cleaning has changed.
+
+    A row that is refused for several reasons counts for each of them. A batch without a good row is of the time at
+    which it arrived.
+    """
     good, rows = judged.good, len(judged.reasons)
-    times = judged.event_time_ms[good].tolist() or [last.timestamp]
+    times = judged.event_time_ms[good].tolist() or records.arrivals_ms([last]).tolist()
     said = [("refused_share", "", 1 - len(good) / rows)]
+    codes = Counter(code for why in judged.reasons for code in {reason.code for reason in why})
+    said += [(f"refused_{code}", "", float(count)) for code, count in codes.items()]
     if repeats is not None:
         said.append(("duplicates", "", float(repeats)))
     said += [(f"cleaned_{how}", field, float(count)) for (field, how), count in judged.cleaned.items()]

@@ -27,7 +27,7 @@ class Judged:
     rows: Sequence[Mapping[str, Any] | None]
     """The row itself; None where it could not be decoded."""
     payloads: Sequence[bytes]
-    """What was sent, or for a row that cleaning changed, the row as it is now."""
+    """The row in JSON: as it was sent, or for a row that cleaning changed, as it is now."""
     event_time_ms: NDArray[np.int64]
     reasons: list[tuple[Reason, ...]]
     """Why a row is no event; empty if it is one."""
@@ -60,9 +60,13 @@ def judge(
     keys: Sequence[bytes | None],
     payloads: Sequence[bytes],
     arrived_at_ms: NDArray[np.int64],
+    unreadable: Mapping[int, Reason],
 ) -> Judged:
-    """Judge rows that were sent with the record keys `keys` and arrived at `arrived_at_ms`."""
-    checked = contract.check(payloads, arrived_at_ms)
+    """Judge JSON rows that were sent with the record keys `keys` and arrived at `arrived_at_ms`.
+
+    `unreadable` are the places of those that could not be made JSON, and why.
+    """
+    checked = contract.check(payloads, arrived_at_ms, unreadable)
     reasons = checked.reasons
     for at, (found, wanted) in enumerate(zip(keys, checked.keys, strict=True)):
         if wanted is not None and found != wanted.encode():

@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from trimtab_core.policy import command_id
+from trimtab_core.policy import Answer, PolicyState, command_id
 from trimtab_monitoring.usecases import loops
 from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop, Verdict
 from trimtab_monitoring.usecases.ledger import Ledger
@@ -93,6 +94,23 @@ async def test_a_failed_run_ends_its_loop(world: Any, ledger: Ledger) -> None:
     assert (loop.state, loop.open, loop.outcome) == ("failed", False, "The run failed: no rows")
 
 
+async def test_a_cancelled_run_ends_its_loop_and_frees_the_policy_without_a_back_off(
+    world: Any, ledger: Ledger
+) -> None:
+    async with world.store.begin("m") as unit:
+        await unit.save_policy(PolicyState(last_command_at=1.0, commands=(1.0,), in_flight="c", failures=1))
+    await ledger.commanded(PERSON)
+    await ledger.ran(replace(run("cancelled", 2_000), cancelled_by="ann", cancel_reason="wrong window"))
+    await ledger.ran(run("training", 1_500))
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.open) == ("cancelled", False)
+    assert loop.outcome == "The run was cancelled by ann: wrong window"
+    async with world.store.begin("m") as unit:
+        policy = unit.policy
+    assert (policy.in_flight, policy.failures, policy.commands) == (None, 1, (1.0,))
+
+
 async def test_a_version_that_waits_for_a_person_rests_and_goes_on(world: Any, ledger: Ledger) -> None:
     await ledger.staged(stage("AWAITING_APPROVAL", 4_000))
     waiting = await world.store.find_loop("c")
@@ -125,8 +143,6 @@ async def test_a_rollback_raises_one_alert_and_settles_at_the_verdict(world: Any
 async def test_the_policy_learns_whether_the_retrain_helped(
     world: Any, ledger: Ledger, end: Stage, failures: int
 ) -> None:
-    from trimtab_core.policy import Answer, PolicyState
-
     given = command_id("e", 1)
     async with world.store.begin("m") as unit:
         answers = (Answer("e", 1, given),)

@@ -261,6 +261,24 @@ async def test_a_version_is_known_by_its_reference_and_by_what_its_predictions_c
     assert await store.version("m", 3) is None
 
 
+async def test_how_far_a_version_was_trained_is_kept_and_what_is_labelled_since_is_counted(
+    store: Store,
+) -> None:
+    await store.put_versions([Version("m", 1, None), Version("m", 2, None, trained_to_ms=15)])
+    await store.put_versions([Version("m", 2, None), Version("m", 1, None, trained_to_ms=5)])
+    await store.take(
+        Arrivals(
+            [predicted(("a", 10), ("b", 20), ("c", 30), ("d", 40))],
+            [labelled(("a", 11, 1.0), ("b", 21, 1.0), ("d", 41, 1.0), ("d", 42, 1.0))],
+        )
+    )
+
+    async with store.begin("m") as unit:
+        assert [await unit.trained_to(number) for number in (1, 2, 3)] == [5, 15, None]
+        assert await unit.labelled(LABELS, after_ms=5, before_ms=99) == 3
+        assert await unit.labelled(LABELS, after_ms=10, before_ms=40) == 1
+
+
 async def test_a_version_does_not_change_its_features(store: Store) -> None:
     await store.take(Arrivals([predicted(("a", 10), names=("a", "b"))]))
 

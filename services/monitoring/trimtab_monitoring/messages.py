@@ -31,7 +31,12 @@ from trimtab_monitoring.usecases.entities import (
 )
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
-_RUN_STATES = {RunEvent.STARTED: "training", RunEvent.SUCCEEDED: "gating", RunEvent.FAILED: "failed"}
+_RUN_STATES = {
+    RunEvent.STARTED: "training",
+    RunEvent.SUCCEEDED: "gating",
+    RunEvent.FAILED: "failed",
+    RunEvent.CANCELLED: "cancelled",
+}
 
 
 def predicted(batch: PredictionBatch) -> Predicted:
@@ -96,7 +101,8 @@ def versions(deployment: Deployment) -> list[Version]:
 def _version(model: str, reference: VersionRef) -> Version:
     file = reference.reference
     stored = StoredFile(file.uri, file.digest, file.size) if file.uri else None
-    return Version(model, reference.number, stored)
+    trained_to_ms = from_timestamp(reference.trained_to) if reference.HasField("trained_to") else None
+    return Version(model, reference.number, stored, trained_to_ms=trained_to_ms)
 
 
 def artifact(file: StoredFile) -> Artifact:
@@ -136,6 +142,8 @@ def run_news(event: RunEvent) -> RunNews | None:
         as_of_ms=from_timestamp(event.as_of),
         at_ms=from_timestamp(event.at),
         error=event.error,
+        cancelled_by=event.cancelled_by,
+        cancel_reason=event.cancel_reason,
     )
 
 

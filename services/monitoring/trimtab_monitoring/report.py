@@ -7,12 +7,12 @@ It decides nothing; what was decided, and at which levels, is in the drift event
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from trimtab_runtime.parent import die_with
+from trimtab_runtime.reports import report
 
 from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import Floats, read_reference
@@ -34,17 +34,12 @@ def main(folder: Path) -> int:
 
 
 def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None:
-    os.environ["DO_NOT_TRACK"] = "1"  # noqa: TID251 - read by Evidently when it is imported, in this process alone
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset, DataSummaryPreset
-
-    definition = DataDefinition(numerical_columns=list(reference.columns))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = Report([DataDriftPreset(), DataSummaryPreset()]).run(
-            Dataset.from_pandas(current, data_definition=definition),
-            Dataset.from_pandas(reference.iloc[_evenly(len(reference))], data_definition=definition),
-        )
+    made = report(
+        ["DataDriftPreset", "DataSummaryPreset"],
+        current,
+        reference.iloc[_evenly(len(reference))],
+        numerical_columns=list(reference.columns),
+    )
     made.save_html(str(folder / "report.html"))
     made.save_json(str(folder / "report.json"))
 

@@ -140,21 +140,27 @@ class PostgresStore:
         """Remember versions and their references."""
         with outages():
             await self._pool.executemany(
-                "INSERT INTO versions (model, number, reference) VALUES ($1, $2, $3)"
-                " ON CONFLICT (model, number) DO UPDATE SET reference = coalesce(versions.reference, excluded.reference)",
-                [(it.model, it.number, text(it.reference) if it.reference else None) for it in versions],
+                "INSERT INTO versions (model, number, reference, trained_to_ms) VALUES ($1, $2, $3, $4)"
+                " ON CONFLICT (model, number) DO UPDATE SET reference = coalesce(versions.reference, excluded.reference),"
+                " trained_to_ms = coalesce(versions.trained_to_ms, excluded.trained_to_ms)",
+                [
+                    (it.model, it.number, text(it.reference) if it.reference else None, it.trained_to_ms)
+                    for it in versions
+                ],
             )
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version, with the features that its predictions carry."""
         with outages():
             row = await self._pool.fetchrow(
-                "SELECT reference, features FROM versions WHERE model = $1 AND number = $2", model, number
+                "SELECT reference, features, trained_to_ms FROM versions WHERE model = $1 AND number = $2",
+                model,
+                number,
             )
         if row is None:
             return None
         reference = _file_of(row["reference"]) if row["reference"] else None
-        return Version(model, number, reference, tuple(row["features"] or ()))
+        return Version(model, number, reference, tuple(row["features"] or ()), row["trained_to_ms"])
 
     async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
         """Return what was worked out for a version under `settings`."""

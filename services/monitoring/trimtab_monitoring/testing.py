@@ -158,7 +158,11 @@ class MemoryStore:
         for version in versions:
             place = (version.model, version.number)
             held = self._tables.versions.get(place, version)
-            self._tables.versions[place] = replace(held, reference=held.reference or version.reference)
+            self._tables.versions[place] = replace(
+                held,
+                reference=held.reference or version.reference,
+                trained_to_ms=version.trained_to_ms if held.trained_to_ms is None else held.trained_to_ms,
+            )
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version, with the features that its predictions carry."""
@@ -270,6 +274,16 @@ class MemoryUnit:
         if whole := [row for row in rows if row.at_ms < last]:
             return whole, last - 1
         return [row for row in rows if row.at_ms == last], last
+
+    async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
+        """Return how many predictions between the two times, both left out, have a label."""
+        rows = self._store.joined(self._model, labels, after_ms, before_ms - 1)
+        return sum(row.label is not None for row in rows)
+
+    async def trained_to(self, version: int) -> int | None:
+        """Return the event time of the newest row that a version was fitted to, if it is known."""
+        held = self._tables.versions.get((self._model, version))
+        return held.trained_to_ms if held else None
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

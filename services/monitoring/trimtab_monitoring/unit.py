@@ -37,6 +37,13 @@ WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
 """
+_LABELLED = """
+SELECT count(*) FROM predictions AS p
+WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS (
+    SELECT FROM labels
+    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+)
+"""
 
 
 def text(value: Any) -> str:
@@ -113,6 +120,20 @@ class PostgresUnit:
         if whole := [row for row in rows if row.at_ms < last]:
             return whole, last - 1
         return await fetch_rows(self._connection, self._model, labels, after_ms, last, None), last
+
+    async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
+        """Return how many predictions between the two times, both left out, have a label."""
+        found: int = await self._connection.fetchval(
+            _LABELLED, self._model, labels.name, labels.within_ms, after_ms, before_ms
+        )
+        return found
+
+    async def trained_to(self, version: int) -> int | None:
+        """Return the event time of the newest row that a version was fitted to, if it is known."""
+        found: int | None = await self._connection.fetchval(
+            "SELECT trained_to_ms FROM versions WHERE model = $1 AND number = $2", self._model, version
+        )
+        return found
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from trimtab_contracts import topics
 from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.entities import AuditQuery
@@ -42,7 +43,7 @@ def kafka(store: MemoryStore) -> Kafka:
 
 @pytest.fixture
 def specs(store: MemoryStore, kafka: Kafka) -> Specs:
-    return Specs(store, kafka.provide, ManualClock(5_000), Roles())
+    return Specs(store, kafka.provide, schema_faults, ManualClock(5_000), Roles())
 
 
 async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: MemoryStore) -> None:
@@ -131,6 +132,55 @@ async def test_all_faults_of_all_documents_are_said_at_once(specs: Specs, store:
     assert "'mean' is of numbers, and 'trip' is a string" in str(caught.value)
     assert "'mph' at character 1 of 'mph < 80' is no field of the source" in str(caught.value)
     assert not store.outbox
+
+
+AVRO = '{"type": "record", "name": "Pickup", "fields": [{"name": "trip", "type": "string"}]}'
+PROTO = 'syntax = "proto3"; message Pickup { string trip = 1; string at = 2; %s }'
+
+
+@pytest.mark.parametrize(
+    ("format", "place", "said"),
+    [
+        ({"type": "avro", "schema": "{"}, "format.schema", "no row can be read by it (JSONDecodeError:"),
+        (
+            {"type": "avro", "schema": AVRO},
+            "fields.at",
+            "'at' may not be missing, and the schema of the format has no",
+        ),
+        (
+            {"type": "protobuf", "schema": PROTO % "B b = 3;", "message": "Pickup"},
+            "format.schema",
+            'no row can be read by it (line 1:69: "B" is not defined.): mend it',
+        ),
+        (
+            {"type": "protobuf", "schema": PROTO % "", "message": "Ride"},
+            "format.schema",
+            "no row can be read by it (it has no message 'Ride'): mend it",
+        ),
+    ],
+)
+async def test_a_schema_by_which_no_row_can_be_read_is_refused(
+    specs: Specs, format: dict[str, str], place: str, said: str
+) -> None:
+    bad = documents()[:1]
+    bad[0]["spec"]["format"] = format
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply(bad, "ann", validate_only=True)
+
+    fault = next(each for each in caught.value.faults if each.path == f"spec.{place}")
+    assert fault.sentence.startswith(said)
+
+
+async def test_a_format_whose_schema_has_the_fields_is_applied(specs: Specs) -> None:
+    good = documents()[:1]
+    fields = " ".join(
+        f"double {name} = {number};" for number, name in enumerate(good[0]["spec"]["fields"], 1)
+    )
+    good[0]["spec"]["format"] = {
+        "type": "protobuf", "schema": f'syntax = "proto3"; message A {{ {fields} }}', "message": "A",
+    }  # fmt: skip
+    assert [change.action for change in await specs.apply(good, "ann")] == ["created"]
+    assert [change.action for change in await specs.apply(good, "ann")] == ["unchanged"]
 
 
 async def test_a_model_must_fit_what_it_leans_on(specs: Specs) -> None:

@@ -14,6 +14,7 @@ import pytest
 from trimtab_contracts import topics
 from trimtab_core.auditchain import Chain
 from trimtab_registry.errors import NotNow
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
@@ -29,6 +30,7 @@ from trimtab_registry.usecases.entities import (
     Listed,
     Stage,
     StageChange,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.ports import Need, Store, Unit
@@ -95,6 +97,28 @@ async def begin(unit: Unit, standing: Standing, number: int) -> Standing:
     )
     await unit.save(standing)
     return standing
+
+
+async def test_a_tag_is_kept_moved_and_forgotten(store: Store) -> None:
+    gold = Tag("gold", "one", "minutes", "", "ann", 9_000)
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        for name in ("one", "two"):
+            await add(unit, name)
+        await unit.put_tag(gold)
+        assert await unit.tags() == {"gold": gold}
+        found = await unit.version_of_run("two")
+        assert (found and found.number, await unit.version_of_run("none")) == (2, None)
+    assert await store.tags() == [gold]
+
+    moved = replace(gold, run_id="two", tagged_by="bob", tagged_at_ms=9_500)
+    async with store.begin() as unit:
+        await unit.put_tag(moved)
+    assert await store.tags() == [moved]
+
+    async with store.begin() as unit:
+        await unit.remove_tag("gold")
+    assert await store.tags() == []
 
 
 async def test_a_spec_is_read_back_in_its_newest_generation(store: Store) -> None:
@@ -250,7 +274,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock = ManualClock(20_000)
-    await Specs(store, provide, clock, Roles()).apply(documents(), "ann")
+    await Specs(store, provide, schema_faults, clock, Roles()).apply(documents(), "ann")
     async with store.begin() as unit:
         standing = await unit.lock("minutes")
         for number in range(1, 5):
@@ -278,7 +302,7 @@ async def waiting(store: Store, *, approvers: int) -> Approvals:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock, roles = ManualClock(20_000), Roles.parse("risk:ann,bob;ml:carl")
-    await Specs(store, provide, clock, roles).apply(documents(), "ann")
+    await Specs(store, provide, schema_faults, clock, roles).apply(documents(), "ann")
     async with store.begin() as unit:
         await unit.lock("minutes")
         asked = Approval(("risk", "ml"), approvers, until_ms=30_000)

@@ -14,6 +14,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_registry import messages, readback
 from trimtab_registry.config import Config
 from trimtab_registry.consumers import StatusDoor, provide_topics, subscriptions
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.usecases.applying import Specs
@@ -22,6 +23,7 @@ from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
 from trimtab_registry.usecases.roles import Roles
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,12 @@ async def run(config: Config) -> None:
         bus.open_producer(config.kafka_servers) as producer,
     ):
         store = PostgresStore(pool)
+        provide = partial(provide_topics, config.kafka_servers, config.replication)
         roles = Roles.parse(config.roles)
-        specs = Specs(store, partial(provide_topics, config.kafka_servers, config.replication), clock, roles)
+        specs = Specs(store, provide, schema_faults, clock, roles)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
         approvals = Approvals(store, clock, roles)
-        api = RegistryApi(store, specs, approvals, Decisions(store, clock))
+        api = RegistryApi(store, specs, approvals, Decisions(store, clock), Tags(store, clock))
         register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,

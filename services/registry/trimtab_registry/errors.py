@@ -6,7 +6,8 @@ Rejected
 ├── NotTheirs         a decision that is for others to take
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion
+├── BadTag            what cannot be the name of a dataset
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag
 └── Conflict          ColumnsInUse, FixedPartitions, NotNow
 """
 
@@ -67,6 +68,27 @@ class UnknownVersion(NotFound):
         super().__init__(
             f"model {model!r} has no version {number}: look at its versions and name one of them"
         )
+
+
+class UnknownRun(NotFound):
+    """No version was made of such a run, so there is no dataset of it."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"no version was made of a run {run_id!r}: name one of `trimtab get datasets`")
+
+
+class UnknownTag(NotFound):
+    """No dataset is tagged so."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no dataset is tagged {name!r}: look at `trimtab get datasets`")
+
+
+class BadTag(Rejected):
+    """What cannot be the name of a dataset."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"tag {name!r} {why}")
 
 
 class NotNow(Conflict):

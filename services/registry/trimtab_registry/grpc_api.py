@@ -15,6 +15,7 @@ from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
+from trimtab_registry.usecases.tags import Tags
 
 _MOST_MODELS = 1_000
 
@@ -22,11 +23,14 @@ _MOST_MODELS = 1_000
 class RegistryApi(RegistryServicer):
     """Answers `trimtab.registry.v1.Registry`."""
 
-    def __init__(self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions) -> None:
+    def __init__(
+        self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags
+    ) -> None:
         self._store = store
         self._specs = specs
         self._approvals = approvals
         self._decisions = decisions
+        self._tags = tags
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Make documents the wanted state, all or none; or only say what that would change."""
@@ -100,6 +104,26 @@ class RegistryApi(RegistryServicer):
         return await self._deployment(
             await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
         )
+
+    async def TagDataset(self, request: pb.TagDatasetRequest, context: Any) -> pb.TagDatasetResponse:
+        """Make a tag name the dataset of a run."""
+        tag, before = await self._tags.put(
+            request.name, request.run_id, actor=request.actor, comment=request.comment
+        )
+        return pb.TagDatasetResponse(
+            tag=messages.dataset_tag(tag), before=messages.dataset_tag(before) if before else None
+        )
+
+    async def UntagDataset(self, request: pb.UntagDatasetRequest, context: Any) -> pb.UntagDatasetResponse:
+        """Remove a tag."""
+        tag = await self._tags.remove(request.name, actor=request.actor, comment=request.comment)
+        return pb.UntagDatasetResponse(tag=messages.dataset_tag(tag))
+
+    async def ListDatasetTags(
+        self, request: pb.ListDatasetTagsRequest, context: Any
+    ) -> pb.ListDatasetTagsResponse:
+        """Return all tags by name."""
+        return pb.ListDatasetTagsResponse(tags=[messages.dataset_tag(tag) for tag in await self._tags.list()])
 
     async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
         """Return who did what, newest first."""

@@ -26,6 +26,7 @@ from trimtab_registry.usecases.entities import (
     StageChange,
     Status,
     StoredFile,
+    Tag,
     Verdict,
     Version,
 )
@@ -232,6 +233,18 @@ def audit_query(request: pb.GetAuditRequest) -> AuditQuery:
         since_ms=from_timestamp(request.since) if request.HasField("since") else None,
         until_ms=from_timestamp(request.until) if request.HasField("until") else None,
         limit=request.limit,
+    )
+
+
+def dataset_tag(tag: Tag) -> pb.DatasetTag:
+    """Return a tag, with the dataset that it names."""
+    return pb.DatasetTag(
+        name=tag.name,
+        run_id=tag.run_id,
+        model=tag.model,
+        dataset_digest=tag.digest,
+        tagged_by=tag.tagged_by,
+        tagged_at=to_timestamp(tag.tagged_at_ms),
     )
 
 

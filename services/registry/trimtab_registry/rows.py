@@ -8,7 +8,17 @@ import asyncpg
 from trimtab_runtime.clock import from_datetime, to_datetime
 
 from trimtab_registry import messages
-from trimtab_registry.usecases.entities import Applied, Approval, Entry, Gate, Given, Listed, Stage, Version
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Approval,
+    Entry,
+    Gate,
+    Given,
+    Listed,
+    Stage,
+    Tag,
+    Version,
+)
 from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
 
 
@@ -22,6 +32,18 @@ def applied(row: asyncpg.Record) -> Applied:
         digest=row["digest"],
         applied_by=row["applied_by"],
         applied_at_ms=from_datetime(row["applied_at"]),
+    )
+
+
+def tag(row: asyncpg.Record) -> Tag:
+    """Return a tag, with the dataset that it names."""
+    return Tag(
+        name=row["name"],
+        run_id=row["run_id"],
+        model=row["model"],
+        digest=row["digest"],
+        tagged_by=row["tagged_by"],
+        tagged_at_ms=from_datetime(row["tagged_at"]),
     )
 
 

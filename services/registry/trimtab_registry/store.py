@@ -29,6 +29,7 @@ from trimtab_registry.usecases.entities import (
     Listed,
     Stage,
     StageChange,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.rollouts import Standing
@@ -93,6 +94,11 @@ ORDER BY listed.name
 """
 _PAGE = 500
 """Entries of the audit log that are read at a time."""
+
+_TAGS = """
+SELECT t.*, v.model, coalesce(v.candidate->>'dataset_digest', '') AS digest
+FROM dataset_tags t JOIN versions v USING (run_id) ORDER BY t.name
+"""
 
 
 class _Reads:
@@ -251,6 +257,33 @@ class PostgresUnit(_Reads):
             approval=approval,
         )  # fmt: skip
 
+    async def version_of_run(self, run_id: str) -> Version | None:
+        """Return the version that was made of a run."""
+        place = await self._connection.fetchrow(
+            "SELECT model, number FROM versions WHERE run_id = $1", run_id
+        )
+        return await self.version(place["model"], place["number"]) if place else None
+
+    async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags by name, and keep others from changing them until the unit ends."""
+        await self._connection.execute("LOCK TABLE dataset_tags IN SHARE ROW EXCLUSIVE MODE")
+        return {row["name"]: rows.tag(row) for row in await self._connection.fetch(_TAGS)}
+
+    async def put_tag(self, tag: Tag) -> None:
+        """Store a tag, in place of one of its name."""
+        await self._connection.execute(
+            "INSERT INTO dataset_tags VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE"
+            " SET run_id = excluded.run_id, tagged_by = excluded.tagged_by, tagged_at = excluded.tagged_at",
+            tag.name,
+            tag.run_id,
+            tag.tagged_by,
+            to_datetime(tag.tagged_at_ms),
+        )
+
+    async def remove_tag(self, name: str) -> None:
+        """Forget a tag."""
+        await self._connection.execute("DELETE FROM dataset_tags WHERE name = $1", name)
+
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
         self._versions.clear()
@@ -347,6 +380,11 @@ class PostgresStore(_Reads):
             else:
                 found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
         return [rows.version(row) for row in found]
+
+    async def tags(self) -> Sequence[Tag]:
+        """Return all tags by name."""
+        with outages():
+            return [rows.tag(row) for row in await self._pool.fetch(_TAGS)]
 
     async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
         """Return the first `limit` models whose names have a prefix and follow `after`, by name."""

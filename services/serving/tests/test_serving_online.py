@@ -94,7 +94,7 @@ def test_a_value_is_computed_once_until_a_slot_before_it_changes(
     monkeypatch.setattr(
         OnlineView,
         "_compute",
-        lambda self, entity, at: (computed.append(entity), compute(self, entity, at))[1],
+        lambda self, entities, at: (computed.extend(entities), compute(self, entities, at))[1],
     )
     apply(view, records(fold(("7", MIDNIGHT, 10.0), ("8", MIDNIGHT, 10.0))))
     for _ in range(3):

@@ -25,7 +25,7 @@ class OnlineViews:
         self._book = book
         self._stored = stored
         self._on_another = on_another
-        self._generations: dict[str, Generations] = {}
+        self._generations: dict[str, Generations[OnlineView]] = {}
         self._views: Mapping[str, OnlineView] = {}
 
     @property
@@ -35,7 +35,7 @@ class OnlineViews:
 
     def update(self) -> list[str]:
         """Follow the book: begin what was added or changed; return the topics to follow."""
-        found = dict[str, Generations]()
+        found = dict[str, Generations[OnlineView]]()
         for name, view in self._book.views.items():
             if (source := self._book.sources.get(view.spec.source)) is not None:
                 found[name] = self._generations.get(name) or Generations(self._begin)

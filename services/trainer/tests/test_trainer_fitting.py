@@ -12,8 +12,9 @@ from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, parse
 from trimtab_trainer import export, fitting, job, sandbox
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.sandbox import ChildProcess, Files
-from trimtab_trainer.usecases import Champion, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Progress, Stage, TrainingSet
 
 MINUTE = 60_000
 
@@ -22,10 +23,14 @@ MINUTE = 60_000
 def without_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do the job here: a process of its own spends seconds on imports, and three tests have one."""
 
-    async def run(folder: Path, **_: object) -> int:
-        return job.main(folder)
+    async def run(folder: Path, tell: Tell, **_: object) -> int:
+        return job.main(folder, tell)
 
     monkeypatch.setattr(sandbox, "_run", run)
+
+
+def untold(_: Progress) -> None:
+    """Take no notice of how far it is."""
 
 
 def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> fitting.Rows:
@@ -86,6 +91,15 @@ def test_a_graph_that_says_something_else_is_not_let_out() -> None:
         export.check(graph, rows.features, fitting.predict("regression", estimator, rows.features) + 0.1)
 
 
+def test_the_trees_of_a_forest_are_told_as_its_iterations() -> None:
+    told: list[Progress] = []
+    spec = a_model(kind="random_forest", parameters={"n_estimators": 3}).spec
+
+    Telling(told.append, fits=1).counted(fitting.fit)(spec, some_rows(100))
+
+    assert [(it.iteration, it.iterations) for it in told] == [(0, 0), (1, 3), (2, 3), (3, 3)]
+
+
 @pytest.mark.parametrize(
     ("kind", "parameters", "taken"),
     [
@@ -140,7 +154,7 @@ async def test_a_parameter_that_will_not_do_is_told(
     model = a_model(kind="hist_gradient_boosting", parameters=parameters)
 
     with pytest.raises(RunFailed, match=said):
-        await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path)
+        await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path, untold)
 
 
 def test_unseen_predictions_do_not_know_the_answers() -> None:
@@ -184,12 +198,16 @@ def a_training_set(folder: Path, count: int = 600) -> TrainingSet:
 async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
-    made = await ChildProcess().fit(a_model(), a_training_set(first), None, first)
+    made = await ChildProcess().fit(a_model(), a_training_set(first), None, first, untold)
     champion = Champion(1, Files(tmp_path).put(made.model), made.features)
 
-    again = await ChildProcess().fit(a_model(), a_training_set(second), champion, second)
+    model, told = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 5}), []
+    again = await ChildProcess().fit(model, a_training_set(second), champion, second, told.append)
 
     assert again.metrics["champion_mae"] < 0.5
+    fits = [Progress(Stage.FITTING, fit, 7, at, 5 if at else 0) for fit in range(1, 8) for at in range(6)]
+    assert told == [*fits, Progress(Stage.EVALUATING), Progress(Stage.EXPORTING)]
+    assert "fitting 7 of 7" in (second / "log").read_text()
     with pa.ipc.open_file(again.evaluation) as reader:
         evaluation = reader.read_all()
     assert evaluation.num_rows == 120
@@ -214,12 +232,12 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
     folder = tmp_path / "folder"
     folder.mkdir()
     rows = a_training_set(folder)
-    first = await ChildProcess().fit(a_model(), rows, None, folder)
+    first = await ChildProcess().fit(a_model(), rows, None, folder, untold)
     champion = Champion(
         1, Files(tmp_path).put(first.model), first.features, trained_to_ms=trained_to * MINUTE
     )
 
-    made = await ChildProcess().fit(a_model(), rows, champion, folder)
+    made = await ChildProcess().fit(a_model(), rows, champion, folder, untold)
 
     with pa.ipc.open_file(made.evaluation) as reader:
         evaluation = reader.read_all()
@@ -232,12 +250,12 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
 @pytest.mark.usefixtures("without_a_child")
 async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"50 labelled rows and trainer\.min_rows is 200"):
-        await ChildProcess().fit(a_model(), a_training_set(tmp_path, 50), None, tmp_path)
+        await ChildProcess().fit(a_model(), a_training_set(tmp_path, 50), None, tmp_path, untold)
 
 
 async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout"):
-        await ChildProcess().fit(a_model(timeout="50ms"), a_training_set(tmp_path), None, tmp_path)
+        await ChildProcess().fit(a_model(timeout="50ms"), a_training_set(tmp_path), None, tmp_path, untold)
 
 
 async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
@@ -245,4 +263,4 @@ async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "rows.arrow").write_bytes(b"rubbish")
 
     with pytest.raises(RunFailed, match=r"exit 1 .*log"):
-        await ChildProcess().fit(a_model(), rows, None, tmp_path)
+        await ChildProcess().fit(a_model(), rows, None, tmp_path, untold)

@@ -14,8 +14,20 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.messages import to_message
+from trimtab_trainer.progress import Tell
 from trimtab_trainer.testing import MemoryStore
-from trimtab_trainer.usecases import Champion, Command, Fitted, Jobs, Status, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import (
+    ENDED,
+    Champion,
+    Command,
+    Fitted,
+    Progress,
+    Stage,
+    Status,
+    StoredFile,
+    TrainingSet,
+)
+from trimtab_trainer.usecases.jobs import MOST_LOG_BYTES, Jobs
 
 DAY = 86_400_000
 
@@ -71,7 +83,11 @@ class Fitter:
         self.release.set()
         self.cancelled = False
 
-    async def fit(self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path) -> Fitted:
+    async def fit(
+        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
+    ) -> Fitted:
+        (folder / "log").write_text("fitting\n")
+        tell(Progress(Stage.FITTING, 2, 7))
         self.started.set()
         try:
             await self.release.wait()
@@ -86,8 +102,12 @@ class Fitter:
 
 
 class Artifacts:
+    full = False
+
     def put(self, path: Path) -> StoredFile:
-        return StoredFile(str(path), "abc", 3)
+        if self.full and path.name == "log":
+            raise OSError("no space left")
+        return StoredFile(path.name, path.read_text() if path.is_file() else "", 3)
 
 
 class NoChampions:
@@ -108,12 +128,13 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         slow: Exception | None = None,
         fitter: Any = None,
         lease_ms: int = 10_000,
+        artifacts: Any = None,
     ) -> Jobs:
         book, clock = SpecBook(), ManualClock(DAY)
         book.put(a_model())
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
-            store, book, NoChampions(), features, fitter or Fitter(), Artifacts(), clock,
+            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), clock,
             owner="me", lease_ms=lease_ms, patience_ms=60_000, folder=tmp_path,
         )  # fmt: skip
 
@@ -169,12 +190,17 @@ async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Call
     assert message.loop_id == "loop"
 
 
+async def log_of(store: MemoryStore) -> str | None:
+    (run,) = await store.list("m", 10)
+    return run.log.digest if run.log else None
+
+
 def left_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("fault", [None, RunFailed("no")])
-async def test_what_a_run_no_longer_needs_is_removed_and_the_log_of_a_failed_one_stays(
+async def test_the_files_of_a_run_are_removed_and_its_log_is_kept(
     store: MemoryStore, make_jobs: Callable[..., Jobs], tmp_path: Path, fault: Exception | None
 ) -> None:
     jobs = make_jobs(fitter=Fitter(fault))
@@ -182,11 +208,10 @@ async def test_what_a_run_no_longer_needs_is_removed_and_the_log_of_a_failed_one
         await jobs.order(a_command())
 
         async def cleared() -> bool:
-            kept = [f"{store.published[0].job.run_id}-1"] if fault else []
-            wanted = [*kept, *(f"{folder}/log" for folder in kept)]
-            return told(store)[-1] in (Status.SUCCEEDED, Status.FAILED) and left_in(tmp_path) == wanted
+            return told(store)[-1] in ENDED and left_in(tmp_path) == []
 
         await eventually(cleared, what="the job's files to go")
+    assert await log_of(store) == "fitting\n"
 
 
 async def test_what_an_attempt_left_that_ended_without_an_outcome_is_removed_by_the_next(
@@ -268,3 +293,122 @@ async def test_a_lost_lease_stops_the_work_and_its_news(
         await eventually(stopped)
 
     assert told(store) == [Status.QUEUED, Status.STARTED]
+
+
+async def test_a_run_that_is_cancelled_is_dropped_with_its_files_and_the_next_one_starts(
+    store: MemoryStore, make_jobs: Callable[..., Jobs], tmp_path: Path
+) -> None:
+    fitter = Fitter()
+    fitter.release.clear()
+    jobs = make_jobs(fitter=fitter, lease_ms=30)
+    async with at_work(jobs):
+        await jobs.order(a_command("c1"))
+        await jobs.order(a_command("c2"))
+        await fitter.started.wait()
+        first = store.published[0].job.run_id
+
+        await store.cancel(first, by="ann", reason="wrong window", now_ms=DAY)
+
+        async def dropped() -> bool:
+            return fitter.cancelled and not any(name.startswith(first) for name in left_in(tmp_path))
+
+        await eventually(dropped, what="the cancelled work to end")
+        fitter.release.set()
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished, what="the second run")
+
+    cancelled = await store.get(first)
+    assert cancelled and cancelled.log and cancelled.log.digest == "fitting\n"
+    statuses = [news.status for news in store.published if news.job.run_id == first]
+    assert statuses == [Status.QUEUED, Status.STARTED, Status.CANCELLED]
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_never_starts(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    jobs = make_jobs()
+    await jobs.order(a_command("c1"))
+    await store.cancel(store.published[0].job.run_id, by="ann", reason="", now_ms=DAY)
+    async with at_work(jobs):
+        await jobs.order(a_command("c2"))
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert told(store) == [
+        Status.QUEUED,
+        Status.CANCELLED,
+        Status.QUEUED,
+        Status.STARTED,
+        Status.SUCCEEDED,
+    ]
+
+
+async def test_how_far_a_run_is_and_what_it_waits_for_is_stored_while_it_runs(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    fitter = Fitter()
+    fitter.release.clear()
+    jobs = make_jobs(faults=[Unavailable("trips is behind")], fitter=fitter, lease_ms=30)
+    seen: list[Progress | None] = []
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def fitting() -> bool:
+            (run,) = await store.list("m", 10)
+            seen.append(run.progress)
+            return run.progress == Progress(Stage.FITTING, 2, 7)
+
+        await eventually(fitting)
+        fitter.release.set()
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert Progress(Stage.WAITING, waits_for="trips is behind") in seen
+
+
+async def test_of_a_log_that_is_too_long_the_end_is_kept(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    class Chatty(Fitter):
+        async def fit(self, *given: Any) -> Fitted:
+            fitted = await super().fit(*given)
+            (given[3] / "log").write_text("x" * MOST_LOG_BYTES + "the end")
+            return fitted
+
+    jobs = make_jobs(fitter=Chatty())
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    kept = await log_of(store)
+    assert kept and kept.startswith("(7 bytes before this are left out)\nxxx") and kept.endswith("the end")
+
+
+async def test_a_log_that_cannot_be_kept_costs_no_run_its_outcome(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    artifacts = Artifacts()
+    artifacts.full = True
+    jobs = make_jobs(artifacts=artifacts)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert await log_of(store) is None

@@ -1,14 +1,17 @@
 """One suite for both homes of jobs: what a queue held by lease promises."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_runtime.postgres import open_pool
+from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
-from trimtab_trainer.usecases import Job, News, Status, Store
+from trimtab_trainer.usecases.entities import Job, News, Progress, Stage, Status, StoredFile
+from trimtab_trainer.usecases.ports import Store
 
 LEASE_MS = 10_000
 
@@ -23,9 +26,13 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield PostgresStore(pool)
 
 
-def queued(name: str, *, model: str = "m", at_ms: int = 1_000) -> News:
+HOUR = 3_600_000
+HALF = Progress(Stage.FITTING, 4, 7, 50, 100)
+
+
+def queued(name: str, *, model: str = "m", at_ms: int = 1_000, trigger: str = "data") -> News:
     job = Job(
-        f"run-{name}", f"command-{name}", model, f"loop-{name}", "data", 5_000, None, queued_at_ms=at_ms
+        f"run-{name}", f"command-{name}", model, f"loop-{name}", trigger, 5_000, None, queued_at_ms=at_ms
     )
     return News(job, Status.QUEUED, at_ms)
 
@@ -64,7 +71,7 @@ async def test_a_lapsed_lease_passes_the_job_on_and_silences_its_old_owner(store
     taken = await store.claim(heir, now_ms=3_000 + LEASE_MS + 1, lease_ms=LEASE_MS)
 
     assert taken and (taken.run_id, taken.attempts) == ("run-a", 2)
-    assert not await store.renew(job, "dead", until_ms=99_000)
+    assert not await store.renew(job, "dead", until_ms=99_000, progress=HALF)
     assert not await store.record(News(job, Status.FAILED, 20_000, error="too late"), "dead")
     assert await store.record(News(taken, Status.FAILED, 21_000, error="mine"), heir)
 
@@ -74,7 +81,7 @@ async def test_a_renewed_lease_keeps_the_job(store: Store) -> None:
     job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
     assert job
 
-    assert await store.renew(job, "me", until_ms=30_000)
+    assert await store.renew(job, "me", until_ms=30_000, progress=HALF)
     assert await store.claim("you", now_ms=20_000, lease_ms=LEASE_MS) is None
 
 
@@ -91,3 +98,97 @@ async def test_what_became_of_a_job_is_kept_and_lets_the_next_one_start(store: S
     assert told.job.finished_at_ms == 4_000
     following = await store.claim("me", now_ms=5_000, lease_ms=LEASE_MS)
     assert following and following.run_id == "run-b"
+
+
+async def test_a_person_goes_before_drift_and_drift_before_what_was_due(store: Store) -> None:
+    for at, trigger in enumerate(("schedule", "new_rows", "data", "performance", "manual")):
+        await store.add(queued(trigger, model=trigger, at_ms=1_000 + at, trigger=trigger))
+
+    taken = [await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS) for _ in range(5)]
+
+    assert [job and job.trigger for job in taken] == ["manual", "data", "performance", "schedule", "new_rows"]
+
+
+async def test_what_has_waited_long_is_overtaken_no_more(store: Store) -> None:
+    await store.add(queued("due", trigger="schedule", model="x", at_ms=0))
+    await store.add(queued("asked", trigger="manual", model="y", at_ms=2 * HOUR + 1))
+
+    first = await store.claim("me", now_ms=3 * HOUR, lease_ms=LEASE_MS)
+
+    assert first and first.run_id == "run-due"
+
+
+async def test_a_queued_job_that_is_cancelled_is_never_claimed_and_holds_nothing_up(store: Store) -> None:
+    await store.add(queued("a"))
+    await store.add(queued("b", at_ms=2_000))
+
+    told = await store.cancel("run-a", by="ann", reason="no need", now_ms=2_500)
+
+    event = RunEvent.FromString(told.message)
+    assert (event.status, event.cancelled_by, event.cancel_reason) == (RunEvent.CANCELLED, "ann", "no need")
+    assert told.job.finished_at_ms == 2_500
+    taken = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert taken and taken.run_id == "run-b"
+
+
+async def test_a_running_job_that_is_cancelled_is_taken_from_its_owner_for_good(store: Store) -> None:
+    await store.add(queued("a"))
+    await store.add(queued("b", at_ms=2_000))
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job
+
+    await store.cancel("run-a", by="ann", reason="", now_ms=4_000)
+
+    assert not await store.renew(job, "me", until_ms=99_000, progress=HALF)
+    assert not await store.record(News(job, Status.SUCCEEDED, 5_000), "me")
+    following = await store.claim("you", now_ms=5_000 + LEASE_MS, lease_ms=LEASE_MS)
+    assert following and following.run_id == "run-b"
+
+
+async def test_a_run_that_is_cancelled_twice_was_cancelled_once_and_one_that_ended_cannot_be(
+    store: Store,
+) -> None:
+    await store.add(queued("a"))
+    await store.add(queued("b", model="other"))
+    first = await store.cancel("run-a", by="ann", reason="x", now_ms=2_000)
+    assert await store.cancel("run-a", by="bob", reason="y", now_ms=3_000) == first
+
+    job = await store.claim("me", now_ms=4_000, lease_ms=LEASE_MS)
+    assert job and await store.record(News(job, Status.SUCCEEDED, 5_000), "me")
+    with pytest.raises(RunEnded, match=r"'run-b' has succeeded .* reject or roll back"):
+        await store.cancel("run-b", by="ann", reason="", now_ms=6_000)
+    with pytest.raises(UnknownRun):
+        await store.cancel("run-c", by="ann", reason="", now_ms=6_000)
+
+
+async def test_of_a_cancellation_and_a_success_at_once_one_is_the_outcome(store: Store) -> None:
+    for at in range(5):
+        await store.add(queued(f"{at}", model=f"m{at}"))
+        job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+        assert job
+        cancelled, recorded = await asyncio.gather(
+            store.cancel(job.run_id, by="ann", reason="", now_ms=4_000),
+            store.record(News(job, Status.SUCCEEDED, 4_000), "me"),
+            return_exceptions=True,
+        )
+
+        told = await store.get(job.run_id)
+        assert told
+        status = RunEvent.FromString(told.message).status
+        assert isinstance(cancelled, RunEnded) is (recorded is True) is (status == RunEvent.SUCCEEDED)
+
+
+async def test_how_far_a_job_is_belongs_to_its_attempt_and_so_does_its_log(store: Store) -> None:
+    await store.add(queued("a"))
+    first = await store.claim("dead", now_ms=3_000, lease_ms=LEASE_MS)
+    assert first and await store.renew(first, "dead", until_ms=9_000, progress=HALF)
+    told = await store.get("run-a")
+    assert told and (told.job.attempts, told.progress, told.log) == (1, HALF, None)
+
+    second = await store.claim("heir", now_ms=9_001, lease_ms=LEASE_MS)
+    assert second
+    await store.keep_log(second, StoredFile("/2", "second", 1))
+    await store.keep_log(first, StoredFile("/1", "first", 1))
+
+    told = await store.get("run-a")
+    assert told and (told.job.attempts, told.progress, told.log) == (2, None, StoredFile("/2", "second", 1))

@@ -16,7 +16,7 @@ from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.trainingset import FeatureStore
-from trimtab_trainer.usecases import Jobs
+from trimtab_trainer.usecases.jobs import Jobs
 
 
 async def run(config: Config) -> None:

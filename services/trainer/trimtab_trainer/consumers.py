@@ -12,7 +12,8 @@ from trimtab_runtime.clock import from_timestamp
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
 
-from trimtab_trainer.usecases import Champion, Command, Jobs, StoredFile
+from trimtab_trainer.usecases.entities import Champion, Command, StoredFile
+from trimtab_trainer.usecases.jobs import Jobs
 
 FOLLOWS = (topics.DEPLOYMENTS,)
 log = logging.getLogger(__name__)

@@ -3,10 +3,12 @@
 Rejected
 ├── RunFailed        a run cannot give a candidate; trying it again will not help
 ├── NothingArchived  a model has nothing yet that it could be trained on
-└── UnknownRun       (NotFound)
+├── UnknownRun       (NotFound)
+├── NoLog            (NotFound) a run has left no log
+└── RunEnded         (Conflict) a run is over, and cannot be cancelled
 """
 
-from trimtab_runtime.errors import NotFound, Rejected
+from trimtab_runtime.errors import Conflict, NotFound, Rejected
 
 
 class RunFailed(Rejected):
@@ -28,3 +30,21 @@ class UnknownRun(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"there is no run {run_id!r}: look at `trimtab run list`")
+
+
+class NoLog(NotFound):
+    """A run has left no log."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id!r} has no log: its training process has not ended yet, or never started; "
+            f"`trimtab run show {run_id}` has what is known of it"
+        )
+
+
+class RunEnded(Conflict):
+    """A run is over, and cannot be cancelled."""
+
+    def __init__(self, run_id: str, status: str) -> None:
+        way_on = ": reject or roll back its version instead" if status == "succeeded" else ""
+        super().__init__(f"run {run_id!r} has {status} and cannot be cancelled{way_on}")

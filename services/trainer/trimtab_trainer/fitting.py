@@ -8,6 +8,7 @@ the ones that matter, and the rollout judges it on live traffic before it may an
 alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ Floats = NDArray[np.float64]
 Task = Literal["regression", "binary"]
 FOLDS = 3
 STRETCHES = 3
+FITS = STRETCHES + FOLDS + 1
+"""Of a run: those that judge, and the one that ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,9 @@ def fit(spec: ModelSpec, rows: Rows) -> Any:
     return estimator.fit(rows.features, labels, **named)
 
 
+Fit = Callable[[ModelSpec, Rows], Any]
+
+
 def predict(task: Task, estimator: Any, features: NDArray[np.float32]) -> Floats:
     """Return predictions [rows]: values, or probabilities of the positive class."""
     if task == "regression":
@@ -77,7 +83,7 @@ def predict(task: Task, estimator: Any, features: NDArray[np.float32]) -> Floats
     return np.asarray(estimator.predict_proba(features)[:, 1], np.float64)
 
 
-def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice) -> Floats:
+def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice, fit: Fit = fit) -> Floats:
     """Return for every judged row the prediction of a fit to what was known when its stretch began."""
     stretches = np.array_split(np.arange(judged.start, judged.stop), STRETCHES)
     said = [
@@ -88,7 +94,9 @@ def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice) -> Floats:
     return np.concatenate(said)
 
 
-def unseen_predictions(spec: ModelSpec, rows: Rows, judged: slice, predictions: Floats) -> Floats:
+def unseen_predictions(
+    spec: ModelSpec, rows: Rows, judged: slice, predictions: Floats, fit: Fit = fit
+) -> Floats:
     """Return for every row a prediction by a fit that has not seen it.
 
     The judged rows have theirs; the older ones are cut into blocks in time, each
@@ -105,6 +113,7 @@ def unseen_predictions(spec: ModelSpec, rows: Rows, judged: slice, predictions: 
 
 
 def _estimator(spec: ModelSpec) -> Any:
+    """Return the estimator, unfitted; it prints its iterations (see `progress`)."""
     trainer, regression = spec.trainer, spec.task == "regression"
     kind: Any
     match trainer.kind:
@@ -112,11 +121,11 @@ def _estimator(spec: ModelSpec) -> Any:
             kind = HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier
             # What is judged by the absolute error is fitted to it: one monster label bends no tree then.
             loss = {"loss": "absolute_error"} if spec.judged_by == "mae" else {}
-            return _made(kind, spec, seed=trainer.seed, early_stopping=False, **loss)
+            return _made(kind, spec, seed=trainer.seed, early_stopping=False, verbose=2, **loss)
         case "random_forest":
             kind = RandomForestRegressor if regression else RandomForestClassifier
             return make_pipeline(
-                SimpleImputer(keep_empty_features=True), _made(kind, spec, seed=trainer.seed)
+                SimpleImputer(keep_empty_features=True), _made(kind, spec, seed=trainer.seed, verbose=2)
             )
         case "linear":
             model = _made(Ridge, spec) if regression else _made(LogisticRegression, spec, seed=trainer.seed)

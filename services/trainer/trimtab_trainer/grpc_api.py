@@ -1,26 +1,38 @@
-"""gRPC door of the trainer: order a run, look at runs."""
+"""gRPC door of the trainer: order a run, look at runs, cancel one."""
 
+import asyncio
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 from trimtab_contracts import topics
 from trimtab_contracts.training.v1.training_pb2 import (
+    CancelRunRequest,
+    GetRunLogRequest,
+    GetRunLogResponse,
     GetRunRequest,
     ListRunsRequest,
     ListRunsResponse,
+    Progress,
     RetrainCommand,
     Run,
     RunEvent,
     TrainRequest,
     TrainResponse,
+    WatchRunRequest,
 )
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
-from trimtab_runtime import records, telemetry
+from trimtab_runtime import artifacts, records, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_trainer.errors import NothingArchived, UnknownRun
-from trimtab_trainer.usecases import Features, Store, Told
+from trimtab_trainer.errors import NoLog, NothingArchived, UnknownRun
+from trimtab_trainer.messages import artifact
+from trimtab_trainer.usecases.entities import Told
+from trimtab_trainer.usecases.ports import Features, Store
+
+ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
+_LOOK_S = 0.5
 
 
 class TrainerApi(TrainerServicer):
@@ -73,10 +85,7 @@ class TrainerApi(TrainerServicer):
 
     async def GetRun(self, request: GetRunRequest, context: Any) -> Run:
         """Return one run."""
-        found = await self._store.get(request.run_id)
-        if found is None:
-            raise UnknownRun(request.run_id)
-        return _run(found)
+        return _run(await self._told(request.run_id))
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:
         """Return the newest runs."""
@@ -84,11 +93,63 @@ class TrainerApi(TrainerServicer):
             runs=[_run(told) for told in await self._store.list(request.model, request.limit or 50)]
         )
 
+    async def CancelRun(self, request: CancelRunRequest, context: Any) -> Run:
+        """End a run, and return it as it has ended."""
+        told = await self._store.cancel(
+            request.run_id, by=request.requested_by, reason=request.reason, now_ms=self._clock.now_ms()
+        )
+        return _run(told)
+
+    async def WatchRun(self, request: WatchRunRequest, context: Any) -> AsyncIterator[Run]:
+        """Return a run now and whenever it has changed, until it has ended; whichever trainer is at it."""
+        before = None
+        while True:
+            run = _run(await self._told(request.run_id))
+            if run != before:
+                yield run
+            if run.event.status in ENDED:
+                return
+            before = run
+            await asyncio.sleep(_LOOK_S)
+
+    async def GetRunLog(self, request: GetRunLogRequest, context: Any) -> GetRunLogResponse:
+        """Return what the training process of a run wrote."""
+        told = await self._told(request.run_id)
+        if told.log is None:
+            raise NoLog(request.run_id)
+        content = await asyncio.to_thread(artifacts.fetch, artifact(told.log))
+        return GetRunLogResponse(text=content.decode(errors="replace"))
+
+    async def _told(self, run_id: str) -> Told:
+        found = await self._store.get(run_id)
+        if found is None:
+            raise UnknownRun(run_id)
+        return found
+
 
 def _run(told: Told) -> Run:
-    run = Run(event=RunEvent.FromString(told.message), queued_at=to_timestamp(told.job.queued_at_ms))
+    run = Run(
+        event=RunEvent.FromString(told.message),
+        queued_at=to_timestamp(told.job.queued_at_ms),
+        attempt=told.job.attempts,
+        progress=_progress(told) if told.progress else None,
+        log=artifact(told.log) if told.log else None,
+    )
     if told.job.started_at_ms is not None:
         run.started_at.CopyFrom(to_timestamp(told.job.started_at_ms))
     if told.job.finished_at_ms is not None:
         run.finished_at.CopyFrom(to_timestamp(told.job.finished_at_ms))
     return run
+
+
+def _progress(told: Told) -> Progress:
+    at = told.progress
+    assert at is not None
+    return Progress(
+        stage=Progress.Stage.Value(at.stage.name),
+        fit=at.fit,
+        fits=at.fits,
+        iteration=at.iteration,
+        iterations=at.iterations,
+        waits_for=at.waits_for,
+    )

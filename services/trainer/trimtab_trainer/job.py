@@ -2,12 +2,14 @@
 
 It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
 its folder, and writes the candidate's files and `result.json` there. It talks to
-nobody. A run that cannot succeed returns 3 and its sentence in `result.json`.
+nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3
+and its sentence in `result.json`.
 """
 
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,10 @@ from trimtab_core.specs import Model
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.fitting import Floats
+from trimtab_trainer.progress import Tell, Telling
+from trimtab_trainer.usecases.entities import Stage
+
+log = logging.getLogger(__name__)
 
 FAILED = 3
 _REFERENCE_ROWS = 50_000
@@ -29,18 +35,19 @@ _LEAST_UNSEEN = 100
 _PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, tell: Tell) -> int:
     """Do the job in `folder`, and return the exit code."""
     try:
-        result = _run(folder)
+        result = _run(folder, Telling(tell, fits=fitting.FITS))
     except RunFailed as error:
+        log.info("failed: %s", error)
         (folder / "result.json").write_text(json.dumps({"error": str(error)}))
         return FAILED
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_text())
     model = Model.model_validate(job["model"])
     task, spec = model.spec.task, model.spec.trainer
@@ -61,20 +68,27 @@ def _run(folder: Path) -> dict[str, Any]:
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
-    predictions = fitting.judged_predictions(model.spec, rows, judged)
-    unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions)
-    final = fitting.fit(model.spec, rows)
+    log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
+    fit = telling.counted(fitting.fit)
+    predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
+    unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
+    final = fit(model.spec, rows)
 
-    graph = export.to_graph(task, final, len(names))
-    export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))
-    (folder / "model.onnx").write_bytes(graph)
+    telling.reach(Stage.EVALUATING)
     _write_reference(folder / "reference.arrow", model, names, rows, unseen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
+    metrics = _metrics(task, rows.label[judged], predictions, champion)
+    log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+
+    telling.reach(Stage.EXPORTING)
+    graph = export.to_graph(task, final, len(names))
+    export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))
+    (folder / "model.onnx").write_bytes(graph)
     return {
         "features": names,
-        "metrics": _metrics(task, rows.label[judged], predictions, champion),
+        "metrics": metrics,
         "rows": len(rows),
         "trained_from_ms": int(rows.event_time_ms[0]),
         "trained_to_ms": int(rows.event_time_ms[-1]),
@@ -158,5 +172,5 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def _environment() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
     return {"python": platform.python_version(), "source": hashlib.sha256(sources).hexdigest()} | versions

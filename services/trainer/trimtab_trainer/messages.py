@@ -8,13 +8,14 @@ from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_runtime.clock import to_timestamp
 
-from trimtab_trainer.usecases import Candidate, News, Status, StoredFile
+from trimtab_trainer.usecases.entities import Candidate, News, Status, StoredFile
 
 _STATUS = {
     Status.QUEUED: RunEvent.QUEUED,
     Status.STARTED: RunEvent.STARTED,
     Status.SUCCEEDED: RunEvent.SUCCEEDED,
     Status.FAILED: RunEvent.FAILED,
+    Status.CANCELLED: RunEvent.CANCELLED,
 }
 
 
@@ -32,6 +33,8 @@ def to_message(news: News) -> RunEvent:
         as_of=to_timestamp(job.as_of_ms),
         at=to_timestamp(news.at_ms),
         error=news.error,
+        cancelled_by=news.cancelled_by,
+        cancel_reason=news.cancel_reason,
         candidate=_candidate(job.run_id, news.candidate) if news.candidate else None,
     )
 
@@ -42,9 +45,9 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
     json_format.ParseDict(dict(fitted.parameters), parameters)
     return CandidateMessage(
         run_id=run_id,
-        model=_artifact(candidate.model),
-        reference=_artifact(candidate.reference),
-        evaluation=_artifact(candidate.evaluation),
+        model=artifact(candidate.model),
+        reference=artifact(candidate.reference),
+        evaluation=artifact(candidate.evaluation),
         features=fitted.features,
         metrics=fitted.metrics,
         champion_version=candidate.champion_version,
@@ -60,5 +63,6 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
     )
 
 
-def _artifact(stored: StoredFile) -> Artifact:
+def artifact(stored: StoredFile) -> Artifact:
+    """Return the name of a stored file."""
     return Artifact(uri=stored.uri, digest=stored.digest, size=stored.size)

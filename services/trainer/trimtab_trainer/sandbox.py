@@ -5,24 +5,29 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_core import specs
 from trimtab_runtime import artifacts
 
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases import Champion, Fitted, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, StoredFile, TrainingSet
+
+_progress_of = msgspec.json.Decoder(Progress).decode
 
 
 class ChildProcess:
     """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time."""
 
     async def fit(
-        self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path
-    ) -> Fitted:
-        """Train, export and evaluate.
+        self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path,
+        tell: Callable[[Progress], None],
+    ) -> Fitted:  # fmt: skip
+        """Train, export and evaluate, and tell how far that is.
 
         Raises:
             RunFailed: it could not be done; it says why.
@@ -37,9 +42,9 @@ class ChildProcess:
         result = folder / "result.json"
         result.unlink(missing_ok=True)
         spec = model.spec.trainer
-        code = await _run(folder, memory_mb=spec.memory_mb, timeout_s=spec.timeout / 1000)
+        code = await _run(folder, tell, memory_mb=spec.memory_mb, timeout_s=spec.timeout / 1000)
         if code not in (0, FAILED) or not result.exists():
-            raise RunFailed(f"the training process {_ended(code, spec.memory_mb)}: see {folder / 'log'}")
+            raise RunFailed(f"the training process {_ended(code, spec.memory_mb)}: see `trimtab run logs`")
         outcome = json.loads(result.read_text())
         if "error" in outcome:
             raise RunFailed(outcome["error"])
@@ -63,7 +68,8 @@ class Files:
         return StoredFile(stored.uri, stored.digest, stored.size)
 
 
-async def _run(folder: Path, *, memory_mb: int, timeout_s: float) -> int:
+async def _run(folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float) -> int:
+    """Run the child, which writes how far it is to its standard output and all else to the log."""
     with (folder / "log").open("ab") as log:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -72,11 +78,14 @@ async def _run(folder: Path, *, memory_mb: int, timeout_s: float) -> int:
             str(folder),
             str(os.getpid()),
             str(memory_mb),
-            stdout=log,
+            stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
         try:
             async with asyncio.timeout(timeout_s):
+                assert child.stdout is not None
+                async for line in child.stdout:
+                    tell(_progress_of(line))
                 return await child.wait()
         except TimeoutError as error:
             raise RunFailed(

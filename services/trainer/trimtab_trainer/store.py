@@ -2,28 +2,36 @@
 
 A claim, and each renewal, is one statement, so two trainers never hold one job. What
 a job came to and the news of it (an outbox row) are one transaction, which refuses a
-worker whose lease has passed to another, of the same process or not.
+worker whose lease has passed to another, of the same process or not. A cancellation
+is such a transaction too, and takes the job from whoever has it, so of it and the
+outcome whichever is stored first is what became of the run.
 """
 
 from collections.abc import Sequence
 
 import asyncpg
+import msgspec
 from trimtab_contracts import topics
 from trimtab_runtime import outbox, records
 from trimtab_runtime.clock import from_datetime, to_datetime
 from trimtab_runtime.postgres import Connection, outages
 
+from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases import Job, News, Status, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+
+_encode = msgspec.json.Encoder().encode
+_progress_of = msgspec.json.Decoder(Progress).decode
+_file_of = msgspec.json.Decoder(StoredFile).decode
 
 _CLAIM = """
 UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts = attempts + 1,
-                started_at = coalesce(started_at, $3)
+                started_at = coalesce(started_at, $3), progress = NULL
 WHERE run_id = (
     SELECT run_id FROM jobs AS waiting
     WHERE (status = 'queued' AND NOT EXISTS (SELECT FROM jobs WHERE model = waiting.model AND status = 'running'))
        OR (status = 'running' AND lease_until < $3)
-    ORDER BY queued_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ORDER BY turn LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING *
 """
@@ -41,8 +49,8 @@ class PostgresStore:
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 added = await connection.fetchval(
-                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event)"
-                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
+                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
                     job.run_id,
                     job.command_id,
                     job.model,
@@ -52,13 +60,14 @@ class PostgresStore:
                     job.traceparent,
                     to_datetime(job.queued_at_ms),
                     to_message(news).SerializeToString(),
+                    to_datetime(job.turn_ms),
                 )
                 if added is not None:
                     await _announce(connection, news)
                 return added is not None
 
     async def claim(self, owner: str, *, now_ms: int, lease_ms: int) -> Job | None:
-        """Take the oldest job that waits, or whose trainer has let its lease lapse."""
+        """Take the job whose turn it is, of those that wait or whose trainer has let its lease lapse."""
         with outages():
             try:
                 row = await self._pool.fetchrow(
@@ -68,22 +77,23 @@ class PostgresStore:
                 return None  # another trainer has just begun a job of that model
         return _job(row) if row else None
 
-    async def renew(self, job: Job, owner: str, *, until_ms: int) -> bool:
-        """Hold the lease longer; False if the job is no longer `owner`'s, or is by now in another attempt."""
+    async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
+        """Hold the lease longer, and say how far the job is; False if it is no longer this attempt's."""
         with outages():
             held = await self._pool.fetchval(
-                "UPDATE jobs SET lease_until = $4"
+                "UPDATE jobs SET lease_until = $4, progress = $5"
                 " WHERE run_id = $1 AND leased_by = $2 AND attempts = $3 AND status = 'running' RETURNING 1",
                 job.run_id,
                 owner,
                 job.attempts,
                 to_datetime(until_ms),
+                _encode(progress).decode(),
             )
         return held is not None
 
     async def record(self, news: News, owner: str) -> bool:
-        """Store what became of a job and the news of it; False, and nothing stored, if that attempt is no longer `owner`'s."""
-        done = news.status in (Status.SUCCEEDED, Status.FAILED)
+        """Store what became of a job and the news of it; False, and nothing stored, if it is no longer this attempt's."""
+        done = news.status in ENDED
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 held = await connection.fetchval(
@@ -100,11 +110,48 @@ class PostgresStore:
                     await _announce(connection, news)
                 return held is not None
 
+    async def cancel(self, run_id: str, *, by: str, reason: str, now_ms: int) -> Told:
+        """End a run that has not ended, and tell; one that was cancelled before stays as it is.
+
+        Raises:
+            UnknownRun: there is none of the id.
+            RunEnded: it has succeeded or failed.
+        """
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                row = await connection.fetchrow("SELECT * FROM jobs WHERE run_id = $1 FOR UPDATE", run_id)
+                if row is None:
+                    raise UnknownRun(run_id)
+                if row["status"] == Status.CANCELLED:
+                    return _told(row)
+                if row["status"] in ENDED:
+                    raise RunEnded(run_id, row["status"])
+                news = News(_job(row), Status.CANCELLED, now_ms, cancelled_by=by, cancel_reason=reason)
+                ended = await connection.fetchrow(
+                    "UPDATE jobs SET status = 'cancelled', event = $2, finished_at = $3 WHERE run_id = $1 RETURNING *",
+                    run_id,
+                    to_message(news).SerializeToString(),
+                    to_datetime(now_ms),
+                )
+                await _announce(connection, news)
+                assert ended is not None
+                return _told(ended)
+
+    async def keep_log(self, job: Job, log: StoredFile) -> None:
+        """Name the log of a job's attempt; that of an older attempt changes nothing."""
+        with outages():
+            await self._pool.execute(
+                "UPDATE jobs SET log = $3 WHERE run_id = $1 AND attempts = $2",
+                job.run_id,
+                job.attempts,
+                _encode(log).decode(),
+            )
+
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         with outages():
             row = await self._pool.fetchrow("SELECT * FROM jobs WHERE run_id = $1", run_id)
-        return Told(_job(row), row["event"]) if row else None
+        return _told(row) if row else None
 
     async def list(self, model: str, limit: int) -> Sequence[Told]:
         """Return the newest runs of a model, or of all where it is empty."""
@@ -112,7 +159,7 @@ class PostgresStore:
             rows = await self._pool.fetch(
                 "SELECT * FROM jobs WHERE $1 IN ('', model) ORDER BY queued_at DESC LIMIT $2", model, limit
             )
-        return [Told(_job(row), row["event"]) for row in rows]
+        return [_told(row) for row in rows]
 
 
 async def _announce(connection: Connection, news: News) -> None:
@@ -128,6 +175,15 @@ async def _announce(connection: Connection, news: News) -> None:
         traceparent=news.job.traceparent,
     )
     await outbox.put(connection, [record])
+
+
+def _told(row: asyncpg.Record) -> Told:
+    return Told(
+        _job(row),
+        row["event"],
+        _progress_of(row["progress"]) if row["progress"] else None,
+        _file_of(row["log"]) if row["log"] else None,
+    )
 
 
 def _job(row: asyncpg.Record) -> Job:

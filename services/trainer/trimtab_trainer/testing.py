@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases import Job, News, Status, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
 
 
 class MemoryStore:
@@ -14,6 +15,8 @@ class MemoryStore:
         self.published: list[News] = []
         self._newest: dict[str, News] = {}
         self._leases: dict[str, tuple[str, int]] = {}
+        self._progress: dict[str, Progress] = {}
+        self._logs: dict[str, StoredFile] = {}
 
     async def add(self, news: News) -> bool:
         """Queue a job and the news of it; False if its command has a job already."""
@@ -23,51 +26,76 @@ class MemoryStore:
         return True
 
     async def claim(self, owner: str, *, now_ms: int, lease_ms: int) -> Job | None:
-        """Take the oldest job that waits, or whose trainer has let its lease lapse."""
-        for run_id, news in self._newest.items():
-            if news.status in (Status.SUCCEEDED, Status.FAILED):
+        """Take the job whose turn it is, of those that wait or whose trainer has let its lease lapse."""
+        for news in sorted(self._newest.values(), key=lambda news: news.job.turn_ms):
+            run_id = news.job.run_id
+            if news.status in ENDED:
                 continue
             lease = self._leases.get(run_id)
             busy = any(self._newest[held].job.model == news.job.model for held in self._leases)
             if lease[1] < now_ms if lease else not busy:
                 self._leases[run_id] = (owner, now_ms + lease_ms)
+                self._progress.pop(run_id, None)
                 started = news.job.started_at_ms if news.job.started_at_ms is not None else now_ms
                 job = replace(news.job, attempts=news.job.attempts + 1, started_at_ms=started)
                 self._newest[run_id] = replace(news, job=job)
                 return job
         return None
 
-    async def renew(self, job: Job, owner: str, *, until_ms: int) -> bool:
-        """Hold the lease longer; False if the job is no longer `owner`'s, or is by now in another attempt."""
+    async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
+        """Hold the lease longer, and say how far the job is; False if it is no longer this attempt's."""
         if not self._holds(job, owner):
             return False
         self._leases[job.run_id] = (owner, until_ms)
+        self._progress[job.run_id] = progress
         return True
 
     async def record(self, news: News, owner: str) -> bool:
-        """Store what became of a job; False, and nothing stored, if that attempt is no longer `owner`'s."""
+        """Store what became of a job; False, and nothing stored, if it is no longer this attempt's."""
         if not self._holds(news.job, owner):
             return False
-        if news.status in (Status.SUCCEEDED, Status.FAILED):
-            del self._leases[news.job.run_id]
-            news = replace(news, job=replace(news.job, finished_at_ms=news.at_ms))
-        self._tell(news)
+        self._end(news) if news.status in ENDED else self._tell(news)
         return True
+
+    async def cancel(self, run_id: str, *, by: str, reason: str, now_ms: int) -> Told:
+        """End a run that has not ended, and tell; one that was cancelled before stays as it is."""
+        news = self._newest.get(run_id)
+        if news is None:
+            raise UnknownRun(run_id)
+        if news.status in ENDED - {Status.CANCELLED}:
+            raise RunEnded(run_id, news.status)
+        if news.status is not Status.CANCELLED:
+            self._end(News(news.job, Status.CANCELLED, now_ms, cancelled_by=by, cancel_reason=reason))
+        return self._told(self._newest[run_id])
+
+    async def keep_log(self, job: Job, log: StoredFile) -> None:
+        """Name the log of a job's attempt; that of an older attempt changes nothing."""
+        if self._newest[job.run_id].job.attempts == job.attempts:
+            self._logs[job.run_id] = log
 
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         found = self._newest.get(run_id)
-        return Told(found.job, to_message(found).SerializeToString()) if found else None
+        return self._told(found) if found else None
 
     async def list(self, model: str, limit: int) -> Sequence[Told]:
         """Return the newest runs of a model, or of all where it is empty."""
         runs = [news for news in self._newest.values() if model in ("", news.job.model)]
-        return [Told(news.job, to_message(news).SerializeToString()) for news in reversed(runs)][:limit]
+        return [self._told(news) for news in reversed(runs)][:limit]
 
     def _holds(self, job: Job, owner: str) -> bool:
         held = self._newest[job.run_id].job
         return self._leases.get(job.run_id, ("", 0))[0] == owner and held.attempts == job.attempts
 
+    def _end(self, news: News) -> None:
+        self._leases.pop(news.job.run_id, None)
+        self._tell(replace(news, job=replace(news.job, finished_at_ms=news.at_ms)))
+
     def _tell(self, news: News) -> None:
         self._newest[news.job.run_id] = news
         self.published.append(news)
+
+    def _told(self, news: News) -> Told:
+        run_id = news.job.run_id
+        message = to_message(news).SerializeToString()
+        return Told(news.job, message, self._progress.get(run_id), self._logs.get(run_id))

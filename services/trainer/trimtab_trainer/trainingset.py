@@ -13,7 +13,7 @@ from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
-from trimtab_trainer.usecases import TrainingSet
+from trimtab_trainer.usecases.entities import TrainingSet
 
 _PATIENCE_S = 120
 _LOOK_S = 10

@@ -24,6 +24,7 @@ from trimtab.cli import (
     loops,
     models,
     project,
+    report,
     runs,
     stack,
     streams,
@@ -42,6 +43,7 @@ init.add_to(app)
 project.add_to(app)
 ingest.add_to(app)
 streams.add_to(app)
+report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")

@@ -1,19 +1,17 @@
-"""`trimtab dataset export | diff`."""
+"""`trimtab dataset export | diff | tag | untag`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.training.v1.training_pb2 import Run
-from trimtab_core.specs import Model, parse
-from trimtab_runtime.clock import from_timestamp, iso
-from trimtab_runtime.errors import NotFound
+from trimtab_contracts.registry.v1.registry_pb2 import DatasetTag
+from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import (
     HOME,
     Directory,
     Json,
+    actor,
     ask,
     console,
     moment,
@@ -22,29 +20,46 @@ from trimtab.cli.session import (
     show,
 )
 from trimtab.client import Trimtab
-from trimtab.datasets import TrainingSet, compared, versions
+from trimtab.datasets import Dataset, TrainingSet, compared, versions
 
 app = typer.Typer(no_args_is_help=True)
 
 
+_Dataset = Annotated[str, typer.Argument(help="A tag, or the run that was trained on it.")]
+_Tag = Annotated[str, typer.Argument(help="A name such as gold or 2020-reviewed.")]
+
+
 @app.command()
 def export(
-    model: str,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|DATASET", help="A model, with --start and --end; or a tag or a run."),
+    ],
     file: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
-    start: Annotated[str, typer.Option(help="The rows' event times begin here (RFC 3339).")],
-    end: Annotated[str, typer.Option(help="They end before here.")],
+    start: Annotated[str, typer.Option(help="The rows' event times begin here (RFC 3339).")] = "",
+    end: Annotated[str, typer.Option(help="They end before here.")] = "",
     as_of: Annotated[str, typer.Option(help="See nothing that arrived later; everything by default.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """Write the labelled rows of MODEL to FILE, each as it would have been answered then."""
-    start_ms, end_ms = moment("--start", start), moment("--end", end)
-    as_of_ms = moment("--as-of", as_of) if as_of else None
-    made = ask(directory, lambda trimtab: trimtab.training_set(model, start_ms, end_ms, as_of_ms=as_of_ms))
+    """Write the labelled rows of a model, or of a dataset, to FILE, each as it would have been answered then."""
+    if bool(start) != bool(end) or (as_of and not start):
+        raise Rejected(
+            "the times are of a model's rows: give --start and --end, or neither of them for a dataset"
+        )
+    recorded: Dataset | None = None
+    if start:
+        start_ms, end_ms = moment("--start", start), moment("--end", end)
+        as_of_ms = moment("--as-of", as_of) if as_of else None
+        made = ask(directory, lambda it: it.training_set(what, start_ms, end_ms, as_of_ms=as_of_ms))
+    else:
+        recorded, made = ask(directory, lambda it: _remade(it, what))
     made.write(file)
     if as_json:
-        print_json(made.described() | {"file": str(file)})
+        print_json(_described(recorded, made) | {"file": str(file)})
         return
+    if recorded is not None:
+        _warn(recorded, made)
     console.print(
         f"{made.rows} rows are in {file}; {made.rows_without_label} more have no label yet and were left out.\n"
         f"Made from {versions(made.tables)}; digest {made.digest[:12]}"
@@ -52,25 +67,79 @@ def export(
 
 
 @app.command()
-def diff(run_a: str, run_b: str, directory: Directory = HOME, as_json: Json = False) -> None:
-    """Show side by side what two runs were trained on, made once more from the archive."""
+def diff(a: _Dataset, b: _Dataset, directory: Directory = HOME, as_json: Json = False) -> None:
+    """Show two datasets side by side, made once more from the archive."""
 
-    async def both(trimtab: Trimtab) -> tuple[TrainingSet, TrainingSet]:
-        return await _again(trimtab, run_a), await _again(trimtab, run_b)
+    async def both(trimtab: Trimtab) -> list[tuple[Dataset, TrainingSet]]:
+        return [await _remade(trimtab, name) for name in (a, b)]
 
-    left, right = ask(directory, both)
-    columns = compared(left.arrow(), right.arrow())
+    pairs = ask(directory, both)
+    columns = compared(*(made.arrow() for _, made in pairs))
+    left, right = (_described(*pair) for pair in pairs)
     if as_json:
-        print_json({"left": left.described(), "right": right.described(), "columns": columns})
+        print_json({"left": left, "right": right, "columns": columns})
         return
-    show(
-        [
-            {"": name, run_a: one, run_b: other}
-            for (name, one), other in zip(left.described().items(), right.described().values(), strict=True)
-        ],
-        as_json=False,
-    )
+    for pair in pairs:
+        _warn(*pair)
+    sides = zip(left.items(), right.values(), strict=True)
+    show([{"": name, a: one, b: other} for (name, one), other in sides], as_json=False)
     show([{"column": each["column"]} | _beside(each) for each in columns], as_json=False)
+
+
+@app.command()
+def tag(
+    dataset: _Dataset,
+    tag: _Tag,
+    comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Name DATASET by TAG; a tag that names another is moved."""
+    said = ask(directory, lambda it: it.tag_dataset(dataset, tag, actor=actor(), comment=comment))
+    if as_json:
+        print_json(plain(said))
+        return
+    moved = f", and no longer {_named(said.before)}" if said.HasField("before") else ""
+    console.print(f"{tag} names {_named(said.tag)}{moved}", soft_wrap=True)
+
+
+@app.command()
+def untag(
+    tag: _Tag,
+    comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Remove TAG; the dataset stays."""
+    found = ask(directory, lambda it: it.untag_dataset(tag, actor=actor(), comment=comment))
+    if as_json:
+        print_json(plain(found))
+        return
+    console.print(f"{tag} is no tag any more; it named {_named(found)}", soft_wrap=True)
+
+
+def _named(tag: DatasetTag) -> str:
+    return f"the dataset of {tag.run_id} ({tag.model}, digest {tag.dataset_digest[:12]})"
+
+
+async def _remade(trimtab: Trimtab, name: str) -> tuple[Dataset, TrainingSet]:
+    dataset = await trimtab.dataset(name)
+    return dataset, await trimtab.remade(dataset)
+
+
+def _described(recorded: Dataset | None, made: TrainingSet) -> dict[str, Any]:
+    """Return what names a set that was made, and the dataset that it is to be, if it is to be one."""
+    named = {"run": recorded.run, "recorded digest": recorded.digest} if recorded else {}
+    return named | made.described()
+
+
+def _warn(recorded: Dataset, made: TrainingSet) -> None:
+    if recorded.digest != made.digest:
+        console.print(
+            f"run {recorded.run} was trained on other rows ({recorded.digest[:12]}) than its spec and the archive give "
+            f"now ({made.digest[:12]})",
+            style="yellow",
+        )
 
 
 def _beside(column: dict[str, Any]) -> dict[str, Any]:
@@ -87,44 +156,3 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-async def _again(trimtab: Trimtab, run_id: str) -> TrainingSet:
-    """Return what a run was trained on, by the model's spec as it is now."""
-    runs = [run for run in await trimtab.runs() if run.event.run_id == run_id]
-    if not runs:
-        raise NotFound(f"there is no run {run_id!r}: look at `trimtab run list`")
-    event = runs[0].event
-    specs = [each for each in await trimtab.resources("Model") if each.name == event.model]
-    if not specs:
-        raise NotFound(f"model {event.model!r} of run {run_id!r} is not there any more: apply its spec again")
-    model = parse("Model", plain(specs[0].document))
-    assert isinstance(model, Model)
-    end_ms = from_timestamp(event.as_of)
-    made = await trimtab.training_set(
-        event.model, end_ms - model.spec.trainer.window, end_ms, as_of_ms=end_ms
-    )
-    if event.candidate.dataset_digest not in ("", made.digest):
-        console.print(
-            f"run {run_id} was trained on other rows ({event.candidate.dataset_digest[:12]}) than its spec and the "
-            f"archive give now ({made.digest[:12]})",
-            style="yellow",
-        )
-    return made
-
-
-def used(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the datasets that runs were trained on, as `trimtab get datasets` shows them."""
-    return [
-        {
-            "model": run.event.model,
-            "run": run.event.run_id,
-            "rows": run.event.candidate.rows,
-            "from": iso(from_timestamp(run.event.candidate.trained_from)),
-            "to": iso(from_timestamp(run.event.candidate.trained_to)),
-            "tables": versions({table.table: table.version for table in run.event.candidate.tables}),
-            "digest": run.event.candidate.dataset_digest,
-        }
-        for run in runs
-        if run.event.candidate.dataset_digest
-    ]

@@ -29,14 +29,28 @@ class Lineage:
         }
         return list(shelves[kind])
 
-    def _source(self, source: specs.Source) -> dict[str, Any]:
-        views = [view.name for view in self._views.values() if view.spec.source == source.name]
+    def consumers(self, source: str) -> tuple[list[str], list[str]]:
+        """Return the views that are made of a source, and the models that lean on it in any way."""
+        views = [view.name for view in self._views.values() if view.spec.source == source]
         models = [
             model.name
             for model in self._models.values()
-            if source.name in (model.spec.source, model.spec.label.source)
-            or set(views) & set(self._of(model))
+            if source in (model.spec.source, model.spec.label.source) or set(views) & set(self._of(model))
         ]
+        return views, models
+
+    def uses(self, model: str, source: str) -> list[str]:
+        """Return what a model takes a source for: its rows, its label, features."""
+        spec, views = self._models[model].spec, self.consumers(source)[0]
+        taken = [view for view in self._of(self._models[model]) if view in views]
+        return [
+            *(["rows"] if spec.source == source else []),
+            *(["label"] if spec.label.source == source else []),
+            *([f"features of {', '.join(taken)}"] if taken else []),
+        ]
+
+    def _source(self, source: specs.Source) -> dict[str, Any]:
+        views, models = self.consumers(source.name)
         return {
             "source": source.name,
             "key": source.spec.key,

@@ -7,6 +7,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, Versio
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
+from trimtab.cli.watching import run_of, watch
 
 app = typer.Typer(no_args_is_help=True)
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
@@ -86,6 +87,12 @@ def train(
     as_of: Annotated[
         str, typer.Option(help="The training rows end here (RFC 3339); by default, where the archive does.")
     ] = "",
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Watch the run, and end as it ends: 0, 1 if it failed, 3 if it was cancelled."
+        ),
+    ] = False,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +101,9 @@ def train(
     command = ask(
         directory, lambda trimtab: trimtab.train(model, reason=reason, actor=actor(), as_of_ms=as_of_ms)
     )
+    if wait:
+        watch(directory, lambda trimtab: run_of(trimtab, model, command), as_json=as_json)
+        return
     if as_json:
         print_json({"command_id": command})
         return

@@ -12,7 +12,6 @@ from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
-from trimtab.cli import datasets
 from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, plain, print_json, show
 from trimtab.client import Trimtab
@@ -131,9 +130,11 @@ def get(
     if output not in FORMS or (output and what in ("all", "datasets")):
         raise Rejected(f"{what} has no form {output!r}: write wide, with sources, featureviews or models")
     if what == "datasets":
-        runs = ask(directory, lambda trimtab: trimtab.runs())
+        used = ask(directory, lambda trimtab: trimtab.datasets())
         show(
-            datasets.used(runs), as_json=as_json, empty="no run has been trained yet: see `trimtab run list`"
+            [each.row() for each in used],
+            as_json=as_json,
+            empty="no run has been trained yet: see `trimtab run list`",
         )
         return
     if output:

@@ -18,7 +18,12 @@ from trimtab_runtime.clock import parse_iso
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_stack import jars, supervisor
 
-from trimtab.client import SERVICES, Trimtab
+from trimtab.client import Trimtab
+from trimtab.finding import HOME as HOME
+from trimtab.finding import addresses as addresses
+from trimtab.finding import environ as environ
+from trimtab.finding import given
+from trimtab.finding import wanted as wanted
 
 T = TypeVar("T")
 console = Console()
@@ -28,7 +33,6 @@ Directory = Annotated[
     typer.Option("--dir", envvar="TRIMTAB_DIR", help="Where the stack keeps its data.", show_default=True),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-HOME = Path(".trimtab")
 _NOT_SETTINGS = ("TRIMTAB_DIR", "TRIMTAB_ACTOR", "TRIMTAB_CACHE")
 
 
@@ -39,33 +43,14 @@ def settings() -> dict[str, str]:
     """
     return {
         name: value
-        for name, value in _given().items()
+        for name, value in given().items()
         if not name.endswith("_ADDRESS") and name not in _NOT_SETTINGS
     }
 
 
-def environ(directory: Path) -> dict[str, str]:
-    """Return what finds a running Trimtab: the environment's variables, or else the stack's in `directory`.
-
-    Raises:
-        Unavailable: neither says where it is.
-    """
-    given = _given()
-    if "TRIMTAB_REGISTRY_ADDRESS" in given:
-        return given
-    state = supervisor.status(directory)
-    if state is None or not state.running:
-        raise Unavailable(f"no Trimtab runs in {directory}: start one with `trimtab up`")
-    return {**state.environ, **given}
-
-
-def _given() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("TRIMTAB_")}  # noqa: TID251 - the command's door to the environment
-
-
 def cache() -> Path:
     """Return where what was fetched once is kept."""
-    return jars.cache(os.environ).parent  # noqa: TID251 - as above
+    return jars.cache(os.environ).parent  # noqa: TID251 - the command's door to the environment
 
 
 def actor() -> str:
@@ -88,27 +73,6 @@ def moment(option: str, text: str) -> int:
         return parse_iso(text)
     except ValueError as error:
         raise Rejected(f"{option} {text!r} is no time: write one such as 2020-03-15T12:00:00Z") from error
-
-
-def addresses(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the address of each service that the client speaks to.
-
-    Raises:
-        Rejected: some are not there.
-    """
-    names = {service: f"TRIMTAB_{service.upper()}_ADDRESS" for service in SERVICES}
-    return dict(zip(names, wanted(variables, *names.values()), strict=True))
-
-
-def wanted(variables: Mapping[str, str], *names: str) -> list[str]:
-    """Return the values of `names`.
-
-    Raises:
-        Rejected: some are not set; it names them all.
-    """
-    if missing := [name for name in names if not variables.get(name)]:
-        raise Rejected(f"{', '.join(missing)} not set: set it, or none of them to use the stack in --dir")
-    return [variables[name] for name in names]
 
 
 def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from aiokafka import TopicPartition
 from trimtab_contracts import topics
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.topics import Encoding, Topic
-from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound
-from trimtab_runtime.freshness import P50, P99
 
+from trimtab import metrics
 from trimtab.cli.session import HOME, Directory, Json, environ, plain, show, wanted
-from trimtab.reading import PATIENCE_S, opened, up_to
-
-_RECENT = 200
-"""Records of each partition that are looked at for the newest of each view."""
+from trimtab.reading import opened
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,37 +84,9 @@ def _text(key: bytes | None) -> str | None:
 def freshness(directory: Directory = HOME, as_json: Json = False) -> None:
     """Show how long the newest events of each view took, from produced to readable as features."""
     [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for where, metric in asyncio.run(_recent(servers)):
-        row = found.setdefault((metric.model, where), {"view": metric.model, "read by": where})
-        row["transactions"], row["until"] = metric.rows, iso(from_timestamp(metric.window_to))
-        row[{P50: "p50 ms", P99: "p99 ms"}.get(metric.name, metric.name)] = metric.value
-    rows = [found[place] for place in sorted(found)]
+    rows = asyncio.run(metrics.freshness(servers))
     show(
         rows,
         as_json=as_json,
         empty="no event has come since the features were read: see `trimtab get featureviews`",
     )
-
-
-async def _recent(servers: str) -> list[tuple[str, Metric]]:
-    """Return the newest metrics of features in order, each with the instance that told it.
-
-    Raises:
-        Unavailable: Kafka is away, or goes away meanwhile.
-    """
-    topic = topics.METRICS_FEATURES
-    found: list[tuple[int, str, Metric]] = []
-    async with opened(servers, request_timeout_ms=int(PATIENCE_S * 1000)) as consumer:
-        if topic.name not in await consumer.topics():
-            return []
-        places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-        consumer.assign(places)
-        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-        for place in places:
-            consumer.seek(place, max(begins[place], ends[place] - _RECENT))
-        async for batch in up_to(consumer, ends, servers=servers):
-            for record in batch:
-                where = dict(record.headers).get("ce_source", b"").decode()
-                found.append((record.timestamp, where, topic.decode(record.value)))
-    return [(where, metric) for _, where, metric in sorted(found, key=lambda each: each[0])]

@@ -17,7 +17,7 @@ from trimtab_core.specs import Model
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import judging, loops, trials, windows
+from trimtab_monitoring.usecases import due, judging, loops, trials, windows
 from trimtab_monitoring.usecases.calibration import Calibration, Settings
 from trimtab_monitoring.usecases.entities import (
     Alert,
@@ -117,10 +117,17 @@ class Closing:
             )
         losses = _losses(model, rows)
         watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
-        watch = replace(watch, closed_ms=reached, trial=trials.take(watch.trial, rows, losses, spec))
+        fresh, counted = await due.counted(unit, model, before, rows)
+        occasions = sorted([*due.scheduled(model, before, reached), *counted], key=lambda it: it.at_ms)
+        trial = trials.take(watch.trial, rows, losses, spec)
+        watch = replace(watch, closed_ms=reached, trial=trial, fresh=fresh)
         for window in full:
+            while occasions and occasions[0].at_ms <= window.end[0]:
+                await self._retraining.due(unit, model, occasions.pop(0))
             watch, alarms = await self._judge(unit, model, settings, watch, window)
             promised = promised or alarms > 0
+        for occasion in occasions:
+            await self._retraining.due(unit, model, occasion)
         watch = await self._say(unit, model, watch)
         if watch == before:
             return reached, False

@@ -130,6 +130,24 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Fresh:
+    """How many labelled rows a version was not fitted to because they are newer; version 0 stands for none counted."""
+
+    version: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A retrain that is due without drift. What names the occasion is its loop's id too."""
+
+    trigger: Literal["schedule", "new_rows"]
+    id: str
+    at_ms: int
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A rollout as the judge remembers it."""
 
@@ -167,6 +185,7 @@ class Watch:
     trial: Trial | None = None
     predictions: int = 0
     labels: int = 0
+    fresh: Fresh = Fresh()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +206,8 @@ class Version:
     reference: StoredFile | None
     features: tuple[str, ...] = ()
     """In the order in which predictions carry them; empty until one came."""
+    trained_to_ms: int | None = None
+    """Event time of the newest row that it was fitted to, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from typing import Final, Literal
 
 from trimtab_core.policy import Decision
 
-from trimtab_monitoring.usecases.entities import Command, Drift, Gate, Loop, Verdict
+from trimtab_monitoring.usecases.entities import Command, Drift, Due, Gate, Loop, Verdict
 
-_ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed")
+_ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
 """The states before there is a version, from the first to the last."""
-_ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed"})
+_ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed", "cancelled"})
 _RESTING: Final = _ENDED | {"declined", "awaiting_approval"}
 """States in which nothing more happens by itself."""
 
@@ -45,10 +45,12 @@ class RunNews:
     loop_id: str
     model: str
     trigger: str
-    state: Literal["training", "gating", "failed"]
+    state: Literal["training", "gating", "failed", "cancelled"]
     as_of_ms: int
     at_ms: int
     error: str = ""
+    cancelled_by: str = ""
+    cancel_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def is_on_trial(loop: Loop, rollout_id: str) -> bool:
     return loop.state == "on_trial" and loop.rollout_id == rollout_id
 
 
-def helped(loop: Loop) -> bool:
-    """Whether the loop ended with a new live version."""
-    return loop.state == "live"
+def helped(loop: Loop) -> bool | None:
+    """Whether the loop ended with a new live version; None if a person ended it before that could be known."""
+    return None if loop.state == "cancelled" else loop.state == "live"
 
 
 def triggered(drift: Drift, traceparent: str | None) -> Loop:
@@ -91,6 +93,13 @@ def triggered(drift: Drift, traceparent: str | None) -> Loop:
         drift=drift,
         traceparent=traceparent,
         steps={"triggered": drift.recorded_ms},
+    )
+
+
+def due(model: str, due: Due, at_ms: int, traceparent: str | None) -> Loop:
+    """Return the loop of a retrain that is due without drift."""
+    return Loop(
+        id=due.id, model=model, trigger=due.trigger, traceparent=traceparent, steps={"triggered": at_ms}
     )
 
 
@@ -119,8 +128,8 @@ def ran(loop: Loop, run: RunNews) -> Loop:
         run_id=run.run_id,
         as_of_ms=run.as_of_ms,
     )
-    if run.state == loop.state == "failed":
-        loop = replace(loop, outcome=f"The run failed: {run.error}", settled_ms=run.as_of_ms)
+    if run.state == loop.state and has_ended(loop):
+        loop = replace(loop, outcome=_end_of(run), settled_ms=run.as_of_ms)
     return loop
 
 
@@ -158,6 +167,13 @@ def _reach(loop: Loop, state: str, at_ms: int) -> Loop:
     if loop.state not in _ORDER or _ORDER.index(loop.state) > _ORDER.index(state):
         return replace(loop, steps=steps)
     return replace(loop, state=state, open=state not in _RESTING, steps=steps)
+
+
+def _end_of(run: RunNews) -> str:
+    if run.state == "failed":
+        return f"The run failed: {run.error}"
+    by = f"The run was cancelled by {run.cancelled_by}"
+    return f"{by}: {run.cancel_reason}" if run.cancel_reason else f"{by}."
 
 
 def _outcome(state: str, news: StageNews) -> str:

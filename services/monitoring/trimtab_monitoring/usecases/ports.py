@@ -48,6 +48,14 @@ class Unit(Protocol):
         """
         ...
 
+    async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
+        """Return how many predictions between the two times, both left out, have a label."""
+        ...
+
+    async def trained_to(self, version: int) -> int | None:
+        """Return the event time of the newest row that a version was fitted to, if it is known."""
+        ...
+
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""
         ...

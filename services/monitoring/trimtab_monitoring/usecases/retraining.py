@@ -1,4 +1,4 @@
-"""The retrain policy: drift in, at most one command out.
+"""The retrain policy: drift, or what is due without it, in; at most one command out.
 
 What the policy remembers, the loop's row and the command are one transaction that
 locks the model, so an episode that is heard twice, late or out of order gives one
@@ -9,13 +9,13 @@ import logging
 from dataclasses import replace
 
 from trimtab_core import policy
-from trimtab_core.policy import Decision, DriftSignal, PolicySpec
-from trimtab_core.specs import RetrainSpec
+from trimtab_core.policy import Decision, DriftSignal, PolicySpec, Trigger
+from trimtab_core.specs import Model, RetrainSpec
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Command, Drift, Loop
+from trimtab_monitoring.usecases.entities import Command, Drift, Due, Loop
 from trimtab_monitoring.usecases.ports import Specs, Store, Unit
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ REQUESTED_BY = "retrain policy"
 
 
 class Retraining:
-    """Answers drift."""
+    """Answers drift, and what is due without it."""
 
     def __init__(self, store: Store, specs: Specs, clock: Clock) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Retraining:
             loop = await unit.loop(drift.episode) or loops.triggered(drift, telemetry.traceparent())
             decision = policy.decide(_policy(spec), unit.policy, _signal(drift, drift.at_ms))
             if decision.action == "retrain":
-                await self._command(unit, loop, drift, decision, drift.at_ms)
+                await self._command(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
             elif decision.cause != "duplicate":
                 await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
             log.info("drift %s of %s: %s", drift.episode, drift.model, decision.reason)
@@ -63,28 +63,41 @@ class Retraining:
         decision = policy.reconsider(_policy(spec), unit.policy, _signal(loop.drift, now_ms))
         if decision.action == "retrain":
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
-                await self._command(unit, loop, loop.drift, decision, now_ms)
+                drift = loop.drift
+                if decision.attempt > 1:  # a loop of its own, named by its command
+                    assert decision.command_id is not None
+                    drift = replace(drift, recorded_ms=self._clock.now_ms())
+                    loop = replace(loops.triggered(drift, telemetry.traceparent()), id=decision.command_id)
+                await self._command(unit, loop, drift.kind, drift.episode, decision, now_ms)
 
-    async def _command(self, unit: Unit, loop: Loop, drift: Drift, decision: Decision, as_of_ms: int) -> None:
-        """Send the command of `decision`; a further attempt is a loop of its own, named by its command."""
+    async def due(self, unit: Unit, model: Model, due: Due) -> None:
+        """Decide about a retrain that is due, in the caller's transaction; cooldown and budget hold as for drift."""
+        signal = DriftSignal(model.name, due.id, due.trigger, due.at_ms / 1000, summary=due.summary)
+        decision = policy.decide(_policy(model.spec.retrain), unit.policy, signal)
+        with telemetry.span("retrain due", model=model.name, trigger=due.trigger):
+            loop = loops.due(model.name, due, self._clock.now_ms(), telemetry.traceparent())
+            if decision.action == "retrain":
+                await self._command(unit, loop, due.trigger, due.id, decision, due.at_ms)
+            elif decision.cause != "duplicate":
+                await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
+        log.info("%s of %s: %s", due.trigger, model.name, decision.reason)
+
+    async def _command(
+        self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int
+    ) -> None:
+        """Send the command of `decision` as part of `loop`."""
         assert decision.command_id is not None
-        now_ms = self._clock.now_ms()
-        if decision.attempt > 1:
-            loop = replace(
-                loops.triggered(replace(drift, recorded_ms=now_ms), telemetry.traceparent()),
-                id=decision.command_id,
-            )
         command = Command(
             id=decision.command_id,
-            model=drift.model,
+            model=loop.model,
             loop_id=loop.id,
-            trigger=drift.kind,
-            episode=drift.episode,
+            trigger=trigger,
+            episode=episode,
             attempt=decision.attempt,
             reason=decision.reason,
             requested_by=REQUESTED_BY,
             as_of_ms=as_of_ms,
-            at_ms=now_ms,
+            at_ms=self._clock.now_ms(),
         )
         await unit.save_policy(decision.state)
         await unit.put_loop(loops.commanded(loop, command))

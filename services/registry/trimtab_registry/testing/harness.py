@@ -9,6 +9,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, V
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound
 
+from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing.makers import a_run, an_evaluation, documents
 from trimtab_registry.testing.store import MemoryStore
 from trimtab_registry.usecases.applying import Specs
@@ -19,6 +20,7 @@ from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile
 from trimtab_registry.usecases.ports import Need
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
+from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
 MODEL = "minutes"
@@ -36,11 +38,12 @@ class Harness:
         self.fleet = Fleet()
         self.files: dict[str, bytes] = {}
         self.roles = Roles.parse(roles)
-        self.specs = Specs(self.store, self._provide, self.clock, self.roles)
+        self.specs = Specs(self.store, self._provide, schema_faults, self.clock, self.roles)
         self.candidates = Candidates(self.store, self._fetch, self.clock)
         self.approvals = Approvals(self.store, self.clock, self.roles)
         self.trials = Trials(self.store, self.fleet, self.clock)
         self.decisions = Decisions(self.store, self.clock)
+        self.tags = Tags(self.store, self.clock)
         self._verdicts = 0
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:

@@ -23,6 +23,7 @@ from trimtab_registry.usecases.entities import (
     Listed,
     Stage,
     StageChange,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.rollouts import Standing
@@ -51,6 +52,7 @@ class _Kept:
     standings: dict[str, Standing] = field(default_factory=dict)
     versions: dict[str, list[Version]] = field(default_factory=dict)
     reigns: list[Reign] = field(default_factory=list)
+    tags: dict[str, Tag] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     outbox: list[Outgoing] = field(default_factory=list)
 
@@ -110,6 +112,10 @@ class MemoryStore:
             return [_with_reign(version, self._kept.reigns) for version in held]
         reigns = [reign for reign in self._kept.reigns if reign.model == model and reign.holds(live_at_ms)]
         return [_with_reign(held[reign.number - 1], [reign]) for reign in reigns]
+
+    async def tags(self) -> Sequence[Tag]:
+        """Return all tags by name."""
+        return [tag for _, tag in sorted(self._kept.tags.items())]
 
     async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
         """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
@@ -232,6 +238,23 @@ class MemoryUnit:
         if not 1 <= number <= len(held):
             return None
         return _with_reign(held[number - 1], self._kept.reigns)
+
+    async def version_of_run(self, run_id: str) -> Version | None:
+        """Return the version that was made of a run."""
+        held = [version for versions in self._kept.versions.values() for version in versions]
+        return next((version for version in held if version.candidate.run_id == run_id), None)
+
+    async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags by name."""
+        return dict(self._kept.tags)
+
+    async def put_tag(self, tag: Tag) -> None:
+        """Store a tag, in place of one of its name."""
+        self._kept.tags[tag.name] = tag
+
+    async def remove_tag(self, name: str) -> None:
+        """Forget a tag."""
+        del self._kept.tags[name]
 
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""

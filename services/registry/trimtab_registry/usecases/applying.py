@@ -16,16 +16,19 @@ from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, Unk
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
-from trimtab_registry.usecases.ports import Need, Provide, Store, Unit
+from trimtab_registry.usecases.ports import Need, Provide, SchemaFaults, Store, Unit
 from trimtab_registry.usecases.roles import Roles
 
 
 class Specs:
     """What users have declared."""
 
-    def __init__(self, store: Store, provide: Provide, clock: Clock, roles: Roles) -> None:
+    def __init__(
+        self, store: Store, provide: Provide, schema_faults: SchemaFaults, clock: Clock, roles: Roles
+    ) -> None:
         self._store = store
         self._provide = provide
+        self._schema_faults = schema_faults
         self._clock = clock
         self._roles = roles
 
@@ -45,9 +48,12 @@ class Specs:
         """
         if not actor:
             raise Unsigned("actor", "say who applies")
+        wanted, faults, unreadable = checks.read(documents)
+        for key, spec in wanted.items():
+            if isinstance(spec, specs.Source):
+                faults += checks.in_spec(key, await self._schema_faults(spec.spec))
         async with self._store.begin() as unit:
             applied = await unit.applied()
-            wanted, faults, unreadable = checks.read(documents)
             world = World.of(applied, wanted, unreadable)
             faults += world.faults(set(wanted) | unreadable) + checks.broken(applied, wanted)
             faults += [

@@ -6,7 +6,7 @@ it, so an applied spec is never broken by a later one.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,11 +203,13 @@ def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[F
         if held is not None and isinstance(spec, specs.Source):
             before = specs.parse("Source", dict(held.document))
             assert isinstance(before, specs.Source)
-            found += [
-                Fault(key, ".".join(map(str, ("spec", *place))), said)
-                for place, said in evolution.breaking(before.spec, spec.spec)
-            ]
+            found += in_spec(key, evolution.breaking(before.spec, spec.spec))
     return found
+
+
+def in_spec(key: str, found: Iterable[tuple[specs.Place, str]]) -> list[Fault]:
+    """Return the faults of a resource whose places are within its spec."""
+    return [Fault(key, ".".join(map(str, ("spec", *place))), said) for place, said in found]
 
 
 def _alike(one: str, other: str) -> bool:

@@ -179,6 +179,19 @@ class StageChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Tag:
+    """A name for the dataset that a run was trained on."""
+
+    name: str
+    run_id: str
+    model: str
+    digest: str
+    """Of the dataset's rows."""
+    tagged_by: str
+    tagged_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the audit log; what makes it a link of the chain is given to it when it is recorded."""
 

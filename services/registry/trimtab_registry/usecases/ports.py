@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab_core.specs import Place, SourceSpec
+
 from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
@@ -16,6 +18,7 @@ from trimtab_registry.usecases.entities import (
     Stage,
     StageChange,
     StoredFile,
+    Tag,
     Version,
 )
 from trimtab_registry.usecases.rollouts import Standing
@@ -67,12 +70,28 @@ class Unit(Protocol):
         """Return a version."""
         ...
 
+    async def version_of_run(self, run_id: str) -> Version | None:
+        """Return the version that was made of a run."""
+        ...
+
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
         ...
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        ...
+
+    async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags by name, and keep others from changing them until the unit ends."""
+        ...
+
+    async def put_tag(self, tag: Tag) -> None:
+        """Store a tag, in place of one of its name."""
+        ...
+
+    async def remove_tag(self, name: str) -> None:
+        """Forget a tag."""
         ...
 
     async def record(self, entry: Entry) -> None:
@@ -115,6 +134,10 @@ class Store(Protocol):
         """Return a model's versions by number, or the one that was live at a time."""
         ...
 
+    async def tags(self) -> Sequence[Tag]:
+        """Return all tags by name."""
+        ...
+
     async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
         """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
         ...
@@ -143,6 +166,9 @@ class Need:
 
 Provide = Callable[[Sequence[Need]], Awaitable[None]]
 """Makes the topics of what is needed; raises `Unavailable`."""
+
+SchemaFaults = Callable[[SourceSpec], Awaitable[Sequence[tuple[Place, str]]]]
+"""Finds what is wrong with the schema of a source's format, and where; raises `Unavailable`."""
 
 Fetch = Callable[[StoredFile], Awaitable[bytes]]
 """Reads an artifact; raises `Rejected` if it is gone or not itself, `Unavailable` if it cannot be read now."""

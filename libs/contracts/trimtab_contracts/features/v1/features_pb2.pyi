@@ -635,3 +635,106 @@ class AuditSkewResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditSkewResponse: _TypeAlias = AuditSkewResponse  # noqa: Y015
+
+@_typing.final
+class ReadEventsRequest(_message.Message):
+    """The archived events of a source with event times in [start, end): from the first, up to the last, where not given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    MOST_ROWS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    most_rows: _builtins.int
+    """of more, a sample that is the same each time; not given: as many as an answer holds"""
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        end: _timestamp_pb2.Timestamp | None = ...,
+        most_rows: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_most_rows", b"_most_rows", "end", b"end", "most_rows", b"most_rows", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_most_rows", b"_most_rows", "end", b"end", "most_rows", b"most_rows", "source", b"source", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__most_rows: _TypeAlias = _typing.Literal["most_rows"]  # noqa: Y015
+    _WhichOneofArgType__most_rows: _TypeAlias = _typing.Literal["_most_rows", b"_most_rows"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_rows) -> _WhichOneofReturnType__most_rows | None: ...
+
+Global___ReadEventsRequest: _TypeAlias = ReadEventsRequest  # noqa: Y015
+
+@_typing.final
+class ArchivedEvents(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Extent(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TABLE_FIELD_NUMBER: _builtins.int
+        ROWS_FIELD_NUMBER: _builtins.int
+        FIRST_FIELD_NUMBER: _builtins.int
+        LAST_FIELD_NUMBER: _builtins.int
+        WATERMARK_FIELD_NUMBER: _builtins.int
+        rows: _builtins.int
+        """all that there are in the range"""
+        @_builtins.property
+        def table(self) -> _registry_pb2.TableVersion:
+            """not given where nothing has been archived"""
+
+        @_builtins.property
+        def first(self) -> _timestamp_pb2.Timestamp:
+            """event times of those; not given where there are none"""
+
+        @_builtins.property
+        def last(self) -> _timestamp_pb2.Timestamp: ...
+        @_builtins.property
+        def watermark(self) -> _timestamp_pb2.Timestamp:
+            """all events up to here are archived; not given if none said so yet"""
+
+        def __init__(
+            self,
+            *,
+            table: _registry_pb2.TableVersion | None = ...,
+            rows: _builtins.int = ...,
+            first: _timestamp_pb2.Timestamp | None = ...,
+            last: _timestamp_pb2.Timestamp | None = ...,
+            watermark: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last", "table", b"table", "watermark", b"watermark"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last", "rows", b"rows", "table", b"table", "watermark", b"watermark"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXTENT_FIELD_NUMBER: _builtins.int
+    ARROW_FIELD_NUMBER: _builtins.int
+    arrow: _builtins.bytes
+    """an Arrow IPC stream, in pieces: the contract's fields, event.id, event.time, event.arrived_at"""
+    @_builtins.property
+    def extent(self) -> Global___ArchivedEvents.Extent:
+        """once, first"""
+
+    def __init__(
+        self,
+        *,
+        extent: Global___ArchivedEvents.Extent | None = ...,
+        arrow: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "extent", b"extent", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "extent", b"extent", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["extent", "arrow"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ArchivedEvents: _TypeAlias = ArchivedEvents  # noqa: Y015

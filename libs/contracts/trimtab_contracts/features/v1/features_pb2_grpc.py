@@ -54,6 +54,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
                 _registered_method=True)
+        self.ReadEvents = channel.unary_stream(
+                '/trimtab.features.v1.FeatureStore/ReadEvents',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.FromString,
+                _registered_method=True)
 
 
 class FeatureStoreServicer:
@@ -84,6 +89,12 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +117,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetArchiveWatermark,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.SerializeToString,
+            ),
+            'ReadEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadEvents,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +232,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/GetArchiveWatermark',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetArchiveWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/ReadEvents',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ReadEventsRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.ArchivedEvents.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,7 @@ class FeatureStoreStub:
     AuditSkew: _grpc.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]
     GetArchiveWatermark: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]
     """How far the archive has come with all that a model is trained on."""
+    ReadEvents: _grpc.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]
 
 @_typing.type_check_only
 class FeatureStoreAsyncStub(FeatureStoreStub):
@@ -45,6 +46,7 @@ class FeatureStoreAsyncStub(FeatureStoreStub):
     AuditSkew: _aio.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]  # type: ignore[assignment]
     GetArchiveWatermark: _aio.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]  # type: ignore[assignment]
     """How far the archive has come with all that a model is trained on."""
+    ReadEvents: _aio.UnaryStreamMultiCallable[_features_pb2.ReadEventsRequest, _features_pb2.ArchivedEvents]  # type: ignore[assignment]
 
 class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,5 +77,12 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetArchiveWatermarkResponse, _abc.Awaitable[_features_pb2.GetArchiveWatermarkResponse]]:
         """How far the archive has come with all that a model is trained on."""
+
+    @_abc_1.abstractmethod
+    def ReadEvents(
+        self,
+        request: _features_pb2.ReadEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_pb2.ArchivedEvents], _abc.AsyncIterator[_features_pb2.ArchivedEvents]]: ...
 
 def add_FeatureStoreServicer_to_server(servicer: FeatureStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,7 @@ class DeadLetter(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     ARRIVED_AT_FIELD_NUMBER: _builtins.int
     ROW_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """topic/partition/offset"""
     source: _builtins.str
@@ -76,6 +77,8 @@ class DeadLetter(_message.Message):
     payload: _builtins.bytes
     row_id: _builtins.bytes
     """its ce_id, by which a replay's event is called too; none where that can be no id"""
+    content_type: _builtins.str
+    """what the record says that it is; nothing if it does not, and the source's format says it"""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]: ...
     @_builtins.property
@@ -95,10 +98,11 @@ class DeadLetter(_message.Message):
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         arrived_at: _timestamp_pb2.Timestamp | None = ...,
         row_id: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arrived_at", b"arrived_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_at", b"arrived_at", "id", b"id", "key", b"key", "offset", b"offset", "partition", b"partition", "payload", b"payload", "reasons", b"reasons", "row_id", b"row_id", "source", b"source", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_at", b"arrived_at", "content_type", b"content_type", "id", b"id", "key", b"key", "offset", b"offset", "partition", b"partition", "payload", b"payload", "reasons", b"reasons", "row_id", b"row_id", "source", b"source", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -379,7 +379,7 @@ class Loop(_message.Message):
     trigger: _builtins.str
     """data, prediction, performance, manual"""
     state: _builtins.str
-    """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed"""
+    """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed, cancelled"""
     open: _builtins.bool
     """something will still happen by itself"""
     reason: _builtins.str

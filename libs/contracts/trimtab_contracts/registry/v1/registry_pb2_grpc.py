@@ -84,6 +84,21 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
                 _registered_method=True)
+        self.TagDataset = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/TagDataset',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetResponse.FromString,
+                _registered_method=True)
+        self.UntagDataset = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/UntagDataset',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetResponse.FromString,
+                _registered_method=True)
+        self.ListDatasetTags = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/ListDatasetTags',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
+                _registered_method=True)
         self.GetAudit = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/GetAudit',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
@@ -159,6 +174,24 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TagDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UntagDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetTags(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -224,6 +257,21 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
+            ),
+            'TagDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagDataset,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetResponse.SerializeToString,
+            ),
+            'UntagDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.UntagDataset,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetResponse.SerializeToString,
+            ),
+            'ListDatasetTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetTags,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.SerializeToString,
             ),
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
@@ -506,6 +554,87 @@ class Registry:
             '/trimtab.registry.v1.Registry/Rollback',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/TagDataset',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UntagDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/UntagDataset',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.UntagDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/ListDatasetTags',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
             options,
             channel_credentials,
             insecure,

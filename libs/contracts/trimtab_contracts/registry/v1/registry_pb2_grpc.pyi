@@ -41,6 +41,9 @@ class RegistryStub:
     Reject: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
+    TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
+    UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
+    ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
     ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
     """all of it, oldest first"""
@@ -58,6 +61,9 @@ class RegistryAsyncStub(RegistryStub):
     Reject: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]  # type: ignore[assignment]
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
+    UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
+    ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     """all of it, oldest first"""
@@ -132,6 +138,27 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]: ...
+
+    @_abc_1.abstractmethod
+    def TagDataset(
+        self,
+        request: _registry_pb2.TagDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.TagDatasetResponse, _abc.Awaitable[_registry_pb2.TagDatasetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UntagDataset(
+        self,
+        request: _registry_pb2.UntagDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UntagDatasetResponse, _abc.Awaitable[_registry_pb2.UntagDatasetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDatasetTags(
+        self,
+        request: _registry_pb2.ListDatasetTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDatasetTagsResponse, _abc.Awaitable[_registry_pb2.ListDatasetTagsResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetAudit(

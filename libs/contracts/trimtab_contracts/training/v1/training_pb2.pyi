@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from trimtab_contracts.common.v1 import common_pb2 as _common_pb2
 from trimtab_contracts.registry.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
@@ -40,9 +41,9 @@ class RetrainCommand(_message.Message):
     model: _builtins.str
     loop_id: _builtins.str
     trigger: _builtins.str
-    """data, prediction, performance, manual"""
+    """data, prediction, performance, schedule, new_rows, manual"""
     episode: _builtins.str
-    """empty if a person asked"""
+    """the occasion, each of which gives one command; empty if a person asked"""
     attempt: _builtins.int
     reason: _builtins.str
     """a sentence"""
@@ -92,6 +93,7 @@ class RunEvent(_message.Message):
         STARTED: RunEvent._Status.ValueType  # 2
         SUCCEEDED: RunEvent._Status.ValueType  # 3
         FAILED: RunEvent._Status.ValueType  # 4
+        CANCELLED: RunEvent._Status.ValueType  # 5
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
     STATUS_UNSPECIFIED: RunEvent.Status.ValueType  # 0
@@ -99,6 +101,7 @@ class RunEvent(_message.Message):
     STARTED: RunEvent.Status.ValueType  # 2
     SUCCEEDED: RunEvent.Status.ValueType  # 3
     FAILED: RunEvent.Status.ValueType  # 4
+    CANCELLED: RunEvent.Status.ValueType  # 5
 
     ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
@@ -110,6 +113,8 @@ class RunEvent(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CANCELLED_BY_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """of this event: run id and status"""
@@ -121,6 +126,9 @@ class RunEvent(_message.Message):
     status: Global___RunEvent.Status.ValueType
     error: _builtins.str
     """one sentence, if it failed"""
+    cancelled_by: _builtins.str
+    """if it was cancelled"""
+    cancel_reason: _builtins.str
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -144,11 +152,13 @@ class RunEvent(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         error: _builtins.str = ...,
+        cancelled_by: _builtins.str = ...,
+        cancel_reason: _builtins.str = ...,
         candidate: _registry_pb2.Candidate | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate", "command_id", b"command_id", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "cancel_reason", b"cancel_reason", "cancelled_by", b"cancelled_by", "candidate", b"candidate", "command_id", b"command_id", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +263,11 @@ class Run(_message.Message):
     QUEUED_AT_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """0 while it is queued; another one begins where a trainer was lost"""
     @_builtins.property
     def event(self) -> Global___RunEvent:
         """the newest"""
@@ -263,6 +278,12 @@ class Run(_message.Message):
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def log(self) -> _common_pb2.Artifact:
+        """of the attempt that ended; not set before, nor of one that never started"""
+
     def __init__(
         self,
         *,
@@ -270,14 +291,161 @@ class Run(_message.Message):
         queued_at: _timestamp_pb2.Timestamp | None = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+        progress: Global___Progress | None = ...,
+        log: _common_pb2.Artifact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished_at", b"finished_at", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished_at", b"finished_at", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Stage:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Progress._Stage.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STAGE_UNSPECIFIED: Progress._Stage.ValueType  # 0
+        WAITING: Progress._Stage.ValueType  # 1
+        """for the rows of its training set"""
+        READING: Progress._Stage.ValueType  # 2
+        FITTING: Progress._Stage.ValueType  # 3
+        EVALUATING: Progress._Stage.ValueType  # 4
+        EXPORTING: Progress._Stage.ValueType  # 5
+        STORING: Progress._Stage.ValueType  # 6
+
+    class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
+    STAGE_UNSPECIFIED: Progress.Stage.ValueType  # 0
+    WAITING: Progress.Stage.ValueType  # 1
+    """for the rows of its training set"""
+    READING: Progress.Stage.ValueType  # 2
+    FITTING: Progress.Stage.ValueType  # 3
+    EVALUATING: Progress.Stage.ValueType  # 4
+    EXPORTING: Progress.Stage.ValueType  # 5
+    STORING: Progress.Stage.ValueType  # 6
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    FIT_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    stage: Global___Progress.Stage.ValueType
+    fit: _builtins.int
+    """which of the fits, from 1"""
+    fits: _builtins.int
+    iteration: _builtins.int
+    """of this fit, where the kind of model has iterations"""
+    iterations: _builtins.int
+    waits_for: _builtins.str
+    """a sentence, if what it needs is not there yet"""
+    def __init__(
+        self,
+        *,
+        stage: Global___Progress.Stage.ValueType = ...,
+        fit: _builtins.int = ...,
+        fits: _builtins.int = ...,
+        iteration: _builtins.int = ...,
+        iterations: _builtins.int = ...,
+        waits_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fit", b"fit", "fits", b"fits", "iteration", b"iteration", "iterations", b"iterations", "stage", b"stage", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class CancelRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    reason: _builtins.str
+    requested_by: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "requested_by", b"requested_by", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunRequest: _TypeAlias = WatchRunRequest  # noqa: Y015
+
+@_typing.final
+class GetRunLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunLogRequest: _TypeAlias = GetRunLogRequest  # noqa: Y015
+
+@_typing.final
+class GetRunLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunLogResponse: _TypeAlias = GetRunLogResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsResponse(_message.Message):

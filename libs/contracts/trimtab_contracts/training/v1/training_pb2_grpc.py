@@ -49,6 +49,21 @@ class TrainerStub:
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/CancelRun',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
+        self.WatchRun = channel.unary_stream(
+                '/trimtab.training.v1.Trainer/WatchRun',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
+        self.GetRunLog = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/GetRunLog',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServicer:
@@ -72,6 +87,26 @@ class TrainerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelRun(self, request, context):
+        """Ends a run that has not ended; one that is cancelled already stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRun(self, request, context):
+        """Answers with the run now and whenever it has changed, and ends when the run has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunLog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +124,21 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
+            ),
+            'WatchRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRun,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
+            ),
+            'GetRunLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunLog,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +222,87 @@ class Trainer:
             '/trimtab.training.v1.Trainer/ListRuns',
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/CancelRun',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/WatchRun',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/GetRunLog',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,11 @@ class TrainerStub:
     Train: _grpc.UnaryUnaryMultiCallable[_training_pb2.TrainRequest, _training_pb2.TrainResponse]
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]
+    """Ends a run that has not ended; one that is cancelled already stays as it is."""
+    WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]
+    """Answers with the run now and whenever it has changed, and ends when the run has."""
+    GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
 
 @_typing.type_check_only
 class TrainerAsyncStub(TrainerStub):
@@ -41,6 +46,11 @@ class TrainerAsyncStub(TrainerStub):
     Train: _aio.UnaryUnaryMultiCallable[_training_pb2.TrainRequest, _training_pb2.TrainResponse]  # type: ignore[assignment]
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
+    CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Ends a run that has not ended; one that is cancelled already stays as it is."""
+    WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Answers with the run now and whenever it has changed, and ends when the run has."""
+    GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
 
 class TrainerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,5 +73,28 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _training_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
+        """Ends a run that has not ended; one that is cancelled already stays as it is."""
+
+    @_abc_1.abstractmethod
+    def WatchRun(
+        self,
+        request: _training_pb2.WatchRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.Run], _abc.AsyncIterator[_training_pb2.Run]]:
+        """Answers with the run now and whenever it has changed, and ends when the run has."""
+
+    @_abc_1.abstractmethod
+    def GetRunLog(
+        self,
+        request: _training_pb2.GetRunLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.GetRunLogResponse, _abc.Awaitable[_training_pb2.GetRunLogResponse]]: ...
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

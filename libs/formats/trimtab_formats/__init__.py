@@ -1,0 +1,1 @@
+"""Avro and Protobuf records as JSON rows."""

@@ -1,0 +1,73 @@
+"""A real schema registry for tests: Apicurio, which speaks Confluent's API; Trimtab itself brings none along.
+
+What was registered is still there after `kill` and `start`.
+"""
+
+import signal
+import urllib.request
+from pathlib import Path
+
+from trimtab_stack import java, maven, ports
+from trimtab_stack.environment import tools
+from trimtab_stack.errors import DidNotStart
+from trimtab_stack.processes import ChildProcess, Launch
+
+_VERSION = "2.6.13.Final"
+_GOAL = ("dependency:unpack", f"-Dartifact=io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all")
+_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m")
+_START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+
+
+class ApicurioRegistry:
+    """A registry on one port of loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        """Start nothing yet; its schemas, and what it prints, are kept in `directory`."""
+        self._schemas = directory / "schemas"
+        self._port = ports.choose()
+        self._environ = tools()
+        self.process = ChildProcess("Apicurio Registry", directory / "apicurio.log")
+
+    @property
+    def url(self) -> str:
+        """The address of its Confluent API."""
+        return f"http://{ports.LOOPBACK}:{self._port}/apis/ccompat/v7"
+
+    def start(self) -> None:
+        """Start, and return once it answers; it is fetched first if need be (142 MB).
+
+        Raises:
+            MissingJava, CannotFetch: there is nothing to run it with, or to fetch it.
+            DidNotStart: it ended first, or did not answer in time.
+        """
+        found = java.find(self._environ)
+        place = maven.cache(self._environ) / f"apicurio-{_VERSION}"
+        maven.fetch(f"Apicurio Registry {_VERSION}", place, _GOAL, "app", self._environ)
+        (runner,) = place.glob("app/*-runner.jar")
+        environ = {
+            "QUARKUS_HTTP_HOST": ports.LOOPBACK,
+            "QUARKUS_HTTP_PORT": str(self._port),
+            "QUARKUS_DATASOURCE_JDBC_URL": f"jdbc:h2:file:{self._schemas};WRITE_DELAY=0",
+        }
+        self.process.spawn(Launch([found.command, *_JVM, "-jar", str(runner)], self._environ | environ))
+        try:
+            self.process.wait_ready(self._answers, _START_SECONDS)
+        except DidNotStart:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.end(signal.SIGTERM, _STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self.process.kill()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/subjects", timeout=1.0):
+                return True
+        except OSError:
+            return False

@@ -1,0 +1,62 @@
+"""How far a run is, as its child process tells it.
+
+scikit-learn calls nobody back from within a fit, but it prints: so a fit's output is
+read, what names an iteration is told, and the rest is left out. Were it to print
+otherwise, the iterations would be missing and nothing else.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any, TypeVar
+
+from trimtab_trainer.usecases.entities import Progress, Stage
+
+log = logging.getLogger(__name__)
+Tell = Callable[[Progress], object]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ITERATION = re.compile(r"\[(\d+)/(\d+)\]|building tree (\d+) of (\d+)")
+
+
+class Telling:
+    """Tells each stage and each fit, and writes it to the log."""
+
+    def __init__(self, tell: Tell, *, fits: int) -> None:
+        self._tell = tell
+        self._now = Progress(Stage.FITTING, fits=fits)
+
+    def reach(self, stage: Stage) -> None:
+        """Tell that a stage has begun."""
+        log.info("%s", stage)
+        self._tell(Progress(stage))
+
+    def counted(self, fit: F) -> F:
+        """Return `fit` such that each call of it is told as the next of the fits, with its iterations."""
+
+        def told(*given: Any) -> Any:
+            self._now = Progress(Stage.FITTING, self._now.fit + 1, self._now.fits)
+            log.info("fitting %d of %d", self._now.fit, self._now.fits)
+            self._tell(self._now)
+            with redirect_stdout(_Printed(self._iterate)):
+                return fit(*given)
+
+        return told  # type: ignore[return-value]
+
+    def _iterate(self, iteration: int, iterations: int) -> None:
+        self._tell(Progress(Stage.FITTING, self._now.fit, self._now.fits, iteration, iterations))
+
+
+class _Printed(io.TextIOBase):
+    """What is printed in the place of the standard output."""
+
+    def __init__(self, iterate: Callable[[int, int], None]) -> None:
+        self._iterate = iterate
+
+    def write(self, text: str) -> int:
+        if found := _ITERATION.search(text):
+            at, of = (int(number) for number in found.groups() if number)
+            self._iterate(at, of)
+        return len(text)

@@ -1,0 +1,230 @@
+"""From a retrain command to a candidate, whatever dies on the way.
+
+A command makes one job. A job is held by lease: a trainer that dies lets it lapse and
+another starts the job again. A run either succeeds, or fails with one sentence that
+is news like any other. What it leans on may be away for a while; past its patience the
+run fails with what it waited for, so that it does not hold up the runs behind it. A run
+that is cancelled has ended there and then; who is at it learns it by the lease, and
+drops the work.
+"""
+
+import asyncio
+import hashlib
+import logging
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Rejected, Unavailable
+
+from trimtab_trainer.usecases.entities import Candidate, Command, Job, News, Progress, Stage, Status
+from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Specs, Store
+
+log = logging.getLogger(__name__)
+
+MOST_LOG_BYTES = 1 << 20
+_BEAT_S = 1.0
+"""So often a lease is renewed at least, which is also how soon progress is seen and a cancelled run's work ends."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A job at work here."""
+
+    job: Job
+    folder: Path
+    progress: Progress = field(default_factory=lambda: Progress(Stage.WAITING))
+
+    def tell(self, progress: Progress) -> None:
+        """Remember how far it is; the next beat says so."""
+        self.progress = progress
+
+
+class Jobs:
+    """The trainer's work: take commands, do jobs."""
+
+    def __init__(
+        self, store: Store, specs: Specs, champions: Champions, features: Features, fitter: Fitter, artifacts: Artifacts,
+        clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._specs = specs
+        self._champions = champions
+        self._features = features
+        self._fitter = fitter
+        self._artifacts = artifacts
+        self._clock = clock
+        self._owner = owner
+        self._lease_ms = lease_ms
+        self._patience_ms = patience_ms
+        self._folder = folder
+        self._wanted = asyncio.Event()
+
+    async def order(self, command: Command) -> bool:
+        """Queue a job for `command`; a command that has one is answered with it, and False.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        self._specs.model(command.model)
+        job = Job(
+            run_id="run-" + hashlib.sha256(command.id.encode()).hexdigest()[:16],
+            command_id=command.id,
+            model=command.model,
+            loop_id=command.loop_id,
+            trigger=command.trigger,
+            as_of_ms=command.as_of_ms,
+            traceparent=telemetry.traceparent(),
+            queued_at_ms=self._clock.now_ms(),
+        )
+        added = await self._store.add(News(job, Status.QUEUED, job.queued_at_ms))
+        self._wanted.set()
+        return added
+
+    async def work(self) -> None:
+        """Do jobs, one after the other, until cancelled."""
+        while True:
+            self._wanted.clear()
+            try:
+                job = await self._store.claim(
+                    self._owner, now_ms=self._clock.now_ms(), lease_ms=self._lease_ms
+                )
+                if job is not None:
+                    await self._hold_and_do(job)
+                    continue
+            except Unavailable as error:
+                log.warning("jobs wait: %s", error)
+            with suppress(TimeoutError):  # look again then: another trainer's lease may have lapsed
+                async with asyncio.timeout(1.0):
+                    await self._wanted.wait()
+
+    async def _hold_and_do(self, job: Job) -> None:
+        """Do `job` for as long as it is ours; the work is dropped, and nothing said, when it is not."""
+        attempt = _Attempt(job, self._folder / f"{job.run_id}-{job.attempts}")
+        doing = asyncio.ensure_future(self._do(attempt))  # noqa: TID251 - lives and ends within this call
+        try:
+            while not doing.done():
+                await asyncio.wait([doing], timeout=min(self._lease_ms / 3000, _BEAT_S))
+                if not doing.done() and not await self._renew(attempt):
+                    log.warning("run %s was cancelled, or is another worker's by now", job.run_id)
+                    await _end(doing)
+                    with suppress(Unavailable):
+                        await self._keep_log(attempt)
+                    return
+            await doing
+        finally:
+            await _end(doing)
+            await asyncio.to_thread(shutil.rmtree, attempt.folder, ignore_errors=True)
+
+    async def _renew(self, attempt: _Attempt) -> bool:
+        until_ms = self._clock.now_ms() + self._lease_ms
+        try:
+            return await self._store.renew(
+                attempt.job, self._owner, until_ms=until_ms, progress=attempt.progress
+            )
+        except Unavailable as error:
+            log.warning("lease of %s is not renewed: %s", attempt.job.run_id, error)
+            return True  # whether it was lost is decided when the outcome is recorded
+
+    async def _do(self, attempt: _Attempt) -> None:
+        job = attempt.job
+        with telemetry.span("train", parent=job.traceparent, model=job.model, run=job.run_id):
+            if not await self._store.record(self._news(job, Status.STARTED), self._owner):
+                return
+            news = await self._outcome(attempt)
+            while True:
+                try:
+                    await self._keep_log(attempt)
+                    if not await self._store.record(news, self._owner):
+                        log.warning("run %s is not ours by now: its outcome is dropped", job.run_id)
+                    return
+                except Unavailable as error:
+                    log.warning("outcome of %s waits: %s", job.run_id, error)
+                    await asyncio.sleep(0.5)
+
+    async def _keep_log(self, attempt: _Attempt) -> None:
+        """Keep what the attempt wrote; a log that cannot be kept costs no run its outcome."""
+        try:
+            if await asyncio.to_thread(_shorten, path := attempt.folder / "log"):
+                await self._store.keep_log(attempt.job, await asyncio.to_thread(self._artifacts.put, path))
+        except OSError as error:
+            log.warning("the log of %s is not kept: %s", attempt.job.run_id, error)
+
+    async def _outcome(self, attempt: _Attempt) -> News:
+        job = attempt.job
+        until_ms = self._clock.now_ms() + self._patience_ms
+        while True:
+            try:
+                return replace(
+                    self._news(job, Status.SUCCEEDED),
+                    candidate=await self._train(attempt),
+                    at_ms=self._clock.now_ms(),
+                )
+            except Unavailable as error:
+                if self._clock.now_ms() >= until_ms:
+                    waited = f"waited {self._patience_ms / 60_000:g} minutes: {error}"
+                    log.warning("run %s failed: %s", job.run_id, waited)
+                    return replace(self._news(job, Status.FAILED), error=waited)
+                log.warning("run %s waits: %s", job.run_id, error)
+                attempt.tell(Progress(Stage.WAITING, waits_for=str(error)))
+                await asyncio.sleep(1.0)
+            except Rejected as error:
+                log.warning("run %s failed: %s", job.run_id, error)
+                return replace(self._news(job, Status.FAILED), error=str(error))
+            except Exception as error:  # the edge of the loop: a run's fault must not take the trainer down
+                log.exception("run %s failed", job.run_id)
+                return replace(self._news(job, Status.FAILED), error=f"{type(error).__name__}: {error}")
+
+    async def _train(self, attempt: _Attempt) -> Candidate:
+        job, folder = attempt.job, attempt.folder
+        model = self._specs.model(job.model)
+        champion = self._champions.champion(job.model)
+        spec = model.spec.trainer
+        await asyncio.to_thread(_begin, folder, job)
+        rows = await self._features.training_set(
+            job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
+        )
+        attempt.tell(Progress(Stage.READING))
+        fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
+        attempt.tell(Progress(Stage.STORING))
+        put = self._artifacts.put
+        return Candidate(
+            model=await asyncio.to_thread(put, fitted.model),
+            reference=await asyncio.to_thread(put, fitted.reference),
+            evaluation=await asyncio.to_thread(put, fitted.evaluation),
+            fitted=fitted,
+            training_set=rows,
+            champion_version=champion.number if champion else 0,
+            model_generation=self._specs.generation(model),
+            seed=spec.seed,
+        )
+
+    def _news(self, job: Job, status: Status) -> News:
+        return News(job, status, self._clock.now_ms())
+
+
+def _begin(folder: Path, job: Job) -> None:
+    """Make a job's folder, and remove those of its earlier attempts here, which ended without an outcome."""
+    for earlier in range(1, job.attempts):
+        shutil.rmtree(folder.with_name(f"{job.run_id}-{earlier}"), ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _shorten(log: Path) -> bool:
+    """Leave the end of a log that is too long; False if there is none."""
+    if not log.exists():
+        return False
+    if (left_out := log.stat().st_size - MOST_LOG_BYTES) > 0:
+        with log.open("rb") as file:
+            file.seek(left_out)
+            kept = file.read()
+        log.write_bytes(b"(%d bytes before this are left out)\n" % left_out + kept)
+    return True

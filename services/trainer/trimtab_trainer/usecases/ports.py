@@ -1,0 +1,112 @@
+"""What the use cases need of the world."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from trimtab_core.specs import Model
+
+from trimtab_trainer.usecases.entities import (
+    Champion,
+    Fitted,
+    Job,
+    News,
+    Progress,
+    StoredFile,
+    Told,
+    TrainingSet,
+)
+
+
+class Store(Protocol):
+    """Keeps jobs, and with each change the news of it."""
+
+    async def add(self, news: News) -> bool:
+        """Queue a job; False if its command has one already."""
+        ...
+
+    async def claim(self, owner: str, *, now_ms: int, lease_ms: int) -> Job | None:
+        """Take the job whose turn it is, of those that wait or whose lease has lapsed."""
+        ...
+
+    async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
+        """Hold the lease longer, and say how far the job is.
+
+        False if it was cancelled, is no longer `owner`'s, or is by now in another attempt.
+        """
+        ...
+
+    async def record(self, news: News, owner: str) -> bool:
+        """Store what became of a job; False, and nothing stored, if it was cancelled or that attempt is no longer `owner`'s."""
+        ...
+
+    async def cancel(self, run_id: str, *, by: str, reason: str, now_ms: int) -> Told:
+        """End a run that has not ended, whoever is at it; one that was cancelled before stays as it is.
+
+        Raises:
+            UnknownRun: there is none of the id.
+            RunEnded: it has succeeded or failed.
+        """
+        ...
+
+    async def keep_log(self, job: Job, log: StoredFile) -> None:
+        """Name the log of a job's attempt; that of an older attempt changes nothing."""
+        ...
+
+    async def get(self, run_id: str) -> Told | None:
+        """Return what was told last of a run."""
+        ...
+
+    async def list(self, model: str, limit: int) -> Sequence[Told]:
+        """Return the newest runs of a model, or of all where it is empty."""
+        ...
+
+
+class Specs(Protocol):
+    """What has been applied."""
+
+    def model(self, name: str) -> Model:
+        """Return a model, or raise `NotFound`."""
+        ...
+
+    def generation(self, resource: Model) -> int:
+        """Return how often it has been changed."""
+        ...
+
+
+class Champions(Protocol):
+    """What is live."""
+
+    def champion(self, model: str) -> Champion | None:
+        """Return a model's live version."""
+        ...
+
+
+class Features(Protocol):
+    """Where training sets come from."""
+
+    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+        """Write the labelled rows of [start, end), as known at its end, to a file in `folder`."""
+        ...
+
+    async def watermark_ms(self, model: str) -> int | None:
+        """Return how far all that a model is trained on is archived, None if something of it is not at all."""
+        ...
+
+
+class Fitter(Protocol):
+    """Trains in a process of its own."""
+
+    async def fit(
+        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Callable[[Progress], None]
+    ) -> Fitted:  # fmt: skip
+        """Train, export and evaluate, and tell how far that is; raises `RunFailed` with what went wrong."""
+        ...
+
+
+class Artifacts(Protocol):
+    """Keeps files by digest."""
+
+    def put(self, path: Path) -> StoredFile:
+        """Store the file at `path`."""
+        ...
