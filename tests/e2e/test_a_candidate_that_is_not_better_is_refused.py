@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab.audit import told, verify
 from trimtab_stack.stack import Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -32,6 +33,8 @@ async def test_a_candidate_that_is_not_better_is_refused_and_the_champion_stays(
         actions = [entry.action for entry in await world.trimtab.audit(f"Model/{world.name}")]
         assert any("refuse" in action for action in actions), actions
 
+        found = await verify(world.trimtab.read_audit(), await told(world.servers))
+        assert (found.fault, found.told > 0) == ("", True)
         for name, value in whole.environ.items():
             monkeypatch.setenv(name, value)
         seen = await executed(NOTEBOOK, NAME=world.name)

@@ -70,6 +70,8 @@ def test_the_command_that_is_installed_is_this_one(tmp_path: Path) -> None:
         ["tail", "drift"],
         ["run", "list"],
         ["deadletter", "list"],
+        ["audit", "log"],
+        ["audit", "verify", "--against-topic"],
     ],
 )
 def test_a_command_that_needs_a_stack_says_how_to_get_one(tmp_path: Path, words: list[str]) -> None:

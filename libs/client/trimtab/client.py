@@ -448,6 +448,14 @@ class Trimtab:
         """Return what the training process of a run that has ended wrote."""
         return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)
 
+    async def models(
+        self, prefix: str = "", *, after: str = "", limit: int = 100
+    ) -> registry.ListModelsResponse:
+        """Return some models by name, 1,000 at most: what serves, and which versions wait for a person."""
+        request = registry.ListModelsRequest(prefix=prefix, after=after, limit=limit)
+        answer: registry.ListModelsResponse = await self._registry.ListModels(request)
+        return answer
+
     async def versions(self, model: str, *, live_at_ms: int | None = None) -> list[registry.Version]:
         """Return a model's versions, or only the one that served at a time of the wall clock."""
         request = registry.ListVersionsRequest(model=model)
@@ -474,10 +482,28 @@ class Trimtab:
         )
         return answer
 
-    async def audit(self, resource: str = "", *, limit: int = 100) -> list[registry.AuditEntry]:
-        """Return who did what, newest first."""
-        request = registry.GetAuditRequest(resource=resource, limit=limit)
+    async def audit(
+        self,
+        resource: str = "",
+        *,
+        actor: str = "",
+        action: str = "",
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        limit: int = 100,
+    ) -> list[registry.AuditEntry]:
+        """Return who did what in [since, until) of the wall clock, newest first; what is empty excludes nothing."""
+        request = registry.GetAuditRequest(resource=resource, actor=actor, action=action, limit=limit)
+        if since_ms is not None:
+            request.since.CopyFrom(to_timestamp(since_ms))
+        if until_ms is not None:
+            request.until.CopyFrom(to_timestamp(until_ms))
         return list((await self._registry.GetAudit(request)).entries)
+
+    async def read_audit(self) -> AsyncIterator[Sequence[registry.AuditEntry]]:
+        """Yield the whole audit log, oldest first, some hundreds of entries at a time."""
+        async for part in self._registry.stream("ReadAudit", registry.ReadAuditRequest()):
+            yield part.entries
 
     async def loops(self, model: str = "", *, open_only: bool = False) -> list[monitoring.Loop]:
         """Return the loop ledger, oldest first."""

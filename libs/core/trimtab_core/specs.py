@@ -560,6 +560,28 @@ class GateSpec(Spec):
             yield (has,), f"{getattr(self, has)!r} stands without {lacks}: give both or neither"
 
 
+class ApprovalSpec(Spec):
+    """Who has to approve a candidate that has passed its gates, before it may serve."""
+
+    by: tuple[Name, ...] = Field(min_length=1)
+    """Roles; who has one of them may approve or reject. Who has which is a setting of the registry."""
+    approvers: int = Field(default=1, ge=1, le=20)
+    """How many different people have to approve."""
+    comment: bool = False
+    """Whether an approval needs a comment."""
+    expires: Duration | None = None
+    """How long a candidate waits, by the wall clock, for people are waited for; then it is rejected."""
+
+
+def _approval(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ApprovalSpec.model_validate(value)
+    if value in ("auto", "manual") or isinstance(value, ApprovalSpec):
+        return value
+    said = f"{_shown.repr(value)} is not allowed: write auto, manual or who approves, like {{by: [risk], approvers: 2}}"
+    raise PydanticCustomError("unfit", "{said}", {"said": said})
+
+
 class RolloutSpec(Spec):
     """How an accepted candidate comes to serve."""
 
@@ -572,7 +594,8 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
-    approval: Literal["auto", "manual"] = "auto"
+    approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
+    """Whether a candidate that has passed its gates waits for a person: `manual` for anybody, or for whom it says."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if list(self.steps) != sorted(set(self.steps)) or not self.steps:

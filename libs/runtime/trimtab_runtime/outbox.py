@@ -38,12 +38,18 @@ CREATE TABLE inbox (
 );
 """
 """What a service's first migration holds, to be copied there."""
+_PUT = """
+WITH news AS (INSERT INTO outbox (topic, key, value, headers) VALUES ($1, $2, $3, $4))
+SELECT pg_notify(current_schema() || '_outbox', '')
+"""
 
 
 async def put(connection: Connection, news: Sequence[Outgoing]) -> None:
     """Store `news` in the caller's transaction, and wake the relay when it commits."""
+    if not news:
+        return
     await connection.executemany(
-        "INSERT INTO outbox (topic, key, value, headers) VALUES ($1, $2, $3, $4)",
+        _PUT,
         [
             (
                 item.topic,
@@ -54,8 +60,6 @@ async def put(connection: Connection, news: Sequence[Outgoing]) -> None:
             for item in news
         ],
     )
-    if news:
-        await connection.execute("SELECT pg_notify(current_schema() || '_outbox', '')")
 
 
 async def first_sight(connection: Connection, id: str) -> bool:

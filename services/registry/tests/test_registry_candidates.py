@@ -205,38 +205,38 @@ class TestApproval:
         assert not registry.deployments()
 
     async def test_an_approved_version_goes_on_and_the_audit_says_who_let_it(self, registry: Harness) -> None:
-        standing = await registry.candidates.approve("minutes", 1, actor="ann", comment="looks right")
+        standing = await registry.approvals.approve("minutes", 1, actor="ann", comment="looks right")
 
         assert standing.challenger == 1
         (entry,) = [entry for entry in registry.audited() if entry.action == "accepted"]
         assert (entry.actor, entry.reason) == ("ann", "approved: looks right")
 
     async def test_a_rejected_version_never_loads(self, registry: Harness) -> None:
-        version = await registry.candidates.reject("minutes", 1, actor="ann", comment="not today")
+        version = await registry.approvals.reject("minutes", 1, actor="ann", comment="not today")
 
         assert version.stage is Stage.REJECTED
         assert not registry.deployments()
         assert (registry.events()[-1].actor, registry.events()[-1].sentence) == ("ann", "rejected: not today")
         with pytest.raises(NotNow, match="is REJECTED and does not wait"):
-            await registry.candidates.approve("minutes", 1, actor="ann", comment="")
+            await registry.approvals.approve("minutes", 1, actor="ann", comment="")
 
     async def test_approval_comes_too_late_once_the_champion_has_been_replaced(
         self, registry: Harness
     ) -> None:
         await registry.consider("second")
-        await registry.candidates.approve("minutes", 1, actor="ann", comment="")
+        await registry.approvals.approve("minutes", 1, actor="ann", comment="")
         await registry.serve()
 
         with pytest.raises(NotNow, match="version 1 is the champion now"):
-            await registry.candidates.approve("minutes", 2, actor="ann", comment="")
+            await registry.approvals.approve("minutes", 2, actor="ann", comment="")
 
     async def test_nobody_cannot_approve_and_nothing_cannot_be_approved(self, registry: Harness) -> None:
         with pytest.raises(Unsigned):
-            await registry.candidates.approve("minutes", 1, actor="", comment="")
+            await registry.approvals.approve("minutes", 1, actor="", comment="")
         with pytest.raises(UnknownVersion, match="has no version 9"):
-            await registry.candidates.approve("minutes", 9, actor="ann", comment="")
+            await registry.approvals.approve("minutes", 9, actor="ann", comment="")
         with pytest.raises(UnknownModel):
-            await registry.candidates.reject("nobody", 1, actor="ann", comment="")
+            await registry.approvals.reject("nobody", 1, actor="ann", comment="")
 
 
 def test_a_comparison_reads_the_rows_of_which_both_were_asked_and_a_bound_reads_all() -> None:

@@ -32,7 +32,7 @@ async def registry() -> Harness:
 
 @pytest.fixture
 def api(registry: Harness) -> RegistryApi:
-    return RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions, registry.tags)
+    return RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
 
 
 def raw(
@@ -73,6 +73,26 @@ async def test_a_verdict_without_an_outcome_is_refused(registry: Harness) -> Non
     record = SimpleNamespace(message=Verdict(id="v", model="minutes"), topic="verdicts", traceparent=None)
     with pytest.raises(Rejected, match="has no outcome"):
         await verdicts.handler([cast(Any, record)])
+
+
+async def test_models_are_listed_a_page_at_a_time_with_whom_they_wait_for() -> None:
+    registry = Harness("risk:ann,bob")
+    await registry.apply(rollout={"approval": {"by": ["risk"], "approvers": 2, "expires": "7d"}})
+    await registry.consider("first")
+    await registry.approvals.approve("minutes", 1, actor="ann", comment="fine")
+    api = RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
+
+    answer = await api.ListModels(pb.ListModelsRequest(limit=1), None)
+
+    (model,) = answer.models
+    assert (model.name, model.generation, model.champion, answer.more) == ("minutes", 1, 0, False)
+    (waiting,) = model.waiting
+    assert (waiting.number, list(waiting.approval.by), waiting.approval.approvers) == (1, ["risk"], 2)
+    assert [(given.actor, given.comment) for given in waiting.approval.given] == [("ann", "fine")]
+    assert waiting.approval.until.seconds == 7 * 86_400 + 10
+    (version,) = (await api.ListVersions(pb.ListVersionsRequest(model="minutes"), None)).versions
+    assert version.approval == waiting.approval
+    assert not (await api.ListModels(pb.ListModelsRequest(prefix="h"), None)).models
 
 
 async def test_reports_are_acted_on_only_once_all_older_ones_were_read(registry: Harness) -> None:
@@ -149,7 +169,7 @@ async def test_versions_deployments_and_audit_are_answered(registry: Harness, ap
 async def test_a_model_without_versions_has_an_empty_deployment() -> None:
     registry = Harness()
     await registry.apply()
-    api = RegistryApi(registry.store, registry.specs, registry.candidates, registry.decisions, registry.tags)
+    api = RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
     wanted = await api.GetDeployment(pb.GetDeploymentRequest(model="minutes"), None)
 
     assert wanted == pb.Deployment(model="minutes")

@@ -8,7 +8,9 @@ from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, Unk
 from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing import Harness, MemoryStore, documents
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.entities import AuditQuery
 from trimtab_registry.usecases.ports import Need
+from trimtab_registry.usecases.roles import Roles
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import Unavailable
 
@@ -41,7 +43,7 @@ def kafka(store: MemoryStore) -> Kafka:
 
 @pytest.fixture
 def specs(store: MemoryStore, kafka: Kafka) -> Specs:
-    return Specs(store, kafka.provide, schema_faults, ManualClock(5_000))
+    return Specs(store, kafka.provide, schema_faults, ManualClock(5_000), Roles())
 
 
 async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: MemoryStore) -> None:
@@ -51,7 +53,7 @@ async def test_what_is_applied_is_kept_audited_and_told(specs: Specs, store: Mem
     assert [held.key for held in await specs.list("")] == [
         "FeatureView/speed", "Model/minutes", "Source/dropoffs", "Source/pickups",
     ]  # fmt: skip
-    entry = (await specs.audit("Model/minutes", 0))[0]
+    entry = (await store.audit(AuditQuery(resource="Model/minutes")))[0]
     assert (entry.action, entry.actor, entry.at_ms) == ("created", "ann", 5_000)
     told = [record.key for record in store.outbox if record.topic == topics.SPECS.name]
     assert told == [b"Source/pickups", b"Source/dropoffs", b"FeatureView/speed", b"Model/minutes"]

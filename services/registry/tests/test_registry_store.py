@@ -1,25 +1,42 @@
 """The contract that both stores keep: all or nothing, in order, one at a time for each model."""
 
 import asyncio
+import json
+import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from importlib import resources
+from typing import Any, Protocol
 
 import asyncpg
 import pytest
 from trimtab_contracts import topics
+from trimtab_core.auditchain import Chain
 from trimtab_registry.errors import NotNow
 from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
-from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, StageChange, Tag, Version
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Approval,
+    AuditQuery,
+    Entry,
+    Gate,
+    Listed,
+    Stage,
+    StageChange,
+    Tag,
+    Version,
+)
 from trimtab_registry.usecases.ports import Need, Store, Unit
+from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Move, Standing
-from trimtab_runtime.clock import ManualClock
+from trimtab_runtime.clock import ManualClock, to_datetime
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.records import Outgoing
@@ -197,7 +214,7 @@ async def test_a_unit_that_fails_leaves_nothing(store: Store) -> None:
     assert not await store.resources()
     assert not await store.versions("minutes")
     assert await store.standings() == []
-    assert not await store.audit("", 10)
+    assert not await store.audit(AuditQuery())
     assert await news(store) == []
     async with store.begin() as unit:
         assert await unit.first_sight("run")
@@ -234,16 +251,22 @@ async def test_what_was_live_at_a_time_is_known_for_ever(store: Store) -> None:
 
 
 async def test_the_audit_log_is_read_newest_first(store: Store) -> None:
-    entries = [Entry(f"Model/{name}", f"action-{name}", "ann", "because", 5, {"n": 1}) for name in "aba"]
+    entries = [
+        Entry(f"Model/{name}", f"action-{name}", "ann", "because", at, {"n": 1})
+        for at, name in enumerate("aba", 5)
+    ]
     async with store.begin() as unit:
         for entry in entries:
             await unit.record(entry)
 
-    found = await store.audit("", 10)
-    assert [replace(entry, sequence=0) for entry in found] == entries[::-1]
+    found = await store.audit(AuditQuery())
+    assert [replace(entry, sequence=0, previous="", hash="") for entry in found] == entries[::-1]
     assert [entry.sequence for entry in found] == sorted((entry.sequence for entry in found), reverse=True)
-    assert len(await store.audit("Model/a", 10)) == 2
-    assert len(await store.audit("", 1)) == 1
+    assert [entry.at_ms for entry in await store.audit(AuditQuery(resource="Model/a"))] == [7, 5]
+    assert len(await store.audit(AuditQuery(limit=1))) == 1
+    assert [entry.at_ms for entry in await store.audit(AuditQuery(since_ms=6, until_ms=7))] == [6]
+    assert [entry.at_ms for entry in await store.audit(AuditQuery(action="action-b", actor="ann"))] == [6]
+    assert not await store.audit(AuditQuery(actor="bob"))
     assert await news(store) == [("audit", entry.resource) for entry in entries]
 
 
@@ -251,7 +274,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     async def provide(_: Sequence[Need]) -> None: ...
 
     clock = ManualClock(20_000)
-    await Specs(store, provide, schema_faults, clock).apply(documents(), "ann")
+    await Specs(store, provide, schema_faults, clock, Roles()).apply(documents(), "ann")
     async with store.begin() as unit:
         standing = await unit.lock("minutes")
         for number in range(1, 5):
@@ -271,6 +294,65 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     assert stages.count(Stage.ACCEPTED) == 1, "every other challenger gave way"
     begun = sum(outcome is None for outcome in outcomes)
     assert standing.generation == 2 + 2 * begun - 1, "each change raised the generation once: none was lost"
+
+
+async def waiting(store: Store, *, approvers: int) -> Approvals:
+    """Have version 1 wait for `approvers` of ann, bob and carl until 30 s, and return what takes their word."""
+
+    async def provide(_: Sequence[Need]) -> None: ...
+
+    clock, roles = ManualClock(20_000), Roles.parse("risk:ann,bob;ml:carl")
+    await Specs(store, provide, schema_faults, clock, roles).apply(documents(), "ann")
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        asked = Approval(("risk", "ml"), approvers, until_ms=30_000)
+        version = await unit.add_version(
+            a_run("first"), Stage.AWAITING_APPROVAL, [], traceparent=None, at_ms=7_000, approval=asked
+        )
+    assert await store.version("minutes", 1) == version
+    return Approvals(store, clock, roles)
+
+
+async def outcome(store: Store) -> tuple[Stage, list[str], bool]:
+    """Return how far version 1 is, what was done to it, and whether serving is told to load it."""
+    version = await store.version("minutes", 1)
+    assert version is not None
+    done = [e.action for e in await store.audit(AuditQuery(resource="Model/minutes"))][::-1][1:]
+    return version.stage, done, (await store.standing("minutes")).challenger == 1
+
+
+async def test_approvers_at_once_let_a_version_on_once(store: Store) -> None:
+    approvals = await waiting(store, approvers=2)
+
+    async def approve(actor: str) -> None:
+        await approvals.approve("minutes", 1, actor=actor, comment="")
+
+    said = await asyncio.gather(*map(approve, ["ann", "bob", "carl"] * 3), return_exceptions=True)
+
+    assert sum(each is None for each in said) == 2
+    assert all(each is None or isinstance(each, NotNow) for each in said)
+    assert await outcome(store) == (Stage.ACCEPTED, ["approved", "approved", "accepted"], True)
+
+
+async def test_an_approval_a_rejection_and_the_end_of_the_time_at_once_have_one_outcome(store: Store) -> None:
+    approvals = await waiting(store, approvers=1)
+    late = Approvals(store, ManualClock(30_000), Roles())
+
+    said = await asyncio.gather(
+        approvals.approve("minutes", 1, actor="ann", comment=""),
+        approvals.reject("minutes", 1, actor="bob", comment=""),
+        late.expire(),
+        approvals.approve("minutes", 1, actor="carl", comment=""),
+        late.expire(),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(each, NotNow) for each in said) >= 2
+    assert await outcome(store) in (
+        (Stage.ACCEPTED, ["approved", "accepted"], True),
+        (Stage.REJECTED, ["rejected"], False),
+    )
+    assert not await store.overdue(30_000)
 
 
 @pytest.mark.real
@@ -298,3 +380,131 @@ def test_every_topic_that_is_told_names_the_registry_as_producer() -> None:
     assert told == {
         topic for topic in topics.ALL if "registry" in topic.producers and topic is not topics.DEADLETTER
     }
+
+
+async def chain_fault(store: Store) -> str:
+    """Return the first entry of the audit log that does not fit, or nothing."""
+    chain = Chain()
+    async for page in store.read_audit():
+        for entry in page:
+            if fault := chain.take(entry.line, previous=entry.previous, hash=entry.hash):
+                return fault
+    return ""
+
+
+async def some_entries(store: Store, *actors: str) -> None:
+    async with store.begin() as unit:
+        for actor in actors:
+            await unit.record(Entry("Model/a", "x", actor, "", 1, {"n": 1}))
+
+
+async def test_models_are_listed_by_name_with_what_serves_and_what_waits(store: Store) -> None:
+    await waiting(store, approvers=2)
+    async with store.begin() as unit:
+        standing = await unit.lock("minutes")
+        await add(unit, "second")
+        standing = (await begin(unit, standing, 2)).move(Move.WARM, 9_100)
+        await unit.save(standing)
+        await add(unit, "third")
+        await begin(unit, standing, 3)
+        for name in ("hours", "minutes-x"):
+            await unit.put(replace(applied(name=name), kind="Model"))
+        await unit.put(replace(applied(2, name="hours"), kind="Model"))
+
+    async def names(*asked: Any) -> list[str]:
+        return [model.name for model in await store.models(*asked)]
+
+    assert await names("", "", 9) == ["hours", "minutes", "minutes-x"]
+    assert await names("minutes", "", 9) == ["minutes", "minutes-x"]
+    assert await names("", "hours", 1) == ["minutes"]
+    hours, minutes = await store.models("", "", 2)
+    assert hours == Listed("hours", 2, "ann")
+    assert (minutes.champion, minutes.challenger) == (2, 3)
+    assert minutes.waiting == {1: Approval(("risk", "ml"), 2, until_ms=30_000)}
+
+
+async def test_units_that_append_at_once_leave_one_whole_chain(store: Store) -> None:
+    chance = random.Random(7)
+    lost = 0
+
+    async def append(number: int, count: int, fails: bool) -> None:
+        nonlocal lost
+        model = f"model-{number % 5}"
+        try:
+            async with store.begin() as unit:
+                await unit.lock(model)
+                for at in range(count):
+                    details = {"share": chance.random(), "ünï": [number, None, -0.0, {"": True}]}
+                    await unit.record(Entry(f"Model/{model}", "x", "ann", "because", 1_000 + at, details))
+                if fails:
+                    raise Unavailable("it went away")
+        except Unavailable:
+            lost += count
+
+    counts = [chance.randrange(4) for _ in range(60)]
+    await asyncio.gather(*[append(number, count, number % 7 == 0) for number, count in enumerate(counts)])
+
+    assert await chain_fault(store) == ""
+    log = [entry async for page in store.read_audit() for entry in page]
+    assert [entry.sequence for entry in log] == list(range(1, sum(counts) - lost + 1)), "without a gap"
+    assert await news(store) == [("audit", entry.resource) for entry in log], "and told in its order"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE audit SET actor = 'eve' WHERE sequence = 2", "entry 2 is not what was recorded"),
+        ("UPDATE audit SET details = '{\"n\": 2}' WHERE sequence = 2", "entry 2 is not what was recorded"),
+        ("DELETE FROM audit WHERE sequence = 2", "entry 3 does not follow entry 1"),
+        ("DELETE FROM audit WHERE sequence = 3", "entry 4 does not follow entry 2"),
+        ("UPDATE audit SET sequence = sequence + 1 WHERE sequence = 3", "entry 4 is not what was recorded"),
+    ],
+)
+async def test_a_change_behind_the_registrys_back_is_found(
+    pool: asyncpg.Pool, change: str, said: str
+) -> None:
+    store = PostgresStore(pool)
+    await some_entries(store, "ann", "bob", "carl")
+    await pool.execute("ALTER TABLE audit DISABLE TRIGGER append_only")
+    await pool.execute(change)
+    await some_entries(store, *([] if "+ 1" in change else ["dora"]))
+
+    assert (await chain_fault(store)).startswith(said)
+
+
+@pytest.mark.real
+async def test_what_an_older_registry_kept_is_chained_and_waits_on_as_it_is_brought_up_to_date(
+    postgres_dsn: str,
+) -> None:
+    schema, first = f"registry_{uuid.uuid4().hex[:8]}", "0001_registry.sql"
+    migrations = resources.files("trimtab_registry") / "migrations"
+    details = {"evidence": 0.1, "rows": 200, "tiny": -5e-324, "é": ["a", None, False, {}], "e": {"😀": 1e300}}
+    async with asyncpg.create_pool(postgres_dsn, min_size=1, server_settings={"search_path": schema}) as old:
+        await old.execute(f"CREATE SCHEMA {schema}; CREATE TABLE migrations (name text PRIMARY KEY)")
+        await old.execute((migrations / first).read_text())
+        await old.execute("INSERT INTO migrations VALUES ($1)", first)
+        for number in range(3):
+            insert = "INSERT INTO audit (resource, action, actor, reason, details, at) VALUES ($1, 'x', 'ann', $2, $3, $4)"
+            at = to_datetime(1_700_000_000_123 + number)
+            await old.execute(insert, "Model/a", "naïve: 5:x", json.dumps({**details, "n": number}), at)
+            await old.execute(
+                "SELECT nextval(pg_get_serial_sequence('audit', 'sequence'))"
+            )  # a gap, as of a failure
+
+        await old.execute(
+            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, as_of, created_at)"
+            " VALUES ('a', 1, 'r', 'AWAITING_APPROVAL', '{}', '[]', '', now(), now())"
+        )
+
+    async with open_pool(postgres_dsn, schema, package="trimtab_registry") as pool:
+        store = PostgresStore(pool)
+        await some_entries(store, "bob")
+
+        held = await store.version("a", 1)
+        assert held is not None and held.approval == Approval(), "anybody may approve what waits already"
+
+        assert await chain_fault(store) == ""
+        assert [e.sequence async for page in store.read_audit() for e in page] == [1, 3, 5, 6]
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await pool.execute("DELETE FROM audit")

@@ -3,6 +3,7 @@
 import pytest
 from trimtab_registry.errors import BadTag, UnknownRun, UnknownTag, Unsigned
 from trimtab_registry.testing import Harness
+from trimtab_registry.usecases.entities import AuditQuery
 from trimtab_runtime.errors import NotFound
 
 
@@ -17,7 +18,7 @@ async def registry() -> Harness:
 
 
 async def actions(registry: Harness) -> list[tuple[str, str, str]]:
-    found = await registry.specs.audit("DatasetTag/gold", 0)
+    found = await registry.store.audit(AuditQuery(resource="DatasetTag/gold"))
     return [(entry.action, entry.actor, entry.reason) for entry in found]
 
 
@@ -30,7 +31,7 @@ async def test_a_tag_names_the_dataset_of_a_run_and_moving_it_is_said_and_record
     assert before == tag
     assert await registry.tags.list() == [moved]
     assert await actions(registry) == [("moved", "bob", "newer"), ("tagged", "ann", "reviewed")]
-    [newest, _] = await registry.specs.audit("DatasetTag/gold", 0)
+    [newest, _] = await registry.store.audit(AuditQuery(resource="DatasetTag/gold"))
     assert (newest.details["run_id"], newest.details["before"]) == ("second", "first")
 
 

@@ -18,9 +18,11 @@ from trimtab_registry.formats import schema_faults
 from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
 
@@ -38,9 +40,11 @@ async def run(config: Config) -> None:
     ):
         store = PostgresStore(pool)
         provide = partial(provide_topics, config.kafka_servers, config.replication)
-        specs = Specs(store, provide, schema_faults, clock)
+        roles = Roles.parse(config.roles)
+        specs = Specs(store, provide, schema_faults, clock, roles)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
-        api = RegistryApi(store, specs, candidates, Decisions(store, clock), Tags(store, clock))
+        approvals = Approvals(store, clock, roles)
+        api = RegistryApi(store, specs, approvals, Decisions(store, clock), Tags(store, clock))
         register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
@@ -57,6 +61,7 @@ async def run(config: Config) -> None:
             heard_topics = subscriptions(candidates, trials)
             tasks.create_task(bus.consume(config.kafka_servers, config.schema, heard_topics, ready=heard))
             await heard.wait()
+            tasks.create_task(approvals.keep_time())
             await set_ready(True)
 
 

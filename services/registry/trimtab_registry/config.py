@@ -20,5 +20,7 @@ class Config:
     """The PostgreSQL schema and the Kafka group of this registry."""
     replication: int = 1
     """On how many brokers each partition of a source's or view's topics is kept."""
+    roles: str = ""
+    """Who may approve in which role, like `risk:ann,bob;ml:carl`."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -1,7 +1,9 @@
 """What the registry refuses.
 
 Rejected
+├── BadRoles          a setting that does not say who has which role
 ├── BadSpecs          documents that cannot be applied, with every fault
+├── NotTheirs         a decision that is for others to take
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
 ├── BadTag            what cannot be the name of a dataset
@@ -9,9 +11,19 @@ Rejected
 └── Conflict          ColumnsInUse, FixedPartitions, NotNow
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trimtab_runtime.errors import Conflict, Fault, NotFound, Rejected
+
+
+class BadRoles(Rejected):
+    """The setting does not say who has which role."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"TRIMTAB_REGISTRY_ROLES holds {part!r}, which is no role with people of its own: write each role once, "
+            "like risk:ann,bob;ml:carl"
+        )
 
 
 class BadSpecs(Rejected):
@@ -81,6 +93,17 @@ class BadTag(Rejected):
 
 class NotNow(Conflict):
     """The version, or its model, is not in a state that allows it."""
+
+
+class NotTheirs(Rejected):
+    """It is for others to decide."""
+
+    def __init__(self, model: str, number: int, actor: str, roles: Sequence[str], may: Iterable[str]) -> None:
+        who = ", ".join(sorted(may)) or "somebody whom TRIMTAB_REGISTRY_ROLES gives one"
+        super().__init__(
+            f"version {number} of {model!r} waits for people with the role {' or '.join(roles)}, which {actor} has not: "
+            f"ask {who}"
+        )
 
 
 class Unsigned(Rejected):

@@ -1,5 +1,6 @@
 """gRPC door of the registry: translation only."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import json_format
@@ -10,22 +11,24 @@ from trimtab_runtime.clock import from_timestamp
 from trimtab_registry import messages
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
-from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
+
+_MOST_MODELS = 1_000
 
 
 class RegistryApi(RegistryServicer):
     """Answers `trimtab.registry.v1.Registry`."""
 
     def __init__(
-        self, store: Store, specs: Specs, candidates: Candidates, decisions: Decisions, tags: Tags
+        self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags
     ) -> None:
         self._store = store
         self._specs = specs
-        self._candidates = candidates
+        self._approvals = approvals
         self._decisions = decisions
         self._tags = tags
 
@@ -51,22 +54,31 @@ class RegistryApi(RegistryServicer):
         found = await self._specs.list(request.kind)
         return pb.ListResourcesResponse(resources=[messages.resource(applied) for applied in found])
 
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        """Return some models by name: what serves, and what waits for a person."""
+        limit = min(request.limit, _MOST_MODELS) if request.limit > 0 else 100
+        found = await self._store.models(request.prefix, request.after, limit + 1)
+        models = [messages.listed(model) for model in found[:limit]]
+        return pb.ListModelsResponse(models=models, more=len(found) > limit)
+
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """Return a model's versions, or the one that was live at a time."""
-        await lifecycle.model_spec(self._store, request.model)
+        await lifecycle.known(self._store, request.model)
         at = from_timestamp(request.live_at) if request.HasField("live_at") else None
         found = await self._store.versions(request.model, at)
         return pb.ListVersionsResponse(versions=[messages.version(version) for version in found])
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.Deployment:
         """Return the wanted state of a model; its generation is 0 while nothing is wanted."""
-        await lifecycle.model_spec(self._store, request.model)
-        return await self._deployment(await self._store.standing(request.model))
+        standing = await self._store.standing(request.model)
+        if not standing.generation:
+            await lifecycle.known(self._store, request.model)
+        return await self._deployment(standing)
 
     async def Approve(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
-        """Let a version that waits for approval on."""
+        """Take in that a version is approved, and let it on if that is enough."""
         return await self._deployment(
-            await self._candidates.approve(
+            await self._approvals.approve(
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )
@@ -74,7 +86,7 @@ class RegistryApi(RegistryServicer):
     async def Reject(self, request: pb.DecideRequest, context: Any) -> pb.Version:
         """Turn down a version that waits for approval."""
         return messages.version(
-            await self._candidates.reject(
+            await self._approvals.reject(
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )
@@ -119,9 +131,15 @@ class RegistryApi(RegistryServicer):
 
     async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
         """Return who did what, newest first."""
-        found = await self._specs.audit(request.resource, request.limit)
+        found = await self._store.audit(messages.audit_query(request))
         return pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in found])
 
+    async def ReadAudit(
+        self, request: pb.ReadAuditRequest, context: Any
+    ) -> AsyncIterator[pb.GetAuditResponse]:
+        """Return the whole audit log, oldest first, some hundreds of entries at a time."""
+        async for page in self._store.read_audit():
+            yield pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in page])
+
     async def _deployment(self, standing: Standing) -> pb.Deployment:
-        versions = await lifecycle.versions_of(self._store, standing.model, messages.named_by(standing))
-        return messages.deployment(standing, versions)
+        return messages.deployment(standing, await self._store.named_by(standing))

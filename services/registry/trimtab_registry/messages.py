@@ -14,11 +14,14 @@ from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
+    AuditQuery,
     Candidate,
     Document,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Loaded,
     StageChange,
     Status,
@@ -102,26 +105,25 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
 
 def candidate_message(candidate: Candidate) -> pb.Candidate:
     """Return a candidate whole, as the run offered it."""
-    return _candidate_message(candidate.document)
+    return json_format.ParseDict(dict(candidate.document), pb.Candidate(), ignore_unknown_fields=True)
 
 
 def read_candidate(document: Document) -> Candidate:
     """Return a candidate from its `document`, as stored."""
-    return candidate(_candidate_message(document))
-
-
-def _candidate_message(document: Document) -> pb.Candidate:
-    return json_format.ParseDict(dict(document), pb.Candidate(), ignore_unknown_fields=True)
+    evaluation = document.get("evaluation", {})
+    return Candidate(
+        run_id=document.get("run_id", ""),
+        evaluation=StoredFile(
+            evaluation.get("uri", ""), evaluation.get("digest", ""), int(evaluation.get("size", 0))
+        ),
+        champion_version=int(document.get("champion_version", 0)),
+        document=document,
+    )
 
 
 def candidate(message: pb.Candidate) -> Candidate:
     """Return what a run offers."""
-    return Candidate(
-        run_id=message.run_id,
-        evaluation=StoredFile(message.evaluation.uri, message.evaluation.digest, message.evaluation.size),
-        champion_version=message.champion_version,
-        document=document(message),
-    )
+    return read_candidate(document(message))
 
 
 def artifact(file: StoredFile) -> Artifact:
@@ -157,6 +159,36 @@ def version(held: Version) -> pb.Version:
         message.live_from.CopyFrom(to_timestamp(held.live_from_ms))
     if held.live_to_ms is not None:
         message.live_to.CopyFrom(to_timestamp(held.live_to_ms))
+    if held.approval is not None:
+        message.approval.CopyFrom(approval(held.approval))
+    return message
+
+
+def listed(held: Listed) -> pb.ListModelsResponse.Model:
+    """Return a model in a list."""
+    waiting = [
+        pb.ListModelsResponse.Waiting(number=number, approval=approval(asked))
+        for number, asked in held.waiting.items()
+    ]
+    return pb.ListModelsResponse.Model(
+        name=held.name,
+        generation=held.generation,
+        applied_by=held.applied_by,
+        champion=held.champion or 0,
+        challenger=held.challenger or 0,
+        waiting=waiting,
+    )
+
+
+def approval(held: Approval) -> pb.Approval:
+    """Return what a version waits for, and who has approved."""
+    given = [
+        pb.Approval.Given(actor=each.actor, comment=each.comment, at=to_timestamp(each.at_ms))
+        for each in held.given
+    ]
+    message = pb.Approval(by=held.by, approvers=held.approvers, given=given)
+    if held.until_ms is not None:
+        message.until.CopyFrom(to_timestamp(held.until_ms))
     return message
 
 
@@ -188,6 +220,20 @@ def audit_entry(entry: Entry) -> pb.AuditEntry:
         reason=entry.reason,
         details=struct(entry.details),
         at=to_timestamp(entry.at_ms),
+        previous=entry.previous,
+        hash=entry.hash,
+    )
+
+
+def audit_query(request: pb.GetAuditRequest) -> AuditQuery:
+    """Return which entries of the audit log are asked for."""
+    return AuditQuery(
+        resource=request.resource,
+        actor=request.actor,
+        action=request.action,
+        since_ms=from_timestamp(request.since) if request.HasField("since") else None,
+        until_ms=from_timestamp(request.until) if request.HasField("until") else None,
+        limit=request.limit,
     )
 
 

@@ -55,8 +55,8 @@ def of_stage(change: StageChange) -> Outgoing:
     )
 
 
-def of_entry(entry: Entry) -> Outgoing:
-    """Return the news of a recorded audit entry."""
+def of_entry(entry: Entry, traceparent: str | None = None) -> Outgoing:
+    """Return the news of a recorded audit entry, in the trace of `traceparent` where that is not the present one."""
     return records.outgoing(
         topics.AUDIT,
         messages.audit_entry(entry),
@@ -65,4 +65,5 @@ def of_entry(entry: Entry) -> Outgoing:
         source=SOURCE,
         time_ms=entry.at_ms,
         correlation=str(entry.details.get("loop_id", "")),
+        traceparent=traceparent,
     )

@@ -14,7 +14,6 @@ from trimtab_contracts import topics
 from trimtab_runtime.follow import Follower
 
 from trimtab_registry import messages
-from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.ports import Store
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ async def heal(store: Store, told: LastWords) -> list[str]:
                 await unit.publish(applied)
             healed.append(f"{topics.SPECS.name}/{applied.key}")
     for standing in await store.standings():
-        versions = await lifecycle.versions_of(store, standing.model, messages.named_by(standing))
+        versions = await store.named_by(standing)
         if told.get((topics.DEPLOYMENTS.name, standing.model)) != messages.deployment(standing, versions):
             async with store.begin() as unit:
                 await unit.announce(await unit.lock(standing.model))

@@ -1,12 +1,24 @@
 """What the rows of the registry's tables say."""
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import asyncpg
-from trimtab_runtime.clock import from_datetime
+from trimtab_runtime.clock import from_datetime, to_datetime
 
 from trimtab_registry import messages
-from trimtab_registry.usecases.entities import Applied, Entry, Gate, Stage, Tag, Version
+from trimtab_registry.usecases.entities import (
+    Applied,
+    Approval,
+    Entry,
+    Gate,
+    Given,
+    Listed,
+    Stage,
+    Tag,
+    Version,
+)
 from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
 
 
@@ -45,6 +57,23 @@ def entry(row: asyncpg.Record) -> Entry:
         at_ms=from_datetime(row["at"]),
         details=json.loads(row["details"]),
         sequence=row["sequence"],
+        previous=row["previous"],
+        hash=row["hash"],
+    )
+
+
+def of_entry(entry: Entry) -> tuple[Any, ...]:
+    """Return the row of a line of the audit log."""
+    return (
+        entry.sequence,
+        entry.resource,
+        entry.action,
+        entry.actor,
+        entry.reason,
+        json.dumps(entry.details),
+        to_datetime(entry.at_ms),
+        entry.previous,
+        entry.hash,
     )
 
 
@@ -90,4 +119,28 @@ def version(row: asyncpg.Record) -> Version:
         created_at_ms=from_datetime(row["created_at"]),
         live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
         live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
+        approval=_approval(json.loads(row["approval"])) if row["approval"] else None,
     )
+
+
+def listed(row: asyncpg.Record) -> Listed:
+    """Return a model in a list."""
+    waiting = json.loads(row["waiting"]) if row["waiting"] else {}
+    return Listed(
+        name=row["name"],
+        generation=row["generation"],
+        applied_by=row["applied_by"],
+        champion=row["champion"],
+        challenger=row["challenger"],
+        waiting={int(number): _approval(held) for number, held in waiting.items()},
+    )
+
+
+def of_approval(approval: Approval | None) -> str | None:
+    """Return the column of what a version waits for."""
+    return json.dumps(asdict(approval)) if approval else None
+
+
+def _approval(held: dict[str, Any]) -> Approval:
+    given = tuple(Given(**each) for each in held.get("given", ()))
+    return Approval(**{**held, "by": tuple(held.get("by", ())), "given": given})

@@ -2,26 +2,31 @@
 
 Each method of a unit that changes something writes the news of it to the outbox in
 the same transaction, so state and news are kept together or not at all. A model's row
-is locked while it changes; all else about the model changes under that lock.
+is locked while it changes; all else about the model changes under that lock. The audit
+log is one chain: its head is locked last, from the append to the commit.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from trimtab_runtime import outbox
+from trimtab_runtime import outbox, telemetry
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
+from trimtab_runtime.records import Outgoing
 
 from trimtab_registry import messages, news, rows
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     Tag,
@@ -43,22 +48,52 @@ LEFT JOIN LATERAL (
     SELECT live_from, live_to FROM reigns WHERE model = v.model AND number = v.number
     ORDER BY live_from DESC, live_to DESC NULLS FIRST LIMIT 1
 ) l ON true
-WHERE v.model = $1
 """
 _LIVE_AT = """
 SELECT v.*, l.live_from, l.live_to FROM reigns l JOIN versions v USING (model, number)
 WHERE l.model = $1 AND l.live_from <= $2 AND (l.live_to IS NULL OR l.live_to > $2)
 """
-_SAVE_ROLLOUT = """
-INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
-                               phase = excluded.phase, generation = excluded.generation
-"""
 _SAVE_MODEL = """
-UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, rollout = $6, loop_id = $7, changed_at = $8
+UPDATE models SET generation = $2, champion = $3, previous = $4, live = $5, loop_id = $6, changed_at = $7, rollout = $8
 WHERE name = $1
 """
+_SAVE_BOTH = f"""
+WITH rollout AS (
+    INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
+    VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+    ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
+                                   phase = excluded.phase, generation = excluded.generation
+)
+{_SAVE_MODEL}
+"""
+
+_APPEND = """
+WITH head AS (UPDATE audit_head SET sequence = $1, hash = $9)
+INSERT INTO audit (sequence, resource, action, actor, reason, details, at, previous, hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+_AUDIT = """
+SELECT * FROM audit
+WHERE $1 IN ('', resource) AND $2 IN ('', actor) AND $3 IN ('', action)
+  AND ($4::timestamptz IS NULL OR at >= $4) AND ($5::timestamptz IS NULL OR at < $5)
+ORDER BY sequence DESC LIMIT $6
+"""
+_MODELS = """
+SELECT listed.*, m.champion, r.challenger, w.waiting FROM (
+    SELECT DISTINCT ON (name) name, generation, applied_by FROM resources
+    WHERE kind = 'Model' AND name > $2 AND starts_with(name, $1)
+    ORDER BY name, generation DESC LIMIT $3
+) listed
+LEFT JOIN models m USING (name)
+LEFT JOIN rollouts r ON r.id = m.rollout AND r.phase NOT IN ('promoted', 'dropped')
+LEFT JOIN LATERAL (
+    SELECT jsonb_object_agg(number, approval ORDER BY number) AS waiting FROM versions
+    WHERE model = listed.name AND stage = 'AWAITING_APPROVAL'
+) w ON true
+ORDER BY listed.name
+"""
+_PAGE = 500
+"""Entries of the audit log that are read at a time."""
 
 _TAGS = """
 SELECT t.*, v.model, coalesce(v.candidate->>'dataset_digest', '') AS digest
@@ -74,12 +109,14 @@ class _Reads:
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
-        row = await self._database.fetchrow(f"{_VERSION} AND v.number = $2", model, number)
+        row = await self._database.fetchrow(f"{_VERSION} WHERE v.model = $1 AND v.number = $2", model, number)
         return rows.version(row) if row else None
 
-    async def _named_by(self, standing: Standing) -> dict[int, Version]:
-        numbers = list(messages.named_by(standing))
-        found = await self._database.fetch(f"{_VERSION} AND v.number = ANY($2)", standing.model, numbers)
+    async def numbered(self, model: str, numbers: Iterable[int]) -> Mapping[int, Version]:
+        """Return those versions of a model that there are, by number."""
+        found = await self._database.fetch(
+            f"{_VERSION} WHERE v.model = $1 AND v.number = ANY($2)", model, list(numbers)
+        )
         return {row["number"]: rows.version(row) for row in found}
 
 
@@ -91,6 +128,30 @@ class PostgresUnit(_Reads):
         self._connection = connection
         self._told: dict[str, int] = {}
         """The generation of each locked model that its news is at."""
+        self._news: list[Outgoing] = []
+        self._entries: list[tuple[Entry, str | None]] = []
+        """What was recorded, and the trace that it was recorded in."""
+        self._named: dict[str, set[int]] = {}
+        """The versions that the deployment of each locked model held."""
+        self._versions: dict[str, dict[int, Version]] = {}
+        """What was read: while a model is locked, only the unit itself changes its versions."""
+
+    async def finish(self) -> None:
+        """Append what was recorded to the audit log, and leave all news in the outbox.
+
+        The append comes last in the transaction: from there to the commit no other can append.
+        """
+        if self._entries:
+            head = await self._connection.fetchrow("SELECT sequence, hash FROM audit_head FOR UPDATE")
+            assert head is not None
+            (sequence, previous), chained = head, list[Entry]()
+            for recorded, traceparent in self._entries:
+                entry = recorded.following(sequence, previous)
+                sequence, previous = entry.sequence, entry.hash
+                chained.append(entry)
+                self._news.append(news.of_entry(entry, traceparent))
+            await self._connection.executemany(_APPEND, map(rows.of_entry, chained))
+        await outbox.put(self._connection, self._news)
 
     async def first_sight(self, id: str) -> bool:
         """Remember `id`; False if it was there before."""
@@ -100,6 +161,20 @@ class PostgresUnit(_Reads):
         """Return the current specs by kind/name, and keep others from applying until the unit ends."""
         await self._connection.execute("LOCK TABLE resources IN SHARE ROW EXCLUSIVE MODE")
         return {held.key: held for held in await _resources(self._connection)}
+
+    async def version(self, model: str, number: int) -> Version | None:
+        """Return a version."""
+        return (await self.numbered(model, [number])).get(number)
+
+    async def numbered(self, model: str, numbers: Iterable[int]) -> Mapping[int, Version]:
+        """Return those versions of a model that there are, by number.
+
+        With the first of them come those that the model's deployment held when it was locked: they are asked for next.
+        """
+        wanted, held = set(numbers), self._versions.setdefault(model, {})
+        if wanted - held.keys():
+            held |= await super().numbered(model, wanted | self._named.get(model, set()))
+        return {number: held[number] for number in wanted & held.keys()}
 
     async def put(self, applied: Applied) -> None:
         """Store a generation of a spec, and the news of it."""
@@ -117,46 +192,53 @@ class PostgresUnit(_Reads):
 
     async def publish(self, applied: Applied) -> None:
         """Tell again of a spec."""
-        await outbox.put(self._connection, [news.of_spec(applied)])
+        self._news.append(news.of_spec(applied))
 
     async def lock(self, model: str) -> Standing:
         """Return where a model stands, and keep others from changing it until the unit ends."""
-        await self._connection.execute("INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model)
-        await self._connection.execute("SELECT FROM models WHERE name = $1 FOR UPDATE", model)
+        lock = "SELECT name FROM models WHERE name = $1 FOR UPDATE"
+        if await self._connection.fetchval(lock, model) is None:
+            await self._connection.execute(
+                "INSERT INTO models (name) VALUES ($1) ON CONFLICT DO NOTHING", model
+            )
+            await self._connection.execute(lock, model)
         # Read only now: a statement that waits for the lock joins what it saw before it waited.
         (row,) = await self._connection.fetch(f"{_STANDING} WHERE m.name = $1", model)
         standing = rows.standing(row)
-        self._told[model] = standing.generation
+        self._told[model], self._named[model] = standing.generation, messages.named_by(standing)
         return standing
 
     async def save(self, standing: Standing) -> None:
         """Store where a locked model stands, and the news of it if its generation has risen."""
-        if (rollout := standing.rollout) is not None:
-            await self._connection.execute(
-                _SAVE_ROLLOUT, rollout.id, standing.model, rollout.challenger, rollout.strategy, rollout.steps,
-                rollout.step, rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms),
-                rollout.loop_id, rollout.traceparent,
-            )  # fmt: skip
-        await self._connection.execute(
-            _SAVE_MODEL, standing.model, standing.generation, standing.champion, standing.previous, standing.live,
-            rollout.id if rollout else None, standing.loop_id, to_datetime(standing.changed_at_ms),
+        model = (
+            standing.model, standing.generation, standing.champion, standing.previous, standing.live, standing.loop_id,
+            to_datetime(standing.changed_at_ms),
         )  # fmt: skip
+        if (rollout := standing.rollout) is None:
+            await self._connection.execute(_SAVE_MODEL, *model, None)
+        else:
+            await self._connection.execute(
+                _SAVE_BOTH, *model, rollout.id, rollout.challenger, rollout.strategy, rollout.steps, rollout.step,
+                rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms), rollout.loop_id,
+                rollout.traceparent,
+            )  # fmt: skip
         if standing.generation > self._told[standing.model]:
             self._told[standing.model] = standing.generation
             await self.announce(standing)
 
     async def announce(self, standing: Standing) -> None:
         """Tell again what is wanted of a model."""
-        versions = await self._named_by(standing)
-        await outbox.put(self._connection, [news.of_deployment(standing, versions)])
+        versions = await self.numbered(standing.model, messages.named_by(standing))
+        self._news.append(news.of_deployment(standing, versions))
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
         number = await self._connection.fetchval(
-            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at)"
-            " SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9 FROM versions WHERE model = $1"
+            "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at,"
+            " approval) SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM versions WHERE model = $1"
             " RETURNING number",
             run.model,
             run.candidate.run_id,
@@ -167,10 +249,12 @@ class PostgresUnit(_Reads):
             traceparent,
             to_datetime(run.as_of_ms),
             to_datetime(at_ms),
+            rows.of_approval(approval),
         )
         return Version(
             model=run.model, number=number, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+            approval=approval,
         )  # fmt: skip
 
     async def version_of_run(self, run_id: str) -> Version | None:
@@ -200,19 +284,31 @@ class PostgresUnit(_Reads):
         """Forget a tag."""
         await self._connection.execute("DELETE FROM dataset_tags WHERE name = $1", name)
 
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
+        self._versions.clear()
+        await self._connection.execute(
+            "UPDATE versions SET approval = $3 WHERE model = $1 AND number = $2",
+            version.model,
+            version.number,
+            rows.of_approval(approval),
+        )
+
     async def set_stage(self, change: StageChange) -> None:
         """Store how far a version has come, and the news of it."""
         held = change.version
+        self._versions.clear()
         await self._connection.execute(
             "UPDATE versions SET stage = $3 WHERE model = $1 AND number = $2",
             held.model,
             held.number,
             change.stage.value,
         )
-        await outbox.put(self._connection, [news.of_stage(change)])
+        self._news.append(news.of_stage(change))
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        self._versions.clear()
         at = to_datetime(at_ms)
         await self._connection.execute(
             "UPDATE reigns SET live_to = greatest($2, live_from) WHERE model = $1 AND live_to IS NULL",
@@ -224,18 +320,8 @@ class PostgresUnit(_Reads):
         )
 
     async def record(self, entry: Entry) -> None:
-        """Append to the audit log, and send the news of it."""
-        sequence = await self._connection.fetchval(
-            "INSERT INTO audit (resource, action, actor, reason, details, at) VALUES ($1, $2, $3, $4, $5, $6)"
-            " RETURNING sequence",
-            entry.resource,
-            entry.action,
-            entry.actor,
-            entry.reason,
-            json.dumps(entry.details),
-            to_datetime(entry.at_ms),
-        )
-        await outbox.put(self._connection, [news.of_entry(replace(entry, sequence=sequence))])
+        """Append to the audit log as the unit ends, and send the news of it."""
+        self._entries.append((entry, telemetry.traceparent()))
 
 
 class PostgresStore(_Reads):
@@ -250,7 +336,9 @@ class PostgresStore(_Reads):
         """Open a unit of work; an error leaves nothing of it."""
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
-                yield PostgresUnit(connection)
+                unit = PostgresUnit(connection)
+                yield unit
+                await unit.finish()
 
     async def resources(self, kind: str = "") -> Sequence[Applied]:
         """Return the current specs of a kind, or of all, by kind and name."""
@@ -279,11 +367,16 @@ class PostgresStore(_Reads):
         with outages():
             return await super().version(model, number)
 
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        with outages():
+            return await self.numbered(standing.model, messages.named_by(standing))
+
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
         with outages():
             if live_at_ms is None:
-                found = await self._pool.fetch(f"{_VERSION} ORDER BY v.number", model)
+                found = await self._pool.fetch(f"{_VERSION} WHERE v.model = $1 ORDER BY v.number", model)
             else:
                 found = await self._pool.fetch(_LIVE_AT, model, to_datetime(live_at_ms))
         return [rows.version(row) for row in found]
@@ -293,15 +386,46 @@ class PostgresStore(_Reads):
         with outages():
             return [rows.tag(row) for row in await self._pool.fetch(_TAGS)]
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        with outages():
+            found = await self._pool.fetch(_MODELS, prefix, after, limit)
+        return [rows.listed(row) for row in found]
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
         with outages():
             found = await self._pool.fetch(
-                "SELECT * FROM audit WHERE $1 IN ('', resource) ORDER BY sequence DESC LIMIT $2",
-                resource,
-                limit,
+                f"{_VERSION} WHERE v.stage = 'AWAITING_APPROVAL' AND (v.approval ->> 'until_ms')::bigint <= $1"
+                " ORDER BY v.model, v.number",
+                now_ms,
+            )
+        return [rows.version(row) for row in found]
+
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        since, until = (None if ms is None else to_datetime(ms) for ms in (query.since_ms, query.until_ms))
+        with outages():
+            found = await self._pool.fetch(
+                _AUDIT, query.resource, query.actor, query.action, since, until, query.most
             )
         return [rows.entry(row) for row in found]
+
+    async def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log in pages, oldest first.
+
+        No transaction is held open: entries are committed in the order of their sequence.
+        """
+        after = 0
+        while True:
+            with outages():
+                found = await self._pool.fetch(
+                    "SELECT * FROM audit WHERE sequence > $1 ORDER BY sequence LIMIT $2", after, _PAGE
+                )
+            if not found:
+                return
+            after = found[-1]["sequence"]
+            yield [rows.entry(row) for row in found]
 
 
 async def _resources(database: "Database", condition: str = "true", *values: Any) -> list[Applied]:

@@ -1,12 +1,10 @@
-"""`trimtab dataset export | diff | tag | untag`, `trimtab audit skew`."""
+"""`trimtab dataset export | diff | tag | untag`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.features.v1.features_pb2 import AuditSkewResponse
 from trimtab_contracts.registry.v1.registry_pb2 import DatasetTag
-from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import (
@@ -25,7 +23,6 @@ from trimtab.client import Trimtab
 from trimtab.datasets import Dataset, TrainingSet, compared, versions
 
 app = typer.Typer(no_args_is_help=True)
-audit = typer.Typer(no_args_is_help=True)
 
 
 _Dataset = Annotated[str, typer.Argument(help="A tag, or the run that was trained on it.")]
@@ -159,54 +156,3 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@audit.command()
-def skew(
-    model: str,
-    since: Annotated[str, typer.Option(help="Only predictions of this event time (RFC 3339) or later.")] = "",
-    until: Annotated[str, typer.Option(help="Only those of an earlier event time than this.")] = "",
-    directory: Directory = HOME,
-    as_json: Json = False,
-) -> None:
-    """Compare the features that serving logged for MODEL with what the archive says they should have been."""
-    since_ms = moment("--since", since) if since else None
-    until_ms = moment("--until", until) if until else None
-    found = ask(directory, lambda it: it.audit_skew(model, since_ms=since_ms, until_ms=until_ms))
-    rows = [_skewed(each) for each in found.features]
-    if as_json:
-        counts = ("rows", "mismatched", "rows_past_archive", "rows_without_event", "rows_of_old_features")
-        print_json({"model": model, **{name: getattr(found, name) for name in counts}, "features": rows})
-        return
-    console.print(
-        f"{found.rows} predictions compared, {found.mismatched} of them not as they should have been."
-    )
-    if found.rows_past_archive:
-        console.print(
-            f"{found.rows_past_archive} are not compared yet: the archive's watermark has not passed them."
-        )
-    if found.rows_without_event:
-        console.print(
-            f"{found.rows_without_event} were not compared: their event was never sent, or refused."
-        )
-    if found.rows_of_old_features:
-        console.print(
-            f"{found.rows_of_old_features} were not compared: their version takes a feature that is no more."
-        )
-    show(rows, as_json=False, empty="nothing could be compared")
-
-
-def _skewed(found: AuditSkewResponse.Feature) -> dict[str, Any]:
-    worst = found.worst
-    example = (
-        f"{worst.key} at {iso(from_timestamp(worst.event_time))}, version {worst.version}: logged {worst.logged:g}, "
-        f"recomputed {worst.recomputed:g}"
-    )
-    return {
-        "feature": found.name,
-        "rows": found.rows,
-        "mismatch share": found.mismatched / found.rows,
-        "missing share": found.missing / found.rows,
-        "extra share": found.extra / found.rows,
-        "worst": example if found.HasField("worst") else None,
-    }

@@ -3,22 +3,49 @@
 from typing import Annotated
 
 import typer
-from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
-from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
+from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
 from trimtab.cli.watching import run_of, watch
 
 app = typer.Typer(no_args_is_help=True)
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
 Comment = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
 @app.command("list")
-def list_(directory: Directory = HOME, as_json: Json = False) -> None:
-    """List the models."""
-    models = ask(directory, lambda trimtab: trimtab.resources("Model"))
-    rows = [{"model": model.name, "generation": model.generation, "by": model.applied_by} for model in models]
-    show(rows, as_json=as_json, empty="there is no model: see `trimtab apply`")
+def list_(
+    prefix: Annotated[str, typer.Argument(help="How their names begin.")] = "",
+    after: Annotated[str, typer.Option(help="Only models whose names follow this one.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="The first so many.")] = 100,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """List the models by name: what serves, and what waits for a person."""
+    found = ask(directory, lambda trimtab: trimtab.models(prefix, after=after, limit=limit))
+    if as_json:
+        print_json(plain(found))
+        return
+    now_ms = SystemClock().now_ms()
+    rows = [
+        {
+            "model": model.name,
+            "generation": model.generation,
+            "by": model.applied_by,
+            "champion": model.champion or None,
+            "challenger": model.challenger or None,
+            "waits for approval": "; ".join(
+                f"version {each.number}: {waits(each.approval, now_ms)}" for each in model.waiting
+            ),
+        }
+        for model in found.models
+    ]
+    show(rows, as_json=False, empty="there is no such model: see `trimtab apply`")
+    if found.more:
+        console.print(
+            f"there are more: `trimtab model list {prefix} --after {rows[-1]['model']}`".replace("  ", " ")
+        )
 
 
 @app.command()
@@ -37,7 +64,7 @@ def versions(
     rows = [
         {
             "version": version.number,
-            "stage": VersionEvent.Stage.Name(version.stage).lower(),
+            "stage": _stage(version),
             "rows": version.candidate.rows,
             **{
                 name: version.candidate.metrics[name]
@@ -85,9 +112,12 @@ def train(
 
 @app.command()
 def approve(model: str, version: int, comment: Comment = "", directory: Directory = HOME) -> None:
-    """Let VERSION, which waits for approval, go on."""
-    ask(directory, lambda t: t.decide("Approve", model, version, actor=actor(), comment=comment))
-    console.print(f"{model} version {version} is approved")
+    """Let VERSION, which waits for approval, go on; where several have to approve, once all have."""
+    deployment = ask(directory, lambda t: t.decide("Approve", model, version, actor=actor(), comment=comment))
+    goes_on = version == deployment.challenger.number
+    console.print(
+        f"{model} version {version} is approved{'' if goes_on else ', and waits for others to approve'}"
+    )
 
 
 @app.command()
@@ -109,6 +139,23 @@ def rollback(model: str, comment: Comment = "", directory: Directory = HOME) -> 
     """Bring the previous champion of MODEL back."""
     deployment = ask(directory, lambda t: t.rollback(model, actor=actor(), comment=comment))
     console.print(f"{model} version {deployment.champion.number} is to serve again")
+
+
+def waits(approval: Approval, now_ms: int) -> str:
+    """Return how far an approval has come, and how long it may still take."""
+    names = ", ".join(given.actor for given in approval.given)
+    said = f"{len(approval.given)} of {approval.approvers}" + (f" ({names})" if names else "")
+    if not approval.HasField("until"):
+        return said
+    left = max(from_timestamp(approval.until) - now_ms, 0)
+    length, unit = next((each for each in _UNITS if left >= each[0]), _UNITS[-1])
+    return f"{said}, expires in {round(left / length)} {unit}"
+
+
+def _stage(version: Version) -> str:
+    if version.stage == VersionEvent.AWAITING_APPROVAL:
+        return f"waits for approval: {waits(version.approval, SystemClock().now_ms())}"
+    return VersionEvent.Stage.Name(version.stage).lower()
 
 
 def _time(version: object, name: str) -> str:

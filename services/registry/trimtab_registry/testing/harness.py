@@ -13,10 +13,12 @@ from trimtab_registry.formats import schema_faults
 from trimtab_registry.testing.makers import a_run, an_evaluation, documents
 from trimtab_registry.testing.store import MemoryStore
 from trimtab_registry.usecases.applying import Specs
+from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
 from trimtab_registry.usecases.ports import Need
+from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
@@ -30,13 +32,15 @@ Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 class Harness:
     """A registry with one model, `minutes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, roles: str = "") -> None:
         self.store = MemoryStore()
         self.clock = ManualClock(10_000)
         self.fleet = Fleet()
         self.files: dict[str, bytes] = {}
-        self.specs = Specs(self.store, self._provide, schema_faults, self.clock)
+        self.roles = Roles.parse(roles)
+        self.specs = Specs(self.store, self._provide, schema_faults, self.clock, self.roles)
         self.candidates = Candidates(self.store, self._fetch, self.clock)
+        self.approvals = Approvals(self.store, self.clock, self.roles)
         self.trials = Trials(self.store, self.fleet, self.clock)
         self.decisions = Decisions(self.store, self.clock)
         self.tags = Tags(self.store, self.clock)

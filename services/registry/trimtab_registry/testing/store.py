@@ -9,14 +9,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from trimtab_core.auditchain import GENESIS
 from trimtab_runtime.records import Outgoing
 
-from trimtab_registry import news
+from trimtab_registry import messages, news
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     Tag,
@@ -96,6 +100,11 @@ class MemoryStore:
         """Return a version."""
         return await MemoryUnit(self._kept).version(model, number)
 
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        held = await self.versions(standing.model)
+        return {number: held[number - 1] for number in messages.named_by(standing)}
+
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
         held = self._kept.versions.get(model, [])
@@ -108,9 +117,58 @@ class MemoryStore:
         """Return all tags by name."""
         return [tag for _, tag in sorted(self._kept.tags.items())]
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
-        return [entry for entry in reversed(self._kept.entries) if resource in ("", entry.resource)][:limit]
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        found = [
+            self._listed(held)
+            for held in await self.resources("Model")
+            if held.name.startswith(prefix) and held.name > after
+        ]
+        return found[:limit]
+
+    def _listed(self, applied: Applied) -> Listed:
+        standing = self._kept.standings.get(applied.name, Standing(applied.name))
+        waiting = {
+            version.number: version.approval
+            for version in self._kept.versions.get(applied.name, [])
+            if version.stage is Stage.AWAITING_APPROVAL and version.approval
+        }
+        return Listed(
+            applied.name,
+            applied.generation,
+            applied.applied_by,
+            standing.champion,
+            standing.challenger,
+            waiting,
+        )
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
+        return [
+            version
+            for _, held in sorted(self._kept.versions.items())
+            for version in held
+            if version.stage is Stage.AWAITING_APPROVAL
+            and version.approval
+            and version.approval.is_over(now_ms)
+        ]
+
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        meant = [
+            entry
+            for entry in reversed(self._kept.entries)
+            if query.resource in ("", entry.resource)
+            and query.actor in ("", entry.actor)
+            and query.action in ("", entry.action)
+            and (query.since_ms is None or query.since_ms <= entry.at_ms)
+            and (query.until_ms is None or entry.at_ms < query.until_ms)
+        ]
+        return meant[: query.most]
+
+    async def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log, oldest first."""
+        yield list(self._kept.entries)
 
 
 class MemoryUnit:
@@ -156,16 +214,23 @@ class MemoryUnit:
         self._kept.outbox.append(news.of_deployment(standing, held))
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
         held = self._kept.versions.setdefault(run.model, [])
         version = Version(
             model=run.model, number=len(held) + 1, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
+            approval=approval,
         )  # fmt: skip
         held.append(version)
         return version
+
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
+        held = self._kept.versions[version.model]
+        held[version.number - 1] = replace(held[version.number - 1], approval=approval)
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
@@ -206,7 +271,8 @@ class MemoryUnit:
 
     async def record(self, entry: Entry) -> None:
         """Append to the audit log, and send the news of it."""
-        entry = replace(entry, sequence=len(self._kept.entries) + 1)
+        last = self._kept.entries[-1] if self._kept.entries else None
+        entry = entry.following(last.sequence if last else 0, last.hash if last else GENESIS)
         self._kept.entries.append(entry)
         self._kept.outbox.append(news.of_entry(entry))
 

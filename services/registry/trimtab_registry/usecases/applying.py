@@ -18,16 +18,20 @@ from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
 from trimtab_registry.usecases.ports import Need, Provide, SchemaFaults, Store, Unit
+from trimtab_registry.usecases.roles import Roles
 
 
 class Specs:
     """What users have declared."""
 
-    def __init__(self, store: Store, provide: Provide, schema_faults: SchemaFaults, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, provide: Provide, schema_faults: SchemaFaults, clock: Clock, roles: Roles
+    ) -> None:
         self._store = store
         self._provide = provide
         self._schema_faults = schema_faults
         self._clock = clock
+        self._roles = roles
 
     async def apply(
         self, documents: Sequence[Document], actor: str, *, validate_only: bool = False
@@ -53,12 +57,18 @@ class Specs:
             applied = await unit.applied()
             world = World.of(applied, wanted, unreadable)
             faults += world.faults(set(wanted) | unreadable) + checks.broken(applied, wanted)
+            faults += [
+                fault
+                for spec in wanted.values()
+                if isinstance(spec, specs.Model)
+                for fault in self._roles.faults(spec)
+            ]
             if faults:
                 raise BadSpecs(faults)
             changed = {key: spec for key, spec in wanted.items() if _is_new(applied.get(key), spec)}
             if clashes := _clashes(applied, changed, world):
                 raise FixedPartitions(clashes)
-            if held := await self._in_use(unit, applied, changed):
+            if held := await self._in_use(applied, changed):
                 raise ColumnsInUse(held)
             changes = {key: _change(applied.get(key), spec, key in changed) for key, spec in wanted.items()}
             if not validate_only:
@@ -112,9 +122,7 @@ class Specs:
             )
         return again
 
-    async def _in_use(
-        self, unit: Unit, applied: Mapping[str, Applied], changed: Mapping[str, Spec]
-    ) -> list[Fault]:
+    async def _in_use(self, applied: Mapping[str, Applied], changed: Mapping[str, Spec]) -> list[Fault]:
         """Return the columns that views would lose, or mean otherwise, though a warm version of a model takes them."""
         lost = {
             f"{spec.name}.{column}": (spec, column, said)
@@ -127,11 +135,8 @@ class Specs:
         views = [held.name for held in applied.values() if held.kind == "FeatureView"]
         faults = []
         for standing in await self._store.standings():
-            for number in filter(
-                None, dict.fromkeys([standing.champion, standing.challenger, standing.previous])
-            ):
-                version = await unit.version(standing.model, number)
-                taken = version.candidate.document.get("features", []) if version is not None else []
+            for number, version in sorted((await self._store.named_by(standing)).items()):
+                taken = version.candidate.document.get("features", [])
                 faults += [
                     Fault(
                         spec.key,
@@ -159,10 +164,6 @@ class Specs:
     async def list(self, kind: str) -> Sequence[Applied]:
         """Return the specs of a kind, or of all."""
         return await self._store.resources(kind)
-
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return who did what to a resource, or to all, newest first; 100 entries where no limit is given."""
-        return await self._store.audit(resource, min(limit, 10_000) if limit > 0 else 100)
 
 
 def needs(changed: Iterable[Spec], world: World) -> list[Need]:

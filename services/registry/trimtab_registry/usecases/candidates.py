@@ -8,7 +8,7 @@ one that is, so a candidate that owes its gates to such a comparison is refused.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from trimtab_core import specs
@@ -16,9 +16,8 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected
 
-from trimtab_registry.errors import NotNow, Unsigned
 from trimtab_registry.usecases import evaluation, lifecycle
-from trimtab_registry.usecases.entities import Candidate, FinishedRun, Gate, Stage, Version
+from trimtab_registry.usecases.entities import Approval, Candidate, FinishedRun, Gate, Stage
 from trimtab_registry.usecases.lifecycle import REGISTRY
 from trimtab_registry.usecases.ports import Fetch, Store, Unit
 from trimtab_registry.usecases.rollouts import Standing
@@ -33,7 +32,7 @@ class Findings:
 
 
 class Candidates:
-    """Takes in runs, and what people say of them."""
+    """Takes in runs."""
 
     def __init__(self, store: Store, fetch: Fetch, clock: Clock) -> None:
         self._store = store
@@ -69,76 +68,32 @@ class Candidates:
 
     async def _admit(self, unit: Unit, run: FinishedRun, spec: specs.ModelSpec, findings: Findings) -> None:
         standing, now = await unit.lock(run.model), self._clock.now_ms()
-        refusal = _refusal(spec, findings) or _staleness(spec, standing, run.candidate)
-        stage = Stage.ACCEPTED
+        refusal = _refusal(spec, findings) or staleness(spec, standing, run.candidate)
+        stage, approval = Stage.ACCEPTED, None
         if refusal:
             stage = Stage.REFUSED
-        elif spec.rollout.approval == "manual":
-            stage = Stage.AWAITING_APPROVAL
+        elif spec.rollout.approval != "auto":
+            stage, approval = Stage.AWAITING_APPROVAL, _asked(spec.rollout.approval, now)
         version = await unit.add_version(
-            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now
+            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now, approval=approval
         )
         passed = f"it passed all {len(findings.gates)} gates" if findings.gates else "it has no gates to pass"
         if stage is Stage.ACCEPTED:
-            await self._begin(unit, standing, version, spec, actor=REGISTRY, sentence=passed)
+            await lifecycle.begin(
+                unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
+                actor=REGISTRY, sentence=passed, at_ms=now,
+            )  # fmt: skip
             return
         sentence = refusal or f"{passed} and waits for a person to approve or reject it"
         await lifecycle.set_stage(unit, standing, version, stage, sentence, actor=REGISTRY, at_ms=now)
 
-    async def approve(self, model: str, number: int, *, actor: str, comment: str) -> Standing:
-        """Let a version that waits for approval on, and return where the model stands then.
 
-        Raises:
-            UnknownModel, UnknownVersion: there is no such thing.
-            NotNow: it does not wait for approval, or the champion it was compared with has been replaced.
-        """
-        if not actor:
-            raise Unsigned("actor", "say who approves")
-        spec = await lifecycle.model_spec(self._store, model)
-        async with self._store.begin() as unit:
-            standing = await unit.lock(model)
-            version = await _awaiting(unit, model, number)
-            if stale := _staleness(spec, standing, version.candidate):
-                raise NotNow(f"version {number} of {model!r} cannot be approved: {stale}")
-            with lifecycle.step("approve", version):
-                said = f"approved: {comment}" if comment else "approved"
-                return await self._begin(unit, standing, version, spec, actor=actor, sentence=said)
-
-    async def reject(self, model: str, number: int, *, actor: str, comment: str) -> Version:
-        """Turn down a version that waits for approval, and return it.
-
-        Raises:
-            UnknownModel, UnknownVersion: there is no such thing.
-            NotNow: it does not wait for approval.
-        """
-        if not actor:
-            raise Unsigned("actor", "say who rejects")
-        await lifecycle.model_spec(self._store, model)
-        async with self._store.begin() as unit:
-            standing = await unit.lock(model)
-            version = await _awaiting(unit, model, number)
-            with lifecycle.step("reject", version):
-                said = f"rejected: {comment}" if comment else "rejected"
-                now = self._clock.now_ms()
-                await lifecycle.set_stage(
-                    unit, standing, version, Stage.REJECTED, said, actor=actor, at_ms=now
-                )
-        return replace(version, stage=Stage.REJECTED)
-
-    async def _begin(
-        self,
-        unit: Unit,
-        standing: Standing,
-        version: Version,
-        spec: specs.ModelSpec,
-        *,
-        actor: str,
-        sentence: str,
-    ) -> Standing:
-        return await lifecycle.begin(
-            unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
-            actor=actor, sentence=sentence, at_ms=self._clock.now_ms(),
-        )  # fmt: skip
+def _asked(approval: specs.ApprovalSpec | str, now_ms: int) -> Approval:
+    """Return what a candidate waits for that comes now."""
+    if not isinstance(approval, specs.ApprovalSpec):
+        return Approval()
+    until_ms = None if approval.expires is None else now_ms + approval.expires
+    return Approval(approval.by, approval.approvers, approval.comment, until_ms)
 
 
 def _refusal(spec: specs.ModelSpec, findings: Findings) -> str:
@@ -153,7 +108,7 @@ def _refusal(spec: specs.ModelSpec, findings: Findings) -> str:
     )
 
 
-def _staleness(spec: specs.ModelSpec, standing: Standing, candidate: Candidate) -> str:
+def staleness(spec: specs.ModelSpec, standing: Standing, candidate: Candidate) -> str:
     """Return why a candidate's comparison says nothing about today's champion, or nothing."""
     beside, champion = candidate.champion_version, standing.champion or 0
     comparisons = [evaluation.name_of(gate) for gate in spec.gates if evaluation.is_comparison(gate)]
@@ -164,13 +119,3 @@ def _staleness(spec: specs.ModelSpec, standing: Standing, candidate: Candidate) 
     return (
         f"it was evaluated beside {then} and {now} now, so {', '.join(comparisons)} says nothing: train again"
     )
-
-
-async def _awaiting(unit: Unit, model: str, number: int) -> Version:
-    version = await lifecycle.the_version(unit, model, number)
-    if version.stage is not Stage.AWAITING_APPROVAL:
-        raise NotNow(
-            f"version {number} of {model!r} is {version.stage.value} and does not wait for approval: "
-            "look at its history in the audit log"
-        )
-    return version

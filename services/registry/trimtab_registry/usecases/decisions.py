@@ -6,7 +6,7 @@ the audit log with who took it and why.
 
 from trimtab_runtime.clock import Clock
 
-from trimtab_registry.errors import NotNow, Unsigned
+from trimtab_registry.errors import NotNow, UnknownVersion, Unsigned
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.entities import Stage, Version
 from trimtab_registry.usecases.ports import Store
@@ -33,10 +33,12 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who promotes")
-        await lifecycle.model_spec(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
-            version = await lifecycle.the_version(unit, model, number)
+            version = await unit.version(model, number)
+            if version is None:
+                await lifecycle.known(self._store, model)
+                raise UnknownVersion(model, number)
             _may_be_promoted(standing, version, comment)
             said = f"promoted by {actor}" + (f": {comment}" if comment else "")
             with lifecycle.step("promote", version):
@@ -60,7 +62,7 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who rolls back")
-        await lifecycle.model_spec(self._store, model)
+        await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
             if standing.previous is None or standing.champion is None:
@@ -80,7 +82,7 @@ def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None
     if version.stage is Stage.AWAITING_APPROVAL:
         raise NotNow(f"{called} waits for approval: approve it, or reject it")
     if version.stage is Stage.REJECTED:
-        raise NotNow(f"{called} was rejected by a person: train another")
+        raise NotNow(f"{called} was rejected: train another")
     if standing.challenger == version.number:
         if standing.trial is not None and standing.trial.phase is Phase.LOADING_TO_SERVE:
             raise NotNow(f"{called} becomes champion as soon as it is warm: wait for it")

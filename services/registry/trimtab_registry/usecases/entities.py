@@ -1,9 +1,11 @@
 """What the registry keeps: applied specs, versions, and who did what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from trimtab_core.auditchain import Line
 
 Document = Mapping[str, Any]
 """Plain data, as JSON has it."""
@@ -95,6 +97,42 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """One person's approval."""
+
+    actor: str
+    at_ms: int
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a version waits for, as its model's spec was when it came, and who has approved so far."""
+
+    by: tuple[str, ...] = ()
+    """Roles; anybody if there are none."""
+    approvers: int = 1
+    comment: bool = False
+    """Whether an approval needs one."""
+    until_ms: int | None = None
+    """When it is too late, by the wall clock."""
+    given: tuple[Given, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether enough people have approved."""
+        return len(self.given) >= self.approvers
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether it is too late."""
+        return self.until_ms is not None and now_ms >= self.until_ms
+
+    def __str__(self) -> str:
+        names = ", ".join(given.actor for given in self.given)
+        return f"{len(self.given)} of {self.approvers}" + (f" ({names})" if names else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A numbered candidate of a model, with its lineage and what became of it."""
 
@@ -109,6 +147,21 @@ class Version:
     created_at_ms: int
     live_from_ms: int | None = None
     live_to_ms: int | None = None
+    approval: Approval | None = None
+    """Of one that waits, or waited, for approval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model in a list of many: what serves, and what waits for a person, by number."""
+
+    name: str
+    generation: int
+    """Of its spec."""
+    applied_by: str
+    champion: int | None = None
+    challenger: int | None = None
+    waiting: Mapping[int, Approval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +193,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the audit log; `sequence` is given to it when it is recorded."""
+    """One line of the audit log; what makes it a link of the chain is given to it when it is recorded."""
 
     resource: str
     action: str
@@ -149,6 +202,39 @@ class Entry:
     at_ms: int
     details: Document = field(default_factory=dict)
     sequence: int = 0
+    previous: str = ""
+    hash: str = ""
+
+    def following(self, sequence: int, previous: str) -> Self:
+        """Return the entry as the log has it behind the one of `sequence`, whose hash is `previous`."""
+        placed = replace(self, sequence=sequence + 1, previous=previous)
+        return replace(placed, hash=placed.line.hash_after(previous))
+
+    @property
+    def line(self) -> Line:
+        """What of it is hashed, beside the hash before."""
+        return Line(
+            self.sequence, self.resource, self.action, self.actor, self.reason, self.at_ms, self.details
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditQuery:
+    """Which entries of the audit log are meant; what is empty excludes none."""
+
+    resource: str = ""
+    actor: str = ""
+    action: str = ""
+    since_ms: int | None = None
+    until_ms: int | None = None
+    """Before here."""
+    limit: int = 0
+    """The newest so many; 100 where it is 0, and 10,000 at most."""
+
+    @property
+    def most(self) -> int:
+        """How many entries are answered at most."""
+        return min(self.limit, 10_000) if self.limit > 0 else 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ the version's loop: its span starts from the stored `traceparent` and links to w
 triggered it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from trimtab_core import specs
 from trimtab_runtime import telemetry
 
 from trimtab_registry.errors import UnknownModel, UnknownVersion
-from trimtab_registry.usecases.entities import Entry, Stage, StageChange, Version
+from trimtab_registry.usecases.entities import Applied, Entry, Stage, StageChange, Version
 from trimtab_registry.usecases.ports import Store, Unit
 from trimtab_registry.usecases.rollouts import Move, Rollout, Standing, Strategy
 
@@ -36,12 +36,17 @@ def step(name: str, version: Version, rollout: Rollout | None = None) -> Iterato
         yield
 
 
-async def model_spec(store: Store, model: str) -> specs.ModelSpec:
-    """Return the current spec of a model, or raise `UnknownModel`."""
+async def known(store: Store, model: str) -> Applied:
+    """Return a model as applied, or raise `UnknownModel`."""
     found = await store.resource("Model", model)
     if found is None:
         raise UnknownModel(model)
-    return specs.Model.model_validate(found.document).spec
+    return found
+
+
+async def model_spec(store: Store, model: str) -> specs.ModelSpec:
+    """Return the current spec of a model, or raise `UnknownModel`."""
+    return specs.Model.model_validate((await known(store, model)).document).spec
 
 
 async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
@@ -50,11 +55,6 @@ async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
     if found is None:
         raise UnknownVersion(model, number)
     return found
-
-
-async def versions_of(reader: Store | Unit, model: str, numbers: Iterable[int]) -> dict[int, Version]:
-    """Return some versions of a model by number."""
-    return {number: await the_version(reader, model, number) for number in numbers}
 
 
 async def set_stage(

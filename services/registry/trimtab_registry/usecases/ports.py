@@ -1,6 +1,6 @@
 """What the use cases need from outside."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,9 +9,12 @@ from trimtab_core.specs import Place, SourceSpec
 
 from trimtab_registry.usecases.entities import (
     Applied,
+    Approval,
+    AuditQuery,
     Entry,
     FinishedRun,
     Gate,
+    Listed,
     Stage,
     StageChange,
     StoredFile,
@@ -53,9 +56,14 @@ class Unit(Protocol):
         ...
 
     async def add_version(
-        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int
-    ) -> Version:
-        """Store a locked model's next version."""
+        self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
+        approval: Approval | None = None,
+    ) -> Version:  # fmt: skip
+        """Store a locked model's next version, and what it waits for."""
+        ...
+
+    async def set_approval(self, version: Version, approval: Approval) -> None:
+        """Store who has approved a version of a locked model."""
         ...
 
     async def version(self, model: str, number: int) -> Version | None:
@@ -87,7 +95,7 @@ class Unit(Protocol):
         ...
 
     async def record(self, entry: Entry) -> None:
-        """Append to the audit log, and send the news of it."""
+        """Append to the audit log as the unit ends, and send the news of it."""
         ...
 
 
@@ -118,6 +126,10 @@ class Store(Protocol):
         """Return a version."""
         ...
 
+    async def named_by(self, standing: Standing) -> Mapping[int, Version]:
+        """Return the versions that a model's deployment holds, by number."""
+        ...
+
     async def versions(self, model: str, live_at_ms: int | None = None) -> Sequence[Version]:
         """Return a model's versions by number, or the one that was live at a time."""
         ...
@@ -126,8 +138,20 @@ class Store(Protocol):
         """Return all tags by name."""
         ...
 
-    async def audit(self, resource: str, limit: int) -> Sequence[Entry]:
-        """Return entries about a resource, or about all, newest first."""
+    async def models(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        """Return the first `limit` models whose names have a prefix and follow `after`, by name."""
+        ...
+
+    async def overdue(self, now_ms: int) -> Sequence[Version]:
+        """Return the versions that have waited for approval too long, by model and number."""
+        ...
+
+    async def audit(self, query: AuditQuery) -> Sequence[Entry]:
+        """Return the entries that are meant, newest first."""
+        ...
+
+    def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the whole audit log in pages, oldest first."""
         ...
 
 

@@ -452,6 +452,8 @@ Global___VersionEvent: _TypeAlias = VersionEvent  # noqa: Y015
 
 @_typing.final
 class AuditEntry(_message.Message):
+    """A line of the audit log; the hashes make a chain of it, as libs/core/trimtab_core/auditchain.py says."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -461,12 +463,18 @@ class AuditEntry(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     resource: _builtins.str
     """kind/name"""
     action: _builtins.str
     actor: _builtins.str
     reason: _builtins.str
+    previous: _builtins.str
+    """the hash of the entry before; empty for the first"""
+    hash: _builtins.str
+    """sha256, hex, of this entry and `previous`"""
     @_builtins.property
     def details(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -481,10 +489,12 @@ class AuditEntry(_message.Message):
         reason: _builtins.str = ...,
         details: _struct_pb2.Struct | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        previous: _builtins.str = ...,
+        hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "details", b"details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "at", b"at", "details", b"details", "reason", b"reason", "resource", b"resource", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "at", b"at", "details", b"details", "hash", b"hash", "previous", b"previous", "reason", b"reason", "resource", b"resource", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,6 +513,7 @@ class Version(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     LIVE_FROM_FIELD_NUMBER: _builtins.int
     LIVE_TO_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     number: _builtins.int
     stage: Global___VersionEvent.Stage.ValueType
@@ -517,6 +528,10 @@ class Version(_message.Message):
     def live_from(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def live_to(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """of one that waits, or waited, for approval"""
+
     def __init__(
         self,
         *,
@@ -529,14 +544,78 @@ class Version(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         live_from: _timestamp_pb2.Timestamp | None = ...,
         live_to: _timestamp_pb2.Timestamp | None = ...,
+        approval: Global___Approval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "created_at", b"created_at", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "created_at", b"created_at", "gates", b"gates", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "gates", b"gates", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Version: _TypeAlias = Version  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """What a version waits for, or waited for, and who has approved it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Given(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ACTOR_FIELD_NUMBER: _builtins.int
+        COMMENT_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        actor: _builtins.str
+        comment: _builtins.str
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """wall clock"""
+
+        def __init__(
+            self,
+            *,
+            actor: _builtins.str = ...,
+            comment: _builtins.str = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at", b"at", "comment", b"comment"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BY_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    approvers: _builtins.int
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """roles; anybody, if empty"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """wall clock; for ever, if not given"""
+
+    @_builtins.property
+    def given(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval.Given]: ...
+    def __init__(
+        self,
+        *,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        approvers: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        given: _abc.Iterable[Global___Approval.Given] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "by", b"by", "given", b"given", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
 
 @_typing.final
 class ApplyRequest(_message.Message):
@@ -673,6 +752,119 @@ class ListResourcesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResourcesResponse: _TypeAlias = ListResourcesResponse  # noqa: Y015
+
+@_typing.final
+class ListModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    """of their names"""
+    after: _builtins.str
+    """only names that follow this one"""
+    limit: _builtins.int
+    """100, if not given"""
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Waiting(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        APPROVAL_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        @_builtins.property
+        def approval(self) -> Global___Approval: ...
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            approval: Global___Approval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Model(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        GENERATION_FIELD_NUMBER: _builtins.int
+        APPLIED_BY_FIELD_NUMBER: _builtins.int
+        CHAMPION_FIELD_NUMBER: _builtins.int
+        CHALLENGER_FIELD_NUMBER: _builtins.int
+        WAITING_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        generation: _builtins.int
+        """of its spec"""
+        applied_by: _builtins.str
+        champion: _builtins.int
+        """0 if there is none"""
+        challenger: _builtins.int
+        """0 if there is none"""
+        @_builtins.property
+        def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListModelsResponse.Waiting]:
+            """versions that wait for approval"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            generation: _builtins.int = ...,
+            applied_by: _builtins.str = ...,
+            champion: _builtins.int = ...,
+            challenger: _builtins.int = ...,
+            waiting: _abc.Iterable[Global___ListModelsResponse.Waiting] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_by", b"applied_by", "challenger", b"challenger", "champion", b"champion", "generation", b"generation", "name", b"name", "waiting", b"waiting"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """whether names follow that are not in it"""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListModelsResponse.Model]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ListModelsResponse.Model] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class ListVersionsRequest(_message.Message):
@@ -822,22 +1014,55 @@ class GetAuditRequest(_message.Message):
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """all, if empty"""
     limit: _builtins.int
+    actor: _builtins.str
+    """anybody, if empty"""
+    action: _builtins.str
+    """any, if empty"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """before here"""
+
     def __init__(
         self,
         *,
         resource: _builtins.str = ...,
         limit: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        action: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "limit", b"limit", "resource", b"resource", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAuditRequest: _TypeAlias = GetAuditRequest  # noqa: Y015
+
+@_typing.final
+class ReadAuditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAuditRequest: _TypeAlias = ReadAuditRequest  # noqa: Y015
 
 @_typing.final
 class GetAuditResponse(_message.Message):

@@ -49,6 +49,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/ListModels',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/ListVersions',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
@@ -104,6 +109,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
                 _registered_method=True)
+        self.ReadAudit = channel.unary_stream(
+                '/trimtab.registry.v1.Registry/ReadAudit',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -122,6 +132,12 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListResources(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +210,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadAudit(self, request, context):
+        """all of it, oldest first
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -211,6 +234,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListResources,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -265,6 +293,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.SerializeToString,
+            ),
+            'ReadAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadAudit,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.SerializeToString,
             ),
     }
@@ -349,6 +382,33 @@ class Registry:
             '/trimtab.registry.v1.Registry/ListResources',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/ListModels',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -645,6 +705,33 @@ class Registry:
             target,
             '/trimtab.registry.v1.Registry/GetAudit',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/ReadAudit',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ReadAuditRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditResponse.FromString,
             options,
             channel_credentials,

@@ -34,6 +34,7 @@ class RegistryStub:
     Apply: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]
     GetResource: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetResourceRequest, _registry_pb2.Resource]
     ListResources: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListResourcesRequest, _registry_pb2.ListResourcesResponse]
+    ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     ListVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]
     Approve: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
@@ -46,6 +47,8 @@ class RegistryStub:
     UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
     ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
+    ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
+    """all of it, oldest first"""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -53,6 +56,7 @@ class RegistryAsyncStub(RegistryStub):
     Apply: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]  # type: ignore[assignment]
     GetResource: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetResourceRequest, _registry_pb2.Resource]  # type: ignore[assignment]
     ListResources: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListResourcesRequest, _registry_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     ListVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]  # type: ignore[assignment]
     GetDeployment: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Approve: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
@@ -65,6 +69,8 @@ class RegistryAsyncStub(RegistryStub):
     UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
     ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
+    ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
+    """all of it, oldest first"""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,6 +93,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListResourcesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListResourcesResponse, _abc.Awaitable[_registry_pb2.ListResourcesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _registry_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListModelsResponse, _abc.Awaitable[_registry_pb2.ListModelsResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListVersions(
@@ -165,5 +178,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetAuditResponse, _abc.Awaitable[_registry_pb2.GetAuditResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReadAudit(
+        self,
+        request: _registry_pb2.ReadAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.GetAuditResponse], _abc.AsyncIterator[_registry_pb2.GetAuditResponse]]:
+        """all of it, oldest first"""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
