@@ -488,7 +488,7 @@ async def test_a_view_is_rebuilt_as_its_next_generation_and_that_is_audited(
 
     assert rebuilt == await specs.get("FeatureView", "speed")
     assert (rebuilt.generation, rebuilt.document) == (2, before.document)
-    entry = (await specs.audit("FeatureView/speed", 0))[0]
+    entry = (await store.audit(AuditQuery(resource="FeatureView/speed")))[0]
     assert (entry.action, entry.actor, entry.reason) == ("rebuilt", "bob", "history came")
     assert [record.topic for record in store.outbox[told:]] == [topics.SPECS.name, topics.AUDIT.name]
     assert {change.action for change in await specs.apply(documents(), "ann")} == {"unchanged"}
