@@ -2,7 +2,7 @@
 
 Creation, `docs/topics.md`, the AsyncAPI document and each service's subscriptions
 come from this table; a test holds them to it. A name with a `{placeholder}` is a
-family: one topic for each source or view, made when its spec is applied.
+family: one topic for each source, view or table, made when its spec is applied.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen, TableRecord
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
@@ -167,6 +167,18 @@ SEEN = _messages(
     encoding=Encoding.BINARY,
     producers=("ingestion",),
     readers=(("ingestion", EVERYONE), ("operators", EVERYONE)),
+    compacted=True,
+)
+TABLES = _messages(
+    "tables.{table}",
+    TableRecord,
+    about="The history of a reference table: what each key is since when, and how the newest load went. A version lies ahead "
+    "of its time when it is written, and is never overwritten once that has come.",
+    key="JSON [key, since]; of the load [null, 0]",
+    encoding=Encoding.BINARY,
+    producers=("ingestion",),
+    readers=(("ingestion", SHARED), ("feature_store", EVERYONE), ("serving", EVERYONE)),
+    partitions=1,
     compacted=True,
 )
 DEADLETTER = _messages(
@@ -349,7 +361,7 @@ AUDIT = _messages(
 )
 
 ALL: tuple[Topic[Any], ...] = (
-    RAW, EVENTS, SEEN, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
+    RAW, EVENTS, SEEN, TABLES, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
     METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip
