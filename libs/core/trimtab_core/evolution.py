@@ -203,7 +203,9 @@ def unlike(before: TableSpec, after: TableSpec) -> list[tuple[Place, str]]:
     for name, field in after.fields.items():
         if name in before.fields and field.type != before.fields[name].type:
             said = f"{field.type!r} was {before.fields[name].type!r}, which the table's history holds"
-            found.append((("fields", name, "type"), f"{said}: keep it, or take the column in by another name"))
+            found.append(
+                (("fields", name, "type"), f"{said}: keep it, or take the column in by another name")
+            )
     return found
 
 

@@ -109,7 +109,9 @@ class Expression:
             TextFault: it is no expression.
         """
         self.text = one_line(text)
-        dashed = [f"{view}." for view in views if "-" in view] + [f"{name}[" for name in tables if "-" in name]
+        dashed = [f"{view}." for view in views if "-" in view] + [
+            f"{name}[" for name in tables if "-" in name
+        ]
         compiler = _Compiler(self.text, dashed)
         self._node = compiler.compile()
         self.inputs = tuple(compiler.inputs.values())

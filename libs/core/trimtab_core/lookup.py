@@ -132,12 +132,14 @@ def changes(
     Args:
         history: all versions so far.
         wanted: the rows that were found, by key and by the time since which each holds (`FROM_EVER` where none is said).
-        kept: keys that are there, of which it cannot be read what they are: they stay what they were.
+        kept: keys of which not all that is there can be read: those that are known stay what they were.
         at_ms: when what was found begins to count; later than every load before.
         brings: the columns that no load had before.
         is_first: whether nothing was loaded before: then rows hold since the times they say, and a key's first from ever.
     """
     for key, rows in wanted.items():
+        if key in kept and key in history.versions:
+            continue
         if is_first:
             first, *others = sorted(rows)
             yield Change(key, FROM_EVER, Version(rows[first]))

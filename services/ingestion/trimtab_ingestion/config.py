@@ -1,6 +1,6 @@
 """What ingestion is told by its environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,5 +16,9 @@ class Config:
     """Name of this process among ingestion's."""
     max_records: int = 2000
     """Most rows of one transaction."""
+    connections: str = field(default="", repr=False)
+    """The PostgreSQL servers that tables are read from: `name=postgresql://...`, several with spaces; specs name the name."""
+    table_lead_s: float = 10.0
+    """How long after a table was read what has changed begins to count: in that time every reader must have it."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

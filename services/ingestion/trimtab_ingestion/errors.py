@@ -1,7 +1,15 @@
-"""What ingestion refuses at its gRPC door; a bad row that fits a record is no error but a dead letter."""
+"""What ingestion refuses at its gRPC door, and why a table cannot be loaded; a bad row is no error but a dead letter.
+
+Rejected
+├── RowTooLarge, NotOneARow, IdTooLong, NoArrival   a request to Ingest
+├── BadConnections                                  a setting
+└── TableUnfit                                      what is read is no table of its spec
+Unavailable
+└── TableAway                                       it cannot be read now
+"""
 
 from trimtab_contracts.topics import MOST_ROW_BYTES
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.records import MOST_ID_BYTES
 
 
@@ -38,3 +46,20 @@ class NoArrival(Rejected):
         super().__init__(
             f"arrived_at_ms[{place}] is {value} and no time of the years 1 to 9999: send milliseconds since the epoch"
         )
+
+
+class BadConnections(Rejected):
+    """The setting that names the servers of tables cannot be read; it does not say what was in it."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(
+            f"TRIMTAB_INGESTION_CONNECTIONS has no name=postgresql://... at place {place}: write that, with spaces between several"
+        )
+
+
+class TableUnfit(Rejected):
+    """What is read is no table as its spec says; nothing of it was taken."""
+
+
+class TableAway(Unavailable):
+    """A table cannot be read now."""

@@ -18,7 +18,6 @@ from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
 from trimtab_registry.usecases.ports import Need, Provide, Store, Unit
 
-
 _SAID = {"FeatureView": "view", "Table": "table"}
 
 

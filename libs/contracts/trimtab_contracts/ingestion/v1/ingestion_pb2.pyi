@@ -235,8 +235,9 @@ class TableLoad(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
-    FAULT_FIELD_NUMBER: _builtins.int
     TRIED_MS_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    FAULT_KIND_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """of the table's spec"""
     loaded_ms: _builtins.int
@@ -244,10 +245,12 @@ class TableLoad(_message.Message):
     effective_ms: _builtins.int
     """when what was read counts from; later than that of every load before"""
     rows: _builtins.int
-    fault: _builtins.str
-    """why it can not be loaded since; empty if it can"""
     tried_ms: _builtins.int
     """when it was tried last"""
+    fault: _builtins.str
+    """why it could not be loaded then, in a sentence; empty if it could"""
+    fault_kind: _builtins.str
+    """of which there is one alert"""
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """all that any load had"""
@@ -265,12 +268,13 @@ class TableLoad(_message.Message):
         rows: _builtins.int = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
         refused: _abc.Iterable[_builtins.str] | None = ...,
-        fault: _builtins.str = ...,
         tried_ms: _builtins.int = ...,
+        fault: _builtins.str = ...,
+        fault_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "effective_ms", b"effective_ms", "fault", b"fault", "generation", b"generation", "loaded_ms", b"loaded_ms", "refused", b"refused", "rows", b"rows", "tried_ms", b"tried_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "effective_ms", b"effective_ms", "fault", b"fault", "fault_kind", b"fault_kind", "generation", b"generation", "loaded_ms", b"loaded_ms", "refused", b"refused", "rows", b"rows", "tried_ms", b"tried_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
