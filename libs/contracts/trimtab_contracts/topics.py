@@ -67,19 +67,19 @@ class Topic(Generic[M]):
     compacted: bool = False
 
     def named(self, name: str, *, partitions: int | None = None) -> "Topic[M]":
-        """Return the member of this family for a source or view called `name`."""
+        """Return the member of this family for a source, view or table called `name`."""
         head, brace, _ = self.name.partition("{")
         if not brace:
             raise ValueError(f"topic {self.name!r} is no family: use it as it is")
         return replace(self, name=head + name, partitions=partitions or self.partitions)
 
     def member(self, name: str) -> str:
-        """Return the source or view that the topic called `name` belongs to, in this family."""
+        """Return the source, view or table that the topic called `name` belongs to, in this family."""
         return name.removeprefix(self.name.partition("{")[0])
 
     @property
     def is_family(self) -> bool:
-        """Whether there is one such topic for each source or view."""
+        """Whether there is one such topic for each source, view or table."""
         return "{" in self.name
 
     @property
@@ -215,8 +215,8 @@ PREDICTIONS = _messages(
 METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
-    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold.",
-    key="source",
+    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold, whether tables load.",
+    key="source or table",
     producers=("ingestion", "monitoring"),
     readers=(("analysts", SHARED),),
     retention_ms=30 * _DAY_MS,
@@ -288,7 +288,7 @@ RUNS = _messages(
 SPECS = _messages(
     "specs",
     Resource,
-    about="What users applied: sources, feature views and models.",
+    about="What users applied: sources, feature views, tables and models.",
     key="kind/name",
     producers=("registry",),
     readers=tuple((service, EVERYONE) for service in _SERVICES if service != "registry"),
@@ -345,7 +345,7 @@ ALERTS = _messages(
     "alerts",
     Alert,
     about="What a person should look at.",
-    key="model or source",
+    key="model, source or table",
     producers=("ingestion", "monitoring"),
     readers=(("operators", SHARED),),
     retention_ms=90 * _DAY_MS,

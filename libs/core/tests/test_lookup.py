@@ -190,10 +190,18 @@ def test_a_feature_that_finds_nothing_in_a_table_says_why(text: str, said: str) 
         ({"parquet": "zones.parquet"}, "parquet", "'zones.parquet' is no address: write one like s3://"),
         ({"key": "zon"}, "key", "'zon' is not among the fields: declare it, or name another"),
         ({"key": "area"}, "fields.area.type", "'number' is no type for the key: write integer or string"),
-        ({"key": "borough"}, "fields.borough.nullable", "True will not do for the key, which every row needs"),
+        (
+            {"key": "borough"},
+            "fields.borough.nullable",
+            "True will not do for the key, which every row needs",
+        ),
         ({"effective": "area"}, "fields.area.type", "'number' is no type for the effective: write timestamp"),
         ({"effective": "zone"}, "effective", "'zone' is the key too: name another field"),
-        ({"fields": {"zone": {"type": "integer"}}}, "fields", "hold nothing to look up: declare a column more"),
+        (
+            {"fields": {"zone": {"type": "integer"}}},
+            "fields",
+            "hold nothing to look up: declare a column more",
+        ),
         ({"refresh": "0s"}, "refresh", ""),
         (
             {"fields": ZONES["fields"] | {"area": {"type": "number", "expect": {"mean": "< 3"}}}},

@@ -5,6 +5,7 @@ those that a load has had. What is handed out of a table never changes for a tim
 has come; what it says of a time ahead may.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,13 @@ class NotLoaded(Unavailable):
             f"column {column!r} of table {table!r} has not been loaded yet: ask again in a moment, or look on "
             "`alerts` why it cannot be"
         )
+
+
+class NotRead(Unavailable):
+    """The tables have not been read to their end yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the reference tables are still being read: ask again in a moment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +93,19 @@ class RefTables:
         _take(name, state, records)
         return self._look()
 
-    async def caught_up(self) -> None:
-        """Wait until all that Kafka holds of the tables has been read."""
-        if self._follower is not None:
-            await self._follower.caught_up()
+    async def caught_up(self, patience_s: float) -> None:
+        """Wait until all that Kafka holds of the tables has been read.
+
+        Raises:
+            NotRead: it was not within `patience_s`.
+        """
+        if self._follower is None:
+            return
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._follower.caught_up()
+        except TimeoutError as error:
+            raise NotRead from error
 
     async def _hear(self, topic: str, _: int, records: Sequence[Any]) -> None:
         self.apply(topic, records)

@@ -11,6 +11,7 @@ from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.follow import catch_up
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.pipeline import Pipeline, read_partition
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
@@ -45,20 +46,22 @@ async def run(config: Config) -> None:
         servers, service="feature_store-fold", make_worker=make_fold, max_records=config.max_records
     )
 
-    async def listen_to_all_views() -> None:
+    async def listen_to_all() -> None:
         views = [view for view in book.views.values() if view.spec.source in book.sources]
         repartition.set_topics({topics.EVENTS.named(view.spec.source).name for view in views})
         fold.set_topics({topics.KEYED.named(view.name).name for view in views})
         online.update()
+        references.update()
 
-    book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
+    book, clock, tables = SpecBook(listen_to_all), SystemClock(), DeltaStore(config.data_dir)
     specs = book.follower(servers)
     freshness = Freshness(clock, config.instance)
-    online = OnlineViews(servers, book, freshness)
+    online, references = OnlineViews(servers, book, freshness), RefTables(book)
+    referring = references.follower(servers)
     async with bus.open_producer(servers) as producer:
         archive = Archive(servers, book, tables, producer, clock)
         seeds = Seeds(read, tables, archive, patience_s=config.patience_s)
-        historical = Historical(book, tables, archive)
+        historical = Historical(book, tables, archive, references)
         api = FeatureStoreApi(
             online,
             historical,
@@ -83,5 +86,6 @@ async def run(config: Config) -> None:
             tasks.create_task(fold.run())
             tasks.create_task(archive.run())
             tasks.create_task(online.follower.run())
+            tasks.create_task(referring.run())
             tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))
             set_ready(True)

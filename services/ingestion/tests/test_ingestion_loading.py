@@ -139,7 +139,12 @@ def test_a_row_that_goes_is_no_more_from_its_load_on_and_one_that_comes_was_not_
     world.load(a_row(1, 5.0), a_row(2, 7.0))
     back = world.clock.now_ms() + LEAD
 
-    assert [str(world.area("1", at)) for at in (gone - 1, gone, back - 1, back)] == ["5.0", "nan", "nan", "5.0"]
+    assert [str(world.area("1", at)) for at in (gone - 1, gone, back - 1, back)] == [
+        "5.0",
+        "nan",
+        "nan",
+        "5.0",
+    ]
     assert [str(world.area("2", at)) for at in (gone - 1, gone)] == ["nan", "7.0"]
 
 
@@ -346,8 +351,16 @@ def test_a_parquet_file_is_read_as_json_would_have_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"parquet": "/nowhere/zones.parquet"}, TableAway, "/nowhere/zones.parquet is not there: write the file"),
-        ({"parquet": "nosuch://zones"}, TableAway, "nosuch://zones cannot be read: ValueError: Protocol not known"),
+        (
+            {"parquet": "/nowhere/zones.parquet"},
+            TableAway,
+            "/nowhere/zones.parquet is not there: write the file",
+        ),
+        (
+            {"parquet": "nosuch://zones"},
+            TableAway,
+            "nosuch://zones cannot be read: ValueError: Protocol not known",
+        ),
         ({}, TableUnfit, "is no Parquet file"),
         (
             {"parquet": None, "postgres": {"query": "select 1", "connection": "warehouse"}},
@@ -374,7 +387,9 @@ def test_why_a_table_cannot_be_read_is_said_with_the_remedy(
 def test_a_column_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"zone": [1]}), tmp_path / "zones.parquet")
 
-    with pytest.raises(TableUnfit, match="has no column 'area', and the spec declares it; there are zone: add"):
+    with pytest.raises(
+        TableUnfit, match="has no column 'area', and the spec declares it; there are zone: add"
+    ):
         reading.read(a_table(parquet=f"{tmp_path}/zones.parquet").spec, {})
 
 

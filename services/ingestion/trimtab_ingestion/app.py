@@ -25,7 +25,7 @@ from trimtab_ingestion.usecases import Contracts
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     contracts, read, clock = Contracts(), partial(read_partition, config.kafka_servers), SystemClock()
-    read_rows = partial(read_table, servers=connections(config.connections))
+    read_rows = partial(read_table, servers=connections(config.connections or ""))
 
     made: dict[TopicPartition, Ingest] = {}
 

@@ -16,7 +16,7 @@ class Config:
     """Name of this process among ingestion's."""
     max_records: int = 2000
     """Most rows of one transaction."""
-    connections: str = field(default="", repr=False)
+    connections: str | None = field(default=None, repr=False)
     """The PostgreSQL servers that tables are read from: `name=postgresql://...`, several with spaces; specs name the name."""
     table_lead_s: float = 10.0
     """How long after a table was read what has changed begins to count: in that time every reader must have it."""

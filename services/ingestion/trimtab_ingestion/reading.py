@@ -99,7 +99,7 @@ async def _of_postgres(asked: PostgresQuery, spec: TableSpec, servers: Mapping[s
     return _rows(spec.fields, ([_plain(row[name]) for name in spec.fields] for row in found))
 
 
-async def _fetched(address: str, asked: PostgresQuery, spec: TableSpec) -> Sequence[Mapping[str, Any]]:
+async def _fetched(address: str, asked: PostgresQuery, spec: TableSpec) -> list[asyncpg.Record]:
     try:
         connection = await asyncpg.connect(address, timeout=_CONNECT_S, command_timeout=_QUERY_S)
     except ValueError:
