@@ -98,13 +98,19 @@ class Loader:
             made = ended.result()
         except TrimtabError as error:
             return self._failed(table, error)
-        if made.changes and self._clock.now_ms() > made.load.effective_ms - self._lead_ms / 2:
+        if self._comes_too_late(made):
             log.warning("table %r is read again: what was read comes too late to count", self.table)
             return []
         for change in made.changes:
             self._history.apply(change)
         self._newest = made.load
         return list(made.outputs)
+
+    def _comes_too_late(self, made: _Load) -> bool:
+        """Whether it would be too near to the time from which it counts; a first load counts from ever."""
+        if not made.changes or self._newest.loaded_ms == 0:
+            return False
+        return self._clock.now_ms() > made.load.effective_ms - self._lead_ms / 2
 
     def _is_due(self, table: Table) -> bool:
         if self._newest.generation != self._book.generation(table):
