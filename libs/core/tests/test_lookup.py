@@ -68,10 +68,7 @@ def expected(loads: list[tuple[int, Rows]], key: str, time: int) -> float | None
         if time >= at:
             rows = wanted.get(key, {})
             due = [since for since in rows if since <= time]
-            if due:
-                found = rows[max(due)]
-            else:
-                found = expected(loads[:number], key, at) if rows else None
+            found = rows[max(due)] if due else expected(loads[:number], key, at) if rows else None
     return found
 
 

@@ -127,7 +127,10 @@ async def test_tables_of_a_file_and_of_a_query_are_loaded_and_change_whoever_is_
     assert [await world.since(table, "a", 1.0) for table in (of_file, of_query)] == [FROM_EVER, FROM_EVER]
 
     world.write("file", a=5.0, b=2.0)
-    await world.query(f"update \"{world.name}\" set area = 5 where zone = 'a'", f"delete from \"{world.name}\" where zone = 'c'")
+    await world.query(
+        f"update \"{world.name}\" set area = 5 where zone = 'a'",
+        f"delete from \"{world.name}\" where zone = 'c'",
+    )
     world.process.kill()
     world.process.start()
     of_change = await world.since(of_file, "a", 5.0)
@@ -147,7 +150,9 @@ async def test_a_table_that_cannot_be_read_stays_what_it_was_with_one_alert_unti
     world.write("away", a=1.0)
     name = await world.apply("away", parquet=str(world.file("away")))
     nobody = await world.apply("nobody", postgres={"query": "select 1", "connection": "nobody"})
-    writes = await world.apply("writes", postgres={"query": f'drop table "{world.name}"', "connection": "real"})
+    writes = await world.apply(
+        "writes", postgres={"query": f'drop table "{world.name}"', "connection": "real"}
+    )
     await world.since(name, "a", 1.0)
     world.file("away").unlink()
 
