@@ -7,7 +7,7 @@ table's history alone, and nothing that has counted is ever taken back.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -19,8 +19,6 @@ Row = Mapping[str, Any]
 
 FROM_EVER: Final = -(2**62)
 """Since when a key's first row of the first load holds: before any event."""
-_FEW = 16
-"""Up to so many rows, one by one is quicker than together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class _Timeline(NamedTuple):
     """What a key is over time: before `times[0]` it is `values[0]`, from `times[n]` on `values[n + 1]`."""
 
     times: list[int]
-    values: Floats
+    values: list[tuple[float, ...]]
 
 
 class Lookup(History):
@@ -74,8 +72,8 @@ class Lookup(History):
         """Read `columns`, numbers or booleans, of `versions`."""
         super().__init__(versions)
         self.columns = tuple(columns)
+        self._nothing = (np.nan,) * len(self.columns)
         self._timelines = {key: self._timeline(held) for key, held in self.versions.items()}
-        self._nothing = np.full(len(self.columns), np.nan)
 
     def apply(self, change: Change) -> None:
         """Take in a change; the same again changes nothing."""
@@ -84,38 +82,40 @@ class Lookup(History):
 
     def values(self, keys: Sequence[str], at_ms: Sequence[int] | NDArray[np.int64]) -> Floats:
         """Return the columns [rows, columns] of each key as of each time; NaN where there is none."""
-        if len(keys) <= _FEW:
-            found = [self._at(key, time_ms) for key, time_ms in zip(keys, at_ms, strict=True)]
-            return np.array(found).reshape(len(keys), len(self.columns))
-        codes: dict[str, int] = {}
-        of_rows = np.array([codes.setdefault(key, len(codes)) for key in keys])
-        together = np.argsort(of_rows, kind="stable")
-        parts = np.split(together, np.cumsum(np.bincount(of_rows))[:-1])
-        values, times = np.full((len(keys), len(self.columns)), np.nan), np.asarray(at_ms, np.int64)
-        for key, rows in zip(codes, parts, strict=True):
-            if (timeline := self._timelines.get(key)) is not None:
-                values[rows] = timeline.values[np.searchsorted(timeline.times, times[rows], side="right")]
-        return values
+        times = at_ms.tolist() if isinstance(at_ms, np.ndarray) else at_ms
+        found = [self._at(key, time_ms) for key, time_ms in zip(keys, times, strict=True)]
+        return np.array(found, np.float64).reshape(len(found), len(self.columns))
 
-    def _at(self, key: str, time_ms: int) -> Floats:
+    def _at(self, key: str, time_ms: int) -> tuple[float, ...]:
         timeline = self._timelines.get(key)
         if timeline is None:
             return self._nothing
-        found: Floats = timeline.values[bisect_right(timeline.times, time_ms)]
-        return found
+        return timeline.values[bisect_right(timeline.times, time_ms)]
 
     def _timeline(self, versions: Mapping[int, Version]) -> _Timeline:
         """Compile what is known of a key: a column that a row lacks, because it came later, is what it was before."""
-        times = sorted(versions)
-        values = np.full((len(times) + 1, len(self.columns)), np.nan)
-        for at, since in enumerate(times, start=1):
+        times, values = sorted(versions), [self._nothing]
+        for since in times:
             row, brings = versions[since].row, versions[since].brings
-            if row is not None:
-                for place, column in enumerate(self.columns):
-                    values[at, place] = _number(row[column]) if column in row else values[at - 1, place]
-                    if column in brings:
-                        values[:at, place] = values[at, place]
+            if row is None:
+                values.append(self._nothing)
+                continue
+            before = values[-1]
+            now = tuple(
+                _number(row[column]) if column in row else before[place]
+                for place, column in enumerate(self.columns)
+            )
+            if brings:
+                values = [self._with(earlier, now, brings) for earlier in values]
+            values.append(now)
         return _Timeline(times, values)
+
+    def _with(
+        self, earlier: tuple[float, ...], now: tuple[float, ...], brings: Collection[str]
+    ) -> tuple[float, ...]:
+        """Return what was, but what it is now in the columns that a version brings."""
+        told = zip(self.columns, earlier, now, strict=True)
+        return tuple(new if column in brings else old for column, old, new in told)
 
 
 def changes(
@@ -153,22 +153,21 @@ def changes(
 def _changed(
     key: str, held: Mapping[int, Version], rows: Mapping[int, Row], at_ms: int, brings: frozenset[str]
 ) -> Iterator[Change]:
-    was = _newest(held, at_ms)
-    was_row = None if was is None else held[was].row
+    before = {since: version.row for since, version in held.items()}
+    was = _as_of(before, at_ms, None)
     # A key whose rows all lie ahead stays what it is until then.
-    due = _newest(rows, at_ms)
-    now = rows[due] if due is not None else was_row if rows else None
-    if now != was_row:
+    now = _as_of(rows, at_ms, was) if rows else None
+    if now != was:
         yield Change(key, at_ms, Version(now, brings))
-    for since in sorted({since for since in (*held, *rows) if since > at_ms}):
-        due = _newest(rows, since)
-        row = now if due is None else rows[due]
-        if since not in held or held[since].row != row:
+    for since in sorted({since for since in (*before, *rows) if since > at_ms}):
+        row = _as_of(rows, since, now)
+        if since not in before or before[since] != row:
             yield Change(key, since, Version(row))
 
 
-def _newest(times: Iterable[int], until_ms: int) -> int | None:
-    return max((time for time in times if time <= until_ms), default=None)
+def _as_of(rows: Mapping[int, Row | None], time_ms: int, otherwise: Row | None) -> Row | None:
+    due = [since for since in rows if since <= time_ms]
+    return rows[max(due)] if due else otherwise
 
 
 def _number(value: Any) -> float:
