@@ -31,7 +31,7 @@ _LOAD_KEY = _encode(Key(None, 0))
 
 def change_record(table: str, change: Change) -> Outgoing:
     """Return the record that holds a change of a table's history."""
-    row = b"" if change.version.row is None else _encode(change.version.row)
+    row = "" if change.version.row is None else _encode(change.version.row).decode()
     record = TableRecord(row=TableRow(row=row, brings=sorted(change.version.brings)))
     key = _encode(Key(change.key, change.since_ms))
     return Outgoing(topics.TABLES.named(table).name, key, record.SerializeToString(), [], 0)

@@ -203,7 +203,7 @@ class TableRow(_message.Message):
 
     ROW_FIELD_NUMBER: _builtins.int
     BRINGS_FIELD_NUMBER: _builtins.int
-    row: _builtins.bytes
+    row: _builtins.str
     """a JSON object of the table's columns; empty: the key is no more"""
     @_builtins.property
     def brings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -212,7 +212,7 @@ class TableRow(_message.Message):
     def __init__(
         self,
         *,
-        row: _builtins.bytes = ...,
+        row: _builtins.str = ...,
         brings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
