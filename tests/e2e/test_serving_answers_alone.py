@@ -44,11 +44,11 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
     with Stack(directory, environ={"TRIMTAB_INGESTION_TABLE_LEAD_S": "4"}, fsync=False) as stack:
         async with make_world("alone", stack=stack, **project) as world:
             # The table changes in the hour of now: the last two of the story begin before that and end after it.
-            world.now_ms = (clock.now_ms() // HOUR_MS - 26) * HOUR_MS
+            world.now_ms = (clock.now_ms() // HOUR_MS - 25) * HOUR_MS
             await world.backfill(24)
             learned_ms = world.now_ms
             await world.first_version()
-            await world.live(2)
+            await world.live(1)
 
             async def says(**fields: Any) -> list[float]:
                 # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.

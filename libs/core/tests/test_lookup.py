@@ -115,7 +115,15 @@ def test_the_same_records_again_or_in_another_order_are_the_same_history() -> No
 
     np.testing.assert_array_equal(told, [[1, 5], [2, 5], [np.nan, np.nan], [3, np.nan]])
     np.testing.assert_array_equal(again.values("aaaa", times), told)
-    np.testing.assert_array_equal(Lookup(("y", "x"), once.versions).values("aaaa", times), told[:, ::-1])
+    later = Lookup(("x",), once.versions)
+    later.extend(["y"])
+    np.testing.assert_array_equal(later.values("aaaa", times), told)
+
+
+def test_what_a_column_held_when_it_was_of_another_type_is_not_known() -> None:
+    lookup = Lookup(("x",), {"a": {FROM_EVER: Version({"x": "many"}), 10: Version({"x": 3})}})
+
+    assert str(lookup.values("aa", [9, 10]).ravel().tolist()) == "[nan, 3.0]"
 
 
 @pytest.mark.parametrize("many", [1, 30])

@@ -63,34 +63,51 @@ class _Timeline(NamedTuple):
     values: list[tuple[float, ...]]
 
 
+class _Compiled(NamedTuple):
+    """All timelines, and what a key is that has none; both of the same columns."""
+
+    timelines: dict[str, _Timeline]
+    nothing: tuple[float, ...]
+
+
 class Lookup(History):
     """A history, and the columns that are read of it; one thread writes, and many may read."""
 
     def __init__(
-        self, columns: Sequence[str], versions: Mapping[str, Mapping[int, Version]] | None = None
+        self, columns: Sequence[str] = (), versions: Mapping[str, Mapping[int, Version]] | None = None
     ) -> None:
         """Read `columns`, numbers or booleans, of `versions`."""
         super().__init__(versions)
-        self.columns = tuple(columns)
-        self._nothing = (np.nan,) * len(self.columns)
-        self._timelines = {key: self._timeline(held) for key, held in self.versions.items()}
+        self.columns: tuple[str, ...] = ()
+        self._compiled = _Compiled({}, ())
+        self.extend(columns)
+
+    def extend(self, columns: Sequence[str]) -> None:
+        """Read more columns, behind those that are read already: these stay where they are."""
+        self.columns += tuple(columns)
+        timelines = {key: self._timeline(held) for key, held in self.versions.items()}
+        self._compiled = _Compiled(timelines, self._nothing)
 
     def apply(self, change: Change) -> None:
         """Take in a change; the same again changes nothing."""
         super().apply(change)
-        self._timelines[change.key] = self._timeline(self.versions[change.key])
+        self._compiled.timelines[change.key] = self._timeline(self.versions[change.key])
 
     def values(self, keys: Sequence[str], at_ms: Sequence[int] | NDArray[np.int64]) -> Floats:
         """Return the columns [rows, columns] of each key as of each time; NaN where there is none."""
+        timelines, nothing = self._compiled
         times = at_ms.tolist() if isinstance(at_ms, np.ndarray) else at_ms
-        found = [self._at(key, time_ms) for key, time_ms in zip(keys, times, strict=True)]
-        return np.array(found, np.float64).reshape(len(found), len(self.columns))
+        found = []
+        for key, time_ms in zip(keys, times, strict=True):
+            timeline = timelines.get(key)
+            found.append(
+                nothing if timeline is None else timeline.values[bisect_right(timeline.times, time_ms)]
+            )
+        return np.array(found, np.float64).reshape(len(found), len(nothing))
 
-    def _at(self, key: str, time_ms: int) -> tuple[float, ...]:
-        timeline = self._timelines.get(key)
-        if timeline is None:
-            return self._nothing
-        return timeline.values[bisect_right(timeline.times, time_ms)]
+    @property
+    def _nothing(self) -> tuple[float, ...]:
+        return (np.nan,) * len(self.columns)
 
     def _timeline(self, versions: Mapping[int, Version]) -> _Timeline:
         """Compile what is known of a key: a column that a row lacks, because it came later, is what it was before."""
@@ -171,4 +188,5 @@ def _as_of(rows: Mapping[int, Row | None], time_ms: int, otherwise: Row | None) 
 
 
 def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
+    """Return a value as a number; of what a column held when it was of another type, nothing is known."""
+    return float(value) if isinstance(value, int | float) else np.nan

@@ -49,12 +49,14 @@ class RefTable:
 
     spec: TableSpec
     lookup: Lookup
-    """With those of the columns that have been loaded; with none before the first load."""
+    """It goes on changing, and is never another: who holds it sees what comes."""
+    columns: tuple[str, ...]
+    """What `lookup` has by now: columns that have been loaded, none before the first load."""
 
 
 @dataclass(slots=True)
 class _State:
-    lookup: Lookup = field(default_factory=lambda: Lookup(()))
+    lookup: Lookup = field(default_factory=Lookup)
     load: TableLoad = field(default_factory=TableLoad)
 
 
@@ -120,12 +122,14 @@ class RefTables:
         found = {}
         for name, state in self._states.items():
             spec = self._book.tables[name].spec
-            columns = tuple(each for each in spec.features if each in state.load.columns)
-            if columns != state.lookup.columns:
-                state.lookup = Lookup(columns, state.lookup.versions)
-            found[name] = RefTable(spec, state.lookup)
+            lookup, loaded = state.lookup, state.load.columns
+            if more := [each for each in spec.features if each in loaded and each not in lookup.columns]:
+                lookup.extend(more)
+            found[name] = RefTable(spec, lookup, lookup.columns)
         is_same = found.keys() == self.all.keys() and all(
-            each.spec is self.all[name].spec and each.lookup is self.all[name].lookup
+            each.spec is self.all[name].spec
+            and each.lookup is self.all[name].lookup
+            and each.columns == self.all[name].columns
             for name, each in found.items()
         )
         if not is_same:
@@ -142,10 +146,10 @@ def lookups(features: Sequence[Feature], tables: Mapping[str, RefTable]) -> dict
     found = {}
     for each in inputs(features):
         if isinstance(each, TableFeature):
-            lookup = tables[each.table].lookup
-            if each.column not in lookup.columns:
+            table = tables[each.table]
+            if each.column not in table.columns:
                 raise NotLoaded(each.table, each.column)
-            found[each.table] = lookup
+            found[each.table] = table.lookup
     return found
 
 

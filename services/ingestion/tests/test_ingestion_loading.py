@@ -248,9 +248,10 @@ def test_a_bad_row_is_a_dead_letter_once_and_its_key_stays_what_it_was() -> None
 
     world.restart()
     assert on(topics.DEADLETTER, world.load(a_row(1, -5.0), a_row(2, 8.0), a_row(None, 1.0))) == []
-    again = world.load(a_row(1, -6.0), a_row(2, 8.0))
+    again = world.load(a_row(1.0, -6.0), a_row(2, 8.0))
+    assert world.area("1", world.clock.now_ms() + LEAD) == 5
     assert [letter.payload for letter in on(topics.DEADLETTER, again)] == [
-        b'{"zone":1,"area":-6.0,"airport":null}'
+        b'{"zone":1.0,"area":-6.0,"airport":null}'
     ]
 
 

@@ -93,6 +93,6 @@ def _since(spec: TableSpec, rows: Sequence[Row]) -> Iterator[int]:
 def _refused(spec: TableSpec, row: Row, cleaned: Row, reasons: Sequence[Reason]) -> Refused:
     payload, key = _encode(row), cleaned[spec.key]
     # What a key is whose own value is refused is not known, so nothing is kept by it.
-    is_key = isinstance(key, str | int) and all(reason.field != spec.key for reason in reasons)
+    is_key = isinstance(key, str | int | float) and all(reason.field != spec.key for reason in reasons)
     digest = blake2b(payload, digest_size=8).hexdigest()
     return Refused(entity_text(key) if is_key else None, payload, digest, reasons)

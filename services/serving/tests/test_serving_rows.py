@@ -80,7 +80,7 @@ def test_a_version_whose_expression_means_nothing_any_more_cannot_be_served() ->
 
 
 def test_a_version_that_looks_into_what_is_no_column_cannot_be_served() -> None:
-    tables = {"zones": RefTable(PROJECT.zones.spec, Lookup(("area",)))}
+    tables = {"zones": RefTable(PROJECT.zones.spec, Lookup(("area",)), ("area",))}
     reader = RowReader(PROJECT.model, PROJECT.pickups, {}, tables)
 
     with pytest.raises(CannotServe, match="names column 'size', which the table lacks"):
