@@ -1,12 +1,14 @@
 """The command where no Trimtab runs: one clear sentence, and a way on."""
 
 import asyncio
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
@@ -26,15 +28,37 @@ from trimtab_stack.state import State
 TRIMTAB = Path(sys.executable).parent / "trimtab"
 
 
-def trimtab(*words: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TRIMTAB, *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=inherited() | (environ or {}),
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def trimtab(*words: str, environ: dict[str, str] | None = None) -> Done:
+    """Run the command in this process, as the shell would see it: to start Python and all imports takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        patched.setattr(sys, "argv", ["trimtab", *words])
+        patched.setattr("os.environ", inherited() | (environ or {}))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code
+    if isinstance(code, str):
+        err.write(f"{code}\n")
+        code = 1
+    return Done(code or 0, out.getvalue(), err.getvalue())
+
+
+def test_the_command_that_is_installed_is_this_one(tmp_path: Path) -> None:
+    words = ["loop", "list", "--dir", str(tmp_path)]
+
+    done = subprocess.run(
+        [TRIMTAB, *words], capture_output=True, text=True, timeout=60, check=False, env=inherited()
     )
+
+    assert Done(done.returncode, done.stdout, done.stderr) == trimtab(*words)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +180,17 @@ def test_a_kafka_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "trimtab: Kafka at 127.0.0.1:1 cannot be read" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.real
+def test_a_topic_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path, kafka_servers: str) -> None:
+    there = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": kafka_servers}
+
+    done = trimtab("tail", "events.nowhere", "--dir", str(tmp_path), environ=there)
+
+    assert done.stderr.startswith(
+        "trimtab: topic 'events.nowhere' does not exist yet: apply what it belongs to"
+    )
 
 
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,5 +207,5 @@ def test_a_spec_with_all_of_it_reads_back_as_the_same() -> None:
     assert parse("Source", document) == source
     assert document["spec"]["fields"]["x"]["nulls"] == [-200, "N/A"]
     assert document["spec"]["fields"]["x"]["expect"] == {"mean": [1.0, 3.0], "null_share": "< 0.2"}
-    assert document["spec"]["rules"] == ["x >= y"]
+    assert document["spec"]["rules"] == ["x>=y"]
     assert source.key == "Source/s.v2"

@@ -61,6 +61,8 @@ def met(text: str, rows: list[dict[str, Any]] = ROWS) -> list[int]:
         ("mph is null", [2]),
         ("not payment is null", [0, 1]),
         ("at is not null", [0]),
+        ("at >= at", [0]),
+        ("zone >= zone", [0, 1]),
         (" mph < 80\n or zone == 2 ", [0, 1]),
     ],
 )
@@ -85,8 +87,8 @@ def test_a_condition_is_met_by_the_rows_that_a_person_would_say(text: str, wante
         ("mph in 3", "is no list of values"),
         ("mph in []", "is no list of values"),
         ("payment in ['a', 3]", "is a number, and the field is a string"),
-        ("at < '2018-01-01'", "is a timestamp: ask whether it is null"),
-        ("payment == payment", "only numbers are compared field with field"),
+        ("at < '2018-01-01'", "is a timestamp: compare it with another, or ask"),
+        ("payment == payment", "only numbers, and timestamps, are compared field with field"),
         ("mph + 1 < 80", "is no field: compare a field with a value"),
         ("1 < 2", "is no field"),
         ("mph < 1e999", "is no value"),
@@ -158,7 +160,10 @@ def truth(text: str, row: dict[str, Any]) -> bool | None:
 @settings(max_examples=200, deadline=None)
 @given(texts, st.lists(rows, min_size=1, max_size=6))
 def test_any_condition_is_what_three_valued_logic_says(text: str, some: list[dict[str, Any]]) -> None:
-    assert met(text, some) == [at for at, row in enumerate(some) if truth(text, row) is True]
+    condition = compile_condition(text, TYPES)
+
+    assert condition.met(columns(some)).tolist() == [truth(text, row) is True for row in some]
+    assert condition.broken(columns(some)).tolist() == [truth(text, row) is False for row in some]
 
 
 def test_the_archives_columns_are_read_like_those_of_json() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trimtab_core.comparisons import Limit, parse_limit
 from trimtab_core.expectations import Expectations, Finding, Summary
+from trimtab_core.limits import Limit, parse_limit
 from trimtab_core.specs import Source, parse
 
 

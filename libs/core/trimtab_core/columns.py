@@ -48,6 +48,15 @@ class Columns:
             self._numbers[name] = self._read(name)
         return self._numbers[name]
 
+    def comparable(self, one: str, other: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return two fields as numbers that compare as their values do; of a null, any.
+
+        Two integers stay what they are: not every one of them is a float.
+        """
+        if self._fields[one].type == self._fields[other].type == "integer":
+            return self._integers(one), self._integers(other)
+        return self.numbers(one), self.numbers(other)
+
     def texts(self, name: str) -> Texts:
         """Return a string field."""
         if name not in self._texts:
@@ -64,6 +73,13 @@ class Columns:
         if isinstance(values, _ARROW):
             return np.asarray(_arrow(values).is_null().to_numpy(zero_copy_only=False), bool)
         return np.fromiter((value is None for value in values), bool, len(values))
+
+    def _integers(self, name: str) -> NDArray[np.int64]:
+        values = self._values[name]
+        if isinstance(values, _ARROW):
+            whole = _arrow(values).cast(pa.int64(), safe=False).fill_null(0)
+            return np.asarray(whole.to_numpy(zero_copy_only=False), np.int64)
+        return np.array([0 if value is None else value for value in values], np.int64)
 
     def _read(self, name: str) -> Floats:
         values, kind = self._values[name], self._fields[name].type

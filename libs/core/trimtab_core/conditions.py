@@ -1,9 +1,10 @@
-"""Conditions under which an event counts, such as `payment == 'card' and (mph < 80 or mph is null)`.
+"""Conditions on a row, such as `payment == 'card' and (mph < 80 or mph is null)`.
 
-Compiled once and held against columns. A comparison with a null is neither true nor
-false, nor is its negation, so an event whose field is null meets neither `mph < 80`
-nor `not mph < 80`; only `is null` sees it. Negations are moved inwards when a
-condition is compiled, so that a mask says at once where it is true.
+A view counts the events that meet its `where`; a contract refuses the rows that break a
+rule. Compiled once and held against columns. A comparison with a null is neither true
+nor false, nor is its negation: a row whose field is null neither meets `mph < 80` nor
+breaks it; only `is null` sees it. Negations are moved inwards when a condition is
+compiled, so that a mask says at once where it is true.
 """
 
 import ast
@@ -57,6 +58,10 @@ class Condition:
     """Those that it reads."""
     met: Met
     """Where it is true, of columns that hold its fields."""
+    broken: Met
+    """Where it is false."""
+    compared: tuple[tuple[str, str], ...]
+    """The pairs of fields that it compares with one another."""
 
 
 def compile_condition(text: str, types: Mapping[str, str] | None = None) -> Condition:
@@ -68,13 +73,22 @@ def compile_condition(text: str, types: Mapping[str, str] | None = None) -> Cond
         TextFault: it is no condition on these fields.
     """
     compiler = _Compiler(one_line(text), types)
-    met = compiler.condition(tree(compiler.text, _EXAMPLE), True)
-    return Condition(tuple(compiler.fields), met)
+    parsed = tree(compiler.text, _EXAMPLE)
+    met, broken = (compiler.condition(parsed, positive) for positive in (True, False))
+    return Condition(tuple(compiler.fields), met, broken, tuple(compiler.compared))
 
 
 def same_condition(one: str, other: str) -> bool:
-    """Whether two texts, which are conditions, say the same but for spaces, quotes and brackets."""
-    return ast.dump(tree(one_line(one), _EXAMPLE)) == ast.dump(tree(one_line(other), _EXAMPLE))
+    """Whether two texts, which are conditions, say the same but for spaces, quotes, brackets and 1 for 1.0."""
+    return _said(one) == _said(other)
+
+
+def _said(text: str) -> str:
+    parsed = tree(one_line(text), _EXAMPLE)
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            node.value = float(node.value)
+    return ast.dump(parsed)
 
 
 class _Compiler:
@@ -83,6 +97,7 @@ class _Compiler:
     def __init__(self, text: str, types: Mapping[str, str] | None) -> None:
         self.text = text
         self.fields: dict[str, None] = {}
+        self.compared: dict[tuple[str, str], None] = {}
         self._types = types
 
     def condition(self, node: ast.expr, positive: bool) -> Met:
@@ -119,30 +134,36 @@ class _Compiler:
                 )
             wanted = (kind is ast.Is) == positive
             return lambda columns: columns.missing(name) if wanted else ~columns.missing(name)
+        second = name_of(right)
+        if kind in _COMPARISONS and second is not None and second not in _WORDS:
+            return self._two_fields(left, name, right, second, kind if positive else _NEGATED[kind])
         if of == "timestamp":
-            raise fault_at(self.text, left, "is a timestamp: ask whether it is null, or name another field")
+            raise fault_at(
+                self.text, left, "is a timestamp: compare it with another, or ask whether it is null"
+            )
         if kind in (ast.In, ast.NotIn):
             return self._membership(name, of, right, (kind is ast.In) == positive)
         wanted_op = kind if positive else _NEGATED[kind]
-        second = name_of(right)
-        if second is not None and second not in _WORDS:
-            return self._two_fields(left, name, of, right, second, wanted_op)
         value = self._literal(right, of)
         if isinstance(value, str):
             return _text(name, lambda text: _COMPARISONS[wanted_op](text, value))
         return _number(name, wanted_op, value)
 
-    def _two_fields(
-        self, left: ast.expr, name: str, of: str | None, right: ast.expr, other: str, op: type[ast.cmpop]
-    ) -> Met:
-        for node, kind in ((left, of), (right, self._kind(right, other))):
-            if kind not in (None, "number"):
-                raise fault_at(self.text, node, f"is a {kind}: only numbers are compared field with field")
+    def _two_fields(self, left: ast.expr, name: str, right: ast.expr, other: str, op: type[ast.cmpop]) -> Met:
+        self.compared[name, other] = None
+        kinds = [self._kind(left, name), self._kind(right, other)]
+        for node, kind in zip((left, right), kinds, strict=True):
+            if kind not in (None, "number", "timestamp"):
+                said = f"is a {kind}: only numbers, and timestamps, are compared field with field"
+                raise fault_at(self.text, node, said)
+        if self._types is not None and kinds[0] != kinds[1]:
+            said = f"is a {kinds[1]}, and {name!r} is a {kinds[0]}: compare numbers, or two timestamps"
+            raise fault_at(self.text, right, said)
         compare = _COMPARISONS[op]
 
         def met(columns: Any) -> Mask:
-            one, two = columns.numbers(name), columns.numbers(other)
-            return np.asarray(compare(one, two) & ~np.isnan(one) & ~np.isnan(two))
+            known = ~(np.isnan(columns.numbers(name)) | np.isnan(columns.numbers(other)))
+            return np.asarray(compare(*columns.comparable(name, other)) & known)
 
         return met
 

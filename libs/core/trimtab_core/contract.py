@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from reprlib import Repr
-from types import NoneType
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.cleaning import Cleaner, Operation, cleaners
-from trimtab_core.comparisons import Rule
+from trimtab_core.columns import Columns
+from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
-from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, parse_timestamps, zone
+from trimtab_core.syntax import one_line
+from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamps, zone
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
@@ -99,7 +100,7 @@ class Contract:
         self.spec = spec
         self._decode = msgspec.json.Decoder().decode
         self._fields = [_Field(name, field) for name, field in spec.fields.items()]
-        self._rules = [_RowRule(rule, spec) for rule in spec.rules]
+        self._rules = [_Rule(rule, spec.fields) for rule in spec.rules]
         self._known = spec.fields.keys()
         self.cleaners = cleaners(spec)
         """What a row goes through before it is judged."""
@@ -204,7 +205,7 @@ class Contract:
         if self.spec.unknown_fields == "reject":
             suspect |= np.array([not row.keys() <= self._known for row in rows], bool)
         for rule in self._rules:
-            suspect |= rule.suspects(rows)
+            suspect |= rule.broken(rows)
         found: list[int] = np.flatnonzero(suspect).tolist()
         return found
 
@@ -345,56 +346,44 @@ class _Field:
                 return _is_number(value)
 
 
-class _RowRule:
-    """One rule of a source's rows: quick for a batch, telling for a row."""
+class _Rule:
+    """One condition that all rows keep."""
 
-    def __init__(self, rule: Rule, spec: SourceSpec) -> None:
-        self.fields = rule.fields
-        self._rule = rule
-        left = spec.fields[rule.left]
-        self._is_of_times = left.type == "timestamp"
-        self._zones = [zone(spec.fields[name].timezone) for name in rule.fields]
+    def __init__(self, text: str, fields: Mapping[str, FieldSpec]) -> None:
+        self._text = one_line(text)
+        self._types = {name: field.type for name, field in fields.items()}
+        self._specs = fields
+        condition = compile_condition(text, self._types)
+        self.fields, self._broken = condition.fields, condition.broken
 
-    def suspects(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-        """Return which rows may break it; every one that does is among them."""
-        try:
-            sides = [
-                self._column([row.get(name) for row in rows], where)
-                for name, where in zip(self.fields, self._zones, strict=True)
-            ]
-        except OverflowError:  # an integer that no float holds: each row is looked at by itself
-            return np.ones(len(rows), bool)
-        left, right = sides if len(sides) == 2 else (sides[0], np.float64(self._rule.right))
-        # Larger integers are no floats: they are looked at again, by themselves.
-        unsure = (np.abs(left) >= 2.0**53) | (np.abs(right) >= 2.0**53)
-        found: NDArray[np.bool_] = (
-            ~(self._rule.holds(left, right) | np.isnan(left) | np.isnan(right)) | unsure
-        )
-        return found
+    def broken(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+        """Return which rows break it; a value that is faulty by itself breaks nothing more."""
+        if not rows:
+            return np.zeros(0, bool)
+        values = {name: self._sound(name, [row.get(name) for row in rows]) for name in self.fields}
+        return self._broken(Columns(self._specs, values))
 
-    def _column(self, values: list[Any], where: Zone) -> NDArray[np.float64]:
-        """Return values as numbers, NaN for what is none."""
-        if self._is_of_times:
-            times = parse_timestamps(values, where)
-            return np.where(times == NOT_A_TIME, np.nan, times)
-        if not set(map(type, values)) <= {int, float, NoneType}:
-            values = [value if type(value) in (int, float) else None for value in values]
-        return np.array(values, np.float64)
+    def _sound(self, name: str, values: list[Any]) -> list[Any]:
+        kind = self._types[name]
+        types, bounds = _TYPES[kind], LIMITS.get(kind)
+        if set(map(type, values)) <= types and (
+            bounds is None or (bounds[0] <= min(values) and max(values) <= bounds[1])
+        ):
+            return values
+        low, high = bounds or (-math.inf, math.inf)
+        return [
+            value if type(value) in types and (bounds is None or low <= value <= high) else None
+            for value in values
+        ]
 
     def fault(self, row: Mapping[str, Any]) -> Reason | None:
         """Return what is wrong with a row whose fields are each right by themselves."""
-        shown = [row.get(name) for name in self.fields]
-        if any(value is None for value in shown):
+        if not self.broken([row])[0]:
             return None
-        values: list[Any] = shown
-        if self._is_of_times:
-            values = [parse_timestamp(value, where) for value, where in zip(shown, self._zones, strict=True)]
-        left, right = values if len(values) == 2 else (values[0], self._rule.right)
-        if self._rule.holds(left, right):
-            return None
-        other = f", where {self.fields[1]} is {_shown(shown[1])}" if len(shown) == 2 else ""
-        said = f"breaks the rule {self._rule}{other}: mend the producer"
-        return _reason(ReasonCode.BROKEN_RULE, self.fields[0], shown[0], said)
+        first, *rest = self.fields
+        others = " and ".join(f"{name} is {_shown(row.get(name))}" for name in rest)
+        said = f"breaks the rule {self._text}{f', where {others}' if others else ''}: mend the producer"
+        return _reason(ReasonCode.BROKEN_RULE, first, row.get(first), said)
 
 
 def _is_number(value: Any) -> bool:

@@ -52,8 +52,8 @@ def _broken(before: SourceSpec, after: SourceSpec) -> _Broken:
         )
         yield ("unknown_fields",), said, f"keep {before.unknown_fields}"
     for index, rule in enumerate(after.rules):
-        if rule not in before.rules:
-            said = f"{str(rule)!r} is a new rule: rows that break it were good"
+        if not any(same_condition(rule, each) for each in before.rules):
+            said = f"{rule!r} is a new rule: rows that break it were good"
             yield ("rules", index), said, "leave it out"
     for name, field in before.fields.items():
         if name not in after.fields:

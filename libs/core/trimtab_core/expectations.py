@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.comparisons import Limit
+from trimtab_core.limits import Limit
 from trimtab_core.partials import EMPTY, MEAN, merge, reduce
 from trimtab_core.specs import OF_NUMBERS, FieldSpec, SourceSpec
 

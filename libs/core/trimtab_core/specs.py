@@ -25,9 +25,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trimtab_core.comparisons import Limit, Rule, parse_limit, parse_rule
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.limits import Limit, parse_limit
 from trimtab_core.syntax import TextFault
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
@@ -48,13 +48,6 @@ PerTime = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 """A rate, written `4 per 60d`."""
-
-RowRule = Annotated[
-    Rule,
-    BeforeValidator(parse_rule),
-    PlainSerializer(str, return_type=str),
-]
-"""A comparison that every row keeps, written `dropoff_at >= pickup_at`."""
 
 Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
 """Where a number should be, written `< 0.2` or `[1, 3]`."""
@@ -299,8 +292,8 @@ class SourceSpec(Spec):
     partitions: int = Field(default=2, ge=1, le=1024)
     unknown_fields: Literal["keep", "drop", "reject"] = "keep"
     fields: dict[FieldName, FieldSpec]
-    rules: tuple[RowRule, ...] = ()
-    """What every row keeps: comparisons of a field with a number or another field, such as `dropoff_at >= pickup_at`."""
+    rules: tuple[str, ...] = ()
+    """What every row keeps: conditions such as `dropoff_at >= pickup_at` or `payment == 'card' or tip == 0`."""
     expect_rows: int = Field(default=1000, ge=1, le=1_000_000)
     """How many rows of a partition, at the least, the fields' `expect` is held against at a time."""
 
@@ -323,7 +316,7 @@ class SourceSpec(Spec):
             yield from self._cleaning_faults(role, name)
         for index, rule in enumerate(self.rules):
             if said := self._rule_fault(rule):
-                yield ("rules", index), f"{str(rule)!r} {said}"
+                yield ("rules", index), said
 
     def _cleaning_faults(self, role: str, name: str) -> Iterator[tuple[Place, str]]:
         """Yield what cleaning a field may not declare: records are keyed before they are cleaned, and are of some time."""
@@ -333,18 +326,16 @@ class SourceSpec(Spec):
                 why = "by which its record is sent" if role == "key" else "which every event has of itself"
                 yield ("fields", name, key), f"{value!r} will not do for the {role}, {why}: remove it"
 
-    def _rule_fault(self, rule: Rule) -> str:
-        if unknown := [name for name in rule.fields if name not in self.fields]:
-            return f"names {unknown[0]!r}, which is not among the fields: declare it, or name another"
-        sides = [self.fields[name] for name in rule.fields]
-        kinds = {"number" if side.type == "integer" else side.type for side in sides}
-        if not isinstance(rule.right, str):
-            kinds.add("number")
-        if kinds not in ({"number"}, {"timestamp"}):
-            return f"compares a {' and a '.join(sorted(kinds))}: compare numbers, or two timestamps"
-        units = [side.unit for side in sides if side.unit is not None]
-        if len(set(units)) > 1:
-            return f"compares {' with '.join(units)}: give both fields one unit"
+    def _rule_fault(self, rule: str) -> str:
+        """Return why a rule means nothing for these fields; nothing, if it does."""
+        try:
+            condition = compile_condition(rule, {name: field.type for name, field in self.fields.items()})
+        except TextFault as fault:
+            return str(fault)
+        for pair in condition.compared:
+            units = dict.fromkeys(unit for name in pair if (unit := self.fields[name].unit) is not None)
+            if len(units) > 1:
+                return f"{rule!r} compares {' with '.join(units)}: give both fields one unit"
         return ""
 
 

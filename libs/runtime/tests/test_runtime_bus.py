@@ -30,6 +30,12 @@ async def topic(kafka_servers: str) -> Topic[Alert]:
     return own
 
 
+@pytest.fixture
+def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what fails tried again at once."""
+    monkeypatch.setattr(bus, "_BACKOFF_S", (0.01,) * len(bus._BACKOFF_S))
+
+
 async def send(servers: str, topic: Topic[Alert], *sentences: str | bytes) -> None:
     producer = await bus.start_producer(servers)
     try:
@@ -92,6 +98,7 @@ async def test_a_refused_record_is_a_dead_letter_and_the_stream_goes_on(
     assert letters[0].payload == b"{rubbish"
 
 
+@pytest.mark.usefixtures("in_haste")
 async def test_an_outage_is_waited_out_and_never_a_dead_letter(
     kafka_servers: str, topic: Topic[Alert]
 ) -> None:
@@ -110,6 +117,7 @@ async def test_an_outage_is_waited_out_and_never_a_dead_letter(
     assert await dead_letters(kafka_servers, topic.name) == []
 
 
+@pytest.mark.usefixtures("in_haste")
 async def test_a_fault_is_tried_again_and_then_a_dead_letter_whatever_outages_came_before(
     kafka_servers: str, topic: Topic[Alert]
 ) -> None:

@@ -10,12 +10,22 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, parse
-from trimtab_trainer import export, fitting
+from trimtab_trainer import export, fitting, job, sandbox
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.usecases import Champion, TrainingSet
 
 MINUTE = 60_000
+
+
+@pytest.fixture
+def without_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the job here: a process of its own spends seconds on imports, and three tests have one."""
+
+    async def run(folder: Path, **_: object) -> int:
+        return job.main(folder)
+
+    monkeypatch.setattr(sandbox, "_run", run)
 
 
 def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> fitting.Rows:
@@ -111,6 +121,7 @@ def test_a_number_that_has_been_through_json_is_what_the_estimator_takes(
     }
 
 
+@pytest.mark.usefixtures("without_a_child")
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
@@ -195,6 +206,7 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: P
         ]
 
 
+@pytest.mark.usefixtures("without_a_child")
 @pytest.mark.parametrize(("trained_to", "asked"), [(479, 120), (499, 100), (500, 120)])
 async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_enough(
     tmp_path: Path, trained_to: int, asked: int
@@ -217,6 +229,7 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
     assert made.metrics["champion_mae"] == pytest.approx(pc.mean(wrong).as_py())
 
 
+@pytest.mark.usefixtures("without_a_child")
 async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"50 labelled rows and trainer\.min_rows is 200"):
         await ChildProcess().fit(a_model(), a_training_set(tmp_path, 50), None, tmp_path)

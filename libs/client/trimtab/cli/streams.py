@@ -48,11 +48,12 @@ def _described(name: str) -> Topic[Any]:
 
 async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, limit: int) -> None:
     reset = "earliest" if beginning else "latest"
-    async with opened(servers, name, auto_offset_reset=reset, isolation_level="read_committed") as consumer:
-        if not consumer.partitions_for_topic(name):
+    async with opened(servers, auto_offset_reset=reset, isolation_level="read_committed") as consumer:
+        if name not in await consumer.topics():
             raise NotFound(
                 f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
             )
+        consumer.subscribe([name])
         printed = 0
         async for record in consumer:
             print(json.dumps(_line(topic, record)), flush=True)

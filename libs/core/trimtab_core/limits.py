@@ -1,64 +1,12 @@
-"""Comparisons as people write them: a row's rule, `dropoff_at >= pickup_at`, and a limit, `< 0.2` or `[1, 3]`."""
+"""Where a number should be, as people write it: `< 0.2` or `[1, 3]`."""
 
-import operator
 import re
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-OPERATORS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_OPERATOR = "|".join(OPERATORS)
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,2})?"
-_RULE = re.compile(rf"([A-Za-z_]\w*)\s*({_OPERATOR})\s*([A-Za-z_]\w*|{_NUMBER})", re.ASCII)
 _LIMIT = re.compile(rf"([<>]=?)\s*({_NUMBER})", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One comparison of a field with another, or with a number."""
-
-    left: str
-    operator: str
-    right: str | float
-    """The name of a field, or a number."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields that it reads."""
-        return (self.left, self.right) if isinstance(self.right, str) else (self.left,)
-
-    def holds(self, left: Any, right: Any) -> Any:
-        """Return whether values keep the rule, or arrays of them, one by one."""
-        return OPERATORS[self.operator](left, right)
-
-    def __str__(self) -> str:
-        right = self.right if isinstance(self.right, str) else _text(self.right)
-        return f"{self.left} {self.operator} {right}"
-
-
-def parse_rule(value: Any) -> Rule:
-    """Return the rule in a text such as `dropoff_at >= pickup_at` or `minutes > 0`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, Rule):
-        return value
-    match = _RULE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(
-            f"{value!r} is no rule: write a field, one of < <= > >= == != and a number or another field"
-        )
-    right: str | float = match[3] if match[3][0].isalpha() or match[3][0] == "_" else float(match[3])
-    return Rule(match[1], match[2], right)
 
 
 @dataclass(frozen=True, slots=True)
