@@ -25,7 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def make_world(whole: Stack) -> MakeWorld:
     """Make a project of a name, applied and ready to be lived: an async context manager."""
 
-    def make(name: str, *, stack: Stack = whole, **spec: str) -> AbstractAsyncContextManager[World]:
+    def make(name: str, *, stack: Stack = whole, **spec: Any) -> AbstractAsyncContextManager[World]:
         return living(name, stack.environ["TRIMTAB_KAFKA_SERVERS"], addresses(stack.environ), **spec)
 
     return make

@@ -1,48 +1,107 @@
-"""P4: with everything else down, also after a restart, serving answers with the features it has."""
+"""P4: with everything else down, also after a restart, serving answers with the features and tables it has.
 
-from collections.abc import Callable
+Before that, a table changes mid-way, and what serving logged is what the archive says.
+"""
+
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from trimtab_runtime.clock import iso
+from trimtab.testing import HOUR_MS
+from trimtab_runtime.clock import SystemClock, iso
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
+LANES = "alone-roads[road].lanes"
+ROADS = """
+---
+kind: Table
+metadata: {{name: alone-roads}}
+spec:
+  parquet: {file}
+  key: road
+  refresh: 1s
+  fields:
+    road: {{type: string}}
+    lanes: {{type: integer}}
+"""
 
-async def test_serving_restarted_with_all_else_down_still_answers_features_included(
+
+async def test_serving_restarted_with_all_else_down_still_answers_features_and_tables_included(
     make_world: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Stack(tmp_path_factory.mktemp("alone"), fsync=False) as stack:
-        async with make_world("alone", stack=stack) as world:
+    directory = tmp_path_factory.mktemp("alone")
+    roads, clock = directory / "roads.parquet", SystemClock()
+    write(roads, {"a": 1, "b": 2, "c": 3})
+    project = {"more_features": [LANES], "more_specs": ROADS.format(file=roads)}
+    with Stack(directory, environ={"TRIMTAB_INGESTION_TABLE_LEAD_S": "4"}, fsync=False) as stack:
+        async with make_world("alone", stack=stack, **project) as world:
+            # The table changes in the hour of now: the last two of the story begin before that and end after it.
+            world.now_ms = (clock.now_ms() // HOUR_MS - 25) * HOUR_MS
             await world.backfill(24)
             learned_ms = world.now_ms
             await world.first_version()
+            await world.live(1)
+
+            async def says(**fields: Any) -> list[float]:
+                # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.
+                row = {"id": "last", "at": iso(learned_ms), "road": "a", "x": 1.5, **fields}
+                return list((await world.trimtab.predict(world.name, [row])).predictions)
+
+            ahead = {"at": iso(clock.now_ms() + HOUR_MS)}
+            narrow = await says(**ahead)
+            write(roads, {"a": 9, "b": 2, "c": 3})
+
+            async def is_wide() -> bool:
+                return await says(**ahead) != narrow
+
+            await eventually(is_wide, what="the road with other lanes")
             await world.live(2)
-            # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.
-            row = {"id": "last", "at": iso(learned_ms), "road": "a", "x": 1.5}
-            before = await world.trimtab.predict(world.name, [row])
+            await assert_no_skew(world)
+            before, wide = await says(), await says(**ahead)
 
             for service in ("monitoring", "registry", "trainer", "feature_store", "ingestion"):
                 stack.kill_service(service)
             stack.kafka.kill()
             stack.postgres.kill()
-            during = await world.trimtab.predict(world.name, [row])
+            during = await says()
             stack.kill_service("serving")
             stack.start_service("serving")
 
             async def answers() -> Any:
                 with suppress(Unavailable):  # the client's channel takes a moment to find the new process
-                    return await world.trimtab.predict(world.name, [row])
+                    return await says()
 
             after = await eventually(answers, what="an answer after the restart")
 
-            unknown_road = {**row, "road": "never seen"}
-            other = await world.trimtab.predict(world.name, [unknown_road])
+            assert before == during == after
+            assert await says(**ahead) == wide != narrow
+            assert await says(road="never seen") != after
 
-    assert list(before.predictions) == list(during.predictions) == list(after.predictions)
-    assert list(after.versions) == [1]
-    assert list(other.predictions) != list(after.predictions)
+
+def write(file: Path, lanes: Mapping[str, int]) -> None:
+    new = file.with_suffix(".new")
+    pq.write_table(pa.table({"road": list(lanes), "lanes": list(lanes.values())}), new)
+    new.rename(file)
+
+
+async def assert_no_skew(world: Any) -> None:
+    """Hold what serving logged against the archive, from before the table changed and from after it."""
+
+    async def all_are_compared() -> Any:
+        found = await world.trimtab.audit_skew(world.name)
+        return found if found.rows == world.replay.tally.predictions else None
+
+    audit = await eventually(all_are_compared, what="every prediction compared")
+    assert audit.mismatched == 0, audit
+    assert LANES in {feature.name for feature in audit.features}
+    made = await world.trimtab.training_set(world.name, world.now_ms - 3 * HOUR_MS, world.now_ms)
+    assert set(made.arrow()[LANES].to_pylist()) == {1, 2, 3, 9}
+    assert made.tables["tables.alone-roads"] > world.now_ms - 3 * HOUR_MS

@@ -105,14 +105,20 @@ def resources() -> list[Resource]:
         "aggregates": [{"field": "x", "functions": ["mean"], "windows": ["2h"]}],
     }
     model = {
-        "task": "regression", "source": "asks", "features": ["request.x", "speed.*", "hour(at)"],
+        "task": "regression", "source": "asks", "features": ["request.x", "speed.*", "hour(at)", "y = zones[zone].area / 2"],
         "label": {"source": "asks", "on": "id", "value": "x", "within": "1h"},
         "trainer": {"kind": "linear", "window": "1d"}, "rollout": {"cap": 60},
     }  # fmt: skip
+    table = {
+        "postgres": {"query": "select * from zones", "connection": "warehouse"},
+        "key": "zone",
+        "refresh": "1h",
+        "fields": {"zone": {"type": "integer"}, "area": {"type": "number"}},
+    }
     found = []
     for kind, name, spec in (
         ("Source", "asks", source), ("Source", "rides", source), ("FeatureView", "speed", view),
-        ("FeatureView", "idle", {**view, "entity": None}), ("Model", "m", model),
+        ("FeatureView", "idle", {**view, "entity": None}), ("Table", "zones", table), ("Model", "m", model),
     ):  # fmt: skip
         document = specs.to_document(specs.parse(kind, {"metadata": {"name": name}, "spec": spec}))
         found.append(json_format.ParseDict({"kind": kind, "name": name, "document": document}, Resource()))
@@ -133,8 +139,18 @@ def test_the_wide_form_says_who_uses_what() -> None:
     sources = {row["source"]: row for row in lineage.rows("Source")}
     assert (sources["rides"]["views"], sources["rides"]["models"]) == ("speed, idle", "m")
     assert (sources["asks"]["views"], sources["asks"]["models"]) == ("", "m")
-    assert [(row["model"], row["views"], row["label"]) for row in lineage.rows("Model")] == [
-        ("m", "speed", "asks.x")
+    assert [(row["model"], row["views"], row["tables"], row["label"]) for row in lineage.rows("Model")] == [
+        ("m", "speed", "zones", "asks.x")
+    ]
+    assert lineage.rows("Table") == [
+        {
+            "table": "zones",
+            "from": "a query of warehouse",
+            "key": "zone",
+            "columns": "area",
+            "refresh": "1h",
+            "models": "m",
+        }
     ]
     assert (lineage.consumers("rides"), lineage.consumers("asks")) == (
         (["speed", "idle"], ["m"]),

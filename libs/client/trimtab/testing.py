@@ -70,7 +70,7 @@ metadata: {{name: {name}}}
 spec:
   task: regression
   source: {name}-asks
-  features: [request.x, "{name}-road.y_mean_6h"]
+  features: [request.x, "{name}-road.y_mean_6h"{features}]
   label: {{source: {name}-truths, on: id, value: y, within: 1h}}
   trainer: {trainer}
   gates: {gates}
@@ -182,9 +182,13 @@ async def living(
     strategy: str = "canary",
     gates: str = "[]",
     trainer: str = LINEAR,
+    more_features: Sequence[str] = (),
+    more_specs: str = "",
 ) -> AsyncIterator[World]:
     """Apply the project `name` to a running Trimtab, and have its world ready to be lived."""
-    specs = project.parse(_SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer))
+    features = "".join(f', "{each}"' for each in more_features)
+    text = _SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer, features=features)
+    specs = project.parse(text + more_specs)
     watermarks = Watermarks(servers)
     async with (
         bus.open_producer(servers, linger_ms=0) as producer,

@@ -39,7 +39,7 @@ _INTRODUCTION = """\
 # Topics
 
 Made by `python -m trimtab_contracts.docs` from `topics.py` and the messages: edit those. A name with braces is a family,
-one topic for each source or view, with as many partitions as its spec says. Readers are *shared* (a consumer group: each
+one topic for each source, view or table, with as many partitions as its spec says. Readers are *shared* (a consumer group: each
 record goes to one process) or *everyone* (no group: every process reads from the start). Time stamps are the broker's
 (`LogAppendTime`). [asyncapi.yaml](asyncapi.yaml) says the same to machines."""
 
@@ -60,7 +60,7 @@ def _row(topic: Topic[Any]) -> str:
         if topic is KEYED
         else "a user's row",
         _ENCODINGS[topic.encoding],
-        "as the spec says" if topic.is_family else str(topic.partitions),
+        "as the spec says" if topic.is_family and topic.partitions > 1 else str(topic.partitions),
         "compact" if topic.compacted else "delete",
         _kept(topic),
         ", ".join(topic.producers),

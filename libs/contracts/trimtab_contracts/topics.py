@@ -2,7 +2,7 @@
 
 Creation, `docs/topics.md`, the AsyncAPI document and each service's subscriptions
 come from this table; a test holds them to it. A name with a `{placeholder}` is a
-family: one topic for each source or view, made when its spec is applied.
+family: one topic for each source, view or table, made when its spec is applied.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen, TableRecord
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
@@ -67,19 +67,19 @@ class Topic(Generic[M]):
     compacted: bool = False
 
     def named(self, name: str, *, partitions: int | None = None) -> "Topic[M]":
-        """Return the member of this family for a source or view called `name`."""
+        """Return the member of this family for a source, view or table called `name`."""
         head, brace, _ = self.name.partition("{")
         if not brace:
             raise ValueError(f"topic {self.name!r} is no family: use it as it is")
         return replace(self, name=head + name, partitions=partitions or self.partitions)
 
     def member(self, name: str) -> str:
-        """Return the source or view that the topic called `name` belongs to, in this family."""
+        """Return the source, view or table that the topic called `name` belongs to, in this family."""
         return name.removeprefix(self.name.partition("{")[0])
 
     @property
     def is_family(self) -> bool:
-        """Whether there is one such topic for each source or view."""
+        """Whether there is one such topic for each source, view or table."""
         return "{" in self.name
 
     @property
@@ -169,6 +169,18 @@ SEEN = _messages(
     readers=(("ingestion", EVERYONE), ("operators", EVERYONE)),
     compacted=True,
 )
+TABLES = _messages(
+    "tables.{table}",
+    TableRecord,
+    about="The history of a reference table: what each key is since when, and how the newest load went. A version lies ahead "
+    "of its time when it is written, and is never overwritten once that has come.",
+    key="JSON [key, since]; of the load [null, 0]",
+    encoding=Encoding.BINARY,
+    producers=("ingestion",),
+    readers=(("ingestion", SHARED), ("feature_store", EVERYONE), ("serving", EVERYONE)),
+    partitions=1,
+    compacted=True,
+)
 DEADLETTER = _messages(
     "deadletter",
     DeadLetter,
@@ -203,8 +215,8 @@ PREDICTIONS = _messages(
 METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
-    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold.",
-    key="source",
+    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold, whether tables load.",
+    key="source or table",
     producers=("ingestion", "monitoring"),
     readers=(("analysts", SHARED),),
     retention_ms=30 * _DAY_MS,
@@ -276,7 +288,7 @@ RUNS = _messages(
 SPECS = _messages(
     "specs",
     Resource,
-    about="What users applied: sources, feature views and models.",
+    about="What users applied: sources, feature views, tables and models.",
     key="kind/name",
     producers=("registry",),
     readers=tuple((service, EVERYONE) for service in _SERVICES if service != "registry"),
@@ -338,7 +350,7 @@ ALERTS = _messages(
     "alerts",
     Alert,
     about="What a person should look at.",
-    key="model or source",
+    key="model, source or table",
     producers=("ingestion", "monitoring"),
     readers=(("operators", SHARED),),
     retention_ms=90 * _DAY_MS,
@@ -354,7 +366,7 @@ AUDIT = _messages(
 )
 
 ALL: tuple[Topic[Any], ...] = (
-    RAW, EVENTS, SEEN, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
+    RAW, EVENTS, SEEN, TABLES, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
     METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip

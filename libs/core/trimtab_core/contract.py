@@ -1,4 +1,4 @@
-"""A source's data contract, compiled once and held against batches of rows.
+"""A source's data contract, or a table's, compiled once and held against batches of rows.
 
 A row is cleaned as the contract declares and then judged by itself and its time of
 arrival, never by other rows or a clock, so a restart or a replay judges the same.
@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.cleaning import Operation, cleaners
+from trimtab_core.cleaning import Cleaner, Operation, cleaners
 from trimtab_core.columns import Columns
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
@@ -256,6 +256,29 @@ class Contract:
 def compile_contract(spec: SourceSpec) -> Contract:
     """Return the compiled contract of a source."""
     return Contract(spec)
+
+
+class RowContract:
+    """The compiled contract of a table's rows: cleaned and judged as a source's are, but for their times."""
+
+    def __init__(self, fields: Mapping[str, FieldSpec]) -> None:
+        """Compile `fields`."""
+        self._cleaners = [Cleaner(name, field) for name, field in fields.items()]
+        self._fields = [_Field(name, field) for name, field in fields.items()]
+
+    def check(self, rows: Sequence[dict[str, Any]]) -> dict[int, tuple[Reason, ...]]:
+        """Clean rows in place, and return what is wrong with those that are faulty, by their places."""
+        for cleaner in filter(None, self._cleaners):
+            for row in rows:
+                cleaner.clean(row)
+        suspect = np.zeros(len(rows), bool)
+        for field in self._fields:
+            suspect |= field.suspects([row.get(field.name) for row in rows])
+        found = {
+            at: tuple(reason for field in self._fields if (reason := field.fault(rows[at])))
+            for at in np.flatnonzero(suspect).tolist()
+        }
+        return {at: reasons for at, reasons in found.items() if reasons}
 
 
 class _Field:

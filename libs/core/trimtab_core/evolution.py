@@ -1,4 +1,4 @@
-"""Which changes of a source's contract, or of a view's columns, break those who hold to them.
+"""Which changes of a source's contract, or of the columns of a view or table, break those who hold to them.
 
 A change of a contract breaks *producers* if a row that was good would be refused, or would come to
 mean something else; it breaks *readers* if an event may now be what they were promised
@@ -13,7 +13,7 @@ from typing import Any, Final
 from trimtab_core.conditions import same_condition
 from trimtab_core.contract import compile_contract
 from trimtab_core.durations import format_duration
-from trimtab_core.specs import FeatureViewSpec, FieldSpec, Format, Place, SourceSpec
+from trimtab_core.specs import FeatureViewSpec, FieldSpec, Format, Place, SourceSpec, TableSpec
 
 _OF_ALL_COLUMNS: Final = ("source", "entity", "hop")
 
@@ -221,3 +221,30 @@ def _meanings(view: FeatureViewSpec) -> dict[str, dict[str, str | None]]:
         for _ in aggregate.windows
     ]
     return dict(zip(view.columns(), meanings, strict=True))
+
+
+def unlike(before: TableSpec, after: TableSpec) -> list[tuple[Place, str]]:
+    """Return why the history of a table cannot go on as `after`: places in the spec, and a sentence for each."""
+    found: list[tuple[Place, str]] = []
+    if before.key != after.key:
+        said = f"{after.key!r} was {before.key!r}, by which the table's history is kept"
+        found.append((("key",), f"{said}: keep it, or apply a table of another name"))
+    for name, field in after.fields.items():
+        if name in before.fields and field.type != before.fields[name].type:
+            said = f"{field.type!r} was {before.fields[name].type!r}, which the table's history holds"
+            found.append(
+                (("fields", name, "type"), f"{said}: keep it, or take the column in by another name")
+            )
+    return found
+
+
+def lost_columns(before: TableSpec, after: TableSpec) -> dict[str, str]:
+    """Return the columns of a table that `after` has no longer, or with another meaning, and what has changed."""
+    found = {}
+    for name in before.features:
+        was, now = before.fields[name], after.fields.get(name)
+        if now is None or name not in after.columns:
+            found[name] = "it would be gone"
+        elif was.unit is not None and was.unit != now.unit:
+            found[name] = f"its unit was {was.unit!r} and would be {now.unit!r}"
+    return found

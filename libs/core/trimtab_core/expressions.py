@@ -23,7 +23,7 @@ Node = Callable[[Sequence[Floats]], Value]
 
 _EXAMPLE: Final = "write an expression such as request.distance / speed.mph_mean_7d * 60"
 _HIDDEN: Final = "\u01c0"
-"""A letter to Python, which stands for the dash in a view's name while an expression is parsed."""
+"""A letter to Python, which stands for the dash in a view's or table's name while an expression is parsed."""
 _CALENDAR: Final = ("hour", "weekday", "month")
 _ARITHMETIC: dict[type[ast.operator], Callable[[Value, Value], Value]] = {
     ast.Add: np.add,
@@ -102,22 +102,24 @@ class Input:
 class Expression:
     """A compiled expression."""
 
-    def __init__(self, text: str, views: Iterable[str]) -> None:
-        """Compile `text`; of `views`, the names with a dash are read as one word before a dot.
+    def __init__(self, text: str, views: Iterable[str], tables: Iterable[str] = ()) -> None:
+        """Compile `text`; names with a dash are read as one word, of `views` before a dot, of `tables` before a bracket.
 
         Raises:
             TextFault: it is no expression.
         """
         self.text = one_line(text)
-        self._dashed = [view for view in views if "-" in view]
-        compiler = _Compiler(self.text, self._dashed)
+        self._views = [view for view in views if "-" in view]
+        self._tables = [table for table in tables if "-" in table]
+        dashed = [*(f"{name}." for name in self._views), *(f"{name}[" for name in self._tables)]
+        compiler = _Compiler(self.text, dashed)
         self._node = compiler.compile()
         self.inputs = tuple(compiler.inputs.values())
         """What `evaluate` takes, in order."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as text, and be compiled there."""
-        return Expression, (self.text, self._dashed)
+        return Expression, (self.text, self._views, self._tables)
 
     def evaluate(self, columns: Sequence[Floats]) -> Floats:
         """Return the value [rows] of each row, NaN where it is missing."""
@@ -131,13 +133,12 @@ class _Compiler:
         self.inputs: dict[str, Input] = {}
         self._said = text
         self._text = _hidden(text, dashed)
-        self._dashed = {_hide(view): view for view in dashed}
 
     def compile(self) -> Node:
         try:
             node = self._compile(tree(self._text, _EXAMPLE))
         except TextFault as fault:
-            raise TextFault(str(fault).replace(_HIDDEN, "-")) from fault
+            raise TextFault(_shown(str(fault))) from fault
         if not self.inputs:
             raise TextFault(f"{self._said!r} reads no feature: {_EXAMPLE}")
         return node
@@ -150,7 +151,11 @@ class _Compiler:
                 number = np.float64(value)
                 return lambda _: number
             case ast.Attribute(value=ast.Name(id=head), attr=attribute):
-                return self._input(node, f"{self._dashed.get(head, head)}.{attribute}")
+                return self._input(node, f"{_shown(head)}.{attribute}")
+            case ast.Attribute(
+                value=ast.Subscript(value=ast.Name(id=table), slice=ast.Name(id=field)), attr=attribute
+            ):
+                return self._input(node, f"{_shown(table)}[{field}].{attribute}")
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
                 return _applied(_SIGNS[type(op)], [self._compile(operand)])
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
@@ -225,15 +230,16 @@ def _compared(op: type[ast.cmpop], one: Node, other: Node) -> Node:
     return node
 
 
-def _hide(view: str) -> str:
-    return view.replace("-", _HIDDEN)
+def _shown(text: str) -> str:
+    return text.replace(_HIDDEN, "-")
 
 
 def _hidden(text: str, dashed: Sequence[str]) -> str:
-    for view in sorted(dashed, key=len, reverse=True):
-        pieces = text.split(f"{view}.")
+    """Return `text` in which each of `dashed`, names with the character behind them, is one word to Python."""
+    for name in sorted(dashed, key=len, reverse=True):
+        pieces = text.split(name)
         text = pieces[0]
         for piece in pieces[1:]:
             own = not (text[-1:].isalnum() or text[-1:] in ("_", _HIDDEN))
-            text += f"{_hide(view) if own else view}.{piece}"
+            text += (name.replace("-", _HIDDEN) if own else name) + piece
     return text

@@ -1,10 +1,11 @@
 """What a model's feature expressions mean, online and offline alike.
 
 `view.column` is an aggregate looked up by entity, `view.*` all of a view's,
-`request.field` a field of the row itself, and `hour(field)`, `weekday(field)` or
-`month(field)` what the clocks of the field's zone show. `name = expression` is computed
-from those when it is asked for (`expressions.py`). One feature is one float64 column; what
-is missing is NaN.
+`request.field` a field of the row itself, `hour(field)`, `weekday(field)` or
+`month(field)` what the clocks of the field's zone show, and `table[field].column` what a
+reference table has for the field's value (`table[field].*` all of its numbers). `name =
+expression` is computed from those when it is asked for (`expressions.py`). One feature is
+one float64 column; what is missing is NaN.
 """
 
 import difflib
@@ -17,8 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core.contract import entity_text
 from trimtab_core.expressions import Expression
-from trimtab_core.specs import FeatureViewSpec, SourceSpec
+from trimtab_core.lookup import Lookup
+from trimtab_core.specs import NUMERIC, FeatureViewSpec, SourceSpec, TableSpec
 from trimtab_core.syntax import TextFault, one_line
 from trimtab_core.timestamps import (
     NOT_A_TIME,
@@ -32,6 +35,10 @@ from trimtab_core.timestamps import (
 Floats = NDArray[np.float64]
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
 _EXPRESSION = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(.*)")
+_TABLE = re.compile(r"([A-Za-z][\w-]*)\s*\[\s*(\w+)\s*\]\s*\.\s*(\w+|\*)")
+_NO_TABLES: Mapping[str, Any] = {}
+_NOBODY = "\x00"
+"""What a table is asked for where a row has nothing: no key is that."""
 _FEW = 4
 """Up to so many rows, plain numbers are quicker than columns."""
 
@@ -67,7 +74,17 @@ class CalendarFeature:
     zone: Zone
 
 
-Input = ViewFeature | RequestFeature | CalendarFeature
+@dataclass(frozen=True, slots=True)
+class TableFeature:
+    """A column of a reference table, in the row that a field of the row itself names."""
+
+    name: str
+    table: str
+    field: str
+    column: str
+
+
+Input = ViewFeature | RequestFeature | CalendarFeature | TableFeature
 """A feature that is read from somewhere."""
 
 
@@ -86,7 +103,10 @@ Feature = Input | ExpressionFeature
 
 
 def resolve(
-    features: Sequence[str], source: SourceSpec, views: Mapping[str, FeatureViewSpec]
+    features: Sequence[str],
+    source: SourceSpec,
+    views: Mapping[str, FeatureViewSpec],
+    tables: Mapping[str, TableSpec] = _NO_TABLES,
 ) -> tuple[Feature, ...]:
     """Return what `features` mean for rows of `source`, in order, `view.*` spelled out.
 
@@ -97,9 +117,9 @@ def resolve(
     for text in features:
         expression = _EXPRESSION.fullmatch(one_line(text))
         if expression is None:
-            found += _resolve_one(text.strip(), source, views)
+            found += _resolve_one(text.strip(), source, views, tables)
         else:
-            found.append(_resolve_expression(expression[1], expression[2], source, views))
+            found.append(_resolve_expression(expression[1], expression[2], source, views, tables))
     names = [feature.name.partition(" = ")[0] for feature in found]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise FeatureFault(f"feature {twice[0]!r} is named twice: drop one")
@@ -107,23 +127,31 @@ def resolve(
 
 
 def _resolve_expression(
-    name: str, text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]
+    name: str,
+    text: str,
+    source: SourceSpec,
+    views: Mapping[str, FeatureViewSpec],
+    tables: Mapping[str, TableSpec],
 ) -> ExpressionFeature:
     try:
-        expression = Expression(text, views)
+        expression = Expression(text, views, tables)
     except TextFault as fault:
         raise FeatureFault(f"feature {name!r}: {fault}") from fault
     read: list[Input] = []
     for each in expression.inputs:
         try:
-            read += _resolve_one(each.name, source, views)
+            read += _resolve_one(each.name, source, views, tables)
         except FeatureFault as fault:
             place = f"at character {each.at} of {expression.text!r}"
             raise FeatureFault(f"feature {name!r}: {fault} ({place})") from fault
     return ExpressionFeature(f"{name} = {expression.text}", expression, tuple(read))
 
 
-def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec]) -> list[Input]:
+def _resolve_one(
+    text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec], tables: Mapping[str, TableSpec]
+) -> list[Input]:
+    if match := _TABLE.fullmatch(text):
+        return _resolve_table(text, match, source, tables)
     if match := _CALENDAR.fullmatch(text):
         function, field = match.groups()
         _must_be(text, field, source, ("timestamp",))
@@ -132,10 +160,11 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
     head, dot, rest = text.partition(".")
     if not dot:
         raise FeatureFault(
-            f"feature {text!r} is not understood: write view.column, view.*, request.field, hour(field) or name = expression"
+            f"feature {text!r} is not understood: write view.column, view.*, request.field, hour(field), "
+            "table[field].column or name = expression"
         )
     if head == "request":
-        _must_be(text, rest, source, ("integer", "number", "boolean"))
+        _must_be(text, rest, source, NUMERIC)
         return [RequestFeature(text, rest)]
     if head not in views:
         raise FeatureFault(
@@ -156,6 +185,36 @@ def _resolve_one(text: str, source: SourceSpec, views: Mapping[str, FeatureViewS
             f"feature {text!r} names column {rest!r}, which the view lacks: {_nearest(rest, columns)}"
         )
     return [ViewFeature(text, head, rest)]
+
+
+def _resolve_table(
+    text: str, match: re.Match[str], source: SourceSpec, tables: Mapping[str, TableSpec]
+) -> list[Input]:
+    name, field, column = match.groups()
+    if name not in tables:
+        raise FeatureFault(
+            f"feature {text!r} names table {name!r}, which is not there: {_nearest(name, tables)}"
+        )
+    table = tables[name]
+    of_key = ("string",) if table.fields[table.key].type == "string" else ("integer", "number")
+    _must_be(text, field, source, of_key)
+    if column == "*":
+        if not table.features:
+            raise FeatureFault(f"feature {text!r} names no column, for none is a number or boolean: drop it")
+        return [_of_table(name, field, each) for each in table.features]
+    if column not in table.features:
+        if column not in table.columns:
+            remedy = _nearest(column, table.features)
+            raise FeatureFault(f"feature {text!r} names column {column!r}, which the table lacks: {remedy}")
+        kind = table.fields[column].type
+        raise FeatureFault(
+            f"feature {text!r} needs a number or boolean, and column {column!r} is a {kind}: name another column"
+        )
+    return [_of_table(name, field, column)]
+
+
+def _of_table(table: str, field: str, column: str) -> TableFeature:
+    return TableFeature(f"{table}[{field}].{column}", table, field, column)
 
 
 def _must_be(text: str, field: str, source: SourceSpec, types: Sequence[str]) -> None:
@@ -190,8 +249,20 @@ def views_named(text: str) -> set[str]:
     return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
 
 
-def names_read(text: str, views: Iterable[str]) -> set[str]:
-    """Return what the text of a feature reads, by name and where there are `views`, whether or not it is there.
+def tables_named(text: str) -> set[str]:
+    """Return what may be tables in the text of a feature, whether or not it means anything."""
+    words = re.findall(r"([A-Za-z][\w-]*)\s*\[", text)
+    return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
+
+
+def table_column(name: str) -> tuple[str, str] | None:
+    """Return the table and the column, or `*`, that a feature of that name is; None if it is no table's."""
+    match = _TABLE.fullmatch(name)
+    return None if match is None else (match[1], match[3])
+
+
+def names_read(text: str, views: Iterable[str], tables: Iterable[str] = ()) -> set[str]:
+    """Return what the text of a feature reads, by name and where there are `views` and `tables`, whether or not it is there.
 
     Raises:
         FeatureFault: it is an expression that cannot be read.
@@ -200,7 +271,7 @@ def names_read(text: str, views: Iterable[str]) -> set[str]:
     if expression is None:
         return {text.strip()}
     try:
-        return {each.name for each in Expression(expression[2], views).inputs}
+        return {each.name for each in Expression(expression[2], views, tables).inputs}
     except TextFault as fault:
         raise FeatureFault(f"feature {expression[1]!r}: {fault}") from fault
 
@@ -217,10 +288,10 @@ def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureView
 
 
 class RequestEvaluator:
-    """Fills the inputs that a row gives by itself; those of views stay NaN for the caller to fill, and `finish`."""
+    """Fills the inputs that a row gives, by itself or by tables; views' stay NaN for the caller to fill, and `finish`."""
 
-    def __init__(self, features: Sequence[Feature]) -> None:
-        """Compile `features`."""
+    def __init__(self, features: Sequence[Feature], tables: Mapping[str, Lookup] = _NO_TABLES) -> None:
+        """Compile `features`; `tables` has all that they name."""
         self.inputs = inputs(features)
         """The columns that `evaluate` gives and `finish` takes; the features themselves, if none is an expression."""
         self.width = len(self.inputs)
@@ -238,6 +309,14 @@ class RequestEvaluator:
         self._requests = [
             (at, each.field) for at, each in enumerate(self.inputs) if isinstance(each, RequestFeature)
         ]
+        asked: dict[tuple[str, str], _Asked] = {}
+        for at, each in enumerate(self.inputs):
+            if isinstance(each, TableFeature):
+                table = tables[each.table]
+                one = asked.setdefault((each.table, each.field), _Asked(table, each.field, [], []))
+                one.places.append(at)
+                one.columns.append(table.columns.index(each.column))
+        self._asked = list(asked.values())
         clocks: dict[tuple[str, str], _Clock] = {}
         for at, each in enumerate(self.inputs):
             if isinstance(each, CalendarFeature):
@@ -256,8 +335,18 @@ class RequestEvaluator:
             found[:, at] = expression.evaluate([np.ascontiguousarray(matrix[:, each]) for each in places])
         return found
 
-    def evaluate(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
-        """Return float64 [rows, inputs]."""
+    def evaluate(
+        self, rows: Sequence[Mapping[str, Any]], at_ms: Sequence[int] | NDArray[np.int64] = ()
+    ) -> Floats:
+        """Return float64 [rows, inputs]; tables are read as of `at_ms`, the rows' event times."""
+        matrix = self._of_row(rows)
+        for one in self._asked:
+            values = [row.get(one.field) for row in rows]
+            keys = [_NOBODY if value is None else entity_text(value) for value in values]
+            matrix[:, one.places] = one.table.values(keys, at_ms)[:, one.columns]
+        return matrix
+
+    def _of_row(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
         if len(rows) <= _FEW:
             return np.array([self._evaluate_one(row) for row in rows]).reshape(len(rows), self.width)
         matrix = np.full((len(rows), self.width), np.nan)
@@ -289,6 +378,16 @@ class _Clock:
     field: str
     zone: Zone
     shows: list[tuple[int, CalendarFunction]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A table, the field by which it is asked, and what of it goes where."""
+
+    table: Lookup
+    field: str
+    places: list[int]
+    columns: list[int]
 
 
 def _number(value: Any) -> float:

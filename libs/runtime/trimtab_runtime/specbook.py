@@ -45,12 +45,20 @@ class UnknownView(NotFound):
         )
 
 
+class UnknownTable(NotFound):
+    """No such table has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no table {name!r}: apply its spec first, or look at `trimtab get tables`")
+
+
 class SpecBook:
-    """Sources, feature views and models by name, with the generation of each."""
+    """Sources, feature views, tables and models by name, with the generation of each."""
 
     def __init__(self, on_change: Callable[[], Awaitable[None]] | None = None) -> None:
         self.sources: dict[str, specs.Source] = {}
         self.views: dict[str, specs.FeatureView] = {}
+        self.tables: dict[str, specs.Table] = {}
         self.models: dict[str, specs.Model] = {}
         self.generations: dict[tuple[str, str], int] = {}
         self._on_change = on_change
@@ -67,15 +75,19 @@ class SpecBook:
         """Return a feature view, or raise `UnknownView`."""
         return _get(self.views, name, UnknownView)
 
+    def table(self, name: str) -> specs.Table:
+        """Return a table, or raise `UnknownTable`."""
+        return _get(self.tables, name, UnknownTable)
+
     def model(self, name: str) -> specs.Model:
         """Return a model, or raise `UnknownModel`."""
         return _get(self.models, name, UnknownModel)
 
-    def generation(self, resource: specs.Source | specs.FeatureView | specs.Model) -> int:
+    def generation(self, resource: specs.AnyResource) -> int:
         """Return how often the resource has been changed, from 1."""
         return self.generations.get((resource.kind, resource.name), 0)
 
-    def put(self, resource: specs.Source | specs.FeatureView | specs.Model, generation: int = 1) -> None:
+    def put(self, resource: specs.AnyResource, generation: int = 1) -> None:
         """Hold `resource`, unless a newer generation of it is there."""
         place = (resource.kind, resource.name)
         if self.generations.get(place, 0) <= generation:
@@ -89,7 +101,7 @@ class SpecBook:
 
     def _shelf(self, kind: str) -> dict[str, Any]:
         shelves: Mapping[str, dict[str, Any]] = {
-            "Source": self.sources, "FeatureView": self.views, "Model": self.models,
+            "Source": self.sources, "FeatureView": self.views, "Table": self.tables, "Model": self.models,
         }  # fmt: skip
         return shelves[kind]
 
@@ -109,7 +121,7 @@ class SpecBook:
             await self._on_change()
 
 
-def from_message(resource: Resource) -> specs.Source | specs.FeatureView | specs.Model:
+def from_message(resource: Resource) -> specs.AnyResource:
     """Return the typed resource in a message.
 
     Raises:

@@ -18,6 +18,7 @@ from trimtab_feature_store.skew import Audit, Skew
 from trimtab_feature_store.store import Piece
 from trimtab_feature_store.testing import MemoryStore
 from trimtab_runtime.clock import iso
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook, UnknownModel
 
 HOUR = 3_600_000
@@ -53,7 +54,7 @@ class World:
         book.put(specs.parse("FeatureView", {"metadata": {"name": "speed"}, "spec": fold}))
         book.put(specs.parse("Model", {"metadata": {"name": "m"}, "spec": model}))
         self._store = MemoryStore()
-        self._skew = Skew(Historical(book, self._store, self), self._store)
+        self._skew = Skew(Historical(book, self._store, self, RefTables(book)), self._store)
         self._batches = 0
         table, times = tables.EventTable(book.source("rides").spec), START + np.arange(hours) * HOUR
         payloads = [

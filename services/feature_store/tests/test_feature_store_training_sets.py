@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import TableLoad
 from trimtab_core import specs
+from trimtab_core.lookup import FROM_EVER, Change, Version
 from trimtab_core.specs import Model, Source
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
 from trimtab_feature_store.historical import Historical, TrainingSet, Wanted, arrow_pieces, digest
@@ -19,8 +21,10 @@ from trimtab_feature_store.rows import Rows
 from trimtab_feature_store.store import EVER_MS, DeltaStore, Piece
 from trimtab_feature_store.tables import EventTable, events_table
 from trimtab_feature_store.testing import MemoryStore
+from trimtab_runtime import tablelog
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
+from trimtab_runtime.reftables import NotLoaded, RefTables
 from trimtab_runtime.specbook import SpecBook, UnknownModel
 
 HOUR = 3_600_000
@@ -75,7 +79,9 @@ class World:
         self.book = book or a_book()
         self.store = store or MemoryStore()
         self.waited_for: list[Sequence[str]] = []
-        self.historical = Historical(self.book, self.store, self)
+        self.references = RefTables(self.book)
+        self.references.update()
+        self.historical = Historical(self.book, self.store, self, self.references)
         self._sent: dict[str, int] = {}
 
     @contextmanager
@@ -100,6 +106,12 @@ class World:
         piece = Piece(f"events.{source}", 0, rows, first + len(events) - 1)
         marks = {0: watermark_ms} if watermark_ms else {}
         self.store.append(events_table(source), table.schema, [piece], marks)
+
+    def load_zones(self, *versions: tuple[str, int, float]) -> None:
+        changes = [Change(zone, since_ms, Version({"area": area})) for zone, since_ms, area in versions]
+        load = tablelog.load_record("zones", TableLoad(loaded_ms=1, columns=["area"]))
+        records = [*(tablelog.change_record("zones", change) for change in changes), load]
+        self.references.apply("tables.zones", records)
 
     def make(self, start_ms: int, end_ms: int, **more: Any) -> TrainingSet:
         wanted = Wanted("m", start_ms, end_ms, more.pop("as_of_ms", EVER_MS), more.pop("wait_until_ms", 0))
@@ -351,3 +363,57 @@ async def test_a_training_set_is_the_same_at_its_versions_whatever_has_come_and_
 
     assert (await world.historical.training_set(again, patience_s=5)).digest == made.digest
     assert (await world.historical.training_set(wanted, patience_s=5)).digest != made.digest
+
+
+ZONES = {
+    "parquet": "/zones.parquet",
+    "key": "zone",
+    "refresh": "1h",
+    "fields": {"zone": {"type": "integer"}, "area": {"type": "number"}},
+}
+
+
+def a_world_with_zones() -> World:
+    book = a_book(features=["zones[zone].area", "double = zones[zone].area * 2"])
+    book.put(specs.parse("Table", {"metadata": {"name": "zones"}, "spec": ZONES}))
+    world = World(book)
+    world.archive("asks", [Event(f"a{h}", START + h * HOUR, zone=h % 3) for h in range(6)])
+    world.archive("rides", [Event(f"a{h}", START + h * HOUR + 1, mph=1) for h in range(6)])
+    return world
+
+
+def test_a_row_sees_what_a_table_said_of_its_field_at_its_time_and_by_as_of() -> None:
+    world = a_world_with_zones()
+    versions = [("1", FROM_EVER, 5.0), ("1", START + 3 * HOUR, 7.0), ("2", START + 4 * HOUR, 9.0)]
+
+    world.load_zones(*versions)
+    made = world.make(START, START + 10 * HOUR)
+    before = world.make(START, START + 10 * HOUR, as_of_ms=START + 5 * HOUR)
+
+    assert [str(area) for area in made.rows["zones[zone].area"].to_pylist()] == [
+        "nan", "5.0", "nan", "nan", "7.0", "9.0",
+    ]  # fmt: skip
+    assert made.rows["double = zones[zone].area * 2"][5].as_py() == 18
+    assert made.versions["tables.zones"] == START + 4 * HOUR
+    world.load_zones(("2", START + 6 * HOUR, 11.0))
+    assert world.make(START, START + 10 * HOUR, as_of_ms=START + 5 * HOUR).digest == before.digest
+    assert world.make(START, START + 10 * HOUR).versions["tables.zones"] == START + 6 * HOUR
+    assert world.make(START, START + 1, as_of_ms=START).versions["tables.zones"] == 0
+
+
+def test_a_row_ahead_of_as_of_sees_no_more_of_a_table_than_as_of() -> None:
+    world = a_world_with_zones()
+    world.load_zones(("1", FROM_EVER, 5.0), ("1", START + 4 * HOUR, 7.0))
+    world.archive("asks", [Event("b", START + 5 * HOUR, zone=1, late_ms=-2 * HOUR)])
+    world.archive("rides", [Event("b", START + 5 * HOUR + 1, mph=1, late_ms=-2 * HOUR)])
+
+    made = world.make(START + 5 * HOUR, START + 6 * HOUR, as_of_ms=START + 3 * HOUR + 1)
+
+    assert made.rows["zones[zone].area"].to_pylist() == [5]
+
+
+def test_a_set_of_a_table_that_has_not_been_loaded_is_made_later() -> None:
+    world = a_world_with_zones()
+
+    with pytest.raises(NotLoaded, match="column 'area' of table 'zones' has not been loaded yet: ask again"):
+        world.make(START, START + 10 * HOUR)

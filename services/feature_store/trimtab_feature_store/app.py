@@ -14,6 +14,7 @@ from trimtab_runtime.follow import catch_up
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.pipeline import Pipeline, read_partition
 from trimtab_runtime.postgres import open_pool
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.archive import Archive
@@ -58,15 +59,17 @@ async def run(config: Config) -> None:
         servers, service="feature_store-fold", make_worker=make_fold, max_records=config.max_records
     )
 
-    async def listen_to_all_views() -> None:
+    async def listen_to_all() -> None:
         views = [view for view in book.views.values() if view.spec.source in book.sources]
         repartition.set_topics({topics.EVENTS.named(view.spec.source).name for view in views})
         fold.set_topics({topics.KEYED.named(view.name).name for view in views})
         online.update()
+        references.update()
 
-    book, clock, tables = SpecBook(listen_to_all_views), SystemClock(), DeltaStore(config.data_dir)
+    book, clock, tables = SpecBook(listen_to_all), SystemClock(), DeltaStore(config.data_dir)
     specs, pins = book.follower(servers), Pins(servers, clock)
-    freshness = Freshness(clock, config.instance)
+    freshness, references = Freshness(clock, config.instance), RefTables(book)
+    referring = references.follower(servers)
     async with _home(config) as home, bus.open_producer(servers) as producer:
         online = OnlineViews(servers, book, freshness, home)
         archive = Archive(servers, book, tables, producer, clock)
@@ -81,9 +84,8 @@ async def run(config: Config) -> None:
             version_hours=max(1, round(config.versions_days * 24)),
             predictions_days=config.predictions_days,
         )
-        historical = Historical(book, tables, archive)
         on_ray = OnRay(config.ray_address, DeltaStore(config.data_dir)) if config.ray_address else None
-        historical = Historical(book, tables, archive, on_ray.make if on_ray else None)
+        historical = Historical(book, tables, archive, references, on_ray.make if on_ray else None)
         api = FeatureStoreApi(
             online,
             historical,
@@ -112,6 +114,7 @@ async def run(config: Config) -> None:
             tasks.create_task(upkeep.run(every_s=config.upkeep_every_s))
             tasks.create_task(online.follower.run())
             tasks.create_task(home.tidy(online.whole))
+            tasks.create_task(referring.run())
             tasks.create_task(freshness.publish(topics.METRICS_FEATURES, producer))
             set_ready(True)
 

@@ -15,27 +15,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from trimtab_contracts import topics
 from trimtab_core.contract import entity_key, entity_text
 from trimtab_core.features import (
     Feature,
     FeatureFault,
     RequestEvaluator,
+    TableFeature,
     ViewFeature,
     inputs,
     required_fields,
     resolve,
 )
 from trimtab_core.grouping import Grouping
+from trimtab_core.lookup import Lookup
 from trimtab_core.pointintime import join_labels
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_runtime.errors import Rejected
+from trimtab_runtime.reftables import RefTables, lookups
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_feature_store.errors import BadWindow, NotArchivedYet
 from trimtab_feature_store.sharding import ShardedJoin
 from trimtab_feature_store.store import Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
+
+FOLLOWS = (topics.TABLES,)
 
 _POLL_S = 0.05
 _TIMES = ("event_time_ms", "arrived_at_ms")
@@ -78,7 +84,10 @@ class Plan:
     views: Mapping[str, FeatureView]
     sources: Mapping[str, Source]
     features: tuple[Feature, ...]
+    lookups: Mapping[str, Lookup]
+    """The reference tables that the features look into, by name."""
     versions: Mapping[str, int]
+    """Of the archive's tables their own, of reference tables since when the newest counts that is seen, in milliseconds."""
     reached_ms: int
     """The event time up to which all of the sources are whole in those versions."""
 
@@ -91,12 +100,14 @@ class Historical:
         book: SpecBook,
         tables: Tables,
         flushing: Flushing,
+        references: RefTables,
         make: Callable[[Plan], TrainingSet] | None = None,
     ) -> None:
         """`make` blocks and returns the set of a plan; it is made in this process if not given."""
         self._book = book
         self._tables = tables
         self._flushing = flushing
+        self._references = references
         self._make = make or (lambda plan: Making(tables, plan).make())
         self._one = asyncio.Lock()
 
@@ -109,6 +120,7 @@ class Historical:
             BadWindow: its times make no range.
             NotArchivedYet: the archive did not come so far within `patience_s`.
             VersionGone: a version of a table that it is to be read at is not kept any more.
+            NotLoaded, NotRead: a reference table has not been loaded yet, or not been read within `patience_s`.
         """
         plan = await self.plan(wanted, patience_s=patience_s)
         async with self._one:
@@ -126,15 +138,19 @@ class Historical:
         model = self._book.model(wanted.model)
         source = self._book.source(model.spec.source)
         resolved = self._features(model, source, features)
-        views = self._views(resolved)
+        views, looked_into = self._views(resolved), await self._lookups(resolved, patience_s)
         sources = self._sources(model, views.values())
         reached = await self._passed(sources, wanted.wait_until_ms, patience_s)
         versions = {
             table: wanted.versions.get(table, reach.version)
             for table, reach in ((events_table(name), reach) for name, reach in reached.items())
         }
+        versions |= {
+            topics.TABLES.named(name).name: lookup.newest_ms(wanted.as_of_ms)
+            for name, lookup in looked_into.items()
+        }
         until_ms = min(reach.least() for reach in reached.values())
-        return Plan(wanted, model, source, views, sources, resolved, versions, until_ms)
+        return Plan(wanted, model, source, views, sources, resolved, looked_into, versions, until_ms)
 
     def check(self, name: str) -> None:
         """Refuse a model that cannot be made a set for.
@@ -177,9 +193,16 @@ class Historical:
     ) -> tuple[Feature, ...]:
         try:
             views = {name: view.spec for name, view in self._book.views.items()}
-            return resolve(model.spec.features if features is None else features, source.spec, views)
+            tables = {name: table.spec for name, table in self._references.all.items()}
+            return resolve(model.spec.features if features is None else features, source.spec, views, tables)
         except FeatureFault as fault:
             raise Rejected(f"model {model.name!r}: {fault}") from fault
+
+    async def _lookups(self, features: Sequence[Feature], patience_s: float) -> dict[str, Lookup]:
+        """Return the reference tables that features look into, read to their end."""
+        if any(isinstance(each, TableFeature) for each in inputs(features)):
+            await self._references.caught_up(patience_s)
+        return lookups(features, self._references.all)
 
     async def _passed(
         self, sources: Mapping[str, Source], time_ms: int, patience_s: float
@@ -230,8 +253,9 @@ class Making:
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
         """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
         at = _ints(spine["event_time_ms"])
-        evaluator = RequestEvaluator(self._plan.features)
-        matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs))
+        evaluator = RequestEvaluator(self._plan.features, self._plan.lookups)
+        known_ms = np.minimum(at, self._plan.wanted.as_of_ms)
+        matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs), known_ms)
         for name, view in self._plan.views.items():
             columns = self._view(view, spine, at)
             for place, each in enumerate(evaluator.inputs):

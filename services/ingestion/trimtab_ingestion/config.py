@@ -19,5 +19,9 @@ class Config:
     schema_registry_url: str | None = field(default=None, repr=False)
     """Where the schemas of Avro and Protobuf records are asked for: the address of a registry's Confluent API; user:password@ may
     stand before the host."""
+    connections: str | None = field(default=None, repr=False)
+    """The PostgreSQL servers that tables are read from: `name=postgresql://...`, several with spaces; specs name the name."""
+    table_lead_s: float = 10.0
+    """How long after a table was read what has changed begins to count: in that time every reader must have it; 4 at the least."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

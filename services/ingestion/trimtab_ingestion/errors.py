@@ -1,7 +1,15 @@
-"""What ingestion refuses at its gRPC door, or of its settings; a bad row that fits a record is no error but a dead letter."""
+"""What ingestion refuses at its gRPC door, and why a table cannot be loaded; a bad row is a dead letter where it fits a record.
+
+Rejected
+├── RowTooLarge, NotOneARow, IdTooLong, NoArrival   a request to Ingest
+├── BadConnections, BadRegistryAddress              a setting
+└── TableUnfit                                      what is read is no table of its spec
+Unavailable
+└── TableAway                                       it cannot be read now
+"""
 
 from trimtab_contracts.topics import MOST_ROW_BYTES
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.records import MOST_ID_BYTES
 
 
@@ -48,3 +56,20 @@ class BadRegistryAddress(Rejected):
             "TRIMTAB_INGESTION_SCHEMA_REGISTRY_URL is no address: write http:// or https://, and the host and path of the "
             "registry's Confluent API"
         )
+
+
+class BadConnections(Rejected):
+    """The setting that names the servers of tables cannot be read; it does not say what was in it."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(
+            f"TRIMTAB_INGESTION_CONNECTIONS has no name=postgresql://... at place {place}: write that, with spaces between several"
+        )
+
+
+class TableUnfit(Rejected):
+    """What is read is no table as its spec says; nothing of it was taken."""
+
+
+class TableAway(Unavailable):
+    """A table cannot be read now."""

@@ -533,3 +533,96 @@ async def test_events_that_are_not_kept_long_enough_for_those_who_read_them_are_
     applied[0]["spec"]["keep"], applied[1]["spec"]["keep"] = "90d", "91d"
     changes = await specs.apply(applied, "ann", validate_only=True)
     assert [change.action for change in changes][:2] == ["changed", "changed"]
+
+
+def a_table(name: str = "zones", **changes: Any) -> dict[str, Any]:
+    spec = {
+        "parquet": "s3://bucket/zones.parquet",
+        "key": "zone",
+        "refresh": "1h",
+        "fields": {
+            "zone": {"type": "integer"},
+            "area": {"type": "number", "unit": "km2"},
+            "airport": {"type": "boolean"},
+        },
+    }
+    return {"kind": "Table", "metadata": {"name": name}, "spec": spec | changes}
+
+
+async def test_a_table_has_one_topic_of_one_partition(specs: Specs, kafka: Kafka) -> None:
+    await specs.apply([a_table()], "ann")
+
+    assert kafka.needs == [Need("Table", "zones", 1)]
+
+
+async def test_a_feature_that_finds_nothing_in_a_table_is_named_whichever_of_them_changes(
+    specs: Specs,
+) -> None:
+    model = documents(features=["zones[zone].area", "x = request.distance / zones[zone].airport"])
+    with pytest.raises(BadSpecs) as none:
+        await specs.apply(model, "ann")
+    assert [fault.path for fault in none.value.faults] == ["spec.features.0", "spec.features.1"]
+    assert "names table 'zones', which is not there" in none.value.faults[0].sentence
+
+    await specs.apply([*model, a_table()], "ann")
+    fields = a_table()["spec"]["fields"]
+    del fields["airport"]
+    with pytest.raises(BadSpecs) as gone:
+        await specs.apply([a_table(fields=fields)], "ann")
+    [fault] = gone.value.faults
+    assert (fault.resource, fault.path) == ("Model/minutes", "spec.features.1")
+    assert "names column 'airport', which the table lacks" in fault.sentence
+
+
+async def test_a_feature_of_a_table_that_is_itself_faulty_is_no_further_fault(specs: Specs) -> None:
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([*documents(features=["zones[zone].area"]), a_table(refresh="often")], "ann")
+
+    assert [fault.resource for fault in caught.value.faults] == ["Table/zones"]
+
+
+async def test_a_table_goes_on_with_its_key_and_its_types() -> None:
+    specs = Harness().specs
+    await specs.apply([a_table()], "ann")
+    fields = {**a_table()["spec"]["fields"], "area": {"type": "integer"}}
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply([a_table(fields=fields)], "ann")
+
+    [fault] = caught.value.faults
+    assert (fault.path, fault.sentence) == (
+        "spec.fields.area.type",
+        "'integer' was 'number', which the table's history holds: keep it, or take the column in by another name",
+    )
+    [change] = await specs.apply([a_table(refresh="2h", parquet="/data/zones.parquet")], "ann")
+    assert change.action == "changed"
+
+
+@pytest.mark.parametrize("taken", ["zones[zone].area", "x = request.distance / zones[zone].area"])
+@pytest.mark.parametrize(
+    ("area", "said"),
+    [
+        (None, "it would be gone"),
+        ({"type": "number", "unit": "mi2"}, "its unit was 'km2' and would be 'mi2'"),
+    ],
+)
+async def test_a_column_of_a_table_that_a_warm_version_takes_is_kept_as_it_is(
+    taken: str, area: dict[str, str] | None, said: str
+) -> None:
+    registry = Harness()
+    await registry.apply()
+    await registry.specs.apply([a_table(), a_table("my-zones")], "ann")
+    await registry.consider("first", features=[taken])
+    fields = {**a_table()["spec"]["fields"], "area": area}
+    if area is None:
+        del fields["area"]
+
+    with pytest.raises(ColumnsInUse) as refusal:
+        await registry.specs.apply([a_table(fields=fields)], "ann")
+
+    [fault] = refusal.value.faults
+    assert fault.resource == "Table/zones"
+    assert fault.sentence == (
+        f"'area' is a feature of model 'minutes' version 1, and {said}: keep it as it is and put the new one beside it, "
+        "or in a table of another name"
+    )
+    await registry.specs.apply([a_table("my-zones", fields=fields)], "ann")

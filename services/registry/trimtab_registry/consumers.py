@@ -29,6 +29,7 @@ FOLLOWS = (topics.SERVING_STATUS,)
 _FAMILIES: Mapping[str, Sequence[topics.Topic[Any]]] = {
     "Source": (topics.RAW, topics.EVENTS, topics.SEEN),
     "FeatureView": (topics.KEYED, topics.FEATURES),
+    "Table": (topics.TABLES,),
 }
 
 
@@ -95,7 +96,7 @@ class StatusDoor:
 
 
 async def provide_topics(servers: str, replication: int, needs: Sequence[Need]) -> None:
-    """Create the topics of sources and views that do not exist yet."""
+    """Create the topics of sources, views and tables that do not exist yet."""
     wanted = [
         family.named(need.name, partitions=need.partitions)
         for need in needs

@@ -34,7 +34,7 @@ def a_source() -> specs.Source:
 
 
 def a_reader() -> RowReader:
-    reader = RowReader(testing.project().model, a_source(), {})
+    reader = RowReader(testing.project().model, a_source(), {}, {})
     reader.prepare(FEATURES)
     return reader
 

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
+from trimtab_core import specs
+from trimtab_core.lookup import FROM_EVER
 from trimtab_runtime import artifacts
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Conflict, NotFound
@@ -285,3 +287,43 @@ async def test_rubbish_on_a_topic_keeps_nothing_else_from_being_served(
     await instance.hear(good)
 
     assert asked(instance, "t") == [1]
+
+
+async def test_a_version_that_looks_into_a_table_answers_once_that_is_read_and_after_a_restart_too(
+    instance: Instance, tmp_path: Path
+) -> None:
+    features = ("zones[zone].area", "double = zones[zone].area * 2")
+    wanted = testing.version(tmp_path, 1, features, testing.linear_model([1, 0.5]))
+    since = MIDNIGHT + 1
+
+    await instance.hear(testing.deployment(MODEL, 1, wanted))
+    with pytest.raises(Conflict, match="is being loaded"):
+        asked(instance, "t")
+
+    await instance.hear(*testing.table("zones", ("1", FROM_EVER, {"area": 5})))
+    assert asked(instance, "t") == [10]
+
+    await instance.hear(*testing.table("zones", ("1", since, {"area": 7})))
+    assert asked(instance, "t") == [10]
+    await instance.restart()
+    late = [row.replace(b".000Z", b".001Z") for row in rows("u")]
+    assert instance.predictions.predict(MODEL, [*rows("t"), *late]).predictions.tolist() == [10, 14]
+
+
+async def test_a_column_that_a_table_gets_later_is_waited_for_and_unseats_nobody(
+    instance: Instance, tmp_path: Path
+) -> None:
+    await instance.hear(*testing.table("zones", ("1", FROM_EVER, {"area": 5})))
+    first = testing.version(tmp_path, 1, ["zones[zone].area"], testing.linear_model([1]))
+    await instance.hear(testing.deployment(MODEL, 1, first))
+    fields = {name: field.model_dump(mode="json") for name, field in PROJECT.zones.spec.fields.items()}
+    document = specs.to_document(PROJECT.zones)
+    document["spec"]["fields"] = fields | {"depth": {"type": "number"}}
+
+    await instance.hear(testing.spec(specs.parse("Table", document), 2))
+    second = testing.version(tmp_path, 2, ["zones[zone].depth"], testing.linear_model([1]))
+    await instance.hear(testing.deployment(MODEL, 2, second, previous=first))
+    assert asked(instance, "t") == [5]
+
+    await instance.hear(*testing.table("zones", ("1", MIDNIGHT, {"area": 5, "depth": 3})))
+    assert asked(instance, "t") == [3]

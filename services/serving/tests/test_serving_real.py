@@ -59,7 +59,8 @@ class World:
 
     async def begin(self) -> None:
         view = self.project.speed
-        await admin.ensure_topics(self.kafka.servers, [topics.FEATURES.named(view.name, partitions=2)])
+        made = [topics.FEATURES.named(view.name, partitions=2), topics.TABLES.named(self.project.zones.name)]
+        await admin.ensure_topics(self.kafka.servers, made)
         fold = FoldState(Layout.of(view.spec, self.project.dropoffs.spec.lateness))
         fold.fold(["7", "7"], np.array([MIDNIGHT, MIDNIGHT + 1]), np.array([[10.0], [30.0]]))
         await self.publish(*self.project.specs, *testing.features(view.name, fold, MIDNIGHT + DAY, 2))

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_core import specs
+from trimtab_core.lookup import Lookup
 from trimtab_core.slots import FoldState
+from trimtab_runtime.reftables import RefTable
 from trimtab_serving import testing
 from trimtab_serving.errors import CannotServe
 from trimtab_serving.online import OnlineView
@@ -38,7 +40,7 @@ def a_view(entity: Any, *events: tuple[str, float]) -> OnlineView:
 
 
 def asked(view: OnlineView, features: tuple[str, ...], *rows: dict[str, Any]) -> list[list[float]]:
-    reader = RowReader(PROJECT.model, PROJECT.pickups, {"speed": view})
+    reader = RowReader(PROJECT.model, PROJECT.pickups, {"speed": view}, {})
     reader.prepare(features)
     payloads = [json.dumps({"trip": "t", "at": MIDNIGHT + 5} | row).encode() for row in rows]
     found: list[list[float]] = reader.features(reader.read(payloads, features), features).tolist()
@@ -71,7 +73,15 @@ def test_an_entity_of_several_fields_is_looked_up_by_all_of_them() -> None:
 
 
 def test_a_version_whose_expression_means_nothing_any_more_cannot_be_served() -> None:
-    reader = RowReader(PROJECT.model, PROJECT.pickups, {})
+    reader = RowReader(PROJECT.model, PROJECT.pickups, {}, {})
 
     with pytest.raises(CannotServe, match="names view 'speed', which is not there"):
         reader.prepare((EXPECTED,))
+
+
+def test_a_version_that_looks_into_what_is_no_column_cannot_be_served() -> None:
+    tables = {"zones": RefTable(PROJECT.zones.spec, Lookup(("area",)), ("area",))}
+    reader = RowReader(PROJECT.model, PROJECT.pickups, {}, tables)
+
+    with pytest.raises(CannotServe, match="names column 'size', which the table lacks"):
+        reader.prepare(("zones[zone].size",))

@@ -22,12 +22,13 @@ from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.freshness import Freshness
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from trimtab_serving import grpc_api, oip_api
 from trimtab_serving.config import Config
-from trimtab_serving.consumers import Features, Wishes
+from trimtab_serving.consumers import Features, Tables, Wishes
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
 from trimtab_serving.journal import Journal
@@ -76,17 +77,20 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         watermarks.move(view, until_ms)
         writer.features_moved()
 
-    def views_changed() -> None:
+    def inputs_changed() -> None:
         fleet.know(book.models)
 
     def specs_changed() -> None:
         features.set_topics(views.update())
-        views_changed()
+        tables.set_topics(references.update())
+        inputs_changed()
 
-    views = OnlineViews(book, mirror.records, views_changed)
-    fleet = Fleet(board, ModelFiles(config.state_dir / "models"), Readers(book, views).of, board_changed)
+    views, references = OnlineViews(book, mirror.records, inputs_changed), RefTables(book, mirror.records)
+    readers = Readers(book, views, references)
+    fleet = Fleet(board, ModelFiles(config.state_dir / "models"), readers.of, board_changed)
     heartbeat = Heartbeat(fleet, messages)
     features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)
+    tables = Tables(mirror, references, inputs_changed).follower(config.kafka_servers)
     wishes = Wishes(mirror, book, fleet, specs_changed)
     wanted = wishes.follower(config.kafka_servers)
     has_copy = wishes.replay()
@@ -96,8 +100,9 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(wanted.run())
         tasks.create_task(features.run())
+        tasks.create_task(tables.run())
         tasks.create_task(_every(_SAVE_S, mirror.save))
-        await _catch_up([wanted, features], config.catch_up_s if has_copy else None)
+        await _catch_up([wanted, features, tables], config.catch_up_s if has_copy else None)
         await fleet.settle()
         await mirror.save()
         tasks.create_task(fleet.run())

@@ -13,6 +13,7 @@ from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionRef
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.freshness import Freshness
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook, from_message
 
 from trimtab_serving.files import StoredFile
@@ -21,7 +22,7 @@ from trimtab_serving.mirror import Mirror, keyed, traceparent_of
 from trimtab_serving.online import OnlineViews
 from trimtab_serving.routing import Arms
 
-FOLLOWS = (topics.SPECS, topics.DEPLOYMENTS, topics.FEATURES)
+FOLLOWS = (topics.SPECS, topics.DEPLOYMENTS, topics.FEATURES, topics.TABLES)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,27 @@ class Features:
         self._mirror.put(topic, partition, records)
         if moved is not None:
             self._on_watermark(*moved)
+
+
+class Tables:
+    """Hears `tables.*`: the history of every reference table."""
+
+    def __init__(self, mirror: Mirror, tables: RefTables, on_another: Callable[[], None]) -> None:
+        """`on_another` is called when a table can be asked for what it could not be before."""
+        self._mirror = mirror
+        self._tables = tables
+        self._on_another = on_another
+
+    def follower(self, servers: str) -> Follower:
+        """Return the follower that hears it, of no topic at first; run it as a task."""
+        return Follower(servers, [], self.hear, start=self._mirror.offsets())
+
+    async def hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        """Take in raw records of a table's topic."""
+        is_another = self._tables.apply(topic, keyed(records))
+        self._mirror.put(topic, partition, records)
+        if is_another:
+            self._on_another()
 
 
 def _wanted(deployment: Deployment, traceparent: str | None) -> Wanted:

@@ -17,6 +17,7 @@ from trimtab_core.contract import compile_contract, entity_key, entity_text
 from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
 from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
 from trimtab_runtime.onlineview import OnlineView
+from trimtab_runtime.reftables import RefTable, RefTables, lookups
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_serving.errors import BadRow, CannotServe
@@ -62,11 +63,18 @@ class _Plan:
 class RowReader:
     """Reads the rows of one model's source."""
 
-    def __init__(self, model: specs.Model, source: specs.Source, views: Mapping[str, OnlineView]) -> None:
-        """`views` are those that the model's versions may name."""
+    def __init__(
+        self,
+        model: specs.Model,
+        source: specs.Source,
+        views: Mapping[str, OnlineView],
+        tables: Mapping[str, RefTable],
+    ) -> None:
+        """`views` and `tables` are those that the model's versions may name."""
         self._model = model
         self._source = source
         self._views = views
+        self._tables = tables
         self._contract = compile_contract(source.spec)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
@@ -77,12 +85,14 @@ class RowReader:
 
         Raises:
             CannotServe: one of them means nothing here.
+            NotLoaded: one looks into a table that has not been read yet.
         """
         if features in self._plans:
             return
         view_specs = {name: view.spec for name, view in self._views.items()}
         try:
-            found = core.resolve(features, self._source.spec, view_specs)
+            table_specs = {name: table.spec for name, table in self._tables.items()}
+            found = core.resolve(features, self._source.spec, view_specs, table_specs)
         except FeatureFault as error:
             raise CannotServe(
                 f"a version of model {self._model.name!r} cannot be given its features: {error}"
@@ -93,7 +103,7 @@ class RowReader:
                 f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
             )
         fields = self._always | core.required_fields(found, view_specs)
-        evaluator = RequestEvaluator(found)
+        evaluator = RequestEvaluator(found, lookups(found, self._tables))
         self._plans[features] = _Plan(
             evaluator,
             [self._lookup(name, evaluator.inputs) for name in dict.fromkeys(_views_in(evaluator.inputs))],
@@ -129,7 +139,7 @@ class RowReader:
     def features(self, asked: Asked, features: tuple[str, ...]) -> NDArray[np.float32]:
         """Return float32 [rows, features], NaN where something is missing, as it was at each row's event time."""
         plan = self._plans[features]
-        matrix = plan.evaluator.evaluate(asked.rows)
+        matrix = plan.evaluator.evaluate(asked.rows, asked.event_time_ms)
         for lookup in plan.lookups:
             entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
@@ -187,9 +197,10 @@ def _entity(values: Sequence[Any]) -> str:
 class Readers:
     """The reader of each model, compiled anew when what it rests on has changed; only the control plane calls it."""
 
-    def __init__(self, book: SpecBook, views: OnlineViews) -> None:
+    def __init__(self, book: SpecBook, views: OnlineViews, tables: RefTables) -> None:
         self._book = book
         self._views = views
+        self._tables = tables
         self._held: dict[str, tuple[tuple[Any, ...], RowReader]] = {}
 
     def of(self, name: str) -> RowReader:
@@ -199,11 +210,9 @@ class Readers:
             UnknownModel, UnknownSource: a spec is not there.
         """
         model = self._book.model(name)
-        source, views = self._book.source(model.spec.source), self._views.all
+        rests_on = (model, self._book.source(model.spec.source), self._views.all, self._tables.all)
         held = self._held.get(name)
-        if held is None or any(
-            one is not other for one, other in zip(held[0], (model, source, views), strict=True)
-        ):
-            held = ((model, source, views), RowReader(model, source, views))
+        if held is None or any(one is not other for one, other in zip(held[0], rests_on, strict=True)):
+            held = (rests_on, RowReader(*rests_on))
             self._held[name] = held
         return held[1]

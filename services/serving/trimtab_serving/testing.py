@@ -10,17 +10,20 @@ from typing import Any
 import msgspec
 from google.protobuf import json_format
 from trimtab_contracts import topics
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import TableLoad
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Resource, Rollout, VersionRef
 from trimtab_core import specs
+from trimtab_core.lookup import Change, Version
 from trimtab_core.slots import FoldState
-from trimtab_runtime import artifacts, featurelog, records
+from trimtab_runtime import artifacts, featurelog, records, tablelog
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.featurelog import Progress
 from trimtab_runtime.freshness import Freshness
 from trimtab_runtime.records import Outgoing
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_serving.consumers import Features, Wishes
+from trimtab_serving.consumers import Features, Tables, Wishes
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
 from trimtab_serving.meter import Meter
@@ -61,7 +64,7 @@ def version(data_dir: Path, number: int, features: Sequence[str], onnx: bytes) -
     return VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features)
 
 
-def spec(resource: specs.Source | specs.FeatureView | specs.Model, generation: int = 1) -> Outgoing:
+def spec(resource: specs.AnyResource, generation: int = 1) -> Outgoing:
     """Return the record by which the registry publishes a spec."""
     message = Resource(kind=resource.kind, name=resource.name, generation=generation)
     json_format.ParseDict(specs.to_document(resource), message.document)
@@ -122,13 +125,22 @@ def features(
     return found
 
 
+def table(name: str, *versions: tuple[str, int, dict[str, Any] | None]) -> list[Outgoing]:
+    """Return the records by which ingestion publishes a load of a table: key, since when, and row of each version."""
+    changes = [Change(key, since_ms, Version(row)) for key, since_ms, row in versions]
+    columns = sorted({column for *_, row in versions for column in row or {}})
+    written = [tablelog.change_record(name, change) for change in changes]
+    return [*written, tablelog.load_record(name, TableLoad(loaded_ms=1, columns=columns))]
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Trips: asked about at the pickup, with how fast the zone was on the day before."""
+    """Trips: asked about at the pickup, with how fast the zone was on the day before; and how large zones are."""
 
     pickups: specs.Source
     dropoffs: specs.Source
     speed: specs.FeatureView
+    zones: specs.Table
     model: specs.Model
 
     @property
@@ -139,7 +151,9 @@ class Project:
     @property
     def specs(self) -> list[Outgoing]:
         """The records that publish it."""
-        return [spec(resource) for resource in (self.pickups, self.dropoffs, self.speed, self.model)]
+        return [
+            spec(resource) for resource in (self.pickups, self.dropoffs, self.speed, self.zones, self.model)
+        ]
 
 
 def project(suffix: str = "") -> Project:
@@ -160,6 +174,12 @@ def project(suffix: str = "") -> Project:
         "hop": "6h",
         "ttl": "10d",
     }
+    zones = {
+        "parquet": "/zones.parquet",
+        "key": "zone",
+        "refresh": "1h",
+        "fields": {"zone": {"type": "integer"}, "area": {"type": "number"}},
+    }
     model = {
         "task": "regression",
         "source": f"pickups{suffix}",
@@ -172,6 +192,7 @@ def project(suffix: str = "") -> Project:
         specs.Source.model_validate(_named(f"pickups{suffix}", source | {"fields": fields | pickups})),
         specs.Source.model_validate(_named(f"dropoffs{suffix}", source | {"fields": fields | dropoffs})),
         specs.FeatureView.model_validate(_named(f"speed{suffix}", view)),
+        specs.Table.model_validate(_named(f"zones{suffix}", zones)),
         specs.Model.model_validate(_named(f"minutes{suffix}", model)),
     )
 
@@ -205,10 +226,11 @@ class Instance:
         self.clock = ManualClock(1_700_000_000_000)
         self.board, self.meter, self.book = Board(), Meter(), SpecBook()
         self.mirror = Mirror(self._state_dir / "mirror", 64 * 1024 * 1024)
-        self.views = OnlineViews(self.book, self.mirror.records, lambda: self.fleet.know(self.book.models))
+        self.views = OnlineViews(self.book, self.mirror.records, self._inputs_changed)
+        self.references = RefTables(self.book, self.mirror.records)
         self.watermarks: list[tuple[str, int]] = []
         freshness = Freshness(self.clock, "serving-0")
-        readers = Readers(self.book, self.views)
+        readers = Readers(self.book, self.views, self.references)
         self.fleet = Fleet(self.board, ModelFiles(self._state_dir / "models"), readers.of, lambda: None)
         self.log = PredictionLog(partial(featurelog.partition_of, partitions=2), 2)
         self.predictions = Predictions(self.board, self.log, self.meter, self.clock)
@@ -216,6 +238,8 @@ class Instance:
         self._features = Features(
             self.mirror, self.views, freshness, lambda *moved: self.watermarks.append(moved)
         )
+
+        self._tables = Tables(self.mirror, self.references, self._inputs_changed)
 
     async def hear(self, *heard: Outgoing) -> None:
         """Take in records, and bring about what they want."""
@@ -228,7 +252,9 @@ class Instance:
                 record.value,
                 record.headers,
             )
-            door = self._features if record.topic.startswith("features.") else self._wishes
+            family = record.topic.partition(".")[0]
+            doors: dict[str, Features | Tables] = {"features": self._features, "tables": self._tables}
+            door = doors.get(family, self._wishes)
             await door.hear(raw.topic, raw.partition, [raw])
         await self.fleet.settle()
 
@@ -245,6 +271,10 @@ class Instance:
 
     def _specs_changed(self) -> None:
         self.views.update()
+        self.references.update()
+        self._inputs_changed()
+
+    def _inputs_changed(self) -> None:
         self.fleet.know(self.book.models)
 
 

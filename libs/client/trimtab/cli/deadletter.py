@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
@@ -156,7 +155,7 @@ def _outcome(
 
 def _row(found: Found) -> dict[str, Any]:
     letter = found.letter
-    told = {
+    return {
         "id": letter.id,
         "source": letter.source,
         "refused at": iso(found.refused_ms),
@@ -165,7 +164,6 @@ def _row(found: Found) -> dict[str, Any]:
         "value": "\n".join(_short(_printable(reason.value)) or "-" for reason in letter.reasons),
         "state": found.state,
     }
-    return {name: escape(value) for name, value in told.items()}
 
 
 def _as_json(found: Found) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from trimtab_contracts.registry.v1.registry_pb2 import Resource
 from trimtab_core import specs
 from trimtab_core.durations import format_duration
-from trimtab_core.features import views_named
+from trimtab_core.features import tables_named, views_named
 
 from trimtab.cli.session import plain
 
@@ -18,6 +18,7 @@ class Lineage:
         parsed = [specs.parse(each.kind, plain(each.document)) for each in resources]
         self._sources = {each.name: each for each in parsed if isinstance(each, specs.Source)}
         self._views = {each.name: each for each in parsed if isinstance(each, specs.FeatureView)}
+        self._tables = {each.name: each for each in parsed if isinstance(each, specs.Table)}
         self._models = {each.name: each for each in parsed if isinstance(each, specs.Model)}
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
@@ -25,6 +26,7 @@ class Lineage:
         shelves: Mapping[str, Sequence[dict[str, Any]]] = {
             "Source": [self._source(each) for each in self._sources.values()],
             "FeatureView": [self._view(each) for each in self._views.values()],
+            "Table": [self._table(each) for each in self._tables.values()],
             "Model": [self._model(each) for each in self._models.values()],
         }
         return list(shelves[kind])
@@ -74,12 +76,25 @@ class Lineage:
             ),
         }
 
+    def _table(self, table: specs.Table) -> dict[str, Any]:
+        spec = table.spec
+        models = [model.name for model in self._models.values() if table.name in self._tables_of(model)]
+        return {
+            "table": table.name,
+            "from": spec.parquet if spec.postgres is None else f"a query of {spec.postgres.connection}",
+            "key": spec.key,
+            "columns": ", ".join(spec.columns),
+            "refresh": format_duration(spec.refresh),
+            "models": ", ".join(models),
+        }
+
     def _model(self, model: specs.Model) -> dict[str, Any]:
         return {
             "model": model.name,
             "task": model.spec.task,
             "source": model.spec.source,
             "views": ", ".join(self._of(model)),
+            "tables": ", ".join(self._tables_of(model)),
             "features": ", ".join(model.spec.features),
             "label": f"{model.spec.label.source}.{model.spec.label.value}",
             "trainer": model.spec.trainer.kind,
@@ -89,6 +104,11 @@ class Lineage:
         """Return the views whose features a model takes."""
         heads = [head for feature in model.spec.features for head in sorted(views_named(feature))]
         return [name for name in dict.fromkeys(heads) if name in self._views]
+
+    def _tables_of(self, model: specs.Model) -> list[str]:
+        """Return the tables that a model looks into."""
+        names = [name for feature in model.spec.features for name in sorted(tables_named(feature))]
+        return [name for name in dict.fromkeys(names) if name in self._tables]
 
 
 def _entity(view: specs.FeatureView) -> str:

@@ -35,7 +35,7 @@ def show_(id: str, directory: Directory = HOME, as_json: Json = False) -> None:
         print_json(plain(loop))
         return
     for line in story(loop):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def story(loop: Loop) -> list[str]:

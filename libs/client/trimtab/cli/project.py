@@ -1,5 +1,6 @@
 """`trimtab apply | plan | get | predict`."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,12 +13,24 @@ from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
+from trimtab.cli import tables
 from trimtab.cli.lineage import Lineage
-from trimtab.cli.session import HOME, Directory, Json, actor, ask, plain, print_json, show
+from trimtab.cli.session import (
+    HOME,
+    Directory,
+    Json,
+    actor,
+    ask,
+    environ,
+    plain,
+    print_json,
+    show,
+    wanted,
+)
 from trimtab.client import Trimtab
 from trimtab.project import BadProject, Fault, Project, read
 
-KINDS = {"sources": "Source", "featureviews": "FeatureView", "models": "Model", "all": ""}
+KINDS = {"sources": "Source", "featureviews": "FeatureView", "tables": "Table", "models": "Model", "all": ""}
 FORMS = ("", "wide")
 
 
@@ -128,7 +141,9 @@ def get(
     if what not in (*KINDS, "datasets"):
         raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join([*KINDS, 'datasets'])}")
     if output not in FORMS or (output and what in ("all", "datasets")):
-        raise Rejected(f"{what} has no form {output!r}: write wide, with sources, featureviews or models")
+        raise Rejected(
+            f"{what} has no form {output!r}: write wide, with sources, featureviews, tables or models"
+        )
     if what == "datasets":
         used = ask(directory, lambda trimtab: trimtab.datasets())
         show(
@@ -139,11 +154,11 @@ def get(
         return
     if output:
         everything = ask(directory, lambda trimtab: trimtab.resources())
-        show(
-            Lineage(everything).rows(KINDS[what]),
-            as_json=as_json,
-            empty="nothing has been applied: see `trimtab apply`",
-        )
+        rows = Lineage(everything).rows(KINDS[what])
+        if what == "tables":
+            [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
+            rows = asyncio.run(tables.with_loads(servers, rows))
+        show(rows, as_json=as_json, empty="nothing has been applied: see `trimtab apply`")
         return
     found = ask(directory, lambda trimtab: trimtab.resources(KINDS[what]))
     if as_json:

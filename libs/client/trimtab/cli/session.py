@@ -13,6 +13,7 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from trimtab_runtime.clock import parse_iso
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -124,4 +125,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return escape(str(value))

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from trimtab_core import specs
-from trimtab_core.evolution import changed_columns
-from trimtab_core.features import FeatureFault, names_read
+from trimtab_core.evolution import changed_columns, lost_columns
+from trimtab_core.features import FeatureFault, names_read, table_column
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Fault
 
@@ -19,6 +19,8 @@ from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
 from trimtab_registry.usecases.ports import Need, Provide, SchemaFaults, Store, Unit
 from trimtab_registry.usecases.roles import Roles
+
+_SAID = {"FeatureView": "view", "Table": "table"}
 
 
 class Specs:
@@ -123,16 +125,17 @@ class Specs:
         return again
 
     async def _in_use(self, applied: Mapping[str, Applied], changed: Mapping[str, Spec]) -> list[Fault]:
-        """Return the columns that views would lose, or mean otherwise, though a warm version of a model takes them."""
+        """Return the columns that views and tables would lose, or that would mean something else, though a warm version takes them."""
         lost = {
-            f"{spec.name}.{column}": (spec, column, said)
+            (spec.name, column): (spec, said)
             for key, spec in changed.items()
-            if isinstance(spec, specs.FeatureView) and (held := applied.get(key)) is not None
-            for column, said in changed_columns(_view(held), spec.spec).items()
+            if (held := applied.get(key)) is not None
+            for column, said in _lost(specs.parse(held.kind, dict(held.document)), spec).items()
         }
         if not lost:
             return []
         views = [held.name for held in applied.values() if held.kind == "FeatureView"]
+        tables = [held.name for held in applied.values() if held.kind == "Table"]
         faults = []
         for standing in await self._store.standings():
             for number, version in sorted((await self._store.named_by(standing)).items()):
@@ -142,17 +145,17 @@ class Specs:
                         spec.key,
                         "spec",
                         f"{column!r} is a feature of model {standing.model!r} version {number}, and {said}: keep it as "
-                        "it is and put the new one beside it, or in a view of another name",
+                        f"it is and put the new one beside it, or in a {_SAID[spec.kind]} of another name",
                     )
-                    for name, (spec, column, said) in lost.items()
-                    if any(_takes(feature, name, views) for feature in taken)
+                    for (_, column), (spec, said) in lost.items()
+                    if any(_takes(feature, spec, column, views, tables) for feature in taken)
                 ]
         return faults
 
     async def provide_all(self) -> None:
         """Make sure of the topics of everything that is applied."""
         world = World.of({held.key: held for held in await self._store.resources()}, {})
-        await self._provide(needs([*world.sources.values(), *world.views.values()], world))
+        await self._provide(needs(world.made(), world))
 
     async def get(self, kind: str, name: str) -> Applied:
         """Return a spec as applied."""
@@ -175,8 +178,14 @@ def needs(changed: Iterable[Spec], world: World) -> list[Need]:
     ]
 
 
-def _partitions(spec: specs.Source | specs.FeatureView, world: World) -> int:
-    return spec.spec.partitions if isinstance(spec, specs.Source) else world.partitions(spec.spec.source)
+def _partitions(spec: specs.Source | specs.FeatureView | specs.Table, world: World) -> int:
+    match spec:
+        case specs.Source():
+            return spec.spec.partitions
+        case specs.FeatureView():
+            return world.partitions(spec.spec.source)
+        case specs.Table():
+            return 1  # a load is seen in its order
 
 
 def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
@@ -189,18 +198,25 @@ def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
     )
 
 
-def _takes(feature: str, column: str, views: Sequence[str]) -> bool:
-    """Whether a feature, which may be an expression, takes a view's column."""
+def _lost(before: Spec, after: Spec) -> Mapping[str, str]:
+    """Return the columns that a change takes from those who read them, and how."""
+    match before, after:
+        case specs.FeatureView() as was, specs.FeatureView() as now:
+            return changed_columns(was.spec, now.spec)
+        case specs.Table() as was, specs.Table() as now:
+            return lost_columns(was.spec, now.spec)
+    return {}
+
+
+def _takes(feature: str, spec: Spec, column: str, views: Sequence[str], tables: Sequence[str]) -> bool:
+    """Whether a feature, which may be an expression, takes a column of a view or table."""
     try:
-        return column in names_read(feature, views)
+        read = names_read(feature, views, tables)
     except FeatureFault:  # a view that came after it can make it mean nothing: rather refuse too much
-        return column in feature
-
-
-def _view(held: Applied) -> specs.FeatureViewSpec:
-    spec = specs.parse(held.kind, dict(held.document)).spec
-    assert isinstance(spec, specs.FeatureViewSpec)
-    return spec
+        return spec.name in feature and column in feature
+    if isinstance(spec, specs.Table):
+        return (spec.name, column) in map(table_column, read)
+    return f"{spec.name}.{column}" in read
 
 
 def _is_new(held: Applied | None, spec: Spec) -> bool:
@@ -210,7 +226,7 @@ def _is_new(held: Applied | None, spec: Spec) -> bool:
 def _clashes(applied: Mapping[str, Applied], changed: Mapping[str, Spec], world: World) -> list[Fault]:
     """Return the changes that would need other partitions in topics that exist."""
     before = World.of(applied, {})
-    existing = needs([*before.sources.values(), *before.views.values()], before)
+    existing = needs(before.made(), before)
     had = {(need.kind, need.name): need.partitions for need in existing}
     return [
         Fault(

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from trimtab_core import evolution, specs
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
-from trimtab_core.features import FeatureFault, resolve, views_named
+from trimtab_core.features import FeatureFault, resolve, tables_named, views_named
 from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
 
 from trimtab_registry.usecases.entities import Applied, Document
 
-Spec = specs.Source | specs.FeatureView | specs.Model
+Spec = specs.AnyResource
 
 _NUMERIC = ("integer", "number")
 
@@ -64,6 +64,7 @@ class World:
 
     sources: Mapping[str, specs.Source]
     views: Mapping[str, specs.FeatureView]
+    tables: Mapping[str, specs.Table]
     models: Mapping[str, specs.Model]
     unreadable: frozenset[str] = frozenset()
     """What the request also holds, but cannot be read: a reference to it is no further fault."""
@@ -78,9 +79,14 @@ class World:
         return cls(
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Source)},
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.FeatureView)},
+            {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Table)},
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Model)},
             frozenset(unreadable or ()),
         )
+
+    def made(self) -> list[Spec]:
+        """Return all that has topics of its own."""
+        return [*self.sources.values(), *self.views.values(), *self.tables.values()]
 
     def faults(self, changed: set[str]) -> list[Fault]:
         """Return what does not fit together in `changed` (kind/name) or in what leans on it."""
@@ -109,6 +115,7 @@ class World:
             f"Source/{model.spec.label.source}",
             *(f"FeatureView/{view}" for view in views),
             *(f"Source/{source}" for source in upstream),
+            *(f"Table/{table}" for feature in model.spec.features for table in tables_named(feature)),
         }
 
     def _name_faults(self, source: specs.Source) -> Iterator[Fault]:
@@ -190,18 +197,20 @@ class World:
 
     def _feature_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         views = {name: view.spec for name, view in self.views.items()}
+        tables = {name: table.spec for name, table in self.tables.items()}
         faulty = False
         for index, text in enumerate(model.spec.features):
-            if any(f"FeatureView/{view}" in self.unreadable for view in views_named(text)):
+            named = {f"FeatureView/{view}" for view in views_named(text)}
+            if self.unreadable & (named | {f"Table/{table}" for table in tables_named(text)}):
                 continue
             try:
-                resolve([text], source.spec, views)
+                resolve([text], source.spec, views, tables)
             except FeatureFault as fault:
                 faulty = True
                 yield Fault(model.key, f"spec.features.{index}", str(fault))
         if not faulty and not self.unreadable:
             try:
-                resolve(model.spec.features, source.spec, views)
+                resolve(model.spec.features, source.spec, views, tables)
             except FeatureFault as fault:
                 yield Fault(model.key, "spec.features", str(fault))
 
@@ -223,14 +232,16 @@ def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) ->
 
 
 def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[Fault]:
-    """Return what `wanted` breaks of the contracts that are applied."""
+    """Return what `wanted` breaks of the contracts that are applied, or of the histories of tables."""
     found = []
     for key, spec in wanted.items():
-        held = applied.get(key)
-        if held is not None and isinstance(spec, specs.Source):
-            before = specs.parse("Source", dict(held.document))
-            assert isinstance(before, specs.Source)
-            found += in_spec(key, evolution.breaking(before.spec, spec.spec))
+        if (held := applied.get(key)) is None:
+            continue
+        match specs.parse(spec.kind, dict(held.document)), spec:
+            case specs.Source() as was, specs.Source() as now:
+                found += in_spec(key, evolution.breaking(was.spec, now.spec))
+            case specs.Table() as was, specs.Table() as now:
+                found += in_spec(key, evolution.unlike(was.spec, now.spec))
     return found
 
 

@@ -157,7 +157,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A source or view that is about to be published, whose topics must exist first."""
+    """A source, view or table that is about to be published, whose topics must exist first."""
 
     kind: str
     name: str

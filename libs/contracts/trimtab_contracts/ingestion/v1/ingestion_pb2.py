@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.trimtab_contracts/ingestion/v1/ingestion.proto\x12\x14trimtab.ingestion.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xfd\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12\x11\n\tpartition\x18\x04 \x01(\x05\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0b\n\x03key\x18\x06 \x01(\x0c\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12-\n\x07reasons\x18\x08 \x03(\x0b\x32\x1c.trimtab.ingestion.v1.Reason\x12.\n\narrived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06row_id\x18\n \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x0b \x01(\t\"`\n\x04Seen\x12\x30\n\x06values\x18\x01 \x03(\x0b\x32 .trimtab.ingestion.v1.SeenValues\x12\x10\n\x08replayed\x18\x02 \x03(\x03\x12\x14\n\x0cheld_from_ms\x18\x03 \x01(\x03\"C\n\nSeenValues\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x15\n\revent_time_ms\x18\x03 \x03(\x03\"Q\n\rIngestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x15\n\rarrived_at_ms\x18\x04 \x03(\x03\"\"\n\x0eIngestResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x32\xbd\x01\n\tIngestion\x12S\n\x06Ingest\x12#.trimtab.ingestion.v1.IngestRequest\x1a$.trimtab.ingestion.v1.IngestResponse\x12[\n\x0cIngestStream\x12#.trimtab.ingestion.v1.IngestRequest\x1a$.trimtab.ingestion.v1.IngestResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.trimtab_contracts/ingestion/v1/ingestion.proto\x12\x14trimtab.ingestion.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xfd\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12\x11\n\tpartition\x18\x04 \x01(\x05\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0b\n\x03key\x18\x06 \x01(\x0c\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12-\n\x07reasons\x18\x08 \x03(\x0b\x32\x1c.trimtab.ingestion.v1.Reason\x12.\n\narrived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06row_id\x18\n \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x0b \x01(\t\"`\n\x04Seen\x12\x30\n\x06values\x18\x01 \x03(\x0b\x32 .trimtab.ingestion.v1.SeenValues\x12\x10\n\x08replayed\x18\x02 \x03(\x03\x12\x14\n\x0cheld_from_ms\x18\x03 \x01(\x03\"C\n\nSeenValues\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0c\x12\x15\n\revent_time_ms\x18\x03 \x03(\x03\"u\n\x0bTableRecord\x12-\n\x03row\x18\x01 \x01(\x0b\x32\x1e.trimtab.ingestion.v1.TableRowH\x00\x12/\n\x04load\x18\x02 \x01(\x0b\x32\x1f.trimtab.ingestion.v1.TableLoadH\x00\x42\x06\n\x04what\"\'\n\x08TableRow\x12\x0b\n\x03row\x18\x01 \x01(\t\x12\x0e\n\x06\x62rings\x18\x02 \x03(\t\"\xad\x01\n\tTableLoad\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x11\n\tloaded_ms\x18\x02 \x01(\x03\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x03 \x01(\x03\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x0f\n\x07refused\x18\x06 \x03(\t\x12\x10\n\x08tried_ms\x18\x07 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\x08 \x01(\t\x12\x12\n\nfault_kind\x18\t \x01(\t\"Q\n\rIngestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x15\n\rarrived_at_ms\x18\x04 \x03(\x03\"\"\n\x0eIngestResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x32\xbd\x01\n\tIngestion\x12S\n\x06Ingest\x12#.trimtab.ingestion.v1.IngestRequest\x1a$.trimtab.ingestion.v1.IngestResponse\x12[\n\x0cIngestStream\x12#.trimtab.ingestion.v1.IngestRequest\x1a$.trimtab.ingestion.v1.IngestResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +40,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEEN']._serialized_end=528
   _globals['_SEENVALUES']._serialized_start=530
   _globals['_SEENVALUES']._serialized_end=597
-  _globals['_INGESTREQUEST']._serialized_start=599
-  _globals['_INGESTREQUEST']._serialized_end=680
-  _globals['_INGESTRESPONSE']._serialized_start=682
-  _globals['_INGESTRESPONSE']._serialized_end=716
-  _globals['_INGESTION']._serialized_start=719
-  _globals['_INGESTION']._serialized_end=908
+  _globals['_TABLERECORD']._serialized_start=599
+  _globals['_TABLERECORD']._serialized_end=716
+  _globals['_TABLEROW']._serialized_start=718
+  _globals['_TABLEROW']._serialized_end=757
+  _globals['_TABLELOAD']._serialized_start=760
+  _globals['_TABLELOAD']._serialized_end=933
+  _globals['_INGESTREQUEST']._serialized_start=935
+  _globals['_INGESTREQUEST']._serialized_end=1016
+  _globals['_INGESTRESPONSE']._serialized_start=1018
+  _globals['_INGESTRESPONSE']._serialized_end=1052
+  _globals['_INGESTION']._serialized_start=1055
+  _globals['_INGESTION']._serialized_end=1244
 # @@protoc_insertion_point(module_scope)

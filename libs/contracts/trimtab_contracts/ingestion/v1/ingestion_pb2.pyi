@@ -172,6 +172,119 @@ class SeenValues(_message.Message):
 Global___SeenValues: _TypeAlias = SeenValues  # noqa: Y015
 
 @_typing.final
+class TableRecord(_message.Message):
+    """What is known of a reference table: a row from some time on, or how its newest load went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def row(self) -> Global___TableRow: ...
+    @_builtins.property
+    def load(self) -> Global___TableLoad: ...
+    def __init__(
+        self,
+        *,
+        row: Global___TableRow | None = ...,
+        load: Global___TableLoad | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "row", b"row", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "row", b"row", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["row", "load"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___TableRecord: _TypeAlias = TableRecord  # noqa: Y015
+
+@_typing.final
+class TableRow(_message.Message):
+    """What a key is from a time on, which with the key is the record's key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    BRINGS_FIELD_NUMBER: _builtins.int
+    row: _builtins.str
+    """a JSON object of the table's columns; empty: the key is no more"""
+    @_builtins.property
+    def brings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """columns that the table did not have before: of those, this holds for all time before it too"""
+
+    def __init__(
+        self,
+        *,
+        row: _builtins.str = ...,
+        brings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brings", b"brings", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableRow: _TypeAlias = TableRow  # noqa: Y015
+
+@_typing.final
+class TableLoad(_message.Message):
+    """The newest load of a table."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    LOADED_MS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_MS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    TRIED_MS_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    FAULT_KIND_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """of the table's spec"""
+    loaded_ms: _builtins.int
+    """when it was read last; 0 if it never was"""
+    effective_ms: _builtins.int
+    """when what was read counts from; later than that of every load before"""
+    rows: _builtins.int
+    tried_ms: _builtins.int
+    """when it was tried last"""
+    fault: _builtins.str
+    """why it could not be loaded then, in a sentence; empty if it could"""
+    fault_kind: _builtins.str
+    """of which there is one alert"""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all that any load had"""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """digests of the rows that are dead letters by now"""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        loaded_ms: _builtins.int = ...,
+        effective_ms: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        refused: _abc.Iterable[_builtins.str] | None = ...,
+        tried_ms: _builtins.int = ...,
+        fault: _builtins.str = ...,
+        fault_kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "effective_ms", b"effective_ms", "fault", b"fault", "fault_kind", b"fault_kind", "generation", b"generation", "loaded_ms", b"loaded_ms", "refused", b"refused", "rows", b"rows", "tried_ms", b"tried_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableLoad: _TypeAlias = TableLoad  # noqa: Y015
+
+@_typing.final
 class IngestRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

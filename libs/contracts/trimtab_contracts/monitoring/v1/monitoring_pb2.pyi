@@ -305,7 +305,7 @@ class Alert(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     subject: _builtins.str
-    """a model or a source"""
+    """a model, a source or a table"""
     severity: _builtins.str
     """info, warning, critical"""
     kind: _builtins.str
