@@ -21,7 +21,7 @@ setup: .venv/.installed ## create .venv from requirements.lock, and fetch Kafka 
 	    "install python3 python3-venv): install it and try again"; exit 1; }; \
 	  ! $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break; \
 	done && { test -x .venv/bin/uv || { $$python -m venv --clear .venv && .venv/bin/python -m pip install -q uv; }; }
-	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r requirements.lock
+	.venv/bin/uv pip install -q --python $(PY) --compile-bytecode --require-hashes -r requirements.lock
 	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation $(addprefix -e ./,$(DISTS))
 	$(PY) -m trimtab_stack --fetch
 	@touch $@

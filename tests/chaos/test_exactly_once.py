@@ -190,6 +190,7 @@ async def test_workers_that_are_killed_lose_and_repeat_nothing(stage: Stage) -> 
 async def test_a_worker_that_wakes_after_another_took_its_partitions_can_commit_nothing(stage: Stage) -> None:
     async with stage.under_load():
         workers = [stage.start_worker(), stage.start_worker()]
+        await stage.at_work()
         await stage.progress()
         for pause in (signal.SIGUSR1, signal.SIGSTOP):
             workers[0].send_signal(pause)

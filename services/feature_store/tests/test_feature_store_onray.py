@@ -24,6 +24,7 @@ from trimtab_feature_store.sharding import Shard, ShardedJoin, one_by_one
 from trimtab_feature_store.store import EVER_MS, DeltaStore, Piece
 from trimtab_feature_store.tables import EventTable, events_table
 from trimtab_runtime.clock import iso
+from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 from trimtab_stack import ports
 
@@ -108,7 +109,9 @@ class Archived:
         return Making(self.tables, plan, ShardedJoin(rows_a_shard=A_SHARD)).make()
 
     async def make(self, on_ray: OnRay | None = None) -> TrainingSet:
-        historical = Historical(self.book, self.tables, self, on_ray.make if on_ray else self.here)
+        historical = Historical(
+            self.book, self.tables, self, RefTables(self.book), on_ray.make if on_ray else self.here
+        )
         wanted = Wanted("m", START, START + 20 * HOUR, EVER_MS, 0)
         return await historical.training_set(wanted, patience_s=60.0)
 
