@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, parse
 from trimtab_trainer import export, fitting, job, sandbox
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import scikit
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.usecases.entities import Champion, Progress, Stage, TrainingSet
@@ -77,18 +78,18 @@ def test_the_exported_graph_says_what_was_fitted(
     spec = a_model(task, kind=kind, parameters=parameters, half_life="1h").spec
     estimator = fitting.fit(spec, rows)
 
-    graph = export.to_graph(task, estimator, 4)
+    graph = export.serialised(estimator.to_onnx())
 
-    export.check(graph, rows.features, fitting.predict(task, estimator, rows.features))
+    export.check(graph, rows.features, estimator.predict(rows.features))
 
 
 def test_a_graph_that_says_something_else_is_not_let_out() -> None:
     rows = some_rows()
     estimator = fitting.fit(a_model().spec, rows)
-    graph = export.to_graph("regression", estimator, 4)
+    graph = export.serialised(estimator.to_onnx())
 
     with pytest.raises(RunFailed, match="other answers than were judged"):
-        export.check(graph, rows.features, fitting.predict("regression", estimator, rows.features) + 0.1)
+        export.check(graph, rows.features, estimator.predict(rows.features) + 0.1)
 
 
 def test_the_trees_of_a_forest_are_told_as_its_iterations() -> None:
@@ -127,8 +128,10 @@ def test_a_number_that_has_been_through_json_is_what_the_estimator_takes(
 ) -> None:
     travelled = json_format.MessageToDict(json_format.ParseDict(parameters, Struct()))
 
-    estimator = fitting.fit(a_model(kind=kind, parameters=travelled).spec, some_rows(100))
+    fitted = fitting.fit(a_model(kind=kind, parameters=travelled).spec, some_rows(100))
 
+    assert isinstance(fitted, scikit.Estimator)
+    estimator = fitted.estimator
     found = (estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator).get_params()
     assert {name: (found[name], type(found[name])) for name in taken} == {
         name: (value, type(value)) for name, value in taken.items()

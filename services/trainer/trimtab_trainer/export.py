@@ -5,44 +5,41 @@ The graph takes `features` float32 [rows, features] and its first output,
 whose answers are not the framework's is not let out.
 """
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from skl2onnx import to_onnx
 
 from trimtab_trainer.errors import RunFailed
 
+OPSET = 18
 TOLERANCE = 1e-3
 """Largest difference that is taken for rounding, relative to the spread of the predictions."""
 
 
-def to_graph(task: Literal["regression", "binary"], estimator: Any, features: int) -> bytes:
-    """Return the serialised ONNX model of `estimator`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        options = {id(estimator): {"zipmap": False}} if task == "binary" else None
-        sample = np.zeros((1, features), np.float32)
-        model = to_onnx(estimator, sample, options=options, target_opset=18)
+def of_features(model: Any, *, probabilities: bool) -> Any:
+    """Return a converter's graph with our names: its one input, and of its last output the value or the positive class."""
     graph = model.graph
-    old_input, probabilities = graph.input[0].name, graph.output[-1].name
+    theirs, last = graph.input[0].name, graph.output[-1].name
     for node in graph.node:
-        node.input[:] = ["features" if name == old_input else name for name in node.input]
+        node.input[:] = ["features" if name == theirs else name for name in node.input]
     graph.input[0].name = "features"
-    if task == "binary":
+    if probabilities:
         graph.initializer.append(helper.make_tensor("positive", TensorProto.INT64, [1], [1]))
-        graph.node.append(helper.make_node("Gather", [probabilities, "positive"], ["chosen"], axis=1))
+        graph.node.append(helper.make_node("Gather", [last, "positive"], ["chosen"], axis=1))
         last = "chosen"
-    else:
-        last = probabilities
     graph.initializer.append(helper.make_tensor("flat", TensorProto.INT64, [1], [-1]))
     graph.node.append(helper.make_node("Reshape", [last, "flat"], ["prediction"]))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
+    return model
+
+
+def serialised(model: Any) -> bytes:
+    """Return the bytes of a model that is well formed."""
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -10,27 +10,15 @@ alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import (
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils._param_validation import InvalidParameterError
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.errors import RunFailed
+from trimtab_trainer import families
+from trimtab_trainer.families import Fitted, Floats, Matrix
 
-Floats = NDArray[np.float64]
-Task = Literal["regression", "binary"]
 FOLDS = 3
 STRETCHES = 3
 FITS = STRETCHES + FOLDS + 1
@@ -41,7 +29,7 @@ FITS = STRETCHES + FOLDS + 1
 class Rows:
     """Labelled rows in time order: features float32 [rows, features], the others [rows]."""
 
-    features: NDArray[np.float32]
+    features: Matrix
     label: Floats
     event_time_ms: NDArray[np.int64]
 
@@ -63,31 +51,24 @@ def known(rows: Rows, place: int, spec: ModelSpec) -> slice:
     return slice(0, int(np.searchsorted(rows.event_time_ms, asked_ms, side="left")))
 
 
-def fit(spec: ModelSpec, rows: Rows) -> Any:
-    """Return a fitted scikit-learn estimator of the kind that `spec` names."""
-    estimator = _estimator(spec)
+def fit(spec: ModelSpec, rows: Rows) -> Fitted:
+    """Return a fitted model of the kind that `spec` names.
+
+    Raises:
+        RunFailed: the spec's parameters are none of its family's.
+    """
     weights = _weights(rows.event_time_ms, spec.trainer.half_life)
-    last = estimator.steps[-1][0] if hasattr(estimator, "steps") else None
-    named = {} if weights is None else {f"{last}__sample_weight" if last else "sample_weight": weights}
-    labels = rows.label if spec.task == "regression" else rows.label.astype(np.int64)
-    return estimator.fit(rows.features, labels, **named)
+    return families.of(spec)(spec, rows.features, rows.label, weights)
 
 
-Fit = Callable[[ModelSpec, Rows], Any]
-
-
-def predict(task: Task, estimator: Any, features: NDArray[np.float32]) -> Floats:
-    """Return predictions [rows]: values, or probabilities of the positive class."""
-    if task == "regression":
-        return np.asarray(estimator.predict(features), np.float64).reshape(-1)
-    return np.asarray(estimator.predict_proba(features)[:, 1], np.float64)
+Fit = Callable[[ModelSpec, Rows], Fitted]
 
 
 def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice, fit: Fit = fit) -> Floats:
     """Return for every judged row the prediction of a fit to what was known when its stretch began."""
     stretches = np.array_split(np.arange(judged.start, judged.stop), STRETCHES)
     said = [
-        predict(spec.task, fit(spec, rows[known(rows, stretch[0], spec)]), rows.features[stretch])
+        fit(spec, rows[known(rows, stretch[0], spec)]).predict(rows.features[stretch])
         for stretch in stretches
         if stretch.size
     ]
@@ -108,61 +89,8 @@ def unseen_predictions(
     older = np.arange(judged.start)
     for block in np.array_split(older, FOLDS):
         others = np.setdiff1d(older, block)
-        found[block] = predict(spec.task, fit(spec, rows[others]), rows.features[block])
+        found[block] = fit(spec, rows[others]).predict(rows.features[block])
     return found
-
-
-def _estimator(spec: ModelSpec) -> Any:
-    """Return the estimator, unfitted; it prints its iterations (see `progress`)."""
-    trainer, regression = spec.trainer, spec.task == "regression"
-    kind: Any
-    match trainer.kind:
-        case "hist_gradient_boosting":
-            kind = HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier
-            # What is judged by the absolute error is fitted to it: one monster label bends no tree then.
-            loss = {"loss": "absolute_error"} if spec.judged_by == "mae" else {}
-            return _made(kind, spec, seed=trainer.seed, early_stopping=False, verbose=2, **loss)
-        case "random_forest":
-            kind = RandomForestRegressor if regression else RandomForestClassifier
-            return make_pipeline(
-                SimpleImputer(keep_empty_features=True), _made(kind, spec, seed=trainer.seed, verbose=2)
-            )
-        case "linear":
-            model = _made(Ridge, spec) if regression else _made(LogisticRegression, spec, seed=trainer.seed)
-            return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), model)
-
-
-def _made(kind: Any, spec: ModelSpec, *, seed: int | None = None, **ours: Any) -> Any:
-    """Return an estimator with the spec's parameters, which win over `ours`.
-
-    Raises:
-        RunFailed: it has no such parameter, or the value is none that it takes.
-    """
-    known, given = kind().get_params(), spec.trainer.parameters
-    for name in given:
-        if name not in known or name == "random_state":
-            rest = ", ".join(sorted(known.keys() - {"random_state"}))
-            raise RunFailed(
-                f"trainer.parameters.{name} is no parameter of {kind.__name__} here: name one of {rest}"
-            )
-    theirs = {name: _typed(kind, name, value) for name, value in given.items()}
-    return kind(**({} if seed is None else {"random_state": seed}), **(ours | theirs))
-
-
-def _typed(kind: Any, name: str, value: Any) -> Any:
-    """Return a parameter as scikit-learn takes it.
-
-    A spec travels as JSON, in which 200 and 200.0 are one number: it is an integer where a float will not do.
-    """
-    tried = [value, int(value)] if isinstance(value, float) and value.is_integer() else [value]
-    for each in tried:
-        try:
-            kind(**{name: each})._validate_params()
-        except InvalidParameterError as error:
-            refusal = error
-        else:
-            return each
-    raise RunFailed(f"trainer.parameters.{name}: {refusal}") from refusal
 
 
 def _weights(event_time_ms: NDArray[np.int64], half_life_ms: int | None) -> Floats | None:

@@ -22,7 +22,7 @@ from trimtab_core.specs import Model
 
 from trimtab_trainer import export, fitting
 from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.fitting import Floats
+from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.usecases.entities import Stage
 
@@ -83,8 +83,8 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
     telling.reach(Stage.EXPORTING)
-    graph = export.to_graph(task, final, len(names))
-    export.check(graph, rows.features[judged], fitting.predict(task, final, rows.features[judged]))
+    graph = export.serialised(final.to_onnx())
+    export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     return {
         "features": names,

@@ -1,0 +1,109 @@
+"""Linear models, random forests and histogram boosting, by scikit-learn."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from skl2onnx import to_onnx
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
+from trimtab_core.specs import ModelSpec
+
+from trimtab_trainer import export
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import Floats, Matrix
+
+
+def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | None) -> "Estimator":
+    """Fit the estimator that `spec` names."""
+    estimator, regression = _estimator(spec), spec.task == "regression"
+    last = estimator.steps[-1][0] if hasattr(estimator, "steps") else None
+    named = {} if weights is None else {f"{last}__sample_weight" if last else "sample_weight": weights}
+    fitted = estimator.fit(features, labels if regression else labels.astype(np.int64), **named)
+    return Estimator(fitted, regression=regression)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """A fitted estimator."""
+
+    estimator: Any
+    regression: bool
+
+    def predict(self, features: Matrix) -> Floats:
+        """Return predictions [rows]: values, or probabilities of the positive class."""
+        if self.regression:
+            return np.asarray(self.estimator.predict(features), np.float64).reshape(-1)
+        return np.asarray(self.estimator.predict_proba(features)[:, 1], np.float64)
+
+    def to_onnx(self) -> Any:
+        """Return the estimator as a graph."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            options = None if self.regression else {id(self.estimator): {"zipmap": False}}
+            sample = np.zeros((1, self.estimator.n_features_in_), np.float32)
+            model = to_onnx(self.estimator, sample, options=options, target_opset=export.OPSET)
+        return export.of_features(model, probabilities=not self.regression)
+
+
+def _estimator(spec: ModelSpec) -> Any:
+    """Return the estimator, unfitted; it prints its iterations (see `progress`)."""
+    trainer, regression = spec.trainer, spec.task == "regression"
+    kind: Any
+    match trainer.kind:
+        case "hist_gradient_boosting":
+            kind = HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier
+            # What is judged by the absolute error is fitted to it: one monster label bends no tree then.
+            loss = {"loss": "absolute_error"} if spec.judged_by == "mae" else {}
+            return _made(kind, spec, seed=trainer.seed, early_stopping=False, verbose=2, **loss)
+        case "random_forest":
+            kind = RandomForestRegressor if regression else RandomForestClassifier
+            return make_pipeline(
+                SimpleImputer(keep_empty_features=True), _made(kind, spec, seed=trainer.seed, verbose=2)
+            )
+        case "linear":
+            model = _made(Ridge, spec) if regression else _made(LogisticRegression, spec, seed=trainer.seed)
+            return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), model)
+
+
+def _made(kind: Any, spec: ModelSpec, *, seed: int | None = None, **ours: Any) -> Any:
+    """Return an estimator with the spec's parameters, which win over `ours`.
+
+    Raises:
+        RunFailed: it has no such parameter, or the value is none that it takes.
+    """
+    known, given = kind().get_params(), spec.trainer.parameters
+    for name in given:
+        if name not in known or name == "random_state":
+            rest = ", ".join(sorted(known.keys() - {"random_state"}))
+            raise RunFailed(
+                f"trainer.parameters.{name} is no parameter of {kind.__name__} here: name one of {rest}"
+            )
+    theirs = {name: _typed(kind, name, value) for name, value in given.items()}
+    return kind(**({} if seed is None else {"random_state": seed}), **(ours | theirs))
+
+
+def _typed(kind: Any, name: str, value: Any) -> Any:
+    """Return a parameter as scikit-learn takes it.
+
+    A spec travels as JSON, in which 200 and 200.0 are one number: it is an integer where a float will not do.
+    """
+    tried = [value, int(value)] if isinstance(value, float) and value.is_integer() else [value]
+    for each in tried:
+        try:
+            kind(**{name: each})._validate_params()
+        except InvalidParameterError as error:
+            refusal = error
+        else:
+            return each
+    raise RunFailed(f"trainer.parameters.{name}: {refusal}") from refusal
