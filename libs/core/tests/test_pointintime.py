@@ -1,5 +1,6 @@
 """Online values, offline values and plain Python over raw events are one."""
 
+import bisect
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trimtab_core import pointintime
 from trimtab_core.pointintime import join_labels, point_in_time
 from trimtab_core.slots import FoldState, Layout
 from trimtab_core.specs import FeatureView, parse
@@ -202,3 +204,21 @@ def test_a_row_has_the_first_label_of_its_key_that_came_in_time(spine, labels) -
         wanted.append(min(fitting, key=lambda each: each[:2])[2] if fitting else math.nan)
     np.testing.assert_array_equal(found, wanted)
     assert missing == np.isnan(wanted).sum()
+
+
+@pytest.mark.parametrize("span", [50, 2**61])
+def test_pairs_are_found_however_far_their_numbers_lie_apart(span: int) -> None:
+    rng = np.random.default_rng(3)
+    pairs = sorted(
+        zip(rng.integers(0, 5, 400).tolist(), rng.integers(-span, span, 400).tolist(), strict=True)
+    )
+    ids, numbers = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    asked = [
+        (of, at) for of in range(-1, 7) for at in (-span - 1, *rng.integers(-span, span, 20).tolist(), span)
+    ]
+
+    found = pointintime._Index(ids, numbers).first(
+        *(np.array(column, np.int64) for column in zip(*asked, strict=True))
+    )
+
+    assert found.tolist() == [bisect.bisect_left(pairs, pair) for pair in asked]

@@ -18,7 +18,7 @@ from trimtab_core import partials, sketches
 from trimtab_core.contract import entity_text
 from trimtab_core.partials import EMPTY_END, End, Floats
 from trimtab_core.sketches import NOTHING, Bins, Kind
-from trimtab_core.slots import Kept, Layout, Millis
+from trimtab_core.slots import Column, Kept, Layout, Millis
 
 Ids = NDArray[np.int64]
 Places = NDArray[np.int64]
@@ -63,12 +63,14 @@ def point_in_time(
     # Rows whose events have all arrived are as of their boundary; only the others need their own time.
     until = layout.slot_of(at)
     settled, end = history.settled(spine_ids, until, at)
-    order = np.lexsort((np.where(settled < end, at, NEVER), until, spine_ids))
-    first = _starts(spine_ids[order], until[order], np.where(settled < end, at, NEVER)[order])
+    own = np.where(settled < end, at, NEVER)
+    order = np.lexsort((own, until, spine_ids))
+    first = _starts(spine_ids[order], until[order], own[order])
     asked = order[first]
-    answers = history.answers(spine_ids[asked], until[asked], at[asked])
+    answers = history.answers(spine_ids[asked], until[asked], settled[asked], end[asked], at[asked])
     found = np.empty((len(at), len(layout.columns)))
-    found[asking[order]] = np.repeat(answers, np.diff(np.append(first, len(order))), axis=0)
+    alike = np.diff(np.append(first, len(order)))
+    found[asking[order]] = answers if len(answers) == len(found) else np.repeat(answers, alike, axis=0)
     return found
 
 
@@ -108,7 +110,11 @@ class _Index:
     """
 
     def __init__(self, ids: Ids, numbers: Millis) -> None:
-        self._known = np.unique(numbers)
+        self._least, self._above = (int(numbers.min()), int(numbers.max()) + 1) if len(numbers) else (0, 0)
+        self._width = self._above - self._least + 1
+        # An id and a number make one key, as they are or, where that would be too large, by the number's rank.
+        fits = not len(ids) or (int(ids.max()) + 2) * self._width < NEVER
+        self._known = None if fits else np.unique(numbers)
         self._keys = np.maximum.accumulate(self._key(ids, numbers))
 
     def first(self, ids: Ids, numbers: Millis) -> Places:
@@ -116,8 +122,9 @@ class _Index:
         return np.searchsorted(self._keys, self._key(ids, numbers)).astype(np.int64)
 
     def _key(self, ids: Ids, numbers: Millis) -> Millis:
-        key: Millis = ids * (len(self._known) + 1) + np.searchsorted(self._known, numbers)
-        return key
+        if self._known is not None:
+            return np.asarray(ids * (len(self._known) + 1) + np.searchsorted(self._known, numbers))
+        return np.asarray(ids * self._width + (np.clip(numbers, self._least, self._above) - self._least))
 
 
 class _Tree:
@@ -209,15 +216,22 @@ class _History:
         found: Floats = self._grouped[self._order if events is None else self._order[events], group]
         return found
 
-    def is_whole(self, group: int) -> bool:
-        """Return whether every event counts for a group."""
-        return not np.isnan(self._grouped[:, group]).any()
+    def rows(self, events: Places, groups: Sequence[int]) -> Floats:
+        """Return the values [events, groups] of some events."""
+        found: Floats = self._grouped.take(self._order[events], axis=0)
+        return found if len(groups) == found.shape[1] else found[:, groups]
+
+    @functools.cached_property
+    def is_whole(self) -> list[bool]:
+        """For each group whether every event counts for it."""
+        lowest = self._grouped.min(axis=0, initial=0.0)  # nothing, if one of them is nothing
+        return [bool(each) for each in ~np.isnan(lowest)]
 
     @functools.cached_property
     def ties(self) -> Floats:
         """What tells apart the events [events] of one entity and time; 0 where there is but one."""
-        order, ties = self._by(self.times), np.zeros(len(self.times))
-        later = np.flatnonzero(self._alike(order, self.times)) + 1
+        order, again = self._in_time
+        ties, later = np.zeros(len(self.times)), np.flatnonzero(again) + 1
         tied = order[np.union1d(later - 1, later)]
         ties[tied] = sketches.text_numbers([self._names[at] for at in self._order[tied].tolist()])
         return ties
@@ -225,20 +239,22 @@ class _History:
     @functools.cached_property
     def by_time(self) -> Places | None:
         """The events in order of entity, time and id; None if an event is there twice."""
-        order = self._by(self.ties, self.times) if self.ties.any() else self._by(self.times)
-        return None if self._alike(order, self.times, self.ties).any() else order
+        order, again = self._in_time
+        if not again.any():
+            return order
+        if self.ties.any():
+            order = np.lexsort((self.ties, self.times, self._leaves))
+        columns = [column[order] for column in (self._leaves, self.times, self.ties)]
+        return order if _changes(*columns).all() else None
 
-    def _by(self, *columns: NDArray[Any]) -> Places:
-        """Return the events in order of leaf and then of `columns`, the last one first."""
-        first = columns[-1]
-        ahead = (first[1:] < first[:-1]) & (self._leaves[1:] == self._leaves[:-1])
-        if len(columns) == 1 and not ahead.any():
-            return np.arange(len(first))
-        return np.lexsort((*columns, self._leaves))
-
-    def _alike(self, order: Places, *columns: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return whether each event but the first, in an order, is in all columns like the one before it."""
-        return ~_changes(*[column[order] for column in (self._leaves, *columns)])[1:]
+    @functools.cached_property
+    def _in_time(self) -> tuple[Places, NDArray[np.bool_]]:
+        """The events in order of leaf and time, and whether each but the first is there at the same time as the one before it."""
+        times, leaves = self.times, self._leaves
+        if not ((times[1:] < times[:-1]) & (leaves[1:] == leaves[:-1])).any():
+            return np.arange(len(times)), ~_changes(leaves, times)[1:]
+        order = np.lexsort((times, leaves))
+        return order, ~_changes(leaves[order], times[order])[1:]
 
     @functools.cached_property
     def _leaves(self) -> Places:
@@ -250,29 +266,32 @@ class _History:
         pending = np.append(self._late, NEVER)[self._late_index.first(ids, at + 1)]
         return np.minimum(pending, end), end
 
-    def answers(self, ids: Ids, until: Millis, at: Millis) -> Floats:
-        """Return the columns' values of entities over the slots before `until`, of what had arrived `at` a time."""
-        settled, end = self.settled(ids, until, at)
+    def answers(self, ids: Ids, until: Millis, settled: Places, end: Places, at: Millis) -> Floats:
+        """Return the columns' values of entities over the slots before `until`, of what had arrived `at` a time.
+
+        `settled` and `end` are of the same rows, as `settled()` gives them.
+        """
         found = np.empty((len(ids), len(self._layout.columns)))
-        kinds = dict.fromkeys((each.group, each.kept) for each in self._layout.columns)
         windows = {
             length: _Asked(self._slots.first(ids, until - length), settled, end, at)
             for length in {each.slots for each in self._layout.columns}
         }
-        for group, kept in kinds:
-            reader = _reader(self, group, kept)
-            columns = [
-                (place, each)
-                for place, each in enumerate(self._layout.columns)
-                if (each.group, each.kept) == (group, kept)
-            ]
-            for length in {each.slots for _, each in columns}:
-                wanted = [(place, each.function) for place, each in columns if each.slots == length]
+        for reader, places in self._readers():
+            for length in {self._layout.columns[place].slots for place in places}:
+                asked = [place for place in places if self._layout.columns[place].slots == length]
+                wanted = [self._layout.columns[place] for place in asked]
                 window_ms = length * self._layout.hop_ms
-                found[:, [place for place, _ in wanted]] = reader.read(
-                    windows[length], [function for _, function in wanted], window_ms
-                )
+                found[:, asked] = reader.read(windows[length], wanted, window_ms)
         return found
+
+    def _readers(self) -> Iterator[tuple["_Reader", list[int]]]:
+        """Yield what reads the columns, and which."""
+        together: dict[tuple[Kept, int | None], list[int]] = {}
+        for place, column in enumerate(self._layout.columns):
+            alike = column.kept in ("first", "last") and self.is_whole[column.group]
+            together.setdefault((column.kept, None if alike else column.group), []).append(place)
+        for (kept, group), places in together.items():
+            yield _reader(self, group, kept), places
 
     def pending(self, asked: "_Asked") -> Iterator[_Range]:
         """Yield rows and those of their events that had arrived, from the first leaf that was not yet whole."""
@@ -311,19 +330,18 @@ class _Asked:
 
 
 class _Reader(Protocol):
-    """Reads what a group keeps."""
+    """Reads what a group keeps, or several that are read alike."""
 
-    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
-        """Return the values [rows, functions]."""
+    def read(self, asked: _Asked, wanted: Sequence[Column], window_ms: int) -> Floats:
+        """Return the values [rows, wanted]."""
         ...
 
 
-def _reader(history: _History, group: int, kept: Kept) -> _Reader:
-    if kept == "cell":
-        return _CellReader(history, group)
+def _reader(history: _History, group: int | None, kept: Kept) -> _Reader:
     if kept == "first" or kept == "last":
-        return _EndReader(history, group, kept)
-    return _SketchReader(history, group, kept)
+        return _EndsReader(history, kept) if group is None else _EndReader(history, group, kept)
+    assert group is not None
+    return _CellReader(history, group) if kept == "cell" else _SketchReader(history, group, kept)
 
 
 class _CellReader:
@@ -335,17 +353,44 @@ class _CellReader:
         self._leaves = self._tree(history.starts)
         self._events: _Tree | None = None
 
-    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+    def read(self, asked: _Asked, wanted: Sequence[Column], window_ms: int) -> Floats:
         merged = self._leaves.merged(asked.begin, np.maximum(asked.begin, asked.settled))
         for rows, begin, end in self._history.pending(asked):
             if self._events is None:
                 self._events = self._tree(np.arange(len(self._values)))
             merged[rows] = partials.merge(merged[rows], self._events.merged(begin, end))
-        return np.stack([partials.finish(each, merged, window_ms) for each in functions], axis=1)
+        return np.stack([partials.finish(each.function, merged, window_ms) for each in wanted], axis=1)
 
     def _tree(self, starts: Places) -> _Tree:
         cells = partials.reduce(self._values, starts)[:, 0] if len(starts) else np.empty((0, partials.PARTS))
         return _Tree(cells, partials.EMPTY, partials.merge)
+
+
+class _EndsReader:
+    """The first or last of groups for which every event counts: it is the same event for all of them."""
+
+    def __init__(self, history: _History, end: End) -> None:
+        self._history = history
+        self._end = end
+        self._apart: dict[int, _EndReader] = {}
+
+    def read(self, asked: _Asked, wanted: Sequence[Column], window_ms: int) -> Floats:
+        groups = list(dict.fromkeys(each.group for each in wanted))
+        (_, begin, end), *pending = self._history.ranges(asked)
+        if pending or self._history.by_time is None:
+            return np.concatenate(
+                [self._alone(each.group).read(asked, [each], window_ms) for each in wanted], axis=1
+            )
+        rows = np.flatnonzero(begin < end)
+        places = end[rows] - 1 if self._end == "last" else begin[rows]
+        found = np.full((len(begin), len(groups)), np.nan)
+        found[rows] = self._history.rows(self._history.by_time[places], groups)
+        return found[:, [groups.index(each.group) for each in wanted]]
+
+    def _alone(self, group: int) -> "_EndReader":
+        if group not in self._apart:
+            self._apart[group] = _EndReader(self._history, group, self._end)
+        return self._apart[group]
 
 
 class _EndReader:
@@ -360,9 +405,9 @@ class _EndReader:
         self._tree: _Tree | None = None
         self._by_time = history.by_time
         if self._by_time is not None:
-            self._nearest = None if history.is_whole(group) else self._nearest_known()
+            self._nearest = None if history.is_whole[group] else self._nearest_known()
 
-    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
+    def read(self, asked: _Asked, wanted: Sequence[Column], window_ms: int) -> Floats:
         (_, begin, end), *pending = self._history.ranges(asked)
         if self._by_time is None:
             merged = self._of_events(begin, end)
@@ -371,12 +416,12 @@ class _EndReader:
             if not pending:
                 found = np.full(len(begin), np.nan)
                 found[there] = self._history.group(self._group, events)
-                return np.repeat(found[:, None], len(functions), axis=1)
+                return np.repeat(found[:, None], len(wanted), axis=1)
             merged = np.tile(self._empty, (len(begin), 1))
             merged[there] = self._cells(events)
         for rows, begin, end in pending:
             merged[rows] = self._merge(merged[rows], self._of_events(begin, end))
-        return merged[:, [partials.VALUE] * len(functions)]
+        return merged[:, [partials.VALUE] * len(wanted)]
 
     def _nearest_known(self) -> Places:
         """Return the place of the event that counts at or before each place; for a first one, at or after it."""
@@ -418,9 +463,9 @@ class _SketchReader:
         self._kind = kind
         self._events = _SketchTree(kind, history.group(group))
 
-    def read(self, asked: _Asked, functions: Sequence[str], window_ms: int) -> Floats:
-        readers = [read[1] for each in functions if (read := sketches.reader(each)) is not None]
-        found = np.empty((len(asked.at), len(functions)))
+    def read(self, asked: _Asked, wanted: Sequence[Column], window_ms: int) -> Floats:
+        readers = [read[1] for each in wanted if (read := sketches.reader(each.function)) is not None]
+        found = np.empty((len(asked.at), len(wanted)))
         for start in range(0, len(found), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             some = _Asked(asked.begin[part], asked.settled[part], asked.end[part], asked.at[part])
