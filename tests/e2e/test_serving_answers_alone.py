@@ -50,10 +50,11 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
             await world.first_version()
             await world.live(1)
 
+            # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.
+            last = {"id": "last", "at": iso(learned_ms), "road": "a", "x": 1.5}
+
             async def says(**fields: Any) -> list[float]:
-                # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.
-                row = {"id": "last", "at": iso(learned_ms), "road": "a", "x": 1.5, **fields}
-                return list((await world.trimtab.predict(world.name, [row])).predictions)
+                return list((await world.trimtab.predict(world.name, [last | fields])).predictions)
 
             ahead = {"at": iso(clock.now_ms() + HOUR_MS)}
             narrow = await says(**ahead)
@@ -84,6 +85,9 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
             assert before == during == after
             assert await says(**ahead) == wide != narrow
             assert await says(road="never seen") != after
+            [why] = (await world.trimtab.explain(world.name, [last])).explanations
+            assert [why.prediction] == pytest.approx(after, rel=1e-6)
+            assert why.base + sum(why.contributions) == pytest.approx(why.prediction, rel=1e-6)
 
 
 def write(file: Path, lanes: Mapping[str, int]) -> None:

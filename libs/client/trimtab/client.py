@@ -233,6 +233,24 @@ class Trimtab:
         answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
         return answer
 
+    async def explain(
+        self,
+        model: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        version: int = 0,
+        samples: int = 0,
+        timeout: float = 30.0,
+    ) -> serving.ExplainResponse:
+        """Return what each feature contributes to the champion's, or `version`'s, predictions for `rows`.
+
+        The contributions are Shapley values, found by sampling; more `samples` make their standard errors smaller.
+        """
+        encoded = [msgspec.json.encode(row) for row in rows]
+        request = serving.ExplainRequest(model=model, rows=encoded, version=version, samples=samples)
+        answer: serving.ExplainResponse = await self._serving.Explain(request, timeout=timeout)
+        return answer
+
     async def features(
         self,
         names: Sequence[str],

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout
-from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest
+from trimtab_contracts.serving.v1.serving_pb2 import ExplainRequest, PredictRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_core.slots import FoldState, Layout
 from trimtab_runtime import door, telemetry
@@ -97,6 +97,15 @@ async def test_a_prediction_joins_the_features_of_the_rows_event_time(channel: g
     assert list(answer.versions) == [1, 1, 1, 1]
     assert len(set(answer.ids)) == 4
     assert answer.features_until == to_timestamp(MIDNIGHT + DAY)
+
+
+async def test_a_version_without_a_reference_is_not_explained(channel: grpc.aio.Channel) -> None:
+    call = PredictionStub(channel).Explain(ExplainRequest(model=MODEL, rows=[row()]))
+
+    assert await refused(call) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        f"version 1 of model '{MODEL}' has no reference rows to explain against: train it again, or register it with some",
+    )
 
 
 async def test_a_pinned_version_answers_and_is_not_logged(

@@ -227,11 +227,7 @@ async def test_an_artifact_that_comes_late_is_waited_for_before_anything_is_repo
 
 async def test_a_version_is_warmed_on_rows_of_its_reference(instance: Instance, tmp_path: Path) -> None:
     table = pa.table({name: pa.array([float("inf")]) for name in PROJECT.features})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    found = version(tmp_path, 1)
-    found.reference.CopyFrom(artifacts.put(tmp_path, sink.getvalue().to_pybytes()))
+    found = testing.version(tmp_path, 1, PROJECT.features, testing.linear_model([1, 1, 1]), table)
 
     await instance.hear(testing.deployment(MODEL, 1, found))
 

@@ -29,6 +29,7 @@ from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_
 from trimtab_serving import grpc_api, oip_api
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Tables, Wishes
+from trimtab_serving.explaining import Explanations
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
 from trimtab_serving.journal import Journal
@@ -140,7 +141,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
 
 def register(answers: Predictions, board: Board, server: Any) -> None:
     """Add both doors to a server."""
-    add_PredictionServicer_to_server(grpc_api.PredictionApi(answers), server)
+    add_PredictionServicer_to_server(grpc_api.PredictionApi(answers, Explanations(board)), server)
     inference = oip_api.InferenceApi(answers, board, metadata.version("trimtab-serving"))
     add_GRPCInferenceServiceServicer_to_server(inference, server)
 

@@ -6,6 +6,7 @@ Rejected
 ├── CannotServe      a version cannot be brought to answer here
 └── Conflict
     ├── NoLiveVersion
+    ├── NotExplained
     └── VersionNotWarm
 """
 
@@ -42,4 +43,14 @@ class VersionNotWarm(Conflict):
         listed = ", ".join(map(str, sorted(warm)))
         super().__init__(
             f"version {version} of model {model!r} is not warm here: pin one of {listed}, or none for the live one"
+        )
+
+
+class NotExplained(Conflict):
+    """A version has nothing that its predictions could be explained against."""
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of model {model!r} has no reference rows to explain against: train it again, "
+            "or register it with some"
         )

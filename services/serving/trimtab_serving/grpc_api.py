@@ -1,11 +1,17 @@
-"""gRPC door of serving: rows in, predictions out."""
+"""gRPC door of serving: rows in, predictions and their reasons out."""
 
 from typing import Any
 
-from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest, PredictResponse
+from trimtab_contracts.serving.v1.serving_pb2 import (
+    ExplainRequest,
+    ExplainResponse,
+    PredictRequest,
+    PredictResponse,
+)
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionServicer
 from trimtab_runtime.clock import to_timestamp
 
+from trimtab_serving.explaining import Explanations
 from trimtab_serving.usecases import Predictions
 
 SERVICE = "trimtab.serving.v1.Prediction"
@@ -14,8 +20,9 @@ SERVICE = "trimtab.serving.v1.Prediction"
 class PredictionApi(PredictionServicer):
     """Answers `trimtab.serving.v1.Prediction`."""
 
-    def __init__(self, predictions: Predictions) -> None:
+    def __init__(self, predictions: Predictions, explanations: Explanations) -> None:
         self._predictions = predictions
+        self._explanations = explanations
 
     def Predict(self, request: PredictRequest, context: Any) -> PredictResponse:
         """Answer for some rows of the model's source."""
@@ -26,5 +33,26 @@ class PredictionApi(PredictionServicer):
             predictions=answer.predictions.tolist(),
             versions=answer.versions,
             ids=answer.ids,
+            features_until=None if until is None else to_timestamp(until),
+        )
+
+    def Explain(self, request: ExplainRequest, context: Any) -> ExplainResponse:
+        """Say what each feature contributes to what a version answers."""
+        found = self._explanations.explain(request.model, request.rows, request.version, request.samples)
+        until = found.features_until_ms
+        return ExplainResponse(
+            model=request.model,
+            version=found.version.number,
+            features=found.version.features,
+            explanations=[
+                ExplainResponse.Explanation(
+                    prediction=shares.prediction,
+                    base=shares.base,
+                    values=values.tolist(),
+                    contributions=shares.contributions.tolist(),
+                    standard_errors=shares.standard_errors.tolist(),
+                )
+                for values, shares in zip(found.features, found.shares, strict=True)
+            ],
             features_until=None if until is None else to_timestamp(until),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 from google.protobuf import json_format
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import TableLoad
@@ -59,9 +60,17 @@ def linear_model(weights: Sequence[float], bias: float = 0.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def version(data_dir: Path, number: int, features: Sequence[str], onnx: bytes) -> VersionRef:
-    """Store a model's artifact and return the version that names it."""
-    return VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features)
+def version(
+    data_dir: Path, number: int, features: Sequence[str], onnx: bytes, reference: pa.Table | None = None
+) -> VersionRef:
+    """Store a model's artifacts and return the version that names them."""
+    made = VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features)
+    if reference is not None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, reference.schema) as writer:
+            writer.write_table(reference)
+        made.reference.CopyFrom(artifacts.put(data_dir, sink.getvalue().to_pybytes()))
+    return made
 
 
 def spec(resource: specs.AnyResource, generation: int = 1) -> Outgoing:

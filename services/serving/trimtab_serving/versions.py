@@ -21,6 +21,8 @@ INPUT = "features"
 OUTPUT = "prediction"
 _WARM_ROWS = (1, 16)
 _EXAMPLES = 8
+_BACKGROUND = 100
+"""Rows of the reference that are kept for explanations, evenly spread over it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +34,8 @@ class Version:
     features: tuple[str, ...]
     session: Any
     output: str
+    background: NDArray[np.float32]
+    """Rows of its reference [rows, features], none where it has none: what a prediction is explained against."""
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the predictions [rows] for features [rows, features]."""
@@ -62,11 +66,15 @@ def load(
             f"{name} takes {width} features and its record names {len(features)}: export it anew"
         )
     digest = hashlib.sha256(onnx).hexdigest()
-    version = Version(number, digest, tuple(features), session, session.get_outputs()[0].name)
+    background = np.empty((0, len(features)), np.float32)
+    if reference is not None:
+        background = _background(name, features, reference)
+    output = session.get_outputs()[0].name
+    version = Version(number, digest, tuple(features), session, output, background)
     for rows in _WARM_ROWS:
         _warm(name, version, np.zeros((rows, len(features)), np.float32))
-    if reference is not None:
-        _warm(name, version, _examples(name, version.features, reference))
+    if len(background):
+        _warm(name, version, background[:_EXAMPLES])
     return version
 
 
@@ -91,11 +99,13 @@ def _warm(name: str, version: Version, features: NDArray[np.float32]) -> None:
         raise CannotServe(f"{name} gives {answer[~np.isfinite(answer)][0]} for known rows: train it again")
 
 
-def _examples(name: str, features: Sequence[str], reference: bytes) -> NDArray[np.float32]:
-    """Return the first rows of a reference, an Arrow IPC stream or file with a column for each feature."""
+def _background(name: str, features: Sequence[str], reference: bytes) -> NDArray[np.float32]:
+    """Return some rows of a reference, an Arrow IPC stream or file with a column for each feature."""
     try:
-        table = _read_arrow(reference).slice(0, _EXAMPLES)
-        columns = [table[feature].to_numpy().astype(np.float32) for feature in features]
+        table = _read_arrow(reference)
+        places = np.unique(np.linspace(0, len(table), _BACKGROUND, endpoint=False).astype(np.int64))
+        some = table.take(places) if len(table) else table
+        columns = [some[feature].to_numpy().astype(np.float32) for feature in features]
     except (pa.ArrowException, KeyError) as error:
         raise CannotServe(f"the reference of {name} cannot be read: {error}; train it again") from error
     return np.ascontiguousarray(np.column_stack(columns))

@@ -15,6 +15,7 @@ from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
 from trimtab.cli import (
+    answers,
     audit,
     backfill,
     datasets,
@@ -43,6 +44,7 @@ stack.add_to(app)
 demo.add_to(app)
 init.add_to(app)
 project.add_to(app)
+answers.add_to(app)
 ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)

@@ -1,4 +1,4 @@
-"""`trimtab apply | plan | get | predict`."""
+"""`trimtab apply | plan | get`."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ FORMS = ("", "wide")
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (apply, plan, get, predict):
+    for command in (apply, plan, get):
         app.command()(command)
 
 
@@ -175,26 +175,3 @@ def get(
         for resource in found
     ]
     show(rows, as_json=False, empty="nothing has been applied: see `trimtab apply`")
-
-
-def predict(
-    model: str,
-    row: str = typer.Argument(help="A row of the model's source, as a JSON object."),
-    directory: Directory = HOME,
-    as_json: Json = False,
-) -> None:
-    """Ask MODEL for a prediction."""
-    try:
-        fields = json.loads(row)
-    except json.JSONDecodeError as error:
-        raise Rejected(
-            f"the row is no JSON ({error}): write an object such as '{{\"distance\": 2.5}}'"
-        ) from error
-    answer = ask(directory, lambda trimtab: trimtab.predict(model, [fields]))
-    if as_json:
-        print_json(plain(answer))
-        return
-    show(
-        [{"prediction": answer.predictions[0], "version": answer.versions[0], "id": answer.ids[0]}],
-        as_json=False,
-    )

@@ -253,3 +253,113 @@ class PredictResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    """one of the warm versions; the champion, if not given"""
+    samples: _builtins.int
+    """more of them make the standard errors smaller; 200, if not given"""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """as of PredictRequest"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.bytes] | None = ...,
+        version: _builtins.int = ...,
+        samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rows", b"rows", "samples", b"samples", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Explanation(_message.Message):
+        """A prediction is base + the sum of contributions."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PREDICTION_FIELD_NUMBER: _builtins.int
+        BASE_FIELD_NUMBER: _builtins.int
+        VALUES_FIELD_NUMBER: _builtins.int
+        CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
+        STANDARD_ERRORS_FIELD_NUMBER: _builtins.int
+        prediction: _builtins.float
+        base: _builtins.float
+        """the mean prediction of rows of the version's reference"""
+        @_builtins.property
+        def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """of the features, as used; NaN where missing"""
+
+        @_builtins.property
+        def contributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """of the features: Shapley values, in the unit of the prediction"""
+
+        @_builtins.property
+        def standard_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """of the contributions, by sampling"""
+
+        def __init__(
+            self,
+            *,
+            prediction: _builtins.float = ...,
+            base: _builtins.float = ...,
+            values: _abc.Iterable[_builtins.float] | None = ...,
+            contributions: _abc.Iterable[_builtins.float] | None = ...,
+            standard_errors: _abc.Iterable[_builtins.float] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "prediction", b"prediction", "standard_errors", b"standard_errors", "values", b"values"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    FEATURES_UNTIL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainResponse.Explanation]:
+        """one a row"""
+
+    @_builtins.property
+    def features_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        explanations: _abc.Iterable[Global___ExplainResponse.Explanation] | None = ...,
+        features_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features_until", b"features_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "features", b"features", "features_until", b"features_until", "model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015

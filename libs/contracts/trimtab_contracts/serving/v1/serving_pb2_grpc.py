@@ -39,6 +39,11 @@ class PredictionStub:
                 request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/trimtab.serving.v1.Prediction/Explain',
+                request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServicer:
@@ -50,6 +55,13 @@ class PredictionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says why a version answers as it does; what is explained is not logged as a prediction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_PredictionServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.FromString,
                     response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Prediction:
             '/trimtab.serving.v1.Prediction/Predict',
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.serving.v1.Prediction/Explain',
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.SerializeToString,
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,11 +32,15 @@ class PredictionStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]
+    Explain: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]
+    """Says why a version answers as it does; what is explained is not logged as a prediction."""
 
 @_typing.type_check_only
 class PredictionAsyncStub(PredictionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]  # type: ignore[assignment]
+    Explain: _aio.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says why a version answers as it does; what is explained is not logged as a prediction."""
 
 class PredictionServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +49,13 @@ class PredictionServicer(metaclass=_abc_1.ABCMeta):
         request: _serving_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_serving_pb2.PredictResponse, _abc.Awaitable[_serving_pb2.PredictResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _serving_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ExplainResponse, _abc.Awaitable[_serving_pb2.ExplainResponse]]:
+        """Says why a version answers as it does; what is explained is not logged as a prediction."""
 
 def add_PredictionServicer_to_server(servicer: PredictionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

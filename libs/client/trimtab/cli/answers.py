@@ -1,0 +1,83 @@
+"""`trimtab predict | explain`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from trimtab_contracts.serving.v1.serving_pb2 import ExplainResponse
+from trimtab_runtime.errors import Rejected
+
+from trimtab.cli.session import HOME, Directory, Json, ask, console, plain, print_json, show
+
+Row = Annotated[str, typer.Argument(help="A row of the model's source, as a JSON object.")]
+Version = Annotated[int, typer.Option(help="One of the warm versions; the champion, if not given.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (predict, explain):
+        app.command()(command)
+
+
+def predict(
+    model: str, row: Row, version: Version = 0, directory: Directory = HOME, as_json: Json = False
+) -> None:
+    """Ask MODEL for a prediction."""
+    fields = _fields(row)
+    answer = ask(directory, lambda trimtab: trimtab.predict(model, [fields], version=version))
+    if as_json:
+        print_json(plain(answer))
+        return
+    show(
+        [{"prediction": answer.predictions[0], "version": answer.versions[0], "id": answer.ids[0]}],
+        as_json=False,
+    )
+
+
+def explain(
+    model: str,
+    row: Row,
+    version: Version = 0,
+    samples: Annotated[
+        int, typer.Option(help="More of them make the +- smaller; 0 leaves it to serving.")
+    ] = 0,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Say what each feature contributes to MODEL's prediction for a row, the largest first."""
+    fields = _fields(row)
+    answer = ask(
+        directory, lambda trimtab: trimtab.explain(model, [fields], version=version, samples=samples)
+    )
+    if as_json:
+        print_json(plain(answer))
+        return
+    found = answer.explanations[0]
+    console.print(
+        f"Version {answer.version} of {model} predicts {found.prediction:.4g}. "
+        f"Its mean prediction is {found.base:.4g}; the features add the rest:"
+    )
+    show(_contributions(answer), as_json=False)
+
+
+def _contributions(answer: ExplainResponse) -> list[dict[str, Any]]:
+    found = answer.explanations[0]
+    columns = zip(answer.features, found.values, found.contributions, found.standard_errors, strict=True)
+    return [
+        {
+            "feature": feature,
+            "value": None if value != value else value,
+            "contribution": f"{contribution:+.4g}",
+            "+-": f"{error:.2g}",
+        }
+        for feature, value, contribution, error in sorted(columns, key=lambda row: -abs(row[2]))
+    ]
+
+
+def _fields(row: str) -> Any:
+    try:
+        return json.loads(row)
+    except json.JSONDecodeError as error:
+        raise Rejected(
+            f"the row is no JSON ({error}): write an object such as '{{\"distance\": 2.5}}'"
+        ) from error
