@@ -21,7 +21,7 @@ def test_who_has_approved_is_named() -> None:
         (167.9, "expires in 7 d"),
         (5.4, "expires in 5 h"),
         (0.75, "expires in 45 min"),
-        (-1.0, "expires in 0 min"),
+        (-1.0, "expires in 0 s"),
     ],
 )
 def test_how_long_it_may_still_take_is_told(hours: float, said: str) -> None:

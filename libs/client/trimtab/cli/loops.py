@@ -1,22 +1,37 @@
 """`trimtab loop list | show`."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
 from trimtab_runtime.clock import from_timestamp, iso
 
-from trimtab.cli.session import HOME, Directory, Json, ask, console, plain, print_json, show
+from trimtab import delivery
+from trimtab.cli.session import HOME, Directory, Json, about, ask, console, plain, print_json, show
 
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("list")
 def list_(
-    model: Annotated[str, typer.Argument()] = "", directory: Directory = HOME, as_json: Json = False
+    model: Annotated[str, typer.Argument()] = "",
+    summary: Annotated[
+        bool, typer.Option("--summary", help="How soon, how often, how much in vain.")
+    ] = False,
+    directory: Directory = HOME,
+    as_json: Json = False,
 ) -> None:
-    """List the loops of MODEL, or of all, oldest first."""
+    """List the loops of MODEL, or of all, oldest first; or sum them up."""
     found = ask(directory, lambda trimtab: trimtab.loops(model))
+    if summary:
+        figures = delivery.summary(found)
+        show(
+            [asdict(each) if as_json else _figures(each) for each in figures],
+            as_json=as_json,
+            empty="no loop yet: there is nothing to sum up",
+        )
+        return
     if as_json:
         print_json([plain(loop) for loop in found])
         return
@@ -72,6 +87,30 @@ def _row(loop: Loop) -> dict[str, Any]:
         "version": loop.version or None,
         "what happened": loop.outcome or loop.reason or loop.drift.summary,
     }
+
+
+def _figures(each: delivery.Delivery) -> dict[str, Any]:
+    return {
+        "model": each.model,
+        "loops": each.loops,
+        "declined": each.declined,
+        "commanded": each.commanded,
+        "live": each.live,
+        "live a month": each.live_a_month,
+        "drift to live": _length(each.lead_time_ms),
+        "work": _length(each.work_ms),
+        "in vain": _percent(each.failed_share),
+        "taken back": _percent(each.rolled_back_share),
+        "restored in": _length(each.restored_ms),
+    }
+
+
+def _length(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else about(milliseconds)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _at(stamp: Any) -> str:

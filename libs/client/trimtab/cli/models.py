@@ -6,11 +6,22 @@ import typer
 from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 
-from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
+from trimtab.cli.session import (
+    HOME,
+    Directory,
+    Json,
+    about,
+    actor,
+    ask,
+    console,
+    moment,
+    plain,
+    print_json,
+    show,
+)
 from trimtab.cli.watching import run_of, watch
 
 app = typer.Typer(no_args_is_help=True)
-_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
 Comment = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
@@ -148,8 +159,7 @@ def waits(approval: Approval, now_ms: int) -> str:
     if not approval.HasField("until"):
         return said
     left = max(from_timestamp(approval.until) - now_ms, 0)
-    length, unit = next((each for each in _UNITS if left >= each[0]), _UNITS[-1])
-    return f"{said}, expires in {round(left / length)} {unit}"
+    return f"{said}, expires in {about(left)}"
 
 
 def _stage(version: Version) -> str:

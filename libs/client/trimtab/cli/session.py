@@ -34,6 +34,7 @@ Directory = Annotated[
     typer.Option("--dir", envvar="TRIMTAB_DIR", help="Where the stack keeps its data.", show_default=True),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 _NOT_SETTINGS = ("TRIMTAB_DIR", "TRIMTAB_ACTOR", "TRIMTAB_CACHE")
 
 
@@ -89,6 +90,12 @@ def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:
         if supervisor.status(directory):
             error.add_note(f"The logs are in {directory / 'logs'}.")
         raise
+
+
+def about(milliseconds: float) -> str:
+    """Return a length of time in its largest unit, such as `5 h`."""
+    length, unit = next((each for each in _UNITS if milliseconds >= each[0]), _UNITS[-1])
+    return f"{round(milliseconds / length)} {unit}"
 
 
 def show(

@@ -1,0 +1,64 @@
+"""What the ledger says of how well models are delivered."""
+
+import pytest
+from trimtab.delivery import summary
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
+from trimtab_runtime.clock import to_timestamp
+
+DAY = 86_400_000
+
+
+def a_loop(
+    state: str, *, drift: float | None, settled: float | None = None, work_s: int = 0, model: str = "m"
+) -> Loop:
+    """Make a loop by the days of its drift and its end."""
+    loop = Loop(model=model, state=state, command_id="" if state == "declined" else "c")
+    if drift is not None:
+        loop.drift_at.CopyFrom(to_timestamp(int(drift * DAY)))
+    if settled is not None:
+        loop.settled_at.CopyFrom(to_timestamp(int(settled * DAY)))
+    loop.steps["triggered"].CopyFrom(to_timestamp(0))
+    loop.steps[state].CopyFrom(to_timestamp(work_s * 1_000))
+    return loop
+
+
+def test_a_models_loops_come_to_how_soon_how_often_and_how_much_in_vain() -> None:
+    loops = [
+        a_loop("live", drift=0, settled=1, work_s=20),
+        a_loop("declined", drift=5),
+        a_loop("failed", drift=8, settled=8),
+        a_loop("refused", drift=9, settled=9),
+        a_loop("rolled_back", drift=10, settled=13),
+        a_loop("live", drift=14, settled=17, work_s=40),
+        a_loop("training", drift=20),
+    ]
+
+    [found] = summary(loops)
+
+    assert (found.loops, found.declined, found.commanded, found.live) == (7, 1, 6, 2)
+    assert found.live_a_month == 2 * 30 / 20
+    assert found.lead_time_ms == 2 * DAY
+    assert found.work_ms == 30_000
+    assert found.failed_share == 2 / 5
+    assert found.rolled_back_share == 1 / 3
+    assert found.restored_ms == 9 * DAY, "counted from the first loop in vain since the last live version"
+
+
+def test_several_models_are_told_one_by_one_and_together() -> None:
+    loops = [
+        a_loop("live", drift=0, settled=2, model="b"),
+        a_loop("rolled_back", drift=1, settled=3, model="a"),
+    ]
+
+    found = summary(loops)
+
+    assert [each.model for each in found] == ["a", "b", "all"]
+    assert [each.rolled_back_share for each in found] == [1.0, 0.0, 0.5]
+    assert found[2].restored_ms is None, "one model's live version restores no other's"
+
+
+@pytest.mark.parametrize("loops", [[], [a_loop("training", drift=None)]])
+def test_where_nothing_has_come_to_an_end_nothing_is_claimed(loops: list[Loop]) -> None:
+    for found in summary(loops):
+        assert {found.lead_time_ms, found.work_ms, found.failed_share, found.rolled_back_share} == {None}
+        assert {found.restored_ms, found.live_a_month} == {None}

@@ -1,0 +1,109 @@
+"""How well models are delivered, read from the loop ledger: how soon, how often, and how much of it was in vain.
+
+The four figures by which delivery is measured elsewhere, for retrainings. What lies
+between drift and a new version counts in event time, for that is how long predictions
+were worse than they need have been; work counts by the wall clock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
+from trimtab_runtime.clock import from_timestamp
+
+_MONTH_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Figures of some loops; None where nothing was there to tell them by."""
+
+    model: str
+    loops: int
+    declined: int
+    """Loops in which the policy saw no cause to retrain."""
+    commanded: int
+    live: int
+    """Loops that ended with a new live version."""
+    live_a_month: float | None
+    """Per 30 days of event time, from the first loop to the last that has one."""
+    lead_time_ms: int | None
+    """From the drift to the live version, in event time; the median."""
+    work_ms: int | None
+    """From the trigger to the live version by the wall clock, waiting for the trial and for people included; the median."""
+    failed_share: float | None
+    """Of the commands that have come to an end: those that gave no version which passed its gates."""
+    rolled_back_share: float | None
+    """Of the versions that came to a trial or live and are done with it: those that were taken back."""
+    restored_ms: int | None
+    """From a version that was taken back, or a run in vain, to the next live one, in event time; the median."""
+
+
+def summary(loops: Sequence[Loop]) -> list[Delivery]:
+    """Return the figures of each model by name and, where there are several, of all together."""
+    models = sorted({loop.model for loop in loops})
+    found = [_figures(model, [loop for loop in loops if loop.model == model]) for model in models]
+    return [*found, _figures("all", loops)] if len(models) > 1 else found
+
+
+def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
+    commanded = [loop for loop in loops if loop.command_id]
+    live = [loop for loop in loops if loop.state == "live"]
+    vain = [loop for loop in commanded if loop.state in ("failed", "refused")]
+    back = [loop for loop in loops if loop.state == "rolled_back"]
+    times = [at for loop in loops if (at := _event_ms(loop)) is not None]
+    span_ms = max(times) - min(times) if times else 0
+    return Delivery(
+        model=model,
+        loops=len(loops),
+        declined=sum(loop.state == "declined" for loop in loops),
+        commanded=len(commanded),
+        live=len(live),
+        live_a_month=len(live) * _MONTH_MS / span_ms if span_ms else None,
+        lead_time_ms=_median(
+            from_timestamp(loop.settled_at) - from_timestamp(loop.drift_at)
+            for loop in live
+            if loop.HasField("settled_at") and loop.HasField("drift_at")
+        ),
+        work_ms=_median(
+            from_timestamp(loop.steps["live"]) - from_timestamp(loop.steps["triggered"])
+            for loop in live
+            if {"live", "triggered"} <= set(loop.steps)
+        ),
+        failed_share=_share(vain, [*vain, *live, *back]),
+        rolled_back_share=_share(back, [*back, *live]),
+        restored_ms=_median(_restored(loops)),
+    )
+
+
+def _restored(loops: Iterable[Loop]) -> list[int]:
+    """Return how long it took from each loop in vain to its model's next live version."""
+    ended = sorted(
+        (from_timestamp(loop.settled_at), loop.model, loop.state)
+        for loop in loops
+        if loop.HasField("settled_at")
+    )
+    found, since = list[int](), dict[str, int]()
+    for at, model, state in ended:
+        if state == "live" and model in since:
+            found.append(at - since.pop(model))
+        elif state in ("failed", "refused", "rolled_back"):
+            since.setdefault(model, at)
+    return found
+
+
+def _event_ms(loop: Loop) -> int | None:
+    for name in ("drift_at", "settled_at"):
+        if loop.HasField(name):
+            return from_timestamp(getattr(loop, name))
+    return None
+
+
+def _median(values: Iterable[int]) -> int | None:
+    found = list(values)
+    return round(median(found)) if found else None
+
+
+def _share(part: Sequence[Loop], whole: Sequence[Loop]) -> float | None:
+    return len(part) / len(whole) if whole else None
