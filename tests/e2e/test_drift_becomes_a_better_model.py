@@ -43,6 +43,8 @@ async def test_drift_becomes_a_better_model(
             return await asyncio.to_thread(Path(won.drift.report).exists)
 
         await eventually(report_is_written, what="the report that the drift event names", deadline_s=90)
+        alerts = await world.trimtab.alerts(world.name)
+        assert won.drift.summary in {held.alert.sentence for held in alerts}
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services
 

@@ -533,6 +533,29 @@ class Trimtab:
         answer: monitoring.Loop = await self._monitoring.GetLoop(monitoring.GetLoopRequest(id=id))
         return answer
 
+    async def alerts(self, subject: str = "", *, open_only: bool = False) -> list[monitoring.HeldAlert]:
+        """Return the alerts about a model, source or table, or all, newest first."""
+        request = monitoring.ListAlertsRequest(subject=subject, open_only=open_only)
+        return list((await self._monitoring.ListAlerts(request)).alerts)
+
+    async def silence(
+        self, subject: str, until_ms: int, *, kind: str = "", actor: str, reason: str = ""
+    ) -> monitoring.Silence:
+        """Let nobody be told of a subject's alerts, of one kind or of all, until then by the wall clock."""
+        request = monitoring.SilenceAlertsRequest(
+            subject=subject, kind=kind, until=to_timestamp(until_ms), actor=actor, reason=reason
+        )
+        answer: monitoring.Silence = await self._monitoring.SilenceAlerts(request)
+        return answer
+
+    async def silences(self) -> list[monitoring.Silence]:
+        """Return the silences that hold."""
+        return list((await self._monitoring.ListSilences(monitoring.ListSilencesRequest())).silences)
+
+    async def end_silence(self, id: int) -> None:
+        """End a silence now."""
+        await self._monitoring.EndSilence(monitoring.EndSilenceRequest(id=id))
+
     async def health(self, model: str) -> monitoring.ModelHealth:
         """Return what monitoring sees of a model."""
         answer: monitoring.ModelHealth = await self._monitoring.GetModelHealth(

@@ -352,7 +352,7 @@ ALERTS = _messages(
     about="What a person should look at.",
     key="model, source or table",
     producers=("ingestion", "monitoring"),
-    readers=(("operators", SHARED),),
+    readers=(("monitoring", SHARED), ("operators", SHARED)),
     retention_ms=90 * _DAY_MS,
 )
 AUDIT = _messages(

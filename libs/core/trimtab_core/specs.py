@@ -704,6 +704,15 @@ class MonitoringSpec(Spec):
             yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
 
 
+class AlertsSpec(Spec):
+    """Who is told of a model's alerts."""
+
+    to: tuple[Name, ...] | None = None
+    """Sinks, which are a setting of monitoring; all of them, if not given."""
+    at_least: Literal["info", "warning", "critical"] = "info"
+    """How serious an alert has to be."""
+
+
 DriftKind = Literal["data", "prediction", "performance"]
 """What is watched, and may call for a retrain."""
 
@@ -738,6 +747,7 @@ class ModelSpec(Spec):
     rollout: RolloutSpec = RolloutSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
+    alerts: AlertsSpec = AlertsSpec()
 
     @property
     def judged_by(self) -> MetricName:

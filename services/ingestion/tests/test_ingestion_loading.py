@@ -213,7 +213,9 @@ def test_a_table_that_is_away_stays_what_it_was_and_there_is_one_alert_until_it_
     assert len(fail(TableUnfit("there is no column 'area': add it"))) == 1
     assert world.area("1", world.clock.now_ms() + HOUR) == 5
 
-    assert on(topics.ALERTS, world.load(a_row(1, 5.0))) == []
+    (over,) = on(topics.ALERTS, world.load(a_row(1, 5.0)))
+    assert (over.resolved, over.sentence) == (True, "table 'zones' is loaded again")
+    assert on(topics.ALERTS, world.load(a_row(1, 6.0))) == []
     assert len(fail(TableAway("the server is down: start it"))) == 1
 
 

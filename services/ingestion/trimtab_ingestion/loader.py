@@ -148,6 +148,8 @@ class Loader:
             self._metric("load_failed", 0.0, load),
             tablelog.load_record(self.table, load),
         ]
+        if before.fault_kind:
+            outputs.append(self._alert(f"table {self.table!r} is loaded again", now_ms, resolved=True))
         return _Load(load, changes, outputs)
 
     def _failed(self, table: Table, error: TrimtabError) -> list[Outgoing]:
@@ -159,17 +161,23 @@ class Loader:
         outputs = [self._metric("load_failed", 1.0, load), tablelog.load_record(self.table, load)]
         if self._newest.fault_kind != kind:
             log.warning("table %r cannot be loaded, and stays what it was: %s", self.table, error)
-            alert = Alert(
-                id=f"{self._topic}/{load.tried_ms}/load",
-                subject=self.table,
-                severity="warning",
-                kind="table",
-                sentence=f"table {self.table!r} cannot be loaded, and stays what it was: {error}",
-                at=to_timestamp(load.tried_ms),
-            )
-            outputs.append(self._output(topics.ALERTS, alert, load.tried_ms))
+            sentence = f"table {self.table!r} cannot be loaded, and stays what it was: {error}"
+            outputs.append(self._alert(sentence, load.tried_ms))
         self._newest = load
         return outputs
+
+    def _alert(self, sentence: str, at_ms: int, *, resolved: bool = False) -> Outgoing:
+        alert = Alert(
+            id=f"{self._topic}/{at_ms}/load",
+            subject=self.table,
+            severity="warning",
+            kind="table",
+            sentence=sentence,
+            at=to_timestamp(at_ms),
+            occasion=f"{self._topic}/load",
+            resolved=resolved,
+        )
+        return self._output(topics.ALERTS, alert, at_ms)
 
     def _letter(self, refused: Refused, now_ms: int) -> Outgoing:
         letter = DeadLetter(

@@ -26,8 +26,8 @@ class Quality:
 
     def __init__(self) -> None:
         self._expectations: tuple[Source, Expectations] | None = None
-        self._failing: set[tuple[str, str]] = set()
-        """Field and statistic of what did not hold when it was last looked at, of which an alert was sent."""
+        self._held: dict[tuple[str, str], bool] = {}
+        """By field and statistic whether it held when it was last looked at, of which an alert told."""
 
     def of(self, source: Source, last: Any, judged: Judged, *, repeats: int | None) -> list[Outgoing]:
         """Return what to publish of a batch of `source` that ends with the record `last`.
@@ -50,7 +50,10 @@ class Quality:
         return expectations.add(rows, judged.event_time_ms[good])
 
     def _expected(self, finding: Finding, source: Source, last: Any) -> list[Outgoing]:
-        """Say how an expectation fares; of one that fails there is an alert too, until it has held again."""
+        """Say how an expectation fares, and whenever it begins to fail or to hold, in an alert.
+
+        A process that has just begun says once of all that holds that it does: an alert may be left from before it.
+        """
         metric = Metric(
             name=finding.statistic,
             feature=finding.field,
@@ -64,18 +67,20 @@ class Quality:
         )
         said = [_metric(metric, source, last)]
         what = (finding.field, finding.statistic)
-        if finding.held:
-            self._failing.discard(what)
-        elif what not in self._failing:
-            self._failing.add(what)
-            log.warning("%s/%d: %s", last.topic, last.partition, finding)
+        if self._held.get(what) is not finding.held:
+            self._held[what] = finding.held
+            if not finding.held:
+                log.warning("%s/%d: %s", last.topic, last.partition, finding)
+            todo = "" if finding.held else f": look at what {source.name!r} is sent, or mend the expectation"
             alert = Alert(
                 id=metric.id,
                 subject=source.name,
                 severity="warning",
                 kind="expectation",
-                sentence=f"{finding}: look at what {source.name!r} is sent, or mend the expectation",
+                sentence=f"{finding}{todo}",
                 at=to_timestamp(finding.to_ms),
+                occasion=f"{last.topic}/{last.partition}/{finding.field}/{finding.statistic}",
+                resolved=finding.held,
             )
             said.append(_output(topics.ALERTS, alert, source, last))
         return said

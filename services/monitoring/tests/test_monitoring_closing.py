@@ -30,6 +30,23 @@ async def test_drift_gives_one_event_however_long_it_lasts(world: Any, flow: Mak
     assert any(alert.kind == "drift" for alert in world.told(Alert))
 
 
+async def test_an_alert_is_over_when_its_drift_is_and_when_another_version_answers(
+    world: Any, flow: Make
+) -> None:
+    await world.ready(1, 2)
+
+    await world.live(flow(0, 300), flow(300, 600, shift=1.5), flow(900, 300))
+    first, *_ = over = [it for it in world.told(Alert) if it.resolved]
+    await world.live(flow(1_200, 600, shift=1.5), flow(1_800, 200, version=2, generation=3))
+
+    raised = [it for it in world.told(Alert) if not it.resolved]
+    ended = [it for it in world.told(Alert) if it.resolved]
+    assert {it.occasion for it in raised} == {it.occasion for it in ended}
+    assert len(raised) == len(ended) == len({it.id for it in ended}) > len(over) > 0
+    assert "drift of version 1 is over: its newest window is as usual" in first.sentence
+    assert "version 2 answers now" in ended[-1].sentence
+
+
 async def test_a_stream_without_drift_gives_no_event(world: Any, flow: Make) -> None:
     await world.ready()
 

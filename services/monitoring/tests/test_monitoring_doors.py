@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def batch(**more: Any) -> PredictionBatch:
 
 
 def test_monitoring_hears_exactly_what_the_table_says(world: Any) -> None:
-    shared = {it.topic.name for it in subscriptions(Ledger(world.store, world.clock), lambda _: None)}
+    shared = {it.topic.name for it in subscriptions(Ledger(world.store, world.clock), lambda _: None, Mock())}
     intake = {topics.PREDICTIONS.name, topics.EVENTS.name}
     stream, everyone = {topics.DRIFT.name}, {topics.SPECS.name, topics.DEPLOYMENTS.name}
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+import aiohttp
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
@@ -11,13 +12,16 @@ from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.config import Config
 from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.news import SOURCE
+from trimtab_monitoring.sinks import sinks
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.stream import PolicyStream
+from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
 from trimtab_monitoring.usecases.ledger import Ledger
@@ -36,6 +40,7 @@ async def run(config: Config) -> None:
     async with (
         open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool,
         bus.open_producer(config.kafka_servers, linger_ms=0) as producer,
+        aiohttp.ClientSession() as session,
     ):
         store = PostgresStore(pool)
         reports = Reports(store, workshop)
@@ -59,8 +64,10 @@ async def run(config: Config) -> None:
             reports=config.data_dir.absolute() / "reports", silent_ms=round(config.silent_s * 1000), on_report=reports.ordered,
         )  # fmt: skip
         retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
-        heard = subscriptions(Ledger(store, clock), rounds.wake)
-        api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments))
+        told = sinks(config.alert_sinks, config.alert_secret, session, clock)
+        alerting = Alerting(PostgresAlerts(pool), book, told, clock)
+        heard = subscriptions(Ledger(store, clock), rounds.wake, alerting)
+        api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments, alerting))
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
         async with (
@@ -78,6 +85,7 @@ async def run(config: Config) -> None:
             tasks.create_task(calibrations.work())
             tasks.create_task(reports.work())
             tasks.create_task(retention.work())
+            tasks.create_task(alerting.work())
             for event in begun:
                 await event.wait()
             await set_ready(True)

@@ -27,5 +27,9 @@ class Config:
     """A serving instance that has said nothing for so long holds no window back."""
     keep_days: int = 30
     """Predictions and labels are kept so many days of event time behind what is closed."""
+    alert_sinks: str = field(default="", repr=False)
+    """Where alerts go: `name=webhook:https://...`, or `slack:` or `alertmanager:` in its place; several with spaces."""
+    alert_secret: str = field(default="", repr=False)
+    """Signs what webhooks are sent, if given."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent
 from trimtab_contracts.topics import Undecodable
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
@@ -13,6 +14,7 @@ from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
 
 from trimtab_monitoring import messages
+from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.entities import Standing, Version
 from trimtab_monitoring.usecases.ledger import Ledger
 
@@ -24,7 +26,7 @@ OnVersions = Callable[[Sequence[Version]], Awaitable[None]]
 OnStandings = Callable[[Sequence[str]], Awaitable[None]]
 
 
-def subscriptions(ledger: Ledger, wake: Callable[[str], None]) -> list[Subscription[Any]]:
+def subscriptions(ledger: Ledger, wake: Callable[[str], None], alerting: Alerting) -> list[Subscription[Any]]:
     """List what the monitors share; `wake` is called with the model of which something became known."""
 
     async def commanded(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
@@ -38,10 +40,14 @@ def subscriptions(ledger: Ledger, wake: Callable[[str], None]) -> list[Subscript
         await ledger.staged(messages.stage_news(event))
         wake(event.model)
 
+    async def alerted(alert: Alert, _: Record[Alert]) -> None:
+        await alerting.heard(messages.raised(alert))
+
     return [
         each(topics.COMMANDS_RETRAIN, commanded),
         each(topics.RUNS, ran),
         each(topics.VERSIONS, staged),
+        each(topics.ALERTS, alerted),
     ]
 
 

@@ -2,7 +2,10 @@
 
 Rejected
 ├── BadBatch         a batch of predictions contradicts itself
-└── UnknownLoop      (NotFound)
+├── BadSilence       a silence about nothing, or of no time
+├── BadSinks         a setting that names no sinks
+├── UnknownLoop      (NotFound)
+└── UnknownSilence   (NotFound)
 Unavailable
 ├── NotCalibrated    a version's thresholds are still being worked out
 └── Overwhelmed      work took too long, or was killed: it may go well once more, but not for ever
@@ -13,6 +16,27 @@ from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 
 class BadBatch(Rejected):
     """A batch of predictions whose columns do not fit together."""
+
+
+class BadSilence(Rejected):
+    """A silence that would silence nothing."""
+
+
+class BadSinks(Rejected):
+    """The setting of the sinks is not of its form."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(
+            f"TRIMTAB_MONITORING_ALERT_SINKS has no name=kind:address at place {place}: write that, with kind webhook, slack "
+            "or alertmanager and an http or https address, and spaces between several"
+        )
+
+
+class UnknownSilence(NotFound):
+    """There is no silence of that id."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__(f"there is no silence {id}: look at `trimtab alert silences`")
 
 
 class UnknownLoop(NotFound):

@@ -1,26 +1,38 @@
-"""gRPC door of monitoring: the loop ledger, and the health of models."""
+"""gRPC door of monitoring: the loop ledger, the health of models, and alerts."""
 
 from typing import Any
 
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
+    EndSilenceRequest,
+    EndSilenceResponse,
     GetLoopRequest,
     GetModelHealthRequest,
+    ListAlertsRequest,
+    ListAlertsResponse,
     ListLoopsRequest,
     ListLoopsResponse,
+    ListSilencesRequest,
+    ListSilencesResponse,
     Loop,
     ModelHealth,
+    Silence,
+    SilenceAlertsRequest,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
+from trimtab_runtime.clock import from_timestamp
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import UnknownLoop
+from trimtab_monitoring.usecases import entities
+from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 
 
 class MonitoringApi(MonitoringServicer):
     """Answers `trimtab.monitoring.v1.Monitoring`."""
 
-    def __init__(self, store: Store, specs: Specs, rollouts: Rollouts) -> None:
+    def __init__(self, store: Store, specs: Specs, rollouts: Rollouts, alerting: Alerting) -> None:
+        self._alerting = alerting
         self._store = store
         self._specs = specs
         self._rollouts = rollouts
@@ -43,3 +55,24 @@ class MonitoringApi(MonitoringServicer):
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
         return messages.health(model.name, standing.champion if standing else 0, found)
+
+    async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
+        """Return the alerts about a subject, or all, newest first."""
+        found = await self._alerting.alerts(request.subject, open_only=request.open_only)
+        return ListAlertsResponse(alerts=[messages.held_alert(held) for held in found])
+
+    async def SilenceAlerts(self, request: SilenceAlertsRequest, context: Any) -> Silence:
+        """Tell nobody of a subject's alerts for a while."""
+        asked = entities.Silence(
+            0, request.subject, request.kind, from_timestamp(request.until), request.actor, request.reason
+        )
+        return messages.silence(await self._alerting.silence(asked))
+
+    async def ListSilences(self, request: ListSilencesRequest, context: Any) -> ListSilencesResponse:
+        """Return the silences that hold."""
+        return ListSilencesResponse(silences=[messages.silence(it) for it in await self._alerting.silences()])
+
+    async def EndSilence(self, request: EndSilenceRequest, context: Any) -> EndSilenceResponse:
+        """End a silence now."""
+        await self._alerting.end_silence(request.id)
+        return EndSilenceResponse()

@@ -1,7 +1,7 @@
 """Monitoring's words as messages, and messages as its words."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
@@ -21,9 +21,12 @@ from trimtab_monitoring.usecases.entities import (
     FeatureDrift,
     Gate,
     Health,
+    HeldAlert,
     Loop,
     Predicted,
     Reading,
+    Severity,
+    Silence,
     Standing,
     StoredFile,
     Verdict,
@@ -281,6 +284,43 @@ def alert(raised: Alert) -> pb.Alert:
         kind=raised.kind,
         sentence=raised.sentence,
         at=to_timestamp(raised.at_ms),
+        occasion=raised.occasion,
+        resolved=raised.resolved,
+    )
+
+
+def raised(message: pb.Alert) -> Alert:
+    """Read an alert, whoever raised it."""
+    severity = message.severity if message.severity in get_args(Severity) else "warning"
+    return Alert(
+        id=message.id,
+        subject=message.subject,
+        severity=cast(Severity, severity),
+        kind=message.kind,
+        sentence=message.sentence,
+        at_ms=from_timestamp(message.at),
+        occasion=message.occasion,
+        resolved=message.resolved,
+    )
+
+
+def held_alert(held: HeldAlert) -> pb.HeldAlert:
+    """Return an alert as it stands."""
+    message = pb.HeldAlert(alert=alert(held.alert), waiting=held.waiting, fault=held.fault)
+    if held.resolved_ms is not None:
+        message.resolved_at.CopyFrom(to_timestamp(held.resolved_ms))
+    return message
+
+
+def silence(held: Silence) -> pb.Silence:
+    """Return a silence."""
+    return pb.Silence(
+        id=held.id,
+        subject=held.subject,
+        kind=held.kind,
+        until=to_timestamp(held.until_ms),
+        actor=held.actor,
+        reason=held.reason,
     )
 
 

@@ -1,4 +1,4 @@
-"""In-memory twin of monitoring's store, for tests; it passes the same contract suite."""
+"""In-memory twins of monitoring's stores, for tests; they pass the same contract suites."""
 
 import asyncio
 import copy
@@ -12,8 +12,11 @@ from trimtab_core.policy import PolicyState
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
+    Alert,
     Arrivals,
+    Delivery,
     Health,
+    HeldAlert,
     LabelStream,
     Loop,
     Mark,
@@ -22,6 +25,7 @@ from trimtab_monitoring.usecases.entities import (
     Reading,
     ReportOrder,
     Row,
+    Silence,
     Version,
     Watch,
     events_stream,
@@ -243,6 +247,87 @@ class MemoryStore:
         for place in old[:at_most]:
             del self._tables.labels[place]
         return len(old[:at_most])
+
+
+class MemoryAlerts:
+    """Alerts, what is still to be told of them, and silences in dictionaries."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Alert, int | None]] = {}
+        self._seen: set[str] = set()
+        self._due: dict[tuple[str, str], tuple[Delivery, int, str]] = {}
+        """By sink and id: the delivery, when it is due, and the newest fault."""
+        self._silences: dict[int, Silence] = {}
+        self._last = 0
+
+    async def remember(self, alert: Alert, sinks: Sequence[str], due_ms: int) -> None:
+        """Keep an alert, and that `sinks` are to be told."""
+        if alert.id in self._seen:
+            return
+        self._seen.add(alert.id)
+        held, resolved_ms = self._held.get(alert.place, (alert, None))
+        if alert.resolved:
+            if alert.place not in self._held or resolved_ms is not None or held.at_ms > alert.at_ms:
+                return
+            self._held[alert.place] = held, alert.at_ms
+        elif held.at_ms <= alert.at_ms:
+            still = resolved_ms is not None and resolved_ms >= alert.at_ms
+            self._held[alert.place] = alert, resolved_ms if still else None
+        for sink in sinks:
+            self._due[sink, alert.id] = Delivery(sink, alert), due_ms, ""
+
+    async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
+        """Return what is due, oldest first, and let nobody else have it before `until_ms`."""
+        found = [place for place, (_, due_ms, _) in self._due.items() if due_ms <= now_ms]
+        for place in found:
+            self._due[place] = self._due[place][0], until_ms, self._due[place][2]
+        return [self._due[place][0] for place in found]
+
+    async def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Forget what was told."""
+        for each in deliveries:
+            self._due.pop((each.sink, each.alert.id), None)
+
+    async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        for each in deliveries:
+            held, _, before = self._due[each.sink, each.alert.id]
+            tried = replace(held, attempts=held.attempts + bool(fault))
+            self._due[each.sink, each.alert.id] = tried, due_ms, fault or before
+
+    async def drop(self, sink: str, place: str) -> None:
+        """Tell a sink nothing of what it was still to be told about an occasion."""
+        await self.delivered(
+            [it for it, _, _ in self._due.values() if (it.sink, it.alert.place) == (sink, place)]
+        )
+
+    async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
+        """Return the alerts about a subject, or all where it is empty, newest first."""
+        found = []
+        for place, (alert, resolved_ms) in self._held.items():
+            if subject in ("", alert.subject) and not (open_only and resolved_ms is not None):
+                waiting = [(it.sink, fault) for it, _, fault in self._due.values() if it.alert.place == place]
+                sinks = tuple(sorted({sink for sink, _ in waiting}))
+                found.append(HeldAlert(alert, resolved_ms, sinks, max((it for _, it in waiting), default="")))
+        return sorted(found, key=lambda held: (-held.alert.at_ms, held.alert.place))
+
+    async def silence(self, silence: Silence) -> Silence:
+        """Keep a silence, and return it with its id."""
+        self._last += 1
+        self._silences[self._last] = replace(silence, id=self._last)
+        return self._silences[self._last]
+
+    async def silences(self, now_ms: int) -> list[Silence]:
+        """Return those that hold."""
+        return [silence for silence in self._silences.values() if silence.until_ms > now_ms]
+
+    async def end_silence(self, id: int) -> Silence | None:
+        """Take a silence away, make due what it put off, and return it."""
+        ended = self._silences.pop(id, None)
+        for place, (delivery, due_ms, fault) in self._due.items():
+            if ended is not None and due_ms == ended.until_ms:
+                self._due[place] = delivery, 0, fault
+        return ended
 
 
 class MemoryUnit:

@@ -15,6 +15,7 @@ from trimtab_runtime.lifecycle import leaves
 from trimtab_stack.errors import StackError
 
 from trimtab.cli import (
+    alerts,
     answers,
     audit,
     backfill,
@@ -54,6 +55,7 @@ app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
+app.add_typer(alerts.app, name="alert", help="What a person should look at, and silences.")
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
 # What is asked most has a word of its own.

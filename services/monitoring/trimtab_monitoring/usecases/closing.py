@@ -7,12 +7,13 @@ instance does it and whatever dies, and gives the same decisions however the row
 were batched.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.specs import Model
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
@@ -175,6 +176,7 @@ class Closing:
                     _alert(drift.episode, model.name, drift.summary, drift.recorded_ms),
                 ]
                 await unit.tell(news)
+        await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
         await self._look_again(unit, model, judged)
         return replace(watch, episodes=judged.episodes), len(judged.alarms)
 
@@ -224,5 +226,21 @@ def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrd
     )
 
 
+def _over(model: Model, judged: Judged, before: Mapping[DriftKind, EpisodeState], now_ms: int) -> list[News]:
+    """Return the news of the episodes that were open before a window and are not after it."""
+    version, told = judged.window.version, list[News]()
+    for kind, state in before.items():
+        if state.episode is not None and judged.episodes[kind].episode != state.episode:
+            sentence = (
+                f"The {kind} drift of version {version} is over: its newest window is as usual."
+                if state.version == str(version)
+                else f"The {kind} drift of version {state.version} is over: version {version} answers now."
+            )
+            fired = _alert(state.episode, model.name, sentence, now_ms)
+            told.append(replace(fired, id=f"{fired.id}/resolved", resolved=True))
+    return told
+
+
 def _alert(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
-    return Alert(f"{episode}/drift", model, "warning", "drift", sentence, at_ms)
+    occasion = f"{episode}/drift"
+    return Alert(occasion, model, "warning", "drift", sentence, at_ms, occasion)

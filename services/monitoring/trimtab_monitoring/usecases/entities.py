@@ -13,6 +13,7 @@ from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.specs import Model
 
+Severity = Literal["info", "warning", "critical"]
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
 
@@ -330,10 +331,60 @@ class Alert:
 
     id: str
     subject: str
-    severity: Literal["info", "warning", "critical"]
+    severity: Severity
     kind: str
     sentence: str
     at_ms: int
+    occasion: str = ""
+    """What an alert and the news that it is over have in common; without it, it is never over by itself."""
+    resolved: bool = False
+    """Whether this is the news that it is over."""
+
+    @property
+    def place(self) -> str:
+        """The occasion, or the alert alone."""
+        return self.occasion or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An alert on its way to a sink."""
+
+    sink: str
+    alert: Alert
+    attempts: int = 0
+    """How often the sink was tried in vain."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAlert:
+    """An alert as it stands."""
+
+    alert: Alert
+    resolved_ms: int | None
+    """When it was over; None while it is not."""
+    waiting: tuple[str, ...]
+    """The sinks that are still to be told of something about it."""
+    fault: str
+    """Why the newest try to tell one of them failed, if it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A time during which nobody is told of some alerts."""
+
+    id: int
+    subject: str
+    kind: str
+    """Of the alerts; all kinds, if empty."""
+    until_ms: int
+    """By the wall clock."""
+    actor: str
+    reason: str
+
+    def holds(self, alert: Alert) -> bool:
+        """Whether it is about an alert."""
+        return self.subject == alert.subject and self.kind in ("", alert.kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,26 @@ class MonitoringStub:
                 request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetModelHealthRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ModelHealth.FromString,
                 _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/trimtab.monitoring.v1.Monitoring/ListAlerts',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.SilenceAlerts = channel.unary_unary(
+                '/trimtab.monitoring.v1.Monitoring/SilenceAlerts',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.SilenceAlertsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Silence.FromString,
+                _registered_method=True)
+        self.ListSilences = channel.unary_unary(
+                '/trimtab.monitoring.v1.Monitoring/ListSilences',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesResponse.FromString,
+                _registered_method=True)
+        self.EndSilence = channel.unary_unary(
+                '/trimtab.monitoring.v1.Monitoring/EndSilence',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceResponse.FromString,
+                _registered_method=True)
 
 
 class MonitoringServicer:
@@ -72,6 +92,31 @@ class MonitoringServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlerts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SilenceAlerts(self, request, context):
+        """Nobody is told of a subject's alerts for a while; what still stands then is told at its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSilences(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSilence(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitoringServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +134,26 @@ def add_MonitoringServicer_to_server(servicer, server):
                     servicer.GetModelHealth,
                     request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetModelHealthRequest.FromString,
                     response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ModelHealth.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'SilenceAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SilenceAlerts,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.SilenceAlertsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Silence.SerializeToString,
+            ),
+            'ListSilences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSilences,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesResponse.SerializeToString,
+            ),
+            'EndSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSilence,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +237,114 @@ class Monitoring:
             '/trimtab.monitoring.v1.Monitoring/GetModelHealth',
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetModelHealthRequest.SerializeToString,
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ModelHealth.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/ListAlerts',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SilenceAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/SilenceAlerts',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.SilenceAlertsRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Silence.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSilences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/ListSilences',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListSilencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/EndSilence',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.EndSilenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

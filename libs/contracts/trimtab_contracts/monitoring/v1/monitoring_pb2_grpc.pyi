@@ -34,6 +34,11 @@ class MonitoringStub:
     ListLoops: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListLoopsRequest, _monitoring_pb2.ListLoopsResponse]
     GetLoop: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]
     GetModelHealth: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]
+    SilenceAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]
+    """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
+    ListSilences: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListSilencesRequest, _monitoring_pb2.ListSilencesResponse]
+    EndSilence: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.EndSilenceRequest, _monitoring_pb2.EndSilenceResponse]
 
 @_typing.type_check_only
 class MonitoringAsyncStub(MonitoringStub):
@@ -41,6 +46,11 @@ class MonitoringAsyncStub(MonitoringStub):
     ListLoops: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListLoopsRequest, _monitoring_pb2.ListLoopsResponse]  # type: ignore[assignment]
     GetLoop: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]  # type: ignore[assignment]
     GetModelHealth: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]  # type: ignore[assignment]
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    SilenceAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]  # type: ignore[assignment]
+    """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
+    ListSilences: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListSilencesRequest, _monitoring_pb2.ListSilencesResponse]  # type: ignore[assignment]
+    EndSilence: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.EndSilenceRequest, _monitoring_pb2.EndSilenceResponse]  # type: ignore[assignment]
 
 class MonitoringServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,5 +73,34 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.GetModelHealthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ModelHealth, _abc.Awaitable[_monitoring_pb2.ModelHealth]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _monitoring_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.ListAlertsResponse, _abc.Awaitable[_monitoring_pb2.ListAlertsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SilenceAlerts(
+        self,
+        request: _monitoring_pb2.SilenceAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.Silence, _abc.Awaitable[_monitoring_pb2.Silence]]:
+        """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
+
+    @_abc_1.abstractmethod
+    def ListSilences(
+        self,
+        request: _monitoring_pb2.ListSilencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.ListSilencesResponse, _abc.Awaitable[_monitoring_pb2.ListSilencesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EndSilence(
+        self,
+        request: _monitoring_pb2.EndSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.EndSilenceResponse, _abc.Awaitable[_monitoring_pb2.EndSilenceResponse]]: ...
 
 def add_MonitoringServicer_to_server(servicer: MonitoringServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,152 @@
+"""PostgreSQL home of alerts, of what is still to be told of them, and of silences."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import asyncpg
+import msgspec
+from trimtab_runtime.postgres import outages
+
+from trimtab_monitoring.unit import text
+from trimtab_monitoring.usecases.entities import Alert, Delivery, HeldAlert, Silence
+
+_alert_of = msgspec.json.Decoder(Alert).decode
+
+_AT_ONCE: Final = 100
+_MOST: Final = 1_000
+
+_FIRED = """
+INSERT INTO alerts (place, subject, at_ms, alert) VALUES ($1, $2, $3, $4)
+ON CONFLICT (place) DO UPDATE
+SET at_ms = excluded.at_ms, alert = excluded.alert,
+    resolved_ms = CASE WHEN alerts.resolved_ms >= excluded.at_ms THEN alerts.resolved_ms END
+WHERE alerts.at_ms <= excluded.at_ms
+"""
+_OVER = """
+UPDATE alerts SET resolved_ms = $2 WHERE place = $1 AND at_ms <= $2 AND resolved_ms IS NULL RETURNING place
+"""
+_TAKE = """
+UPDATE alert_deliveries SET due_ms = $2
+WHERE (sink, id) IN (
+    SELECT sink, id FROM alert_deliveries WHERE due_ms <= $1 ORDER BY sequence LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+RETURNING sequence, sink, alert, attempts
+"""
+_ALERTS = """
+SELECT alert, resolved_ms,
+       coalesce(array_agg(sink ORDER BY sink) FILTER (WHERE sink IS NOT NULL), '{}') AS waiting,
+       coalesce(max(fault), '') AS fault
+FROM alerts LEFT JOIN (
+    SELECT DISTINCT ON (sink, place) sink, place, fault FROM alert_deliveries ORDER BY sink, place, fault DESC
+) AS deliveries USING (place)
+WHERE ($1 = '' OR subject = $1) AND (NOT $2 OR resolved_ms IS NULL)
+GROUP BY place, at_ms, alert, resolved_ms ORDER BY at_ms DESC, place LIMIT $3
+"""
+_PUT_OFF = """
+UPDATE alert_deliveries SET due_ms = $3, attempts = attempts + ($4 <> '')::int,
+    fault = CASE WHEN $4 <> '' THEN $4 ELSE fault END
+FROM unnest($1::text[], $2::text[]) AS told (sink, id)
+WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id
+"""
+
+
+class PostgresAlerts:
+    """Alerts in monitoring's schema."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def remember(self, alert: Alert, sinks: Sequence[str], due_ms: int) -> None:
+        """Keep an alert, and that `sinks` are to be told."""
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                fresh = await connection.fetchval(
+                    "INSERT INTO inbox (id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING id",
+                    f"alert/{alert.id}",
+                )
+                if fresh is None:
+                    return
+                if alert.resolved:
+                    if await connection.fetchval(_OVER, alert.place, alert.at_ms) is None:
+                        return
+                else:
+                    await connection.execute(_FIRED, alert.place, alert.subject, alert.at_ms, text(alert))
+                await connection.executemany(
+                    "INSERT INTO alert_deliveries (sink, id, place, alert, due_ms) VALUES ($1, $2, $3, $4, $5)",
+                    [(sink, alert.id, alert.place, text(alert), due_ms) for sink in sinks],
+                )
+
+    async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
+        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`."""
+        with outages():
+            rows = await self._pool.fetch(_TAKE, now_ms, until_ms, _AT_ONCE)
+        return [
+            Delivery(row["sink"], _alert_of(row["alert"]), row["attempts"])
+            for row in sorted(rows, key=lambda row: row["sequence"])
+        ]
+
+    async def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Forget what was told."""
+        with outages():
+            await self._pool.execute(
+                "DELETE FROM alert_deliveries USING unnest($1::text[], $2::text[]) AS told (sink, id) "
+                "WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id",
+                *_places(deliveries),
+            )
+
+    async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        with outages():
+            await self._pool.execute(_PUT_OFF, *_places(deliveries), due_ms, fault)
+
+    async def drop(self, sink: str, place: str) -> None:
+        """Tell a sink nothing of what it was still to be told about an occasion."""
+        with outages():
+            await self._pool.execute(
+                "DELETE FROM alert_deliveries WHERE sink = $1 AND place = $2", sink, place
+            )
+
+    async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
+        """Return the alerts about a subject, or all where it is empty, newest first."""
+        with outages():
+            rows = await self._pool.fetch(_ALERTS, subject, open_only, _MOST)
+        return [
+            HeldAlert(_alert_of(row["alert"]), row["resolved_ms"], tuple(row["waiting"]), row["fault"])
+            for row in rows
+        ]
+
+    async def silence(self, silence: Silence) -> Silence:
+        """Keep a silence, and return it with its id."""
+        with outages():
+            number = await self._pool.fetchval(
+                "INSERT INTO silences (subject, kind, until_ms, actor, reason) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+                silence.subject, silence.kind, silence.until_ms, silence.actor, silence.reason,
+            )  # fmt: skip
+        return replace(silence, id=number)
+
+    async def silences(self, now_ms: int) -> list[Silence]:
+        """Return those that hold."""
+        with outages():
+            rows = await self._pool.fetch("SELECT * FROM silences WHERE until_ms > $1 ORDER BY id", now_ms)
+        return [_silence(row) for row in rows]
+
+    async def end_silence(self, id: int) -> Silence | None:
+        """Take a silence away, make due what it put off, and return it."""
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                row = await connection.fetchrow("DELETE FROM silences WHERE id = $1 RETURNING *", id)
+                if row is None:
+                    return None
+                await connection.execute(
+                    "UPDATE alert_deliveries SET due_ms = 0 WHERE due_ms = $1", row["until_ms"]
+                )
+        return _silence(row)
+
+
+def _silence(row: asyncpg.Record) -> Silence:
+    return Silence(row["id"], row["subject"], row["kind"], row["until_ms"], row["actor"], row["reason"])
+
+
+def _places(deliveries: Sequence[Delivery]) -> tuple[list[str], list[str]]:
+    return [each.sink for each in deliveries], [each.alert.id for each in deliveries]

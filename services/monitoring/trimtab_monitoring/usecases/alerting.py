@@ -1,0 +1,209 @@
+"""Alerts on their way to people: who is told, when, and when nobody is.
+
+An alert is remembered and addressed in one transaction, once however often it is
+heard; each sink is told until it has taken it, in the order in which things happened.
+What comes about one subject within a few seconds is told together. A silence puts off
+what it is about: at its end a sink is told what then still stands, and of what is over
+by then nothing at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Final, Protocol
+
+from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Unavailable
+
+from trimtab_monitoring.errors import BadSilence, UnknownSilence
+from trimtab_monitoring.usecases.entities import Alert, Delivery, HeldAlert, Severity, Silence
+from trimtab_monitoring.usecases.ports import Specs
+
+log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+_TOGETHER_MS: Final = 2_000
+"""How long an alert waits for others about its subject."""
+_LEASE_MS: Final = 60_000
+"""Who has taken a delivery has so long to make it, before another monitor tries."""
+_BACKOFF_MS: Final = (5_000, 15_000, 60_000, 300_000, 900_000)
+_MOST_ATTEMPTS: Final = 100
+"""After about a day a sink that takes nothing is given up for this alert."""
+_RANKS: Final[dict[Severity, int]] = {"info": 0, "warning": 1, "critical": 2}
+
+
+class Sink(Protocol):
+    """Somewhere people look."""
+
+    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
+        """Tell of alerts about one subject, oldest first.
+
+        Raises:
+            Unavailable: it did not take them.
+        """
+        ...
+
+
+class AlertStore(Protocol):
+    """Where alerts, what is still to be told of them, and silences are kept."""
+
+    async def remember(self, alert: Alert, sinks: Sequence[str], due_ms: int) -> None:
+        """Keep an alert, and that `sinks` are to be told.
+
+        What was heard before changes nothing, nor does the news that something is over which is not open.
+        """
+        ...
+
+    async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
+        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`."""
+        ...
+
+    async def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Forget what was told."""
+        ...
+
+    async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        ...
+
+    async def drop(self, sink: str, place: str) -> None:
+        """Tell a sink nothing of what it was still to be told about an occasion."""
+        ...
+
+    async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
+        """Return the alerts about a subject, or all where it is empty, newest first, 1,000 at most."""
+        ...
+
+    async def silence(self, silence: Silence) -> Silence:
+        """Keep a silence, and return it with its id."""
+        ...
+
+    async def silences(self, now_ms: int) -> list[Silence]:
+        """Return those that hold."""
+        ...
+
+    async def end_silence(self, id: int) -> Silence | None:
+        """Take a silence away, make due what it put off, and return it; None if there is none."""
+        ...
+
+
+class Alerting:
+    """Takes alerts in, and tells the sinks."""
+
+    def __init__(self, store: AlertStore, specs: Specs, sinks: Mapping[str, Sink], clock: Clock) -> None:
+        self._store = store
+        self._specs = specs
+        self._sinks = sinks
+        self._clock = clock
+
+    async def heard(self, alert: Alert) -> None:
+        """Take in an alert, or the news that one is over.
+
+        Raises:
+            Unavailable: PostgreSQL is away.
+        """
+        await self._store.remember(alert, self._addressed(alert), self._clock.now_ms() + _TOGETHER_MS)
+
+    def _addressed(self, alert: Alert) -> list[str]:
+        """Return the sinks that an alert is for: a model's spec may name them, and how serious it must be."""
+        model = self._specs.models.get(alert.subject)
+        if model is None:
+            return list(self._sinks)
+        rule = model.spec.alerts
+        if _RANKS[alert.severity] < _RANKS[rule.at_least]:
+            return []
+        wanted = list(self._sinks) if rule.to is None else list(rule.to)
+        if missing := [name for name in wanted if name not in self._sinks]:
+            log.error(
+                "alerts.to of model %r names %s, which TRIMTAB_MONITORING_ALERT_SINKS does not: add it there",
+                model.name,
+                ", ".join(missing),
+            )
+        return [name for name in wanted if name in self._sinks]
+
+    async def work(self) -> None:
+        """Tell the sinks what is due, until cancelled."""
+        while True:
+            try:
+                if await self.tell():
+                    continue
+            except Unavailable as error:
+                log.warning("alerts wait: %s", error)
+            await asyncio.sleep(_LOOK_S)
+
+    async def tell(self) -> int:
+        """Tell the sinks some of what is due, and return how much that was."""
+        now_ms = self._clock.now_ms()
+        due = await self._store.take_due(now_ms, now_ms + _LEASE_MS)
+        silences = await self._store.silences(now_ms) if due else []
+        told = await asyncio.gather(*(self._unsilenced(each, silences) for each in due))
+        speaking = sorted(
+            (each for each in told if each is not None),
+            key=lambda it: (it.sink, it.alert.subject, it.alert.at_ms),
+        )
+        groups = groupby(speaking, key=lambda it: (it.sink, it.alert.subject))
+        await asyncio.gather(*(self._send(*place, list(group)) for place, group in groups))
+        return len(due)
+
+    async def _unsilenced(self, delivery: Delivery, silences: Sequence[Silence]) -> Delivery | None:
+        until_ms = max((each.until_ms for each in silences if each.holds(delivery.alert)), default=None)
+        if until_ms is None:
+            return delivery
+        if delivery.alert.resolved:
+            await self._store.drop(delivery.sink, delivery.alert.place)
+        else:
+            await self._store.put_off([delivery], until_ms)
+        return None
+
+    async def _send(self, sink: str, subject: str, group: Sequence[Delivery]) -> None:
+        if sink not in self._sinks:
+            log.error("alerts about %s were for sink %r, which is no more: they are not told", subject, sink)
+            await self._store.delivered(group)
+            return
+        try:
+            await self._sinks[sink].send(subject, [each.alert for each in group])
+        except Unavailable as error:
+            tries = max(each.attempts for each in group) + 1
+            log.warning("sink %r does not take alerts about %s (try %d): %s", sink, subject, tries, error)
+            if tries >= _MOST_ATTEMPTS:
+                log.error(
+                    "alerts about %s are not told to sink %r: it was tried %d times", subject, sink, tries
+                )
+                await self._store.delivered(group)
+                return
+            wait_ms = _BACKOFF_MS[min(tries, len(_BACKOFF_MS)) - 1]
+            await self._store.put_off(group, self._clock.now_ms() + wait_ms, str(error))
+            return
+        await self._store.delivered(group)
+
+    async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
+        """Return the alerts about a subject, or all where it is empty, newest first."""
+        return await self._store.alerts(subject, open_only=open_only)
+
+    async def silence(self, silence: Silence) -> Silence:
+        """Begin a silence, and return it with its id.
+
+        Raises:
+            BadSilence: it names no subject, or is over already.
+        """
+        if not silence.subject:
+            raise BadSilence(
+                "subject is empty: name the model, source or table whose alerts are to be silent"
+            )
+        if silence.until_ms <= self._clock.now_ms():
+            raise BadSilence("until is over already: name a time to come")
+        return await self._store.silence(silence)
+
+    async def silences(self) -> list[Silence]:
+        """Return the silences that hold."""
+        return await self._store.silences(self._clock.now_ms())
+
+    async def end_silence(self, id: int) -> None:
+        """End a silence now.
+
+        Raises:
+            UnknownSilence: there is none of that id.
+        """
+        if await self._store.end_silence(id) is None:
+            raise UnknownSilence(id)
