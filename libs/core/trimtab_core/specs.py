@@ -588,6 +588,8 @@ class LabelSpec(Spec):
     """The field that both the model's source and the label's source carry."""
     value: FieldName
     within: Duration
+    classes: tuple[str, ...] = ()
+    """Of a multiclass task: all values that the label can have, as text; a prediction names them in this order."""
 
 
 class TrainerSpec(Spec):
@@ -727,7 +729,7 @@ _CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
 
-    task: Literal["regression", "binary"]
+    task: Literal["regression", "binary", "multiclass"]
     source: SourceName
     features: tuple[str, ...] = Field(min_length=1)
     """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;

@@ -20,18 +20,23 @@ class Fitted(Protocol):
     """A fitted model."""
 
     def predict(self, features: Matrix) -> Floats:
-        """Return predictions [rows]: values, or probabilities of the positive class."""
+        """Return predictions: values or probabilities of the positive class [rows]; of a multiclass task probabilities [rows, classes]."""
         ...
 
     def to_onnx(self) -> Any:
-        """Return the `onnx.ModelProto` that answers so: input `features` float32 [rows, features], output `prediction` [rows]."""
+        """Return the `onnx.ModelProto` that answers so: input `features` float32 [rows, features], output `prediction` [rows].
+
+        Of a multiclass task `prediction` is the most probable class' index as float32, and a second output,
+        `probabilities` float32 [rows, classes], follows it.
+        """
         ...
 
 
 Fit = Callable[[ModelSpec, Matrix, Floats, Floats | None], Fitted]
 """Fits features [rows, features] to labels [rows], weighted [rows] where there are weights.
 
-It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
+Labels of a multiclass task are indices into `spec.label.classes`; not every class has to be among them, and `predict`
+still has a column for each. It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
 """
 
 _HOMES = {"linear": "scikit", "random_forest": "scikit", "hist_gradient_boosting": "scikit"}
