@@ -592,11 +592,17 @@ class LabelSpec(Spec):
     """Of a multiclass task: all values that the label can have, as text; a prediction names them in this order."""
 
 
+Kind = Literal["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost", "neural_network"]
+"""A family of models; `docs/training.md` says what each is for."""
+
+
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
-    kind: Literal["linear", "random_forest", "hist_gradient_boosting"] = "hist_gradient_boosting"
+    kind: Kind = "hist_gradient_boosting"
     parameters: dict[str, float | int | str | bool] = {}
+    class_weight: Literal["balanced"] | None = None
+    """Whether the rows of a rare class weigh as much as those of a frequent one; answers stay probabilities of the world as it is."""
     window: Duration
     """How far back the training rows reach."""
     half_life: Duration | None = None
@@ -758,6 +764,11 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        if self.trainer.class_weight is not None and self.task == "regression":
+            yield (
+                ("trainer", "class_weight"),
+                f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
+            )
         if self.rollout.cap is None and self.judged_by not in _CAPS:
             yield (
                 ("rollout", "cap"),
