@@ -17,6 +17,7 @@ from trimtab_trainer import export
 from trimtab_trainer.families import Floats, Matrix
 
 _IR = 9
+_RAREST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,13 @@ def centre(spec: ModelSpec, labels: Floats) -> float:
 def outputs(spec: ModelSpec) -> int:
     """Return how many margins a row has."""
     return len(spec.label.classes) if spec.task == "multiclass" else 1
+
+
+def log_odds(labels: Floats, weights: Floats | None, width: int) -> Floats:
+    """Return the margins [outputs] that say how frequent each class is, for a fit to start from."""
+    amounts = np.bincount(labels.astype(np.int64), weights, max(width, 2))
+    logs = np.log(np.clip(amounts / amounts.sum(), _RAREST, 1.0))
+    return np.asarray(logs[1:] - logs[:1] if width == 1 else logs)
 
 
 def _sigmoid(margins: Floats) -> Floats:

@@ -12,7 +12,7 @@ import xgboost
 from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer.families import Floats, Matrix, trees
-from trimtab_trainer.families.margins import Margins, centre, outputs
+from trimtab_trainer.families.margins import Margins, centre, log_odds, outputs
 from trimtab_trainer.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
 
 _SHARE = Number(over=0, high=1)
@@ -40,7 +40,6 @@ _REGRESSION: dict[str, Allowed] = {
     "huber_slope": Number(over=0),
     "quantile_alpha": Number(over=0, high=1),
 }
-_RAREST = 1e-6
 _LARGEST = np.finfo(np.float32).max
 
 
@@ -114,9 +113,7 @@ def _start(spec: ModelSpec, labels: Floats, weights: Floats | None, width: int) 
     if spec.task == "regression":
         is_mean = spec.judged_by != "mae" and "objective" not in spec.trainer.parameters
         return np.array([np.average(labels, weights=weights) if is_mean else 0.0])
-    amounts = np.bincount(labels.astype(np.int64), weights, max(width, 2))
-    logs = np.log(np.clip(amounts / amounts.sum(), _RAREST, 1.0))
-    return logs[1:] - logs[:1] if spec.task == "binary" else logs
+    return log_odds(labels, weights, width)
 
 
 def _trees(booster: Any) -> Iterator[trees.Tree]:
