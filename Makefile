@@ -2,15 +2,17 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PEERS := .venv-peers
+TORCH := .venv-torch
 LOCK := .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
   --custom-compile-command 'make lock'
 DISTS := $(wildcard libs/* services/*)
+OURS = $(foreach d,$(DISTS),--no-emit-package $(shell sed -n 's/^name = "\(.*\)"/\1/p' $(d)/pyproject.toml))
 PACKAGES := $(wildcard libs/*/trimtab* services/*/trimtab_*)
 BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
 export DO_NOT_TRACK := 1
 export UV_NATIVE_TLS := true
 
-.PHONY: help setup lock demo test lint types imports protos docs notebook bench up down
+.PHONY: help setup lock demo test test-torch lint types imports protos docs notebook bench up down
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -28,6 +30,16 @@ setup: .venv/.installed ## create .venv from requirements.lock, and fetch Kafka 
 
 demo: setup ## watch a production model meet March 2020
 	.venv/bin/trimtab demo
+
+test-torch: $(TORCH)/.installed ## the tests that need PyTorch, of which 5 GB are installed for them
+	$(TORCH)/bin/python -m pytest services/trainer/tests/test_trainer_families.py services/trainer/tests/test_trainer_neural.py
+
+$(TORCH)/.installed: requirements-torch.lock | setup
+	.venv/bin/uv venv -q --clear --python $(PY) $(TORCH)
+	.venv/bin/uv pip install -q --python $(TORCH)/bin/python --require-hashes -r requirements-torch.lock
+	echo "import site; site.addsitedir('$(CURDIR)/$$(echo .venv/lib/python3*/site-packages)')" \
+	  > $$(echo $(TORCH)/lib/python3*/site-packages)/the-rest.pth
+	@touch $@
 
 test: lint types imports ## all tests, on the real Kafka and PostgreSQL
 	.venv/bin/pytest
@@ -53,9 +65,8 @@ $(PEERS)/.installed: loadtests/peers.lock | setup
 
 lock: .venv/.installed ## bring requirements.lock and the peers' lock up to date with the manifests
 	$(LOCK) loadtests/peers.in -o loadtests/peers.lock
-	$(LOCK) --group dev \
-	  $(foreach d,$(DISTS),--no-emit-package $(shell sed -n 's/^name = "\(.*\)"/\1/p' $(d)/pyproject.toml)) \
-	  $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
+	$(LOCK) --group dev $(OURS) $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
+	$(LOCK) --extra torch -c requirements.lock $(OURS) services/trainer/pyproject.toml -o requirements-torch.lock
 
 protos: setup ## generate the messages and stubs from protos/
 	$(PY) -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=.venv/bin/protoc-gen-mypy \

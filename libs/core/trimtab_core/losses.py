@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Task = Literal["regression", "binary"]
+Task = Literal["regression", "binary", "multiclass"]
 Metric = Literal["mae", "rmse", "log_loss", "error_rate"]
 
 METRICS: Final[dict[Task, tuple[Metric, ...]]] = {
     "regression": ("mae", "rmse"),
     "binary": ("log_loss", "error_rate"),
+    "multiclass": ("log_loss", "error_rate"),
 }
 LOWER_IS_BETTER: Final[dict[Metric, bool]] = {"mae": True, "rmse": True, "log_loss": True, "error_rate": True}
 

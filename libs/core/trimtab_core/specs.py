@@ -588,13 +588,21 @@ class LabelSpec(Spec):
     """The field that both the model's source and the label's source carry."""
     value: FieldName
     within: Duration
+    classes: tuple[str, ...] = ()
+    """Of a multiclass task: all values that the label can have, as text; a prediction names them in this order."""
+
+
+Kind = Literal["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost", "neural_network"]
+"""A family of models; `docs/training.md` says what each is for."""
 
 
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
-    kind: Literal["linear", "random_forest", "hist_gradient_boosting"] = "hist_gradient_boosting"
+    kind: Kind = "hist_gradient_boosting"
     parameters: dict[str, float | int | str | bool] = {}
+    class_weight: Literal["balanced"] | None = None
+    """Whether the rows of a rare class weigh as much as those of a frequent one; answers stay probabilities of the world as it is."""
     window: Duration
     """How far back the training rows reach."""
     half_life: Duration | None = None
@@ -736,7 +744,7 @@ _CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
 
-    task: Literal["regression", "binary"]
+    task: Literal["regression", "binary", "multiclass"]
     source: SourceName
     features: tuple[str, ...] = Field(min_length=1)
     """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
@@ -766,6 +774,11 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        if self.trainer.class_weight is not None and self.task == "regression":
+            yield (
+                ("trainer", "class_weight"),
+                f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
+            )
         if self.rollout.cap is None and self.judged_by not in _CAPS:
             yield (
                 ("rollout", "cap"),

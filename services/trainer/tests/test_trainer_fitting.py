@@ -90,6 +90,10 @@ def test_a_graph_that_says_something_else_is_not_let_out() -> None:
 
     with pytest.raises(RunFailed, match="other answers than were judged"):
         export.check(graph, rows.features, estimator.predict(rows.features) + 0.1)
+    with pytest.raises(RunFailed, match="by up to nan"):
+        export.check(
+            graph, rows.features, np.where(np.arange(600) == 7, np.nan, estimator.predict(rows.features))
+        )
 
 
 def test_the_trees_of_a_forest_are_told_as_its_iterations() -> None:

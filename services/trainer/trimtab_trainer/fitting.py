@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import families
+from trimtab_trainer import balancing, families
 from trimtab_trainer.families import Fitted, Floats, Matrix
 
 FOLDS = 3
@@ -58,7 +58,11 @@ def fit(spec: ModelSpec, rows: Rows) -> Fitted:
         RunFailed: the spec's parameters are none of its family's.
     """
     weights = _weights(rows.event_time_ms, spec.trainer.half_life)
-    return families.of(spec)(spec, rows.features, rows.label, weights)
+    by_class = balancing.by_class(spec, rows.label, weights)
+    if by_class is None:
+        return families.of(spec)(spec, rows.features, rows.label, weights)
+    weights = balancing.by_row(by_class, rows.label, weights)
+    return families.of(spec)(spec, rows.features, rows.label, weights).unweighted(by_class)
 
 
 Fit = Callable[[ModelSpec, Rows], Fitted]

@@ -20,7 +20,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model
 
-from trimtab_trainer import export, fitting
+from trimtab_trainer import export, families, fitting
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -92,8 +92,13 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "rows": len(rows),
         "trained_from_ms": int(rows.event_time_ms[0]),
         "trained_to_ms": int(rows.event_time_ms[-1]),
-        "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
-        "environment": _environment(),
+        "parameters": {
+            "kind": spec.kind,
+            **spec.parameters,
+            "half_life_ms": spec.half_life,
+            "class_weight": spec.class_weight,
+        },
+        "environment": _environment() | families.versions(spec.kind),
     }
 
 

@@ -4,13 +4,16 @@ A family sees numbers alone, NaN where one is missing, and deals with those itse
 graph answers as it does. What it imports it imports when it is asked to fit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.specs import ModelSpec
+from trimtab_core.specs import Kind, ModelSpec
+
+from trimtab_trainer.errors import RunFailed
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -20,24 +23,74 @@ class Fitted(Protocol):
     """A fitted model."""
 
     def predict(self, features: Matrix) -> Floats:
-        """Return predictions [rows]: values, or probabilities of the positive class."""
+        """Return predictions: values or probabilities of the positive class [rows]; of a multiclass task probabilities [rows, classes]."""
         ...
 
     def to_onnx(self) -> Any:
-        """Return the `onnx.ModelProto` that answers so: input `features` float32 [rows, features], output `prediction` [rows]."""
+        """Return the `onnx.ModelProto` that answers so: input `features` float32 [rows, features], output `prediction` [rows].
+
+        Of a multiclass task `prediction` is the most probable class' index as float32, and a second output,
+        `probabilities` float32 [rows, classes], follows it.
+        """
+        ...
+
+    def unweighted(self, by_class: Floats) -> "Fitted":
+        """Return the model with probabilities as of rows that were not weighted by their class.
+
+        `by_class` [classes] is what each class' rows weighed in the fit, beside other weights.
+        """
         ...
 
 
 Fit = Callable[[ModelSpec, Matrix, Floats, Floats | None], Fitted]
 """Fits features [rows, features] to labels [rows], weighted [rows] where there are weights.
 
-It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
+Labels of a multiclass task are indices into `spec.label.classes`; not every class has to be among them, and `predict`
+still has a column for each. It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
 """
 
-_HOMES = {"linear": "scikit", "random_forest": "scikit", "hist_gradient_boosting": "scikit"}
+HOMES: Final[Mapping[Kind, str]] = {
+    "linear": "scikit",
+    "random_forest": "scikit",
+    "hist_gradient_boosting": "scikit",
+    "lightgbm": "lightgbm",
+    "xgboost": "xgboost",
+    "neural_network": "neural",
+}
+_EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "torch": "torch"}
+"""What installs a module that a trainer does without."""
+_RESTS_ON: Mapping[str, tuple[str, ...]] = {
+    "lightgbm": ("lightgbm",),
+    "xgboost": ("xgboost-cpu", "xgboost"),
+    "neural_network": ("torch",),
+}
 
 
 def of(spec: ModelSpec) -> Fit:
-    """Return how the family that `spec` names is fitted."""
-    fit: Fit = import_module(f"{__name__}.{_HOMES[spec.trainer.kind]}").fit
+    """Return how the family that `spec` names is fitted.
+
+    Raises:
+        RunFailed: what it rests on is not installed here.
+    """
+    kind = spec.trainer.kind
+    try:
+        fit: Fit = import_module(f"{__name__}.{HOMES[kind]}").fit
+    except ModuleNotFoundError as error:
+        if (extra := _EXTRAS.get(error.name or "")) is None:
+            raise
+        raise RunFailed(
+            f"trainer.kind {kind!r} needs {error.name}, which this trainer lacks: "
+            f"pip install 'trimtab-trainer[{extra}]' where it runs, or choose another kind"
+        ) from error
     return fit
+
+
+def versions(kind: str) -> dict[str, str]:
+    """Return what a family rests on beyond what every trainer has, with its version."""
+    found = {}
+    for name in _RESTS_ON.get(kind, ()):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

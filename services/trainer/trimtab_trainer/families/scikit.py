@@ -55,6 +55,20 @@ class Estimator:
             model = to_onnx(self.estimator, sample, options=options, target_opset=export.OPSET)
         return export.of_features(model, probabilities=not self.regression)
 
+    def unweighted(self, by_class: Floats) -> "Estimator":
+        """Return the estimator with each class' weight in the fit taken out: of the log-odds, or of each leaf's shares."""
+        model = self.estimator[-1] if hasattr(self.estimator, "steps") else self.estimator
+        by = by_class[model.classes_]
+        if isinstance(model, RandomForestClassifier):
+            for tree in model.estimators_:
+                shares = tree.tree_.value
+                shares /= by
+                shares /= shares.sum(axis=2, keepdims=True)
+            return self
+        start = model.intercept_ if isinstance(model, LogisticRegression) else model._baseline_prediction
+        start -= np.log(by[1:] / by[:1]) if len(by) == 2 else np.log(by)
+        return self
+
 
 def _estimator(spec: ModelSpec) -> Any:
     """Return the estimator, unfitted; it prints its iterations (see `progress`)."""
