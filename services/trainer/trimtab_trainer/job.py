@@ -20,7 +20,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model
 
-from trimtab_trainer import export, fitting
+from trimtab_trainer import export, fitting, search
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -32,7 +32,16 @@ FAILED = 3
 _REFERENCE_ROWS = 50_000
 _LEAST_UNSEEN = 100
 """So many judged rows that the live version was not fitted to are enough to compare on."""
-_PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
+_PACKAGES = (
+    "numpy",
+    "optuna",
+    "scikit-learn",
+    "skl2onnx",
+    "onnx",
+    "onnxruntime",
+    "trimtab-core",
+    "trimtab-trainer",
+)
 
 
 def main(folder: Path, tell: Tell) -> int:
@@ -68,6 +77,8 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
+    model = search.settled(model, rows, judged, folder, telling)
+    spec = model.spec.trainer
     log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
     fit = telling.counted(fitting.fit)
     predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
@@ -92,7 +103,12 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "rows": len(rows),
         "trained_from_ms": int(rows.event_time_ms[0]),
         "trained_to_ms": int(rows.event_time_ms[-1]),
-        "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
+        "parameters": {
+            "kind": spec.kind,
+            **spec.parameters,
+            "half_life_ms": spec.half_life,
+            **search.facts(folder),
+        },
         "environment": _environment(),
     }
 

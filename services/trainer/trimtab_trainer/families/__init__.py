@@ -41,3 +41,8 @@ def of(spec: ModelSpec) -> Fit:
     """Return how the family that `spec` names is fitted."""
     fit: Fit = import_module(f"{__name__}.{_HOMES[spec.trainer.kind]}").fit
     return fit
+
+
+def names() -> tuple[str, ...]:
+    """Return what the families are called."""
+    return tuple(_HOMES)
