@@ -271,7 +271,8 @@ def test_a_run_searches_and_ships_what_it_found(tmp_path: Path) -> None:
     table = pa.table(columns)
     with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
-    model = a_model(trials=3, families=["linear", "hist_gradient_boosting"])
+    quick = {"hist_gradient_boosting": {"max_iter": 3, "max_leaf_nodes": 4}}
+    model = a_model(trials=3, families=["linear", "hist_gradient_boosting"], parameters=quick)
     (tmp_path / "job.json").write_text(json.dumps({"model": model.model_dump(mode="json"), "champion": None}))
     told: list[Progress] = []
 
