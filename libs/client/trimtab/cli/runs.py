@@ -83,7 +83,7 @@ def tried(trial: Trial) -> dict[str, Any]:
         "outcome": Trial.Outcome.Name(trial.outcome).lower(),
         "seconds": f"{trial.seconds:.1f}",
         "parameters": trial.error
-        or ", ".join(f"{name} {_short(value)}" for name, value in parameters.items()),
+        or ", ".join(f"{name} {_short(value)}" for name, value in sorted(parameters.items())),
     }
 
 
