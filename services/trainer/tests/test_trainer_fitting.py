@@ -27,7 +27,7 @@ def without_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(folder: Path, tell: Tell, **_: object) -> int:
         return job.main(folder, tell)
 
-    monkeypatch.setattr(sandbox, "_run", run)
+    monkeypatch.setattr(sandbox, "run", run)
 
 
 def untold(_: Progress) -> None:

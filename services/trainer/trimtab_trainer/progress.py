@@ -40,6 +40,10 @@ class Telling:
         self._now = replace(self._now, stage=Stage.SEARCHING, trial=trial, trials=trials, best=best)
         self._tell(self._now)
 
+    def searched(self, trials: int, best: str) -> None:
+        """Know of a search that is over; what is told from now on follows it."""
+        self._now = replace(self._now, trial=trials, trials=trials, best=best)
+
     def ended(self, trial: Trial) -> None:
         """Tell what became of a trial."""
         self._tell(replace(self._now, ended=trial))

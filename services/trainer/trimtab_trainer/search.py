@@ -39,6 +39,7 @@ def settled(model: Model, rows: fitting.Rows, judged: slice, folder: Path, telli
         seen = older(rows, judged, model.spec)
         find(model, folder, telling, telling.heard(lambda spec, at: judge(spec, seen, at)))
     found = json.loads((folder / _FOUND).read_text())
+    telling.searched(found["trials"], found["best"])
     trainer = model.spec.trainer.model_copy(
         update={"kind": found["kind"], "parameters": found["parameters"], "search": None}
     )
@@ -88,5 +89,11 @@ def find(
     said = f"trial {winner.number + 1} of {len(trials)}, {winner.metric} {winner.value:.6g} ({told})"
     if search.ended_by == "budget":
         said += ", ended by the budget"
-    found = {"kind": winner.family, "parameters": winner.parameters, "search": said}
+    found = {
+        "kind": winner.family,
+        "parameters": winner.parameters,
+        "trials": len(trials),
+        "best": str(winner),
+        "search": said,
+    }
     (folder / _FOUND).write_text(json.dumps(found))

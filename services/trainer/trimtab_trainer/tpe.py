@@ -157,8 +157,7 @@ class Search:
 
     def _tell_next(self) -> None:
         leader = best(self._done)
-        said = f"{leader.metric} {leader.value:.4g} by {leader.family}" if leader else ""
-        self._telling.searching(len(self._done) + 1, self._search.trials, said)
+        self._telling.searching(len(self._done) + 1, self._search.trials, str(leader or ""))
 
     def _over(self) -> bool:
         """Return whether the budget is spent; never before one trial is complete, for what would be found then?"""

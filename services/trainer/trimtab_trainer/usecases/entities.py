@@ -87,7 +87,7 @@ class Progress:
     waits_for: str = ""
     """A sentence, if what it needs is not there yet."""
     trial: int = 0
-    """Which of a search's trials, from 1; after the search, how many there were."""
+    """Which of a search's trials, from 1; after the search the last."""
     trials: int = 0
     best: str = ""
     """The best trial so far: metric, value and family."""

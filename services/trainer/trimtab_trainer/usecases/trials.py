@@ -46,6 +46,9 @@ class Trial:
         """What it came to, None if it failed before it had said anything."""
         return self.values[-1] if self.values else None
 
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.4g} by {self.family}" if self.values else f"none by {self.family}"
+
 
 def best(trials: Sequence[Trial]) -> Trial | None:
     """Return the complete trial of the least value, the first of equals."""
