@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from threadpoolctl import threadpool_limits
 from trimtab_core.specs import Model, parse, to_document
 from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.testing import eventually
@@ -101,7 +102,8 @@ async def test_a_run_with_its_search_is_the_one_that_is_made_here(
     here.mkdir()
     (here / "rows.arrow").write_bytes((folder / "rows.arrow").read_bytes())
     (here / "job.json").write_text(json.dumps({"model": to_document(model), "champion": None}))
-    assert job.main(here, told_here.append) == 0
+    with threadpool_limits(1):
+        assert job.main(here, told_here.append) == 0
 
     there = await fitted(folder, model, ray_address, told_there.append)
 

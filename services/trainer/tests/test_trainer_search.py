@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from threadpoolctl import threadpool_limits
 from trimtab_core.specs import Model, ModelSpec, parse
 from trimtab_runtime.errors import Unavailable
-from trimtab_trainer import fitting, job, search, spaces, tpe
+from trimtab_trainer import fitting, job, sandbox, search, spaces, tpe
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.usecases.entities import Progress, Stage
+from trimtab_trainer.progress import Tell, Telling
+from trimtab_trainer.sandbox import ChildProcess
+from trimtab_trainer.usecases.entities import Progress, Stage, TrainingSet
 from trimtab_trainer.usecases.trials import Outcome, Trial, best, fingerprint, hand_over, handed_over
 
 MINUTE = 60_000
@@ -259,24 +262,31 @@ def test_every_default_is_one_that_its_family_takes(task: str) -> None:
     spec, rows = a_model(task).spec, some_rows(120)
     if task == "binary":
         rows.label[:] = rows.label > 0
-    for family in spaces.chosen_among(spec_of()):
-        first = {name: tried.first for name, tried in spaces.of_family(family, spec).items()}
-        fitting.fit(tpe.of_family(spec, family, first), rows)
+    with threadpool_limits(1):  # as a child process has it; OpenMP's threads spin
+        for family in spaces.chosen_among(spec_of()):
+            first = {name: tried.first for name, tried in spaces.of_family(family, spec).items()}
+            fitting.fit(tpe.of_family(spec, family, first), rows)
 
 
-def test_a_run_searches_and_ships_what_it_found(tmp_path: Path) -> None:
+def a_training_set(folder: Path) -> TrainingSet:
     rows = some_rows()
     columns = {"key": [str(at) for at in range(600)], "event_time_ms": rows.event_time_ms}
     columns |= {f"f{at}": rows.features[:, at].astype(np.float64) for at in range(3)} | {"label": rows.label}
     table = pa.table(columns)
-    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
+    return TrainingSet(folder / "rows.arrow", (), "digest", 600)
+
+
+def test_a_run_searches_and_ships_what_it_found(tmp_path: Path) -> None:
+    a_training_set(tmp_path)
     quick = {"hist_gradient_boosting": {"max_iter": 3, "max_leaf_nodes": 4}}
     model = a_model(trials=3, families=["linear", "hist_gradient_boosting"], parameters=quick)
     (tmp_path / "job.json").write_text(json.dumps({"model": model.model_dump(mode="json"), "champion": None}))
     told: list[Progress] = []
 
-    assert job.main(tmp_path, told.append) == 0
+    with threadpool_limits(1):
+        assert job.main(tmp_path, told.append) == 0
 
     made = json.loads((tmp_path / "result.json").read_text())
     assert made["parameters"]["kind"] == "linear"
@@ -286,6 +296,36 @@ def test_a_run_searches_and_ships_what_it_found(tmp_path: Path) -> None:
     assert len(ended(told)) == 3
     fits = [it for it in told if it.stage is Stage.FITTING and not it.iteration]
     assert [(it.fit, it.fits, it.trials) for it in fits] == [(at, 7, 3) for at in range(1, 8)]
+
+
+async def test_a_trial_that_its_process_dies_of_is_counted_and_the_search_goes_on_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, told = a_model(trials=4, **ALPHA), list[Progress]()
+
+    async def run(folder: Path, tell: Tell, **_: object) -> int:
+        deaths = [it for it in told if it.trial == 2 and not it.ended]
+        return job.main(folder, tell) if deaths else dying(folder, tell)
+
+    def dying(folder: Path, tell: Tell) -> int:
+        def tell_and_die(progress: Progress) -> None:
+            tell(progress)
+            if progress.stage is Stage.SEARCHING and progress.trial == 2 and not progress.ended:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            job.main(folder, tell_and_die)
+        return -9
+
+    monkeypatch.setattr(sandbox, "run", run)
+    made = await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path, told.append)
+
+    trials = ended(told)
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.outcome is Outcome.FAILED for trial in trials] == [False, True, False, False]
+    assert trials[1].error == "the training process was ended by SIGKILL (trainer.memory_mb is 4096)"
+    assert trials[1].family == "linear" and "alpha" in trials[1].parameters
+    assert "1 failed" in str(made.parameters["search"])
 
 
 def test_trials_are_handed_over_as_they_were(tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ def main(folder: Path, tell: Tell) -> int:
         result = _run(folder, Telling(tell, fits=fitting.FITS))
     except RunFailed as error:
         return failed(folder, error)
+    except MemoryError:
+        most = of(folder).spec.trainer.memory_mb
+        return failed(
+            folder,
+            RunFailed(f"it needs more memory than trainer.memory_mb, {most}: raise it, or train on less"),
+        )
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 

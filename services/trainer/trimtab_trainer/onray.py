@@ -74,7 +74,7 @@ def _search(ray: Any, folder: Path, tell: Tell, place: Place) -> None:
     """Search here, with each stretch of each trial judged on a worker."""
     _, model, _, _, rows, judged = job.given(folder)
     seen = ray.put(search.older(rows, judged, model.spec))
-    task = ray.remote(**place.needs)(judge)
+    task = ray.remote(max_retries=1, **place.needs)(judge)
 
     def there(spec: ModelSpec, at: int) -> Floats:
         try:

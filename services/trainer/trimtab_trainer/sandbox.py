@@ -17,6 +17,7 @@ from trimtab_runtime.cluster import RayAway
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
 from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Stage, StoredFile, TrainingSet
+from trimtab_trainer.usecases.trials import Trial, deadly, hand_over, handed_over
 
 _progress_of = msgspec.json.Decoder(Progress).decode
 
@@ -55,8 +56,16 @@ class ChildProcess:
         spec = model.spec.trainer
         if self._ray_address:
             await asyncio.to_thread(cluster.look_for, self._ray_address)
-        timeout_s, address = spec.timeout / 1000, self._ray_address
-        code = await run(folder, tell, memory_mb=spec.memory_mb, timeout_s=timeout_s, ray_address=address)
+        watch, address = _Watch(folder, tell), self._ray_address
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + spec.timeout / 1000
+        while True:
+            left_s = until_s - clock()
+            code = await run(
+                folder, watch.hear, memory_mb=spec.memory_mb, timeout_s=left_s, ray_address=address
+            )
+            if code in (0, FAILED, AWAY) or not watch.died_of_a_trial(_ended(code, spec.memory_mb)):
+                break
         if code == AWAY:
             raise RayAway(result.read_text())
         if address and code not in (0, FAILED):
@@ -71,6 +80,33 @@ class ChildProcess:
             evaluation=folder / "evaluation.arrow",
             **{**outcome, "features": tuple(outcome["features"])},
         )
+
+
+class _Watch:
+    """Hears what a child tells, so that one that dies of a trial costs the search that trial and no other."""
+
+    def __init__(self, folder: Path, tell: Callable[[Progress], None]) -> None:
+        self._folder = folder
+        self._tell = tell
+        self._ended: list[Trial] = []
+        self._newest: Progress | None = None
+
+    def hear(self, progress: Progress) -> None:
+        """Pass on how far the child is."""
+        if progress.ended:
+            self._ended.append(progress.ended)
+        self._newest = progress
+        self._tell(progress)
+
+    def died_of_a_trial(self, how: str) -> bool:
+        """Return whether it was at a trial; then the next child goes on after it."""
+        newest, numbers = self._newest, {trial.number for trial in self._ended}
+        if newest is None or newest.stage is not Stage.SEARCHING or newest.trial - 1 in numbers:
+            return False
+        self._ended.append(deadly(newest.trial - 1, f"the training process {how}"))
+        earlier = [trial for trial in handed_over(self._folder) if trial.number not in numbers]
+        hand_over(self._folder, [*earlier, *self._ended])
+        return True
 
 
 class Files:
@@ -92,7 +128,9 @@ def came_to(folder: Path, code: int, memory_mb: int) -> None:
         RunFailed: it died before.
     """
     if code not in (0, FAILED) or not (folder / "result.json").exists():
-        raise RunFailed(f"the training process {_ended(code, memory_mb)}: see `trimtab run logs`")
+        raise RunFailed(
+            f"the training process {_ended(code, memory_mb)}: see `trimtab run logs`, and raise that if memory was it"
+        )
 
 
 async def run(
@@ -135,5 +173,5 @@ async def run(
 
 def _ended(code: int, memory_mb: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit {code} (within {memory_mb} MB)"
+        return f"was ended by {signal.Signals(-code).name} (trainer.memory_mb is {memory_mb})"
+    return f"ended with exit {code} (trainer.memory_mb is {memory_mb})"

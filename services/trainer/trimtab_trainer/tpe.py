@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -109,14 +110,17 @@ class Search:
     def _try(self, asked: tuple[int, optuna.Trial, str, dict[str, spaces.Value]]) -> Trial | None:
         """Return what a trial came to; None if the budget ended first."""
         number, trial, family, parameters = asked
-        known = self._earlier.get(number)
+        known, metric = self._earlier.get(number), self._spec.judged_by
+        if known and not known.family:  # its process died of it
+            spent_s = time.monotonic() - self._began_s
+            return replace(known, family=family, parameters=parameters, metric=metric, spent_s=spent_s)
         if known and (known.family, known.parameters) == (family, parameters):
             for at, value in enumerate(known.values):
                 trial.report(value, at)
             return known
         if self._over():
             return None
-        spec, metric = of_family(self._spec, family, parameters), self._spec.judged_by
+        spec = of_family(self._spec, family, parameters)
         began_s, lost, values = time.monotonic(), np.empty(0), list[float]()
         outcome, error = Outcome.COMPLETE, ""
         try:

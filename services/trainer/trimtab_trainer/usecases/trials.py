@@ -50,6 +50,11 @@ class Trial:
         return f"{self.metric} {self.value:.4g} by {self.family}" if self.values else f"none by {self.family}"
 
 
+def deadly(number: int, error: str) -> Trial:
+    """Return a trial that its process died of: whoever goes on with the search knows what it was, and does not try it again."""
+    return Trial(number, "", {}, "", Outcome.FAILED, (), 0.0, 0.0, error)
+
+
 def best(trials: Sequence[Trial]) -> Trial | None:
     """Return the complete trial of the least value, the first of equals."""
     complete = [trial for trial in trials if trial.outcome is Outcome.COMPLETE]
