@@ -1,7 +1,7 @@
 """Searches for a family and its parameters: what they see, find, tell and take up again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,13 @@ ALPHA = {
     "families": ["linear"],
     "parameters": {"linear": {"alpha": {"min": 0.001, "max": 1000, "log": True}}},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As a child process has it: OpenMP's threads spin."""
+    with threadpool_limits(1):
+        yield
 
 
 def a_model(task: str = "regression", *, trainer: dict[str, Any] | None = None, **searched: Any) -> Model:
@@ -262,10 +269,9 @@ def test_every_default_is_one_that_its_family_takes(task: str) -> None:
     spec, rows = a_model(task).spec, some_rows(120)
     if task == "binary":
         rows.label[:] = rows.label > 0
-    with threadpool_limits(1):  # as a child process has it; OpenMP's threads spin
-        for family in spaces.chosen_among(spec_of()):
-            first = {name: tried.first for name, tried in spaces.of_family(family, spec).items()}
-            fitting.fit(tpe.of_family(spec, family, first), rows)
+    for family in spaces.chosen_among(spec_of()):
+        first = {name: tried.first for name, tried in spaces.of_family(family, spec).items()}
+        fitting.fit(tpe.of_family(spec, family, first), rows)
 
 
 def a_training_set(folder: Path) -> TrainingSet:
@@ -285,8 +291,7 @@ def test_a_run_searches_and_ships_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"model": model.model_dump(mode="json"), "champion": None}))
     told: list[Progress] = []
 
-    with threadpool_limits(1):
-        assert job.main(tmp_path, told.append) == 0
+    assert job.main(tmp_path, told.append) == 0
 
     made = json.loads((tmp_path / "result.json").read_text())
     assert made["parameters"]["kind"] == "linear"
