@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 from trimtab_core.specs import ModelSpec
 from trimtab_runtime import cluster
 from trimtab_runtime.cluster import RayAway
@@ -93,9 +94,8 @@ def judge(spec: ModelSpec, seen: fitting.Rows, at: int, memory_mb: int) -> Float
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_least(memory_mb << 20, before[1]), before[1]))
     try:
-        # What Ray hands over is of all tasks, and cannot be written to.
-        mine = fitting.Rows(seen.features.copy(), seen.label.copy(), seen.event_time_ms.copy())
-        return search.judge(spec, mine, at)
+        # A copy, for what Ray hands over is of all tasks and cannot be written to.
+        return search.judge(spec, seen[np.arange(len(seen))], at)
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 

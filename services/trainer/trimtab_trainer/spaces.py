@@ -61,7 +61,13 @@ _XGBOOST: Final = {
     "colsample_bytree": _from(1.0, 0.4, 1.0),
     "reg_lambda": _from(1.0, 1e-3, 10.0, log=True),
 }
-_NETWORK: Final = {"learning_rate": _from(1e-3, 1e-4, 1e-2, log=True)}
+_NETWORK: Final = {
+    "learning_rate": _from(1e-3, 1e-4, 1e-2, log=True),
+    "hidden": _from(64, 16, 256, log=True),
+    "layers": _from(2, 1, 4),
+    "dropout": _from(0.0, 0.0, 0.5),
+    "weight_decay": _from(1e-4, 1e-6, 1e-1, log=True),
+}
 _NEEDS: Final = {"lightgbm": "lightgbm", "xgboost": "xgboost", "neural_network": "torch"}
 """What a family is made of, where the trainer can be without it."""
 
