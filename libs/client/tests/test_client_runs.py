@@ -8,11 +8,12 @@ from typing import Any
 import grpc
 import pytest
 import typer
+from google.protobuf.struct_pb2 import Struct
 from trimtab.cli import watching
-from trimtab.cli.runs import compared
+from trimtab.cli.runs import compared, tried
 from trimtab.client import Trimtab, _Door
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate, TableVersion
-from trimtab_contracts.training.v1.training_pb2 import Progress, Run, RunEvent
+from trimtab_contracts.training.v1.training_pb2 import Progress, Run, RunEvent, Trial
 from trimtab_runtime.errors import Rejected, Unavailable
 
 
@@ -34,12 +35,34 @@ def a_run(status: Any = RunEvent.STARTED, *, attempt: int = 1, id: str = "run-1"
             "fitting 2 of 2, iteration 5 of 10",
             68.5,
         ),
+        (a_run(progress=Progress(stage="SEARCHING", trial=1, trials=4)), "trial 1 of 4", 4),
+        (
+            a_run(progress=Progress(stage="SEARCHING", trial=3, trials=4, best="mae 3.41 by linear", iteration=5, iterations=10)),
+            "trial 3 of 4, best mae 3.41 by linear, iteration 5 of 10",
+            32,
+        ),
+        (a_run(progress=Progress(stage="FITTING", fit=2, fits=2, trial=4, trials=4)), "fitting 2 of 2", 75),
         (a_run(progress=Progress(stage="STORING")), "storing", 98),
     ],
 )  # fmt: skip
 def test_where_a_run_is_is_said_in_a_few_words(run: Run, said: str, share: float) -> None:
     assert watching.said(run) == said
     assert watching.share(run.progress) == share
+
+
+def test_a_trial_is_a_row_with_what_it_was_and_what_it_came_to() -> None:
+    parameters = Struct()
+    parameters.update({"learning_rate": 0.123456, "max_iter": 50, "loss": "gini"})
+    good = Trial(
+        number=3, family="x", parameters=parameters, metric="mae", value=2.5, outcome="COMPLETE", best=True
+    )
+    bad = Trial(number=4, family="x", metric="mae", outcome="FAILED", seconds=1.23, error="no room")
+
+    assert tried(good) == {
+        "trial": "3 *", "family": "x", "mae": "2.5", "outcome": "complete", "seconds": "0.0",
+        "parameters": "learning_rate 0.123, loss gini, max_iter 50",
+    }  # fmt: skip
+    assert list(tried(bad).values()) == ["4", "x", None, "failed", "1.2", "no room"]
 
 
 SUCCEEDED = a_run(RunEvent.SUCCEEDED, candidate=Candidate(rows=9, metrics={"mae": 3.25}))

@@ -466,6 +466,10 @@ class Trimtab:
         """Return what the training process of a run that has ended wrote."""
         return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)
 
+    async def run_trials(self, run_id: str) -> list[training.Trial]:
+        """Return what a run's search has tried so far, in order; nothing, where its kind was named."""
+        return list((await self._trainer.ListTrials(training.ListTrialsRequest(run_id=run_id))).trials)
+
     async def models(
         self, prefix: str = "", *, after: str = "", limit: int = 100
     ) -> registry.ListModelsResponse:

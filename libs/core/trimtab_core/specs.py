@@ -22,6 +22,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -29,6 +30,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
 from trimtab_core.syntax import TextFault
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
@@ -56,6 +58,31 @@ Schedule = Annotated[str, AfterValidator(checked_schedule)]
 
 Bounds = Annotated[Limit, BeforeValidator(parse_limit), PlainSerializer(lambda limit: limit.plain)]
 """Where a number should be, written `< 0.2` or `[1, 3]`."""
+
+Tried = Annotated[
+    Range,
+    BeforeValidator(parse_range),
+    PlainSerializer(lambda tried: tried.plain),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "min": {"type": "number"},
+                        "max": {"type": "number"},
+                        "log": {"type": "boolean"},
+                    },
+                    "required": ["min", "max"],
+                    "additionalProperties": False,
+                },
+                {"type": "array", "items": {"type": ["number", "string", "boolean"]}, "minItems": 1},
+                {"type": ["number", "string", "boolean"]},
+            ]
+        }
+    ),
+]
+"""What a search may try of a parameter: `{min: 0.01, max: 0.3, log: true}`, a list to choose from, or one value."""
 
 Scalar = Annotated[
     bool | int | float | str,
@@ -592,15 +619,43 @@ class LabelSpec(Spec):
     """Of a multiclass task: all values that the label can have, as text; a prediction names them in this order."""
 
 
-Kind = Literal["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost", "neural_network"]
+Family = Literal["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost", "neural_network"]
 """A family of models; `docs/training.md` says what each is for."""
+
+
+class SearchSpec(Spec):
+    """How `kind: auto` looks for a family and its parameters."""
+
+    families: tuple[Family, ...] = ()
+    """All that the trainer has, if none is named; of those that are, one that it lacks is left out."""
+    trials: int = Field(default=40, ge=1, le=10_000)
+    budget: Duration | None = None
+    """Wall time after which no further trial begins; half of trainer.timeout if not given."""
+    at_once: int = Field(default=4, ge=1, le=64)
+    """So many trials are chosen together, and run side by side where there is a Ray cluster."""
+    parameters: dict[Family, dict[str, Tried]] = {}
+    """What to try in the place of, or beside, a family's own ranges."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for at, family in enumerate(self.families):
+            if family in self.families[:at]:
+                yield ("families", at), f"{family} is named twice: remove one"
+        for family in self.parameters:
+            if self.families and family not in self.families:
+                yield (
+                    ("parameters", family),
+                    f"{family} is not among the families, {', '.join(self.families)}: add it there, or remove this",
+                )
 
 
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
-    kind: Kind = "hist_gradient_boosting"
+    kind: Family | Literal["auto"] = "hist_gradient_boosting"
+    """`auto` searches for the family."""
     parameters: dict[str, float | int | str | bool] = {}
+    search: SearchSpec | None = None
+    """Of `kind: auto`."""
     class_weight: Literal["balanced"] | None = None
     """Whether the rows of a rare class weigh as much as those of a frequent one; answers stay probabilities of the world as it is."""
     window: Duration
@@ -620,6 +675,20 @@ class TrainerSpec(Spec):
             yield (
                 ("max_rows",),
                 f"{self.max_rows} is under min_rows, {self.min_rows}: no run would start; raise it",
+            )
+        if self.kind == "auto" and self.parameters:
+            yield (
+                ("parameters",),
+                f"{', '.join(self.parameters)} of which family? kind auto tries several: write "
+                "search.parameters.FAMILY, or name a kind",
+            )
+        if self.kind != "auto" and self.search is not None:
+            yield ("search",), f"kind {self.kind} is not searched for: write kind: auto, or remove search"
+        if self.search and self.search.budget and self.search.budget >= self.timeout:
+            budget, timeout = format_duration(self.search.budget), format_duration(self.timeout)
+            yield (
+                ("search", "budget"),
+                f"{budget} leaves nothing of trainer.timeout, {timeout}, for the fits that follow: lower it, or raise that",
             )
 
 

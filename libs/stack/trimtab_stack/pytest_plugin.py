@@ -1,4 +1,4 @@
-"""Gives tests the real Kafka and PostgreSQL, and a real schema registry, each started once a run and only if a test asks for them.
+"""Gives tests the real Kafka and PostgreSQL, a real schema registry and a Ray cluster, each started once a run and only if a test asks for them.
 
 Tests that use these fixtures are marked `real`. All share the servers, so each uses topics, groups, schemas and subjects of its
 own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trimtab_stack.stack import Stack
-from trimtab_stack.testing import ApicurioRegistry
+from trimtab_stack.testing import ApicurioRegistry, ray_cluster
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
@@ -50,3 +50,14 @@ def schema_registry() -> Iterator[ApicurioRegistry]:
         registry.start()
         yield registry
         registry.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of a Ray cluster of two CPUs; a test may end its workers."""
+    with pytest.MonkeyPatch.context() as environ:  # which those that connect to it share
+        environ.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environ.setenv("RAY_AUTH_MODE", "disabled")  # or Ray writes a token into this user's home
+        environ.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or it takes this machine's other address
+        with ray_cluster() as address:
+            yield address

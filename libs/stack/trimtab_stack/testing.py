@@ -1,11 +1,16 @@
-"""A real schema registry for tests: Apicurio, which speaks Confluent's API; Trimtab itself brings none along.
+"""A real schema registry and a real Ray cluster for tests, of which Trimtab itself brings none along.
 
-What was registered is still there after `kill` and `start`.
+The registry is Apicurio, which speaks Confluent's API. What was registered is still there after `kill` and `start`.
 """
 
 import signal
+import sys
+import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from trimtab_stack import java, maven, ports
 from trimtab_stack.environment import tools
@@ -17,6 +22,31 @@ _GOAL = ("dependency:unpack", f"-Dartifact=io.apicurio:apicurio-registry-app:{_V
 _JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m")
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
+
+
+_RAY_HEAD = """
+import sys, ray
+limits = {"num_cpus": 2, "_memory": 8 << 30, "object_store_memory": 100_000_000}
+ray.init(_temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, **limits)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """Run Ray in a process of its own, with no dashboard, no telemetry and no door but on loopback."""
+    # Ray makes sockets below its folder, whose names are limited in length.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        while True:
+            with Popen([sys.executable, "-c", _RAY_HEAD, folder], stdin=PIPE, stdout=PIPE, text=True) as head:
+                assert head.stdin is not None and head.stdout is not None
+                try:
+                    if address := head.stdout.readline().strip():
+                        yield address
+                        return
+                finally:  # on a busy machine Ray may have given up its own processes, and then another does better
+                    head.stdin.close()
 
 
 class ApicurioRegistry:

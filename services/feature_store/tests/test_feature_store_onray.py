@@ -1,11 +1,9 @@
 """Training sets on a real Ray cluster of this machine: the same rows, and one sentence where there is none."""
 
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any, cast
 
 import msgspec
@@ -16,14 +14,15 @@ from trimtab_core import specs
 from trimtab_core.pointintime import point_in_time
 from trimtab_core.slots import Layout
 from trimtab_feature_store import onray
-from trimtab_feature_store.errors import RayAway
 from trimtab_feature_store.historical import Historical, Making, Plan, TrainingSet, Wanted
 from trimtab_feature_store.onray import OnRay
 from trimtab_feature_store.rows import Rows
 from trimtab_feature_store.sharding import Shard, ShardedJoin, one_by_one
 from trimtab_feature_store.store import EVER_MS, DeltaStore, Piece
 from trimtab_feature_store.tables import EventTable, events_table
+from trimtab_runtime import cluster
 from trimtab_runtime.clock import iso
+from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 from trimtab_stack import ports
@@ -36,13 +35,6 @@ FIELDS = {
     "zone": {"type": "integer", "nullable": True},
     "mph": {"type": "number", "nullable": True},
 }
-HEAD = """
-import sys, ray
-limits = {"num_cpus": 1, "object_store_memory": 100_000_000}
-ray.init(_temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, **limits)
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-"""
 A_SHARD = 400
 FUNCTIONS = ["count", "mean", "stddev", "last", "p50", "distinct_count"]
 
@@ -121,32 +113,12 @@ def archived(tmp_path: Path) -> Archived:
     return Archived(tmp_path, a_book(), 3_000)
 
 
-@contextmanager
-def a_cluster() -> Iterator[str]:
-    """Run Ray in a process of its own, with no dashboard, no telemetry and no door but on loopback."""
-    # Ray makes sockets below its folder, whose names are limited in length.
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        while True:
-            with Popen([sys.executable, "-c", HEAD, folder], stdin=PIPE, stdout=PIPE, text=True) as head:
-                assert head.stdin is not None and head.stdout is not None
-                try:
-                    if address := head.stdout.readline().strip():
-                        yield address
-                        return
-                finally:  # on a busy machine Ray may have given up its own processes, and then another does better
-                    head.stdin.close()
-
-
 @pytest.mark.real
 async def test_a_set_made_on_ray_is_the_one_that_is_made_here(
-    archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archived: Archived, tmp_path: Path, ray_address: str
 ) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray writes a token into this user's home
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or it takes this machine's other address
     here = await archived.make()
-    with a_cluster() as address:
-        there = await archived.make(OnRay(address, DeltaStore(tmp_path), A_SHARD))
+    there = await archived.make(OnRay(ray_address, DeltaStore(tmp_path), A_SHARD))
 
     assert there.digest == here.digest
     assert there.rows.schema.equals(here.rows.schema)
@@ -163,7 +135,7 @@ async def test_without_a_cluster_the_asker_is_told_in_a_sentence(archived: Archi
 def test_without_ray_the_asker_is_told_what_to_install(
     archived: Archived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onray, "_ENVIRON", {})
+    monkeypatch.setattr(cluster, "_ENVIRON", {})
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RayAway, match=r"is not installed here, install trimtab-feature-store\[ray\]"):
         onray._made("127.0.0.1:1", archived.tables, cast(Any, None), A_SHARD)

@@ -9,8 +9,7 @@ Rejected
 Unavailable
 ├── NotArchivedYet       the archive has not come as far as was asked
 ├── EventsNotArchivedYet the archive lacks events that a view begins with
-├── NotRead              a view's features have not been read to their end yet
-└── RayAway              the cluster that training sets are made on cannot be used
+└── NotRead              a view's features have not been read to their end yet
 """
 
 from trimtab_runtime.clock import iso
@@ -97,7 +96,3 @@ class NotRead(Unavailable):
 
     def __init__(self, view: str) -> None:
         super().__init__(f"the features of view {view!r} are still being read: ask again in a moment")
-
-
-class RayAway(Unavailable):
-    """The cluster that training sets are made on cannot be used; it is told by a sentence, which leaves a process."""

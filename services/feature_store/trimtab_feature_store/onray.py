@@ -6,32 +6,24 @@ rows, so a task is a function of its arguments, which Ray may run anywhere and a
 what the cluster's machines need is `trimtab-core`, and no way to the tables.
 """
 
-import logging
 import os
-import socket
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from urllib.parse import urlsplit
 
 from trimtab_core.partials import Floats
 from trimtab_core.pointintime import point_in_time
+from trimtab_runtime import cluster
+from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.parent import die_with
 
-from trimtab_feature_store.errors import RayAway
 from trimtab_feature_store.historical import Making, Plan, TrainingSet
 from trimtab_feature_store.sharding import ROWS_A_SHARD, Shard, ShardedJoin
 from trimtab_feature_store.store import Tables
 
 _RETRIES = 3
 """Of a shard whose worker was lost."""
-_LOOK_S = 5.0
-_ENVIRON = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Of how often Ray asks an address for its cluster, up to 40 s each time.
-    "RAY_NUM_REDIS_GET_RETRIES": "1",
-}
 
 
 class OnRay:
@@ -49,7 +41,7 @@ class OnRay:
         Raises:
             Unavailable: the cluster, or a table, cannot be reached.
         """
-        _look_for(self._address)
+        cluster.look_for(self._address)
         children = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=die_with, initargs=(os.getpid(),)
         )
@@ -62,30 +54,9 @@ class OnRay:
                 ) from error
 
 
-def _look_for(address: str) -> None:
-    """See whether anybody listens at an address, for Ray itself would wait long for one that does not."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.port is None:
-        return  # one of Ray's own words, such as auto
-    try:
-        socket.create_connection((place.hostname, place.port), timeout=_LOOK_S).close()
-    except OSError as error:
-        raise _away(address, error) from error
-
-
 def _made(address: str, tables: Tables, plan: Plan, rows_a_shard: int) -> TrainingSet:
     """Make a set as Ray's driver, in a process of its own."""
-    os.environ.update(_ENVIRON)  # noqa: TID251  ray reads it when it is imported
-    try:
-        import ray
-    except ImportError as error:
-        raise RayAway(
-            f"Ray at {address} cannot be used: it is not installed here, install trimtab-feature-store[ray]"
-        ) from error
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:  # the latter of another version of Ray or of Python
-        raise _away(address, error) from error
+    ray = cluster.connected(address, distribution="trimtab-feature-store")
     task = ray.remote(max_retries=_RETRIES)(point_in_time)
 
     def run(shards: Iterable[Shard]) -> Iterable[Floats]:
@@ -95,9 +66,4 @@ def _made(address: str, tables: Tables, plan: Plan, rows_a_shard: int) -> Traini
     try:
         return Making(tables, plan, ShardedJoin(run, rows_a_shard)).make()
     except (ConnectionError, ray.exceptions.RayError) as error:
-        raise _away(address, error) from error
-
-
-def _away(address: str, error: Exception) -> RayAway:
-    told = str(error).strip().rpartition("\n")[2]
-    return RayAway(f"Ray at {address} cannot be used: {type(error).__name__}: {told}")
+        raise RayAway.by(address, error) from error

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 from trimtab_contracts import topics
-from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, TrainRequest
+from trimtab_contracts.training.v1.training_pb2 import ListTrialsRequest, RetrainCommand, TrainRequest, Trial
 from trimtab_core.specs import parse
 from trimtab_runtime.clock import ManualClock, from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound
 from trimtab_runtime.specbook import SpecBook
-from trimtab_trainer.errors import NothingArchived
+from trimtab_trainer.errors import NothingArchived, UnknownRun
 from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.testing import MemoryStore
+from trimtab_trainer.usecases import trials
+from trimtab_trainer.usecases.entities import Job, News, Status
+from trimtab_trainer.usecases.trials import Outcome
 
 NOW, REACHED = 9_000_000, 5_000_000
 
@@ -31,7 +34,7 @@ class Producer:
         return written()
 
 
-def an_api(reached_ms: int | None) -> tuple[TrainerApi, Producer]:
+def an_api(reached_ms: int | None, store: MemoryStore | None = None) -> tuple[TrainerApi, Producer]:
     book, producer = SpecBook(), Producer()
     spec = {
         "task": "binary",
@@ -46,7 +49,7 @@ def an_api(reached_ms: int | None) -> tuple[TrainerApi, Producer]:
         return reached_ms
 
     features: Any = SimpleNamespace(watermark_ms=watermark_ms)
-    return TrainerApi(MemoryStore(), book, features, producer, ManualClock(NOW)), producer
+    return TrainerApi(store or MemoryStore(), book, features, producer, ManualClock(NOW)), producer
 
 
 async def test_an_order_without_a_time_is_as_of_how_far_the_archive_has_come() -> None:
@@ -78,3 +81,33 @@ async def test_an_order_for_what_has_nothing_archived_is_refused_with_a_way_on()
 async def test_an_order_for_no_model_is_refused() -> None:
     with pytest.raises(NotFound, match="'x'"):
         await an_api(REACHED)[0].Train(TrainRequest(model="x"), None)
+
+
+async def test_the_trials_of_a_run_are_told_with_the_best_marked_and_counted_from_one() -> None:
+    store = MemoryStore()
+    api, _ = an_api(REACHED, store)
+    with pytest.raises(UnknownRun):
+        await api.ListTrials(ListTrialsRequest(run_id="run-1"), None)
+    await store.add(News(Job("run-1", "c", "m", "l", "data", 1, None, queued_at_ms=1), Status.QUEUED, 1))
+    job = await store.claim("me", now_ms=2, lease_ms=1_000)
+    assert job
+    made = [
+        trials.Trial(
+            0, "linear", {"alpha": 1.5, "solver": "svd"}, "mae", Outcome.COMPLETE, (4.0, 3.0), 1.0, 1.0
+        ),
+        trials.Trial(1, "linear", {}, "mae", Outcome.COMPLETE, (3.0, 2.0), 1.0, 2.0),
+        trials.Trial(2, "linear", {}, "mae", Outcome.PRUNED, (1.0,), 1.0, 3.0),
+        trials.Trial(3, "linear", {}, "mae", Outcome.FAILED, (), 1.0, 4.0, error="singular"),
+    ]
+    await store.keep_trials(job, "me", made, of="rows")
+
+    told = (await api.ListTrials(ListTrialsRequest(run_id="run-1"), None)).trials
+
+    assert [(it.number, it.value, it.best) for it in told][:3] == [
+        (1, 3.0, False),
+        (2, 2.0, True),
+        (3, 1.0, False),
+    ]
+    assert dict(told[0].parameters) == {"alpha": 1.5, "solver": "svd"}
+    assert not told[3].HasField("value")
+    assert (told[3].outcome, told[3].error) == (Trial.FAILED, "singular")

@@ -27,7 +27,7 @@ def without_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(folder: Path, tell: Tell, **_: object) -> int:
         return job.main(folder, tell)
 
-    monkeypatch.setattr(sandbox, "_run", run)
+    monkeypatch.setattr(sandbox, "run", run)
 
 
 def untold(_: Progress) -> None:
@@ -263,6 +263,27 @@ async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> No
 async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout"):
         await ChildProcess().fit(a_model(timeout="50ms"), a_training_set(tmp_path), None, tmp_path, untold)
+
+
+async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    endless = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 10_000_000}, timeout="5s")
+    told: list[Progress] = []
+    with pytest.raises(RunFailed, match=r"longer than trainer\.timeout \(5 s\)"):
+        await ChildProcess().fit(endless, a_training_set(tmp_path), None, tmp_path, told.append)
+
+
+async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(tmp_path: Path) -> None:
+    wide = pa.table({f"f{at}": np.zeros(4_000) for at in range(2_000)})
+    rows = a_training_set(tmp_path, 4_000)
+    with pa.ipc.open_stream(rows.path) as reader:
+        table = reader.read_all().drop_columns([f"f{at}" for at in range(4)])
+    for name in wide.column_names:
+        table = table.append_column(name, wide[name])
+    with pa.OSFile(str(rows.path), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+
+    with pytest.raises(RunFailed, match=r"memory_mb.* 256"):
+        await ChildProcess().fit(a_model(memory_mb=256), rows, None, tmp_path, untold)
 
 
 async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:

@@ -28,18 +28,19 @@ from trimtab_trainer.usecases.entities import (
     TrainingSet,
 )
 from trimtab_trainer.usecases.jobs import MOST_LOG_BYTES, Jobs
+from trimtab_trainer.usecases.trials import Outcome, Trial, handed_over
 
 DAY = 86_400_000
 
 
-def a_model() -> Model:
+def a_model(**trainer: object) -> Model:
     spec = {
         "task": "regression",
         "source": "trips",
         "features": ["request.x"],
         "rollout": {"cap": 10},
         "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
-        "trainer": {"window": "30d"},
+        "trainer": {"window": "30d", **trainer},
     }
     model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
     assert isinstance(model, Model)
@@ -129,9 +130,10 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         fitter: Any = None,
         lease_ms: int = 10_000,
         artifacts: Any = None,
+        **trainer: object,
     ) -> Jobs:
         book, clock = SpecBook(), ManualClock(DAY)
-        book.put(a_model())
+        book.put(a_model(**trainer))
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
             store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), clock,
@@ -412,3 +414,67 @@ async def test_a_log_that_cannot_be_kept_costs_no_run_its_outcome(
         await eventually(finished)
 
     assert await log_of(store) is None
+
+
+class Searching(Fitter):
+    """Tells two trials more than it was handed over, and then what `fault` says."""
+
+    def __init__(self, *faults: Exception) -> None:
+        super().__init__()
+        self.faults = list(faults)
+        self.handed_over: list[list[int]] = []
+
+    async def fit(
+        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
+    ) -> Fitted:
+        earlier = [trial.number for trial in handed_over(folder)]
+        self.handed_over.append(earlier)
+        for number in (len(earlier), len(earlier) + 1):
+            trial = Trial(number, "linear", {}, "mae", Outcome.COMPLETE, (1.0,), 0.1, 0.1)
+            tell(Progress(Stage.SEARCHING, trial=number + 1, trials=9, ended=trial))
+        self.fault = self.faults.pop(0) if self.faults else None
+        return await super().fit(model, rows, champion, folder, tell)
+
+
+async def test_trials_are_kept_whatever_the_run_comes_to_and_not_tried_again_when_it_goes_on(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    fitter = Searching(Unavailable("the cluster is away"), RunFailed("it is no good"))
+    jobs = make_jobs(fitter=fitter, kind="auto")
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.FAILED
+
+        await eventually(finished)
+
+    assert fitter.handed_over == [[], [0, 1]]
+    assert [trial.number for trial in await store.trials(store.published[0].job.run_id)] == [0, 1, 2, 3]
+
+
+async def test_a_dead_trainers_search_is_taken_over_with_its_trials(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    dying, heir = Searching(), Searching()
+    dying.release.clear()
+    jobs = make_jobs(fitter=dying, kind="auto", lease_ms=60)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+        run_id = store.published[0].job.run_id
+
+        async def kept() -> bool:
+            return len(await store.trials(run_id)) == 2
+
+        await eventually(kept)
+
+    taking = make_jobs(fitter=heir, kind="auto", lease_ms=60)
+    taking._clock.advance(1_000)  # type: ignore[attr-defined]
+    async with at_work(taking):
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert heir.handed_over == [[0, 1]]

@@ -12,6 +12,7 @@ from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.usecases.entities import Job, News, Progress, Stage, Status, StoredFile
 from trimtab_trainer.usecases.ports import Store
+from trimtab_trainer.usecases.trials import Outcome, Trial
 
 LEASE_MS = 10_000
 
@@ -192,3 +193,36 @@ async def test_how_far_a_job_is_belongs_to_its_attempt_and_so_does_its_log(store
 
     told = await store.get("run-a")
     assert told and (told.job.attempts, told.progress, told.log) == (2, None, StoredFile("/2", "second", 1))
+
+
+def a_trial(number: int, value: float = 2.5) -> Trial:
+    parameters = {"alpha": 1e-07, "solver": "svd", "max_iter": 100, "fit_intercept": True}
+    return Trial(number, "linear", parameters, "mae", Outcome.PRUNED, (3.5, value), 1.25, 2.5)
+
+
+async def test_trials_outlive_their_attempt_and_are_given_to_the_next(store: Store) -> None:
+    await store.add(queued("a"))
+    first = await store.claim("dead", now_ms=3_000, lease_ms=LEASE_MS)
+    assert first and await store.resume(first, "dead", of="rows") == []
+    failed = Trial(1, "linear", {}, "mae", Outcome.FAILED, (), 0.5, 3.0, error="ValueError: singular")
+    await store.keep_trials(first, "dead", [a_trial(0), failed], of="rows")
+
+    second = await store.claim("heir", now_ms=9_001 + LEASE_MS, lease_ms=LEASE_MS)
+    assert second
+    await store.keep_trials(first, "dead", [a_trial(2)], of="rows")
+
+    assert await store.resume(second, "heir", of="rows") == [a_trial(0), failed]
+    await store.keep_trials(second, "heir", [a_trial(2), a_trial(3)], of="rows")
+    assert await store.trials("run-a") == [a_trial(0), failed, a_trial(2), a_trial(3)]
+    assert await store.trials("run-b") == []
+
+
+async def test_trials_of_other_rows_or_another_spec_are_forgotten_by_who_holds_the_job(store: Store) -> None:
+    await store.add(queued("a"))
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job
+    await store.keep_trials(job, "me", [a_trial(0), a_trial(1)], of="old")
+
+    assert len(await store.resume(job, "you", of="new")) == 2
+    await store.keep_trials(job, "me", [a_trial(1, 9.0)], of="new")
+    assert await store.resume(job, "me", of="new") == [a_trial(1, 9.0)]

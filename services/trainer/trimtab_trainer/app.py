@@ -33,7 +33,7 @@ async def run(config: Config) -> None:
             book,
             deployments,
             features,
-            ChildProcess(),
+            ChildProcess(config.ray_address),
             Files(config.data_dir),
             clock,
             owner=config.instance,

@@ -28,5 +28,7 @@ class Config:
     """A trainer that has not renewed its lease for so long has lost its job to another."""
     patience_s: float = 1800.0
     """A run that has waited so long for its rows, or for what keeps them, fails."""
+    ray_address: str | None = None
+    """The Ray cluster that runs and their trials are put on; here, if not set."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -13,6 +13,8 @@ from trimtab_contracts.training.v1.training_pb2 import (
     GetRunRequest,
     ListRunsRequest,
     ListRunsResponse,
+    ListTrialsRequest,
+    ListTrialsResponse,
     Progress,
     RetrainCommand,
     Run,
@@ -27,9 +29,10 @@ from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_trainer.errors import NoLog, NothingArchived, UnknownRun
-from trimtab_trainer.messages import artifact
+from trimtab_trainer.messages import artifact, to_trial
 from trimtab_trainer.usecases.entities import Told
 from trimtab_trainer.usecases.ports import Features, Store
+from trimtab_trainer.usecases.trials import best
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
 _LOOK_S = 0.5
@@ -120,6 +123,13 @@ class TrainerApi(TrainerServicer):
         content = await asyncio.to_thread(artifacts.fetch, artifact(told.log))
         return GetRunLogResponse(text=content.decode(errors="replace"))
 
+    async def ListTrials(self, request: ListTrialsRequest, context: Any) -> ListTrialsResponse:
+        """Return what a run's search has tried so far."""
+        await self._told(request.run_id)
+        trials = await self._store.trials(request.run_id)
+        leader = best(trials)
+        return ListTrialsResponse(trials=[to_trial(trial, best=trial is leader) for trial in trials])
+
     async def _told(self, run_id: str) -> Told:
         found = await self._store.get(run_id)
         if found is None:
@@ -152,4 +162,7 @@ def _progress(told: Told) -> Progress:
         iteration=at.iteration,
         iterations=at.iterations,
         waits_for=at.waits_for,
+        trial=at.trial,
+        trials=at.trials,
+        best=at.best,
     )

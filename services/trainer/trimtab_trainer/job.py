@@ -20,7 +20,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model
 
-from trimtab_trainer import export, families, fitting
+from trimtab_trainer import export, families, fitting, search
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -32,7 +32,16 @@ FAILED = 3
 _REFERENCE_ROWS = 50_000
 _LEAST_UNSEEN = 100
 """So many judged rows that the live version was not fitted to are enough to compare on."""
-_PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
+_PACKAGES = (
+    "numpy",
+    "optuna",
+    "scikit-learn",
+    "skl2onnx",
+    "onnx",
+    "onnxruntime",
+    "trimtab-core",
+    "trimtab-trainer",
+)
 
 
 def main(folder: Path, tell: Tell) -> int:
@@ -40,17 +49,38 @@ def main(folder: Path, tell: Tell) -> int:
     try:
         result = _run(folder, Telling(tell, fits=fitting.FITS))
     except RunFailed as error:
-        log.info("failed: %s", error)
-        (folder / "result.json").write_text(json.dumps({"error": str(error)}))
-        return FAILED
+        return failed(folder, error)
+    except MemoryError:
+        most = of(folder).spec.trainer.memory_mb
+        return failed(
+            folder,
+            RunFailed(f"it needs more memory than trainer.memory_mb, {most}: raise it, or train on less"),
+        )
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 
 
-def _run(folder: Path, telling: Telling) -> dict[str, Any]:
+def failed(folder: Path, error: RunFailed) -> int:
+    """Leave the sentence in `folder`, and return the exit code."""
+    log.info("failed: %s", error)
+    (folder / "result.json").write_text(json.dumps({"error": str(error)}))
+    return FAILED
+
+
+def of(folder: Path) -> Model:
+    """Return the model that the job in `folder` is for."""
+    return Model.model_validate(json.loads((folder / "job.json").read_text())["model"])
+
+
+def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fitting.Rows, slice]:
+    """Return what is in `folder`: the job, its model, the rows as a table, their features, themselves, and which are held out.
+
+    Raises:
+        RunFailed: the rows are too few.
+    """
     job = json.loads((folder / "job.json").read_text())
     model = Model.model_validate(job["model"])
-    task, spec = model.spec.task, model.spec.trainer
+    spec = model.spec.trainer
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
     names = [name for name in table.column_names if name not in ("key", "event_time_ms", "label")]
@@ -68,6 +98,13 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
+    return job, model, table, names, rows, judged
+
+
+def _run(folder: Path, telling: Telling) -> dict[str, Any]:
+    job, model, table, names, rows, judged = given(folder)
+    model = search.settled(model, rows, judged, folder, telling)
+    task, spec = model.spec.task, model.spec.trainer
     log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
     fit = telling.counted(fitting.fit)
     predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
@@ -97,6 +134,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             **spec.parameters,
             "half_life_ms": spec.half_life,
             "class_weight": spec.class_weight,
+            **search.facts(folder),
         },
         "environment": _environment() | families.versions(spec.kind),
     }

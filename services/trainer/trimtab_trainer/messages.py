@@ -6,9 +6,11 @@ from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
 from trimtab_runtime.clock import to_timestamp
 
 from trimtab_trainer.usecases.entities import Candidate, News, Status, StoredFile
+from trimtab_trainer.usecases.trials import Trial
 
 _STATUS = {
     Status.QUEUED: RunEvent.QUEUED,
@@ -60,6 +62,23 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         environment=fitted.environment,
         trained_from=to_timestamp(fitted.trained_from_ms),
         trained_to=to_timestamp(fitted.trained_to_ms),
+    )
+
+
+def to_trial(trial: Trial, *, best: bool) -> TrialMessage:
+    """Return the message of a trial, whose numbers count from 1."""
+    parameters = Struct()
+    json_format.ParseDict(dict(trial.parameters), parameters)
+    return TrialMessage(
+        number=trial.number + 1,
+        family=trial.family,
+        parameters=parameters,
+        metric=trial.metric,
+        value=trial.value,
+        outcome=TrialMessage.Outcome.Value(trial.outcome.name),
+        seconds=trial.seconds,
+        error=trial.error,
+        best=best,
     )
 
 

@@ -10,9 +10,11 @@ import logging
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from trimtab_trainer.usecases.entities import Progress, Stage
+from trimtab_trainer.usecases.trials import Trial
 
 log = logging.getLogger(__name__)
 Tell = Callable[[Progress], object]
@@ -33,20 +35,41 @@ class Telling:
         log.info("%s", stage)
         self._tell(Progress(stage))
 
+    def searching(self, trial: int, trials: int, best: str) -> None:
+        """Tell which of a search's trials has begun, and the best of those before."""
+        self._now = replace(self._now, stage=Stage.SEARCHING, trial=trial, trials=trials, best=best)
+        self._tell(self._now)
+
+    def searched(self, trials: int, best: str) -> None:
+        """Know of a search that is over; what is told from now on follows it."""
+        self._now = replace(self._now, trial=trials, trials=trials, best=best)
+
+    def ended(self, trial: Trial) -> None:
+        """Tell what became of a trial."""
+        self._tell(replace(self._now, ended=trial))
+
+    def heard(self, fit: F) -> F:
+        """Return `fit` such that the iterations of each call of it are told."""
+
+        def heard(*given: Any) -> Any:
+            with redirect_stdout(_Printed(self._iterate)):
+                return fit(*given)
+
+        return heard  # type: ignore[return-value]
+
     def counted(self, fit: F) -> F:
         """Return `fit` such that each call of it is told as the next of the fits, with its iterations."""
 
         def told(*given: Any) -> Any:
-            self._now = Progress(Stage.FITTING, self._now.fit + 1, self._now.fits)
+            self._now = replace(self._now, stage=Stage.FITTING, fit=self._now.fit + 1)
             log.info("fitting %d of %d", self._now.fit, self._now.fits)
             self._tell(self._now)
-            with redirect_stdout(_Printed(self._iterate)):
-                return fit(*given)
+            return self.heard(fit)(*given)
 
         return told  # type: ignore[return-value]
 
     def _iterate(self, iteration: int, iterations: int) -> None:
-        self._tell(Progress(Stage.FITTING, self._now.fit, self._now.fits, iteration, iterations))
+        self._tell(replace(self._now, iteration=iteration, iterations=iterations))
 
 
 class _Printed(io.TextIOBase):

@@ -11,17 +11,29 @@ from pathlib import Path
 import msgspec
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_core import specs
-from trimtab_runtime import artifacts
+from trimtab_runtime import artifacts, cluster
+from trimtab_runtime.cluster import RayAway
 
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Stage, StoredFile, TrainingSet
+from trimtab_trainer.usecases.trials import Trial, deadly, hand_over, handed_over
 
 _progress_of = msgspec.json.Decoder(Progress).decode
 
 
+AWAY = 4
+"""Exit code of a child that could not reach the cluster."""
+
+
 class ChildProcess:
-    """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time."""
+    """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time; on a Ray cluster, if it has an address.
+
+    There the child is Ray's driver, which dies with its cluster as this process must not.
+    """
+
+    def __init__(self, ray_address: str | None = None) -> None:
+        self._ray_address = ray_address
 
     async def fit(
         self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path,
@@ -31,7 +43,7 @@ class ChildProcess:
 
         Raises:
             RunFailed: it could not be done; it says why.
-            Unavailable: the champion's artifact cannot be read now.
+            Unavailable: the champion's artifact cannot be read now, or the cluster is away.
         """
         live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
         job = {"model": specs.to_document(model), "champion": live}
@@ -42,9 +54,23 @@ class ChildProcess:
         result = folder / "result.json"
         result.unlink(missing_ok=True)
         spec = model.spec.trainer
-        code = await _run(folder, tell, memory_mb=spec.memory_mb, timeout_s=spec.timeout / 1000)
-        if code not in (0, FAILED) or not result.exists():
-            raise RunFailed(f"the training process {_ended(code, spec.memory_mb)}: see `trimtab run logs`")
+        if self._ray_address:
+            await asyncio.to_thread(cluster.look_for, self._ray_address)
+        watch, address = _Watch(folder, tell), self._ray_address
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + spec.timeout / 1000
+        while True:
+            left_s = until_s - clock()
+            code = await run(
+                folder, watch.hear, memory_mb=spec.memory_mb, timeout_s=left_s, ray_address=address
+            )
+            if code in (0, FAILED, AWAY) or not watch.died_of_a_trial(_ended(code, spec.memory_mb)):
+                break
+        if code == AWAY:
+            raise RayAway(result.read_text())
+        if address and code not in (0, FAILED):
+            raise RayAway(f"Ray at {address} was lost with the run: it goes on when Ray is back")
+        came_to(folder, code, spec.memory_mb)
         outcome = json.loads(result.read_text())
         if "error" in outcome:
             raise RunFailed(outcome["error"])
@@ -54,6 +80,33 @@ class ChildProcess:
             evaluation=folder / "evaluation.arrow",
             **{**outcome, "features": tuple(outcome["features"])},
         )
+
+
+class _Watch:
+    """Hears what a child tells, so that one that dies of a trial costs the search that trial and no other."""
+
+    def __init__(self, folder: Path, tell: Callable[[Progress], None]) -> None:
+        self._folder = folder
+        self._tell = tell
+        self._ended: list[Trial] = []
+        self._newest: Progress | None = None
+
+    def hear(self, progress: Progress) -> None:
+        """Pass on how far the child is."""
+        if progress.ended:
+            self._ended.append(progress.ended)
+        self._newest = progress
+        self._tell(progress)
+
+    def died_of_a_trial(self, how: str) -> bool:
+        """Return whether it was at a trial; then the next child goes on after it."""
+        newest, numbers = self._newest, {trial.number for trial in self._ended}
+        if newest is None or newest.stage is not Stage.SEARCHING or newest.trial - 1 in numbers:
+            return False
+        self._ended.append(deadly(newest.trial - 1, f"the training process {how}"))
+        earlier = [trial for trial in handed_over(self._folder) if trial.number not in numbers]
+        hand_over(self._folder, [*earlier, *self._ended])
+        return True
 
 
 class Files:
@@ -68,24 +121,45 @@ class Files:
         return StoredFile(stored.uri, stored.digest, stored.size)
 
 
-async def _run(folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float) -> int:
-    """Run the child, which writes how far it is to its standard output and all else to the log."""
+def came_to(folder: Path, code: int, memory_mb: int) -> None:
+    """See that a child has left a result in `folder`.
+
+    Raises:
+        RunFailed: it died before.
+    """
+    if code not in (0, FAILED) or not (folder / "result.json").exists():
+        raise RunFailed(
+            f"the training process {_ended(code, memory_mb)}: see `trimtab run logs`, and raise that if memory was it"
+        )
+
+
+async def run(
+    folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float, ray_address: str | None = None
+) -> int:  # fmt: skip
+    """Run the child, which writes how far it is to its standard output and all else to the log.
+
+    Its time does not run while it waits for a place on a cluster.
+    """
+    module, *more = ("raychild", str(timeout_s), ray_address) if ray_address else ("child",)
     with (folder / "log").open("ab") as log:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "trimtab_trainer.child",
+            f"trimtab_trainer.{module}",
             str(folder),
             str(os.getpid()),
             str(memory_mb),
+            *more,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 assert child.stdout is not None
                 async for line in child.stdout:
-                    tell(_progress_of(line))
+                    tell(progress := _progress_of(line))
+                    if progress.stage is Stage.WAITING:
+                        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
                 return await child.wait()
         except TimeoutError as error:
             raise RunFailed(
@@ -99,5 +173,5 @@ async def _run(folder: Path, tell: Callable[[Progress], None], *, memory_mb: int
 
 def _ended(code: int, memory_mb: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit {code} (within {memory_mb} MB)"
+        return f"was ended by {signal.Signals(-code).name} (trainer.memory_mb is {memory_mb})"
+    return f"ended with exit {code} (trainer.memory_mb is {memory_mb})"

@@ -19,9 +19,11 @@ from trimtab_runtime.postgres import Connection, outages
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.trials import Trial
 
 _encode = msgspec.json.Encoder().encode
 _progress_of = msgspec.json.Decoder(Progress).decode
+_trial_of = msgspec.json.Decoder(Trial).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
 
 _CLAIM = """
@@ -34,6 +36,11 @@ WHERE run_id = (
     ORDER BY turn LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING *
+"""
+_HELD = "SELECT FROM jobs WHERE run_id = $1 AND leased_by = $2 AND attempts = $3 AND status = 'running'"
+_KEEP_TRIAL = f"""
+INSERT INTO trials (run_id, number, search, trial) SELECT $1, $4, $5, $6 WHERE EXISTS ({_HELD})
+ON CONFLICT (run_id, number) DO UPDATE SET search = excluded.search, trial = excluded.trial
 """
 
 
@@ -146,6 +153,37 @@ class PostgresStore:
                 job.attempts,
                 _encode(log).decode(),
             )
+
+    async def resume(self, job: Job, owner: str, *, of: str) -> Sequence[Trial]:
+        """Return the trials that earlier attempts ended of a search for `of`, and forget those for anything else."""
+        with outages():
+            await self._pool.execute(
+                f"DELETE FROM trials WHERE run_id = $1 AND search <> $4 AND EXISTS ({_HELD})",
+                job.run_id,
+                owner,
+                job.attempts,
+                of,
+            )
+        return await self.trials(job.run_id)
+
+    async def keep_trials(self, job: Job, owner: str, trials: Sequence[Trial], *, of: str) -> None:
+        """Keep trials that ended, unless the job is no longer this attempt's."""
+        with outages():
+            await self._pool.executemany(
+                _KEEP_TRIAL,
+                [
+                    (job.run_id, owner, job.attempts, trial.number, of, _encode(trial).decode())
+                    for trial in trials
+                ],
+            )
+
+    async def trials(self, run_id: str) -> Sequence[Trial]:
+        """Return the trials of a run, in order."""
+        with outages():
+            rows = await self._pool.fetch(
+                "SELECT trial FROM trials WHERE run_id = $1 ORDER BY number", run_id
+            )
+        return [_trial_of(row["trial"]) for row in rows]
 
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.trials import Trial
 
 
 class MemoryStore:
@@ -17,6 +18,7 @@ class MemoryStore:
         self._leases: dict[str, tuple[str, int]] = {}
         self._progress: dict[str, Progress] = {}
         self._logs: dict[str, StoredFile] = {}
+        self._trials: dict[str, dict[int, tuple[str, Trial]]] = {}
 
     async def add(self, news: News) -> bool:
         """Queue a job and the news of it; False if its command has a job already."""
@@ -72,6 +74,22 @@ class MemoryStore:
         """Name the log of a job's attempt; that of an older attempt changes nothing."""
         if self._newest[job.run_id].job.attempts == job.attempts:
             self._logs[job.run_id] = log
+
+    async def resume(self, job: Job, owner: str, *, of: str) -> Sequence[Trial]:
+        """Return the trials that earlier attempts ended of a search for `of`, and forget those for anything else."""
+        if self._holds(job, owner):
+            kept = self._trials.get(job.run_id, {})
+            self._trials[job.run_id] = {at: each for at, each in kept.items() if each[0] == of}
+        return await self.trials(job.run_id)
+
+    async def keep_trials(self, job: Job, owner: str, trials: Sequence[Trial], *, of: str) -> None:
+        """Keep trials that ended, unless the job is no longer this attempt's."""
+        if self._holds(job, owner):
+            self._trials.setdefault(job.run_id, {}).update({each.number: (of, each) for each in trials})
+
+    async def trials(self, run_id: str) -> Sequence[Trial]:
+        """Return the trials of a run, in order."""
+        return [trial for _, (_, trial) in sorted(self._trials.get(run_id, {}).items())]
 
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""

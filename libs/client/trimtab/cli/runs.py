@@ -1,10 +1,10 @@
-"""`trimtab run list | show | watch | logs | cancel | compare`."""
+"""`trimtab run list | show | watch | logs | trials | cancel | compare`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.training.v1.training_pb2 import Run, RunEvent
+from trimtab_contracts.training.v1.training_pb2 import Run, RunEvent, Trial
 from trimtab_runtime.clock import from_timestamp, iso
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, plain, print_json, show
@@ -58,6 +58,39 @@ def watch(run_id: str, directory: Directory = HOME, as_json: Json = False) -> No
 def logs(run_id: str, directory: Directory = HOME) -> None:
     """Print what the training process of RUN_ID wrote; it is kept, up to 1 MiB, when the process ends."""
     typer.echo(ask(directory, lambda trimtab: trimtab.run_log(run_id)), nl=False)
+
+
+@app.command()
+def trials(run_id: str, directory: Directory = HOME, as_json: Json = False) -> None:
+    """List what RUN_ID, of a model of `kind: auto`, has tried so far; the best is marked."""
+    found = ask(directory, lambda trimtab: trimtab.run_trials(run_id))
+    if as_json:
+        print_json([plain(trial) for trial in found])
+        return
+    empty = (
+        f"run {run_id} has tried nothing: its model's trainer.kind is not auto, or the search has not begun"
+    )
+    show([tried(trial) for trial in found], as_json=False, empty=empty)
+
+
+def tried(trial: Trial) -> dict[str, Any]:
+    """Return a trial as a row of a table."""
+    parameters = plain(trial).get("parameters", {})
+    return {
+        "trial": f"{trial.number}{' *' if trial.best else ''}",
+        "family": trial.family,
+        trial.metric: f"{trial.value:.4g}" if trial.HasField("value") else None,
+        "outcome": Trial.Outcome.Name(trial.outcome).lower(),
+        "seconds": f"{trial.seconds:.1f}",
+        "parameters": trial.error
+        or ", ".join(f"{name} {_short(value)}" for name, value in sorted(parameters.items())),
+    }
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return str(int(value)) if value.is_integer() else f"{value:.3g}"
 
 
 @app.command()

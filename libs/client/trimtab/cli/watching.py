@@ -19,6 +19,8 @@ CANCELLED = 3
 """The exit code where the run was cancelled; it is 1 where it failed."""
 _SHARES = {"READING": 2, "EVALUATING": 90, "EXPORTING": 94, "STORING": 98}
 _FITTING = (4, 90)
+_SEARCHED = 60
+"""Where the fits begin if a search went before, in percent."""
 _APPEARS_S = 60
 _ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
 
@@ -77,6 +79,8 @@ def said(run: training.Run) -> str:
     at, words = run.progress, training.Progress.Stage.Name(run.progress.stage).lower()
     if at.stage in (training.Progress.STAGE_UNSPECIFIED, training.Progress.WAITING):
         words = f"waits for its rows: {at.waits_for}" if at.waits_for else "waits for its rows"
+    if at.stage == training.Progress.SEARCHING:
+        words = f"trial {at.trial} of {at.trials}" + (f", best {at.best}" if at.best else "")
     if at.stage == training.Progress.FITTING:
         words = f"fitting {at.fit} of {at.fits}"
     if at.iterations:
@@ -86,11 +90,17 @@ def said(run: training.Run) -> str:
 
 def share(progress: training.Progress) -> float:
     """Return how much of a run is done, in percent."""
-    if progress.stage != training.Progress.FITTING:
-        return _SHARES.get(training.Progress.Stage.Name(progress.stage), 0)
-    done = progress.fit - 1 + (progress.iteration / progress.iterations if progress.iterations else 0)
     begin, end = _FITTING
-    return begin + (end - begin) * done / progress.fits
+    begun = progress.iteration / progress.iterations if progress.iterations else 0
+    match progress.stage:
+        case (
+            training.Progress.SEARCHING
+        ):  # a trial's iterations are of one of its fits: the bar would go back
+            return begin + (_SEARCHED - begin) * (progress.trial - 1) / progress.trials
+        case training.Progress.FITTING:
+            begin = _SEARCHED if progress.trials else begin
+            return begin + (end - begin) * (progress.fit - 1 + begun) / progress.fits
+    return _SHARES.get(training.Progress.Stage.Name(progress.stage), 0)
 
 
 async def _draw(changes: AsyncIterator[training.Run]) -> training.Run:

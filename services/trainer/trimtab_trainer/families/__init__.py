@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.specs import Kind, ModelSpec
+from trimtab_core.specs import Family, ModelSpec
 
 from trimtab_trainer.errors import RunFailed
 
@@ -49,7 +49,7 @@ Labels of a multiclass task are indices into `spec.label.classes`; not every cla
 still has a column for each. It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
 """
 
-HOMES: Final[Mapping[Kind, str]] = {
+HOMES: Final[Mapping[Family, str]] = {
     "linear": "scikit",
     "random_forest": "scikit",
     "hist_gradient_boosting": "scikit",
@@ -73,6 +73,7 @@ def of(spec: ModelSpec) -> Fit:
         RunFailed: what it rests on is not installed here.
     """
     kind = spec.trainer.kind
+    assert kind != "auto", "a search has settled it"
     try:
         fit: Fit = import_module(f"{__name__}.{HOMES[kind]}").fit
     except ModuleNotFoundError as error:

@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from trimtab_trainer.usecases.trials import Trial
+
 RANKS: Final = {"manual": 0, "schedule": 2, "new_rows": 2}
 """Of what triggered a job; drift, of whatever kind, has rank 1."""
 RANK_MS = 3_600_000
@@ -66,6 +68,7 @@ class Stage(StrEnum):
 
     WAITING = "waiting"
     READING = "reading"
+    SEARCHING = "searching"
     FITTING = "fitting"
     EVALUATING = "evaluating"
     EXPORTING = "exporting"
@@ -83,6 +86,13 @@ class Progress:
     iterations: int = 0
     waits_for: str = ""
     """A sentence, if what it needs is not there yet."""
+    trial: int = 0
+    """Which of a search's trials, from 1; after the search the last."""
+    trials: int = 0
+    best: str = ""
+    """The best trial so far: metric, value and family."""
+    ended: Trial | None = None
+    """A trial that has just ended: told once, and kept by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from trimtab_runtime.errors import Rejected, Unavailable
 
 from trimtab_trainer.usecases.entities import Candidate, Command, Job, News, Progress, Stage, Status
 from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Specs, Store
+from trimtab_trainer.usecases.trials import Trial, fingerprint, hand_over
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,15 @@ class _Attempt:
     job: Job
     folder: Path
     progress: Progress = field(default_factory=lambda: Progress(Stage.WAITING))
+    searches_for: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    """Those that ended, and are not kept yet."""
 
     def tell(self, progress: Progress) -> None:
-        """Remember how far it is; the next beat says so."""
-        self.progress = progress
+        """Remember how far it is, and a trial that ended; the next beat says so."""
+        if progress.ended:
+            self.trials.append(progress.ended)
+        self.progress = replace(progress, ended=None)
 
 
 class Jobs:
@@ -122,9 +128,11 @@ class Jobs:
     async def _renew(self, attempt: _Attempt) -> bool:
         until_ms = self._clock.now_ms() + self._lease_ms
         try:
-            return await self._store.renew(
+            held = await self._store.renew(
                 attempt.job, self._owner, until_ms=until_ms, progress=attempt.progress
             )
+            await self._keep_trials(attempt)
+            return held
         except Unavailable as error:
             log.warning("lease of %s is not renewed: %s", attempt.job.run_id, error)
             return True  # whether it was lost is decided when the outcome is recorded
@@ -137,6 +145,7 @@ class Jobs:
             news = await self._outcome(attempt)
             while True:
                 try:
+                    await self._keep_trials(attempt)
                     await self._keep_log(attempt)
                     if not await self._store.record(news, self._owner):
                         log.warning("run %s is not ours by now: its outcome is dropped", job.run_id)
@@ -144,6 +153,11 @@ class Jobs:
                 except Unavailable as error:
                     log.warning("outcome of %s waits: %s", job.run_id, error)
                     await asyncio.sleep(0.5)
+
+    async def _keep_trials(self, attempt: _Attempt) -> None:
+        if ended := tuple(attempt.trials):
+            await self._store.keep_trials(attempt.job, self._owner, ended, of=attempt.searches_for)
+            attempt.trials = [trial for trial in attempt.trials if trial not in ended]
 
     async def _keep_log(self, attempt: _Attempt) -> None:
         """Keep what the attempt wrote; a log that cannot be kept costs no run its outcome."""
@@ -188,6 +202,8 @@ class Jobs:
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
         )
         attempt.tell(Progress(Stage.READING))
+        if spec.kind == "auto":
+            await self._resume_search(attempt, fingerprint(rows.digest, model))
         fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
         attempt.tell(Progress(Stage.STORING))
         put = self._artifacts.put
@@ -201,6 +217,12 @@ class Jobs:
             model_generation=self._specs.generation(model),
             seed=spec.seed,
         )
+
+    async def _resume_search(self, attempt: _Attempt, of: str) -> None:
+        await self._keep_trials(attempt)
+        attempt.searches_for = of
+        earlier = await self._store.resume(attempt.job, self._owner, of=of)
+        await asyncio.to_thread(hand_over, attempt.folder, earlier)
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())

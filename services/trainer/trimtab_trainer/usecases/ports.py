@@ -16,6 +16,7 @@ from trimtab_trainer.usecases.entities import (
     Told,
     TrainingSet,
 )
+from trimtab_trainer.usecases.trials import Trial
 
 
 class Store(Protocol):
@@ -51,6 +52,21 @@ class Store(Protocol):
 
     async def keep_log(self, job: Job, log: StoredFile) -> None:
         """Name the log of a job's attempt; that of an older attempt changes nothing."""
+        ...
+
+    async def resume(self, job: Job, owner: str, *, of: str) -> Sequence[Trial]:
+        """Return the trials that earlier attempts ended of a search for `of`, in order, and forget those for anything else.
+
+        Nothing is forgotten by an attempt that the job is no longer with.
+        """
+        ...
+
+    async def keep_trials(self, job: Job, owner: str, trials: Sequence[Trial], *, of: str) -> None:
+        """Keep trials that ended; of an attempt that the job is no longer with nothing is kept."""
+        ...
+
+    async def trials(self, run_id: str) -> Sequence[Trial]:
+        """Return the trials of a run, in order."""
         ...
 
     async def get(self, run_id: str) -> Told | None:

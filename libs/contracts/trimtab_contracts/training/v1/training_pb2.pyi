@@ -6,6 +6,7 @@ From a command to a run."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -321,6 +322,8 @@ class Progress(_message.Message):
         EVALUATING: Progress._Stage.ValueType  # 4
         EXPORTING: Progress._Stage.ValueType  # 5
         STORING: Progress._Stage.ValueType  # 6
+        SEARCHING: Progress._Stage.ValueType  # 10
+        """for a family and its parameters; fitting follows"""
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
     STAGE_UNSPECIFIED: Progress.Stage.ValueType  # 0
@@ -331,6 +334,8 @@ class Progress(_message.Message):
     EVALUATING: Progress.Stage.ValueType  # 4
     EXPORTING: Progress.Stage.ValueType  # 5
     STORING: Progress.Stage.ValueType  # 6
+    SEARCHING: Progress.Stage.ValueType  # 10
+    """for a family and its parameters; fitting follows"""
 
     STAGE_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
@@ -338,6 +343,9 @@ class Progress(_message.Message):
     ITERATION_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
     WAITS_FOR_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
     stage: Global___Progress.Stage.ValueType
     fit: _builtins.int
     """which of the fits, from 1"""
@@ -347,6 +355,11 @@ class Progress(_message.Message):
     iterations: _builtins.int
     waits_for: _builtins.str
     """a sentence, if what it needs is not there yet"""
+    trial: _builtins.int
+    """which of a search's trials, from 1; 0 where nothing is searched for"""
+    trials: _builtins.int
+    best: _builtins.str
+    """metric, value and family of the best trial so far"""
     def __init__(
         self,
         *,
@@ -356,10 +369,13 @@ class Progress(_message.Message):
         iteration: _builtins.int = ...,
         iterations: _builtins.int = ...,
         waits_for: _builtins.str = ...,
+        trial: _builtins.int = ...,
+        trials: _builtins.int = ...,
+        best: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fit", b"fit", "fits", b"fits", "iteration", b"iteration", "iterations", b"iterations", "stage", b"stage", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "fit", b"fit", "fits", b"fits", "iteration", b"iteration", "iterations", b"iterations", "stage", b"stage", "trial", b"trial", "trials", b"trials", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,3 +482,114 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """One family with one set of parameters that a search tried."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Trial._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: Trial._Outcome.ValueType  # 0
+        COMPLETE: Trial._Outcome.ValueType  # 1
+        PRUNED: Trial._Outcome.ValueType  # 2
+        """it did worse than half of those before, or the budget was spent"""
+        FAILED: Trial._Outcome.ValueType  # 3
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+    OUTCOME_UNSPECIFIED: Trial.Outcome.ValueType  # 0
+    COMPLETE: Trial.Outcome.ValueType  # 1
+    PRUNED: Trial.Outcome.ValueType  # 2
+    """it did worse than half of those before, or the budget was spent"""
+    FAILED: Trial.Outcome.ValueType  # 3
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """from 1"""
+    family: _builtins.str
+    metric: _builtins.str
+    value: _builtins.float
+    """after the last stretch of rows that it came to"""
+    outcome: Global___Trial.Outcome.ValueType
+    seconds: _builtins.float
+    error: _builtins.str
+    """one sentence, if it failed"""
+    best: _builtins.bool
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        family: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        metric: _builtins.str = ...,
+        value: _builtins.float | None = ...,
+        outcome: Global___Trial.Outcome.ValueType = ...,
+        seconds: _builtins.float = ...,
+        error: _builtins.str = ...,
+        best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "parameters", b"parameters", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "best", b"best", "error", b"error", "family", b"family", "metric", b"metric", "number", b"number", "outcome", b"outcome", "parameters", b"parameters", "seconds", b"seconds", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
+class ListTrialsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrialsRequest: _TypeAlias = ListTrialsRequest  # noqa: Y015
+
+@_typing.final
+class ListTrialsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
+        """those that have ended, in order"""
+
+    def __init__(
+        self,
+        *,
+        trials: _abc.Iterable[Global___Trial] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrialsResponse: _TypeAlias = ListTrialsResponse  # noqa: Y015

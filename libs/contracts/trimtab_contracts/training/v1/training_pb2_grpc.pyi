@@ -39,6 +39,8 @@ class TrainerStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
+    ListTrials: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListTrialsRequest, _training_pb2.ListTrialsResponse]
+    """What a run's search has tried; nothing, where its kind was named."""
 
 @_typing.type_check_only
 class TrainerAsyncStub(TrainerStub):
@@ -51,6 +53,8 @@ class TrainerAsyncStub(TrainerStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
+    ListTrials: _aio.UnaryUnaryMultiCallable[_training_pb2.ListTrialsRequest, _training_pb2.ListTrialsResponse]  # type: ignore[assignment]
+    """What a run's search has tried; nothing, where its kind was named."""
 
 class TrainerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -96,5 +100,13 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.GetRunLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetRunLogResponse, _abc.Awaitable[_training_pb2.GetRunLogResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTrials(
+        self,
+        request: _training_pb2.ListTrialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListTrialsResponse, _abc.Awaitable[_training_pb2.ListTrialsResponse]]:
+        """What a run's search has tried; nothing, where its kind was named."""
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
