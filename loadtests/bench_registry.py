@@ -28,7 +28,10 @@ from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import a_run, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
+from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.deleting import Deleting
+from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
 from trimtab_runtime import rpc
@@ -140,8 +143,11 @@ async def serve(dsn: str) -> None:
             store,
             Specs(store, nothing, nothing, clock, roles),
             Approvals(store, clock, roles),
-            Decisions(store, clock),
+            Decisions(store, clock, roles),
             Tags(store, clock),
+            Names(store, clock),
+            Deleting(store, clock),
+            Collector(store, clock, nothing, Retention()),
         )
 
         async def read(request: StringValue, _: Any) -> StringValue:
@@ -179,7 +185,7 @@ async def pages(stub: Any) -> list[float]:
 
 def promotions(pool: asyncpg.Pool) -> tuple[Call, Call]:
     """Return a promotion and the upsert that it is held against."""
-    decisions = Decisions(PostgresStore(pool), SystemClock())
+    decisions = Decisions(PostgresStore(pool), SystemClock(), Roles())
 
     async def promote(model: str) -> None:
         assert (await decisions.promote(model, 2, actor="bench", comment="")).champion == 2

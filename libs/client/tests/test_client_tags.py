@@ -16,7 +16,6 @@ from trimtab.client import SERVICES, Trimtab
 from trimtab_contracts.features.v1.features_pb2 import ArchivedEvents, HistoricalFeatures
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate, TableVersion
 from trimtab_contracts.training.v1.training_pb2 import ListRunsResponse, Run, RunEvent
-from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.testing import Harness
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected
@@ -113,7 +112,7 @@ class World:
         for name in ("first", "second"):
             await self.harness.consider(name)
         held = self.harness
-        registry = RegistryApi(held.store, held.specs, held.candidates, held.decisions, held.tags)
+        registry = held.api()
         apis = {"registry": registry, "trainer": Trainer(), "feature_store": self.store}
         channels: dict[str, Any] = {name: Channel(apis.get(name)) for name in SERVICES}
         self.trimtab = Trimtab(channels)

@@ -10,7 +10,6 @@ import pytest
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment
 from trimtab_runtime import artifacts, clock, records, rpc, settings
-from trimtab_runtime.artifacts import Corrupt, Gone
 from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.settings import BadSettings
@@ -53,7 +52,7 @@ def test_all_faults_of_the_environment_are_told_at_once() -> None:
         (Conflict("x"), grpc.StatusCode.FAILED_PRECONDITION),
         (Rejected("x"), grpc.StatusCode.INVALID_ARGUMENT),
         (Unavailable("x"), grpc.StatusCode.UNAVAILABLE),
-        (Corrupt("x"), grpc.StatusCode.INVALID_ARGUMENT),
+        (artifacts.Corrupt("x"), grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 def test_an_error_has_the_status_of_its_nearest_ancestor(error: Rejected, status: grpc.StatusCode) -> None:
@@ -144,20 +143,6 @@ def test_many_headers_say_what_each_says_by_itself(odd: bytes | None) -> None:
 
     for some in (raw, raw[1:2], raw[::2], []):
         assert records.arrivals_ms(some).tolist() == [records.origin(each).arrived_at_ms for each in some]
-
-
-def test_an_artifact_that_rotted_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
-    stored = artifacts.put(tmp_path, b"a model")
-    assert artifacts.fetch(stored) == b"a model"
-    assert artifacts.put(tmp_path, b"a model") == stored
-
-    Path(stored.uri).write_bytes(b"another")
-
-    with pytest.raises(Corrupt, match="restore it"):
-        artifacts.fetch(stored)
-    stored.uri = str(tmp_path / "nosuch")
-    with pytest.raises(Gone):
-        artifacts.fetch(stored)
 
 
 async def test_what_is_being_closed_is_closed_whole_however_often_it_is_cancelled() -> None:

@@ -56,11 +56,11 @@ async def test_the_first_version_is_told_to_load_and_then_serves(registry: Harne
 
 async def test_a_redelivered_run_changes_nothing(registry: Harness) -> None:
     await registry.consider("first")
-    told = list(registry.store.outbox)
+    told = list(registry.memory.outbox)
     await registry.consider("first")
 
     assert await registry.stages() == [Stage.ACCEPTED]
-    assert registry.store.outbox == told
+    assert registry.memory.outbox == told
 
 
 async def test_a_candidate_that_a_gate_refuses_never_loads_and_the_sentence_says_why(

@@ -26,6 +26,7 @@ from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_registry.store import PostgresStore
 from trimtab_registry.testing import an_evaluation, documents
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.roles import Roles
 from trimtab_runtime import admin, artifacts, bus, records, rpc
 from trimtab_runtime.clock import SystemClock, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected
@@ -250,7 +251,9 @@ async def test_a_crash_between_commit_and_publish_is_healed(world: World) -> Non
 
     async with open_pool(world.dsn, world.schema, package="trimtab_registry") as pool:
         # What the killed process would leave behind: a change that was committed, and nobody told of it.
-        await Decisions(PostgresStore(pool), SystemClock()).promote(world.model, 2, actor="ann", comment="")
+        await Decisions(PostgresStore(pool), SystemClock(), Roles()).promote(
+            world.model, 2, actor="ann", comment=""
+        )
     assert world.wanted().generation == 3
     bogus = pb.Deployment(model=world.model, generation=77)
     await world.send(topics.DEPLOYMENTS, bogus, world.model, "eve")

@@ -280,7 +280,7 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
         for number in range(1, 5):
             await add(unit, f"run-{number}", Stage.REFUSED)
         await unit.save((await begin(unit, standing, 1)).move(Move.WARM, 9_000))
-    decisions = Decisions(store, clock)
+    decisions = Decisions(store, clock, Roles())
 
     async def promote(number: int) -> None:
         await decisions.promote("minutes", number, actor="ann", comment="race")

@@ -66,11 +66,11 @@ async def test_with_no_instance_nothing_opens(registry: Harness) -> None:
 
 async def test_repeated_heartbeats_tell_nothing_twice(registry: Harness) -> None:
     await registry.serve()
-    told = len(registry.store.outbox)
+    told = len(registry.memory.outbox)
     for _ in range(3):
         await registry.report(warm=[1, 2], champion=1)
 
-    assert len(registry.store.outbox) == told
+    assert len(registry.memory.outbox) == told
 
 
 async def test_a_version_that_fails_to_load_is_rolled_back_with_the_instances_sentence(
@@ -138,10 +138,10 @@ async def test_an_advance_from_the_last_step_is_stale(registry: Harness) -> None
 async def test_a_redelivered_verdict_changes_nothing(registry: Harness) -> None:
     await registry.serve()
     verdict = await registry.verdict("ADVANCE")
-    told = list(registry.store.outbox)
+    told = list(registry.memory.outbox)
     await registry.trials.judge(verdict)
 
-    assert registry.store.outbox == told
+    assert registry.memory.outbox == told
 
 
 async def test_a_promoted_version_is_live_when_all_instances_answer_with_it(registry: Harness) -> None:

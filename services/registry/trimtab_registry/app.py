@@ -20,8 +20,11 @@ from trimtab_registry.store import PostgresStore
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
@@ -41,10 +44,21 @@ async def run(config: Config) -> None:
         store = PostgresStore(pool)
         provide = partial(provide_topics, config.kafka_servers, config.replication)
         roles = Roles.parse(config.roles)
+        retention = Retention.parse(config.artifact_retention, config.artifact_grace)
         specs = Specs(store, provide, schema_faults, clock, roles)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
         approvals = Approvals(store, clock, roles)
-        api = RegistryApi(store, specs, approvals, Decisions(store, clock), Tags(store, clock))
+        collector = Collector(store, clock, _remove, retention)
+        api = RegistryApi(
+            store,
+            specs,
+            approvals,
+            Decisions(store, clock, roles),
+            Tags(store, clock),
+            Names(store, clock),
+            Deleting(store, clock),
+            collector,
+        )
         register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,
@@ -62,7 +76,12 @@ async def run(config: Config) -> None:
             tasks.create_task(bus.consume(config.kafka_servers, config.schema, heard_topics, ready=heard))
             await heard.wait()
             tasks.create_task(approvals.keep_time())
+            tasks.create_task(collector.keep_sweeping(config.collect_every_s))
             await set_ready(True)
+
+
+async def _remove(file: StoredFile, older_than_ms: int) -> artifacts.Removed:
+    return await asyncio.to_thread(artifacts.remove, file.uri, older_than_ms=older_than_ms)
 
 
 async def _fetch(file: StoredFile) -> bytes:

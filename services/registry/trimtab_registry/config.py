@@ -22,5 +22,11 @@ class Config:
     """On how many brokers each partition of a source's or view's topics is kept."""
     roles: str = ""
     """Who may approve in which role, like `risk:ann,bob;ml:carl`."""
+    artifact_retention: str = ""
+    """How long the files of a version are kept that nothing refers to, such as 90d; for ever, if not set."""
+    artifact_grace: str = "1d"
+    """How long they stay after that, so that what a run is about to refer to is not thrown away."""
+    collect_every_s: float = 3600.0
+    """How often files are looked for whose time has come."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -39,6 +39,8 @@ def subscriptions(candidates: Candidates, trials: Trials) -> list[Subscription[A
     async def run_ended(event: RunEvent, _: Record[RunEvent]) -> None:
         if event.status == RunEvent.SUCCEEDED:
             await candidates.consider(messages.finished_run(event))
+        elif event.status == RunEvent.CANCELLED:
+            await candidates.note_cancelled(messages.cancelled_run(event))
 
     async def judged(verdict: monitoring.Verdict, _: Record[monitoring.Verdict]) -> None:
         if verdict.outcome == monitoring.Verdict.OUTCOME_UNSPECIFIED:

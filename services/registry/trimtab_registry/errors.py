@@ -7,8 +7,10 @@ Rejected
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
 ├── BadTag            what cannot be the name of a dataset
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag
-└── Conflict          ColumnsInUse, FixedPartitions, NotNow
+├── BadName           what cannot be an alias or a tag of a version
+├── BadRetention      a setting that is no time, or asks for nothing to be thrown away
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownAlias, UnknownRun, UnknownTag
+└── Conflict          ColumnsInUse, FixedPartitions, NeededResource, NotNow
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,6 +72,24 @@ class UnknownVersion(NotFound):
         )
 
 
+class UnknownGeneration(NotFound):
+    """The spec has no such generation."""
+
+    def __init__(self, kind: str, name: str, generation: int, newest: int) -> None:
+        super().__init__(
+            f"{kind} {name!r} has no generation {generation}: name one from 1 to {newest}, as `trimtab history` lists them"
+        )
+
+
+class UnknownAlias(NotFound):
+    """The model has no version that is called so."""
+
+    def __init__(self, model: str, called: str) -> None:
+        super().__init__(
+            f"model {model!r} has no version that is called {called!r}: look at `trimtab model versions {model}`"
+        )
+
+
 class UnknownRun(NotFound):
     """No version was made of such a run, so there is no dataset of it."""
 
@@ -91,6 +111,26 @@ class BadTag(Rejected):
         super().__init__(f"tag {name!r} {why}")
 
 
+class BadName(Rejected):
+    """What cannot be an alias, or a tag, of a version."""
+
+    def __init__(self, what: str, name: str, why: str) -> None:
+        super().__init__(f"{what} {name!r} {why}")
+
+
+class BadRetention(Rejected):
+    """Artifacts cannot be kept as a setting says."""
+
+
+class NeededResource(Conflict):
+    """A spec that others lean on is to go."""
+
+    def __init__(self, kind: str, name: str, by: Sequence[str]) -> None:
+        super().__init__(
+            f"{kind} {name!r} is needed by {', '.join(by)}: delete those first, or change them so that they do without"
+        )
+
+
 class NotNow(Conflict):
     """The version, or its model, is not in a state that allows it."""
 
@@ -98,10 +138,12 @@ class NotNow(Conflict):
 class NotTheirs(Rejected):
     """It is for others to decide."""
 
-    def __init__(self, model: str, number: int, actor: str, roles: Sequence[str], may: Iterable[str]) -> None:
+    def __init__(
+        self, model: str, number: int, actor: str, roles: Sequence[str], may: Iterable[str], what: str = "waits for"
+    ) -> None:  # fmt: skip
         who = ", ".join(sorted(may)) or "somebody whom TRIMTAB_REGISTRY_ROLES gives one"
         super().__init__(
-            f"version {number} of {model!r} waits for people with the role {' or '.join(roles)}, which {actor} has not: "
+            f"version {number} of {model!r} {what} people with the role {' or '.join(roles)}, which {actor} has not: "
             f"ask {who}"
         )
 

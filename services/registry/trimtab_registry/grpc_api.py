@@ -9,10 +9,15 @@ from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryServicer
 from trimtab_runtime.clock import from_timestamp
 
 from trimtab_registry import messages
+from trimtab_registry.errors import UnknownAlias, Unsigned
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
+from trimtab_registry.usecases.collecting import Collector
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.deleting import Deleting
+from trimtab_registry.usecases.entities import Version
+from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
@@ -24,13 +29,17 @@ class RegistryApi(RegistryServicer):
     """Answers `trimtab.registry.v1.Registry`."""
 
     def __init__(
-        self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags
-    ) -> None:
+        self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags,
+        names: Names, deleting: Deleting, collector: Collector,
+    ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
         self._approvals = approvals
         self._decisions = decisions
         self._tags = tags
+        self._names = names
+        self._deleting = deleting
+        self._collector = collector
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Make documents the wanted state, all or none; or only say what that would change."""
@@ -46,8 +55,23 @@ class RegistryApi(RegistryServicer):
         )
 
     async def GetResource(self, request: pb.GetResourceRequest, context: Any) -> pb.Resource:
-        """Return a spec as applied."""
-        return messages.resource(await self._specs.get(request.kind, request.name))
+        """Return a spec as applied, at present or in a generation."""
+        return messages.resource(await self._specs.get(request.kind, request.name, request.generation))
+
+    async def ListGenerations(
+        self, request: pb.ListGenerationsRequest, context: Any
+    ) -> pb.ListResourcesResponse:
+        """Return every generation of a spec, oldest first."""
+        found = await self._specs.history(request.kind, request.name)
+        return pb.ListResourcesResponse(resources=[messages.resource(applied) for applied in found])
+
+    async def DeleteResource(self, request: pb.DeleteResourceRequest, context: Any) -> pb.Resource:
+        """Take a spec away that nothing leans on."""
+        return messages.resource(
+            await self._deleting.delete(
+                request.kind, request.name, actor=request.actor, comment=request.comment
+            )
+        )
 
     async def ListResources(self, request: pb.ListResourcesRequest, context: Any) -> pb.ListResourcesResponse:
         """Return the specs of a kind, or of all."""
@@ -62,11 +86,18 @@ class RegistryApi(RegistryServicer):
         return pb.ListModelsResponse(models=models, more=len(found) > limit)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
-        """Return a model's versions, or the one that was live at a time."""
+        """Return a model's versions, or the one that was live at a time, or that is called so."""
         await lifecycle.known(self._store, request.model)
         at = from_timestamp(request.live_at) if request.HasField("live_at") else None
-        found = await self._store.versions(request.model, at)
-        return pb.ListVersionsResponse(versions=[messages.version(version) for version in found])
+        standing = await self._store.standing(request.model)
+        found = [
+            messages.version(version, standing) for version in await self._store.versions(request.model, at)
+        ]
+        if called := request.called:
+            found = [each for each in found if called in (str(each.number), *each.aliases)]
+            if not found and at is None:
+                raise UnknownAlias(request.model, called)
+        return pb.ListVersionsResponse(versions=found)
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.Deployment:
         """Return the wanted state of a model; its generation is 0 while nothing is wanted."""
@@ -85,7 +116,7 @@ class RegistryApi(RegistryServicer):
 
     async def Reject(self, request: pb.DecideRequest, context: Any) -> pb.Version:
         """Turn down a version that waits for approval."""
-        return messages.version(
+        return await self._version(
             await self._approvals.reject(
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
@@ -104,6 +135,39 @@ class RegistryApi(RegistryServicer):
         return await self._deployment(
             await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
         )
+
+    async def Retire(self, request: pb.RetireRequest, context: Any) -> pb.RetireResponse:
+        """Let a version go for good, or take a whole model out of service."""
+        said = {"actor": request.actor, "comment": request.comment}
+        if not request.number:
+            return pb.RetireResponse(retired=await self._decisions.withdraw(request.model, **said))
+        version = await self._decisions.retire(request.model, request.number, **said)
+        return pb.RetireResponse(retired=[version.number])
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
+        """Make an alias name a version, or nothing."""
+        before = await self._names.alias(
+            request.model, request.alias, request.number, actor=request.actor, comment=request.comment
+        )
+        return pb.SetAliasResponse(before=before)
+
+    async def TagVersion(self, request: pb.TagVersionRequest, context: Any) -> pb.Version:
+        """Put tags on a version, and take others off."""
+        return await self._version(
+            await self._names.tag(
+                request.model, request.number, dict(request.put), list(request.remove),
+                actor=request.actor, comment=request.comment,
+            )
+        )  # fmt: skip
+
+    async def CollectArtifacts(
+        self, request: pb.CollectArtifactsRequest, context: Any
+    ) -> pb.CollectArtifactsResponse:
+        """Throw away the files whose time has come, or only say which would go."""
+        if not request.dry_run and not request.actor:
+            raise Unsigned("actor", "say who throws them away")
+        found = await (self._collector.look() if request.dry_run else self._collector.sweep(request.actor))
+        return messages.collected(found, self._collector.retention.keep_ms or 0)
 
     async def RebuildView(self, request: pb.RebuildViewRequest, context: Any) -> pb.Resource:
         """Begin a view's next generation."""
@@ -140,6 +204,9 @@ class RegistryApi(RegistryServicer):
         """Return the whole audit log, oldest first, some hundreds of entries at a time."""
         async for page in self._store.read_audit():
             yield pb.GetAuditResponse(entries=[messages.audit_entry(entry) for entry in page])
+
+    async def _version(self, version: Version) -> pb.Version:
+        return messages.version(version, await self._store.standing(version.model))
 
     async def _deployment(self, standing: Standing) -> pb.Deployment:
         return messages.deployment(standing, await self._store.named_by(standing))

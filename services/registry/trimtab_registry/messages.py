@@ -1,6 +1,6 @@
 """What the registry keeps, as messages, and what it hears, as its own words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
@@ -10,12 +10,15 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import Verdict as VerdictMes
 from trimtab_contracts.registry.v1 import registry_pb2 as pb
 from trimtab_contracts.serving.v1.serving_pb2 import ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_core.durations import format_duration
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
+from trimtab_registry.usecases.collecting import Let
 from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
     AuditQuery,
+    CancelledRun,
     Candidate,
     Document,
     Entry,
@@ -30,6 +33,7 @@ from trimtab_registry.usecases.entities import (
     Verdict,
     Version,
 )
+from trimtab_registry.usecases.holding import computed
 from trimtab_registry.usecases.rollouts import Standing
 
 
@@ -54,6 +58,7 @@ def resource(applied: Applied) -> pb.Resource:
         digest=applied.digest,
         applied_by=applied.applied_by,
         applied_at=to_timestamp(applied.applied_at_ms),
+        deleted=applied.deleted,
     )
 
 
@@ -144,8 +149,8 @@ def gate(found: Gate) -> GateResult:
     )
 
 
-def version(held: Version) -> pb.Version:
-    """Return a version with its lineage."""
+def version(held: Version, standing: Standing) -> pb.Version:
+    """Return a version with its lineage, and what it is called where its model stands so."""
     message = pb.Version(
         model=held.model,
         number=held.number,
@@ -154,7 +159,13 @@ def version(held: Version) -> pb.Version:
         gates=[gate(found) for found in held.gates],
         loop_id=held.loop_id,
         created_at=to_timestamp(held.created_at_ms),
+        aliases=[*computed(standing, held.number), *held.aliases],
+        tags=held.tags,
     )
+    if held.let_go_ms is not None:
+        message.let_go.CopyFrom(to_timestamp(held.let_go_ms))
+    if held.files_gone_ms is not None:
+        message.files_gone.CopyFrom(to_timestamp(held.files_gone_ms))
     if held.live_from_ms is not None:
         message.live_from.CopyFrom(to_timestamp(held.live_from_ms))
     if held.live_to_ms is not None:
@@ -237,6 +248,24 @@ def audit_query(request: pb.GetAuditRequest) -> AuditQuery:
     )
 
 
+def collected(found: Sequence[Let], retention_ms: int) -> pb.CollectArtifactsResponse:
+    """Return the versions that nothing refers to, with what of them goes."""
+    return pb.CollectArtifactsResponse(
+        files=[
+            pb.CollectArtifactsResponse.Files(
+                model=each.version.model,
+                number=each.version.number,
+                files=len(each.files),
+                bytes=each.size,
+                at=to_timestamp(each.at_ms),
+                gone=each.gone,
+            )
+            for each in found
+        ],
+        retention=format_duration(retention_ms),
+    )
+
+
 def dataset_tag(tag: Tag) -> pb.DatasetTag:
     """Return a tag, with the dataset that it names."""
     return pb.DatasetTag(
@@ -257,6 +286,19 @@ def finished_run(event: RunEvent) -> FinishedRun:
         loop_id=event.loop_id,
         as_of_ms=from_timestamp(event.as_of),
         candidate=candidate(event.candidate),
+    )
+
+
+def cancelled_run(event: RunEvent) -> CancelledRun:
+    """Return a run that somebody ended."""
+    return CancelledRun(
+        id=event.id,
+        run_id=event.run_id,
+        model=event.model,
+        loop_id=event.loop_id,
+        actor=event.cancelled_by or "trainer",
+        reason=event.cancel_reason,
+        at_ms=from_timestamp(event.at),
     )
 
 

@@ -6,6 +6,7 @@ They carry the trace of the step that made them, and the loop's id.
 from collections.abc import Mapping
 
 from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Resource
 from trimtab_runtime import records
 from trimtab_runtime.records import Outgoing
 
@@ -17,7 +18,9 @@ SOURCE = "registry"
 
 
 def of_spec(applied: Applied) -> Outgoing:
-    """Return the news of an applied spec."""
+    """Return the news of an applied spec; of one that was deleted it is a tombstone."""
+    if applied.deleted:
+        return tombstone(applied.key, f"{applied.key}/{applied.generation}", applied.applied_at_ms)
     return records.outgoing(
         topics.SPECS,
         messages.resource(applied),
@@ -26,6 +29,15 @@ def of_spec(applied: Applied) -> Outgoing:
         source=SOURCE,
         time_ms=applied.applied_at_ms,
     )
+
+
+def tombstone(key: str, id: str, at_ms: int) -> Outgoing:
+    """Return the news that there is no such spec."""
+    headers = records.headers(
+        id=id, type=Resource.DESCRIPTOR.full_name, source=SOURCE, time_ms=at_ms, subject=key,
+        content_type=b"application/json",
+    )  # fmt: skip
+    return Outgoing(topics.SPECS.name, key.encode(), None, headers)
 
 
 def of_deployment(standing: Standing, versions: Mapping[int, Version]) -> Outgoing:

@@ -49,7 +49,16 @@ async def last_words(servers: str) -> LastWords:
 async def heal(store: Store, told: LastWords) -> list[str]:
     """Tell again what was not told last, and return what that was, as topic/key."""
     healed = []
-    for applied in await store.resources():
+    specs = await store.resources()
+    for topic, key in told:
+        if topic == topics.SPECS.name and key not in {held.key for held in specs}:
+            kind, _, name = key.partition("/")
+            history = await store.generations(kind, name)
+            if history and history[-1].deleted:
+                async with store.begin() as unit:
+                    await unit.publish(history[-1])
+                healed.append(f"{topic}/{key}")
+    for applied in specs:
         if told.get((topics.SPECS.name, applied.key)) != messages.resource(applied):
             async with store.begin() as unit:
                 await unit.publish(applied)

@@ -32,6 +32,7 @@ def applied(row: asyncpg.Record) -> Applied:
         digest=row["digest"],
         applied_by=row["applied_by"],
         applied_at_ms=from_datetime(row["applied_at"]),
+        deleted=row["deleted"],
     )
 
 
@@ -120,6 +121,10 @@ def version(row: asyncpg.Record) -> Version:
         live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
         live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
         approval=_approval(json.loads(row["approval"])) if row["approval"] else None,
+        aliases=tuple(row["aliases"]),
+        tags=json.loads(row["tags"]),
+        let_go_ms=from_datetime(row["let_go_at"]) if row["let_go_at"] else None,
+        files_gone_ms=from_datetime(row["files_gone_at"]) if row["files_gone_at"] else None,
     )
 
 

@@ -7,7 +7,8 @@ log is one chain: its head is locked last, from the append to the commit.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,11 @@ ORDER BY sequence DESC LIMIT $6
 _MODELS = """
 SELECT listed.*, m.champion, r.challenger, w.waiting FROM (
     SELECT DISTINCT ON (name) name, generation, applied_by FROM resources
-    WHERE kind = 'Model' AND name > $2 AND starts_with(name, $1)
+    WHERE kind = 'Model' AND name > $2 AND starts_with(name, $1) AND NOT EXISTS (
+        SELECT FROM resources gone WHERE gone.kind = 'Model' AND gone.name = resources.name AND gone.deleted
+          AND NOT EXISTS (SELECT FROM resources again WHERE again.kind = 'Model' AND again.name = gone.name
+                          AND again.generation > gone.generation)
+    )
     ORDER BY name, generation DESC LIMIT $3
 ) listed
 LEFT JOIN models m USING (name)
@@ -91,6 +96,23 @@ LEFT JOIN LATERAL (
     WHERE model = listed.name AND stage = 'AWAITING_APPROVAL'
 ) w ON true
 ORDER BY listed.name
+"""
+_WITH_FILES = f"""
+{_VERSION} WHERE v.files_gone_at IS NULL AND (v.created_at < $1 OR v.let_go_at IS NOT NULL)
+  AND (v.model, v.number) > ($2, $3)
+ORDER BY v.model, v.number LIMIT $4
+"""
+_DIGESTS = """
+SELECT DISTINCT found[1] AS digest FROM (
+    SELECT candidate::text AS text FROM versions v WHERE files_gone_at IS NULL AND NOT EXISTS (
+        SELECT FROM unnest($1::text[], $2::bigint[]) AS besides (model, number)
+        WHERE besides.model = v.model AND besides.number = v.number
+    )
+    UNION ALL
+    SELECT document::text FROM (
+        SELECT DISTINCT ON (kind, name) document, deleted FROM resources ORDER BY kind, name, generation DESC
+    ) newest WHERE NOT deleted
+) texts, regexp_matches(text, '[0-9a-f]{64}', 'g') AS found
 """
 _PAGE = 500
 """Entries of the audit log that are read at a time."""
@@ -176,10 +198,17 @@ class PostgresUnit(_Reads):
             held |= await super().numbered(model, wanted | self._named.get(model, set()))
         return {number: held[number] for number in wanted & held.keys()}
 
+    async def last_generation(self, kind: str, name: str) -> int:
+        """Return the newest generation of a spec, whether or not it took it away; 0 if there never was one."""
+        found = await self._connection.fetchval(
+            "SELECT coalesce(max(generation), 0) FROM resources WHERE kind = $1 AND name = $2", kind, name
+        )
+        return int(found)
+
     async def put(self, applied: Applied) -> None:
         """Store a generation of a spec, and the news of it."""
         await self._connection.execute(
-            "INSERT INTO resources VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO resources VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             applied.kind,
             applied.name,
             applied.generation,
@@ -187,6 +216,7 @@ class PostgresUnit(_Reads):
             applied.digest,
             applied.applied_by,
             to_datetime(applied.applied_at_ms),
+            applied.deleted,
         )
         await self.publish(applied)
 
@@ -284,6 +314,38 @@ class PostgresUnit(_Reads):
         """Forget a tag."""
         await self._connection.execute("DELETE FROM dataset_tags WHERE name = $1", name)
 
+    async def called(self, model: str, alias: str) -> Version | None:
+        """Return the version of a model that people gave an alias."""
+        row = await self._connection.fetchrow(
+            f"{_VERSION} WHERE v.model = $1 AND $2 = ANY(v.aliases)", model, alias
+        )
+        return rows.version(row) if row else None
+
+    async def set_names(self, version: Version) -> None:
+        """Store the aliases and tags of a version of a locked model."""
+        self._versions.clear()
+        await self._connection.execute(
+            "UPDATE versions SET aliases = $3, tags = $4 WHERE model = $1 AND number = $2",
+            version.model,
+            version.number,
+            version.aliases,
+            json.dumps(dict(version.tags)),
+        )
+
+    async def set_files(self, version: Version) -> None:
+        """Store since when the files of a version may be thrown away, and when they were."""
+        self._versions.clear()
+        let_go, gone = (
+            None if ms is None else to_datetime(ms) for ms in (version.let_go_ms, version.files_gone_ms)
+        )
+        await self._connection.execute(
+            "UPDATE versions SET let_go_at = $3, files_gone_at = $4 WHERE model = $1 AND number = $2",
+            version.model,
+            version.number,
+            let_go,
+            gone,
+        )
+
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
         self._versions.clear()
@@ -308,15 +370,21 @@ class PostgresUnit(_Reads):
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        await self.end_live(model, at_ms)
+        await self._connection.execute(
+            "INSERT INTO reigns (model, number, live_from) VALUES ($1, $2, $3)",
+            model,
+            number,
+            to_datetime(at_ms),
+        )
+
+    async def end_live(self, model: str, at_ms: int) -> None:
+        """End the time of the version that was live; none is, after it."""
         self._versions.clear()
-        at = to_datetime(at_ms)
         await self._connection.execute(
             "UPDATE reigns SET live_to = greatest($2, live_from) WHERE model = $1 AND live_to IS NULL",
             model,
-            at,
-        )
-        await self._connection.execute(
-            "INSERT INTO reigns (model, number, live_from) VALUES ($1, $2, $3)", model, number, at
+            to_datetime(at_ms),
         )
 
     async def record(self, entry: Entry) -> None:
@@ -349,6 +417,14 @@ class PostgresStore(_Reads):
         """Return a current spec."""
         with outages():
             return next(iter(await _resources(self._pool, "kind = $1 AND name = $2", kind, name)), None)
+
+    async def generations(self, kind: str, name: str) -> Sequence[Applied]:
+        """Return every generation of a spec, oldest first, those included that took it away."""
+        with outages():
+            found = await self._pool.fetch(
+                "SELECT * FROM resources WHERE kind = $1 AND name = $2 ORDER BY generation", kind, name
+            )
+        return [rows.applied(row) for row in found]
 
     async def standing(self, model: str) -> Standing:
         """Return where a model stands."""
@@ -402,6 +478,23 @@ class PostgresStore(_Reads):
             )
         return [rows.version(row) for row in found]
 
+    async def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:
+        """Yield, in pages by model and number, the versions whose files are there and that came before a time or were let go."""
+        after: tuple[str, int] = ("", 0)
+        while True:
+            with outages():
+                found = await self._pool.fetch(_WITH_FILES, to_datetime(before_ms), *after, _PAGE)
+            if not found:
+                return
+            after = (found[-1]["model"], found[-1]["number"])
+            yield [rows.version(row) for row in found]
+
+    async def digests(self, besides: Collection[tuple[str, int]]) -> AbstractSet[str]:
+        """Return what looks like a digest in any current spec, and in any version whose files are there, `besides` some."""
+        models, numbers = [model for model, _ in besides], [number for _, number in besides]
+        with outages():
+            return {row["digest"] for row in await self._pool.fetch(_DIGESTS, models, numbers)}
+
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:
         """Return the entries that are meant, newest first."""
         since, until = (None if ms is None else to_datetime(ms) for ms in (query.since_ms, query.until_ms))
@@ -433,4 +526,4 @@ async def _resources(database: "Database", condition: str = "true", *values: Any
         f"SELECT DISTINCT ON (kind, name) * FROM resources WHERE {condition} ORDER BY kind, name, generation DESC",
         *values,
     )
-    return [rows.applied(row) for row in found]
+    return [rows.applied(row) for row in found if not row["deleted"]]

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pyarrow as pa
 import pytest
-from trimtab_core.specs import Kind, Model, ModelSpec, parse, to_document
+from trimtab_core.specs import Family, Model, ModelSpec, parse, to_document
 from trimtab_trainer import balancing, export, families, fitting, job
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.progress import Telling
@@ -26,7 +26,7 @@ FEW: Mapping[str, dict[str, Any]] = {
     "neural_network": {"epochs": 20, "hidden": 16},
 }
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="`make test-torch` has PyTorch")
-KINDS = [pytest.param(kind, marks=needs_torch if kind == "neural_network" else ()) for kind in get_args(Kind)]
+KINDS = [pytest.param(kind, marks=needs_torch if kind == "neural_network" else ()) for kind in get_args(Family)]
 BOOSTED = ["lightgbm", "xgboost"]
 BY_MARGINS = [*BOOSTED, pytest.param("neural_network", marks=needs_torch)]
 
@@ -88,7 +88,7 @@ def answers(graph: bytes, features: families.Matrix) -> list[Any]:
 def test_every_family_that_a_spec_may_name_has_a_home() -> None:
     folder = Path(families.__file__).parent
 
-    assert set(families.HOMES) == set(get_args(Kind))
+    assert set(families.HOMES) == set(get_args(Family))
     assert all((folder / f"{home}.py").exists() for home in families.HOMES.values())
 
 
@@ -293,7 +293,7 @@ def test_a_parameter_that_will_not_do_is_told_with_the_remedy(
     ],
 )
 def test_a_family_that_is_not_installed_is_told_with_what_installs_it(
-    kind: Kind, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    kind: Family, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, f"trimtab_trainer.families.{families.HOMES[kind]}", raising=False)
     monkeypatch.setitem(sys.modules, module, None)

@@ -83,10 +83,12 @@ class Fitter:
         self.release = asyncio.Event()
         self.release.set()
         self.cancelled = False
+        self.fits = 0
 
     async def fit(
         self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
     ) -> Fitted:
+        self.fits += 1
         (folder / "log").write_text("fitting\n")
         tell(Progress(Stage.FITTING, 2, 7))
         self.started.set()
@@ -104,8 +106,12 @@ class Fitter:
 
 class Artifacts:
     full = False
+    outages = 0
 
     def put(self, path: Path) -> StoredFile:
+        if path.name != "log" and self.outages:
+            self.outages -= 1
+            raise Unavailable("the bucket is away")
         if self.full and path.name == "log":
             raise OSError("no space left")
         return StoredFile(path.name, path.read_text() if path.is_file() else "", 3)
@@ -478,3 +484,20 @@ async def test_a_dead_trainers_search_is_taken_over_with_its_trials(
         await eventually(finished)
 
     assert heir.handed_over == [[0, 1]]
+
+
+async def test_a_store_that_is_away_is_waited_for_and_nothing_is_fitted_again(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    artifacts, fitter = Artifacts(), Fitter()
+    artifacts.outages = 1
+    jobs = make_jobs(artifacts=artifacts, fitter=fitter)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def finished() -> bool:
+            return told(store)[-1] is Status.SUCCEEDED
+
+        await eventually(finished)
+
+    assert (artifacts.outages, fitter.fits) == (0, 1)

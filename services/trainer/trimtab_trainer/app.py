@@ -4,7 +4,7 @@ import asyncio
 from functools import partial
 
 from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
-from trimtab_runtime import bus, outbox, rpc
+from trimtab_runtime import artifacts, bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
@@ -34,7 +34,7 @@ async def run(config: Config) -> None:
             deployments,
             features,
             ChildProcess(config.ray_address),
-            Files(config.data_dir),
+            Files(artifacts.home(config.artifacts_url, config.data_dir)),
             clock,
             owner=config.instance,
             lease_ms=round(config.lease_s * 1000),

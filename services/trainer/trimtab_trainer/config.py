@@ -17,9 +17,11 @@ class Config:
     feature_store_address: str
     """Where training sets are asked for."""
     data_dir: Path
-    """Where artifacts are kept."""
+    """Where artifacts are kept, unless `artifacts_url` says otherwise."""
     state_dir: Path
     """Where a job's files lie while it runs."""
+    artifacts_url: str = ""
+    """Where artifacts are kept: a folder, or `s3://bucket/prefix` with AWS's usual variables; below the data folder, if not set."""
     instance: str = "trainer-0"
     """Name of this process among the trainers."""
     jobs: int = 1

@@ -110,14 +110,15 @@ class _Watch:
 
 
 class Files:
-    """Artifacts below the data folder."""
+    """Artifacts, where they are kept."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
+    def __init__(self, home: str | Path) -> None:
+        """`home` is what `artifacts.home` returned."""
+        self._home = home
 
     def put(self, path: Path) -> StoredFile:
         """Store the file at `path` by digest."""
-        stored = artifacts.put(self._data_dir, path.read_bytes())
+        stored = artifacts.put(self._home, path.read_bytes())
         return StoredFile(stored.uri, stored.digest, stored.size)
 
 

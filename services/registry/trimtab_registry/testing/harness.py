@@ -10,14 +10,18 @@ from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound
 
 from trimtab_registry.formats import schema_faults
+from trimtab_registry.grpc_api import RegistryApi
 from trimtab_registry.testing.makers import a_run, an_evaluation, documents
 from trimtab_registry.testing.store import MemoryStore
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
+from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
-from trimtab_registry.usecases.ports import Need
+from trimtab_registry.usecases.naming import Names
+from trimtab_registry.usecases.ports import Need, Store
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
@@ -25,6 +29,7 @@ from trimtab_registry.usecases.trials import Fleet, Trials
 
 MODEL = "minutes"
 LEASE_MS = 5_000
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 
@@ -32,8 +37,10 @@ Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 class Harness:
     """A registry with one model, `minutes`."""
 
-    def __init__(self, roles: str = "") -> None:
-        self.store = MemoryStore()
+    def __init__(self, roles: str = "", *, store: Store | None = None) -> None:
+        """`store` is another one than that in memory, whose outbox is asked for elsewhere."""
+        self.memory = MemoryStore()
+        self.store = store or self.memory
         self.clock = ManualClock(10_000)
         self.fleet = Fleet()
         self.files: dict[str, bytes] = {}
@@ -42,9 +49,28 @@ class Harness:
         self.candidates = Candidates(self.store, self._fetch, self.clock)
         self.approvals = Approvals(self.store, self.clock, self.roles)
         self.trials = Trials(self.store, self.fleet, self.clock)
-        self.decisions = Decisions(self.store, self.clock)
+        self.decisions = Decisions(self.store, self.clock, self.roles)
+        self.deleting = Deleting(self.store, self.clock)
+        self.names = Names(self.store, self.clock)
+        self.removed: list[str] = []
+        self.newer: set[str] = set()
+        """What a run has stored again."""
+        self.collector = Collector(self.store, self.clock, self._remove, Retention(DAY_MS, HOUR_MS))
         self.tags = Tags(self.store, self.clock)
         self._verdicts = 0
+
+    def api(self) -> RegistryApi:
+        """Return the registry's door."""
+        return RegistryApi(
+            self.store,
+            self.specs,
+            self.approvals,
+            self.decisions,
+            self.tags,
+            self.names,
+            self.deleting,
+            self.collector,
+        )
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:
         """Apply the documents of `minutes` and what it needs."""
@@ -128,7 +154,7 @@ class Harness:
         """Return the news of versions."""
         return [
             topics.VERSIONS.decode(sent.value or b"")
-            for sent in self.store.outbox
+            for sent in self.memory.outbox
             if sent.topic == topics.VERSIONS.name
         ]
 
@@ -136,7 +162,7 @@ class Harness:
         """Return the news of what is wanted."""
         return [
             topics.DEPLOYMENTS.decode(sent.value or b"")
-            for sent in self.store.outbox
+            for sent in self.memory.outbox
             if sent.topic == topics.DEPLOYMENTS.name
         ]
 
@@ -144,7 +170,7 @@ class Harness:
         """Return the news of the audit log about the model."""
         entries = [
             topics.AUDIT.decode(sent.value or b"")
-            for sent in self.store.outbox
+            for sent in self.memory.outbox
             if sent.topic == topics.AUDIT.name
         ]
         return [entry for entry in entries if entry.resource == f"Model/{MODEL}"]
@@ -153,6 +179,12 @@ class Harness:
         if file.uri not in self.files:
             raise NotFound(f"artifact {file.uri} is not there")
         return self.files[file.uri]
+
+    async def _remove(self, file: StoredFile, _: int) -> Literal["removed", "gone", "newer"]:
+        if file.digest in self.newer:
+            return "newer"
+        self.removed.append(file.digest)
+        return "removed"
 
     async def _provide(self, needs: Sequence[Need]) -> None:
         """Kafka is there."""

@@ -5,7 +5,10 @@ Units run one after the other, and one that fails leaves nothing.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+import re
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -48,13 +51,18 @@ class _Kept:
     """All that the store holds, to be copied and put back as one."""
 
     inbox: set[str] = field(default_factory=set)
-    resources: dict[str, Applied] = field(default_factory=dict)
+    generations: dict[str, list[Applied]] = field(default_factory=dict)
     standings: dict[str, Standing] = field(default_factory=dict)
     versions: dict[str, list[Version]] = field(default_factory=dict)
     reigns: list[Reign] = field(default_factory=list)
     tags: dict[str, Tag] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     outbox: list[Outgoing] = field(default_factory=list)
+
+    def current(self) -> dict[str, Applied]:
+        """Return the newest generation of each spec that was not deleted."""
+        newest = {key: held[-1] for key, held in self.generations.items()}
+        return {key: held for key, held in newest.items() if not held.deleted}
 
 
 class MemoryStore:
@@ -82,11 +90,15 @@ class MemoryStore:
 
     async def resources(self, kind: str = "") -> Sequence[Applied]:
         """Return the current specs of a kind, or of all, by kind and name."""
-        return [held for _, held in sorted(self._kept.resources.items()) if kind in ("", held.kind)]
+        return [held for _, held in sorted(self._kept.current().items()) if kind in ("", held.kind)]
 
     async def resource(self, kind: str, name: str) -> Applied | None:
         """Return a current spec."""
-        return self._kept.resources.get(f"{kind}/{name}")
+        return self._kept.current().get(f"{kind}/{name}")
+
+    async def generations(self, kind: str, name: str) -> Sequence[Applied]:
+        """Return every generation of a spec, oldest first, those included that took it away."""
+        return list(self._kept.generations.get(f"{kind}/{name}", []))
 
     async def standing(self, model: str) -> Standing:
         """Return where a model stands."""
@@ -153,6 +165,26 @@ class MemoryStore:
             and version.approval.is_over(now_ms)
         ]
 
+    async def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:
+        """Yield the versions whose files are there and that came before a time or were let go."""
+        yield [
+            version
+            for model in sorted(self._kept.versions)
+            for version in await self.versions(model)
+            if version.files_gone_ms is None
+            and (version.created_at_ms < before_ms or version.let_go_ms is not None)
+        ]
+
+    async def digests(self, besides: Collection[tuple[str, int]]) -> AbstractSet[str]:
+        """Return what looks like a digest in any current spec, and in any version whose files are there, `besides` some."""
+        documents = [held.document for held in self._kept.current().values()] + [
+            version.candidate.document
+            for held in self._kept.versions.values()
+            for version in held
+            if version.files_gone_ms is None and (version.model, version.number) not in besides
+        ]
+        return set(re.findall("[0-9a-f]{64}", json.dumps(documents)))
+
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:
         """Return the entries that are meant, newest first."""
         meant = [
@@ -186,11 +218,15 @@ class MemoryUnit:
 
     async def applied(self) -> Mapping[str, Applied]:
         """Return the current specs by kind/name."""
-        return dict(self._kept.resources)
+        return self._kept.current()
+
+    async def last_generation(self, kind: str, name: str) -> int:
+        """Return the newest generation of a spec, whether or not it took it away; 0 if there never was one."""
+        return max((held.generation for held in self._kept.generations.get(f"{kind}/{name}", [])), default=0)
 
     async def put(self, applied: Applied) -> None:
         """Store a generation of a spec, and the news of it."""
-        self._kept.resources[applied.key] = applied
+        self._kept.generations.setdefault(applied.key, []).append(applied)
         await self.publish(applied)
 
     async def publish(self, applied: Applied) -> None:
@@ -226,6 +262,25 @@ class MemoryUnit:
         )  # fmt: skip
         held.append(version)
         return version
+
+    async def called(self, model: str, alias: str) -> Version | None:
+        """Return the version of a model that people gave an alias."""
+        held = self._kept.versions.get(model, [])
+        return next((version for version in held if alias in version.aliases), None)
+
+    async def set_names(self, version: Version) -> None:
+        """Store the aliases and tags of a version of a locked model."""
+        held = self._kept.versions[version.model]
+        held[version.number - 1] = replace(
+            held[version.number - 1], aliases=version.aliases, tags=dict(version.tags)
+        )
+
+    async def set_files(self, version: Version) -> None:
+        """Store since when the files of a version may be thrown away, and when they were."""
+        held = self._kept.versions[version.model]
+        held[version.number - 1] = replace(
+            held[version.number - 1], let_go_ms=version.let_go_ms, files_gone_ms=version.files_gone_ms
+        )
 
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
@@ -264,10 +319,14 @@ class MemoryUnit:
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        await self.end_live(model, at_ms)
+        self._kept.reigns.append(Reign(model, number, at_ms))
+
+    async def end_live(self, model: str, at_ms: int) -> None:
+        """End the time of the version that was live; none is, after it."""
         for reign in self._kept.reigns:
             if reign.model == model and reign.live_to_ms is None:
                 reign.live_to_ms = max(at_ms, reign.live_from_ms)
-        self._kept.reigns.append(Reign(model, number, at_ms))
 
     async def record(self, entry: Entry) -> None:
         """Append to the audit log, and send the news of it."""

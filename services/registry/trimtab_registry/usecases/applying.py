@@ -13,7 +13,14 @@ from trimtab_core.features import FeatureFault, names_read, table_column
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Fault
 
-from trimtab_registry.errors import BadSpecs, ColumnsInUse, FixedPartitions, UnknownResource, Unsigned
+from trimtab_registry.errors import (
+    BadSpecs,
+    ColumnsInUse,
+    FixedPartitions,
+    UnknownGeneration,
+    UnknownResource,
+    Unsigned,
+)
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.checks import Spec, World
 from trimtab_registry.usecases.entities import Applied, Change, Document, Entry
@@ -72,7 +79,10 @@ class Specs:
                 raise FixedPartitions(clashes)
             if held := await self._in_use(applied, changed):
                 raise ColumnsInUse(held)
-            changes = {key: _change(applied.get(key), spec, key in changed) for key, spec in wanted.items()}
+            changes = {
+                key: _change(applied.get(key), spec, key in changed) or await _created(unit, spec)
+                for key, spec in wanted.items()
+            }
             if not validate_only:
                 await self._provide(needs(changed.values(), world))
                 for key, spec in changed.items():
@@ -157,10 +167,31 @@ class Specs:
         world = World.of({held.key: held for held in await self._store.resources()}, {})
         await self._provide(needs(world.made(), world))
 
-    async def get(self, kind: str, name: str) -> Applied:
-        """Return a spec as applied."""
+    async def get(self, kind: str, name: str, generation: int = 0) -> Applied:
+        """Return a spec as applied, at present or in a generation.
+
+        Raises:
+            UnknownResource, UnknownGeneration: there is no such thing.
+        """
+        if generation:
+            history = await self.history(kind, name)
+            for held in history:
+                if held.generation == generation:
+                    return held
+            raise UnknownGeneration(kind, name, generation, history[-1].generation)
         found = await self._store.resource(kind, name)
         if found is None:
+            raise UnknownResource(kind, name)
+        return found
+
+    async def history(self, kind: str, name: str) -> Sequence[Applied]:
+        """Return every generation of a spec, oldest first, those included that took it away.
+
+        Raises:
+            UnknownResource: there never was one.
+        """
+        found = await self._store.generations(kind, name)
+        if not found:
             raise UnknownResource(kind, name)
         return found
 
@@ -188,9 +219,14 @@ def _partitions(spec: specs.Source | specs.FeatureView | specs.Table, world: Wor
             return 1  # a load is seen in its order
 
 
-def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change:
+async def _created(unit: Unit, spec: Spec) -> Change:
+    """Return the first generation of a spec, or the first after it was deleted."""
+    return Change(spec.kind, spec.name, "created", await unit.last_generation(spec.kind, spec.name) + 1)
+
+
+def _change(held: Applied | None, spec: Spec, is_new: bool) -> Change | None:
     if held is None:
-        return Change(spec.kind, spec.name, "created", 1)
+        return None
     return Change(
         spec.kind,
         spec.name,

@@ -17,7 +17,15 @@ from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected
 
 from trimtab_registry.usecases import evaluation, lifecycle
-from trimtab_registry.usecases.entities import Approval, Candidate, FinishedRun, Gate, Stage
+from trimtab_registry.usecases.entities import (
+    Approval,
+    CancelledRun,
+    Candidate,
+    Entry,
+    FinishedRun,
+    Gate,
+    Stage,
+)
 from trimtab_registry.usecases.lifecycle import REGISTRY
 from trimtab_registry.usecases.ports import Fetch, Store, Unit
 from trimtab_registry.usecases.rollouts import Standing
@@ -55,6 +63,21 @@ class Candidates:
                 if not await unit.first_sight(run.id):
                     return
                 await self._admit(unit, run, spec, findings)
+
+    async def note_cancelled(self, run: CancelledRun) -> None:
+        """Append to the audit log that a run was cancelled, once; the trainer has ended it already."""
+        async with self._store.begin() as unit:
+            if await unit.first_sight(run.id):
+                await unit.record(
+                    Entry(
+                        f"Model/{run.model}",
+                        "run_cancelled",
+                        run.actor,
+                        run.reason or f"run {run.run_id} was cancelled",
+                        run.at_ms,
+                        {"run_id": run.run_id} | ({"loop_id": run.loop_id} if run.loop_id else {}),
+                    )
+                )
 
     async def _judge(self, spec: specs.ModelSpec, candidate: Candidate) -> Findings:
         if not spec.gates:

@@ -102,6 +102,12 @@ class World:
                 found += self._model_faults(model)
         return found
 
+    def leaning_on(self, key: str) -> list[str]:
+        """Return the views and models (kind/name) that lean on a resource."""
+        views = [view.key for view in self.views.values() if f"Source/{view.spec.source}" == key]
+        models = [model.key for model in self.models.values() if key in self._leans_on(model) - {model.key}]
+        return sorted([*views, *models])
+
     def partitions(self, source: str) -> int:
         """Return the partitions of a source's topics."""
         return self.sources[source].spec.partitions

@@ -21,6 +21,7 @@ class Stage(StrEnum):
     ON_TRIAL = "ON_TRIAL"
     LIVE = "LIVE"
     ROLLED_BACK = "ROLLED_BACK"
+    RETIRED = "RETIRED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Applied:
     """sha256 of the document in canonical JSON."""
     applied_by: str
     applied_at_ms: int
+    deleted: bool = False
+    """Whether this generation took the spec away; `document` is what it was."""
 
     @property
     def key(self) -> str:
@@ -81,6 +84,20 @@ class FinishedRun:
     loop_id: str
     as_of_ms: int
     candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledRun:
+    """A run that somebody ended before it came to anything."""
+
+    id: str
+    """Of the news."""
+    run_id: str
+    model: str
+    loop_id: str
+    actor: str
+    reason: str
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,13 @@ class Version:
     live_to_ms: int | None = None
     approval: Approval | None = None
     """Of one that waits, or waited, for approval."""
+    aliases: tuple[str, ...] = ()
+    """That people gave."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    let_go_ms: int | None = None
+    """Since when nothing refers to its files, which may be thrown away after a grace."""
+    files_gone_ms: int | None = None
+    """When its files were thrown away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from typing import Any
 
 from trimtab_core import specs
 from trimtab_runtime import telemetry
+from trimtab_runtime.clock import iso
 
-from trimtab_registry.errors import UnknownModel, UnknownVersion
+from trimtab_registry.errors import NotNow, UnknownModel, UnknownVersion
+from trimtab_registry.usecases import stages
 from trimtab_registry.usecases.entities import Applied, Entry, Stage, StageChange, Version
 from trimtab_registry.usecases.ports import Store, Unit
 from trimtab_registry.usecases.rollouts import Move, Rollout, Standing, Strategy
@@ -57,11 +59,29 @@ async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
     return found
 
 
+def check_files(version: Version) -> None:
+    """Refuse a version that cannot serve any more.
+
+    Raises:
+        NotNow: its files were thrown away.
+    """
+    if version.files_gone_ms is not None:
+        raise NotNow(
+            f"the files of version {version.number} of {version.model!r} were thrown away at {iso(version.files_gone_ms)}, "
+            "when nothing had needed them for as long as they are kept: train another"
+        )
+
+
 async def set_stage(
     unit: Unit, standing: Standing, version: Version, stage: Stage, sentence: str, *, actor: str, at_ms: int,
     rollout_id: str = "",
 ) -> None:  # fmt: skip
-    """Record that `version` has come to `stage`."""
+    """Record that `version` has come to `stage`.
+
+    Raises:
+        IllegalStage: it cannot come there from where it is.
+    """
+    stages.check(version.model, version.number, version.stage, stage)
     await unit.set_stage(StageChange(version, stage, sentence, actor, at_ms, standing.generation, rollout_id))
     await audit(unit, version, stage.value.lower(), sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
 

@@ -1,9 +1,10 @@
 """What the use cases need from outside."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from trimtab_core.specs import Place, SourceSpec
 
@@ -35,6 +36,10 @@ class Unit(Protocol):
         """Return the current specs by kind/name, and keep others from applying until the unit ends."""
         ...
 
+    async def last_generation(self, kind: str, name: str) -> int:
+        """Return the newest generation of a spec, whether or not it took it away; 0 if there never was one."""
+        ...
+
     async def put(self, applied: Applied) -> None:
         """Store a generation of a spec, and the news of it."""
         ...
@@ -62,6 +67,18 @@ class Unit(Protocol):
         """Store a locked model's next version, and what it waits for."""
         ...
 
+    async def called(self, model: str, alias: str) -> Version | None:
+        """Return the version of a model that people gave an alias."""
+        ...
+
+    async def set_names(self, version: Version) -> None:
+        """Store the aliases and tags of a version of a locked model."""
+        ...
+
+    async def set_files(self, version: Version) -> None:
+        """Store since when the files of a version may be thrown away, and when they were."""
+        ...
+
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
         ...
@@ -80,6 +97,10 @@ class Unit(Protocol):
 
     async def go_live(self, model: str, number: int, at_ms: int) -> None:
         """End the time of the version that was live, and begin that of this one."""
+        ...
+
+    async def end_live(self, model: str, at_ms: int) -> None:
+        """End the time of the version that was live; none is, after it."""
         ...
 
     async def tags(self) -> Mapping[str, Tag]:
@@ -114,6 +135,10 @@ class Store(Protocol):
         """Return a current spec."""
         ...
 
+    async def generations(self, kind: str, name: str) -> Sequence[Applied]:
+        """Return every generation of a spec, oldest first, those included that took it away."""
+        ...
+
     async def standing(self, model: str) -> Standing:
         """Return where a model stands."""
         ...
@@ -146,6 +171,14 @@ class Store(Protocol):
         """Return the versions that have waited for approval too long, by model and number."""
         ...
 
+    def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:
+        """Yield, in pages by model and number, the versions whose files are there and that came before a time or were let go."""
+        ...
+
+    async def digests(self, besides: Collection[tuple[str, int]]) -> AbstractSet[str]:
+        """Return what looks like a digest in any current spec, and in any version whose files are there, `besides` some."""
+        ...
+
     async def audit(self, query: AuditQuery) -> Sequence[Entry]:
         """Return the entries that are meant, newest first."""
         ...
@@ -172,3 +205,6 @@ SchemaFaults = Callable[[SourceSpec], Awaitable[Sequence[tuple[Place, str]]]]
 
 Fetch = Callable[[StoredFile], Awaitable[bytes]]
 """Reads an artifact; raises `Rejected` if it is gone or not itself, `Unavailable` if it cannot be read now."""
+
+Remove = Callable[[StoredFile, int], Awaitable[Literal["removed", "gone", "newer"]]]
+"""Throws an artifact away, unless it was stored at a time or later; raises `Unavailable`."""

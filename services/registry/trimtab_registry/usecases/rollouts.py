@@ -1,8 +1,9 @@
 """Where a model stands, and the only ways in which that changes.
 
 `MOVES` is the whole state machine of a rollout; what it does not list is refused.
-Once a model has a champion it has exactly one for ever, and each change of what
-serving and monitoring are told raises `generation` by one.
+Once a model has a champion it has exactly one until a person takes the model out of
+service, and each change of what serving and monitoring are told raises `generation`
+by one.
 """
 
 from dataclasses import dataclass, replace
@@ -179,6 +180,18 @@ class Standing:
             raise IllegalMove(f"nothing can be restored in {self}")
         return replace(
             self, generation=self.generation + 1, champion=self.previous, previous=None, changed_at_ms=at_ms
+        )
+
+    def withdraw(self, at_ms: int) -> Self:
+        """Take the model out of service: nothing is wanted of it until another version comes.
+
+        Raises:
+            IllegalMove: a rollout is open.
+        """
+        if self.trial is not None:
+            raise IllegalMove(f"a model is not withdrawn while a rollout is open: {self}")
+        return replace(
+            self, generation=self.generation + 1, champion=None, previous=None, live=None, changed_at_ms=at_ms
         )
 
     def confirm(self) -> Self:

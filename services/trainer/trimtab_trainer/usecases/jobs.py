@@ -20,7 +20,16 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
 
-from trimtab_trainer.usecases.entities import Candidate, Command, Job, News, Progress, Stage, Status
+from trimtab_trainer.usecases.entities import (
+    Candidate,
+    Command,
+    Job,
+    News,
+    Progress,
+    Stage,
+    Status,
+    StoredFile,
+)
 from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Specs, Store
 from trimtab_trainer.usecases.trials import Trial, fingerprint, hand_over
 
@@ -162,10 +171,13 @@ class Jobs:
     async def _keep_log(self, attempt: _Attempt) -> None:
         """Keep what the attempt wrote; a log that cannot be kept costs no run its outcome."""
         try:
-            if await asyncio.to_thread(_shorten, path := attempt.folder / "log"):
-                await self._store.keep_log(attempt.job, await asyncio.to_thread(self._artifacts.put, path))
-        except OSError as error:
+            if not await asyncio.to_thread(_shorten, path := attempt.folder / "log"):
+                return
+            stored = await asyncio.to_thread(self._artifacts.put, path)
+        except (OSError, Unavailable) as error:
             log.warning("the log of %s is not kept: %s", attempt.job.run_id, error)
+            return
+        await self._store.keep_log(attempt.job, stored)
 
     async def _outcome(self, attempt: _Attempt) -> News:
         job = attempt.job
@@ -206,11 +218,10 @@ class Jobs:
             await self._resume_search(attempt, fingerprint(rows.digest, model))
         fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
         attempt.tell(Progress(Stage.STORING))
-        put = self._artifacts.put
         return Candidate(
-            model=await asyncio.to_thread(put, fitted.model),
-            reference=await asyncio.to_thread(put, fitted.reference),
-            evaluation=await asyncio.to_thread(put, fitted.evaluation),
+            model=await self._stored(fitted.model, attempt),
+            reference=await self._stored(fitted.reference, attempt),
+            evaluation=await self._stored(fitted.evaluation, attempt),
             fitted=fitted,
             training_set=rows,
             champion_version=champion.number if champion else 0,
@@ -223,6 +234,19 @@ class Jobs:
         attempt.searches_for = of
         earlier = await self._store.resume(attempt.job, self._owner, of=of)
         await asyncio.to_thread(hand_over, attempt.folder, earlier)
+
+    async def _stored(self, path: Path, attempt: _Attempt) -> StoredFile:
+        """Store a file; where that is away it is waited for here, for what was fitted need not be fitted again."""
+        until_ms = self._clock.now_ms() + self._patience_ms
+        while True:
+            try:
+                return await asyncio.to_thread(self._artifacts.put, path)
+            except Unavailable as error:
+                if self._clock.now_ms() >= until_ms:
+                    raise
+                log.warning("run %s waits: %s", attempt.job.run_id, error)
+                attempt.tell(Progress(Stage.WAITING, waits_for=str(error)))
+                await asyncio.sleep(1.0)
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())

@@ -104,6 +104,36 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
                 _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/ListGenerations',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.FromString,
+                _registered_method=True)
+        self.DeleteResource = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/DeleteResource',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DeleteResourceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/SetAlias',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.TagVersion = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/TagVersion',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
+                _registered_method=True)
+        self.Retire = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/Retire',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireResponse.FromString,
+                _registered_method=True)
+        self.CollectArtifacts = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/CollectArtifacts',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.FromString,
+                _registered_method=True)
         self.GetAudit = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/GetAudit',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
@@ -204,6 +234,43 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGenerations(self, request, context):
+        """Every generation of a spec, oldest first, those included that took it away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteResource(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagVersion(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retire(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectArtifacts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -289,6 +356,36 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListDatasetTags,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'DeleteResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteResource,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DeleteResourceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'TagVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagVersion,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.SerializeToString,
+            ),
+            'Retire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retire,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireResponse.SerializeToString,
+            ),
+            'CollectArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectArtifacts,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.SerializeToString,
             ),
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
@@ -679,6 +776,168 @@ class Registry:
             '/trimtab.registry.v1.Registry/ListDatasetTags',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/ListGenerations',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListGenerationsRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/DeleteResource',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DeleteResourceRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Resource.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/SetAlias',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/TagVersion',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.TagVersionRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/Retire',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RetireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/CollectArtifacts',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

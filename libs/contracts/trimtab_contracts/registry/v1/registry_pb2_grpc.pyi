@@ -46,6 +46,13 @@ class RegistryStub:
     TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
     UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
     ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGenerationsRequest, _registry_pb2.ListResourcesResponse]
+    """Every generation of a spec, oldest first, those included that took it away."""
+    DeleteResource: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteResourceRequest, _registry_pb2.Resource]
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
+    TagVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.Version]
+    Retire: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetireRequest, _registry_pb2.RetireResponse]
+    CollectArtifacts: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CollectArtifactsRequest, _registry_pb2.CollectArtifactsResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
     ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
     """all of it, oldest first"""
@@ -68,6 +75,13 @@ class RegistryAsyncStub(RegistryStub):
     TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
     UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
     ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGenerationsRequest, _registry_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    """Every generation of a spec, oldest first, those included that took it away."""
+    DeleteResource: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteResourceRequest, _registry_pb2.Resource]  # type: ignore[assignment]
+    SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
+    TagVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.Version]  # type: ignore[assignment]
+    Retire: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetireRequest, _registry_pb2.RetireResponse]  # type: ignore[assignment]
+    CollectArtifacts: _aio.UnaryUnaryMultiCallable[_registry_pb2.CollectArtifactsRequest, _registry_pb2.CollectArtifactsResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     """all of it, oldest first"""
@@ -171,6 +185,49 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListDatasetTagsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListDatasetTagsResponse, _abc.Awaitable[_registry_pb2.ListDatasetTagsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _registry_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListResourcesResponse, _abc.Awaitable[_registry_pb2.ListResourcesResponse]]:
+        """Every generation of a spec, oldest first, those included that took it away."""
+
+    @_abc_1.abstractmethod
+    def DeleteResource(
+        self,
+        request: _registry_pb2.DeleteResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Resource, _abc.Awaitable[_registry_pb2.Resource]]: ...
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _registry_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TagVersion(
+        self,
+        request: _registry_pb2.TagVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Version, _abc.Awaitable[_registry_pb2.Version]]: ...
+
+    @_abc_1.abstractmethod
+    def Retire(
+        self,
+        request: _registry_pb2.RetireRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RetireResponse, _abc.Awaitable[_registry_pb2.RetireResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CollectArtifacts(
+        self,
+        request: _registry_pb2.CollectArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CollectArtifactsResponse, _abc.Awaitable[_registry_pb2.CollectArtifactsResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetAudit(
