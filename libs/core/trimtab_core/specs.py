@@ -720,6 +720,26 @@ class RetrainSpec(Spec):
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
 
+class CardSpec(Spec):
+    """What only people know of a model, for its card; who owns it is in `metadata.owner`."""
+
+    purpose: str | None = None
+    """What it is for."""
+    intended_use: str | None = None
+    """By whom and where it is to be used, and where not."""
+    limits: tuple[str, ...] = ()
+    """What is known of where it is wrong, a sentence each."""
+
+
+class EvidenceSpec(Spec):
+    """What is told of a candidate beyond what its gates read."""
+
+    slices: tuple[str, ...] = ()
+    """Features by whose values its metrics are told as well: a name, or `zone` for `request.zone`."""
+    learning_curve: bool = False
+    """Whether it is fitted to an eighth, a quarter and a half of the rows too, which costs about a fit more."""
+
+
 _CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
@@ -738,6 +758,8 @@ class ModelSpec(Spec):
     rollout: RolloutSpec = RolloutSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
+    evidence: EvidenceSpec | None = None
+    card: CardSpec | None = None
 
     @property
     def judged_by(self) -> MetricName:
@@ -829,6 +851,28 @@ def parse(kind: str, document: dict[str, Any]) -> AnyResource:
         KeyError: there is no such kind.
     """
     return KINDS[kind].model_validate(document)
+
+
+def gaps(model: Model) -> list[tuple[Place, str]]:
+    """Return what a model's card lacks that only people know: where it goes, and a sentence."""
+    card = model.spec.card or CardSpec()
+    missing: list[tuple[Place, str]] = []
+    if not model.metadata.owner:
+        missing.append((("metadata", "owner"), "nobody is named: say who answers for the model"))
+    if not card.purpose:
+        missing.append((("spec", "card", "purpose"), "it is missing: say what the model is for"))
+    if not card.intended_use:
+        missing.append(
+            (
+                ("spec", "card", "intended_use"),
+                "it is missing: say who uses it where, and where not to use it",
+            )
+        )
+    if not card.limits:
+        missing.append(
+            (("spec", "card", "limits"), "none is named: say where the model is known to be wrong")
+        )
+    return missing
 
 
 def to_document(resource: AnyResource) -> dict[str, Any]:
