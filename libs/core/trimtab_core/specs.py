@@ -778,11 +778,22 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        for index, name in enumerate(self.evidence.slices if self.evidence else ()):
+            if not self._has(name):
+                yield (
+                    ("evidence", "slices", index),
+                    f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
+                )
         if self.rollout.cap is None and self.judged_by not in _CAPS:
             yield (
                 ("rollout", "cap"),
                 f"it is missing: say how much one row's {self.judged_by} may count at most",
             )
+
+    def _has(self, name: str) -> bool:
+        """Return whether a feature is called `name`, or is the field of that name of the request."""
+        called = {feature.partition(" = ")[0].strip() for feature in self.features}
+        return bool(called & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
 
 
 class _Resource(Spec):

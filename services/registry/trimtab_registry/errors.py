@@ -7,7 +7,7 @@ Rejected
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
 ├── BadTag            what cannot be the name of a dataset
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag, NoEvidence
 └── Conflict          ColumnsInUse, FixedPartitions, NotNow
 """
 
@@ -82,6 +82,15 @@ class UnknownTag(NotFound):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no dataset is tagged {name!r}: look at `trimtab get datasets`")
+
+
+class NoEvidence(NotFound):
+    """A version came without evidence."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"the version of run {run_id!r} came without evidence, from a trainer of an earlier release: train again"
+        )
 
 
 class BadTag(Rejected):

@@ -52,6 +52,7 @@ class ChildProcess:
             model=folder / "model.onnx",
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
+            evidence=folder / "evidence.json",
             **{**outcome, "features": tuple(outcome["features"])},
         )
 

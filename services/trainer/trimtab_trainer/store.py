@@ -18,11 +18,12 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
 
 _encode = msgspec.json.Encoder().encode
 _progress_of = msgspec.json.Decoder(Progress).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
+_notes_of = msgspec.json.Decoder(tuple[Note, ...]).decode
 
 _CLAIM = """
 UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts = attempts + 1,
@@ -147,6 +148,22 @@ class PostgresStore:
                 _encode(log).decode(),
             )
 
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run.
+
+        Raises:
+            UnknownRun: there is none of the id.
+        """
+        with outages():
+            row = await self._pool.fetchrow(
+                "UPDATE jobs SET notes = notes || jsonb_build_array($2::jsonb) WHERE run_id = $1 RETURNING *",
+                run_id,
+                _encode(note).decode(),
+            )
+        if row is None:
+            raise UnknownRun(run_id)
+        return _told(row)
+
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         with outages():
@@ -183,6 +200,7 @@ def _told(row: asyncpg.Record) -> Told:
         row["event"],
         _progress_of(row["progress"]) if row["progress"] else None,
         _file_of(row["log"]) if row["log"] else None,
+        _notes_of(row["notes"]),
     )
 
 

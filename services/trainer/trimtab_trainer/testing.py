@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
 
 
 class MemoryStore:
@@ -17,6 +17,7 @@ class MemoryStore:
         self._leases: dict[str, tuple[str, int]] = {}
         self._progress: dict[str, Progress] = {}
         self._logs: dict[str, StoredFile] = {}
+        self._notes: dict[str, tuple[Note, ...]] = {}
 
     async def add(self, news: News) -> bool:
         """Queue a job and the news of it; False if its command has a job already."""
@@ -73,6 +74,13 @@ class MemoryStore:
         if self._newest[job.run_id].job.attempts == job.attempts:
             self._logs[job.run_id] = log
 
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run."""
+        if run_id not in self._newest:
+            raise UnknownRun(run_id)
+        self._notes[run_id] = (*self._notes.get(run_id, ()), note)
+        return self._told(self._newest[run_id])
+
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         found = self._newest.get(run_id)
@@ -98,4 +106,5 @@ class MemoryStore:
     def _told(self, news: News) -> Told:
         run_id = news.job.run_id
         message = to_message(news).SerializeToString()
-        return Told(news.job, message, self._progress.get(run_id), self._logs.get(run_id))
+        progress, log = self._progress.get(run_id), self._logs.get(run_id)
+        return Told(news.job, message, progress, log, self._notes.get(run_id, ()))

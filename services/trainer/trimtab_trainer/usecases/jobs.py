@@ -195,6 +195,7 @@ class Jobs:
             model=await asyncio.to_thread(put, fitted.model),
             reference=await asyncio.to_thread(put, fitted.reference),
             evaluation=await asyncio.to_thread(put, fitted.evaluation),
+            evidence=await asyncio.to_thread(put, fitted.evidence),
             fitted=fitted,
             training_set=rows,
             champion_version=champion.number if champion else 0,

@@ -11,6 +11,7 @@ from trimtab_trainer.usecases.entities import (
     Fitted,
     Job,
     News,
+    Note,
     Progress,
     StoredFile,
     Told,
@@ -51,6 +52,10 @@ class Store(Protocol):
 
     async def keep_log(self, job: Job, log: StoredFile) -> None:
         """Name the log of a job's attempt; that of an older attempt changes nothing."""
+        ...
+
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run; `UnknownRun` if there is none of the id."""
         ...
 
     async def get(self, run_id: str) -> Told | None:

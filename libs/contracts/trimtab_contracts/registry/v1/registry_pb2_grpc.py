@@ -104,6 +104,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
                 _registered_method=True)
+        self.GetEvidence = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/GetEvidence',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.FromString,
+                _registered_method=True)
         self.GetAudit = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/GetAudit',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
@@ -204,6 +209,12 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvidence(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -289,6 +300,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListDatasetTags,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.SerializeToString,
+            ),
+            'GetEvidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvidence,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.SerializeToString,
             ),
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
@@ -679,6 +695,33 @@ class Registry:
             '/trimtab.registry.v1.Registry/ListDatasetTags',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.ListDatasetTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/GetEvidence',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

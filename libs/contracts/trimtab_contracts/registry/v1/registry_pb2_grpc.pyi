@@ -46,6 +46,7 @@ class RegistryStub:
     TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
     UntagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]
     ListDatasetTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]
+    GetEvidence: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetEvidenceRequest, _registry_pb2.GetEvidenceResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
     ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
     """all of it, oldest first"""
@@ -68,6 +69,7 @@ class RegistryAsyncStub(RegistryStub):
     TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
     UntagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.UntagDatasetRequest, _registry_pb2.UntagDatasetResponse]  # type: ignore[assignment]
     ListDatasetTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetTagsRequest, _registry_pb2.ListDatasetTagsResponse]  # type: ignore[assignment]
+    GetEvidence: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetEvidenceRequest, _registry_pb2.GetEvidenceResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     """all of it, oldest first"""
@@ -171,6 +173,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListDatasetTagsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListDatasetTagsResponse, _abc.Awaitable[_registry_pb2.ListDatasetTagsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetEvidence(
+        self,
+        request: _registry_pb2.GetEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetEvidenceResponse, _abc.Awaitable[_registry_pb2.GetEvidenceResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetAudit(

@@ -266,6 +266,7 @@ class Run(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """0 while it is queued; another one begins where a trainer was lost"""
     @_builtins.property
@@ -284,6 +285,10 @@ class Run(_message.Message):
     def log(self) -> _common_pb2.Artifact:
         """of the attempt that ended; not set before, nor of one that never started"""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
+        """what people wrote on it, oldest first"""
+
     def __init__(
         self,
         *,
@@ -294,10 +299,11 @@ class Run(_message.Message):
         attempt: _builtins.int = ...,
         progress: Global___Progress | None = ...,
         log: _common_pb2.Artifact | None = ...,
+        notes: _abc.Iterable[Global___Note] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "finished_at", b"finished_at", "log", b"log", "notes", b"notes", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +327,8 @@ class Progress(_message.Message):
         EVALUATING: Progress._Stage.ValueType  # 4
         EXPORTING: Progress._Stage.ValueType  # 5
         STORING: Progress._Stage.ValueType  # 6
+        EXPLAINING: Progress._Stage.ValueType  # 10
+        """after EXPORTING"""
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
     STAGE_UNSPECIFIED: Progress.Stage.ValueType  # 0
@@ -331,6 +339,8 @@ class Progress(_message.Message):
     EVALUATING: Progress.Stage.ValueType  # 4
     EXPORTING: Progress.Stage.ValueType  # 5
     STORING: Progress.Stage.ValueType  # 6
+    EXPLAINING: Progress.Stage.ValueType  # 10
+    """after EXPORTING"""
 
     STAGE_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
@@ -389,6 +399,59 @@ class CancelRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
+
+@_typing.final
+class Note(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    by: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """wall clock"""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Note: _TypeAlias = Note  # noqa: Y015
+
+@_typing.final
+class NoteRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    text: _builtins.str
+    by: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "run_id", b"run_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteRunRequest: _TypeAlias = NoteRunRequest  # noqa: Y015
 
 @_typing.final
 class WatchRunRequest(_message.Message):
