@@ -71,6 +71,7 @@ class ModelCard:
             "gates": self._gates(),
             "lineage": self._lineage(),
             "approvals": self._approvals(),
+            "served": self._served(),
             "history": self._history(),
             "notes": self._notes(),
         }
@@ -96,6 +97,7 @@ class ModelCard:
                 Text(self._waited()),
                 Table(self._approvals()),
                 Heading("History"),
+                Items({"served": self._served()}),
                 Table(self._history(), empty="Nothing is on record."),
                 Heading("Notes"),
                 Table(self._notes(), empty="Nobody wrote a note on its run: `trimtab run note`."),
@@ -195,7 +197,9 @@ class ModelCard:
         yield Bullets([f"`{name}`" for name in candidate.features])
         yield Heading("Training", 3)
         parameters = {
-            name: value for name, value in _plain(candidate.parameters).items() if value is not None
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in dict(candidate.parameters).items()
+            if value is not None
         }
         yield Items(parameters | {"seed": candidate.seed, "window": self._window()})
         yield Table(
@@ -208,10 +212,10 @@ class ModelCard:
 
     def _data(self) -> dict[str, Any]:
         spec, candidate = self.model.spec, self.version.candidate
-        views = {name for text in spec.features for name in views_named(text)}
+        views = {name for text in spec.features for name in views_named(text)} - {"request"}
         tables = {name for text in spec.features for name in tables_named(text)}
         return {
-            "rows": f"`{spec.source}`",
+            "source": f"`{spec.source}`",
             "label": f"`{spec.label.source}.{spec.label.value}`, within {format_duration(spec.label.within)}",
             "views": ", ".join(sorted(views)),
             "tables": ", ".join(sorted(tables)),
@@ -258,20 +262,15 @@ class ModelCard:
             for given in self.version.approval.given
         ]
 
+    def _served(self) -> str:
+        began, ended = (_time(self.version, name) for name in ("live_from", "live_to"))
+        return f"from {began} {f'to {ended}' if ended else 'on'}" if began else "never as the champion"
+
     def _history(self) -> list[Row]:
-        served = [
-            {"at": _time(self.version, name), "what": what, "by": "", "why": ""}
-            for name, what in (
-                ("live_from", "begins to serve as the champion"),
-                ("live_to", "serves no longer"),
-            )
-            if _time(self.version, name)
-        ]
-        done = [
+        return [
             {"at": _time(deed, "at"), "what": deed.action.replace("_", " "), "by": deed.actor, "why": deed.reason}
             for deed in self.deeds
         ]  # fmt: skip
-        return sorted([*done, *served], key=lambda row: row["at"])
 
     def _notes(self) -> list[Row]:
         notes = self.run.notes if self.run else ()
@@ -323,7 +322,3 @@ def _stage(version: Version) -> str:
 
 def _time(message: Any, name: str) -> str:
     return iso(from_timestamp(getattr(message, name))) if message.HasField(name) else ""
-
-
-def _plain(parameters: Any) -> dict[str, Any]:
-    return dict(parameters)

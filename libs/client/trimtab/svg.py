@@ -17,7 +17,7 @@ _INK, _GRID = "#333", "#e4e4e4"
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 32, 44
 _BAR = 22
-_CHARACTER = 7
+_CHARACTER = 7.5
 """The width of one of the labels' characters, about."""
 
 Point = tuple[float, float]
