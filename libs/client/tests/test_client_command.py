@@ -333,6 +333,7 @@ def test_a_plan_tells_what_would_change_key_by_key_and_changes_nothing(
             {"kind": "Source", "name": "s.v2", "action": "created", "differences": []},
         ],
         "faults": [],
+        "warnings": [],
     }
 
 

@@ -291,7 +291,7 @@ def tell(running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_the_newest_archived_day_is_drawn_beside_its_card(running: Running, tell: Run) -> None:
     said = json.loads(tell("rides", "--rows", "20", "--json"))
 
-    assert said["files"] == ["reports/rides-2019-04-14.html", "reports/rides.md"]
+    assert said["files"] == ["reports/rides-2019-04-14.html", "reports/rides.md", "reports/rides.html"]
     assert running.asked == [(FIRST, FIRST + DAY_MS, 20)]
     [drawn] = said["profiles"]
     assert [day["day"] for day in drawn["quality"]] == ["2019-04-14"]
@@ -302,7 +302,7 @@ def test_the_newest_archived_day_is_drawn_beside_its_card(running: Running, tell
 def test_the_card_alone_needs_no_evidently(tell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
-    assert tell("rides", "--card", "--out", "cards") == "wrote cards/rides.md\n"
+    assert tell("rides", "--card", "--out", "cards") == "wrote cards/rides.md\nwrote cards/rides.html\n"
 
     with pytest.raises(Rejected, match=r"pip install 'trimtab\[report\]'"):
         tell("rides")

@@ -1,9 +1,9 @@
 """The data card of a source: what is promised of its data, what came of that, and who leans on it.
 
-A card is text for people, in Markdown; `described` has the same for programs.
+A card is a page for people; `described` has the same for programs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,10 @@ from trimtab_runtime.clock import iso
 
 from trimtab.datasets import Events
 from trimtab.metrics import Day
+from trimtab.pages import Block, Bullets, Heading, Items, Links, Page, Row, Table, Text
 
 _DAYS = 31
 """Days whose quality is shown one by one, the newest."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +52,36 @@ class Card:
 
     def markdown(self, profiles: Mapping[str, str]) -> str:
         """Return the card; `profiles` are links to pages by the day, or range, that they are of."""
+        return self.page(profiles).markdown()
+
+    def page(self, profiles: Mapping[str, str]) -> Page:
+        """Return the card as a page."""
         said = self.source.metadata
-        parts = [
-            f"# {self.source.name}",
-            _plain(
+        blocks: list[Block] = [
+            Text(
                 said.description
                 or "Nobody has described this source yet: say what it is in `metadata.description`."
             ),
-            f"Owner: {_plain(said.owner or 'nobody is named in `metadata.owner`')}",
-            "## Contract",
-            _items(self._contract()),
-            _table(_field(name, field) for name, field in self.source.spec.shown.items()),
-            "## Versions",
-            f"Major versions that are applied: {', '.join(self.majors)}.",
-            _table(self.applied),
-            "## Archive",
-            _items(self._archived()),
-            "## Quality",
+            Text(f"Owner: {said.owner or 'nobody is named in `metadata.owner`'}"),
+            Heading("Contract"),
+            Items(self._contract()),
+            Table([_field(name, field) for name, field in self.source.spec.shown.items()]),
+            Heading("Versions"),
+            Text(f"Major versions that are applied: {', '.join(self.majors)}."),
+            Table(self.applied),
+            Heading("Archive"),
+            Items(self._archived()),
+            Heading("Quality"),
             *self._quality(),
-            "## Dead letters",
-            _table([self.letters]) or "None is kept.",
-            "## Who leans on it",
-            _table(self.views) or "No view is made of it.",
-            _table(self.models) or "No model leans on it.",
+            Heading("Dead letters"),
+            Table([self.letters] if self.letters else [], empty="None is kept."),
+            Heading("Who leans on it"),
+            Table(self.views, empty="No view is made of it."),
+            Table(self.models, empty="No model leans on it."),
         ]
         if profiles:
-            links = [f"- [{day}]({file})" for day, file in sorted(profiles.items(), reverse=True)]
-            parts += ["## Profiles", "\n".join(links)]
-        return "\n\n".join(part for part in parts if part) + "\n"
+            blocks += [Heading("Profiles"), Links(dict(sorted(profiles.items(), reverse=True)))]
+        return Page(self.source.name, blocks)
 
     def _contract(self) -> dict[str, Any]:
         spec = self.source.spec
@@ -102,14 +103,14 @@ class Card:
             "version of the table": found.version,
         }
 
-    def _quality(self) -> Iterator[str]:
+    def _quality(self) -> Iterator[Block]:
         if not self.days:
-            yield "Nothing has been told of it, or not within the time that metrics are kept."
+            yield Text("Nothing has been told of it, or not within the time that metrics are kept.")
             return
-        yield _table(day.row() for day in [*reversed(self.days[-_DAYS:]), _together(self.days)])
+        yield Table([day.row() for day in [*reversed(self.days[-_DAYS:]), _together(self.days)]])
         if len(self.days) > _DAYS:
-            yield f"{len(self.days) - _DAYS} earlier days are in the total alone."
-        yield "\n".join(f"- {day.day}: {said}" for day in self.days[-_DAYS:] for said in day.failed)
+            yield Text(f"{len(self.days) - _DAYS} earlier days are in the total alone.")
+        yield Bullets([f"{day.day}: {said}" for day in self.days[-_DAYS:] for said in day.failed])
 
 
 def _together(days: Sequence[Day]) -> Day:
@@ -161,24 +162,3 @@ def _cleaned(field: FieldSpec) -> Iterator[str]:
         yield f"null becomes {field.default}"
     if field.sent_in is not None:
         yield f"converted from {field.sent_in}"
-
-
-def _items(said: Mapping[str, Any]) -> str:
-    there = {name: value for name, value in said.items() if value not in (None, "")}
-    return "\n".join(f"- {name}: {_plain(value)}" for name, value in there.items())
-
-
-def _table(rows: Iterable[Row]) -> str:
-    """Return rows as a table, without columns in which there is nothing; nothing for no rows."""
-    rows = list(rows)
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, "") for row in rows)]
-    if not names:
-        return ""
-    lines = [names, ["---"] * len(names), *([_plain(row[name]) for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _plain(value: Any) -> str:
-    """Return a value as text that stays within its line and its cell."""
-    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "\\|").split())

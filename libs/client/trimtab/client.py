@@ -462,6 +462,23 @@ class Trimtab:
         answer: training.Run = await self._trainer.CancelRun(request)
         return answer
 
+    async def note_run(self, run_id: str, text: str, *, actor: str) -> training.Run:
+        """Write a note on a run; what was written stays."""
+        run: training.Run = await self._trainer.NoteRun(
+            training.NoteRunRequest(run_id=run_id, text=text, by=actor)
+        )
+        return run
+
+    async def evidence(self, run_id: str) -> dict[str, Any]:
+        """Return what was found of the version that was made of a run: figures with intervals, slices, tables of plots.
+
+        Raises:
+            NotFound: there is no version of it, or it came without.
+        """
+        answer = await self._registry.GetEvidence(registry.GetEvidenceRequest(run_id=run_id))
+        found: dict[str, Any] = msgspec.json.decode(answer.text)
+        return found
+
     async def run_log(self, run_id: str) -> str:
         """Return what the training process of a run that has ended wrote."""
         return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)

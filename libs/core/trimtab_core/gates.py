@@ -12,12 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core import bootstrap
 from trimtab_core.losses import Metric, aggregate
 
 Floats = NDArray[np.float64]
 
 _MOST_UNITS: Final = 4_096
-_CHUNK: Final = 500_000
 _MOST_WORSE: Final = 1e6
 """The largest ratio that is told: beside a champion without loss it has no bound, and a figure must be finite."""
 _NORMAL: Final = NormalDist()
@@ -149,36 +149,19 @@ def _versus(gate: ChampionGate, candidate: Floats, champion: Floats, seed: int, 
 def _bca(
     gate: ChampionGate, candidate: Floats, champion: Floats, value: float, seed: int, rounds: int
 ) -> tuple[float, float]:
-    """Bound the difference by the paired bootstrap, bias-corrected and accelerated (Efron 1987).
-
-    Rows are resampled in at most 4,096 contiguous units, which keeps its time bounded and near rows together.
-    """
-    units = min(candidate.size, _MOST_UNITS)
-    starts = np.linspace(0, candidate.size, units, endpoint=False).astype(np.int64)
+    """Bound the difference by the paired bootstrap, over at most 4,096 units."""
+    starts = bootstrap.starts(candidate.size, _MOST_UNITS)
     sizes = np.diff(np.append(starts, candidate.size)).astype(np.float64)
     sums = np.stack([np.add.reduceat(champion, starts), np.add.reduceat(candidate, starts), sizes])
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // units)
-    drawn = [
-        _difference(
-            gate.metric, sums[:, rng.integers(0, units, (min(step, rounds - first), units))].sum(axis=-1)
-        )
-        for first in range(0, rounds, step)
-    ]
-    boot = np.sort(np.concatenate(drawn))
-    if units < 2 or boot[0] == boot[-1]:
-        return value, value
-    without = _difference(gate.metric, sums.sum(axis=-1, keepdims=True) - sums)
-    pull = without.mean() - without
-    acceleration = float((pull**3).sum() / (6 * (pull**2).sum() ** 1.5)) if pull.any() else 0.0
-    below = (np.count_nonzero(boot < value) + np.count_nonzero(boot == value) / 2) / rounds
-    bias = _NORMAL.inv_cdf(min(max(below, 1 / rounds), 1 - 1 / rounds))
-    at = []
-    for share in (1 - gate.confidence, gate.confidence):
-        z = bias + _NORMAL.inv_cdf(share)
-        at.append(_NORMAL.cdf(bias + z / max(1 - acceleration * z, 1e-3)))
-    low, high = np.quantile(boot, at)
-    return float(low), float(high)
+    shares = (1 - gate.confidence, gate.confidence)
+
+    def difference(drawn: Floats) -> Floats:
+        return _difference(gate.metric, drawn)[None]
+
+    [(low, high)] = bootstrap.bounds(
+        sums, difference, np.array([value]), shares, seed=seed, rounds=rounds
+    ).tolist()
+    return low, high
 
 
 def _difference(metric: Metric, sums: Floats) -> Floats:

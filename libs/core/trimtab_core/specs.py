@@ -806,6 +806,26 @@ class RetrainSpec(Spec):
     at_most: PerTime = Rate(4, parse_duration("60d"))
 
 
+class CardSpec(Spec):
+    """What only people know of a model, for its card; who owns it is in `metadata.owner`."""
+
+    purpose: str | None = None
+    """What it is for."""
+    intended_use: str | None = None
+    """By whom and where it is to be used, and where not."""
+    limits: tuple[str, ...] = ()
+    """What is known of where it is wrong, a sentence each."""
+
+
+class EvidenceSpec(Spec):
+    """What is told of a candidate beyond what its gates read."""
+
+    slices: tuple[str, ...] = ()
+    """Features by whose values its metrics are told as well: a name, or `zone` for `request.zone`."""
+    learning_curve: bool = False
+    """Whether it is fitted to an eighth, a quarter and a half of the rows too, which costs about a fit more."""
+
+
 _CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
@@ -825,6 +845,8 @@ class ModelSpec(Spec):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     alerts: AlertsSpec = AlertsSpec()
+    evidence: EvidenceSpec | None = None
+    card: CardSpec | None = None
 
     @property
     def judged_by(self) -> MetricName:
@@ -848,11 +870,22 @@ class ModelSpec(Spec):
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
+        for index, name in enumerate(self.evidence.slices if self.evidence else ()):
+            if not self._has(name):
+                yield (
+                    ("evidence", "slices", index),
+                    f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
+                )
         if self.rollout.cap is None and self.judged_by not in _CAPS:
             yield (
                 ("rollout", "cap"),
                 f"it is missing: say how much one row's {self.judged_by} may count at most",
             )
+
+    def _has(self, name: str) -> bool:
+        """Return whether a feature is called `name`, or is the field of that name of the request."""
+        called = {feature.partition(" = ")[0].strip() for feature in self.features}
+        return bool(called & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
 
 
 class _Resource(Spec):
@@ -921,6 +954,28 @@ def parse(kind: str, document: dict[str, Any]) -> AnyResource:
         KeyError: there is no such kind.
     """
     return KINDS[kind].model_validate(document)
+
+
+def gaps(model: Model) -> list[tuple[Place, str]]:
+    """Return what a model's card lacks that only people know: where it goes, and a sentence."""
+    card = model.spec.card or CardSpec()
+    missing: list[tuple[Place, str]] = []
+    if not model.metadata.owner:
+        missing.append((("metadata", "owner"), "nobody is named: say who answers for the model"))
+    if not card.purpose:
+        missing.append((("spec", "card", "purpose"), "it is missing: say what the model is for"))
+    if not card.intended_use:
+        missing.append(
+            (
+                ("spec", "card", "intended_use"),
+                "it is missing: say who uses it where, and where not to use it",
+            )
+        )
+    if not card.limits:
+        missing.append(
+            (("spec", "card", "limits"), "none is named: say where the model is known to be wrong")
+        )
+    return missing
 
 
 def to_document(resource: AnyResource) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Rejected
 ├── BadTag            what cannot be the name of a dataset
 ├── BadName           what cannot be an alias or a tag of a version
 ├── BadRetention      a setting that is no time, or asks for nothing to be thrown away
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownAlias, UnknownRun, UnknownTag
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownAlias, UnknownRun, UnknownTag, NoEvidence
 └── Conflict          ColumnsInUse, FixedPartitions, NeededResource, NotNow
 """
 
@@ -102,6 +102,15 @@ class UnknownTag(NotFound):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no dataset is tagged {name!r}: look at `trimtab get datasets`")
+
+
+class NoEvidence(NotFound):
+    """A version came without evidence."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"the version of run {run_id!r} came without evidence, from a trainer of an earlier release: train again"
+        )
 
 
 class BadTag(Rejected):

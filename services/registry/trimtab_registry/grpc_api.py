@@ -1,15 +1,17 @@
 """gRPC door of the registry: translation only."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import json_format
 from trimtab_contracts.registry.v1 import registry_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryServicer
+from trimtab_runtime import artifacts
 from trimtab_runtime.clock import from_timestamp
 
 from trimtab_registry import messages
-from trimtab_registry.errors import UnknownAlias, Unsigned
+from trimtab_registry.errors import NoEvidence, UnknownAlias, UnknownRun, Unsigned
 from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
@@ -192,6 +194,18 @@ class RegistryApi(RegistryServicer):
     ) -> pb.ListDatasetTagsResponse:
         """Return all tags by name."""
         return pb.ListDatasetTagsResponse(tags=[messages.dataset_tag(tag) for tag in await self._tags.list()])
+
+    async def GetEvidence(self, request: pb.GetEvidenceRequest, context: Any) -> pb.GetEvidenceResponse:
+        """Return what was found of the version that was made of a run."""
+        async with self._store.begin() as unit:
+            version = await unit.version_of_run(request.run_id)
+        if version is None:
+            raise UnknownRun(request.run_id)
+        candidate = messages.candidate_message(version.candidate)
+        if not candidate.HasField("evidence"):
+            raise NoEvidence(request.run_id)
+        content = await asyncio.to_thread(artifacts.fetch, candidate.evidence)
+        return pb.GetEvidenceResponse(text=content.decode())
 
     async def GetAudit(self, request: pb.GetAuditRequest, context: Any) -> pb.GetAuditResponse:
         """Return who did what, newest first."""

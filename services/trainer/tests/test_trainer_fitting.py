@@ -213,7 +213,7 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: P
 
     assert again.metrics["champion_mae"] < 0.5
     fits = [Progress(Stage.FITTING, fit, 7, at, 5 if at else 0) for fit in range(1, 8) for at in range(6)]
-    assert told == [*fits, Progress(Stage.EVALUATING), Progress(Stage.EXPORTING)]
+    assert told == [*fits, *map(Progress, (Stage.EVALUATING, Stage.EXPORTING, Stage.EXPLAINING))]
     assert "fitting 7 of 7" in (second / "log").read_text()
     with pa.ipc.open_file(again.evaluation) as reader:
         evaluation = reader.read_all()

@@ -100,8 +100,9 @@ class Fitter:
         if self.fault:
             raise self.fault
         return Fitted(
-            folder, folder, folder, ("x",), {"mae": 1.5}, 100, 0, 1, {"kind": "linear"}, {"python": "3"}
-        )
+            folder, folder, folder, folder, ("x",), {"mae": 1.5}, {"mae": (1.0, 2.0)}, 100, 0, 1,
+            {"kind": "linear"}, {"python": "3"},
+        )  # fmt: skip
 
 
 class Artifacts:
@@ -194,6 +195,7 @@ async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Call
 
     message = to_message(store.published[-1])
     assert message.candidate.metrics["mae"] == 1.5
+    assert (message.candidate.intervals["mae"].low, message.candidate.intervals["mae"].high) == (1.0, 2.0)
     assert message.candidate.tables[0].version == 7
     assert message.loop_id == "loop"
 

@@ -3,6 +3,7 @@
 Rejected
 ├── RunFailed        a run cannot give a candidate; trying it again will not help
 ├── NothingArchived  a model has nothing yet that it could be trained on
+├── BadNote          a note that says nothing, too much, or is nobody's
 ├── UnknownRun       (NotFound)
 ├── NoLog            (NotFound) a run has left no log
 └── RunEnded         (Conflict) a run is over, and cannot be cancelled
@@ -23,6 +24,10 @@ class NothingArchived(Rejected):
             f"model {model!r} has nothing to be trained on: not all of its sources have archived events; "
             "send some, or say as of when to train, and the run will wait for them"
         )
+
+
+class BadNote(Rejected):
+    """A note that says nothing, too much, or is nobody's."""
 
 
 class UnknownRun(NotFound):

@@ -5,6 +5,7 @@ The graph takes `features` float32 [rows, features] and its first output,
 whose answers are not the framework's is not let out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,19 @@ def serialised(model: Any) -> bytes:
 
 def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the predictions [rows] of a serialised model."""
+    return asked(model)(features)
+
+
+def asked(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+    """Return what answers with the predictions [rows] of a serialised model, as often as it is asked."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+
+    def predict(features: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+
+    return predict
 
 
 def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.float64]) -> None:

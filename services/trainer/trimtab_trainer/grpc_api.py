@@ -15,6 +15,7 @@ from trimtab_contracts.training.v1.training_pb2 import (
     ListRunsResponse,
     ListTrialsRequest,
     ListTrialsResponse,
+    NoteRunRequest,
     Progress,
     RetrainCommand,
     Run,
@@ -23,18 +24,20 @@ from trimtab_contracts.training.v1.training_pb2 import (
     TrainResponse,
     WatchRunRequest,
 )
+from trimtab_contracts.training.v1.training_pb2 import Note as NoteMessage
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
 from trimtab_runtime import artifacts, records, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_trainer.errors import NoLog, NothingArchived, UnknownRun
+from trimtab_trainer.errors import BadNote, NoLog, NothingArchived, UnknownRun
 from trimtab_trainer.messages import artifact, to_trial
-from trimtab_trainer.usecases.entities import Told
+from trimtab_trainer.usecases.entities import Note, Told
 from trimtab_trainer.usecases.ports import Features, Store
 from trimtab_trainer.usecases.trials import best
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
+MOST_NOTE = 4_000
 _LOOK_S = 0.5
 
 
@@ -103,6 +106,15 @@ class TrainerApi(TrainerServicer):
         )
         return _run(told)
 
+    async def NoteRun(self, request: NoteRunRequest, context: Any) -> Run:
+        """Add what somebody wrote to a run, and return it."""
+        text = request.text.strip()
+        if not text or len(text) > MOST_NOTE:
+            raise BadNote(f"text has {len(text)} characters: write a note of 1 to {MOST_NOTE:,}")
+        if not request.by:
+            raise BadNote("by is empty: say who writes the note")
+        return _run(await self._store.note(request.run_id, Note(text, request.by, self._clock.now_ms())))
+
     async def WatchRun(self, request: WatchRunRequest, context: Any) -> AsyncIterator[Run]:
         """Return a run now and whenever it has changed, until it has ended; whichever trainer is at it."""
         before = None
@@ -144,6 +156,7 @@ def _run(told: Told) -> Run:
         attempt=told.job.attempts,
         progress=_progress(told) if told.progress else None,
         log=artifact(told.log) if told.log else None,
+        notes=[NoteMessage(text=note.text, by=note.by, at=to_timestamp(note.at_ms)) for note in told.notes],
     )
     if told.job.started_at_ms is not None:
         run.started_at.CopyFrom(to_timestamp(told.job.started_at_ms))

@@ -20,7 +20,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model
 
-from trimtab_trainer import export, families, fitting, search
+from trimtab_trainer import evidence, export, families, fitting, search
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -123,9 +123,13 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     graph = export.serialised(final.to_onnx())
     export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
+    telling.reach(Stage.EXPLAINING)
+    found = evidence.found(model.spec, table, rows, judged, predictions, champion, graph)
+    (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {
         "features": names,
-        "metrics": metrics,
+        "metrics": found.values | metrics,
+        "intervals": found.intervals,
         "rows": len(rows),
         "trained_from_ms": int(rows.event_time_ms[0]),
         "trained_to_ms": int(rows.event_time_ms[-1]),

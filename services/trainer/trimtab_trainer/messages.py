@@ -4,7 +4,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
-from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
+from trimtab_contracts.registry.v1.registry_pb2 import Interval, TableVersion
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
 from trimtab_runtime.clock import to_timestamp
@@ -50,6 +50,7 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         model=artifact(candidate.model),
         reference=artifact(candidate.reference),
         evaluation=artifact(candidate.evaluation),
+        evidence=artifact(candidate.evidence),
         features=fitted.features,
         metrics=fitted.metrics,
         champion_version=candidate.champion_version,
@@ -62,6 +63,7 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         environment=fitted.environment,
         trained_from=to_timestamp(fitted.trained_from_ms),
         trained_to=to_timestamp(fitted.trained_to_ms),
+        intervals={name: Interval(low=low, high=high) for name, (low, high) in fitted.intervals.items()},
     )
 
 

@@ -78,6 +78,7 @@ class ChildProcess:
             model=folder / "model.onnx",
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
+            evidence=folder / "evidence.json",
             **{**outcome, "features": tuple(outcome["features"])},
         )
 

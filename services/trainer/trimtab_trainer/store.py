@@ -18,13 +18,14 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
 from trimtab_trainer.usecases.trials import Trial
 
 _encode = msgspec.json.Encoder().encode
 _progress_of = msgspec.json.Decoder(Progress).decode
 _trial_of = msgspec.json.Decoder(Trial).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
+_notes_of = msgspec.json.Decoder(tuple[Note, ...]).decode
 
 _CLAIM = """
 UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts = attempts + 1,
@@ -185,6 +186,22 @@ class PostgresStore:
             )
         return [_trial_of(row["trial"]) for row in rows]
 
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run.
+
+        Raises:
+            UnknownRun: there is none of the id.
+        """
+        with outages():
+            row = await self._pool.fetchrow(
+                "UPDATE jobs SET notes = notes || jsonb_build_array($2::jsonb) WHERE run_id = $1 RETURNING *",
+                run_id,
+                _encode(note).decode(),
+            )
+        if row is None:
+            raise UnknownRun(run_id)
+        return _told(row)
+
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         with outages():
@@ -221,6 +238,7 @@ def _told(row: asyncpg.Record) -> Told:
         row["event"],
         _progress_of(row["progress"]) if row["progress"] else None,
         _file_of(row["log"]) if row["log"] else None,
+        _notes_of(row["notes"]),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
 from trimtab_trainer.usecases.trials import Trial
 
 
@@ -19,6 +19,7 @@ class MemoryStore:
         self._progress: dict[str, Progress] = {}
         self._logs: dict[str, StoredFile] = {}
         self._trials: dict[str, dict[int, tuple[str, Trial]]] = {}
+        self._notes: dict[str, tuple[Note, ...]] = {}
 
     async def add(self, news: News) -> bool:
         """Queue a job and the news of it; False if its command has a job already."""
@@ -91,6 +92,13 @@ class MemoryStore:
         """Return the trials of a run, in order."""
         return [trial for _, (_, trial) in sorted(self._trials.get(run_id, {}).items())]
 
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run."""
+        if run_id not in self._newest:
+            raise UnknownRun(run_id)
+        self._notes[run_id] = (*self._notes.get(run_id, ()), note)
+        return self._told(self._newest[run_id])
+
     async def get(self, run_id: str) -> Told | None:
         """Return what was told last of a run."""
         found = self._newest.get(run_id)
@@ -116,4 +124,5 @@ class MemoryStore:
     def _told(self, news: News) -> Told:
         run_id = news.job.run_id
         message = to_message(news).SerializeToString()
-        return Told(news.job, message, self._progress.get(run_id), self._logs.get(run_id))
+        progress, log = self._progress.get(run_id), self._logs.get(run_id)
+        return Told(news.job, message, progress, log, self._notes.get(run_id, ()))

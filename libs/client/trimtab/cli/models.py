@@ -1,10 +1,13 @@
-"""`trimtab model list | versions | train | approve | reject | promote | rollback`."""
+"""`trimtab model list | versions | card | train | approve | reject | promote | rollback`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
+from trimtab_core.losses import LOWER_IS_BETTER
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
+from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import (
     HOME,
@@ -20,6 +23,8 @@ from trimtab.cli.session import (
     show,
 )
 from trimtab.cli.watching import run_of, watch
+from trimtab.evidence import metrics
+from trimtab.modelcard import card
 
 app = typer.Typer(no_args_is_help=True)
 Comment = Annotated[str, typer.Option(help="Why, for the audit log.")]
@@ -63,25 +68,28 @@ def list_(
 def versions(
     model: str,
     at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339).")] = "",
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="wide: with every metric and its interval.")
+    ] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
     """List the versions of MODEL, and when each served."""
+    if output not in ("", "wide"):
+        raise Rejected(f"versions have no form {output!r}: write wide")
     live_at_ms = moment("--at", at) if at else None
     found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
     if as_json:
         print_json([plain(version) for version in found])
         return
+    known = dict.fromkeys(name for version in found for name in metrics(version.candidate))
+    names = [name for name in known if output or name in LOWER_IS_BETTER]
     rows = [
         {
             "version": version.number,
             "stage": _stage(version),
             "rows": version.candidate.rows,
-            **{
-                name: version.candidate.metrics[name]
-                for name in sorted(version.candidate.metrics)
-                if "_" not in name
-            },
+            **{name: metrics(version.candidate).get(name) for name in names},
             "gates": f"{sum(gate.passed for gate in version.gates)}/{len(version.gates)}",
             "live from": _time(version, "live_from"),
             "live to": _time(version, "live_to"),
@@ -89,6 +97,33 @@ def versions(
         for version in found
     ]
     show(rows, as_json=False, empty=f"{model} has no version: order one with `trimtab model train {model}`")
+
+
+@app.command("card")
+def card_(
+    model: str,
+    version: Annotated[
+        int | None, typer.Argument(min=1, help="The champion, or the newest, if not given.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write: .html, or .md with its plots.")
+    ] = None,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Show the model card of VERSION, in Markdown, or write it to a file."""
+    found = ask(directory, lambda trimtab: card(trimtab, model, version))
+    written = found.page().write(output) if output else []
+    if as_json:
+        print_json(found.described() | ({"files": list(map(str, written))} if output else {}))
+        return
+    for file in written:
+        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    if output is None:
+        typer.echo(found.page().markdown(), nl=False)
+        return
+    for said in found.warnings:
+        console.print(said, style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from trimtab.cli.session import (
     Json,
     actor,
     ask,
+    console,
     environ,
     plain,
     print_json,
@@ -61,12 +62,28 @@ def plan(path: Path, directory: Directory = HOME, as_json: Json = False) -> None
     project = _read(path, directory)
     held, faults = ask(directory, lambda it: _looked_up(it, project))
     changes = [_change(held.get(resource.key), resource) for resource in project.resources]
+    warnings = _gaps(project)
     if as_json:
-        print_json({"changes": changes, "faults": [asdict(fault) for fault in faults]})
+        told = {"changes": changes, "faults": [asdict(fault) for fault in faults], "warnings": warnings}
+        print_json(told)
     else:
         show([row for change in changes for row in _lines(change)], as_json=False)
+        for said in warnings:
+            console.print(f"warning: {said}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if faults:
         raise BadProject(faults)
+
+
+def _gaps(project: Project) -> list[str]:
+    """Return what the cards of the project's models lack, a sentence a model."""
+    found = []
+    for model in project.resources:
+        if isinstance(model, specs.Model) and (missing := specs.gaps(model)):
+            keys = ", ".join(".".join(map(str, place)) for place, _ in missing)
+            found.append(
+                f"{model.key}: its model card will lack {keys}: add them, for those who are to trust it"
+            )
+    return found
 
 
 def _read(path: Path, directory: Path) -> Project:

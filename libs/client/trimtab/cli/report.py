@@ -85,7 +85,7 @@ def report(
     files = [out / f"{source}-{each.called.replace(' to ', '_')}.html" for each in profiles]
     for each, file in zip(profiles, files, strict=True):
         each.write(file)
-    files.append(_write(made, out))
+    files += _write(made, out)
     if as_json:
         numbers = [each.numbers() for each in profiles]
         print_json({"files": list(map(str, files)), "card": made.described(), "profiles": numbers})
@@ -213,18 +213,13 @@ def _names(feature: str, views: Sequence[str]) -> set[str]:
         return set()
 
 
-def _write(card: Card, out: Path) -> Path:
-    """Write a card, with links to the profiles that lie beside it."""
+def _write(card: Card, out: Path) -> list[Path]:
+    """Write a card in both forms, with links to the profiles that lie beside it."""
     name = card.source.name
     profiles = {
         match[1].replace("_", " to "): file.name
         for file in out.glob(f"{name}-*.html")
         if (match := re.fullmatch(rf"{re.escape(name)}-([\d_-]+)\.html", file.name))
     }
-    file = out / f"{name}.md"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(card.markdown(profiles), encoding="utf-8")
-    except OSError as error:
-        raise Rejected(f"{file} cannot be written ({error}): name another folder with --out") from error
-    return file
+    page = card.page(profiles)
+    return [file for form in ("md", "html") for file in page.write(out / f"{name}.{form}")]

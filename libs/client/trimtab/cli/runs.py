@@ -1,15 +1,22 @@
-"""`trimtab run list | show | watch | logs | trials | cancel | compare`."""
+"""`trimtab run list | show | watch | logs | trials | cancel | note | compare`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.training.v1.training_pb2 import Run, RunEvent, Trial
+from trimtab_contracts.training.v1.training_pb2 import Note, Run, RunEvent, Trial
 from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_runtime.errors import NotFound, Rejected
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, plain, print_json, show
 from trimtab.cli.watching import sentence
 from trimtab.cli.watching import watch as follow
+from trimtab.client import Trimtab
+from trimtab.evidence import told
+from trimtab.figures import figures
+from trimtab.pages import Heading, Page, Picture, Table, Text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,9 +46,31 @@ def list_(
 
 
 @app.command("show")
-def show_(run_id: str, directory: Directory = HOME) -> None:
-    """Show all that is recorded of a run, as JSON."""
-    print_json(plain(ask(directory, lambda trimtab: trimtab.run(run_id))))
+def show_(run_id: str, directory: Directory = HOME, as_json: Json = False) -> None:
+    """Show what a run was made of, what it came to and what was written on it; all that is recorded with --json."""
+    run = ask(directory, lambda trimtab: trimtab.run(run_id))
+    if as_json:
+        print_json(plain(run))
+        return
+    known = {name: value for name, value in _facts(run, in_words=True).items() if value is not None}
+    show([{"run": name, run_id: value} for name, value in known.items()], as_json=False)
+    for note in run.notes:
+        console.print(_written(note), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def note(
+    run_id: str,
+    text: Annotated[str, typer.Argument(help="What to write, of at most 4,000 characters.")],
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Write a note on RUN_ID, for whoever looks at it later; what was written stays."""
+    run = ask(directory, lambda trimtab: trimtab.note_run(run_id, text, actor=actor()))
+    if as_json:
+        print_json(plain(run))
+        return
+    console.print(_written(run.notes[-1]), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -105,31 +134,86 @@ def cancel(
 
 
 @app.command()
-def compare(first: str, second: str, directory: Directory = HOME, as_json: Json = False) -> None:
-    """Show what two runs were made of and came to, side by side."""
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two runs or more.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write: .html, or .md with its plots.")
+    ] = None,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Show what RUNS were made of and came to, side by side; in a file, with their plots."""
+    ids = list(dict.fromkeys(runs))
+    if len(ids) < 2:
+        raise Rejected(f"{', '.join(ids)} is one run: name two or more, of `trimtab run list`")
 
-    async def both(trimtab: Any) -> tuple[Run, Run]:
-        return await trimtab.run(first), await trimtab.run(second)
+    async def looked_up(trimtab: Trimtab) -> tuple[list[Run], dict[str, Any]]:
+        found = [await trimtab.run(run_id) for run_id in ids]
+        return found, await _evidence(trimtab, ids) if output else {}
 
-    show(compared(*ask(directory, both)), as_json=as_json)
+    found, evidence = ask(directory, looked_up)
+    rows = compared(*found, in_words=not as_json)
+    files = page(found, evidence).write(output) if output else []
+    if as_json or not output:
+        show(rows, as_json=as_json)
+        return
+    for file in files:
+        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def compared(first: Run, second: Run) -> list[dict[str, Any]]:
-    """Return each fact of either run with both values; of the software, only what differs."""
-    left, right = _facts(first), _facts(second)
-    rows: list[dict[str, Any]] = [
-        {
-            "what": name,
-            first.event.run_id: left.get(name),
-            second.event.run_id: right.get(name),
-            "same": left.get(name) == right.get(name),
-        }
-        for name in dict.fromkeys([*left, *right])
-    ]
+def compared(*runs: Run, in_words: bool = False) -> list[dict[str, Any]]:
+    """Return each fact of any run with the values of all; of the software, only what differs."""
+    facts = {run.event.run_id: _facts(run, in_words=in_words) for run in runs}
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(name for each in facts.values() for name in each):
+        values = {run_id: each.get(name) for run_id, each in facts.items()}
+        first = next(iter(values.values()))
+        rows.append({"what": name, **values, "same": all(value == first for value in values.values())})
     return [row for row in rows if not (row["same"] and row["what"].startswith("environment."))]
 
 
-def _facts(run: Run) -> Mapping[str, Any]:
+def page(runs: Sequence[Run], evidence: Mapping[str, Any]) -> Page:
+    """Return a comparison as a page, with the plots of those runs that have evidence over one another."""
+    rows = [row | {"same": "" if row["same"] else "differs"} for row in compared(*runs, in_words=True)]
+    notes = [
+        {
+            "run": run.event.run_id,
+            "at": iso(from_timestamp(note.at)),
+            "by": note.by,
+            "note": note.text,
+        }
+        for run in runs
+        for note in run.notes
+    ]
+    without = [run.event.run_id for run in runs if run.event.run_id not in evidence]
+    return Page(
+        f"{len(runs)} runs of {', '.join(dict.fromkeys(run.event.model for run in runs))}",
+        [
+            Table(rows),
+            Heading("Plots"),
+            *([Text(f"There is no evidence of {', '.join(without)}.")] if without else []),
+            *(Picture(each.name, each.svg, each.caption) for each in figures(evidence)),
+            Heading("Notes"),
+            Table(notes, empty="Nobody wrote a note on any of them."),
+        ],
+    )
+
+
+async def _evidence(trimtab: Trimtab, ids: Sequence[str]) -> dict[str, Any]:
+    """Return the evidence of those runs that have some."""
+    found = {}
+    for run_id in ids:
+        with suppress(NotFound):
+            found[run_id] = await trimtab.evidence(run_id)
+    return found
+
+
+def _written(note: Note) -> str:
+    return f"{iso(from_timestamp(note.at))} {note.by}: {note.text}"
+
+
+def _facts(run: Run, *, in_words: bool) -> Mapping[str, Any]:
+    """Return what is known of a run; metrics as numbers, or in words with their intervals."""
     event, candidate = run.event, run.event.candidate
     made = plain(candidate)
     facts: dict[str, Any] = {
@@ -148,5 +232,8 @@ def _facts(run: Run) -> Mapping[str, Any]:
     }
     facts |= {f"table.{table.table}": table.version for table in candidate.tables}
     facts |= {f"parameter.{name}": value for name, value in made.get("parameters", {}).items()}
-    facts |= {f"metric.{name}": value for name, value in sorted(candidate.metrics.items())}
+    facts |= {
+        f"metric.{name}": told(value, candidate.intervals.get(name)) if in_words else value
+        for name, value in sorted(candidate.metrics.items())
+    }
     return facts | {f"environment.{name}": value for name, value in sorted(candidate.environment.items())}

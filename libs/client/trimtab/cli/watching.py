@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from trimtab_contracts.training.v1 import training_pb2 as training
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_core.losses import LOWER_IS_BETTER
 from trimtab_runtime.errors import Rejected, Unavailable
 
 from trimtab.cli.session import ask, console, plain
@@ -17,7 +18,7 @@ from trimtab.client import Trimtab
 
 CANCELLED = 3
 """The exit code where the run was cancelled; it is 1 where it failed."""
-_SHARES = {"READING": 2, "EVALUATING": 90, "EXPORTING": 94, "STORING": 98}
+_SHARES = {"READING": 2, "EVALUATING": 90, "EXPORTING": 93, "EXPLAINING": 95, "STORING": 98}
 _FITTING = (4, 90)
 _SEARCHED = 60
 """Where the fits begin if a search went before, in percent."""
@@ -68,7 +69,11 @@ def sentence(event: RunEvent) -> str:
     if event.status == RunEvent.CANCELLED:
         because = f": {event.cancel_reason}" if event.cancel_reason else ""
         return f"run {event.run_id} was cancelled by {event.cancelled_by}{because}"
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(event.candidate.metrics.items()))
+    metrics = ", ".join(
+        f"{name} {value:.4g}"
+        for name, value in sorted(event.candidate.metrics.items())
+        if name.removeprefix("champion_") in LOWER_IS_BETTER
+    )
     return f"run {event.run_id} succeeded on {event.candidate.rows} rows: {metrics}"
 
 

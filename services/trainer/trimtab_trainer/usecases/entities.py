@@ -72,6 +72,7 @@ class Stage(StrEnum):
     FITTING = "fitting"
     EVALUATING = "evaluating"
     EXPORTING = "exporting"
+    EXPLAINING = "explaining"
     STORING = "storing"
 
 
@@ -132,8 +133,11 @@ class Fitted:
     model: Path
     reference: Path
     evaluation: Path
+    evidence: Path
     features: tuple[str, ...]
     metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    """Of those metrics whose rows can tell."""
     rows: int
     trained_from_ms: int
     trained_to_ms: int
@@ -148,6 +152,7 @@ class Candidate:
     model: StoredFile
     reference: StoredFile
     evaluation: StoredFile
+    evidence: StoredFile
     fitted: Fitted
     training_set: TrainingSet
     champion_version: int
@@ -169,6 +174,15 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What somebody wrote on a run."""
+
+    text: str
+    by: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """A job, the newest news of it in the form in which it was published, and how far its newest attempt is."""
 
@@ -176,3 +190,4 @@ class Told:
     message: bytes
     progress: Progress | None = None
     log: StoredFile | None = None
+    notes: tuple[Note, ...] = ()

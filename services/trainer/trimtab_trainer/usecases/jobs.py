@@ -222,6 +222,7 @@ class Jobs:
             model=await self._stored(fitted.model, attempt),
             reference=await self._stored(fitted.reference, attempt),
             evaluation=await self._stored(fitted.evaluation, attempt),
+            evidence=await self._stored(fitted.evidence, attempt),
             fitted=fitted,
             training_set=rows,
             champion_version=champion.number if champion else 0,

@@ -11,6 +11,7 @@ from trimtab_trainer.usecases.entities import (
     Fitted,
     Job,
     News,
+    Note,
     Progress,
     StoredFile,
     Told,
@@ -67,6 +68,10 @@ class Store(Protocol):
 
     async def trials(self, run_id: str) -> Sequence[Trial]:
         """Return the trials of a run, in order."""
+        ...
+
+    async def note(self, run_id: str, note: Note) -> Told:
+        """Add a note to a run; `UnknownRun` if there is none of the id."""
         ...
 
     async def get(self, run_id: str) -> Told | None:

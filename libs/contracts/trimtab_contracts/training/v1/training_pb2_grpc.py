@@ -54,6 +54,11 @@ class TrainerStub:
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
                 _registered_method=True)
+        self.NoteRun = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/NoteRun',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.NoteRunRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/trimtab.training.v1.Trainer/WatchRun',
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
@@ -94,6 +99,13 @@ class TrainerServicer:
 
     def CancelRun(self, request, context):
         """Ends a run that has not ended; one that is cancelled already stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NoteRun(self, request, context):
+        """Adds a note to a run; what was written stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +152,11 @@ def add_TrainerServicer_to_server(servicer, server):
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
                     request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
+            ),
+            'NoteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteRun,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.NoteRunRequest.FromString,
                     response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
@@ -265,6 +282,33 @@ class Trainer:
             target,
             '/trimtab.training.v1.Trainer/CancelRun',
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/NoteRun',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.NoteRunRequest.SerializeToString,
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
             options,
             channel_credentials,

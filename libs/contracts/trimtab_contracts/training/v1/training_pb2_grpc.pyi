@@ -36,6 +36,8 @@ class TrainerStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]
     """Ends a run that has not ended; one that is cancelled already stays as it is."""
+    NoteRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.NoteRunRequest, _training_pb2.Run]
+    """Adds a note to a run; what was written stays."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
@@ -50,6 +52,8 @@ class TrainerAsyncStub(TrainerStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Ends a run that has not ended; one that is cancelled already stays as it is."""
+    NoteRun: _aio.UnaryUnaryMultiCallable[_training_pb2.NoteRunRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Adds a note to a run; what was written stays."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
@@ -85,6 +89,14 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
         """Ends a run that has not ended; one that is cancelled already stays as it is."""
+
+    @_abc_1.abstractmethod
+    def NoteRun(
+        self,
+        request: _training_pb2.NoteRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
+        """Adds a note to a run; what was written stays."""
 
     @_abc_1.abstractmethod
     def WatchRun(
