@@ -1,6 +1,7 @@
 """`trimtab model list | versions | train | approve | reject | promote | rollback`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
@@ -52,6 +53,9 @@ def list_(
 def versions(
     model: str,
     at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339).")] = "",
+    gates: Annotated[
+        bool, typer.Option("--gates", help="What each gate and test found of them, with its numbers.")
+    ] = False,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
@@ -60,6 +64,9 @@ def versions(
     found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
     if as_json:
         print_json([plain(version) for version in found])
+        return
+    if gates:
+        show(_found(found), as_json=False, empty=f"no version of {model} was held to a gate")
         return
     rows = [
         {
@@ -150,6 +157,24 @@ def waits(approval: Approval, now_ms: int) -> str:
     left = max(from_timestamp(approval.until) - now_ms, 0)
     length, unit = next((each for each in _UNITS if left >= each[0]), _UNITS[-1])
     return f"{said}, expires in {round(left / length)} {unit}"
+
+
+def _found(versions: Sequence[Version]) -> list[dict[str, Any]]:
+    """Return what each gate found of each version, a line each."""
+    return [
+        {
+            "version": version.number,
+            "gate": gate.gate,
+            "result": "passed" if gate.passed else "REFUSED",
+            "value": gate.value,
+            "low": gate.low if gate.HasField("low") else None,
+            "high": gate.high if gate.HasField("high") else None,
+            "limit": gate.limit,
+            "sentence": gate.sentence,
+        }
+        for version in versions
+        for gate in version.gates
+    ]
 
 
 def _stage(version: Version) -> str:

@@ -57,11 +57,12 @@ class Harness:
         champion: int = 0,
         content: bytes | None = None,
         features: Sequence[str] = ("distance",),
+        **measured: Any,
     ) -> None:
-        """Let a run called `name` finish, evaluated beside `champion`."""
+        """Let a run called `name` finish, evaluated beside `champion`; `measured` is what more it says of itself."""
         self.files[name] = an_evaluation() if content is None else content
         await self.candidates.consider(
-            a_run(name, champion=champion, evaluation=Artifact(uri=name), features=features)
+            a_run(name, champion=champion, evaluation=Artifact(uri=name), features=features, **measured)
         )
 
     async def report(

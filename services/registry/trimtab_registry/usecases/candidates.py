@@ -57,18 +57,24 @@ class Candidates:
                 await self._admit(unit, run, spec, findings)
 
     async def _judge(self, spec: specs.ModelSpec, candidate: Candidate) -> Findings:
-        if not spec.gates:
+        if not spec.gates and not candidate.document.get("tests"):
             return Findings()
         try:
             content = await self._fetch(candidate.evaluation)
-            judge = partial(evaluation.judge, spec, content, champion=candidate.champion_version)
+            judge = partial(
+                evaluation.judge,
+                spec,
+                content,
+                champion=candidate.champion_version,
+                candidate=candidate.document,
+            )
             return Findings(tuple(await asyncio.to_thread(judge)))
         except Rejected as error:
             return Findings(fault=str(error))
 
     async def _admit(self, unit: Unit, run: FinishedRun, spec: specs.ModelSpec, findings: Findings) -> None:
         standing, now = await unit.lock(run.model), self._clock.now_ms()
-        refusal = _refusal(spec, findings) or staleness(spec, standing, run.candidate)
+        refusal = _refusal(findings) or staleness(spec, standing, run.candidate)
         stage, approval = Stage.ACCEPTED, None
         if refusal:
             stage = Stage.REFUSED
@@ -96,14 +102,14 @@ def _asked(approval: specs.ApprovalSpec | str, now_ms: int) -> Approval:
     return Approval(approval.by, approval.approvers, approval.comment, until_ms)
 
 
-def _refusal(spec: specs.ModelSpec, findings: Findings) -> str:
+def _refusal(findings: Findings) -> str:
     """Return why the gates refuse a candidate, or nothing."""
     if findings.fault:
         return findings.fault
     refused = evaluation.failed(findings.gates)
     if not refused:
         return ""
-    return f"{len(refused)} of {len(spec.gates)} gates refused it: " + " ".join(
+    return f"{len(refused)} of {len(findings.gates)} gates refused it: " + " ".join(
         gate.sentence for gate in refused
     )
 

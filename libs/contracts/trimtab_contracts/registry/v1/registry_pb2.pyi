@@ -149,6 +149,8 @@ class Candidate(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRAINED_FROM_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -189,6 +191,14 @@ class Candidate(_message.Message):
     def trained_from(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def trained_to(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def latency(self) -> Global___Latency:
+        """of the exported graph"""
+
+    @_builtins.property
+    def tests(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.GateResult]:
+        """what the behavioural tests said that were applied then"""
+
     def __init__(
         self,
         *,
@@ -208,14 +218,98 @@ class Candidate(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trained_from: _timestamp_pb2.Timestamp | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
+        latency: Global___Latency | None = ...,
+        tests: _abc.Iterable[_common_pb2.GateResult] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "latency", b"latency", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "latency", b"latency", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    """How long one row takes a graph on one thread; beside the champion's, where there is one, the two taken in turns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Bounded(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUE_FIELD_NUMBER: _builtins.int
+        LOW_FIELD_NUMBER: _builtins.int
+        HIGH_FIELD_NUMBER: _builtins.int
+        value: _builtins.float
+        low: _builtins.float
+        """at 95 % confidence, one-sidedly"""
+        high: _builtins.float
+        def __init__(
+            self,
+            *,
+            value: _builtins.float = ...,
+            low: _builtins.float = ...,
+            high: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Quantile(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MS_FIELD_NUMBER: _builtins.int
+        CHAMPION_MS_FIELD_NUMBER: _builtins.int
+        RATIO_FIELD_NUMBER: _builtins.int
+        champion_ms: _builtins.float
+        @_builtins.property
+        def ms(self) -> Global___Latency.Bounded: ...
+        @_builtins.property
+        def ratio(self) -> Global___Latency.Bounded:
+            """of the candidate's by the champion's"""
+
+        def __init__(
+            self,
+            *,
+            ms: Global___Latency.Bounded | None = ...,
+            champion_ms: _builtins.float | None = ...,
+            ratio: Global___Latency.Bounded | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms", "champion_ms", b"champion_ms", "ms", b"ms", "ratio", b"ratio"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms", "champion_ms", b"champion_ms", "ms", b"ms", "ratio", b"ratio"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__champion_ms: _TypeAlias = _typing.Literal["champion_ms"]  # noqa: Y015
+        _WhichOneofArgType__champion_ms: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__champion_ms) -> _WhichOneofReturnType__champion_ms | None: ...
+
+    P50_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    @_builtins.property
+    def p50(self) -> Global___Latency.Quantile: ...
+    @_builtins.property
+    def p99(self) -> Global___Latency.Quantile: ...
+    def __init__(
+        self,
+        *,
+        p50: Global___Latency.Quantile | None = ...,
+        p99: Global___Latency.Quantile | None = ...,
+        calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
 
 @_typing.final
 class VersionRef(_message.Message):
