@@ -475,6 +475,24 @@ class Trimtab:
         request = registry.DecideRequest(model=model, number=number, actor=actor, comment=comment)
         return await getattr(self._registry, what)(request)
 
+    async def post_check(
+        self,
+        model: str,
+        number: int,
+        name: str,
+        *,
+        passed: bool,
+        actor: str,
+        comment: str = "",
+        url: str = "",
+    ) -> registry.Version:
+        """Say what a check of a version came to, and return the version; one that failed rejects it or takes it back."""
+        request = registry.PostCheckRequest(
+            model=model, number=number, name=name, passed=passed, actor=actor, comment=comment, url=url
+        )
+        answer: registry.Version = await self._registry.PostCheck(request)
+        return answer
+
     async def rollback(self, model: str, *, actor: str, comment: str) -> registry.Deployment:
         """Bring the previous champion back."""
         answer: registry.Deployment = await self._registry.Rollback(

@@ -661,6 +661,22 @@ class ApprovalSpec(Spec):
     """How long a candidate waits, by the wall clock, for people are waited for; then it is rejected."""
 
 
+class ChecksSpec(Spec):
+    """Which tools outside have to say that a candidate is well, after its gates and before people are asked."""
+
+    required: tuple[Name, ...] = Field(min_length=1)
+    """What they post, such as `smoke`: all have to be posted as passed."""
+    by: tuple[Name, ...] = ()
+    """Roles; who has one of them may post. Anybody may, if none is named."""
+    expires: Duration | None = None
+    """How long a candidate waits, by the wall clock; then it is rejected."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for index, name in enumerate(self.required):
+            if name in self.required[:index]:
+                yield ("required", index), f"{name!r} is named twice: keep one of them"
+
+
 def _approval(value: Any) -> Any:
     if isinstance(value, Mapping):
         return ApprovalSpec.model_validate(value)
@@ -682,6 +698,11 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
+    checks: Annotated[
+        ChecksSpec | None,
+        BeforeValidator(lambda value: {"required": value} if isinstance(value, list | tuple) else value),
+    ] = None
+    """What tools outside have to post: names like `[smoke]`, or with who may post them and until when."""
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
     """Whether a candidate that has passed its gates waits for a person: `manual` for anybody, or for whom it says."""
 

@@ -32,7 +32,9 @@ async def registry() -> Harness:
 
 @pytest.fixture
 def api(registry: Harness) -> RegistryApi:
-    return RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
+    return RegistryApi(
+        registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags, registry.checks
+    )
 
 
 def raw(
@@ -80,7 +82,9 @@ async def test_models_are_listed_a_page_at_a_time_with_whom_they_wait_for() -> N
     await registry.apply(rollout={"approval": {"by": ["risk"], "approvers": 2, "expires": "7d"}})
     await registry.consider("first")
     await registry.approvals.approve("minutes", 1, actor="ann", comment="fine")
-    api = RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
+    api = RegistryApi(
+        registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags, registry.checks
+    )
 
     answer = await api.ListModels(pb.ListModelsRequest(limit=1), None)
 
@@ -169,7 +173,9 @@ async def test_versions_deployments_and_audit_are_answered(registry: Harness, ap
 async def test_a_model_without_versions_has_an_empty_deployment() -> None:
     registry = Harness()
     await registry.apply()
-    api = RegistryApi(registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags)
+    api = RegistryApi(
+        registry.store, registry.specs, registry.approvals, registry.decisions, registry.tags, registry.checks
+    )
     wanted = await api.GetDeployment(pb.GetDeploymentRequest(model="minutes"), None)
 
     assert wanted == pb.Deployment(model="minutes")

@@ -22,6 +22,7 @@ from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
 from trimtab_registry.usecases.trials import Fleet, Trials
@@ -44,7 +45,10 @@ async def run(config: Config) -> None:
         specs = Specs(store, provide, schema_faults, clock, roles)
         candidates, trials = Candidates(store, _fetch, clock), Trials(store, fleet, clock)
         approvals = Approvals(store, clock, roles)
-        api = RegistryApi(store, specs, approvals, Decisions(store, clock), Tags(store, clock))
+        api = RegistryApi(
+            store, specs, approvals, Decisions(store, clock), Tags(store, clock),
+            ExternalChecks(store, clock, roles),
+        )  # fmt: skip
         register = partial(add_RegistryServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, _NAMES) as set_ready,

@@ -7,7 +7,7 @@ Rejected
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
 ├── BadTag            what cannot be the name of a dataset
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownRun, UnknownTag, UnknownCheck
 └── Conflict          ColumnsInUse, FixedPartitions, NotNow
 """
 
@@ -89,6 +89,15 @@ class BadTag(Rejected):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"tag {name!r} {why}")
+
+
+class UnknownCheck(NotFound):
+    """No check of that name is waited for."""
+
+    def __init__(self, model: str, name: str, known: Iterable[str]) -> None:
+        there = ", ".join(known)
+        remedy = f"post one of {there}" if there else "name it in rollout.checks of the model's spec first"
+        super().__init__(f"model {model!r} waits for no check {name!r}: {remedy}")
 
 
 class NotNow(Conflict):

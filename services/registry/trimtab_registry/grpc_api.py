@@ -13,6 +13,7 @@ from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.decisions import Decisions
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
@@ -24,13 +25,20 @@ class RegistryApi(RegistryServicer):
     """Answers `trimtab.registry.v1.Registry`."""
 
     def __init__(
-        self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags
+        self,
+        store: Store,
+        specs: Specs,
+        approvals: Approvals,
+        decisions: Decisions,
+        tags: Tags,
+        checks: ExternalChecks,
     ) -> None:
         self._store = store
         self._specs = specs
         self._approvals = approvals
         self._decisions = decisions
         self._tags = tags
+        self._checks = checks
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Make documents the wanted state, all or none; or only say what that would change."""
@@ -90,6 +98,15 @@ class RegistryApi(RegistryServicer):
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )
+
+    async def PostCheck(self, request: pb.PostCheckRequest, context: Any) -> pb.Version:
+        """Take in what a tool outside says of a version."""
+        return messages.version(
+            await self._checks.post(
+                request.model, request.number, request.name, passed=request.passed, actor=request.actor,
+                comment=request.comment, url=request.url,
+            )
+        )  # fmt: skip
 
     async def Promote(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
         """Make a version the champion."""

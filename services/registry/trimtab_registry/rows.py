@@ -11,6 +11,8 @@ from trimtab_registry import messages
 from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
+    Check,
+    Checks,
     Entry,
     Gate,
     Given,
@@ -120,6 +122,7 @@ def version(row: asyncpg.Record) -> Version:
         live_from_ms=from_datetime(row["live_from"]) if row["live_from"] else None,
         live_to_ms=from_datetime(row["live_to"]) if row["live_to"] else None,
         approval=_approval(json.loads(row["approval"])) if row["approval"] else None,
+        checks=_checks(json.loads(row["checks"])) if row["checks"] else None,
     )
 
 
@@ -139,6 +142,16 @@ def listed(row: asyncpg.Record) -> Listed:
 def of_approval(approval: Approval | None) -> str | None:
     """Return the column of what a version waits for."""
     return json.dumps(asdict(approval)) if approval else None
+
+
+def of_checks(checks: Checks | None) -> str | None:
+    """Return the column of what was posted of a version, and what it waits for."""
+    return json.dumps(asdict(checks)) if checks else None
+
+
+def _checks(held: dict[str, Any]) -> Checks:
+    posted = tuple(Check(**{**each, "roles": tuple(each["roles"])}) for each in held["posted"])
+    return Checks(**{**held, "required": tuple(held["required"]), "by": tuple(held["by"]), "posted": posted})
 
 
 def _approval(held: dict[str, Any]) -> Approval:

@@ -17,6 +17,7 @@ from trimtab_stack.errors import StackError
 from trimtab.cli import (
     audit,
     backfill,
+    checks,
     datasets,
     deadletter,
     demo,
@@ -48,6 +49,7 @@ backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
+app.add_typer(checks.app, name="check", help="What tools outside say of a version.")
 app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")

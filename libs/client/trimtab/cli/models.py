@@ -7,6 +7,7 @@ import typer
 from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 
+from trimtab.cli.checks import pending
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
 from trimtab.cli.watching import run_of, watch
 
@@ -178,6 +179,8 @@ def _found(versions: Sequence[Version]) -> list[dict[str, Any]]:
 
 
 def _stage(version: Version) -> str:
+    if version.stage == VersionEvent.AWAITING_CHECKS:
+        return f"waits for checks: {', '.join(pending(version.checks))}"
     if version.stage == VersionEvent.AWAITING_APPROVAL:
         return f"waits for approval: {waits(version.approval, SystemClock().now_ms())}"
     return VersionEvent.Stage.Name(version.stage).lower()

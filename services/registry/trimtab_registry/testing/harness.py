@@ -17,6 +17,7 @@ from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.ports import Need
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
@@ -44,6 +45,7 @@ class Harness:
         self.trials = Trials(self.store, self.fleet, self.clock)
         self.decisions = Decisions(self.store, self.clock)
         self.tags = Tags(self.store, self.clock)
+        self.checks = ExternalChecks(self.store, self.clock, self.roles)
         self._verdicts = 0
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:

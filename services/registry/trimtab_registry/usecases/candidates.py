@@ -17,7 +17,7 @@ from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected
 
 from trimtab_registry.usecases import evaluation, lifecycle
-from trimtab_registry.usecases.entities import Approval, Candidate, FinishedRun, Gate, Stage
+from trimtab_registry.usecases.entities import Approval, Candidate, Checks, FinishedRun, Gate, Stage
 from trimtab_registry.usecases.lifecycle import REGISTRY
 from trimtab_registry.usecases.ports import Fetch, Store, Unit
 from trimtab_registry.usecases.rollouts import Standing
@@ -75,14 +75,18 @@ class Candidates:
     async def _admit(self, unit: Unit, run: FinishedRun, spec: specs.ModelSpec, findings: Findings) -> None:
         standing, now = await unit.lock(run.model), self._clock.now_ms()
         refusal = _refusal(findings) or staleness(spec, standing, run.candidate)
-        stage, approval = Stage.ACCEPTED, None
+        stage, approval, checks = Stage.ACCEPTED, None, None
         if refusal:
             stage = Stage.REFUSED
-        elif spec.rollout.approval != "auto":
-            stage, approval = Stage.AWAITING_APPROVAL, _asked(spec.rollout.approval, now)
+        else:
+            if spec.rollout.approval != "auto":
+                stage, approval = Stage.AWAITING_APPROVAL, _asked(spec.rollout.approval, now)
+            if spec.rollout.checks is not None:
+                stage, checks = Stage.AWAITING_CHECKS, _expected(spec.rollout.checks, now)
         version = await unit.add_version(
-            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now, approval=approval
-        )
+            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now, approval=approval,
+            checks=checks,
+        )  # fmt: skip
         passed = f"it passed all {len(findings.gates)} gates" if findings.gates else "it has no gates to pass"
         if stage is Stage.ACCEPTED:
             await lifecycle.begin(
@@ -90,7 +94,8 @@ class Candidates:
                 actor=REGISTRY, sentence=passed, at_ms=now,
             )  # fmt: skip
             return
-        sentence = refusal or f"{passed} and waits for a person to approve or reject it"
+        waits = f"checks: {', '.join(checks.required)}" if checks else "a person to approve or reject it"
+        sentence = refusal or f"{passed} and waits for {waits}"
         await lifecycle.set_stage(unit, standing, version, stage, sentence, actor=REGISTRY, at_ms=now)
 
 
@@ -100,6 +105,12 @@ def _asked(approval: specs.ApprovalSpec | str, now_ms: int) -> Approval:
         return Approval()
     until_ms = None if approval.expires is None else now_ms + approval.expires
     return Approval(approval.by, approval.approvers, approval.comment, until_ms)
+
+
+def _expected(checks: specs.ChecksSpec, now_ms: int) -> Checks:
+    """Return the checks that a candidate waits for that comes now."""
+    until_ms = None if checks.expires is None else now_ms + checks.expires
+    return Checks(checks.required, checks.by, until_ms)
 
 
 def _refusal(findings: Findings) -> str:

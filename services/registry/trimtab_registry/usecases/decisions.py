@@ -29,7 +29,7 @@ class Decisions:
         Raises:
             UnknownModel, UnknownVersion: there is no such thing.
             Unsigned: nobody takes the decision, or it lacks its reason.
-            NotNow: the version is the champion, is on its way, waits for approval or was rejected.
+            NotNow: the version is the champion, is on its way, waits for checks or approval, or was rejected.
         """
         if not actor:
             raise Unsigned("actor", "say who promotes")
@@ -79,6 +79,11 @@ def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None
     called = f"version {version.number} of {version.model!r}"
     if standing.champion == version.number:
         raise NotNow(f"{called} is the champion already")
+    if version.stage is Stage.AWAITING_CHECKS:
+        pending = ", ".join(version.checks.pending) if version.checks else ""
+        raise NotNow(
+            f"{called} waits for checks ({pending}): have them posted, or reject it by one that failed"
+        )
     if version.stage is Stage.AWAITING_APPROVAL:
         raise NotNow(f"{called} waits for approval: approve it, or reject it")
     if version.stage is Stage.REJECTED:

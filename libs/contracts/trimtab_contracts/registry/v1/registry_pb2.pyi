@@ -477,6 +477,8 @@ class VersionEvent(_message.Message):
         ROLLED_BACK: VersionEvent._Stage.ValueType  # 7
         """judged worse, undecided in time, or taken back by a person"""
         RETIRED: VersionEvent._Stage.ValueType  # 8
+        AWAITING_CHECKS: VersionEvent._Stage.ValueType  # 9
+        """tools outside have to say that it is well"""
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
     STAGE_UNSPECIFIED: VersionEvent.Stage.ValueType  # 0
@@ -494,6 +496,8 @@ class VersionEvent(_message.Message):
     ROLLED_BACK: VersionEvent.Stage.ValueType  # 7
     """judged worse, undecided in time, or taken back by a person"""
     RETIRED: VersionEvent.Stage.ValueType  # 8
+    AWAITING_CHECKS: VersionEvent.Stage.ValueType  # 9
+    """tools outside have to say that it is well"""
 
     ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -608,6 +612,7 @@ class Version(_message.Message):
     LIVE_FROM_FIELD_NUMBER: _builtins.int
     LIVE_TO_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     number: _builtins.int
     stage: Global___VersionEvent.Stage.ValueType
@@ -626,6 +631,10 @@ class Version(_message.Message):
     def approval(self) -> Global___Approval:
         """of one that waits, or waited, for approval"""
 
+    @_builtins.property
+    def checks(self) -> Global___Checks:
+        """of one that waits, or waited, for them, or of which one was posted"""
+
     def __init__(
         self,
         *,
@@ -639,14 +648,95 @@ class Version(_message.Message):
         live_from: _timestamp_pb2.Timestamp | None = ...,
         live_to: _timestamp_pb2.Timestamp | None = ...,
         approval: Global___Approval | None = ...,
+        checks: Global___Checks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "checks", b"checks", "created_at", b"created_at", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "gates", b"gates", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "checks", b"checks", "created_at", b"created_at", "gates", b"gates", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Version: _TypeAlias = Version  # noqa: Y015
+
+@_typing.final
+class Checks(_message.Message):
+    """What tools outside have to say of a version, and what each has said last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Check(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        PASSED_FIELD_NUMBER: _builtins.int
+        ACTOR_FIELD_NUMBER: _builtins.int
+        ROLES_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        COMMENT_FIELD_NUMBER: _builtins.int
+        URL_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        passed: _builtins.bool
+        actor: _builtins.str
+        comment: _builtins.str
+        url: _builtins.str
+        """where more is told"""
+        @_builtins.property
+        def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """of the actor, when it was posted"""
+
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """wall clock"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            passed: _builtins.bool = ...,
+            actor: _builtins.str = ...,
+            roles: _abc.Iterable[_builtins.str] | None = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+            comment: _builtins.str = ...,
+            url: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at", b"at", "comment", b"comment", "name", b"name", "passed", b"passed", "roles", b"roles", "url", b"url"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    POSTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def required(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """roles; anybody, if empty"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """wall clock; for ever, if not given"""
+
+    @_builtins.property
+    def posted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checks.Check]: ...
+    def __init__(
+        self,
+        *,
+        required: _abc.Iterable[_builtins.str] | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        posted: _abc.Iterable[Global___Checks.Check] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "posted", b"posted", "required", b"required", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checks: _TypeAlias = Checks  # noqa: Y015
 
 @_typing.final
 class Approval(_message.Message):
@@ -1051,6 +1141,43 @@ class DecideRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideRequest: _TypeAlias = DecideRequest  # noqa: Y015
+
+@_typing.final
+class PostCheckRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    number: _builtins.int
+    name: _builtins.str
+    passed: _builtins.bool
+    actor: _builtins.str
+    comment: _builtins.str
+    url: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "comment", b"comment", "model", b"model", "name", b"name", "number", b"number", "passed", b"passed", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PostCheckRequest: _TypeAlias = PostCheckRequest  # noqa: Y015
 
 @_typing.final
 class RollbackRequest(_message.Message):
