@@ -38,6 +38,8 @@ from trimtab_core.specbase import Place as Place
 from trimtab_core.specbase import Spec as Spec
 from trimtab_core.specbase import shown_value
 from trimtab_core.syntax import TextFault
+from trimtab_core.testspecs import ContractTestSpec as ContractTestSpec
+from trimtab_core.testspecs import FeatureTestSpec as FeatureTestSpec
 from trimtab_core.testspecs import ModelTestSpec as ModelTestSpec
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
@@ -859,6 +861,21 @@ class ModelTest(_Resource):
     spec: ModelTestSpec
 
 
+class ContractTest(_Resource):
+    """Named examples of what a contract lets in and what not; `trimtab test` reads it, and it is never applied."""
+
+    kind: Literal["ContractTest"] = "ContractTest"
+    spec: ContractTestSpec
+
+
+class FeatureTest(_Resource):
+    """Named examples of what features come to; `trimtab test` reads it, and it is never applied."""
+
+    kind: Literal["FeatureTest"] = "FeatureTest"
+    spec: FeatureTestSpec
+
+
+ProjectTest = ContractTest | FeatureTest
 AnyResource = Source | FeatureView | Table | Model | ModelTest
 Resource = Annotated[AnyResource, Field(discriminator="kind")]
 
@@ -869,6 +886,10 @@ KINDS: dict[str, type[AnyResource]] = {
     "Model": Model,
     "ModelTest": ModelTest,
 }
+
+
+PROJECT_TESTS: dict[str, type[ProjectTest]] = {"ContractTest": ContractTest, "FeatureTest": FeatureTest}
+"""Kinds of what stays in a project."""
 
 
 def parse(kind: str, document: dict[str, Any]) -> AnyResource:
@@ -905,6 +926,8 @@ def kind_fault(kind: Any) -> str:
     """Return what is wrong with what a document says is its kind; nothing, if it is one."""
     if isinstance(kind, str) and kind in KINDS:
         return ""
+    if isinstance(kind, str) and kind in PROJECT_TESTS:
+        return f"{kind!r} is for `trimtab test` alone: leave it in the project"
     return f"{kind!r} is no kind of resource: write one of {', '.join(KINDS)}"
 
 
@@ -915,7 +938,9 @@ def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> li
     """
     wrong = error.errors(include_url=False)
     found = [(_place(fault), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
-    return list(dict.fromkeys([*found, *_all_disagreements(_readable(KINDS[kind], document), ())]))
+    return list(
+        dict.fromkeys([*found, *_all_disagreements(_readable((KINDS | PROJECT_TESTS)[kind], document), ())])
+    )
 
 
 def _place(fault: Any) -> Place:

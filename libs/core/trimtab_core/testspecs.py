@@ -1,12 +1,17 @@
-"""What a user expects of a model's answers, as written: golden rows, invariance and direction."""
+"""What a user expects, as written: of a model's answers, of what a contract lets in, of what features come to.
+
+A `ModelTest` travels with `apply` and is a gate; a `ContractTest` and a `FeatureTest`
+are for `trimtab test` alone, and stay in the project.
+"""
 
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from trimtab_core.specbase import Name, Place, Spec, shown_value
+from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 
 _STEP = re.compile(r"([+*-])\s*(\d+(?:\.\d+)?)")
 
@@ -67,6 +72,64 @@ class Direction(_Changed):
     never: Literal["less", "more"]
     within: float = Field(default=0.0, ge=0)
     """So much the wrong way is let pass."""
+
+
+def _instant(value: str) -> str:
+    if parse_timestamp(value, zone(None)) == NOT_A_TIME:
+        raise ValueError(f"{shown_value(value)} is no time: write one such as 2020-03-15T12:00:00Z")
+    return value
+
+
+Instant = Annotated[str, AfterValidator(_instant)]
+"""RFC 3339, such as `2020-03-15T12:00:00Z`."""
+
+
+class ExampleEvent(Spec):
+    """An event, and what the contract is to make of it."""
+
+    name: CaseName
+    event: dict[str, Any]
+    arrived_at: Instant | None = None
+    """When it happened, if not given: neither late nor early."""
+    refused: tuple[str, ...] = ()
+    """Every reason for which it is to be refused: a code, or code and field like `out_of_range distance`."""
+    becomes: dict[str, Any] = {}
+    """Fields as they are to be once the row has been cleaned."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.refused and self.becomes:
+            yield (
+                ("becomes",),
+                f"{shown_value(self.becomes)} is of a row that is let in: drop it, or drop refused",
+            )
+
+
+class ContractTestSpec(Spec):
+    """Events that a source's contract lets in, and events that it refuses."""
+
+    source: str
+    events: tuple[ExampleEvent, ...] = Field(min_length=1)
+
+
+class Expected(Spec):
+    """What a view's features are to be of an entity at a time."""
+
+    at: Instant
+    entity: dict[str, str | int | float | bool] = {}
+    """The value of each field that tells the view's entities apart."""
+    values: dict[str, float | None] = Field(min_length=1)
+    """By the feature's name in the view; null is one that is not known."""
+    within: float = Field(default=1e-9, ge=0)
+    """Relative, and absolute below 1."""
+
+
+class FeatureTestSpec(Spec):
+    """Events of a view's source, and what the features come to."""
+
+    view: Name
+    events: tuple[dict[str, Any], ...] = ()
+    """Rows with the fields that the view reads; the others may be left out."""
+    expect: tuple[Expected, ...] = Field(min_length=1)
 
 
 class ModelTestSpec(Spec):

@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest, PredictResponse
+import numpy as np
+from trimtab_contracts.serving.v1.serving_pb2 import (
+    PredictRequest,
+    PredictResponse,
+    ScoreRequest,
+    ScoreResponse,
+)
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionServicer
 from trimtab_runtime.clock import to_timestamp
 
@@ -28,3 +34,10 @@ class PredictionApi(PredictionServicer):
             ids=answer.ids,
             features_until=None if until is None else to_timestamp(until),
         )
+
+    def Score(self, request: ScoreRequest, context: Any) -> ScoreResponse:
+        """Answer for rows of features."""
+        answer = self._predictions.score(
+            request.model, request.features, np.array(request.values, np.float32), request.version
+        )
+        return ScoreResponse(predictions=answer.predictions.tolist(), version=answer.versions[0])

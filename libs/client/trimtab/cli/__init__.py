@@ -26,6 +26,7 @@ from trimtab.cli import (
     loops,
     models,
     project,
+    prove,
     report,
     runs,
     stack,
@@ -44,6 +45,7 @@ stack.add_to(app)
 demo.add_to(app)
 init.add_to(app)
 project.add_to(app)
+prove.add_to(app)
 ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)

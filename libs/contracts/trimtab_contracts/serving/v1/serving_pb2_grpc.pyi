@@ -32,11 +32,13 @@ class PredictionStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]
+    Score: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]
 
 @_typing.type_check_only
 class PredictionAsyncStub(PredictionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]  # type: ignore[assignment]
+    Score: _aio.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]  # type: ignore[assignment]
 
 class PredictionServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +47,12 @@ class PredictionServicer(metaclass=_abc_1.ABCMeta):
         request: _serving_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_serving_pb2.PredictResponse, _abc.Awaitable[_serving_pb2.PredictResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _serving_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ScoreResponse, _abc.Awaitable[_serving_pb2.ScoreResponse]]: ...
 
 def add_PredictionServicer_to_server(servicer: PredictionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
