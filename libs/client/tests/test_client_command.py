@@ -358,3 +358,42 @@ def test_a_plan_that_would_break_somebody_fails_with_the_place_below_what_it_wou
             "sentence": "9 was 10: set version: 2",
         }
     ]
+
+
+def test_a_plan_is_there_as_markdown_for_a_pull_requests_comment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yaml").write_text(SOURCE)
+    (tmp_path / "s2.yaml").write_text(SOURCE.replace("spec:", "spec:\n  version: 2"))
+    report = tmp_path / "plan.md"
+
+    assert planned(monkeypatch, tmp_path, Registry(), "--markdown", str(report)) == 0
+
+    assert report.read_text().splitlines() == [
+        "## Trimtab plan",
+        "",
+        "It can be applied: 1 created, 1 changed.",
+        "",
+        "| | what | key | before | after |",
+        "|---|---|---|---|---|",
+        "| changed | `Source/s` | `spec.fields.x.max` | `10.0` | `9.0` |",
+        '| changed | `Source/s` | `spec.fields.x.unit` | `"m"` |  |',
+        "| new | `Source/s.v2` |  |  |  |",
+    ]
+
+
+def test_the_markdown_of_a_plan_that_cannot_be_applied_says_why_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yaml").write_text(SOURCE)
+    report, fault = tmp_path / "plan.md", Fault("Source/s", "spec.fields.x.max", "9 was 10 | so <b>\nmend it")
+
+    assert planned(monkeypatch, tmp_path, Registry(fault), "--markdown", str(report)) != 0
+    said = report.read_text()
+    assert "**It cannot be applied: 1 fault.**" in said
+    assert f"| `{tmp_path}/s.yaml:10` | `spec.fields.x.max` | 9 was 10 \\| so &lt;b> mend it |" in said
+
+    (tmp_path / "t.yaml").write_text("kind: Modl\n")
+    assert planned(monkeypatch, tmp_path, Registry(), "--markdown", str(report)) != 0
+    assert f"`{tmp_path}/t.yaml:1` | `kind` | 'Modl' is no kind of resource" in report.read_text()
+    assert "cannot be written" in str(planned(monkeypatch, tmp_path, Registry(), "--markdown", str(tmp_path)))

@@ -45,7 +45,7 @@ def test_every_fault_is_told_with_file_line_key_value_and_remedy(tmp_path: Path)
         "a.yaml:6: spec.lateness: '2x' is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h",
         "a.yaml:8: spec.fields.id.type: 'strng' is not allowed: write 'string', 'integer', 'number', 'boolean' or 'timestamp'",
         "a.yaml:10: spec.fields.x.pattern: 'a' is for strings, and this field is a integer: remove it",
-        "b.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Table, Model",
+        "b.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Table, Model, ModelTest",
         "b.yaml:3: this is no mapping: write apiVersion, kind, metadata and spec",
         "c.yaml:2: this is no YAML (expected the node content, but found '<stream end>'): mend the syntax",
     ]
@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read_are_told_with_the_rest(tmp_path: Path) -> Non
     assert [str(fault).removeprefix(f"{tmp_path}/") for fault in raised.value.places] == [
         "a.yaml:2: byte 0xe9 is no UTF-8: save the file in that encoding",
         "b.yaml: it cannot be read (Is a directory): mend that, or name another",
-        "c.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Table, Model",
+        "c.yaml:1: kind: 'Sorce' is no kind of resource: write one of Source, FeatureView, Table, Model, ModelTest",
     ]
 
 
@@ -259,7 +259,7 @@ spec: {source: trips, hop: 1h, ttl: 2h, aggregates: [{field: mph, functions: [co
         (SOURCE.replace("spec:", "spec:\n  version: 2"), ["Source/trips.v2"]),
         (
             "kind: Sorce\nmetadata: {name: trips}\n",
-            ["Source/trips", "FeatureView/trips", "Table/trips", "Model/trips"],
+            ["Source/trips", "FeatureView/trips", "Table/trips", "Model/trips", "ModelTest/trips"],
         ),
         ("kind: Source\n", None),
         ("kind: [\n", None),

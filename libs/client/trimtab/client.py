@@ -15,8 +15,10 @@ from typing import Any, Self, TypeVar
 
 import grpc
 import msgspec
+import numpy as np
 import pyarrow as pa
 from google.protobuf import json_format
+from numpy.typing import NDArray
 from trimtab_contracts.features.v1 import features_pb2 as feature_store
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_contracts.ingestion.v1 import ingestion_pb2 as ingestion
@@ -44,6 +46,8 @@ MOST_ROWS = 2_000
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
 """Of one request of `ingest` that has several rows: well under what gRPC lets through."""
 _ANSWER_S = 15.0
+_MOST_VALUES = 250_000
+"""Of one request of `score`: 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,10 +513,47 @@ class Trimtab:
         )
         return answer
 
+    async def score(
+        self, model: str, features: Sequence[str], rows: NDArray[np.float32], *, version: int = 0
+    ) -> NDArray[np.float64]:
+        """Return what the live version, or a warm one that is pinned, answers for rows [rows, features] of features.
+
+        Nothing of it is logged.
+        """
+        said = []
+        step = max(1, _MOST_VALUES // max(len(features), 1))
+        for start in range(0, len(rows), step):
+            request = serving.ScoreRequest(
+                model=model,
+                features=features,
+                values=rows[start : start + step].ravel().tolist(),
+                version=version,
+            )
+            said.append(np.array((await self._serving.Score(request, timeout=_ANSWER_S)).predictions))
+        return np.concatenate(said) if said else np.empty(0)
+
     async def decide(self, what: str, model: str, number: int, *, actor: str, comment: str) -> Any:
         """Approve, reject or promote a version; `what` is the name of the call."""
         request = registry.DecideRequest(model=model, number=number, actor=actor, comment=comment)
         return await getattr(self._registry, what)(request)
+
+    async def post_check(
+        self,
+        model: str,
+        number: int,
+        name: str,
+        *,
+        passed: bool,
+        actor: str,
+        comment: str = "",
+        url: str = "",
+    ) -> registry.Version:
+        """Say what a check of a version came to, and return the version; one that failed rejects it or takes it back."""
+        request = registry.PostCheckRequest(
+            model=model, number=number, name=name, passed=passed, actor=actor, comment=comment, url=url
+        )
+        answer: registry.Version = await self._registry.PostCheck(request)
+        return answer
 
     async def rollback(self, model: str, *, actor: str, comment: str) -> registry.Deployment:
         """Bring the previous champion back."""

@@ -77,6 +77,8 @@ class Project:
 
     def __init__(self) -> None:
         self.resources: list[specs.Resource] = []
+        self.tests: list[specs.ProjectTest] = []
+        """What stays here, for `trimtab test`."""
         self.faults: list[Fault] = []
         self.unreadable: list[dict[str, Any]] | None = []
         """Kind, name and version of what else is meant to be there, None if that cannot be told of all."""
@@ -86,6 +88,16 @@ class Project:
         """Take one more in."""
         self.resources.append(resource)
         self._documents[resource.key] = document
+
+    def add_test(self, test: specs.ProjectTest, document: _Document) -> None:
+        """Take in what stays here."""
+        self.tests.append(test)
+        self._documents[test.key] = document
+
+    def place_of(self, key: str, place: specs.Place = ()) -> str:
+        """Return file and line of a part of what has a kind/name."""
+        fault = self._documents[key].fault(place, "")
+        return f"{fault.file}:{fault.line}"
 
     def miss(self, document: _Document | None = None) -> None:
         """Take note that something is meant to be there, and what it is called, if it says so."""
@@ -116,15 +128,17 @@ class Project:
 
 
 def read(path: Path) -> Project:
-    """Return what is in a YAML file, or in all YAML files of a folder, faults and all."""
+    """Return what is in a YAML file, or in all YAML files of a folder and of its folder `tests`, faults and all."""
     project = Project()
-    files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+    folders = (path, path / "tests")
+    found = [each for folder in folders for form in ("*.yaml", "*.yml") for each in folder.glob(form)]
+    files = [path] if path.is_file() else sorted(found)
     if not files:
         what = "the folder has no YAML file" if path.is_dir() else "there is no such file"
         project.faults.append(Fault(str(path), 0, "", f"{what}: name another"))
     for file in files:
         project.faults += _read(file, project)
-    if not project.faults and not project.resources:
+    if not project.faults and not project.resources and not project.tests:
         said = "no resource is written there: write one, with kind, metadata and spec"
         project.faults.append(Fault(str(path), 0, "", said))
     return project
@@ -228,6 +242,13 @@ def _add(document: _Document, project: Project) -> Iterator[Fault]:
         yield document.fault((), "this is no mapping: write apiVersion, kind, metadata and spec")
         return
     kind: Any = content.get("kind")
+    if isinstance(kind, str) and kind in specs.PROJECT_TESTS:
+        try:
+            project.add_test(specs.PROJECT_TESTS[kind].model_validate(content), document)
+        except ValidationError as error:
+            for place, sentence in specs.faults(error, kind, content):
+                yield document.fault(place, sentence)
+        return
     if said := specs.kind_fault(kind):
         project.miss(document)
         yield document.fault(("kind",), said)

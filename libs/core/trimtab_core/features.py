@@ -168,7 +168,7 @@ def _resolve_one(
         return [RequestFeature(text, rest)]
     if head not in views:
         raise FeatureFault(
-            f"feature {text!r} names view {head!r}, which is not there: {_nearest(head, views)}"
+            f"feature {text!r} names view {head!r}, which is not there: {nearest(head, views)}"
         )
     view = views[head]
     for entity in view.entities:
@@ -182,7 +182,7 @@ def _resolve_one(
         return [ViewFeature(f"{head}.{column}", head, column) for column in columns]
     if rest not in columns:
         raise FeatureFault(
-            f"feature {text!r} names column {rest!r}, which the view lacks: {_nearest(rest, columns)}"
+            f"feature {text!r} names column {rest!r}, which the view lacks: {nearest(rest, columns)}"
         )
     return [ViewFeature(text, head, rest)]
 
@@ -193,7 +193,7 @@ def _resolve_table(
     name, field, column = match.groups()
     if name not in tables:
         raise FeatureFault(
-            f"feature {text!r} names table {name!r}, which is not there: {_nearest(name, tables)}"
+            f"feature {text!r} names table {name!r}, which is not there: {nearest(name, tables)}"
         )
     table = tables[name]
     of_key = ("string",) if table.fields[table.key].type == "string" else ("integer", "number")
@@ -204,7 +204,7 @@ def _resolve_table(
         return [_of_table(name, field, each) for each in table.features]
     if column not in table.features:
         if column not in table.columns:
-            remedy = _nearest(column, table.features)
+            remedy = nearest(column, table.features)
             raise FeatureFault(f"feature {text!r} names column {column!r}, which the table lacks: {remedy}")
         kind = table.fields[column].type
         raise FeatureFault(
@@ -220,7 +220,7 @@ def _of_table(table: str, field: str, column: str) -> TableFeature:
 def _must_be(text: str, field: str, source: SourceSpec, types: Sequence[str]) -> None:
     if field not in source.fields:
         raise FeatureFault(
-            f"feature {text!r} names field {field!r}, which the source lacks: {_nearest(field, source.fields)}"
+            f"feature {text!r} names field {field!r}, which the source lacks: {nearest(field, source.fields)}"
         )
     if source.fields[field].type not in types:
         raise FeatureFault(
@@ -229,7 +229,8 @@ def _must_be(text: str, field: str, source: SourceSpec, types: Sequence[str]) ->
         )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what a name that is not there may have meant, or what there is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else "there are " + (", ".join(sorted(known)) or "none")
 

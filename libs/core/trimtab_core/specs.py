@@ -6,33 +6,43 @@ form by any service.
 """
 
 import re
-import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
+    Discriminator,
     Field,
     PlainSerializer,
+    Tag,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
-    model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.gatespecs import CalibrationGateSpec as CalibrationGateSpec
+from trimtab_core.gatespecs import FairnessGateSpec as FairnessGateSpec
+from trimtab_core.gatespecs import LatencyGateSpec as LatencyGateSpec
+from trimtab_core.gatespecs import SizeGateSpec as SizeGateSpec
 from trimtab_core.limits import Limit, parse_limit
 from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
+from trimtab_core.specbase import FieldName as FieldName
+from trimtab_core.specbase import Name as Name
+from trimtab_core.specbase import Place as Place
+from trimtab_core.specbase import Spec as Spec
+from trimtab_core.specbase import shown_value
 from trimtab_core.syntax import TextFault
+from trimtab_core.testspecs import ContractTestSpec as ContractTestSpec
+from trimtab_core.testspecs import FeatureTestSpec as FeatureTestSpec
+from trimtab_core.testspecs import ModelTestSpec as ModelTestSpec
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 from trimtab_core.units import conversion
 
@@ -90,45 +100,10 @@ Scalar = Annotated[
 ]
 """A value as JSON has it; 3.0 is 3, for a document that travelled has every number as a double."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.v([2-9]|[1-9][0-9]+))?$", max_length=90)]
 """What names a source: `pickups`, or a later major version of it, `pickups.v2`."""
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
 
 _FIELD_NAME: TypeAdapter[str] = TypeAdapter(FieldName)
-
-Place = tuple[str | int, ...]
-"""Keys and indices from the top of a document."""
-
-_shown = reprlib.Repr()
-_shown.maxstring = 120
-
-
-class Spec(BaseModel):
-    """What all parts of a spec share: nothing unknown is let through, nothing changes later."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        arbitrary_types_allowed=True,
-        allow_inf_nan=False,
-    )
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
-        wrong = [
-            InitErrorDetails(
-                type=PydanticCustomError("unfit", "{said}", {"said": said}), loc=place, input=self
-            )
-            for place, said in self._disagreements()
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data(type(self).__name__, wrong)
-        return self
-
-    def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        """Yield what does not go together in a part whose values are right by themselves: where, and a sentence."""
-        yield from ()
 
 
 class Metadata(Spec):
@@ -432,7 +407,7 @@ def _function(value: Any) -> str:
     if isinstance(value, str) and (value in FUNCTIONS or re.fullmatch(_QUANTILE, value)):
         return value
     raise ValueError(
-        f"{_shown.repr(value)} is no function: write one of {', '.join(FUNCTIONS)}, or a quantile such as p50 or p95"
+        f"{shown_value(value)} is no function: write one of {', '.join(FUNCTIONS)}, or a quantile such as p50 or p95"
     )
 
 
@@ -469,7 +444,7 @@ def _entity(value: Any) -> Any:
     if value is None or (isinstance(names, list | tuple) and _are_fields(names)):
         return None if value is None else names[0] if len(names) == 1 else tuple(names)
     raise ValueError(
-        f"{_shown.repr(value)} is no entity: write a field, or a list of different fields like [pickup_zone, vendor]"
+        f"{shown_value(value)} is no entity: write a field, or a list of different fields like [pickup_zone, vendor]"
     )
 
 
@@ -572,7 +547,7 @@ class TableSpec(Spec):
         if self.parquet is not None and not _ADDRESS.fullmatch(self.parquet):
             yield (
                 ("parquet",),
-                f"{_shown.repr(self.parquet)} is no address: write one like s3://bucket/zones.parquet, or an absolute path",
+                f"{shown_value(self.parquet)} is no address: write one like s3://bucket/zones.parquet, or an absolute path",
             )
         for role, types in (("key", KEY_TYPES), ("effective", ("timestamp",))):
             if (name := getattr(self, role)) is not None:
@@ -720,6 +695,38 @@ class GateSpec(Spec):
             yield (has,), f"{getattr(self, has)!r} stands without {lacks}: give both or neither"
 
 
+AnyGateSpec = GateSpec | FairnessGateSpec | CalibrationGateSpec | LatencyGateSpec | SizeGateSpec
+
+
+def _gate_of(value: Any) -> type[AnyGateSpec]:
+    """Return which of the gates is meant, by the key that says what is measured."""
+    if isinstance(value, AnyGateSpec):
+        return type(value)
+    keys: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    if keys.get("metric") == "calibration_error":
+        return CalibrationGateSpec
+    by_key: Mapping[str, type[AnyGateSpec]] = {
+        "fairness": FairnessGateSpec,
+        "latency": LatencyGateSpec,
+        "size": SizeGateSpec,
+    }
+    return next((kind for key, kind in by_key.items() if key in keys), GateSpec)
+
+
+def _tag(kind: type[AnyGateSpec]) -> Tag:
+    return Tag(f"<{kind.__name__}>")
+
+
+OneGate = Annotated[
+    Annotated[GateSpec, _tag(GateSpec)]
+    | Annotated[FairnessGateSpec, _tag(FairnessGateSpec)]
+    | Annotated[CalibrationGateSpec, _tag(CalibrationGateSpec)]
+    | Annotated[LatencyGateSpec, _tag(LatencyGateSpec)]
+    | Annotated[SizeGateSpec, _tag(SizeGateSpec)],
+    Discriminator(lambda value: f"<{_gate_of(value).__name__}>"),
+]
+
+
 class ApprovalSpec(Spec):
     """Who has to approve a candidate that has passed its gates, before it may serve."""
 
@@ -733,12 +740,28 @@ class ApprovalSpec(Spec):
     """How long a candidate waits, by the wall clock, for people are waited for; then it is rejected."""
 
 
+class ChecksSpec(Spec):
+    """Which tools outside have to say that a candidate is well, after its gates and before people are asked."""
+
+    required: tuple[Name, ...] = Field(min_length=1)
+    """What they post, such as `smoke`: all have to be posted as passed."""
+    by: tuple[Name, ...] = ()
+    """Roles; who has one of them may post. Anybody may, if none is named."""
+    expires: Duration | None = None
+    """How long a candidate waits, by the wall clock; then it is rejected."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for index, name in enumerate(self.required):
+            if name in self.required[:index]:
+                yield ("required", index), f"{name!r} is named twice: keep one of them"
+
+
 def _approval(value: Any) -> Any:
     if isinstance(value, Mapping):
         return ApprovalSpec.model_validate(value)
     if value in ("auto", "manual") or isinstance(value, ApprovalSpec):
         return value
-    said = f"{_shown.repr(value)} is not allowed: write auto, manual or who approves, like {{by: [risk], approvers: 2}}"
+    said = f"{shown_value(value)} is not allowed: write auto, manual or who approves, like {{by: [risk], approvers: 2}}"
     raise PydanticCustomError("unfit", "{said}", {"said": said})
 
 
@@ -754,6 +777,11 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
+    checks: Annotated[
+        ChecksSpec | None,
+        BeforeValidator(lambda value: {"required": value} if isinstance(value, list | tuple) else value),
+    ] = None
+    """What tools outside have to post: names like `[smoke]`, or with who may post them and until when."""
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
     """Whether a candidate that has passed its gates waits for a person: `manual` for anybody, or for whom it says."""
 
@@ -840,13 +868,23 @@ class ModelSpec(Spec):
     or an expression of those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
-    gates: tuple[GateSpec, ...] = ()
+    gates: tuple[OneGate, ...] = ()
     rollout: RolloutSpec = RolloutSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     alerts: AlertsSpec = AlertsSpec()
     evidence: EvidenceSpec | None = None
     card: CardSpec | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The fields of the source by whose values gates tell rows apart; they need be no features."""
+        named = [
+            gate.slices if isinstance(gate, GateSpec) else gate.fairness
+            for gate in self.gates
+            if isinstance(gate, GateSpec | FairnessGateSpec)
+        ]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def judged_by(self) -> MetricName:
@@ -861,7 +899,13 @@ class ModelSpec(Spec):
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
         metrics: list[tuple[Place, str]] = [(("rollout", "judge"), self.judged_by)]
-        metrics += [(("gates", index, "metric"), gate.metric) for index, gate in enumerate(self.gates)]
+        for index, gate in enumerate(self.gates):
+            with suppress(AttributeError):  # it asks for what could not be read
+                if isinstance(gate, GateSpec):
+                    metrics.append((("gates", index, "metric"), gate.metric))
+                else:
+                    for place, said in gate.task_disagreements(self.task):
+                        yield ("gates", index, *place), said
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
@@ -935,7 +979,29 @@ class Model(_Resource):
     spec: ModelSpec
 
 
-AnyResource = Source | FeatureView | Table | Model
+class ModelTest(_Resource):
+    """Named tests of how a model behaves."""
+
+    kind: Literal["ModelTest"] = "ModelTest"
+    spec: ModelTestSpec
+
+
+class ContractTest(_Resource):
+    """Named examples of what a contract lets in and what not; `trimtab test` reads it, and it is never applied."""
+
+    kind: Literal["ContractTest"] = "ContractTest"
+    spec: ContractTestSpec
+
+
+class FeatureTest(_Resource):
+    """Named examples of what features come to; `trimtab test` reads it, and it is never applied."""
+
+    kind: Literal["FeatureTest"] = "FeatureTest"
+    spec: FeatureTestSpec
+
+
+ProjectTest = ContractTest | FeatureTest
+AnyResource = Source | FeatureView | Table | Model | ModelTest
 Resource = Annotated[AnyResource, Field(discriminator="kind")]
 
 KINDS: dict[str, type[AnyResource]] = {
@@ -943,7 +1009,12 @@ KINDS: dict[str, type[AnyResource]] = {
     "FeatureView": FeatureView,
     "Table": Table,
     "Model": Model,
+    "ModelTest": ModelTest,
 }
+
+
+PROJECT_TESTS: dict[str, type[ProjectTest]] = {"ContractTest": ContractTest, "FeatureTest": FeatureTest}
+"""Kinds of what stays in a project."""
 
 
 def parse(kind: str, document: dict[str, Any]) -> AnyResource:
@@ -1002,6 +1073,8 @@ def kind_fault(kind: Any) -> str:
     """Return what is wrong with what a document says is its kind; nothing, if it is one."""
     if isinstance(kind, str) and kind in KINDS:
         return ""
+    if isinstance(kind, str) and kind in PROJECT_TESTS:
+        return f"{kind!r} is for `trimtab test` alone: leave it in the project"
     return f"{kind!r} is no kind of resource: write one of {', '.join(KINDS)}"
 
 
@@ -1011,8 +1084,15 @@ def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> li
     What goes together is looked at wherever its values can be read, whatever else is wrong.
     """
     wrong = error.errors(include_url=False)
-    found = [(tuple(fault["loc"]), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
-    return list(dict.fromkeys([*found, *_all_disagreements(_readable(KINDS[kind], document), ())]))
+    found = [(_place(fault), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
+    return list(
+        dict.fromkeys([*found, *_all_disagreements(_readable((KINDS | PROJECT_TESTS)[kind], document), ())])
+    )
+
+
+def _place(fault: Any) -> Place:
+    """Return where a fault is; which of several forms a part was taken for is no place in the document."""
+    return tuple(part for part in fault["loc"] if not str(part).startswith("<"))
 
 
 def _all_disagreements(part: Spec, at: Place) -> Iterator[tuple[Place, str]]:
@@ -1049,6 +1129,8 @@ def _read(annotation: Any, metadata: list[Any], raw: Any) -> Any:
         return _readable(annotation, raw)
     if of and isinstance(of[-1], type) and issubclass(of[-1], Spec) and isinstance(raw, Mapping):
         return {key: _readable(of[-1], each) for key, each in raw.items()}
+    if of and of[0] == OneGate and isinstance(raw, list | tuple):
+        return tuple(_readable(_gate_of(each), each) for each in raw)
     if of and isinstance(of[0], type) and issubclass(of[0], Spec) and isinstance(raw, list | tuple):
         return tuple(_readable(of[0], each) for each in raw)
     return TypeAdapter(Annotated[(annotation, *metadata)] if metadata else annotation).validate_python(raw)
@@ -1063,7 +1145,7 @@ def _follows(fault: Any, wrong: Sequence[Any]) -> bool:
 
 
 def _sentence(fault: Any) -> str:
-    value, context = _shown.repr(fault["input"]), fault.get("ctx", {})
+    value, context = shown_value(fault["input"]), fault.get("ctx", {})
     match fault["type"]:
         case "missing":
             return "it is missing: add it"

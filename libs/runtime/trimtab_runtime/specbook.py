@@ -53,13 +53,14 @@ class UnknownTable(NotFound):
 
 
 class SpecBook:
-    """Sources, feature views, tables and models by name, with the generation of each."""
+    """Sources, feature views, tables, models and their tests by name, with the generation of each."""
 
     def __init__(self, on_change: Callable[[], Awaitable[None]] | None = None) -> None:
         self.sources: dict[str, specs.Source] = {}
         self.views: dict[str, specs.FeatureView] = {}
         self.tables: dict[str, specs.Table] = {}
         self.models: dict[str, specs.Model] = {}
+        self.tests: dict[str, specs.ModelTest] = {}
         self.generations: dict[tuple[str, str], int] = {}
         self._on_change = on_change
 
@@ -83,6 +84,10 @@ class SpecBook:
         """Return a model, or raise `UnknownModel`."""
         return _get(self.models, name, UnknownModel)
 
+    def tests_of(self, model: str) -> list[specs.ModelTest]:
+        """Return the behavioural tests of a model, by name."""
+        return [test for _, test in sorted(self.tests.items()) if test.spec.model == model]
+
     def generation(self, resource: specs.AnyResource) -> int:
         """Return how often the resource has been changed, from 1."""
         return self.generations.get((resource.kind, resource.name), 0)
@@ -102,6 +107,7 @@ class SpecBook:
     def _shelf(self, kind: str) -> dict[str, Any]:
         shelves: Mapping[str, dict[str, Any]] = {
             "Source": self.sources, "FeatureView": self.views, "Table": self.tables, "Model": self.models,
+            "ModelTest": self.tests,
         }  # fmt: skip
         return shelves[kind]
 

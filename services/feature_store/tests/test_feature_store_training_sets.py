@@ -417,3 +417,18 @@ def test_a_set_of_a_table_that_has_not_been_loaded_is_made_later() -> None:
 
     with pytest.raises(NotLoaded, match="column 'area' of table 'zones' has not been loaded yet: ask again"):
         world.make(START, START + 10 * HOUR)
+
+
+async def test_what_gates_group_by_is_beside_the_rows_and_no_part_of_what_names_them() -> None:
+    plain, grouped = World(), World(a_book(gates=[{"fairness": "zone", "of": "mae", "max_difference": 1}]))
+    for world in (plain, grouped):
+        world.archive("asks", [Event("a", START), Event("b", START + 1, zone=None)], START + 9 * HOUR)
+        rides = [Event("a", START + 10, mph=10), Event("b", START + 10, mph=20)]
+        world.archive("rides", rides, START + 9 * HOUR)
+    wanted = Wanted("m", START, START + HOUR, START + 8 * HOUR, START + 8 * HOUR)
+
+    without = await plain.historical.training_set(wanted, patience_s=5)
+    found = await grouped.historical.training_set(wanted, patience_s=5)
+
+    assert found.rows["group:zone"].to_pylist() == ["1", "(none)"]
+    assert digest(found.rows.drop_columns(["group:zone"])) == found.digest == without.digest

@@ -27,6 +27,7 @@ from trimtab_core.features import (
     required_fields,
     resolve,
 )
+from trimtab_core.gatespecs import group_column
 from trimtab_core.grouping import Grouping
 from trimtab_core.lookup import Lookup
 from trimtab_core.pointintime import join_labels
@@ -65,7 +66,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Labelled rows in order of event time: key, event_time_ms, the features, label."""
+    """Labelled rows in order of event time: key, event_time_ms, the features, label, and what gates group them by."""
 
     rows: pa.Table
     rows_without_label: int
@@ -248,7 +249,12 @@ class Making:
                 "label": labels[known],
             }
         )
-        return TrainingSet(rows, without, plan.versions, digest(rows))
+        named = digest(rows)  # what gates group by is beside the dataset, and changes nothing that is fitted
+        for name in plan.model.spec.groups:
+            groups = _texts(self._field(spine, name)).filter(pa.array(known))
+            groups = pc.if_else(pc.equal(groups, _NOBODY), "(none)", groups)
+            rows = rows.append_column(group_column(name), groups)
+        return TrainingSet(rows, without, plan.versions, named)
 
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
         """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
@@ -271,7 +277,8 @@ class Making:
         """Return the archived events of the model's source, in order of event time."""
         wanted, source = self._plan.wanted, self._plan.source
         views = {name: view.spec for name, view in self._plan.views.items()}
-        fields = required_fields(self._plan.features, views) | {self._plan.model.spec.label.on}
+        spec = self._plan.model.spec
+        fields = required_fields(self._plan.features, views) | {spec.label.on, *spec.groups}
         return self._read(source, sorted(fields), wanted.start_ms, wanted.end_ms)
 
     def _own_fields(self, spine: pa.Table, features: Sequence[Feature]) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
     AuditQuery,
+    Check,
+    Checks,
     Entry,
     Gate,
     Listed,
@@ -33,6 +35,7 @@ from trimtab_registry.usecases.entities import (
     Tag,
     Version,
 )
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.ports import Need, Store, Unit
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Move, Standing
@@ -353,6 +356,48 @@ async def test_an_approval_a_rejection_and_the_end_of_the_time_at_once_have_one_
         (Stage.REJECTED, ["rejected"], False),
     )
     assert not await store.overdue(30_000)
+
+
+async def checked(store: Store) -> ExternalChecks:
+    """Have version 1 wait for two checks until 30 s, and return what takes them."""
+    await waiting(store, approvers=1)
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        asked = Checks(("smoke", "e2e"), until_ms=30_000)
+        version = await unit.add_version(
+            a_run("second"), Stage.AWAITING_CHECKS, [], traceparent=None, at_ms=7_000, checks=asked
+        )
+    assert await store.version("minutes", 2) == version
+    return ExternalChecks(store, ManualClock(20_000), Roles.parse("ci:bot"))
+
+
+async def test_what_was_posted_of_a_version_is_kept_with_who_posted_it(store: Store) -> None:
+    checks = await checked(store)
+    await checks.post("minutes", 2, "smoke", passed=True, actor="bot", comment="fine", url="https://ci/1")
+
+    version = await store.version("minutes", 2)
+    assert version is not None
+    posted = Check("smoke", True, "bot", ("ci",), 20_000, "fine", "https://ci/1")
+    assert version.checks == Checks(("smoke", "e2e"), until_ms=30_000, posted=(posted,))
+    assert [held.number for held in await store.overdue(30_000)] == [1, 2]
+    assert not await store.overdue(29_999)
+
+
+async def test_checks_at_once_let_a_version_on_once_or_reject_it(store: Store) -> None:
+    checks = await checked(store)
+
+    async def post(name: str, passed: bool) -> None:
+        await checks.post("minutes", 2, name, passed=passed, actor="bot")
+
+    said = await asyncio.gather(
+        post("smoke", True), post("e2e", True), post("e2e", False), post("smoke", True), return_exceptions=True
+    )  # fmt: skip
+
+    assert all(each is None or isinstance(each, NotNow) for each in said)
+    version = await store.version("minutes", 2)
+    assert version is not None
+    assert version.stage in (Stage.REJECTED, Stage.ROLLED_BACK), "the failed one always wins in the end"
+    assert (await store.standing("minutes")).challenger is None
 
 
 @pytest.mark.real

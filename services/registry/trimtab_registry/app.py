@@ -24,6 +24,7 @@ from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import StoredFile
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
@@ -58,6 +59,7 @@ async def run(config: Config) -> None:
             Names(store, clock),
             Deleting(store, clock),
             collector,
+            ExternalChecks(store, clock, roles),
         )
         register = partial(add_RegistryServicer_to_server, api)
         async with (

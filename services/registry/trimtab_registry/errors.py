@@ -9,7 +9,8 @@ Rejected
 ├── BadTag            what cannot be the name of a dataset
 ├── BadName           what cannot be an alias or a tag of a version
 ├── BadRetention      a setting that is no time, or asks for nothing to be thrown away
-├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownAlias, UnknownRun, UnknownTag, NoEvidence
+├── NotFound          UnknownResource, UnknownModel, UnknownVersion, UnknownAlias, UnknownRun, UnknownTag, UnknownCheck,
+│                     NoEvidence
 └── Conflict          ColumnsInUse, FixedPartitions, NeededResource, NotNow
 """
 
@@ -138,6 +139,14 @@ class NeededResource(Conflict):
         super().__init__(
             f"{kind} {name!r} is needed by {', '.join(by)}: delete those first, or change them so that they do without"
         )
+
+class UnknownCheck(NotFound):
+    """No check of that name is waited for."""
+
+    def __init__(self, model: str, name: str, known: Iterable[str]) -> None:
+        there = ", ".join(known)
+        remedy = f"post one of {there}" if there else "name it in rollout.checks of the model's spec first"
+        super().__init__(f"model {model!r} waits for no check {name!r}: {remedy}")
 
 
 class NotNow(Conflict):

@@ -20,6 +20,7 @@ from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Version
 from trimtab_registry.usecases.naming import Names
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
@@ -32,7 +33,7 @@ class RegistryApi(RegistryServicer):
 
     def __init__(
         self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags,
-        names: Names, deleting: Deleting, collector: Collector,
+        names: Names, deleting: Deleting, collector: Collector, checks: ExternalChecks,
     ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
@@ -42,6 +43,7 @@ class RegistryApi(RegistryServicer):
         self._names = names
         self._deleting = deleting
         self._collector = collector
+        self._checks = checks
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Make documents the wanted state, all or none; or only say what that would change."""
@@ -123,6 +125,15 @@ class RegistryApi(RegistryServicer):
                 request.model, request.number, actor=request.actor, comment=request.comment
             )
         )
+
+    async def PostCheck(self, request: pb.PostCheckRequest, context: Any) -> pb.Version:
+        """Take in what a tool outside says of a version."""
+        return messages.version(
+            await self._checks.post(
+                request.model, request.number, request.name, passed=request.passed, actor=request.actor,
+                comment=request.comment, url=request.url,
+            )
+        )  # fmt: skip
 
     async def Promote(self, request: pb.DecideRequest, context: Any) -> pb.Deployment:
         """Make a version the champion."""

@@ -20,6 +20,7 @@ from trimtab_registry.usecases.entities import (
     AuditQuery,
     CancelledRun,
     Candidate,
+    Checks,
     Document,
     Entry,
     FinishedRun,
@@ -172,6 +173,8 @@ def version(held: Version, standing: Standing) -> pb.Version:
         message.live_to.CopyFrom(to_timestamp(held.live_to_ms))
     if held.approval is not None:
         message.approval.CopyFrom(approval(held.approval))
+    if held.checks is not None:
+        message.checks.CopyFrom(checks(held.checks))
     return message
 
 
@@ -198,6 +201,26 @@ def approval(held: Approval) -> pb.Approval:
         for each in held.given
     ]
     message = pb.Approval(by=held.by, approvers=held.approvers, given=given)
+    if held.until_ms is not None:
+        message.until.CopyFrom(to_timestamp(held.until_ms))
+    return message
+
+
+def checks(held: Checks) -> pb.Checks:
+    """Return what a version waits for from outside, and what was posted."""
+    posted = [
+        pb.Checks.Check(
+            name=each.name,
+            passed=each.passed,
+            actor=each.actor,
+            roles=each.roles,
+            at=to_timestamp(each.at_ms),
+            comment=each.comment,
+            url=each.url,
+        )
+        for each in held.posted
+    ]
+    message = pb.Checks(required=held.required, by=held.by, posted=posted)
     if held.until_ms is not None:
         message.until.CopyFrom(to_timestamp(held.until_ms))
     return message

@@ -11,6 +11,8 @@ from trimtab_registry import messages
 from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
+    Check,
+    Checks,
     Entry,
     Gate,
     Given,
@@ -125,6 +127,7 @@ def version(row: asyncpg.Record) -> Version:
         tags=json.loads(row["tags"]),
         let_go_ms=from_datetime(row["let_go_at"]) if row["let_go_at"] else None,
         files_gone_ms=from_datetime(row["files_gone_at"]) if row["files_gone_at"] else None,
+        checks=_checks(json.loads(row["checks"])) if row["checks"] else None,
     )
 
 
@@ -144,6 +147,16 @@ def listed(row: asyncpg.Record) -> Listed:
 def of_approval(approval: Approval | None) -> str | None:
     """Return the column of what a version waits for."""
     return json.dumps(asdict(approval)) if approval else None
+
+
+def of_checks(checks: Checks | None) -> str | None:
+    """Return the column of what was posted of a version, and what it waits for."""
+    return json.dumps(asdict(checks)) if checks else None
+
+
+def _checks(held: dict[str, Any]) -> Checks:
+    posted = tuple(Check(**{**each, "roles": tuple(each["roles"])}) for each in held["posted"])
+    return Checks(**{**held, "required": tuple(held["required"]), "by": tuple(held["by"]), "posted": posted})
 
 
 def _approval(held: dict[str, Any]) -> Approval:

@@ -24,6 +24,7 @@ from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
     AuditQuery,
+    Checks,
     Entry,
     FinishedRun,
     Gate,
@@ -66,6 +67,11 @@ WITH rollout AS (
                                    phase = excluded.phase, generation = excluded.generation
 )
 {_SAVE_MODEL}
+"""
+
+_OVERDUE = """
+(v.stage = 'AWAITING_APPROVAL' AND (v.approval ->> 'until_ms')::bigint <= $1
+ OR v.stage = 'AWAITING_CHECKS' AND (v.checks ->> 'until_ms')::bigint <= $1)
 """
 
 _APPEND = """
@@ -263,12 +269,13 @@ class PostgresUnit(_Reads):
 
     async def add_version(
         self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
-        approval: Approval | None = None,
+        approval: Approval | None = None, checks: Checks | None = None,
     ) -> Version:  # fmt: skip
         """Store a locked model's next version, and what it waits for."""
         number = await self._connection.fetchval(
             "INSERT INTO versions (model, number, run_id, stage, candidate, gates, loop_id, traceparent, as_of, created_at,"
-            " approval) SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM versions WHERE model = $1"
+            " approval, checks) SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
+            " FROM versions WHERE model = $1"
             " RETURNING number",
             run.model,
             run.candidate.run_id,
@@ -280,11 +287,12 @@ class PostgresUnit(_Reads):
             to_datetime(run.as_of_ms),
             to_datetime(at_ms),
             rows.of_approval(approval),
+            rows.of_checks(checks),
         )
         return Version(
             model=run.model, number=number, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
-            approval=approval,
+            approval=approval, checks=checks,
         )  # fmt: skip
 
     async def version_of_run(self, run_id: str) -> Version | None:
@@ -354,6 +362,16 @@ class PostgresUnit(_Reads):
             version.model,
             version.number,
             rows.of_approval(approval),
+        )
+
+    async def set_checks(self, version: Version, checks: Checks) -> None:
+        """Store what was posted of a version of a locked model."""
+        self._versions.clear()
+        await self._connection.execute(
+            "UPDATE versions SET checks = $3 WHERE model = $1 AND number = $2",
+            version.model,
+            version.number,
+            rows.of_checks(checks),
         )
 
     async def set_stage(self, change: StageChange) -> None:
@@ -469,13 +487,9 @@ class PostgresStore(_Reads):
         return [rows.listed(row) for row in found]
 
     async def overdue(self, now_ms: int) -> Sequence[Version]:
-        """Return the versions that have waited for approval too long, by model and number."""
+        """Return the versions that have waited too long, for checks or for approval, by model and number."""
         with outages():
-            found = await self._pool.fetch(
-                f"{_VERSION} WHERE v.stage = 'AWAITING_APPROVAL' AND (v.approval ->> 'until_ms')::bigint <= $1"
-                " ORDER BY v.model, v.number",
-                now_ms,
-            )
+            found = await self._pool.fetch(f"{_VERSION} WHERE {_OVERDUE} ORDER BY v.model, v.number", now_ms)
         return [rows.version(row) for row in found]
 
     async def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout
-from trimtab_contracts.serving.v1.serving_pb2 import ExplainRequest, PredictRequest
+from trimtab_contracts.serving.v1.serving_pb2 import ExplainRequest, PredictRequest, ScoreRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_core.slots import FoldState, Layout
 from trimtab_runtime import door, telemetry
@@ -303,3 +303,27 @@ async def test_a_tensor_that_does_not_fit_is_named(
         with pytest.raises(InferenceServerException, match=sentence) as caught:
             await client.infer(MODEL, inputs)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+async def test_rows_of_named_features_are_answered_in_whatever_order_and_nothing_is_logged(
+    channel: grpc.aio.Channel, instance: Instance
+) -> None:
+    score = PredictionStub(channel).Score
+    names = [*reversed(PROJECT.features), "another"]
+    rows = np.array([[30.0, 0.0, 1.0, 9.0], [40.0, 0.0, 2.0, 9.0]], np.float32)
+    request = ScoreRequest(model=MODEL, features=names, values=rows.ravel().tolist())
+
+    live = await score(request)
+    request.version = 3
+    pinned = await score(request)
+
+    weights = np.array(WEIGHTS[1])
+    assert (live.version, pinned.version) == (1, 3)
+    assert list(live.predictions) == pytest.approx((rows[:, 2::-1] @ weights).tolist())
+    assert list(pinned.predictions) == pytest.approx((rows[:, 2::-1] @ np.array(WEIGHTS[3])).tolist())
+
+    code, said = await refused(score(ScoreRequest(model=MODEL, features=["another"], values=[1.0])))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "which is not among the features: add it" in said
+    code, said = await refused(score(ScoreRequest(model=MODEL, features=names, values=[1.0])))
+    assert said == "1 values make no rows of 4 features: send one of each for each row"

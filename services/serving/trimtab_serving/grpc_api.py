@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 from trimtab_contracts.serving.v1.serving_pb2 import (
     ExplainRequest,
     ExplainResponse,
     PredictRequest,
     PredictResponse,
+    ScoreRequest,
+    ScoreResponse,
 )
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionServicer
 from trimtab_runtime.clock import to_timestamp
@@ -56,3 +59,10 @@ class PredictionApi(PredictionServicer):
             ],
             features_until=None if until is None else to_timestamp(until),
         )
+
+    def Score(self, request: ScoreRequest, context: Any) -> ScoreResponse:
+        """Answer for rows of features."""
+        answer = self._predictions.score(
+            request.model, request.features, np.array(request.values, np.float32), request.version
+        )
+        return ScoreResponse(predictions=answer.predictions.tolist(), version=answer.versions[0])

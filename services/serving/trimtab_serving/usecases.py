@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_runtime.clock import Clock
 
+from trimtab_serving.errors import BadTensor
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, PredictionLog
 from trimtab_serving.snapshot import Board, Served
@@ -106,6 +107,27 @@ class Predictions:
         except Exception:
             self._meter.failed(model)
             raise
+
+    def score(self, model: str, names: Sequence[str], values: Floats, version: int = 0) -> Answer:
+        """Answer for rows of named features, laid one after the other; nothing of it is logged.
+
+        Raises:
+            UnknownModel, NoLiveVersion, VersionNotWarm, BadTensor: what they say.
+        """
+        begun = perf_counter_ns()
+        served = self._board.current.of(model)
+        answering = served.pinned(version)
+        places = {name: at for at, name in enumerate(names)}
+        if missing := [name for name in answering.features if name not in places]:
+            raise BadTensor(
+                f"version {answering.number} takes {missing[0]!r}, which is not among the features: add it"
+            )
+        if not values.size or values.size % len(names):
+            raise BadTensor(
+                f"{values.size} values make no rows of {len(names)} features: send one of each for each row"
+            )
+        rows = values.reshape(-1, len(names))[:, [places[name] for name in answering.features]]
+        return self._unlogged(served, answering, np.ascontiguousarray(rows), begun)
 
     def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
         reader = served.reader

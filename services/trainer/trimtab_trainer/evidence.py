@@ -115,7 +115,7 @@ def _columns(judged: pa.Table, wanted: Sequence[str]) -> list[tuple[str, NDArray
 
 def _answers(graph: bytes, task: Task) -> Callable[[Matrix], Floats]:
     """Return what a graph answers; a probability that rounding has put beyond 0 or 1 is within."""
-    predict = export.asked(graph)
+    predict = partial(export.answers, export.session(graph))
     return predict if task == "regression" else lambda features: np.clip(predict(features), 0, 1)
 
 

@@ -47,21 +47,21 @@ def serialised(model: Any) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the predictions [rows] of a serialised model."""
-    return asked(model)(features)
-
-
-def asked(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
-    """Return what answers with the predictions [rows] of a serialised model, as often as it is asked."""
+def session(model: bytes) -> Any:
+    """Return a serialised model, ready to be asked on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def predict(features: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
 
-    return predict
+def answers(session: Any, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the predictions [rows] of a model that is ready."""
+    return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+
+
+def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the predictions [rows] of a serialised model."""
+    return answers(session(model), features)
 
 
 def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.float64]) -> None:

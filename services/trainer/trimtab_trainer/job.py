@@ -1,7 +1,7 @@
 """What a run does, in a process of its own.
 
-It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
-its folder, and writes the candidate's files and `result.json` there. It talks to
+It reads `job.json`, `rows.arrow` and, where there are such, `champion.onnx` and
+`tests.json` from its folder, and writes the candidate's files and `result.json` there. It talks to
 nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3
 and its sentence in `result.json`.
 """
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
+from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model
 
-from trimtab_trainer import evidence, export, families, fitting, search
+from trimtab_trainer import behaving, evidence, export, families, fitting, search, timing
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -83,7 +84,8 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
     spec = model.spec.trainer
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
-    names = [name for name in table.column_names if name not in ("key", "event_time_ms", "label")]
+    beside = {"key", "event_time_ms", "label", *map(group_column, model.spec.groups)}
+    names = [name for name in table.column_names if name not in beside]
     if table.num_rows < spec.min_rows:
         raise RunFailed(
             f"there are {table.num_rows} labelled rows and trainer.min_rows is {spec.min_rows}: wait, or lower it"
@@ -114,8 +116,9 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     telling.reach(Stage.EVALUATING)
     _write_reference(folder / "reference.arrow", model, names, rows, unseen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
-    slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
-    _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
+    _write_evaluation(
+        folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, model.spec.groups
+    )
     metrics = _metrics(task, rows.label[judged], predictions, champion)
     log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
@@ -126,6 +129,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     telling.reach(Stage.EXPLAINING)
     found = evidence.found(model.spec, table, rows, judged, predictions, champion, graph)
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
+    live = _live(folder, job.get("champion"), names)
     return {
         "features": names,
         "metrics": found.values | metrics,
@@ -141,6 +145,8 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             **search.facts(folder),
         },
         "environment": _environment() | families.versions(spec.kind),
+        "latency": timing.latency(graph, live, rows.features[judged]),
+        "tests": behaving.results(folder, graph, names, rows.features[judged]),
     }
 
 
@@ -158,15 +164,23 @@ def _champion(folder: Path, live: Any, names: list[str], judged: fitting.Rows) -
     own training it is asked of all, and has the advantage: a candidate that is better even so is better.
     None where there is no live version, or it needs features that are not here.
     """
-    path = folder / "champion.onnx"
-    if live is None or not path.exists() or not set(live["features"]) <= set(names):
+    asked_for = _live(folder, live, names)
+    if asked_for is None:
         return None
+    graph, columns = asked_for
     unseen = judged.event_time_ms > live["trained_to_ms"]
     asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
     said = np.full(len(judged), np.nan)
-    columns = [names.index(name) for name in live["features"]]
-    said[asked] = export.run(path.read_bytes(), judged.features[asked][:, columns])
+    said[asked] = export.run(graph, judged.features[asked][:, columns])
     return said
+
+
+def _live(folder: Path, live: Any, names: list[str]) -> tuple[bytes, list[int]] | None:
+    """Return the live version's graph and the columns that it takes; None if there is none, or it needs others."""
+    path = folder / "champion.onnx"
+    if live is None or not path.exists() or not set(live["features"]) <= set(names):
+        return None
+    return path.read_bytes(), [names.index(name) for name in live["features"]]
 
 
 def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> dict[str, float]:
@@ -191,7 +205,7 @@ def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitti
 
 
 def _write_evaluation(
-    path: Path, judged: pa.Table, predictions: Any, champion: Any, slices: Sequence[str]
+    path: Path, judged: pa.Table, predictions: Any, champion: Any, groups: Sequence[str]
 ) -> None:
     columns = {
         "key": judged["key"],
@@ -202,13 +216,8 @@ def _write_evaluation(
         if champion is None
         else pa.array(champion, mask=np.isnan(champion)),
     }
-    for name in slices:
-        column = name if name in judged.column_names else f"request.{name}"
-        if column not in judged.column_names:
-            raise RunFailed(
-                f"a gate slices by {name!r}, which is no feature of the model: add request.{name}"
-            )
-        columns[name] = judged[column]
+    for name in groups:
+        columns[name] = judged[group_column(name)]
     _write(path, pa.table(columns))
 
 

@@ -2,9 +2,9 @@
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from trimtab_contracts.common.v1.common_pb2 import Artifact
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
-from trimtab_contracts.registry.v1.registry_pb2 import Interval, TableVersion
+from trimtab_contracts.registry.v1.registry_pb2 import Interval, Latency, TableVersion
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
 from trimtab_runtime.clock import to_timestamp
@@ -64,6 +64,8 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         trained_from=to_timestamp(fitted.trained_from_ms),
         trained_to=to_timestamp(fitted.trained_to_ms),
         intervals={name: Interval(low=low, high=high) for name, (low, high) in fitted.intervals.items()},
+        latency=json_format.ParseDict(dict(fitted.latency), Latency()) if fitted.latency else None,
+        tests=[GateResult(**each) for each in fitted.tests],
     )
 
 

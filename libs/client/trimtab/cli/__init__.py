@@ -19,6 +19,7 @@ from trimtab.cli import (
     answers,
     audit,
     backfill,
+    checks,
     datasets,
     deadletter,
     demo,
@@ -27,6 +28,7 @@ from trimtab.cli import (
     loops,
     models,
     project,
+    prove,
     report,
     runs,
     stack,
@@ -46,11 +48,13 @@ demo.add_to(app)
 init.add_to(app)
 project.add_to(app)
 answers.add_to(app)
+prove.add_to(app)
 ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
+app.add_typer(checks.app, name="check", help="What tools outside say of a version.")
 app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")

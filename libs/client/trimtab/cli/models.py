@@ -1,7 +1,8 @@
 """`trimtab model list | versions | card | train | approve | reject | promote | rollback`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
@@ -9,6 +10,7 @@ from trimtab_core.losses import LOWER_IS_BETTER
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 
+from trimtab.cli.checks import pending
 from trimtab.cli.session import (
     HOME,
     Directory,
@@ -71,6 +73,10 @@ def versions(
     output: Annotated[
         str, typer.Option("-o", "--output", help="wide: with every metric and its interval.")
     ] = "",
+
+    gates: Annotated[
+        bool, typer.Option("--gates", help="What each gate and test found of them, with its numbers.")
+    ] = False,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +90,10 @@ def versions(
         return
     known = dict.fromkeys(name for version in found for name in metrics(version.candidate))
     names = [name for name in known if output or name in LOWER_IS_BETTER]
+
+    if gates:
+        show(_found(found), as_json=False, empty=f"no version of {model} was held to a gate")
+        return
     rows = [
         {
             "version": version.number,
@@ -197,7 +207,27 @@ def waits(approval: Approval, now_ms: int) -> str:
     return f"{said}, expires in {about(left)}"
 
 
+def _found(versions: Sequence[Version]) -> list[dict[str, Any]]:
+    """Return what each gate found of each version, a line each."""
+    return [
+        {
+            "version": version.number,
+            "gate": gate.gate,
+            "result": "passed" if gate.passed else "REFUSED",
+            "value": gate.value,
+            "low": gate.low if gate.HasField("low") else None,
+            "high": gate.high if gate.HasField("high") else None,
+            "limit": gate.limit,
+            "sentence": gate.sentence,
+        }
+        for version in versions
+        for gate in version.gates
+    ]
+
+
 def _stage(version: Version) -> str:
+    if version.stage == VersionEvent.AWAITING_CHECKS:
+        return f"waits for checks: {', '.join(pending(version.checks))}"
     if version.stage == VersionEvent.AWAITING_APPROVAL:
         return f"waits for approval: {waits(version.approval, SystemClock().now_ms())}"
     return VersionEvent.Stage.Name(version.stage).lower()

@@ -13,7 +13,7 @@ from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
-from trimtab.cli import tables
+from trimtab.cli import planned, tables
 from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import (
     HOME,
@@ -54,15 +54,27 @@ def apply(path: Path, directory: Directory = HOME, as_json: Json = False) -> Non
     show(rows, as_json=as_json)
 
 
-def plan(path: Path, directory: Directory = HOME, as_json: Json = False) -> None:
+def plan(
+    path: Path,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write it there too, as a report for a pull request's comment.")
+    ] = None,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
     """Say what applying PATH would change, key by key, and what it would break; nothing is changed.
 
     Fails, with every fault and its place, if it cannot be applied.
     """
-    project = _read(path, directory)
+    try:
+        project = _read(path, directory)
+    except BadProject as error:
+        planned.write(markdown, [], error.places)
+        raise
     held, faults = ask(directory, lambda it: _looked_up(it, project))
     changes = [_change(held.get(resource.key), resource) for resource in project.resources]
     warnings = _gaps(project)
+    planned.write(markdown, changes, faults)
     if as_json:
         told = {"changes": changes, "faults": [asdict(fault) for fault in faults], "warnings": warnings}
         print_json(told)

@@ -16,14 +16,23 @@ from trimtab_monitoring.usecases.entities import Command, Drift, Due, Gate, Loop
 _ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
 """The states before there is a version, from the first to the last."""
 _ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed", "cancelled"})
-_RESTING: Final = _ENDED | {"declined", "awaiting_approval"}
+_RESTING: Final = _ENDED | {"declined", "awaiting_checks", "awaiting_approval"}
 """States in which nothing more happens by itself."""
 
 Stage = Literal[
-    "REFUSED", "AWAITING_APPROVAL", "REJECTED", "ACCEPTED", "ON_TRIAL", "LIVE", "ROLLED_BACK", "RETIRED"
+    "REFUSED",
+    "AWAITING_CHECKS",
+    "AWAITING_APPROVAL",
+    "REJECTED",
+    "ACCEPTED",
+    "ON_TRIAL",
+    "LIVE",
+    "ROLLED_BACK",
+    "RETIRED",
 ]
 _STAGES: Final[dict[Stage, str]] = {
     "REFUSED": "refused",
+    "AWAITING_CHECKS": "awaiting_checks",
     "AWAITING_APPROVAL": "awaiting_approval",
     "REJECTED": "refused",
     "ACCEPTED": "loading",
@@ -179,6 +188,7 @@ def _end_of(run: RunNews) -> str:
 def _outcome(state: str, news: StageNews) -> str:
     said = {
         "refused": f"Version {news.number} was refused",
+        "awaiting_checks": f"Version {news.number} waits for checks from outside",
         "awaiting_approval": f"Version {news.number} waits for a person",
         "live": f"Version {news.number} is live",
         "rolled_back": f"Version {news.number} was rolled back",

@@ -20,6 +20,7 @@ from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.ports import Need, Store
 from trimtab_registry.usecases.roles import Roles
@@ -57,6 +58,7 @@ class Harness:
         """What a run has stored again."""
         self.collector = Collector(self.store, self.clock, self._remove, Retention(DAY_MS, HOUR_MS))
         self.tags = Tags(self.store, self.clock)
+        self.checks = ExternalChecks(self.store, self.clock, self.roles)
         self._verdicts = 0
 
     def api(self) -> RegistryApi:
@@ -70,6 +72,7 @@ class Harness:
             self.names,
             self.deleting,
             self.collector,
+            self.checks,
         )
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:
@@ -83,11 +86,12 @@ class Harness:
         champion: int = 0,
         content: bytes | None = None,
         features: Sequence[str] = ("distance",),
+        **measured: Any,
     ) -> None:
-        """Let a run called `name` finish, evaluated beside `champion`."""
+        """Let a run called `name` finish, evaluated beside `champion`; `measured` is what more it says of itself."""
         self.files[name] = an_evaluation() if content is None else content
         await self.candidates.consider(
-            a_run(name, champion=champion, evaluation=Artifact(uri=name), features=features)
+            a_run(name, champion=champion, evaluation=Artifact(uri=name), features=features, **measured)
         )
 
     async def report(

@@ -53,8 +53,9 @@ def a_run(
     champion: int = 0,
     evaluation: Artifact | None = None,
     features: Sequence[str] = ("distance",),
+    **measured: Any,
 ) -> FinishedRun:
-    """Return a run of `model` that succeeded, evaluated beside `champion`."""
+    """Return a run of `model` that succeeded, evaluated beside `champion`; `measured` is what more it says of itself."""
     event = RunEvent(
         id=f"{name}/succeeded",
         run_id=name,
@@ -69,6 +70,7 @@ def a_run(
             features=features,
             champion_version=champion,
             model_generation=1,
+            **measured,
         ),
     )
     return messages.finished_run(event)

@@ -20,6 +20,7 @@ from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
     AuditQuery,
+    Checks,
     Entry,
     FinishedRun,
     Gate,
@@ -155,14 +156,12 @@ class MemoryStore:
         )
 
     async def overdue(self, now_ms: int) -> Sequence[Version]:
-        """Return the versions that have waited for approval too long, by model and number."""
+        """Return the versions that have waited too long, for checks or for approval, by model and number."""
         return [
             version
             for _, held in sorted(self._kept.versions.items())
             for version in held
-            if version.stage is Stage.AWAITING_APPROVAL
-            and version.approval
-            and version.approval.is_over(now_ms)
+            if (awaited := _awaited(version)) is not None and awaited.is_over(now_ms)
         ]
 
     async def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:
@@ -251,14 +250,14 @@ class MemoryUnit:
 
     async def add_version(
         self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
-        approval: Approval | None = None,
+        approval: Approval | None = None, checks: Checks | None = None,
     ) -> Version:  # fmt: skip
         """Store a locked model's next version, and what it waits for."""
         held = self._kept.versions.setdefault(run.model, [])
         version = Version(
             model=run.model, number=len(held) + 1, stage=stage, candidate=run.candidate, gates=tuple(gates),
             loop_id=run.loop_id, traceparent=traceparent, as_of_ms=run.as_of_ms, created_at_ms=at_ms,
-            approval=approval,
+            approval=approval, checks=checks,
         )  # fmt: skip
         held.append(version)
         return version
@@ -286,6 +285,11 @@ class MemoryUnit:
         """Store who has approved a version of a locked model."""
         held = self._kept.versions[version.model]
         held[version.number - 1] = replace(held[version.number - 1], approval=approval)
+
+    async def set_checks(self, version: Version, checks: Checks) -> None:
+        """Store what was posted of a version of a locked model."""
+        held = self._kept.versions[version.model]
+        held[version.number - 1] = replace(held[version.number - 1], checks=checks)
 
     async def version(self, model: str, number: int) -> Version | None:
         """Return a version."""
@@ -334,6 +338,13 @@ class MemoryUnit:
         entry = entry.following(last.sequence if last else 0, last.hash if last else GENESIS)
         self._kept.entries.append(entry)
         self._kept.outbox.append(news.of_entry(entry))
+
+
+def _awaited(version: Version) -> Approval | Checks | None:
+    """Return what a version waits for."""
+    if version.stage is Stage.AWAITING_CHECKS:
+        return version.checks
+    return version.approval if version.stage is Stage.AWAITING_APPROVAL else None
 
 
 def _with_reign(version: Version, reigns: Sequence[Reign]) -> Version:

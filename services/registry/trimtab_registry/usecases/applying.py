@@ -201,11 +201,11 @@ class Specs:
 
 
 def needs(changed: Iterable[Spec], world: World) -> list[Need]:
-    """Return what must exist before `changed` may be published; a model needs nothing of its own."""
+    """Return what must exist before `changed` may be published; models and tests need nothing of their own."""
     return [
         Need(spec.kind, spec.name, _partitions(spec, world))
         for spec in changed
-        if not isinstance(spec, specs.Model)
+        if not isinstance(spec, specs.Model | specs.ModelTest)
     ]
 
 

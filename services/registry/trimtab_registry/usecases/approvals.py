@@ -86,13 +86,12 @@ class Approvals:
             return await self._reject(unit, standing, version, said, actor, now)
 
     async def expire(self) -> None:
-        """Reject what has waited too long."""
+        """Reject what has waited too long, for people or for checks."""
         for seen in await self._store.overdue(self._clock.now_ms()):
             async with self._store.begin() as unit:
                 standing, now = await unit.lock(seen.model), self._clock.now_ms()
                 version = await lifecycle.the_version(unit, seen.model, seen.number)
-                if version.stage is Stage.AWAITING_APPROVAL and version.approval:
-                    said = f"not approved in time: {version.approval} had by {iso(version.approval.until_ms or 0)}"
+                if said := _too_late(version, now):
                     await self._reject(unit, standing, version, said, REGISTRY, now)
 
     async def keep_time(self) -> None:
@@ -101,7 +100,7 @@ class Approvals:
             try:
                 await self.expire()
             except Unavailable as error:
-                log.warning("what has waited too long for approval waits on: %s", error)
+                log.warning("what has waited too long waits on: %s", error)
             await asyncio.sleep(_EVERY_S)
 
     async def _reject(
@@ -132,3 +131,15 @@ class Approvals:
         if approval.by and actor not in may:
             raise NotTheirs(model, number, actor, approval.by, may)
         return version, approval
+
+
+def _too_late(version: Version, now_ms: int) -> str:
+    """Return why a version is to be rejected for want of time, or nothing."""
+    approval, checks = version.approval, version.checks
+    if version.stage is Stage.AWAITING_APPROVAL and approval and approval.is_over(now_ms):
+        return f"not approved in time: {approval} had by {iso(approval.until_ms or 0)}"
+    if version.stage is Stage.AWAITING_CHECKS and checks and checks.is_over(now_ms):
+        return (
+            f"not checked in time: {', '.join(checks.pending)} had not passed by {iso(checks.until_ms or 0)}"
+        )
+    return ""

@@ -21,6 +21,7 @@ from trimtab_registry.usecases.entities import (
     Approval,
     CancelledRun,
     Candidate,
+    Checks,
     Entry,
     FinishedRun,
     Gate,
@@ -80,26 +81,36 @@ class Candidates:
                 )
 
     async def _judge(self, spec: specs.ModelSpec, candidate: Candidate) -> Findings:
-        if not spec.gates:
+        if not spec.gates and not candidate.document.get("tests"):
             return Findings()
         try:
             content = await self._fetch(candidate.evaluation)
-            judge = partial(evaluation.judge, spec, content, champion=candidate.champion_version)
+            judge = partial(
+                evaluation.judge,
+                spec,
+                content,
+                champion=candidate.champion_version,
+                candidate=candidate.document,
+            )
             return Findings(tuple(await asyncio.to_thread(judge)))
         except Rejected as error:
             return Findings(fault=str(error))
 
     async def _admit(self, unit: Unit, run: FinishedRun, spec: specs.ModelSpec, findings: Findings) -> None:
         standing, now = await unit.lock(run.model), self._clock.now_ms()
-        refusal = _refusal(spec, findings) or staleness(spec, standing, run.candidate)
-        stage, approval = Stage.ACCEPTED, None
+        refusal = _refusal(findings) or staleness(spec, standing, run.candidate)
+        stage, approval, checks = Stage.ACCEPTED, None, None
         if refusal:
             stage = Stage.REFUSED
-        elif spec.rollout.approval != "auto":
-            stage, approval = Stage.AWAITING_APPROVAL, _asked(spec.rollout.approval, now)
+        else:
+            if spec.rollout.approval != "auto":
+                stage, approval = Stage.AWAITING_APPROVAL, _asked(spec.rollout.approval, now)
+            if spec.rollout.checks is not None:
+                stage, checks = Stage.AWAITING_CHECKS, _expected(spec.rollout.checks, now)
         version = await unit.add_version(
-            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now, approval=approval
-        )
+            run, stage, findings.gates, traceparent=telemetry.traceparent(), at_ms=now, approval=approval,
+            checks=checks,
+        )  # fmt: skip
         passed = f"it passed all {len(findings.gates)} gates" if findings.gates else "it has no gates to pass"
         if stage is Stage.ACCEPTED:
             await lifecycle.begin(
@@ -107,7 +118,8 @@ class Candidates:
                 actor=REGISTRY, sentence=passed, at_ms=now,
             )  # fmt: skip
             return
-        sentence = refusal or f"{passed} and waits for a person to approve or reject it"
+        waits = f"checks: {', '.join(checks.required)}" if checks else "a person to approve or reject it"
+        sentence = refusal or f"{passed} and waits for {waits}"
         await lifecycle.set_stage(unit, standing, version, stage, sentence, actor=REGISTRY, at_ms=now)
 
 
@@ -119,14 +131,20 @@ def _asked(approval: specs.ApprovalSpec | str, now_ms: int) -> Approval:
     return Approval(approval.by, approval.approvers, approval.comment, until_ms)
 
 
-def _refusal(spec: specs.ModelSpec, findings: Findings) -> str:
+def _expected(checks: specs.ChecksSpec, now_ms: int) -> Checks:
+    """Return the checks that a candidate waits for that comes now."""
+    until_ms = None if checks.expires is None else now_ms + checks.expires
+    return Checks(checks.required, checks.by, until_ms)
+
+
+def _refusal(findings: Findings) -> str:
     """Return why the gates refuse a candidate, or nothing."""
     if findings.fault:
         return findings.fault
     refused = evaluation.failed(findings.gates)
     if not refused:
         return ""
-    return f"{len(refused)} of {len(spec.gates)} gates refused it: " + " ".join(
+    return f"{len(refused)} of {len(findings.gates)} gates refused it: " + " ".join(
         gate.sentence for gate in refused
     )
 

@@ -14,7 +14,15 @@ from pydantic import ValidationError
 from trimtab_core import evolution, specs
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
-from trimtab_core.features import FeatureFault, resolve, tables_named, views_named
+from trimtab_core.features import (
+    ExpressionFeature,
+    Feature,
+    FeatureFault,
+    nearest,
+    resolve,
+    tables_named,
+    views_named,
+)
 from trimtab_core.syntax import TextFault
 from trimtab_runtime.errors import Fault
 
@@ -66,6 +74,7 @@ class World:
     views: Mapping[str, specs.FeatureView]
     tables: Mapping[str, specs.Table]
     models: Mapping[str, specs.Model]
+    tests: Mapping[str, specs.ModelTest]
     unreadable: frozenset[str] = frozenset()
     """What the request also holds, but cannot be read: a reference to it is no further fault."""
 
@@ -81,6 +90,7 @@ class World:
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.FeatureView)},
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Table)},
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Model)},
+            {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.ModelTest)},
             frozenset(unreadable or ()),
         )
 
@@ -100,6 +110,9 @@ class World:
         for model in self.models.values():
             if changed & self._leans_on(model):
                 found += self._model_faults(model)
+        for test in self.tests.values():
+            if changed & {test.key, f"Model/{test.spec.model}"}:
+                found += self._test_faults(test)
         return found
 
     def leaning_on(self, key: str) -> list[str]:
@@ -197,9 +210,10 @@ class World:
 
     def _slice_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         for index, gate in enumerate(model.spec.gates):
-            if gate.slices is not None:
-                path = f"spec.gates.{index}.slices"
-                yield from _unknown_field(model.key, path, gate.slices, source.name, source.spec.fields)
+            for key in ("slices", "fairness"):
+                if (name := getattr(gate, key, None)) is not None:
+                    path = f"spec.gates.{index}.{key}"
+                    yield from _unknown_field(model.key, path, name, source.name, source.spec.fields)
 
     def _feature_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         views = {name: view.spec for name, view in self.views.items()}
@@ -220,10 +234,50 @@ class World:
             except FeatureFault as fault:
                 yield Fault(model.key, "spec.features", str(fault))
 
+    def _test_faults(self, test: specs.ModelTest) -> Iterator[Fault]:
+        """Yield what a test names that its model has not, and changes that would leave a feature behind."""
+        model = self.models.get(test.spec.model)
+        if model is None:
+            if f"Model/{test.spec.model}" not in self.unreadable:
+                known = ", ".join(sorted(self.models)) or "none is applied"
+                said = f"{test.spec.model!r} is no model: apply it too, or name one of: {known}"
+                yield Fault(test.key, "spec.model", said)
+            return
+        try:
+            source = self.sources[model.spec.source].spec
+            views = {name: view.spec for name, view in self.views.items()}
+            tables = {name: table.spec for name, table in self.tables.items()}
+            features = resolve(model.spec.features, source, views, tables)
+        except (KeyError, FeatureFault):
+            return  # it is a fault of the model, and told as that
+        known_names = [feature.name.partition(" = ")[0] for feature in features]
+        for place, names in test.spec.named:
+            path = ".".join(map(str, ("spec", *place)))
+            for name in names:
+                if name.partition(" = ")[0] not in known_names:
+                    said = f"{name!r} is no feature of model {model.name!r}: {nearest(name, known_names)}"
+                    yield Fault(test.key, path, said)
+            if place[-1] == "change":
+                yield from _left_behind(test.key, path, names, features)
+
     def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:
             known = ", ".join(sorted(self.sources)) or "none is applied"
             yield Fault(at, path, f"{name!r} is no source: apply it too, or name one of: {known}")
+
+
+def _left_behind(at: str, path: str, changed: Sequence[str], features: Sequence[Feature]) -> Iterator[Fault]:
+    """Yield the features that are computed from one that a test changes, and that it does not change as well."""
+    for feature in features:
+        if not isinstance(feature, ExpressionFeature):
+            continue
+        short = feature.name.partition(" = ")[0]
+        for read in feature.inputs:
+            if read.name in changed and short not in changed:
+                said = (
+                    f"{read.name!r} is changed, and {short!r}, which is computed from it, is not: change both"
+                )
+                yield Fault(at, path, said)
 
 
 def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) -> Iterator[Fault]:

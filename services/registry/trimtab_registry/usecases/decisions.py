@@ -36,7 +36,7 @@ class Decisions:
             UnknownModel, UnknownVersion: there is no such thing.
             Unsigned: nobody takes the decision, or it lacks its reason.
             NotTheirs: it is for the roles that approve the model's versions.
-            NotNow: the version is the champion, is on its way, waits for approval, was rejected or retired, or has lost its
+            NotNow: the version is the champion, is on its way, waits for checks or approval, was rejected or retired, or has lost its
                 files.
         """
         if not actor:
@@ -156,6 +156,11 @@ def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None
     called = f"version {version.number} of {version.model!r}"
     if standing.champion == version.number:
         raise NotNow(f"{called} is the champion already")
+    if version.stage is Stage.AWAITING_CHECKS:
+        pending = ", ".join(version.checks.pending) if version.checks else ""
+        raise NotNow(
+            f"{called} waits for checks ({pending}): have them posted, or reject it by one that failed"
+        )
     if version.stage is Stage.AWAITING_APPROVAL:
         raise NotNow(f"{called} waits for approval: approve it, or reject it")
     if version.stage in (Stage.REJECTED, Stage.RETIRED):

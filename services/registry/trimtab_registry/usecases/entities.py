@@ -15,6 +15,7 @@ class Stage(StrEnum):
     """How far a version has come; a version that was replaced stays LIVE, with an end to its time."""
 
     REFUSED = "REFUSED"
+    AWAITING_CHECKS = "AWAITING_CHECKS"
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
     REJECTED = "REJECTED"
     ACCEPTED = "ACCEPTED"
@@ -150,6 +151,47 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What a tool outside said of a version."""
+
+    name: str
+    passed: bool
+    actor: str
+    roles: tuple[str, ...]
+    """Of the actor, when it was posted."""
+    at_ms: int
+    comment: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What a version waits for from outside, as its model's spec was when it came, and what was posted last of each."""
+
+    required: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
+    """Roles; anybody may post if there are none."""
+    until_ms: int | None = None
+    """When it is too late to wait, by the wall clock."""
+    posted: tuple[Check, ...] = ()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The names that have still to be posted as passed."""
+        passed = {check.name for check in self.posted if check.passed}
+        return tuple(name for name in self.required if name not in passed)
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether it is too late."""
+        return self.until_ms is not None and now_ms >= self.until_ms
+
+    def having(self, check: Check) -> Self:
+        """Return them with one more posted, in place of what was posted of its name before."""
+        others = tuple(held for held in self.posted if held.name != check.name)
+        return replace(self, posted=(*others, check))
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A numbered candidate of a model, with its lineage and what became of it."""
 
@@ -165,7 +207,9 @@ class Version:
     live_from_ms: int | None = None
     live_to_ms: int | None = None
     approval: Approval | None = None
-    """Of one that waits, or waited, for approval."""
+    """Of one that waits, or waited, for approval, or will once its checks have passed."""
+    checks: Checks | None = None
+    """Of one that waits, or waited, for checks from outside, or of which one was posted."""
     aliases: tuple[str, ...] = ()
     """That people gave."""
     tags: Mapping[str, str] = field(default_factory=dict)

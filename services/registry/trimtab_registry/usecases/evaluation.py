@@ -2,9 +2,10 @@
 
 The rows are an Arrow IPC file: `label`, `prediction`, `champion_prediction` (null where
 the live version was not asked: of rows that it was fitted to, or of all without one)
-and a column for each slice; one row a prediction. A gate that compares reads the rows
-of which both were asked.
-Deciding is left to `trimtab_core.gates`.
+and a column for each slice or group; one row a prediction. A gate that compares reads
+the rows of which both were asked. What is no matter of rows (latency, size, behavioural
+tests) was measured in the training process, and stands in the candidate.
+Deciding is left to core.
 """
 
 from collections.abc import Sequence
@@ -15,43 +16,59 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from trimtab_core import gates, specs
+from trimtab_core.findings import Finding
 from trimtab_core.losses import Metric, loss
 
 from trimtab_registry.errors import BadEvaluation
-from trimtab_registry.usecases.entities import Gate
+from trimtab_registry.usecases import measured
+from trimtab_registry.usecases.entities import Document, Gate
 
 
-def is_comparison(gate: specs.GateSpec) -> bool:
+def is_comparison(gate: specs.AnyGateSpec) -> bool:
     """Whether a gate compares the candidate with the champion."""
-    return gate.at_most is None
+    if isinstance(gate, specs.LatencyGateSpec):
+        return gate.versus is not None
+    return isinstance(gate, specs.GateSpec) and gate.at_most is None
 
 
-def judge(spec: specs.ModelSpec, evaluation: bytes, *, champion: int = 0, seed: int = 0) -> list[Gate]:
-    """Hold the evaluated rows to the gates of `spec`; `champion` is the live version they were evaluated beside, or 0.
+def judge(
+    spec: specs.ModelSpec,
+    evaluation: bytes,
+    *,
+    champion: int = 0,
+    seed: int = 0,
+    candidate: Document | None = None,
+) -> list[Gate]:
+    """Hold the evaluated rows, and what was measured of the `candidate`, to the gates of `spec`, and to its tests.
+
+    `champion` is the live version they were evaluated beside, or 0.
 
     Raises:
         BadEvaluation: the bytes are no such file, or lack what a gate reads.
     """
+    offered = candidate or {}
     try:
         with pa.ipc.open_file(pa.BufferReader(evaluation)) as file:
             table = file.read_all()
         whole, both = _losses(spec, table), _losses(spec, _compared(table))
         results = [
-            result
+            gates.evaluate([_core_gate(gate)], both if is_comparison(gate) else whole, seed=seed)[0]
+            if isinstance(gate, specs.GateSpec)
+            else measured.hold(gate, table, offered, beside=champion, seed=seed)
             for gate in spec.gates
-            for result in gates.evaluate(
-                [_core_gate(gate)], both if is_comparison(gate) else whole, seed=seed
-            )
         ]
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise BadEvaluation(f"its evaluation cannot be read: {error}") from error
-    compared = [name_of(gate) for gate in spec.gates if is_comparison(gate)]
+    compared = [
+        name_of(gate) for gate in spec.gates if isinstance(gate, specs.GateSpec) and is_comparison(gate)
+    ]
     if champion and compared and both.champion is None:
         raise BadEvaluation(
             f"version {champion}, which is live, could not be evaluated beside it, so {', '.join(compared)} says nothing: "
             "keep the features that the live version needs until it is replaced, or drop the gate"
         )
-    return [_told(gate, result) for gate, result in zip(spec.gates, results, strict=True)]
+    told = [_told(name_of(gate), result) for gate, result in zip(spec.gates, results, strict=True)]
+    return [*told, *measured.tests(offered)]
 
 
 def _compared(table: Any) -> Any:
@@ -61,7 +78,8 @@ def _compared(table: Any) -> Any:
 
 
 def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:
-    metrics: list[Metric] = [*{gate.metric for gate in spec.gates}]
+    asked = [gate for gate in spec.gates if isinstance(gate, specs.GateSpec)]
+    metrics: list[Metric] = [*{gate.metric for gate in asked}]
     label = _column(table, "label")
     candidate = {metric: loss(metric, label, _column(table, "prediction")) for metric in metrics}
     champion = None
@@ -70,7 +88,7 @@ def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:
         champion = {metric: loss(metric, label, said) for metric in metrics}
     slices = {
         gate.slices: table[gate.slices].to_numpy(zero_copy_only=False)
-        for gate in spec.gates
+        for gate in asked
         if gate.slices is not None
     }
     return gates.Evaluation(candidate, champion, slices)
@@ -88,16 +106,18 @@ def _core_gate(gate: specs.GateSpec) -> gates.GateSpec:
     return gates.ChampionGate(gate.metric, gate.better_by, gate.confidence)
 
 
-def name_of(gate: specs.GateSpec) -> str:
+def name_of(gate: specs.AnyGateSpec) -> str:
     """Return what people call a gate, such as `mae versus champion`."""
+    if not isinstance(gate, specs.GateSpec):
+        return measured.name_of(gate)
     if gate.at_most is not None:
         return f"{gate.metric} at most {gate.at_most:g}"
     return f"{gate.metric} versus champion" if gate.slices is None else f"{gate.metric} by {gate.slices}"
 
 
-def _told(gate: specs.GateSpec, result: gates.GateResult) -> Gate:
+def _told(name: str, result: gates.GateResult | Finding) -> Gate:
     return Gate(
-        gate=name_of(gate),
+        gate=name,
         passed=result.passed,
         value=result.value if result.value is not None else 0.0,
         limit=result.limit,

@@ -12,6 +12,7 @@ from trimtab_registry.usecases.entities import (
     Applied,
     Approval,
     AuditQuery,
+    Checks,
     Entry,
     FinishedRun,
     Gate,
@@ -62,7 +63,7 @@ class Unit(Protocol):
 
     async def add_version(
         self, run: FinishedRun, stage: Stage, gates: Sequence[Gate], *, traceparent: str | None, at_ms: int,
-        approval: Approval | None = None,
+        approval: Approval | None = None, checks: Checks | None = None,
     ) -> Version:  # fmt: skip
         """Store a locked model's next version, and what it waits for."""
         ...
@@ -81,6 +82,10 @@ class Unit(Protocol):
 
     async def set_approval(self, version: Version, approval: Approval) -> None:
         """Store who has approved a version of a locked model."""
+        ...
+
+    async def set_checks(self, version: Version, checks: Checks) -> None:
+        """Store what was posted of a version of a locked model."""
         ...
 
     async def version(self, model: str, number: int) -> Version | None:
@@ -168,7 +173,7 @@ class Store(Protocol):
         ...
 
     async def overdue(self, now_ms: int) -> Sequence[Version]:
-        """Return the versions that have waited for approval too long, by model and number."""
+        """Return the versions that have waited too long, for checks or for approval, by model and number."""
         ...
 
     def with_files(self, before_ms: int) -> AsyncIterator[Sequence[Version]]:

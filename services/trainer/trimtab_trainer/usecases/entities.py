@@ -1,7 +1,7 @@
 """What the trainer speaks of: jobs, what becomes of them, and what they make."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,8 @@ from trimtab_trainer.usecases.trials import Trial
 RANKS: Final = {"manual": 0, "schedule": 2, "new_rows": 2}
 """Of what triggered a job; drift, of whatever kind, has rank 1."""
 RANK_MS = 3_600_000
+TESTS: Final = "tests.json"
+"""What the behavioural tests are called in a job's folder, as they were applied when it began."""
 
 
 class Status(StrEnum):
@@ -143,6 +145,10 @@ class Fitted:
     trained_to_ms: int
     parameters: Mapping[str, Any]
     environment: Mapping[str, str]
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    """Of one row, as the message `Latency` has it."""
+    tests: Sequence[Mapping[str, Any]] = ()
+    """What each behavioural test said, as the message `GateResult` has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,21 @@ drops the work.
 
 import asyncio
 import hashlib
+import json
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trimtab_core import specs
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
 
 from trimtab_trainer.usecases.entities import (
+    TESTS,
     Candidate,
     Command,
     Job,
@@ -213,6 +217,7 @@ class Jobs:
         rows = await self._features.training_set(
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
         )
+        await asyncio.to_thread(_leave, folder, self._specs.tests_of(job.model))
         attempt.tell(Progress(Stage.READING))
         if spec.kind == "auto":
             await self._resume_search(attempt, fingerprint(rows.digest, model))
@@ -258,6 +263,12 @@ def _begin(folder: Path, job: Job) -> None:
     for earlier in range(1, job.attempts):
         shutil.rmtree(folder.with_name(f"{job.run_id}-{earlier}"), ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _leave(folder: Path, tests: Sequence[specs.ModelTest]) -> None:
+    """Leave a model's behavioural tests for the process that trains it."""
+    if tests:
+        (folder / TESTS).write_text(json.dumps([specs.to_document(test) for test in tests]))
 
 
 async def _end(task: asyncio.Future[None]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from trimtab_core.specs import Model
+from trimtab_core.specs import Model, ModelTest
 
 from trimtab_trainer.usecases.entities import (
     Champion,
@@ -92,6 +92,10 @@ class Specs(Protocol):
 
     def generation(self, resource: Model) -> int:
         """Return how often it has been changed."""
+        ...
+
+    def tests_of(self, model: str) -> Sequence[ModelTest]:
+        """Return the behavioural tests of a model, by name."""
         ...
 
 

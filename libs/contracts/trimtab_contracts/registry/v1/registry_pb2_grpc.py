@@ -74,6 +74,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DecideRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
                 _registered_method=True)
+        self.PostCheck = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/PostCheck',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.PostCheckRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
+                _registered_method=True)
         self.Promote = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/Promote',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DecideRequest.SerializeToString,
@@ -193,6 +198,13 @@ class RegistryServicer:
 
     def Reject(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PostCheck(self, request, context):
+        """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -325,6 +337,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'Reject': grpc.unary_unary_rpc_method_handler(
                     servicer.Reject,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DecideRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.SerializeToString,
+            ),
+            'PostCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.PostCheck,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.PostCheckRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.SerializeToString,
             ),
             'Promote': grpc.unary_unary_rpc_method_handler(
@@ -613,6 +630,33 @@ class Registry:
             target,
             '/trimtab.registry.v1.Registry/Reject',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.DecideRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PostCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/PostCheck',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.PostCheckRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Version.FromString,
             options,
             channel_credentials,

@@ -39,6 +39,8 @@ class RegistryStub:
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]
     Approve: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Reject: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]
+    PostCheck: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PostCheckRequest, _registry_pb2.Version]
+    """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back."""
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
     RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
@@ -68,6 +70,8 @@ class RegistryAsyncStub(RegistryStub):
     GetDeployment: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDeploymentRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Approve: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Reject: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Version]  # type: ignore[assignment]
+    PostCheck: _aio.UnaryUnaryMultiCallable[_registry_pb2.PostCheckRequest, _registry_pb2.Version]  # type: ignore[assignment]
+    """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back."""
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
@@ -142,6 +146,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DecideRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Version, _abc.Awaitable[_registry_pb2.Version]]: ...
+
+    @_abc_1.abstractmethod
+    def PostCheck(
+        self,
+        request: _registry_pb2.PostCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Version, _abc.Awaitable[_registry_pb2.Version]]:
+        """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back."""
 
     @_abc_1.abstractmethod
     def Promote(

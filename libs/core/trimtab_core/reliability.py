@@ -1,0 +1,58 @@
+"""Whether probabilities are what they say: of the rows given 30 %, about 30 in 100 are positive.
+
+The error is that of equal-count bins (expected calibration error). Chance alone makes
+it larger than 0, more so with fewer rows, so its bounds are as wide as what chance adds
+to a model that is calibrated: the distance between the error that is seen and the true
+one is at most the mean of the bins' own noise, and that is simulated.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from trimtab_core.findings import Finding, Floats, Unsure, at_most
+
+_ROUNDS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration error over `bins` bins of as many rows each is at most a limit, with confidence."""
+
+    at_most: float
+    bins: int = 10
+    confidence: float = 0.95
+    unsure: Unsure = "passes"
+
+
+def calibration(asked: Calibration, label: Floats, prediction: Floats, *, seed: int = 0) -> Finding:
+    """Hold probabilities to `asked`, against labels of 0 and 1.
+
+    Raises:
+        ValueError: lengths differ, there are no rows, or one is no probability or no label.
+    """
+    if label.shape != prediction.shape or not label.size:
+        raise ValueError(
+            f"label has {label.size} rows and prediction {prediction.size}: pass one of each per row"
+        )
+    if not (np.isin(label, (0, 1)).all() and ((prediction >= 0) & (prediction <= 1)).all()):
+        raise ValueError(
+            "a calibration error is of labels of 0 and 1 and of probabilities: pass such rows alone"
+        )
+    order = np.argsort(prediction, kind="stable")
+    off = (label - prediction)[order]
+    bins = [part for part in np.array_split(off, asked.bins) if part.size]
+    share = np.array([part.size / off.size for part in bins])
+    gap = np.abs([part.mean() for part in bins])
+    noise = np.array([part.std() / np.sqrt(part.size) for part in bins])
+    drawn = np.abs(np.random.default_rng(seed).normal(size=(_ROUNDS, share.size))) * noise
+    reach = float(np.quantile(drawn @ share, asked.confidence))
+    value = float(share @ gap)
+    low, high = max(value - reach, 0.0), value + reach
+    passed, how = at_most(value, low, high, asked.at_most, asked.unsure)
+    said = (
+        f"The candidate's calibration error over {share.size} bins of about {bins[0].size} rows is {value:.4g} (between "
+        f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence), {how} the limit of at most {asked.at_most:.4g}."
+    )
+    return Finding(passed, value, asked.at_most, low, high, said)

@@ -1,0 +1,94 @@
+"""Gates that are not about one metric: fairness and calibration over the rows, latency and size as measured, and tests.
+
+Latency and behavioural tests were taken in the training process, where the graph is:
+the candidate carries their numbers, and nothing is measured here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from trimtab_core import cost, specs
+from trimtab_core.fairness import Fairness, fairness
+from trimtab_core.findings import Finding
+from trimtab_core.reliability import Calibration, calibration
+
+from trimtab_registry.usecases.entities import Document, Gate
+
+Measured = specs.FairnessGateSpec | specs.CalibrationGateSpec | specs.LatencyGateSpec | specs.SizeGateSpec
+
+
+def hold(gate: Measured, table: Any, candidate: Document, *, beside: int, seed: int) -> Finding:
+    """Hold a candidate, and the rows on which it was evaluated beside a version (or beside 0, none), to a gate.
+
+    Raises:
+        KeyError, ValueError: they lack what the gate reads.
+    """
+    match gate:
+        case specs.FairnessGateSpec():
+            asked = Fairness(
+                gate.fairness, gate.of, gate.max_difference, gate.min_ratio, gate.threshold, gate.confidence,
+                gate.min_rows, gate.unsure,
+            )  # fmt: skip
+            group = table[gate.fairness].to_numpy(zero_copy_only=False)
+            return fairness(asked, _numbers(table, "label"), _numbers(table, "prediction"), group)
+        case specs.CalibrationGateSpec():
+            bound = Calibration(gate.at_most, gate.bins, gate.confidence, gate.unsure)
+            return calibration(bound, _numbers(table, "label"), _numbers(table, "prediction"), seed=seed)
+        case specs.SizeGateSpec():
+            return cost.held_to_size(int(candidate.get("model", {}).get("size", 0)), gate.at_most)
+        case specs.LatencyGateSpec():
+            return _latency(gate, candidate, beside)
+
+
+def _latency(gate: specs.LatencyGateSpec, candidate: Document, beside: int) -> Finding:
+    taken = candidate.get("latency", {}).get(gate.latency)
+    if taken is None:
+        raise ValueError(f"the {gate.latency} latency was not measured: train again")
+    found = cost.Latency(_bounded(taken["ms"]), taken.get("champion_ms"), _bounded(taken.get("ratio")))
+    if gate.at_most is not None:
+        return cost.held_to_time(gate.latency, found, gate.at_most)
+    if beside and found.ratio is None:
+        raise ValueError(
+            f"version {beside}, which is live, could not be timed beside it, so {name_of(gate)} says nothing: keep the "
+            "features that the live version needs until it is replaced, or drop the gate"
+        )
+    return cost.held_to_champion(gate.latency, found, gate.max_ratio or 0.0)
+
+
+def _bounded(held: Mapping[str, float] | None) -> Any:
+    return None if held is None else cost.Bounded(*(held.get(name, 0.0) for name in ("value", "low", "high")))
+
+
+def _numbers(table: Any, name: str) -> Any:
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def name_of(gate: Measured) -> str:
+    """Return what people call a gate, such as `p99 latency versus champion`."""
+    match gate:
+        case specs.FairnessGateSpec():
+            return f"{gate.of} between {gate.fairness}"
+        case specs.CalibrationGateSpec():
+            return f"calibration_error at most {gate.at_most:g}"
+        case specs.SizeGateSpec():
+            return f"size at most {gate.at_most / 1e6:g} MB"
+        case specs.LatencyGateSpec():
+            limit = "versus champion" if gate.at_most is None else f"at most {gate.at_most:g} ms"
+            return f"{gate.latency} latency {limit}"
+
+
+def tests(candidate: Document) -> list[Gate]:
+    """Return what the behavioural tests said that were applied when the candidate was trained."""
+    return [
+        Gate(
+            gate=held["gate"],
+            passed=held.get("passed", False),
+            value=held.get("value", 0.0),
+            limit=held.get("limit", 0.0),
+            low=None,
+            high=None,
+            sentence=held.get("sentence", ""),
+        )
+        for held in candidate.get("tests", [])
+    ]

@@ -1,0 +1,41 @@
+"""How long one row takes a graph on one thread, beside the live version's.
+
+The two are asked in turns, row by row, so that whatever else the machine does disturbs
+both: the ratio holds on a noisy machine, where a time by itself does not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from trimtab_core import cost
+
+from trimtab_trainer import export
+from trimtab_trainer.families import Matrix
+
+_WARM = 20
+_MOST_CALLS = 1_000
+_LEAST_CALLS = 40
+_BUDGET_S = 1.0
+
+
+def latency(graph: bytes, champion: tuple[bytes, Sequence[int]] | None, rows: Matrix) -> dict[str, Any]:
+    """Return p50 and p99 of single rows as the candidate tells them; `champion` is its graph and the columns it takes."""
+    asked = [(export.session(graph), rows)]
+    if champion is not None:
+        asked.append((export.session(champion[0]), np.ascontiguousarray(rows[:, champion[1]])))
+    times: list[list[float]] = [[] for _ in asked]
+    until = perf_counter() + _BUDGET_S
+    for call in range(_WARM + _MOST_CALLS):
+        for (session, given), taken in zip(asked, times, strict=True):
+            row = {"features": given[call % len(given)][None]}
+            begun = perf_counter()
+            session.run(None, row)
+            taken.append((perf_counter() - begun) * 1e3)
+        if call >= _WARM + _LEAST_CALLS and perf_counter() > until:
+            break
+    own, *others = [np.array(taken[_WARM:]) for taken in times]
+    found = {name: cost.latency(name, own, others[0] if others else None) for name in cost.QUANTILES}
+    return {name: asdict(each) for name, each in found.items()} | {"calls": len(own)}
