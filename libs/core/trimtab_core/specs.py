@@ -716,6 +716,8 @@ class RetrainSpec(Spec):
     """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
     new_rows: int | None = Field(default=None, ge=1)
     """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
+    on_change: bool = True
+    """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
 

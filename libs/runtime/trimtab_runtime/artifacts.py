@@ -6,6 +6,7 @@ digest, so a file that rotted or was swapped is an error and not a wrong answer.
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Gone(NotFound):
 def put(data_dir: Path, content: bytes) -> Artifact:
     """Store `content` below `data_dir` and return its name; storing it again changes nothing."""
     digest = hashlib.sha256(content).hexdigest()
-    path = data_dir.absolute() / "artifacts" / digest[:2] / digest
+    path = _place(data_dir, digest)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
@@ -36,6 +37,22 @@ def put(data_dir: Path, content: bytes) -> Artifact:
             os.fsync(file.fileno())
         Path(temporary).rename(path)
     return Artifact(uri=str(path), digest=digest, size=len(content))
+
+
+def find(data_dir: Path, digest: str) -> Artifact:
+    """Return the name of what is stored below `data_dir` by a digest.
+
+    Raises:
+        NotFound: nothing is.
+    """
+    path = _place(data_dir, digest)
+    if not re.fullmatch("[0-9a-f]{64}", digest) or not path.exists():
+        raise NotFound(f"no file of digest {digest!r} is stored: send it first")
+    return Artifact(uri=str(path), digest=digest, size=path.stat().st_size)
+
+
+def _place(data_dir: Path, digest: str) -> Path:
+    return data_dir.absolute() / "artifacts" / digest[:2] / digest
 
 
 def fetch(artifact: Artifact) -> bytes:

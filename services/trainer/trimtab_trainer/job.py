@@ -1,7 +1,8 @@
 """What a run does, in a process of its own.
 
 It reads `job.json`, `rows.arrow` and, where there is a champion, `champion.onnx` from
-its folder, and writes the candidate's files and `result.json` there. It talks to
+its folder, and writes the candidate's files and `result.json` there. A job that has a
+`registered.onnx` judges that in the place of a fit. It talks to
 nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3
 and its sentence in `result.json`.
 """
@@ -20,7 +21,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model
 
-from trimtab_trainer import export, fitting
+from trimtab_trainer import export, fitting, registered
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -62,20 +63,24 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         table = table.slice(max(0, table.num_rows - spec.max_rows))
     rows = _rows(table, names)
 
+    brought = registered.brought(folder, names, task)
     judged = fitting.held_out(rows, model.spec)
     known = fitting.known(rows, judged.start, model.spec).stop
     if known < spec.min_rows // 2:
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
-    log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
-    fit = telling.counted(fitting.fit)
+    judged = brought.unseen(rows, judged) if brought else judged
+    kind = "registered" if brought else spec.kind
+    log.info("%s: %d rows of %d features, %d judged", kind, len(rows), len(names), len(rows[judged]))
+    fit: fitting.Fit = brought.fit if brought else telling.counted(fitting.fit)
     predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
     unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
     final = fit(model.spec, rows)
 
     telling.reach(Stage.EVALUATING)
-    _write_reference(folder / "reference.arrow", model, names, rows, unseen)
+    seen = brought.at_work(rows, unseen, judged) if brought else (rows, unseen)
+    _write_reference(folder / "reference.arrow", model, names, *seen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
@@ -94,7 +99,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "trained_to_ms": int(rows.event_time_ms[-1]),
         "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
         "environment": _environment(),
-    }
+    } | (brought.record(rows) if brought else {})
 
 
 def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:

@@ -5,10 +5,10 @@ from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
-from trimtab_contracts.training.v1.training_pb2 import RunEvent
-from trimtab_runtime.clock import to_timestamp
+from trimtab_contracts.training.v1.training_pb2 import RegisteredModel, RunEvent
+from trimtab_runtime.clock import from_timestamp, to_timestamp
 
-from trimtab_trainer.usecases.entities import Candidate, News, Status, StoredFile
+from trimtab_trainer.usecases.entities import Candidate, News, Registered, Status, StoredFile
 
 _STATUS = {
     Status.QUEUED: RunEvent.QUEUED,
@@ -60,7 +60,22 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         environment=fitted.environment,
         trained_from=to_timestamp(fitted.trained_from_ms),
         trained_to=to_timestamp(fitted.trained_to_ms),
+        recipe=candidate.recipe,
     )
+
+
+def registered(message: RegisteredModel) -> Registered:
+    """Return the model that a command brings along."""
+    return Registered(
+        _stored(message.model),
+        _stored(message.reference) if message.HasField("reference") else None,
+        from_timestamp(message.trained_to) if message.HasField("trained_to") else None,
+        message.origin,
+    )
+
+
+def _stored(file: Artifact) -> StoredFile:
+    return StoredFile(file.uri, file.digest, file.size)
 
 
 def artifact(stored: StoredFile) -> Artifact:

@@ -15,7 +15,7 @@ from trimtab_runtime import artifacts
 
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Registered, StoredFile, TrainingSet
 
 _progress_of = msgspec.json.Decoder(Progress).decode
 
@@ -37,8 +37,8 @@ class ChildProcess:
         job = {"model": specs.to_document(model), "champion": live}
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
-            stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)
-            (folder / "champion.onnx").write_bytes(await asyncio.to_thread(artifacts.fetch, stored))
+            content = await asyncio.to_thread(artifacts.fetch, _named(champion.model))
+            (folder / "champion.onnx").write_bytes(content)
         result = folder / "result.json"
         result.unlink(missing_ok=True)
         spec = model.spec.trainer
@@ -66,6 +66,31 @@ class Files:
         """Store the file at `path` by digest."""
         stored = artifacts.put(self._data_dir, path.read_bytes())
         return StoredFile(stored.uri, stored.digest, stored.size)
+
+    def get(self, registered: Registered, folder: Path) -> None:
+        """Put what was registered into a job's folder, where it is judged in the place of a fit.
+
+        Raises:
+            Corrupt, Gone, Unavailable: it is not as it was, not there, or cannot be read now.
+        """
+        (folder / "registered.onnx").write_bytes(artifacts.fetch(_named(registered.model)))
+        if registered.reference is not None:
+            (folder / "registered.parquet").write_bytes(artifacts.fetch(_named(registered.reference)))
+        known = {"origin": registered.origin, "trained_to_ms": registered.trained_to_ms}
+        (folder / "registered.json").write_text(json.dumps(known))
+
+    def find(self, digest: str) -> StoredFile:
+        """Return what is stored by a digest.
+
+        Raises:
+            NotFound: nothing is.
+        """
+        stored = artifacts.find(self._data_dir, digest)
+        return StoredFile(stored.uri, stored.digest, stored.size)
+
+
+def _named(file: StoredFile) -> Artifact:
+    return Artifact(uri=file.uri, digest=file.digest, size=file.size)
 
 
 async def _run(folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float) -> int:

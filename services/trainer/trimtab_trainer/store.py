@@ -18,11 +18,12 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Progress, Registered, Status, StoredFile, Told
 
 _encode = msgspec.json.Encoder().encode
 _progress_of = msgspec.json.Decoder(Progress).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
+_registered_of = msgspec.json.Decoder(Registered).decode
 
 _CLAIM = """
 UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts = attempts + 1,
@@ -49,8 +50,8 @@ class PostgresStore:
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 added = await connection.fetchval(
-                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn)"
-                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
+                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn,"
+                    " registered) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
                     job.run_id,
                     job.command_id,
                     job.model,
@@ -61,6 +62,7 @@ class PostgresStore:
                     to_datetime(job.queued_at_ms),
                     to_message(news).SerializeToString(),
                     to_datetime(job.turn_ms),
+                    _encode(job.registered).decode() if job.registered else None,
                 )
                 if added is not None:
                     await _announce(connection, news)
@@ -199,4 +201,5 @@ def _job(row: asyncpg.Record) -> Job:
         attempts=row["attempts"],
         started_at_ms=from_datetime(row["started_at"]) if row["started_at"] else None,
         finished_at_ms=from_datetime(row["finished_at"]) if row["finished_at"] else None,
+        registered=_registered_of(row["registered"]) if row["registered"] else None,
     )

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trimtab_core import recipes
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -71,7 +72,7 @@ class Jobs:
         """
         self._specs.model(command.model)
         job = Job(
-            run_id="run-" + hashlib.sha256(command.id.encode()).hexdigest()[:16],
+            run_id=run_of(command.id),
             command_id=command.id,
             model=command.model,
             loop_id=command.loop_id,
@@ -79,6 +80,7 @@ class Jobs:
             as_of_ms=command.as_of_ms,
             traceparent=telemetry.traceparent(),
             queued_at_ms=self._clock.now_ms(),
+            registered=command.registered,
         )
         added = await self._store.add(News(job, Status.QUEUED, job.queued_at_ms))
         self._wanted.set()
@@ -188,6 +190,8 @@ class Jobs:
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
         )
         attempt.tell(Progress(Stage.READING))
+        if job.registered is not None:
+            await asyncio.to_thread(self._artifacts.get, job.registered, folder)
         fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
         attempt.tell(Progress(Stage.STORING))
         put = self._artifacts.put
@@ -200,10 +204,16 @@ class Jobs:
             champion_version=champion.number if champion else 0,
             model_generation=self._specs.generation(model),
             seed=spec.seed,
+            recipe=recipes.recipe(model.spec),
         )
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())
+
+
+def run_of(command_id: str) -> str:
+    """Return the id of a command's run."""
+    return "run-" + hashlib.sha256(command_id.encode()).hexdigest()[:16]
 
 
 def _begin(folder: Path, job: Job) -> None:

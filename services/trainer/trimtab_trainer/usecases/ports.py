@@ -12,6 +12,7 @@ from trimtab_trainer.usecases.entities import (
     Job,
     News,
     Progress,
+    Registered,
     StoredFile,
     Told,
     TrainingSet,
@@ -109,4 +110,12 @@ class Artifacts(Protocol):
 
     def put(self, path: Path) -> StoredFile:
         """Store the file at `path`."""
+        ...
+
+    def find(self, digest: str) -> StoredFile:
+        """Return what is stored by a digest, or raise `NotFound`."""
+        ...
+
+    def get(self, registered: Registered, folder: Path) -> None:
+        """Put what was registered into a job's folder, where it is judged in the place of a fit."""
         ...

@@ -149,6 +149,7 @@ class Candidate(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRAINED_FROM_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -157,6 +158,8 @@ class Candidate(_message.Message):
     dataset_digest: _builtins.str
     rows: _builtins.int
     seed: _builtins.int
+    recipe: _builtins.str
+    """names what its spec says a model is made of, as trimtab_core.recipes writes it"""
     @_builtins.property
     def model(self) -> _common_pb2.Artifact:
         """ONNX; input "features" float32 [rows, features], first output the prediction"""
@@ -208,10 +211,11 @@ class Candidate(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trained_from: _timestamp_pb2.Timestamp | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
+        recipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,7 +233,10 @@ class VersionRef(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    recipe: _builtins.str
+    """of its candidate"""
     @_builtins.property
     def model(self) -> _common_pb2.Artifact: ...
     @_builtins.property
@@ -253,10 +260,11 @@ class VersionRef(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         tables: _abc.Iterable[Global___TableVersion] | None = ...,
+        recipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "recipe", b"recipe", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,12 +36,13 @@ class RetrainCommand(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """deterministic: a hash of episode and attempt, or of what a person asked"""
     model: _builtins.str
     loop_id: _builtins.str
     trigger: _builtins.str
-    """data, prediction, performance, schedule, new_rows, manual"""
+    """data, prediction, performance, schedule, new_rows, spec, trainer, manual, registered"""
     episode: _builtins.str
     """the occasion, each of which gives one command; empty if a person asked"""
     attempt: _builtins.int
@@ -56,6 +57,10 @@ class RetrainCommand(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """wall clock"""
 
+    @_builtins.property
+    def registered(self) -> Global___RegisteredModel:
+        """this model is evaluated, and none is fitted"""
+
     def __init__(
         self,
         *,
@@ -69,14 +74,55 @@ class RetrainCommand(_message.Message):
         requested_by: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        registered: Global___RegisteredModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "registered", b"registered", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrainCommand: _TypeAlias = RetrainCommand  # noqa: Y015
+
+@_typing.final
+class RegisteredModel(_message.Message):
+    """A model that a person brings along."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TRAINED_TO_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """a file's name, or where in MLflow it is"""
+    @_builtins.property
+    def model(self) -> _common_pb2.Artifact:
+        """ONNX, as it was sent"""
+
+    @_builtins.property
+    def reference(self) -> _common_pb2.Artifact:
+        """Parquet: features and label; the newest rows of the training window, if not given"""
+
+    @_builtins.property
+    def trained_to(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row that it was fitted to, if that is known"""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.Artifact | None = ...,
+        reference: _common_pb2.Artifact | None = ...,
+        trained_to: _timestamp_pb2.Timestamp | None = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "origin", b"origin", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisteredModel: _TypeAlias = RegisteredModel  # noqa: Y015
 
 @_typing.final
 class RunEvent(_message.Message):
@@ -466,3 +512,116 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class UploadRequest(_message.Message):
+    """A file for the trainer: first what it is, then its bytes in parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class File(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        SIZE_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        digest: _builtins.str
+        """sha256, hex"""
+        size: _builtins.int
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            digest: _builtins.str = ...,
+            size: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "size", b"size"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    @_builtins.property
+    def file(self) -> Global___UploadRequest.File: ...
+    def __init__(
+        self,
+        *,
+        file: Global___UploadRequest.File | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "file", b"file", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "file", b"file", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["file", "content"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___UploadRequest: _TypeAlias = UploadRequest  # noqa: Y015
+
+@_typing.final
+class UploadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact: ...
+    def __init__(
+        self,
+        *,
+        artifact: _common_pb2.Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadResponse: _TypeAlias = UploadResponse  # noqa: Y015
+
+@_typing.final
+class RegisterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TRAINED_TO_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    digest: _builtins.str
+    """of an ONNX file that was uploaded"""
+    reference: _builtins.str
+    """of a Parquet file that was uploaded, if there is one"""
+    origin: _builtins.str
+    comment: _builtins.str
+    requested_by: _builtins.str
+    @_builtins.property
+    def trained_to(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row that it was fitted to, if that is known"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        trained_to: _timestamp_pb2.Timestamp | None = ...,
+        origin: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trained_to", b"trained_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "digest", b"digest", "model", b"model", "origin", b"origin", "reference", b"reference", "requested_by", b"requested_by", "trained_to", b"trained_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015

@@ -39,6 +39,10 @@ class TrainerStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
+    Upload: _grpc.StreamUnaryMultiCallable[_training_pb2.UploadRequest, _training_pb2.UploadResponse]
+    """Keeps a file by its digest; one that is kept already may be sent again."""
+    Register: _grpc.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]
+    """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
 
 @_typing.type_check_only
 class TrainerAsyncStub(TrainerStub):
@@ -51,6 +55,10 @@ class TrainerAsyncStub(TrainerStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
+    Upload: _aio.StreamUnaryMultiCallable[_training_pb2.UploadRequest, _training_pb2.UploadResponse]  # type: ignore[assignment]
+    """Keeps a file by its digest; one that is kept already may be sent again."""
+    Register: _aio.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]  # type: ignore[assignment]
+    """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
 
 class TrainerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -96,5 +104,21 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.GetRunLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetRunLogResponse, _abc.Awaitable[_training_pb2.GetRunLogResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Upload(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_pb2.UploadRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.UploadResponse, _abc.Awaitable[_training_pb2.UploadResponse]]:
+        """Keeps a file by its digest; one that is kept already may be sent again."""
+
+    @_abc_1.abstractmethod
+    def Register(
+        self,
+        request: _training_pb2.RegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainResponse, _abc.Awaitable[_training_pb2.TrainResponse]]:
+        """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
