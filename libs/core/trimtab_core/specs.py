@@ -593,7 +593,15 @@ class LabelSpec(Spec):
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
-    kind: Literal["linear", "random_forest", "hist_gradient_boosting"] = "hist_gradient_boosting"
+    kind: Literal["linear", "random_forest", "hist_gradient_boosting", "own"] = "hist_gradient_boosting"
+    entry_point: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?$")
+    """Of `kind: own`, where the trainer is: `mypackage.module:Trainer`, or the name of an entry point of the group
+    `trimtab.trainers`; the only one of them, if not given."""
+    wheel: str | None = None
+    """Of `kind: own`, the wheel that has it: a file beside this one, which `trimtab apply` sends and names by its digest.
+    Without one, it is in a package that is installed where the trainer runs."""
+    lock: str | None = None
+    """Of `kind: own`, the requirements that the wheel runs with, each with its hashes; those of the trainer, if not given."""
     parameters: dict[str, float | int | str | bool] = {}
     window: Duration
     """How far back the training rows reach."""
@@ -608,11 +616,58 @@ class TrainerSpec(Spec):
     memory_mb: int = Field(default=4096, ge=256)
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        yield from self._own_faults()
         if self.max_rows is not None and self.max_rows < self.min_rows:
             yield (
                 ("max_rows",),
                 f"{self.max_rows} is under min_rows, {self.min_rows}: no run would start; raise it",
             )
+
+    def _own_faults(self) -> Iterator[tuple[Place, str]]:
+        given = {
+            name: value
+            for name in ("entry_point", "wheel", "lock")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.kind != "own":
+            for name, value in given.items():
+                yield (
+                    (name,),
+                    f"{value!r} is for kind: own, and this is {self.kind}: remove it, or write kind: own",
+                )
+            return
+        if not given.keys() & {"entry_point", "wheel"}:
+            yield ("kind",), "'own' stands without entry_point and wheel: say where your trainer is"
+        if self.wheel is not None and not self.wheel.partition("@")[0].endswith(".whl"):
+            yield (
+                ("wheel",),
+                f"{self.wheel!r} is no wheel: build one, with `python -m build --wheel`, and name its file",
+            )
+        if self.lock is not None and self.wheel is None:
+            yield (
+                ("lock",),
+                f"{self.lock!r} stands without a wheel: name the wheel that runs with it, or remove it",
+            )
+
+
+PINNED: Final = re.compile(r"([^/\\]+)@sha256:([0-9a-f]{64})")
+
+
+def pinned(name: str, digest: str) -> str:
+    """Return how an applied spec names a file: by its name and what is in it."""
+    return f"{name}@sha256:{digest}"
+
+
+def unpinned(text: str) -> tuple[str, str]:
+    """Return the name and the digest of a file that an applied spec names.
+
+    Raises:
+        ValueError: it names a path.
+    """
+    found = PINNED.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is a path: `trimtab apply` sends the file, and names it by its digest")
+    return found[1], found[2]
 
 
 MetricName = Literal["mae", "rmse", "log_loss", "error_rate"]

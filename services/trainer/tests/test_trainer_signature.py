@@ -77,6 +77,17 @@ def test_what_says_the_same_in_other_words_is_served_as_it_is(content: bytes) ->
     assert answers(content) == pytest.approx(SAID)
 
 
+def test_a_graph_may_call_what_it_makes_as_serving_calls_what_it_gives() -> None:
+    nodes = [
+        helper.make_node("Identity", ["X"], ["features"]),
+        helper.make_node("MatMul", ["features", "prediction"], ["y"]),
+    ]
+    weights = np.array([[1], [10], [100]], np.float32)
+    content = a_graph(nodes, [value("X", (None, 3))], [value("y", (None, 1))], {"prediction": weights})
+
+    assert answers(content) == pytest.approx(SAID)
+
+
 def test_a_graph_may_leave_features_out_and_take_them_in_its_own_order() -> None:
     assert answers(of_an_input_each(["fast", "request_x"])) == pytest.approx(X[:, 2] + 10 * X[:, 0])
 

@@ -23,7 +23,7 @@ from trimtab_core.specs import Model
 
 from trimtab_trainer import export, fitting, registered
 from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
+from trimtab_trainer.families import Floats, own
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.usecases.entities import Stage
 
@@ -44,6 +44,8 @@ def main(folder: Path, tell: Tell) -> int:
         log.info("failed: %s", error)
         (folder / "result.json").write_text(json.dumps({"error": str(error)}))
         return FAILED
+    finally:
+        own.close_line()
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 
@@ -71,6 +73,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
     judged = brought.unseen(rows, judged) if brought else judged
+    theirs = {} if brought else own.open_line(folder, model.spec, names)
     kind = "registered" if brought else spec.kind
     log.info("%s: %d rows of %d features, %d judged", kind, len(rows), len(names), len(rows[judged]))
     fit: fitting.Fit = brought.fit if brought else telling.counted(fitting.fit)
@@ -98,7 +101,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "trained_from_ms": int(rows.event_time_ms[0]),
         "trained_to_ms": int(rows.event_time_ms[-1]),
         "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
-        "environment": _environment(),
+        "environment": _environment() | theirs,
     } | (brought.record(rows) if brought else {})
 
 

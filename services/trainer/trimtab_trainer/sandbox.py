@@ -14,6 +14,7 @@ from trimtab_core import specs
 from trimtab_runtime import artifacts
 
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import own
 from trimtab_trainer.job import FAILED
 from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Registered, StoredFile, TrainingSet
 
@@ -67,17 +68,28 @@ class Files:
         stored = artifacts.put(self._data_dir, path.read_bytes())
         return StoredFile(stored.uri, stored.digest, stored.size)
 
-    def get(self, registered: Registered, folder: Path) -> None:
-        """Put what was registered into a job's folder, where it is judged in the place of a fit.
+    def bring(self, registered: Registered | None, trainer: specs.TrainerSpec, folder: Path) -> None:
+        """Put what a user brought along into a job's folder: the model that is judged in the place of a fit, or else their trainer.
 
         Raises:
-            Corrupt, Gone, Unavailable: it is not as it was, not there, or cannot be read now.
+            NotFound, Corrupt, Unavailable: it is not there, not as it was, or cannot be read now.
         """
+        if registered is None:
+            self._bring_trainer(trainer, folder)
+            return
         (folder / "registered.onnx").write_bytes(artifacts.fetch(_named(registered.model)))
         if registered.reference is not None:
             (folder / "registered.parquet").write_bytes(artifacts.fetch(_named(registered.reference)))
         known = {"origin": registered.origin, "trained_to_ms": registered.trained_to_ms}
         (folder / "registered.json").write_text(json.dumps(known))
+
+    def _bring_trainer(self, trainer: specs.TrainerSpec, folder: Path) -> None:
+        (folder / own.WHEEL).mkdir(exist_ok=True)
+        for pinned, place in ((trainer.wheel, f"{own.WHEEL}/{{}}"), (trainer.lock, own.LOCK)):
+            if pinned is not None:
+                name, digest = specs.unpinned(pinned)
+                content = artifacts.fetch(artifacts.find(self._data_dir, digest))
+                (folder / place.format(name)).write_bytes(content)
 
     def find(self, digest: str) -> StoredFile:
         """Return what is stored by a digest.

@@ -45,9 +45,11 @@ def adapted(content: bytes, features: Sequence[str], task: str) -> Any:
     _can_run(model)
     names = {value.name for value in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in names]
+    if INPUT not in {value.name for value in inputs}:
+        _free(model.graph, INPUT)
     places = {name: at for at, feature in enumerate(features) for name in called(feature)}
     if len(inputs) == 1 and inputs[0].name not in places:
-        _one_matrix(model, inputs[0], len(features))
+        _one_matrix(model, inputs[0], features)
     else:
         _an_input_each(model, inputs, places, features)
     _output(model, task)
@@ -82,9 +84,9 @@ def _can_run(model: Any) -> None:
         ) from error
 
 
-def _one_matrix(model: Any, given: Any, width: int) -> None:
+def _one_matrix(model: Any, given: Any, features: Sequence[str]) -> None:
     """Call the one input `features`, and let it be what serving gives."""
-    shape = _checked(given, width)
+    shape = _checked(given, len(features), f"{len(features)} features ({', '.join(features)})")
     name = f"{_PREFIX}matrix" if given.name == INPUT else given.name
     if given.type.tensor_type.elem_type == TensorProto.FLOAT:
         _rename(model.graph, given.name, INPUT)
@@ -105,7 +107,7 @@ def _an_input_each(
                 f"the model takes {value.name!r}, which is none of the features of this model ({', '.join(features)}): "
                 "give it one float32 input [rows, features] in that order, or an input a feature, called as the feature is"
             )
-        _checked(value, 1)
+        _checked(value, 1, "one column for a feature")
         column, name = f"{_PREFIX}column_{places[value.name]}", f"{_PREFIX}input_{places[value.name]}"
         at = f"{_PREFIX}at_{places[value.name]}"
         dims = [] if _rank(value) == 1 else [1]
@@ -120,8 +122,8 @@ def _an_input_each(
     _take(model.graph, [value.name for value in inputs], [None, len(features)])
 
 
-def _checked(value: Any, width: int) -> list[int | None]:
-    """Return the shape that an input will have; refuse one that cannot be given `width` columns."""
+def _checked(value: Any, width: int, what: str) -> list[int | None]:
+    """Return the shape that an input will have; refuse one that cannot be given `width` columns, which are `what`."""
     kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else 0
     if kind not in _REALS:
         said = TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
@@ -141,9 +143,9 @@ def _checked(value: Any, width: int) -> list[int | None]:
             "with a first dimension that is not fixed (dynamic_axes, or dynamic_shapes)"
         )
     if rank == 2 and dims and dims[1] not in (None, width):
-        what = f"{width} features" if width != 1 else "one column for a feature"
         raise RunFailed(
-            f"input {value.name!r} of the model takes {dims[1]} columns, and this model has {what}: export it for those"
+            f"input {value.name!r} of the model takes {dims[1]} columns, and this model has {what}: export it for those, in "
+            "that order, or with an input a feature, called as the feature is"
         )
     return [None, width]
 
@@ -162,9 +164,8 @@ def _output(model: Any, task: str) -> None:
         raise RunFailed(
             f"output {chosen.name!r} of the model is {kind}, and {wanted} is wanted as a float: export it so"
         )
-    if name == OUTPUT:
-        name = f"{_PREFIX}output"
-        _rename(graph, OUTPUT, name)
+    name = _free(graph, OUTPUT) if name == OUTPUT else name
+    _free(graph, OUTPUT)
     if task == "binary" and (width == 2 or not chosen.type.HasField("tensor_type")):
         graph.initializer.append(helper.make_tensor(f"{_PREFIX}positive", TensorProto.INT64, [1], [1]))
         graph.node.append(
@@ -198,6 +199,14 @@ def _take(graph: Any, names: Sequence[str], shape: Sequence[int | None]) -> None
     for value in [value for value in graph.input if value.name in names]:
         graph.input.remove(value)
     graph.input.insert(0, helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+
+
+def _free(graph: Any, name: str) -> str:
+    """Call what a graph itself makes of this name otherwise; return how."""
+    _rename(graph, name, other := f"{_PREFIX}own_{name}")
+    for tensor in graph.initializer:
+        tensor.name = other if tensor.name == name else tensor.name
+    return other
 
 
 def _rename(graph: Any, before: str, after: str) -> None:

@@ -25,6 +25,7 @@ from trimtab.cli import (
     loops,
     models,
     project,
+    register,
     report,
     runs,
     stack,
@@ -54,6 +55,7 @@ app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: w
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
+models.app.command()(register.register)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

@@ -34,7 +34,7 @@ Fit = Callable[[ModelSpec, Matrix, Floats, Floats | None], Fitted]
 It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
 """
 
-_HOMES = {"linear": "scikit", "random_forest": "scikit", "hist_gradient_boosting": "scikit"}
+_HOMES = {"linear": "scikit", "random_forest": "scikit", "hist_gradient_boosting": "scikit", "own": "own"}
 
 
 def of(spec: ModelSpec) -> Fit:

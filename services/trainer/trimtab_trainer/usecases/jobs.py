@@ -190,8 +190,8 @@ class Jobs:
             job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
         )
         attempt.tell(Progress(Stage.READING))
-        if job.registered is not None:
-            await asyncio.to_thread(self._artifacts.get, job.registered, folder)
+        if job.registered is not None or spec.kind == "own":
+            await asyncio.to_thread(self._artifacts.bring, job.registered, spec, folder)
         fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
         attempt.tell(Progress(Stage.STORING))
         put = self._artifacts.put

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from trimtab_core.specs import Model
+from trimtab_core.specs import Model, TrainerSpec
 
 from trimtab_trainer.usecases.entities import (
     Champion,
@@ -116,6 +116,6 @@ class Artifacts(Protocol):
         """Return what is stored by a digest, or raise `NotFound`."""
         ...
 
-    def get(self, registered: Registered, folder: Path) -> None:
-        """Put what was registered into a job's folder, where it is judged in the place of a fit."""
+    def bring(self, registered: Registered | None, trainer: TrainerSpec, folder: Path) -> None:
+        """Put what a user brought along into a job's folder: the model that is judged in the place of a fit, or else their trainer."""
         ...
