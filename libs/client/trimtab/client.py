@@ -36,9 +36,10 @@ from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
-from trimtab import finding
+from trimtab import finding, registering
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
+from trimtab.registering import File as File
 
 T = TypeVar("T", specs.Source, specs.Model)
 MOST_ROWS = 2_000
@@ -434,6 +435,35 @@ class Trimtab:
         if as_of_ms is not None:
             request.as_of.CopyFrom(to_timestamp(as_of_ms))
         return str((await self._trainer.Train(request)).command_id)
+
+    async def upload(self, file: File) -> str:
+        """Have the trainer keep a file, and return its digest, by which a spec or a call names it."""
+        return await registering.upload(self._trainer, file)
+
+    async def register(
+        self,
+        model: str,
+        file: File,
+        *,
+        actor: str,
+        comment: str = "",
+        reference: File | None = None,
+        trained_to_ms: int | None = None,
+    ) -> str:
+        """Order the evaluation of an ONNX file as a version of a model, and return the command's id, which is also the loop's.
+
+        `reference` is Parquet, with a column for each feature and `label`: what is usual for the model is taken from
+        there. With `trained_to_ms`, the event time of the newest row that it was trained on, newer ones alone judge it.
+        """
+        return await registering.register(
+            self._trainer,
+            model,
+            file,
+            actor=actor,
+            comment=comment,
+            reference=reference,
+            trained_to_ms=trained_to_ms,
+        )
 
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""

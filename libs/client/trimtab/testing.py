@@ -95,6 +95,8 @@ class World:
     per_hour: int = 40
     slope: float = 2.0
     made: int = 0
+    specs: str = ""
+    """What was applied, in YAML."""
 
     async def live(
         self, hours: int, *, until: Callable[[Sequence[Loop]], bool] = lambda _: False
@@ -198,7 +200,8 @@ async def living(
         await trimtab.apply(specs.resources, actor="test")
         following = tasks.create_task(watermarks.follower.run())
         replay = Replay(trimtab, producer, watermarks, [], [(f"{name}-road", PARTITIONS)])
-        yield World(name, trimtab, replay, watermarks, producer, servers, np.random.default_rng(len(name)))
+        rng = np.random.default_rng(len(name))
+        yield World(name, trimtab, replay, watermarks, producer, servers, rng, specs=text + more_specs)
         following.cancel()
 
 

@@ -626,8 +626,16 @@ class SearchSpec(Spec):
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
-    kind: Family | Literal["auto"] = "hist_gradient_boosting"
-    """`auto` searches for the family."""
+    kind: Family | Literal["auto", "own"] = "hist_gradient_boosting"
+    """`auto` searches for the family; `own` is a trainer that the user brings."""
+    entry_point: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?$")
+    """Of `kind: own`, where the trainer is: `mypackage.module:Trainer`, or the name of an entry point of the group
+    `trimtab.trainers`; the only one of them, if not given."""
+    wheel: str | None = None
+    """Of `kind: own`, the wheel that has it: a file beside this one, which `trimtab apply` sends and names by its digest.
+    Without one, it is in a package that is installed where the trainer runs."""
+    lock: str | None = None
+    """Of `kind: own`, the requirements that the wheel runs with, each with its hashes; those of the trainer, if not given."""
     parameters: dict[str, float | int | str | bool] = {}
     search: SearchSpec | None = None
     """Of `kind: auto`."""
@@ -646,6 +654,7 @@ class TrainerSpec(Spec):
     memory_mb: int = Field(default=4096, ge=256)
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        yield from self._own_faults()
         if self.max_rows is not None and self.max_rows < self.min_rows:
             yield (
                 ("max_rows",),
@@ -665,6 +674,52 @@ class TrainerSpec(Spec):
                 ("search", "budget"),
                 f"{budget} leaves nothing of trainer.timeout, {timeout}, for the fits that follow: lower it, or raise that",
             )
+
+    def _own_faults(self) -> Iterator[tuple[Place, str]]:
+        given = {
+            name: value
+            for name in ("entry_point", "wheel", "lock")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.kind != "own":
+            for name, value in given.items():
+                yield (
+                    (name,),
+                    f"{value!r} is for kind: own, and this is {self.kind}: remove it, or write kind: own",
+                )
+            return
+        if not given.keys() & {"entry_point", "wheel"}:
+            yield ("kind",), "'own' stands without entry_point and wheel: say where your trainer is"
+        if self.wheel is not None and not self.wheel.partition("@")[0].endswith(".whl"):
+            yield (
+                ("wheel",),
+                f"{self.wheel!r} is no wheel: build one, with `python -m build --wheel`, and name its file",
+            )
+        if self.lock is not None and self.wheel is None:
+            yield (
+                ("lock",),
+                f"{self.lock!r} stands without a wheel: name the wheel that runs with it, or remove it",
+            )
+
+
+PINNED: Final = re.compile(r"([^/\\]+)@sha256:([0-9a-f]{64})")
+
+
+def pinned(name: str, digest: str) -> str:
+    """Return how an applied spec names a file: by its name and what is in it."""
+    return f"{name}@sha256:{digest}"
+
+
+def unpinned(text: str) -> tuple[str, str]:
+    """Return the name and the digest of a file that an applied spec names.
+
+    Raises:
+        ValueError: it names a path.
+    """
+    found = PINNED.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is a path: `trimtab apply` sends the file, and names it by its digest")
+    return found[1], found[2]
 
 
 MetricName = Literal["mae", "rmse", "log_loss", "error_rate"]
@@ -830,6 +885,8 @@ class RetrainSpec(Spec):
     """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
     new_rows: int | None = Field(default=None, ge=1)
     """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
+    on_change: bool = True
+    """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
 

@@ -8,6 +8,7 @@ Storing it again makes it new, so whoever throws old files away leaves it alone.
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,17 +71,41 @@ def put(place: str | Path, content: bytes) -> Artifact:
         Unavailable: it cannot be stored now.
     """
     digest = hashlib.sha256(content).hexdigest()
+    uri = _uri(place, digest)
     if isinstance(place, Path):
-        path = place.absolute() / "artifacts" / digest[:2] / digest
-        _write(path, content)
-        return Artifact(uri=str(path), digest=digest, size=len(content))
-    uri = f"{place}/artifacts/{digest[:2]}/{digest}"
+        _write(Path(uri), content)
+        return Artifact(uri=uri, digest=digest, size=len(content))
     try:
         with _outages(uri, "stored"):
             _filesystem(uri).pipe_file(uri, content)
     except FileNotFoundError as error:
         raise Unavailable(f"artifact {uri} cannot be stored, for there is no such bucket: make it") from error
     return Artifact(uri=uri, digest=digest, size=len(content))
+
+
+def _uri(place: str | Path, digest: str) -> str:
+    root = place.absolute() if isinstance(place, Path) else place
+    return f"{root}/artifacts/{digest[:2]}/{digest}"
+
+
+def find(place: str | Path, digest: str) -> Artifact:
+    """Return the name of what is stored at `place` by a digest.
+
+    Raises:
+        NotFound: nothing is.
+        Unavailable: that cannot be seen now.
+    """
+    uri = _uri(place, digest)
+    try:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise FileNotFoundError(digest)
+        if isinstance(place, Path):
+            return Artifact(uri=uri, digest=digest, size=Path(uri).stat().st_size)
+        files = _filesystem(uri)
+        with _outages(uri, "found"):
+            return Artifact(uri=uri, digest=digest, size=files.info(uri)["size"])
+    except FileNotFoundError as error:
+        raise NotFound(f"no file of digest {digest!r} is stored: send it first") from error
 
 
 def fetch(artifact: Artifact) -> bytes:

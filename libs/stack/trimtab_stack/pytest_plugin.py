@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from trimtab_stack.stack import Stack
-from trimtab_stack.testing import ApicurioRegistry, ray_cluster
+from trimtab_stack.testing import ApicurioRegistry, MLflowServer, ray_cluster
+from trimtab_stack.testing import ApicurioRegistry, MLflowServer
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
@@ -61,3 +62,13 @@ def ray_address() -> Iterator[str]:
         environ.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or it takes this machine's other address
         with ray_cluster() as address:
             yield address
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[MLflowServer]:
+    """An MLflow server that runs; a test may kill it, and starts it again."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-mlflow-") as directory:
+        server = MLflowServer(Path(directory))
+        server.start()
+        yield server
+        server.stop()

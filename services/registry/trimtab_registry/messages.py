@@ -106,6 +106,7 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
         features=candidate.features,
         trained_to=candidate.trained_to,
         tables=candidate.tables,
+        recipe=candidate.recipe,
     )
 
 

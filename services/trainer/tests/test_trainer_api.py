@@ -1,23 +1,37 @@
 """The trainer's door: what an order becomes."""
 
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from trimtab_contracts import topics
-from trimtab_contracts.training.v1.training_pb2 import ListTrialsRequest, RetrainCommand, TrainRequest, Trial
+from trimtab_contracts.training.v1.training_pb2 import (
+    ListTrialsRequest,
+    RegisterRequest,
+    RetrainCommand,
+    TrainRequest,
+    Trial,
+    UploadRequest,
+)
 from trimtab_core.specs import parse
 from trimtab_runtime.clock import ManualClock, from_timestamp, to_timestamp
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.specbook import SpecBook
 from trimtab_trainer.errors import NothingArchived, UnknownRun
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.orders import Orders
+from trimtab_trainer.sandbox import Files
 from trimtab_trainer.testing import MemoryStore
+from trimtab_trainer.uploads import MOST_BYTES, Uploads
 from trimtab_trainer.usecases import trials
 from trimtab_trainer.usecases.entities import Job, News, Status
 from trimtab_trainer.usecases.trials import Outcome
 
 NOW, REACHED = 9_000_000, 5_000_000
+NOWHERE = Path("nowhere")
 
 
 class Producer:
@@ -34,7 +48,9 @@ class Producer:
         return written()
 
 
-def an_api(reached_ms: int | None, store: MemoryStore | None = None) -> tuple[TrainerApi, Producer]:
+def an_api(
+    reached_ms: int | None, data_dir: Path = NOWHERE, store: MemoryStore | None = None
+) -> tuple[TrainerApi, Producer]:
     book, producer = SpecBook(), Producer()
     spec = {
         "task": "binary",
@@ -49,7 +65,9 @@ def an_api(reached_ms: int | None, store: MemoryStore | None = None) -> tuple[Tr
         return reached_ms
 
     features: Any = SimpleNamespace(watermark_ms=watermark_ms)
-    return TrainerApi(store or MemoryStore(), book, features, producer, ManualClock(NOW)), producer
+    clock = ManualClock(NOW)
+    uploads, orders = Uploads(Files(data_dir), data_dir / "uploads"), Orders(book, features, producer, clock)
+    return TrainerApi(store or MemoryStore(), orders, uploads, clock), producer
 
 
 async def test_an_order_without_a_time_is_as_of_how_far_the_archive_has_come() -> None:
@@ -85,7 +103,7 @@ async def test_an_order_for_no_model_is_refused() -> None:
 
 async def test_the_trials_of_a_run_are_told_with_the_best_marked_and_counted_from_one() -> None:
     store = MemoryStore()
-    api, _ = an_api(REACHED, store)
+    api, _ = an_api(REACHED, store=store)
     with pytest.raises(UnknownRun):
         await api.ListTrials(ListTrialsRequest(run_id="run-1"), None)
     await store.add(News(Job("run-1", "c", "m", "l", "data", 1, None, queued_at_ms=1), Status.QUEUED, 1))
@@ -111,3 +129,80 @@ async def test_the_trials_of_a_run_are_told_with_the_best_marked_and_counted_fro
     assert dict(told[0].parameters) == {"alpha": 1.5, "solver": "svd"}
     assert not told[3].HasField("value")
     assert (told[3].outcome, told[3].error) == (Trial.FAILED, "singular")
+
+
+CONTENT = b"x" * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+def files_in(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+
+
+async def parts(
+    content: bytes = CONTENT, *, size: int = len(CONTENT), digest: str = DIGEST
+) -> AsyncIterator[UploadRequest]:
+    yield UploadRequest(file=UploadRequest.File(name="m.onnx", digest=digest, size=size))
+    for at in range(0, len(content), 300):
+        yield UploadRequest(content=content[at : at + 300])
+
+
+async def test_a_file_is_kept_by_its_digest_and_may_be_sent_again(tmp_path: Path) -> None:
+    api, _ = an_api(REACHED, tmp_path)
+    first = (await api.Upload(parts(), None)).artifact
+    again = (await api.Upload(parts(), None)).artifact
+
+    assert first == again
+    assert (first.digest, first.size) == (DIGEST, len(CONTENT))
+    assert first.uri == str(tmp_path / "artifacts" / DIGEST[:2] / DIGEST)
+    assert files_in(tmp_path) == [CONTENT]
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (parts(CONTENT[:-1]), "came as 999 bytes of sha256 .*, and 1,000 of .* were announced"),
+        (
+            parts(digest="0" * 64),
+            "came as 1,000 bytes of sha256 .*, and 1,000 of 000000000000 were announced",
+        ),
+        (parts(CONTENT + b"y"), "is longer than the 1,000 bytes that were announced"),
+        (
+            parts(size=MOST_BYTES + 1),
+            "has 1,073,741,825 bytes, and a file has 1 to 1,073,741,824: send a smaller one",
+        ),
+        (parts(digest=""), "the first part of an upload says what is sent"),
+    ],
+)
+async def test_a_file_that_is_cut_off_or_something_else_leaves_nothing(
+    tmp_path: Path, sent: AsyncIterator[UploadRequest], said: str
+) -> None:
+    api, _ = an_api(REACHED, tmp_path)
+    with pytest.raises(Rejected, match=said):
+        await api.Upload(sent, None)
+
+    assert files_in(tmp_path) == []
+
+
+async def test_a_model_that_was_uploaded_is_ordered_to_be_judged(tmp_path: Path) -> None:
+    api, producer = an_api(REACHED, tmp_path)
+    await api.Upload(parts(), None)
+    request = RegisterRequest(model="m", digest=DIGEST, origin="m.onnx", comment="ours", requested_by="ann")
+    answer = await api.Register(request, None)
+
+    [command] = producer.sent
+    assert (command.id, command.trigger, command.requested_by) == (answer.command_id, "registered", "ann")
+    assert command.reason == "m.onnx is registered: ours"
+    assert command.registered.model.digest == DIGEST
+    assert not command.registered.HasField("reference")
+    assert not command.registered.HasField("trained_to")
+    assert from_timestamp(command.as_of) == REACHED
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../../etc/passwd", ""])
+async def test_a_model_that_was_not_uploaded_is_not_found(tmp_path: Path, digest: str) -> None:
+    api, producer = an_api(REACHED, tmp_path)
+    with pytest.raises(NotFound, match=r"no file of digest .* is stored: send it first"):
+        await api.Register(RegisterRequest(model="m", digest=digest), None)
+
+    assert not producer.sent

@@ -84,7 +84,8 @@ async def test_a_run_that_is_cancelled_at_another_trainer_has_no_process_left(
             PostgresStore(pool), book, champions, features, ChildProcess(), Files(tmp_path), clock,
             owner="one", lease_ms=60_000, patience_ms=60_000, folder=tmp_path / "jobs",
         )  # fmt: skip
-        other = TrainerApi(PostgresStore(other_pool), book, features, None, clock)
+        unasked: Any = None
+        other = TrainerApi(PostgresStore(other_pool), unasked, unasked, clock)
         await jobs.order(Command("c", "m", "loop", "manual", as_of_ms=400 * 3_600_000))
         [queued] = (await other.ListRuns(ListRunsRequest(), None)).runs
         run = queued.event.run_id

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
@@ -10,7 +11,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
-from trimtab_trainer.usecases.entities import Job, News, Progress, Stage, Status, StoredFile
+from trimtab_trainer.usecases.entities import Job, News, Progress, Registered, Stage, Status, StoredFile
 from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import Outcome, Trial
 
@@ -226,3 +227,15 @@ async def test_trials_of_other_rows_or_another_spec_are_forgotten_by_who_holds_t
     assert len(await store.resume(job, "you", of="new")) == 2
     await store.keep_trials(job, "me", [a_trial(1, 9.0)], of="new")
     assert await store.resume(job, "me", of="new") == [a_trial(1, 9.0)]
+
+@pytest.mark.parametrize("reference", [None, StoredFile("/r", "d2", 9)])
+async def test_the_model_that_a_job_is_to_judge_comes_back_with_it(
+    store: Store, reference: StoredFile | None
+) -> None:
+    brought = Registered(StoredFile("/m", "d1", 7), reference, 5_000, "m.onnx")
+    news = queued("a", trigger="registered")
+    await store.add(replace(news, job=replace(news.job, registered=brought)))
+
+    job = await store.claim("me", now_ms=2_000, lease_ms=LEASE_MS)
+
+    assert job and job.registered == brought

@@ -10,38 +10,50 @@ from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_trainer.changes import Changes
 from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.orders import Orders
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.trainingset import FeatureStore
+from trimtab_trainer.uploads import Uploads
 from trimtab_trainer.usecases.jobs import Jobs
 
 
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
-    book, deployments, clock = SpecBook(), Deployments(), SystemClock()
+    clock = SystemClock()
+
+    async def changed() -> None:
+        await changes.wake()
+
+    book, deployments = SpecBook(on_change=changed), Deployments(changed)
     async with (
         open_pool(config.postgres_dsn, "trainer", package="trimtab_trainer") as pool,
         rpc.channel(config.feature_store_address) as channel,
         bus.open_producer(config.kafka_servers) as producer,
     ):
         store, features = PostgresStore(pool), FeatureStore(channel)
+        files = Files(artifacts.home(config.artifacts_url, config.data_dir))
+        orders = Orders(book, features, producer, clock)
+        changes = Changes(store, book, deployments, orders)
         jobs = Jobs(
             store,
             book,
             deployments,
             features,
             ChildProcess(config.ray_address),
-            Files(artifacts.home(config.artifacts_url, config.data_dir)),
+            files,
             clock,
             owner=config.instance,
             lease_ms=round(config.lease_s * 1000),
             patience_ms=round(config.patience_s * 1000),
             folder=config.state_dir / "jobs",
         )
-        register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, features, producer, clock))
+        api = TrainerApi(store, orders, Uploads(files, config.state_dir / "uploads"), clock)
+        register = partial(add_TrainerServicer_to_server, api)
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
             asyncio.TaskGroup() as tasks,
@@ -50,6 +62,7 @@ async def run(config: Config) -> None:
             await catch_up(tasks, book.follower(servers), deployments.follower(servers))
             tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
             tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
+            tasks.create_task(changes.work())
             for _ in range(config.jobs):
                 tasks.create_task(jobs.work())
             await set_ready(True)

@@ -1,7 +1,7 @@
 """Kafka door of the trainer: commands in; and what is live, as everyone reads it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
@@ -12,6 +12,7 @@ from trimtab_runtime.clock import from_timestamp
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
 
+from trimtab_trainer.messages import registered
 from trimtab_trainer.usecases.entities import Champion, Command, StoredFile
 from trimtab_trainer.usecases.jobs import Jobs
 
@@ -25,7 +26,12 @@ def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
     async def ordered(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
         await jobs.order(
             Command(
-                command.id, command.model, command.loop_id, command.trigger, from_timestamp(command.as_of)
+                command.id,
+                command.model,
+                command.loop_id,
+                command.trigger,
+                from_timestamp(command.as_of),
+                registered(command.registered) if command.HasField("registered") else None,
             )
         )
 
@@ -35,8 +41,9 @@ def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
 class Deployments:
     """The live version of each model, as this process has read it from `deployments`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], Awaitable[None]]) -> None:
         self._wanted: dict[str, Deployment] = {}
+        self._on_change = on_change
 
     def follower(self, servers: str) -> Follower:
         """Return the follower that keeps this view; run it as a task."""
@@ -53,6 +60,7 @@ class Deployments:
             StoredFile(live.model.uri, live.model.digest, live.model.size),
             tuple(live.features),
             trained_to_ms=from_timestamp(live.trained_to),
+            recipe=live.recipe,
         )
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:
@@ -68,3 +76,4 @@ class Deployments:
             held = self._wanted.get(deployment.model)
             if held is None or held.generation <= deployment.generation:
                 self._wanted[deployment.model] = deployment
+        await self._on_change()

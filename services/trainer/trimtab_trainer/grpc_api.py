@@ -1,11 +1,9 @@
-"""gRPC door of the trainer: order a run, look at runs, cancel one."""
+"""gRPC door of the trainer: order a run, bring a model along, look at runs, cancel one."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from trimtab_contracts import topics
 from trimtab_contracts.training.v1.training_pb2 import (
     CancelRunRequest,
     GetRunLogRequest,
@@ -17,23 +15,27 @@ from trimtab_contracts.training.v1.training_pb2 import (
     ListTrialsResponse,
     NoteRunRequest,
     Progress,
-    RetrainCommand,
+    RegisteredModel,
+    RegisterRequest,
     Run,
     RunEvent,
     TrainRequest,
     TrainResponse,
+    UploadRequest,
+    UploadResponse,
     WatchRunRequest,
 )
 from trimtab_contracts.training.v1.training_pb2 import Note as NoteMessage
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
-from trimtab_runtime import artifacts, records, telemetry
+from trimtab_runtime import artifacts
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
-from trimtab_runtime.specbook import SpecBook
 
-from trimtab_trainer.errors import BadNote, NoLog, NothingArchived, UnknownRun
+from trimtab_trainer.errors import BadNote, NoLog, UnknownRun
 from trimtab_trainer.messages import artifact, to_trial
+from trimtab_trainer.orders import Orders
+from trimtab_trainer.uploads import Uploads
 from trimtab_trainer.usecases.entities import Note, Told
-from trimtab_trainer.usecases.ports import Features, Store
+from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import best
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
@@ -42,51 +44,46 @@ _LOOK_S = 0.5
 
 
 class TrainerApi(TrainerServicer):
-    """Answers `trimtab.training.v1.Trainer`.
+    """Answers `trimtab.training.v1.Trainer`."""
 
-    An order becomes a command on `commands.retrain` like the policy's, so that every
-    run has one and the ledger hears of it.
-    """
-
-    def __init__(self, store: Store, book: SpecBook, features: Features, producer: Any, clock: Clock) -> None:
+    def __init__(self, store: Store, orders: Orders, uploads: Uploads, clock: Clock) -> None:
         self._store = store
-        self._book = book
-        self._features = features
-        self._producer = producer
+        self._orders = orders
+        self._uploads = uploads
         self._clock = clock
 
     async def Train(self, request: TrainRequest, context: Any) -> TrainResponse:
         """Order a candidate, as of the time given, or of how far the archive has come."""
-        model, now_ms = self._book.model(request.model), self._clock.now_ms()
-        if request.HasField("as_of"):
-            as_of_ms: int | None = from_timestamp(request.as_of)
-        else:
-            as_of_ms = await self._features.watermark_ms(model.name)
-        if as_of_ms is None:
-            raise NothingArchived(model.name)
-        command_id = uuid.uuid4().hex
-        command = RetrainCommand(
-            id=command_id,
-            model=model.name,
-            loop_id=command_id,
+        as_of_ms = from_timestamp(request.as_of) if request.HasField("as_of") else None
+        command_id = await self._orders.place(
+            request.model,
             trigger="manual",
-            attempt=1,
             reason=request.reason,
             requested_by=request.requested_by,
-            as_of=to_timestamp(as_of_ms),
-            at=to_timestamp(now_ms),
+            as_of_ms=as_of_ms,
         )
-        with telemetry.span("order run", model=model.name):
-            record = records.outgoing(
-                topics.COMMANDS_RETRAIN,
-                command,
-                key=model.name,
-                id=command_id,
-                source="trainer",
-                time_ms=now_ms,
-                correlation=command_id,
-            )
-            await records.send_all(self._producer, [record])
+        return TrainResponse(command_id=command_id)
+
+    async def Upload(self, parts: AsyncIterator[UploadRequest], context: Any) -> UploadResponse:
+        """Keep a file by its digest."""
+        return UploadResponse(artifact=artifact(await self._uploads.take(parts)))
+
+    async def Register(self, request: RegisterRequest, context: Any) -> TrainResponse:
+        """Order the evaluation of a model that was uploaded, as of how far the archive has come."""
+        brought = RegisteredModel(
+            model=artifact(self._uploads.find(request.digest)),
+            reference=artifact(self._uploads.find(request.reference)) if request.reference else None,
+            trained_to=request.trained_to if request.HasField("trained_to") else None,
+            origin=request.origin,
+        )
+        said = f"{request.origin} is registered" + (f": {request.comment}" if request.comment else "")
+        command_id = await self._orders.place(
+            request.model,
+            trigger="registered",
+            reason=said,
+            requested_by=request.requested_by,
+            registered=brought,
+        )
         return TrainResponse(command_id=command_id)
 
     async def GetRun(self, request: GetRunRequest, context: Any) -> Run:

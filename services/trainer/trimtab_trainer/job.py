@@ -1,7 +1,8 @@
 """What a run does, in a process of its own.
 
 It reads `job.json`, `rows.arrow` and, where there are such, `champion.onnx` and
-`tests.json` from its folder, and writes the candidate's files and `result.json` there. It talks to
+`tests.json` from its folder, and writes the candidate's files and `result.json` there. A job
+that has a `registered.onnx` judges that in the place of a fit. It talks to
 nobody but its parent, whom it tells how far it is. A run that cannot succeed returns 3
 and its sentence in `result.json`.
 """
@@ -21,9 +22,9 @@ from trimtab_core import losses
 from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model
 
-from trimtab_trainer import behaving, evidence, export, families, fitting, search, timing
+from trimtab_trainer import behaving, evidence, export, families, fitting, registered, search, timing
 from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
+from trimtab_trainer.families import Floats, own
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.usecases.entities import Stage
 
@@ -57,6 +58,8 @@ def main(folder: Path, tell: Tell) -> int:
             folder,
             RunFailed(f"it needs more memory than trainer.memory_mb, {most}: raise it, or train on less"),
         )
+    finally:
+        own.close_line()
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 
@@ -94,6 +97,7 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
         table = table.slice(max(0, table.num_rows - spec.max_rows))
     rows = _rows(table, names)
 
+    brought = registered.brought(folder, names, task)
     judged = fitting.held_out(rows, model.spec)
     known = fitting.known(rows, judged.start, model.spec).stop
     if known < spec.min_rows // 2:
@@ -105,16 +109,21 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
 
 def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     job, model, table, names, rows, judged = given(folder)
-    model = search.settled(model, rows, judged, folder, telling)
+    brought = registered.brought(folder, names, model.spec.task)
+    model = model if brought else search.settled(model, rows, judged, folder, telling)
     task, spec = model.spec.task, model.spec.trainer
-    log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
-    fit = telling.counted(fitting.fit)
+    judged = brought.unseen(rows, judged) if brought else judged
+    theirs = {} if brought else own.open_line(folder, model.spec, names)
+    kind = "registered" if brought else spec.kind
+    log.info("%s: %d rows of %d features, %d judged", kind, len(rows), len(names), len(rows[judged]))
+    fit: fitting.Fit = brought.fit if brought else telling.counted(fitting.fit)
     predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
     unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
     final = fit(model.spec, rows)
 
     telling.reach(Stage.EVALUATING)
-    _write_reference(folder / "reference.arrow", model, names, rows, unseen)
+    seen = brought.at_work(rows, unseen, judged) if brought else (rows, unseen)
+    _write_reference(folder / "reference.arrow", model, names, *seen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
     _write_evaluation(
         folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, model.spec.groups
@@ -144,10 +153,10 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             "class_weight": spec.class_weight,
             **search.facts(folder),
         },
-        "environment": _environment() | families.versions(spec.kind),
+        "environment": _environment() | families.versions(spec.kind) | theirs,
         "latency": timing.latency(graph, live, rows.features[judged]),
         "tests": behaving.results(folder, graph, names, rows.features[judged]),
-    }
+    } | (brought.record(rows) if brought else {})
 
 
 def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:

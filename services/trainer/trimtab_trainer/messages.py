@@ -5,11 +5,11 @@ from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
 from trimtab_contracts.registry.v1.registry_pb2 import Interval, Latency, TableVersion
-from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_contracts.training.v1.training_pb2 import RegisteredModel, RunEvent
 from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import from_timestamp, to_timestamp
 
-from trimtab_trainer.usecases.entities import Candidate, News, Status, StoredFile
+from trimtab_trainer.usecases.entities import Candidate, News, Registered, Status, StoredFile
 from trimtab_trainer.usecases.trials import Trial
 
 _STATUS = {
@@ -66,6 +66,7 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         intervals={name: Interval(low=low, high=high) for name, (low, high) in fitted.intervals.items()},
         latency=json_format.ParseDict(dict(fitted.latency), Latency()) if fitted.latency else None,
         tests=[GateResult(**each) for each in fitted.tests],
+        recipe=candidate.recipe,
     )
 
 
@@ -84,6 +85,20 @@ def to_trial(trial: Trial, *, best: bool) -> TrialMessage:
         error=trial.error,
         best=best,
     )
+
+
+def registered(message: RegisteredModel) -> Registered:
+    """Return the model that a command brings along."""
+    return Registered(
+        _stored(message.model),
+        _stored(message.reference) if message.HasField("reference") else None,
+        from_timestamp(message.trained_to) if message.HasField("trained_to") else None,
+        message.origin,
+    )
+
+
+def _stored(file: Artifact) -> StoredFile:
+    return StoredFile(file.uri, file.digest, file.size)
 
 
 def artifact(stored: StoredFile) -> Artifact:

@@ -15,8 +15,9 @@ from trimtab_runtime import artifacts, cluster
 from trimtab_runtime.cluster import RayAway
 
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import own
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Stage, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Registered, Stage, StoredFile, TrainingSet
 from trimtab_trainer.usecases.trials import Trial, deadly, hand_over, handed_over
 
 _progress_of = msgspec.json.Decoder(Progress).decode
@@ -49,14 +50,16 @@ class ChildProcess:
         job = {"model": specs.to_document(model), "champion": live}
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
-            stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)
-            (folder / "champion.onnx").write_bytes(await asyncio.to_thread(artifacts.fetch, stored))
+            content = await asyncio.to_thread(artifacts.fetch, _named(champion.model))
+            (folder / "champion.onnx").write_bytes(content)
         result = folder / "result.json"
         result.unlink(missing_ok=True)
         spec = model.spec.trainer
-        if self._ray_address:
-            await asyncio.to_thread(cluster.look_for, self._ray_address)
-        watch, address = _Watch(folder, tell), self._ray_address
+        # What a user has brought along is at hand here, and only here.
+        is_theirs = spec.kind == "own" or (folder / "registered.onnx").exists()
+        watch, address = _Watch(folder, tell), None if is_theirs else self._ray_address
+        if address:
+            await asyncio.to_thread(cluster.look_for, address)
         clock = asyncio.get_running_loop().time
         until_s = clock() + spec.timeout / 1000
         while True:
@@ -121,6 +124,42 @@ class Files:
         """Store the file at `path` by digest."""
         stored = artifacts.put(self._home, path.read_bytes())
         return StoredFile(stored.uri, stored.digest, stored.size)
+
+    def bring(self, registered: Registered | None, trainer: specs.TrainerSpec, folder: Path) -> None:
+        """Put what a user brought along into a job's folder: the model that is judged in the place of a fit, or else their trainer.
+
+        Raises:
+            NotFound, Corrupt, Unavailable: it is not there, not as it was, or cannot be read now.
+        """
+        if registered is None:
+            self._bring_trainer(trainer, folder)
+            return
+        (folder / "registered.onnx").write_bytes(artifacts.fetch(_named(registered.model)))
+        if registered.reference is not None:
+            (folder / "registered.parquet").write_bytes(artifacts.fetch(_named(registered.reference)))
+        known = {"origin": registered.origin, "trained_to_ms": registered.trained_to_ms}
+        (folder / "registered.json").write_text(json.dumps(known))
+
+    def _bring_trainer(self, trainer: specs.TrainerSpec, folder: Path) -> None:
+        (folder / own.WHEEL).mkdir(exist_ok=True)
+        for pinned, place in ((trainer.wheel, f"{own.WHEEL}/{{}}"), (trainer.lock, own.LOCK)):
+            if pinned is not None:
+                name, digest = specs.unpinned(pinned)
+                content = artifacts.fetch(artifacts.find(self._home, digest))
+                (folder / place.format(name)).write_bytes(content)
+
+    def find(self, digest: str) -> StoredFile:
+        """Return what is stored by a digest.
+
+        Raises:
+            NotFound: nothing is.
+        """
+        stored = artifacts.find(self._home, digest)
+        return StoredFile(stored.uri, stored.digest, stored.size)
+
+
+def _named(file: StoredFile) -> Artifact:
+    return Artifact(uri=file.uri, digest=file.digest, size=file.size)
 
 
 def came_to(folder: Path, code: int, memory_mb: int) -> None:

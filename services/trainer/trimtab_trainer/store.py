@@ -18,7 +18,7 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Registered, Status, StoredFile, Told
 from trimtab_trainer.usecases.trials import Trial
 
 _encode = msgspec.json.Encoder().encode
@@ -26,6 +26,7 @@ _progress_of = msgspec.json.Decoder(Progress).decode
 _trial_of = msgspec.json.Decoder(Trial).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
 _notes_of = msgspec.json.Decoder(tuple[Note, ...]).decode
+_registered_of = msgspec.json.Decoder(Registered).decode
 
 _CLAIM = """
 UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts = attempts + 1,
@@ -57,8 +58,8 @@ class PostgresStore:
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 added = await connection.fetchval(
-                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn)"
-                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
+                    "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn,"
+                    " registered) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
                     job.run_id,
                     job.command_id,
                     job.model,
@@ -69,6 +70,7 @@ class PostgresStore:
                     to_datetime(job.queued_at_ms),
                     to_message(news).SerializeToString(),
                     to_datetime(job.turn_ms),
+                    _encode(job.registered).decode() if job.registered else None,
                 )
                 if added is not None:
                     await _announce(connection, news)
@@ -255,4 +257,5 @@ def _job(row: asyncpg.Record) -> Job:
         attempts=row["attempts"],
         started_at_ms=from_datetime(row["started_at"]) if row["started_at"] else None,
         finished_at_ms=from_datetime(row["finished_at"]) if row["finished_at"] else None,
+        registered=_registered_of(row["registered"]) if row["registered"] else None,
     )

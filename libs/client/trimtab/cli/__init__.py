@@ -29,6 +29,7 @@ from trimtab.cli import (
     models,
     project,
     prove,
+    register,
     report,
     runs,
     stack,
@@ -62,6 +63,7 @@ app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and w
 app.add_typer(alerts.app, name="alert", help="What a person should look at, and silences.")
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
+models.app.command()(register.register)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

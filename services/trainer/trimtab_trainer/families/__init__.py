@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.specs import Family, ModelSpec
+from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer.errors import RunFailed
 
@@ -49,13 +49,14 @@ Labels of a multiclass task are indices into `spec.label.classes`; not every cla
 still has a column for each. It prints its iterations (see `progress`), and raises `RunFailed` where the spec's parameters are none of its own.
 """
 
-HOMES: Final[Mapping[Family, str]] = {
+HOMES: Final[Mapping[str, str]] = {
     "linear": "scikit",
     "random_forest": "scikit",
     "hist_gradient_boosting": "scikit",
     "lightgbm": "lightgbm",
     "xgboost": "xgboost",
     "neural_network": "neural",
+    "own": "own",
 }
 _EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "torch": "torch"}
 """What installs a module that a trainer does without."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from trimtab_trainer.usecases.trials import Trial
 
-RANKS: Final = {"manual": 0, "schedule": 2, "new_rows": 2}
+RANKS: Final = {"manual": 0, "registered": 0, "schedule": 2, "new_rows": 2}
 """Of what triggered a job; drift, of whatever kind, has rank 1."""
 RANK_MS = 3_600_000
 TESTS: Final = "tests.json"
@@ -29,6 +29,28 @@ ENDED: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An artifact: where it is, what is in it (sha256, hex), and its size in bytes."""
+
+    uri: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A model that a person brings along: it is evaluated, and none is fitted."""
+
+    model: StoredFile
+    reference: StoredFile | None = None
+    """Rows that are usual for it; those of the training window, if there is none."""
+    trained_to_ms: int | None = None
+    """Event time of the newest row that it was fitted to, if that is known."""
+    origin: str = ""
+    """A file's name, or where in MLflow it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """An order to train a candidate."""
 
@@ -37,6 +59,7 @@ class Command:
     loop_id: str
     trigger: str
     as_of_ms: int
+    registered: Registered | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +77,7 @@ class Job:
     attempts: int = 0
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
+    registered: Registered | None = None
 
     @property
     def turn_ms(self) -> int:
@@ -99,15 +123,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """An artifact: where it is, what is in it (sha256, hex), and its size in bytes."""
-
-    uri: str
-    digest: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Champion:
     """The live version, to be evaluated beside the candidate."""
 
@@ -116,6 +131,8 @@ class Champion:
     features: tuple[str, ...]
     trained_to_ms: int = 0
     """Event time of the newest row that it was fitted to."""
+    recipe: str = ""
+    """What its spec said a model is made of; empty of a version that is older than recipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +181,8 @@ class Candidate:
     champion_version: int
     model_generation: int
     seed: int
+    recipe: str = ""
+    """Names what its spec says a model is made of."""
 
 
 @dataclass(frozen=True, slots=True)

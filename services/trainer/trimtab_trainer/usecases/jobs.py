@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trimtab_core import specs
+from trimtab_core import recipes, specs
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -90,7 +90,7 @@ class Jobs:
         """
         self._specs.model(command.model)
         job = Job(
-            run_id="run-" + hashlib.sha256(command.id.encode()).hexdigest()[:16],
+            run_id=run_of(command.id),
             command_id=command.id,
             model=command.model,
             loop_id=command.loop_id,
@@ -98,6 +98,7 @@ class Jobs:
             as_of_ms=command.as_of_ms,
             traceparent=telemetry.traceparent(),
             queued_at_ms=self._clock.now_ms(),
+            registered=command.registered,
         )
         added = await self._store.add(News(job, Status.QUEUED, job.queued_at_ms))
         self._wanted.set()
@@ -219,8 +220,10 @@ class Jobs:
         )
         await asyncio.to_thread(_leave, folder, self._specs.tests_of(job.model))
         attempt.tell(Progress(Stage.READING))
-        if spec.kind == "auto":
+        if spec.kind == "auto" and job.registered is None:
             await self._resume_search(attempt, fingerprint(rows.digest, model))
+        if job.registered is not None or spec.kind == "own":
+            await asyncio.to_thread(self._artifacts.bring, job.registered, spec, folder)
         fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
         attempt.tell(Progress(Stage.STORING))
         return Candidate(
@@ -233,6 +236,7 @@ class Jobs:
             champion_version=champion.number if champion else 0,
             model_generation=self._specs.generation(model),
             seed=spec.seed,
+            recipe=recipes.recipe(model.spec),
         )
 
     async def _resume_search(self, attempt: _Attempt, of: str) -> None:
@@ -256,6 +260,11 @@ class Jobs:
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())
+
+
+def run_of(command_id: str) -> str:
+    """Return the id of a command's run."""
+    return "run-" + hashlib.sha256(command_id.encode()).hexdigest()[:16]
 
 
 def _begin(folder: Path, job: Job) -> None:

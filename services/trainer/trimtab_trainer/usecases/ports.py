@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from trimtab_core.specs import Model, ModelTest
+from trimtab_core.specs import Model, ModelTest, TrainerSpec
 
 from trimtab_trainer.usecases.entities import (
     Champion,
@@ -13,6 +13,7 @@ from trimtab_trainer.usecases.entities import (
     News,
     Note,
     Progress,
+    Registered,
     StoredFile,
     Told,
     TrainingSet,
@@ -134,4 +135,12 @@ class Artifacts(Protocol):
 
     def put(self, path: Path) -> StoredFile:
         """Store the file at `path`."""
+        ...
+
+    def find(self, digest: str) -> StoredFile:
+        """Return what is stored by a digest, or raise `NotFound`."""
+        ...
+
+    def bring(self, registered: Registered | None, trainer: TrainerSpec, folder: Path) -> None:
+        """Put what a user brought along into a job's folder: the model that is judged in the place of a fit, or else their trainer."""
         ...

@@ -1,0 +1,67 @@
+"""`trimtab model register`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab import registering
+from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, print_json
+from trimtab.cli.watching import run_of, watch
+
+
+def register(
+    model: str,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="An ONNX file, or mlflow:/models/NAME/VERSION, mlflow:/models/NAME@ALIAS, mlflow:/runs/RUN/PATH."
+        ),
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet: a column for each feature, and label; what is usual for it is taken from there."
+        ),
+    ] = None,
+    trained_to: Annotated[
+        str,
+        typer.Option(
+            help="Event time of the newest row it was trained on (RFC 3339): it is judged by newer rows alone."
+        ),
+    ] = "",
+    comment: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    tracking_uri: Annotated[
+        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where the MLflow server is.")
+    ] = "",
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            help="Watch the run, and end as it ends: 0, 1 if it failed, 3 if it was cancelled.",
+        ),
+    ] = True,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Bring your own model: FILE becomes a version of MODEL through the same gates and rollout as a trained one.
+
+    It takes `features`, float32 of rows by features in the order of the spec (or an input a feature, called as it is), and
+    its first output is a number a row: the value, or the probability of the positive class.
+    """
+    sent = registering.model(file, tracking_uri)
+    usual = registering.read(reference) if reference else None
+    trained_to_ms = moment("--trained-to", trained_to) if trained_to else None
+    command = ask(
+        directory,
+        lambda trimtab: trimtab.register(
+            model, sent, actor=actor(), comment=comment, reference=usual, trained_to_ms=trained_to_ms
+        ),
+    )
+    if wait:
+        watch(directory, lambda trimtab: run_of(trimtab, model, command), as_json=as_json)
+        return
+    if as_json:
+        print_json({"command_id": command})
+        return
+    console.print(f"ordered: follow it with `trimtab loop show {command}`")

@@ -1,0 +1,211 @@
+"""A user's own trainer: its wheel is installed, its code is asked in a process of its own, and told what is wrong with it."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from trimtab_core.specs import parse, pinned, to_document
+from trimtab_trainer import environments, export, job
+from trimtab_trainer.sandbox import Files
+from trimtab_trainer.usecases.entities import Progress, Stage
+
+ROOT = Path(__file__).parents[3]
+MINUTE, ROWS = 60_000, 400
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(ROWS, 2))
+EXAMPLE = (ROOT / "docs/examples/own-trainer/mytrainer.py").read_text()
+LABEL = 3 * X[:, 0] + RNG.normal(0, 0.3, ROWS)
+LOCKED = ("numpy", "onnx", "protobuf", "ml-dtypes", "typing-extensions")
+
+
+def a_lock() -> str:
+    """What the example needs, as this checkout's own lock has it."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text())
+    return "\n".join(block for block in blocks if re.match(rf"({'|'.join(LOCKED)})==", block)) + "\n"
+
+
+class Bench:
+    """A job's folder, with a trainer that was sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sent = folder / "jobs" / "run-1", folder / "sent"
+        self.store = Files(folder)
+        self.folder.mkdir(parents=True), self.sent.mkdir()
+        self.told: list[Progress] = []
+
+    def wheel(
+        self, code: str, *, entry_points: str = "[trimtab.trainers]\nmine = mytrainer:Trainer\n"
+    ) -> Path:
+        """Make a wheel of one module."""
+        path, info = self.sent / "mytrainer-1.0-py3-none-any.whl", "mytrainer-1.0.dist-info"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("mytrainer.py", code)
+            file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mytrainer\nVersion: 1.0\n")
+            file.writestr(
+                f"{info}/WHEEL",
+                "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            file.writestr(f"{info}/entry_points.txt", entry_points)
+            file.writestr(f"{info}/RECORD", "")
+        return path
+
+    def run(
+        self,
+        wheel: Path | None,
+        *,
+        lock: str | None = None,
+        entry_point: str | None = "mytrainer:Trainer",
+        **trainer: Any,
+    ) -> dict[str, Any]:
+        named = {"entry_point": entry_point} if entry_point else {}
+        if wheel is not None:
+            named["wheel"] = pinned(wheel.name, self.store.put(wheel).digest)
+        if lock is not None:
+            (path := self.sent / "requirements.lock").write_text(lock)
+            named["lock"] = pinned(path.name, self.store.put(path).digest)
+        spec = {
+            "task": "regression",
+            "source": "trips",
+            "features": ["request.x", "request.z"],
+            "rollout": {"cap": 10},
+            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+            "trainer": {"window": "30d", "kind": "own", **named, **trainer},
+        }
+        model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
+        assert model.kind == "Model"
+        self.store.bring(None, model.spec.trainer, self.folder)
+        (self.folder / "job.json").write_text(json.dumps({"model": to_document(model)}))
+        table = pa.table(
+            {"key": [str(at) for at in range(ROWS)], "event_time_ms": np.arange(ROWS) * MINUTE}
+            | {"request.x": X[:, 0], "request.z": X[:, 1], "label": LABEL}
+        )
+        with (
+            pa.OSFile(str(self.folder / "rows.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        job.main(self.folder, self.told.append)
+        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return result
+
+    def environments(self) -> list[Path]:
+        return sorted((self.folder.parents[1] / "environments").iterdir())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_what_it_fits_is_judged_and_let_out_and_its_environment_is_made_once(bench: Bench) -> None:
+    result = bench.run(wheel := bench.wheel(EXAMPLE), parameters={"penalty": 0.001})
+    made = bench.environments()
+    bench.run(wheel, parameters={"penalty": 0.002})
+
+    assert result["metrics"]["mae"] < 0.4
+    assert result["environment"]["trainer.wheel"] == bench.store.put(wheel).digest
+    assert result["environment"]["trainer.mytrainer"] == "1.0"
+    served = export.run((bench.folder / "model.onnx").read_bytes(), X.astype(np.float32))
+    assert np.corrcoef(served, X[:, 0])[0, 1] > 0.99
+    assert bench.environments() == made
+    assert len(made) == 1
+
+
+def test_with_a_lock_it_runs_in_an_environment_of_what_that_names(bench: Bench) -> None:
+    code = (
+        EXAMPLE
+        + "\nimport sys\nassert 'site-packages' in np.__file__ and 'environments' in sys.prefix, sys.prefix\n"
+    )
+    result = bench.run(bench.wheel(code), lock=a_lock())
+
+    assert "error" not in result, result
+    named = {name.removeprefix("trainer.") for name in result["environment"] if name.startswith("trainer.")}
+    assert {"numpy", "onnx", "mytrainer", "lock", "wheel"} <= named
+    assert "pyarrow" not in named
+
+
+def test_an_entry_point_is_named_by_the_wheel_where_it_has_one(bench: Bench) -> None:
+    assert "error" not in bench.run(bench.wheel(EXAMPLE), entry_point=None)
+
+
+TELLS = """
+class Trainer:
+    def fit(self, rows, *, progress, champion, task, seed, parameters):
+        assert rows.names == ("request.x", "request.z") and len(rows) == len(rows.label)
+        assert (champion, task, seed, parameters) == (None, "regression", 7, {"deep": 3, "rate": 0.5})
+        print("this goes to the log")
+        progress(1, 2)
+        raise ValueError("too cold")
+"""
+
+
+def test_it_tells_its_progress_and_what_it_raises(bench: Bench) -> None:
+    error = bench.run(bench.wheel(TELLS), seed=7, parameters={"deep": 3.0, "rate": 0.5})["error"]
+
+    assert re.search(
+        r"the trainer's fit raised ValueError: too cold \(.*mytrainer\.py, line 8\): `trimtab run logs`",
+        error,
+    )
+    assert Progress(Stage.FITTING, 1, 7, 1, 2) in bench.told
+
+
+NO_FIT = "class Trainer: ..."
+NO_GRAPH = "class Trainer:\n    def fit(self, rows): return self"
+EXITS = "import os\nclass Trainer:\n    def fit(self, rows): os._exit(9)"
+BLANK = EXAMPLE.replace("return filled @", "return np.nan * filled @")
+MATRIX = EXAMPLE.replace("return filled @ self.weights[:-1] + self.weights[-1]", "return filled")
+OTHER = EXAMPLE.replace('"bias": self.weights[-1:]', '"bias": self.weights[-1:] + 1')
+UNREADY = EXAMPLE + "\nimport nosuchpackage\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "entry_point", "said"),
+    [
+        (EXAMPLE, "mytrainer:Missing", "trainer.entry_point 'mytrainer:Missing': there is no 'Missing' in mytrainer"),
+        (EXAMPLE, "other:Trainer", "there is no module 'other' in its environment: put it into the wheel"),
+        (EXAMPLE, "yours", r"'yours' is none of group trimtab\.trainers \(there: mine\)"),
+        (UNREADY, "mytrainer:Trainer", "there is no module 'nosuchpackage' in its environment"),
+        (NO_FIT, "mytrainer:Trainer", r"has no method fit\(rows, \*, parameters, seed\): add it"),
+        (NO_GRAPH, "mytrainer:Trainer", r"fit gave a Trainer, which has no method to_onnx\(\)"),
+        (EXITS, "mytrainer:Trainer", "the trainer's process ended with exit 9 in fit: see `trimtab run logs`"),
+        (BLANK, "mytrainer:Trainer", "the trainer's predict gave no number for 27 of 27 rows"),
+        (MATRIX, "mytrainer:Trainer", r"the trainer's predict gave numbers of shape \[27, 2\] for 27 rows: give one a row"),
+        (OTHER, "mytrainer:Trainer", "it would serve other answers than were judged"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_it_is_told(bench: Bench, code: str, entry_point: str, said: str) -> None:
+    error = bench.run(bench.wheel(code), entry_point=entry_point)["error"]
+
+    assert re.search(said, error), error
+
+
+def test_a_wheel_that_is_none_is_told(bench: Bench) -> None:
+    (bad := bench.sent / "mytrainer-1.0-py3-none-any.whl").write_bytes(b"no wheel")
+    error = bench.run(bad)["error"]
+
+    assert error.startswith("trainer.wheel mytrainer-1.0-py3-none-any.whl cannot be installed (")
+    assert bench.environments() == []
+
+
+def test_a_lock_without_hashes_is_told(bench: Bench) -> None:
+    error = bench.run(bench.wheel(EXAMPLE), lock="numpy==2.4.0\n")["error"]
+
+    assert error.startswith("what trainer.lock requirements.lock names cannot be installed (")
+    assert "hash" in error
+
+
+def test_environments_that_are_long_out_of_use_go(tmp_path: Path) -> None:
+    wheel = Bench(tmp_path).wheel(EXAMPLE)
+    for number in range(environments.KEPT + 3):
+        (old := tmp_path / "environments" / str(number)).mkdir(parents=True)
+        environments.os.utime(old, (number, number))
+    environments.of(wheel, None, tmp_path / "environments")
+
+    left = {path.name for path in (tmp_path / "environments").iterdir()}
+    assert len(left) == environments.KEPT
+    assert "0" not in left

@@ -1,0 +1,204 @@
+"""A model that a person brings along is judged by the same steps as one that is fitted."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from onnx import TensorProto, helper
+from trimtab_core.specs import parse, to_document
+from trimtab_trainer import export, job
+from trimtab_trainer.sandbox import Files
+from trimtab_trainer.usecases.entities import Progress, Registered, StoredFile
+
+MINUTE, ROWS = 60_000, 600
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(ROWS, 2))
+LABEL = 3 * X[:, 0] + RNG.normal(0, 0.3, ROWS)
+
+
+def a_model(*, weights: tuple[float, float] = (3, 0), shape: tuple[int | None, int] = (None, 2)) -> bytes:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["features", "w"], ["prediction"])], "g",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, (None, 1))],
+        [onnx.numpy_helper.from_array(np.array(weights, np.float32).reshape(2, 1), "w")],
+    )  # fmt: skip
+    return bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+        ).SerializeToString()
+    )
+
+
+def some_reference(**columns: Any) -> pa.Table:
+    x = RNG.normal(size=(200, 2))
+    return pa.table({"request.x": x[:, 0], "request_z": x[:, 1], "label": 3 * x[:, 0]} | columns)
+
+
+class Bench:
+    """A job's folder, in which a model is registered."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder / "job", Files(folder)
+        self.folder.mkdir()
+        self.task = "regression"
+        self.label = LABEL
+        self.features = X.copy()
+
+    def stored(self, content: bytes) -> StoredFile:
+        (path := self.folder.parent / "sent").write_bytes(content)
+        return self.store.put(path)
+
+    def register(
+        self, content: bytes, *, trained_to_ms: int | None = None, reference: pa.Table | bytes | None = None
+    ) -> None:
+        sent = None
+        if reference is not None:
+            path = self.folder.parent / "reference"
+            path.write_bytes(reference) if isinstance(reference, bytes) else pq.write_table(reference, path)
+            sent = self.store.put(path)
+        unasked: Any = None
+        self.store.bring(
+            Registered(self.stored(content), sent, trained_to_ms, "model.onnx"), unasked, self.folder
+        )
+
+    def run(self) -> dict[str, Any]:
+        spec = {
+            "task": self.task,
+            "source": "trips",
+            "features": ["request.x", "request.z"],
+            "rollout": {"cap": 10},
+            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+            "trainer": {"window": "30d", "kind": "linear"},
+        }
+        model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
+        (self.folder / "job.json").write_text(json.dumps({"model": to_document(model)}))
+        table = pa.table(
+            {"key": [str(at) for at in range(ROWS)], "event_time_ms": np.arange(ROWS) * MINUTE}
+            | {"request.x": self.features[:, 0], "request.z": self.features[:, 1], "label": self.label}
+        )
+        with (
+            pa.OSFile(str(self.folder / "rows.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        self.told: list[Progress] = []
+        job.main(self.folder, self.told.append)
+        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return result
+
+    def read(self, name: str) -> pa.Table:
+        with pa.ipc.open_file(self.folder / name) as reader:
+            return reader.read_all()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_it_is_what_is_judged_and_let_out(bench: Bench) -> None:
+    bench.register(a_model())
+    result = bench.run()
+
+    assert result["metrics"]["mae"] == pytest.approx(np.abs(3 * X[480:, 0] - LABEL[480:]).mean(), rel=1e-5)
+    assert result["parameters"] == {
+        "kind": "registered", "origin": "model.onnx", "sha256": bench.stored(a_model()).digest,
+    }  # fmt: skip
+    assert bench.read("evaluation.arrow")["prediction"].to_numpy() == pytest.approx(3 * X[480:, 0], rel=1e-5)
+    assert bench.read("reference.arrow").num_rows == ROWS
+    served = (bench.folder / "model.onnx").read_bytes()
+    assert export.run(served, X.astype(np.float32)) == pytest.approx(3 * X[:, 0], rel=1e-5)
+    assert result["trained_to_ms"] == (ROWS - 1) * MINUTE  # nobody said, so it may have seen it all
+
+
+def test_it_is_judged_beside_the_champion(bench: Bench) -> None:
+    (bench.folder / "champion.onnx").write_bytes(a_model(weights=(2, 0)))
+    bench.register(a_model())
+    bench.run()
+    document = json.loads((bench.folder / "job.json").read_text())
+    live = {"features": ["request.x", "request.z"], "trained_to_ms": 100 * MINUTE}
+    (bench.folder / "job.json").write_text(json.dumps(document | {"champion": live}))
+    job.main(bench.folder, bench.told.append)
+
+    metrics = json.loads((bench.folder / "result.json").read_text())["metrics"]
+    assert metrics["mae"] < 0.4 < metrics["champion_mae"]
+
+
+def test_it_is_judged_by_rows_that_are_newer_than_its_own_training(bench: Bench) -> None:
+    bench.register(a_model(), trained_to_ms=490 * MINUTE)
+    result = bench.run()
+
+    assert bench.read("evaluation.arrow")["event_time_ms"][0].as_py() == 491 * MINUTE
+    assert bench.read("reference.arrow").num_rows == 109
+    assert result["trained_to_ms"] == 490 * MINUTE
+
+
+def test_its_reference_is_the_data_that_came_with_it(bench: Bench) -> None:
+    reference = some_reference(event_time_ms=np.arange(200)[::-1] * MINUTE)
+    bench.register(a_model(weights=(2, 0)), reference=reference)
+    bench.run()
+
+    found = bench.read("reference.arrow")
+    assert found.column_names == ["request.x", "request.z", "prediction", "loss", "event_time_ms"]
+    assert found["event_time_ms"].to_pylist() == [at * MINUTE for at in range(200)]
+    assert found["request.x"].to_numpy() == pytest.approx(reference["request.x"].to_numpy()[::-1], rel=1e-5)
+    assert found["loss"].to_numpy() == pytest.approx(np.abs(found["request.x"].to_numpy()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (b"rubbish", "the reference data is no Parquet that can be read"),
+        (
+            some_reference().drop_columns(["request_z"]),
+            r"has no column request\.z: give it one for each feature, and label",
+        ),
+        (some_reference().drop_columns(["label"]), "has no column label"),
+        (some_reference().slice(0, 20), "has 20 rows, and it takes 100 to say what is usual"),
+        (some_reference(label=[None] * 3 + [1.0] * 197), "label is missing in 3 rows of the reference data"),
+        (
+            some_reference(label=["a"] * 200),
+            "column label of the reference data is string, and a number is wanted",
+        ),
+    ],
+)
+def test_reference_data_that_will_not_do_is_told(bench: Bench, reference: Any, said: str) -> None:
+    bench.register(a_model(), reference=reference)
+
+    error = bench.run()["error"]
+    assert re.search(said, error), error
+
+
+def test_a_model_that_cannot_serve_is_told_why(bench: Bench) -> None:
+    bench.register(a_model(shape=(1, 2)))
+
+    assert "takes exactly 1 rows at a time" in bench.run()["error"]
+
+
+def test_an_answer_that_is_blank_where_a_feature_is_missing_is_told(bench: Bench) -> None:
+    bench.features[::10, 1] = np.nan
+    bench.register(a_model())
+
+    error = bench.run()["error"]
+    assert "the model gives nan for 4 of 40 rows, where request.z may be missing" in error
+    assert "let the graph itself put something in its place" in error
+
+
+def test_what_is_no_probability_is_told(bench: Bench) -> None:
+    bench.task, bench.label = "binary", (LABEL > 0).astype(float)
+    bench.register(a_model())
+
+    assert "and the task is binary: export the probability of the positive class" in bench.run()["error"]
+
+
+def test_too_few_rows_to_judge_it_by_are_told(bench: Bench) -> None:
+    bench.register(a_model(), trained_to_ms=580 * MINUTE)
+
+    assert bench.run()["error"].startswith("19 labelled rows are newer than what the model was trained on")

@@ -1,0 +1,203 @@
+"""A model that a person brings along, in the place of one that is fitted.
+
+Whatever it is asked to fit, it is what was brought: so it is judged, compared and
+exported by the same steps as a fitted one. It answers with one finite number a row, a
+probability where those are asked for, or the run fails with what to change.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+from trimtab_core.specs import ModelSpec
+
+from trimtab_trainer import export, signature
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import Floats, Matrix
+from trimtab_trainer.fitting import Rows
+
+LEAST = 100
+"""So many rows that it was not fitted to are enough to judge it by."""
+_LABEL, _TIME = "label", "event_time_ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph as serving runs it."""
+
+    content: bytes
+    features: tuple[str, ...]
+    task: str
+
+    def predict(self, features: Matrix) -> Floats:
+        """Return predictions [rows].
+
+        Raises:
+            RunFailed: it cannot run, or answers with what is no prediction.
+        """
+        try:
+            said = export.run(self.content, features)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base
+            raise RunFailed(
+                f"the model fails on {len(features)} rows: {error}; mend it, and register it again"
+            ) from error
+        if said.shape != (len(features),):
+            raise RunFailed(
+                f"the model gives {said.size} numbers for {len(features)} rows: export it with one a row"
+            )
+        if not (finite := np.isfinite(said)).all():
+            raise RunFailed(self._blank(features, said, finite))
+        if self.task == "binary" and ((said < 0) | (said > 1)).any():
+            worst = said[np.argmax(np.abs(said - 0.5))]
+            raise RunFailed(
+                f"the model gives {worst:.4g}, and the task is binary: export the probability of the positive class"
+            )
+        return said
+
+    def to_onnx(self) -> Any:
+        """Return the graph."""
+        return onnx.load_model_from_string(self.content)
+
+    def _blank(self, features: Matrix, said: Floats, finite: Any) -> str:
+        missing = [
+            name
+            for name, column in zip(self.features, np.isnan(features[~finite]).any(0), strict=True)
+            if column
+        ]
+        where = f", where {', '.join(missing)} may be missing" if missing else ""
+        return (
+            f"the model gives {said[~finite][0]} for {int((~finite).sum())} of {len(said)} rows{where}: a feature that is "
+            "missing is NaN, so let the graph itself put something in its place"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A model that was brought, and what is known of it."""
+
+    graph: Graph
+    origin: str
+    digest: str
+    trained_to_ms: int | None
+    reference: Path | None
+
+    def fit(self, spec: ModelSpec, rows: Rows) -> Graph:
+        """Return the graph, whatever it is to be fitted to."""
+        return self.graph
+
+    def unseen(self, rows: Rows, held_out: slice) -> slice:
+        """Return the places to judge by: of the held-out ones those that are newer than its own training.
+
+        Raises:
+            RunFailed: they are too few.
+        """
+        if self.trained_to_ms is None:
+            return held_out
+        newer = int(np.searchsorted(rows.event_time_ms, self.trained_to_ms, side="right"))
+        found = slice(max(held_out.start, newer), held_out.stop)
+        if found.stop - found.start < LEAST:
+            raise RunFailed(
+                f"{max(0, found.stop - found.start)} labelled rows are newer than what the model was trained on, and it takes "
+                f"{LEAST} to judge it: wait for more, or name no --trained-to and have it judged by the newest rows all the same"
+            )
+        return found
+
+    def at_work(self, rows: Rows, unseen: Floats, judged: slice) -> tuple[Rows, Floats]:
+        """Return the rows that its reference is made of, and what it says of them.
+
+        They are those that came with it. Without any: those it is judged by, if it is known which it has not seen.
+        """
+        if self.reference is not None:
+            brought = _rows(self.reference, self.graph.features)
+            return brought, self.graph.predict(brought.features)
+        if self.trained_to_ms is not None:
+            return rows[judged], unseen[judged]
+        return rows, unseen
+
+    def record(self, rows: Rows) -> dict[str, Any]:
+        """Return what a run's result says otherwise than of a fit.
+
+        Where nobody says up to when it was trained, it may have been on all there is.
+        """
+        newest = int(rows.event_time_ms[-1])
+        return {
+            "parameters": {"kind": "registered", "origin": self.origin, "sha256": self.digest},
+            "trained_to_ms": newest if self.trained_to_ms is None else min(self.trained_to_ms, newest),
+        }
+
+
+def brought(folder: Path, features: Sequence[str], task: str) -> Brought | None:
+    """Return the model in a job's folder, None if one is to be fitted.
+
+    Raises:
+        RunFailed: it is none that can serve these features.
+    """
+    if not (folder / "registered.json").exists():
+        return None
+    told = json.loads((folder / "registered.json").read_text())
+    content = (folder / "registered.onnx").read_bytes()
+    try:
+        graph = export.serialised(signature.adapted(content, features, task))
+    except onnx.checker.ValidationError as error:
+        raise RunFailed(f"the model is not well formed ({error}): export it anew") from error
+    reference = folder / "registered.parquet"
+    return Brought(
+        Graph(graph, tuple(features), task),
+        told["origin"],
+        hashlib.sha256(content).hexdigest(),
+        told["trained_to_ms"],
+        reference if reference.exists() else None,
+    )
+
+
+def _rows(path: Path, features: Sequence[str]) -> Rows:
+    """Return the rows that came with a model.
+
+    Raises:
+        RunFailed: they are no such rows.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RunFailed(
+            f"the reference data is no Parquet that can be read ({error}): write it again"
+        ) from error
+    names = {
+        name: next(filter(table.column_names.__contains__, signature.called(name)), name) for name in features
+    }
+    if lacking := [name for name in [*names.values(), _LABEL] if name not in table.column_names]:
+        raise RunFailed(
+            f"the reference data has no column {', '.join(lacking)}: give it one for each feature, and {_LABEL}"
+        )
+    if table.num_rows < LEAST:
+        raise RunFailed(
+            f"the reference data has {table.num_rows} rows, and it takes {LEAST} to say what is usual: add some"
+        )
+    if _TIME in table.column_names:
+        table = table.sort_by(_TIME)
+    columns = [_numbers(table, column) for column in names.values()]
+    label = _numbers(table, _LABEL)
+    if blank := int((~np.isfinite(label)).sum()):
+        raise RunFailed(f"{_LABEL} is missing in {blank} rows of the reference data: leave those out")
+    times = (
+        table[_TIME].to_numpy().astype(np.int64)
+        if _TIME in table.column_names
+        else np.zeros(len(label), np.int64)
+    )
+    return Rows(np.column_stack(columns).astype(np.float32), label, times)
+
+
+def _numbers(table: pa.Table, name: str) -> Floats:
+    try:
+        return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    except pa.ArrowException as error:
+        raise RunFailed(
+            f"column {name} of the reference data is {table[name].type}, and a number is wanted: convert it"
+        ) from error

@@ -1,0 +1,95 @@
+"""What a user brings along serves as what Trimtab made: a model of their own, and what they change it for."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from onnx import TensorProto, helper
+from trimtab import project
+from trimtab_runtime.testing import eventually
+from trimtab_stack.environment import tools
+from trimtab_stack.stack import Stack
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+RNG = np.random.default_rng(1)
+
+
+def a_model(slope: float, *, inputs: str = "request.x") -> bytes:
+    """A graph that says slope * x."""
+    value, output = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in (inputs, "y")
+    )
+    weight = onnx.numpy_helper.from_array(np.array([[slope]], np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [inputs, "w"], ["y"])], "g", [value], [output], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+async def trimtab(stack: Stack, *words: str) -> tuple[int, str]:
+    """Run the command as a user does; return its exit code and what it said."""
+    command: Sequence[str] = [str(Path(sys.executable).with_name("trimtab")), *words]
+    environ = tools() | {**stack.environ, "TRIMTAB_ACTOR": "ann", "COLUMNS": "200"}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environ, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+async def test_a_users_model_serves_until_its_spec_changes(
+    make_world: Callable[..., Any], whole: Stack, tmp_path: Path
+) -> None:
+    async with make_world("brought", strategy="immediate", gates="[{metric: mae, at_most: 3}]") as world:
+        await world.backfill(48)
+        good, bad, wrong, reference = (
+            tmp_path / name for name in ("good.onnx", "bad.onnx", "wrong.onnx", "usual.parquet")
+        )
+        good.write_bytes(a_model(2.0))
+        bad.write_bytes(a_model(-9.0))
+        wrong.write_bytes(a_model(2.0, inputs="speed"))
+        x = RNG.normal(0, 3, 500)
+        columns = {"request.x": x, "brought-road.y_mean_6h": 2 * x, "label": 2 * x + RNG.normal(0, 0.5, 500)}
+        pq.write_table(pa.table(columns), reference)
+
+        code, said = await trimtab(whole, "model", "register", world.name, str(wrong))
+        assert code == 1
+        assert (
+            "takes 1 columns, and this model has 2 features (request.x, brought-road.y_mean_6h): export it"
+            in said
+        )
+        code, said = await trimtab(
+            whole, "model", "register", world.name, str(bad), "--comment", "let us see"
+        )
+        assert (code, "succeeded" in said) == (0, True), said
+        code, said = await trimtab(
+            whole, "model", "register", world.name, str(good), "--reference", str(reference)
+        )
+        assert code == 0, said
+
+        async def serves(number: int) -> bool:
+            return bool((await world.trimtab.deployment(world.name)).champion.number == number)
+
+        await eventually(lambda: serves(2), what="the user's model to serve", deadline_s=60)
+        refused, serving = sorted(await world.trimtab.versions(world.name), key=lambda it: it.number)
+        assert [gate.passed for gate in (*refused.gates, *serving.gates)] == [False, True]
+        assert serving.candidate.parameters["origin"] == "good.onnx"
+        row = {"id": "mine", "at": "2023-11-20T00:00:00Z", "road": "b", "x": 4.0}
+        answer = await world.trimtab.predict(world.name, [row])
+        assert (list(answer.predictions), list(answer.versions)) == ([8.0], [2])
+
+        changed = next(each for each in project.parse(world.specs).resources if each.kind == "Model")
+        spec = changed.spec.model_copy(update={"features": ("request.x",)})
+        await world.trimtab.apply([changed.model_copy(update={"spec": spec})], actor="ann")
+        await eventually(lambda: serves(3), what="a version of the changed spec", deadline_s=90)
+        newest, *_ = await world.trimtab.runs(world.name)
+        assert newest.event.trigger == "spec"
+        assert [loop.trigger for loop in await world.trimtab.loops(world.name)].count("spec") == 1
