@@ -46,7 +46,7 @@ def an_api(reached_ms: int | None) -> tuple[TrainerApi, Producer]:
         return reached_ms
 
     features: Any = SimpleNamespace(watermark_ms=watermark_ms)
-    return TrainerApi(MemoryStore(), book, features, producer, ManualClock(NOW)), producer
+    return TrainerApi(MemoryStore(), book, features, None, producer, ManualClock(NOW)), producer
 
 
 async def test_an_order_without_a_time_is_as_of_how_far_the_archive_has_come() -> None:

@@ -15,6 +15,7 @@ from trimtab_runtime.testing import eventually
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.progress import Tell
+from trimtab_trainer.recorded import Runs
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.usecases.entities import (
     ENDED,
@@ -22,6 +23,7 @@ from trimtab_trainer.usecases.entities import (
     Command,
     Fitted,
     Progress,
+    Recipe,
     Stage,
     Status,
     StoredFile,
@@ -51,8 +53,8 @@ class Features:
         self.faults = faults
         self.asked: list[tuple[int, int]] = []
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
-        self.asked.append((start_ms, end_ms))
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
+        self.asked.append((recipe.as_of_ms - recipe.model.spec.trainer.window, recipe.as_of_ms))
         if self.faults:
             raise self.faults.pop(0)
         for name in ("rows.arrow", "log"):
@@ -70,9 +72,9 @@ class SlowOnce(Features):
         super().__init__([fault])
         self.clock = clock
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
         self.clock.advance(60_000 if self.faults else 0)
-        return await super().training_set(model, start_ms=start_ms, end_ms=end_ms, folder=folder)
+        return await super().training_set(recipe, folder)
 
 
 class Fitter:
@@ -83,9 +85,7 @@ class Fitter:
         self.release.set()
         self.cancelled = False
 
-    async def fit(
-        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
-    ) -> Fitted:
+    async def fit(self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Tell) -> Fitted:
         (folder / "log").write_text("fitting\n")
         tell(Progress(Stage.FITTING, 2, 7))
         self.started.set()
@@ -134,7 +134,7 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         book.put(a_model())
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
-            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), clock,
+            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), Runs(store), clock,
             owner="me", lease_ms=lease_ms, patience_ms=60_000, folder=tmp_path,
         )  # fmt: skip
 
@@ -381,7 +381,7 @@ async def test_of_a_log_that_is_too_long_the_end_is_kept(
     class Chatty(Fitter):
         async def fit(self, *given: Any) -> Fitted:
             fitted = await super().fit(*given)
-            (given[3] / "log").write_text("x" * MOST_LOG_BYTES + "the end")
+            (given[2] / "log").write_text("x" * MOST_LOG_BYTES + "the end")
             return fitted
 
     jobs = make_jobs(fitter=Chatty())

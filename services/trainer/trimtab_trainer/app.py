@@ -13,6 +13,7 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.trainingset import FeatureStore
@@ -35,13 +36,16 @@ async def run(config: Config) -> None:
             features,
             ChildProcess(),
             Files(config.data_dir),
+            Runs(store),
             clock,
             owner=config.instance,
             lease_ms=round(config.lease_s * 1000),
             patience_ms=round(config.patience_s * 1000),
             folder=config.state_dir / "jobs",
         )
-        register = partial(add_TrainerServicer_to_server, TrainerApi(store, book, features, producer, clock))
+        register = partial(
+            add_TrainerServicer_to_server, TrainerApi(store, book, features, jobs, producer, clock)
+        )
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
             asyncio.TaskGroup() as tasks,

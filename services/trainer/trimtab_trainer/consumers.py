@@ -25,7 +25,12 @@ def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
     async def ordered(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
         await jobs.order(
             Command(
-                command.id, command.model, command.loop_id, command.trigger, from_timestamp(command.as_of)
+                command.id,
+                command.model,
+                command.loop_id,
+                command.trigger,
+                from_timestamp(command.as_of),
+                from_timestamp(command.changed_at) if command.HasField("changed_at") else None,
             )
         )
 

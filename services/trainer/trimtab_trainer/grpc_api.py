@@ -14,6 +14,7 @@ from trimtab_contracts.training.v1.training_pb2 import (
     ListRunsRequest,
     ListRunsResponse,
     Progress,
+    ReproduceRequest,
     RetrainCommand,
     Run,
     RunEvent,
@@ -29,6 +30,7 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_trainer.errors import NoLog, NothingArchived, UnknownRun
 from trimtab_trainer.messages import artifact
 from trimtab_trainer.usecases.entities import Told
+from trimtab_trainer.usecases.jobs import Jobs
 from trimtab_trainer.usecases.ports import Features, Store
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
@@ -42,8 +44,11 @@ class TrainerApi(TrainerServicer):
     run has one and the ledger hears of it.
     """
 
-    def __init__(self, store: Store, book: SpecBook, features: Features, producer: Any, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, book: SpecBook, features: Features, jobs: Jobs, producer: Any, clock: Clock
+    ) -> None:
         self._store = store
+        self._jobs = jobs
         self._book = book
         self._features = features
         self._producer = producer
@@ -99,6 +104,12 @@ class TrainerApi(TrainerServicer):
             request.run_id, by=request.requested_by, reason=request.reason, now_ms=self._clock.now_ms()
         )
         return _run(told)
+
+    async def Reproduce(self, request: ReproduceRequest, context: Any) -> Run:
+        """Queue a run that makes another once more, and return it."""
+        with telemetry.span("order reproduction", run=request.run_id):
+            queued = await self._jobs.reproduce(request.run_id, id=uuid.uuid4().hex)
+        return _run(await self._told(queued))
 
     async def WatchRun(self, request: WatchRunRequest, context: Any) -> AsyncIterator[Run]:
         """Return a run now and whenever it has changed, until it has ended; whichever trainer is at it."""

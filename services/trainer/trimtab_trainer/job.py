@@ -6,39 +6,35 @@ nobody but its parent, whom it tells how far it is. A run that cannot succeed re
 and its sentence in `result.json`.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
-from trimtab_core.specs import Model
+from trimtab_core.specs import Model, ModelSpec
 
-from trimtab_trainer import export, fitting
+from trimtab_trainer import choosing, environment, export, fitting, reference
 from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
+from trimtab_trainer.families import Fitted, Floats
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.usecases.entities import Stage
 
 log = logging.getLogger(__name__)
 
 FAILED = 3
-_REFERENCE_ROWS = 50_000
 _LEAST_UNSEEN = 100
 """So many judged rows that the live version was not fitted to are enough to compare on."""
-_PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "trimtab-core", "trimtab-trainer")
 
 
 def main(folder: Path, tell: Tell) -> int:
     """Do the job in `folder`, and return the exit code."""
     try:
-        result = _run(folder, Telling(tell, fits=fitting.FITS))
+        result = _run(folder, Telling(tell))
     except RunFailed as error:
         log.info("failed: %s", error)
         (folder / "result.json").write_text(json.dumps({"error": str(error)}))
@@ -69,13 +65,12 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
     log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
-    fit = telling.counted(fitting.fit)
-    predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
-    unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
-    final = fit(model.spec, rows)
+    made = _fit(model.spec, rows, judged, job, telling)
+    predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    _write_reference(folder / "reference.arrow", model, names, rows, unseen)
+    shown = rows[made.reference]
+    reference.write(folder / "reference.arrow", model.spec, names, shown, made.unseen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
@@ -89,12 +84,76 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     return {
         "features": names,
         "metrics": metrics,
-        "rows": len(rows),
-        "trained_from_ms": int(rows.event_time_ms[0]),
-        "trained_to_ms": int(rows.event_time_ms[-1]),
+        "rows": len(made.fitted_to),
+        "trained_from_ms": int(made.fitted_to.event_time_ms[0]),
+        "trained_to_ms": int(made.fitted_to.event_time_ms[-1]),
         "parameters": {"kind": spec.kind, **spec.parameters, "half_life_ms": spec.half_life},
-        "environment": _environment(),
+        "environment": environment.recorded(),
+        "plan": made.plan,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the fits came to."""
+
+    final: Fitted
+    fitted_to: fitting.Rows
+    predictions: Floats
+    """Of the judged rows."""
+    reference: slice
+    unseen: Floats
+    """Of the rows of the reference."""
+    plan: dict[str, Any]
+
+
+def _fit(spec: ModelSpec, rows: fitting.Rows, judged: slice, job: Any, telling: Telling) -> _Made:
+    """Fit what ships, and what judges it; the former first, for how long it takes says how much the latter may."""
+    changed_ms = job.get("changed_ms")
+    windows = choosing.possible(spec, rows, changed_ms)
+    told, plan = len(windows) > 1, job.get("plan")
+    known = fitting.known(rows, judged.start, spec).stop
+    # A window of the new world alone may not be possible at each stretch; then fewer fits are made than were told.
+    most = len(choosing.stretches(rows, judged, changed_ms if told else None, fitting.Effort()))
+    telling.fits = len(windows) * most + fitting.FOLDS + (2 if told else 1)
+    fit = telling.counted(fitting.fit)
+
+    final, took_s = fitting.timed(fit, spec, rows)
+    effort = (
+        fitting.Effort(plan["every"], plan["stretches"])
+        if plan
+        else fitting.effort(spec, took_s, known, choices=len(windows))
+    )
+
+    def losses_of(label: Floats, said: Floats) -> Floats:
+        return losses.clip(losses.loss(spec.judged_by, label, said), spec.cap)
+
+    chosen = choosing.judge(spec, rows, judged, windows, changed_ms, losses_of, effort, fit)
+    log.info("%s", chosen.sentence or "judged")
+    fitted_to = rows
+    if chosen.window is not choosing.Window.HISTORY:
+        within = choosing.within(chosen.window, spec, rows, changed_ms)
+        assert within is not None
+        fitted_to, final = within, fit(spec, within)
+    since = changed_ms if told else None
+    place = reference.place(spec, rows, judged, since, effort)
+    unseen = reference.unseen(
+        spec, rows, judged, chosen.predictions, place, chosen.window, since, effort, fit
+    )
+    return _Made(
+        final,
+        fitted_to,
+        chosen.predictions,
+        place,
+        unseen,
+        {
+            "window": chosen.window,
+            "changed_ms": changed_ms,
+            "sentence": chosen.sentence,
+            "every": effort.every,
+            "stretches": effort.stretches,
+        },
+    )
 
 
 def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
@@ -132,17 +191,6 @@ def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> 
     return found
 
 
-def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitting.Rows, unseen: Any) -> None:
-    newest = slice(max(0, len(rows) - _REFERENCE_ROWS), len(rows))
-    columns: dict[str, Any] = {
-        name: rows.features[newest, at].astype(np.float64) for at, name in enumerate(names)
-    }
-    columns["prediction"] = unseen[newest]
-    columns["loss"] = losses.loss(model.spec.judged_by, rows.label[newest], unseen[newest])
-    columns["event_time_ms"] = rows.event_time_ms[newest]
-    _write(path, pa.table(columns))
-
-
 def _write_evaluation(
     path: Path, judged: pa.Table, predictions: Any, champion: Any, slices: Sequence[str]
 ) -> None:
@@ -168,9 +216,3 @@ def _write_evaluation(
 def _write(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-
-
-def _environment() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    return {"python": platform.python_version(), "source": hashlib.sha256(sources).hexdigest()} | versions

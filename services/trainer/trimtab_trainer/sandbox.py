@@ -15,7 +15,7 @@ from trimtab_runtime import artifacts
 
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import Fitted, Plan, Progress, Recipe, StoredFile, TrainingSet
 
 _progress_of = msgspec.json.Decoder(Progress).decode
 
@@ -24,17 +24,19 @@ class ChildProcess:
     """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time."""
 
     async def fit(
-        self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path,
-        tell: Callable[[Progress], None],
-    ) -> Fitted:  # fmt: skip
+        self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Callable[[Progress], None]
+    ) -> Fitted:
         """Train, export and evaluate, and tell how far that is.
 
         Raises:
             RunFailed: it could not be done; it says why.
             Unavailable: the champion's artifact cannot be read now.
         """
+        model, champion = recipe.model, recipe.champion
         live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
-        job = {"model": specs.to_document(model), "champion": live}
+        job = {"model": specs.to_document(model), "champion": live, "changed_ms": recipe.changed_ms}
+        if recipe.plan is not None:
+            job["plan"] = {"every": recipe.plan.every, "stretches": recipe.plan.stretches}
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
             stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)
@@ -52,7 +54,7 @@ class ChildProcess:
             model=folder / "model.onnx",
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
-            **{**outcome, "features": tuple(outcome["features"])},
+            **{**outcome, "features": tuple(outcome["features"]), "plan": Plan(**outcome["plan"])},
         )
 
 

@@ -1,12 +1,15 @@
 """What the trainer speaks of: jobs, what becomes of them, and what they make."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-RANKS: Final = {"manual": 0, "schedule": 2, "new_rows": 2}
+from trimtab_core.specs import Model
+
+REPRODUCE: Final = "reproduce"
+RANKS: Final = {"manual": 0, "schedule": 2, "new_rows": 2, REPRODUCE: 3}
 """Of what triggered a job; drift, of whatever kind, has rank 1."""
 RANK_MS = 3_600_000
 
@@ -33,6 +36,8 @@ class Command:
     loop_id: str
     trigger: str
     as_of_ms: int
+    changed_ms: int | None = None
+    """Rows from here on are of the world that drifted, if drift ordered it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class Job:
     attempts: int = 0
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
+    changed_ms: int | None = None
+    reproduces: str = ""
+    """The run that this one makes once more; it gives no candidate, and is no news."""
 
     @property
     def turn_ms(self) -> int:
@@ -116,6 +124,64 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What of the window was fitted to, and how thoroughly that was judged; as `choosing` and `fitting` have it."""
+
+    window: str = "history"
+    changed_ms: int | None = None
+    sentence: str = ""
+    every: int = 1
+    stretches: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a run's outcome follows from, besides the rows, the software and the machine."""
+
+    model: Model
+    generation: int
+    as_of_ms: int
+    champion: Champion | None = None
+    changed_ms: int | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each spec that the rows follow from, by kind/name."""
+    tables: tuple[tuple[str, int], ...] = ()
+    """The versions to read the rows at; the newest, if it is none."""
+    plan: Plan | None = None
+    """How thoroughly to judge; by how long a fit takes, if it is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One fact of a run and what it was when the run was made once more."""
+
+    what: str
+    before: str
+    again: str
+    outcome: bool = False
+    """Whether it came out of the run; else it went into it."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it was the same again."""
+        return self.before == self.again
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What came of making a run once more."""
+
+    compared: tuple[Compared, ...]
+    sentence: str
+
+    @property
+    def identical(self) -> bool:
+        """Whether all that came out is the same."""
+        outcomes = [each.same for each in self.compared if each.outcome]
+        return bool(outcomes) and all(outcomes)
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """What the child process made; the paths lie in the job's folder."""
 
@@ -129,6 +195,7 @@ class Fitted:
     trained_to_ms: int
     parameters: Mapping[str, Any]
     environment: Mapping[str, str]
+    plan: Plan = field(default_factory=Plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +210,7 @@ class Candidate:
     champion_version: int
     model_generation: int
     seed: int
+    recipe: Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +224,7 @@ class News:
     candidate: Candidate | None = None
     cancelled_by: str = ""
     cancel_reason: str = ""
+    reproduction: Reproduction | None = None
 
 
 @dataclass(frozen=True, slots=True)

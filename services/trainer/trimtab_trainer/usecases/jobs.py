@@ -20,8 +20,21 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
 
-from trimtab_trainer.usecases.entities import Candidate, Command, Job, News, Progress, Stage, Status
-from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Specs, Store
+from trimtab_trainer.usecases import recipes
+from trimtab_trainer.usecases.entities import (
+    REPRODUCE,
+    Candidate,
+    Command,
+    Fitted,
+    Job,
+    News,
+    Progress,
+    Recipe,
+    Stage,
+    Status,
+    TrainingSet,
+)
+from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Runs, Specs, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +61,7 @@ class Jobs:
 
     def __init__(
         self, store: Store, specs: Specs, champions: Champions, features: Features, fitter: Fitter, artifacts: Artifacts,
-        clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
+        runs: Runs, clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
     ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
@@ -56,6 +69,7 @@ class Jobs:
         self._features = features
         self._fitter = fitter
         self._artifacts = artifacts
+        self._runs = runs
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
@@ -79,10 +93,34 @@ class Jobs:
             as_of_ms=command.as_of_ms,
             traceparent=telemetry.traceparent(),
             queued_at_ms=self._clock.now_ms(),
+            changed_ms=command.changed_ms,
         )
         added = await self._store.add(News(job, Status.QUEUED, job.queued_at_ms))
         self._wanted.set()
         return added
+
+    async def reproduce(self, run_id: str, *, id: str) -> str:
+        """Queue a job that makes a run once more and compares; return the new run's id, the same for the same `id`.
+
+        Raises:
+            UnknownRun: there is none of the id.
+            RunFailed: it gave nothing that could be compared.
+        """
+        run, now_ms = await self._runs.recorded(run_id), self._clock.now_ms()
+        job = Job(
+            run_id="run-" + hashlib.sha256(id.encode()).hexdigest()[:16],
+            command_id=id,
+            model=run.recipe.model.name,
+            loop_id="",
+            trigger=REPRODUCE,
+            as_of_ms=run.recipe.as_of_ms,
+            traceparent=telemetry.traceparent(),
+            queued_at_ms=now_ms,
+            reproduces=run_id,
+        )
+        await self._store.add(News(job, Status.QUEUED, now_ms))
+        self._wanted.set()
+        return job.run_id
 
     async def work(self) -> None:
         """Do jobs, one after the other, until cancelled."""
@@ -158,11 +196,8 @@ class Jobs:
         until_ms = self._clock.now_ms() + self._patience_ms
         while True:
             try:
-                return replace(
-                    self._news(job, Status.SUCCEEDED),
-                    candidate=await self._train(attempt),
-                    at_ms=self._clock.now_ms(),
-                )
+                made = await (self._again(attempt) if job.reproduces else self._train(attempt))
+                return replace(made, at_ms=self._clock.now_ms())
             except Unavailable as error:
                 if self._clock.now_ms() >= until_ms:
                     waited = f"waited {self._patience_ms / 60_000:g} minutes: {error}"
@@ -178,29 +213,49 @@ class Jobs:
                 log.exception("run %s failed", job.run_id)
                 return replace(self._news(job, Status.FAILED), error=f"{type(error).__name__}: {error}")
 
-    async def _train(self, attempt: _Attempt) -> Candidate:
-        job, folder = attempt.job, attempt.folder
-        model = self._specs.model(job.model)
-        champion = self._champions.champion(job.model)
-        spec = model.spec.trainer
-        await asyncio.to_thread(_begin, folder, job)
-        rows = await self._features.training_set(
-            job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
-        )
-        attempt.tell(Progress(Stage.READING))
-        fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
+    async def _train(self, attempt: _Attempt) -> News:
+        job = attempt.job
+        if job.changed_ms is None:  # what drift told before is as true of an order that does not know it
+            job = replace(job, changed_ms=await self._store.last_change(job.model, job.as_of_ms))
+        recipe = recipes.of_now(job, self._specs, self._champions)
+        rows, fitted = await self._make(attempt, recipe)
         attempt.tell(Progress(Stage.STORING))
         put = self._artifacts.put
-        return Candidate(
+        candidate = Candidate(
             model=await asyncio.to_thread(put, fitted.model),
             reference=await asyncio.to_thread(put, fitted.reference),
             evaluation=await asyncio.to_thread(put, fitted.evaluation),
             fitted=fitted,
             training_set=rows,
-            champion_version=champion.number if champion else 0,
-            model_generation=self._specs.generation(model),
-            seed=spec.seed,
+            champion_version=recipe.champion.number if recipe.champion else 0,
+            model_generation=recipe.generation,
+            seed=recipe.model.spec.trainer.seed,
+            recipe=recipe,
         )
+        return replace(self._news(job, Status.SUCCEEDED), candidate=candidate)
+
+    async def _again(self, attempt: _Attempt) -> News:
+        """Make a run once more of what it was made of, and compare the two; nothing of it is kept but the comparison.
+
+        Raises:
+            RunFailed: it is no run that can be made again.
+        """
+        run = await self._runs.recorded(attempt.job.reproduces)
+        now = recipes.definitions(run.recipe.model, self._specs)
+        try:
+            rows, fitted = await self._make(attempt, run.recipe)
+        except Rejected as error:
+            outcome = recipes.compared(run, now, None, str(error))
+        else:
+            again = await asyncio.to_thread(self._runs.made, run.recipe, rows, fitted)
+            outcome = recipes.compared(run, now, again)
+        return replace(self._news(attempt.job, Status.SUCCEEDED), reproduction=outcome)
+
+    async def _make(self, attempt: _Attempt, recipe: Recipe) -> tuple[TrainingSet, Fitted]:
+        await asyncio.to_thread(_begin, attempt.folder, attempt.job)
+        rows = await self._features.training_set(recipe, attempt.folder)
+        attempt.tell(Progress(Stage.READING))
+        return rows, await self._fitter.fit(recipe, rows, attempt.folder, attempt.tell)
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())

@@ -133,6 +133,26 @@ class Candidate(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DefinitionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
@@ -149,6 +169,10 @@ class Candidate(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRAINED_FROM_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -189,6 +213,20 @@ class Candidate(_message.Message):
     def trained_from(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def trained_to(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def document(self) -> _struct_pb2.Struct:
+        """the Model as it was"""
+
+    @_builtins.property
+    def definitions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """sha256 of each spec that its rows follow from, by kind/name"""
+
+    @_builtins.property
+    def champion(self) -> Global___VersionRef:
+        """that it was evaluated beside"""
+
+    @_builtins.property
+    def plan(self) -> Global___TrainingPlan: ...
     def __init__(
         self,
         *,
@@ -208,14 +246,58 @@ class Candidate(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trained_from: _timestamp_pb2.Timestamp | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
+        document: _struct_pb2.Struct | None = ...,
+        definitions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        champion: Global___VersionRef | None = ...,
+        plan: Global___TrainingPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "document", b"document", "evaluation", b"evaluation", "model", b"model", "parameters", b"parameters", "plan", b"plan", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class TrainingPlan(_message.Message):
+    """What of the window a candidate was fitted to, and how thoroughly it was judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
+    STRETCHES_FIELD_NUMBER: _builtins.int
+    window: _builtins.str
+    """history, balanced, after"""
+    sentence: _builtins.str
+    """why"""
+    every: _builtins.int
+    """the fits that judge saw each so-manieth row: 1 is all"""
+    stretches: _builtins.int
+    """of the held-out rows, each judged by a fit of its own"""
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest change that the trainer was told of, if it lies in the window"""
+
+    def __init__(
+        self,
+        *,
+        window: _builtins.str = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        sentence: _builtins.str = ...,
+        every: _builtins.int = ...,
+        stretches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "every", b"every", "sentence", b"sentence", "stretches", b"stretches", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingPlan: _TypeAlias = TrainingPlan  # noqa: Y015
 
 @_typing.final
 class VersionRef(_message.Message):

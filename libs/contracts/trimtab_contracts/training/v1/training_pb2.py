@@ -27,7 +27,7 @@ from trimtab_contracts.common.v1 import common_pb2 as trimtab__contracts_dot_com
 from trimtab_contracts.registry.v1 import registry_pb2 as trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/training/v1/training.proto\x12\x13trimtab.training.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(trimtab_contracts/common/v1/common.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"\xe8\x01\n\x0eRetrainCommand\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07loop_id\x18\x03 \x01(\t\x12\x0f\n\x07trigger\x18\x04 \x01(\t\x12\x0f\n\x07\x65pisode\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x14\n\x0crequested_by\x18\x08 \x01(\t\x12)\n\x05\x61s_of\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x03\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\x0f\n\x07loop_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07trigger\x18\x06 \x01(\t\x12\x34\n\x06status\x18\x07 \x01(\x0e\x32$.trimtab.training.v1.RunEvent.Status\x12)\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x14\n\x0c\x63\x61ncelled_by\x18\x0b \x01(\t\x12\x15\n\rcancel_reason\x18\x0c \x01(\t\x12\x31\n\tcandidate\x18\x14 \x01(\x0b\x32\x1e.trimtab.registry.v1.Candidate\"c\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07STARTED\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"n\n\x0cTrainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\rTrainResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"/\n\x0fListRunsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"\xaf\x02\n\x03Run\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.trimtab.training.v1.RunEvent\x12-\n\tqueued_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12/\n\x08progress\x18\x06 \x01(\x0b\x32\x1d.trimtab.training.v1.Progress\x12(\n\x03log\x18\x07 \x01(\x0b\x32\x1b.trimtab.common.v1.Artifact\"\x86\x02\n\x08Progress\x12\x32\n\x05stage\x18\x01 \x01(\x0e\x32#.trimtab.training.v1.Progress.Stage\x12\x0b\n\x03\x66it\x18\x02 \x01(\x05\x12\x0c\n\x04\x66its\x18\x03 \x01(\x05\x12\x11\n\titeration\x18\x04 \x01(\x05\x12\x12\n\niterations\x18\x05 \x01(\x05\x12\x11\n\twaits_for\x18\x06 \x01(\t\"q\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0b\n\x07READING\x10\x02\x12\x0b\n\x07\x46ITTING\x10\x03\x12\x0e\n\nEVALUATING\x10\x04\x12\r\n\tEXPORTING\x10\x05\x12\x0b\n\x07STORING\x10\x06\"H\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\"\n\x10GetRunLogRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"!\n\x11GetRunLogResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.trimtab.training.v1.Run2\xf2\x03\n\x07Trainer\x12N\n\x05Train\x12!.trimtab.training.v1.TrainRequest\x1a\".trimtab.training.v1.TrainResponse\x12\x46\n\x06GetRun\x12\".trimtab.training.v1.GetRunRequest\x1a\x18.trimtab.training.v1.Run\x12W\n\x08ListRuns\x12$.trimtab.training.v1.ListRunsRequest\x1a%.trimtab.training.v1.ListRunsResponse\x12L\n\tCancelRun\x12%.trimtab.training.v1.CancelRunRequest\x1a\x18.trimtab.training.v1.Run\x12L\n\x08WatchRun\x12$.trimtab.training.v1.WatchRunRequest\x1a\x18.trimtab.training.v1.Run0\x01\x12Z\n\tGetRunLog\x12%.trimtab.training.v1.GetRunLogRequest\x1a&.trimtab.training.v1.GetRunLogResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/training/v1/training.proto\x12\x13trimtab.training.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(trimtab_contracts/common/v1/common.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"\x98\x02\n\x0eRetrainCommand\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07loop_id\x18\x03 \x01(\t\x12\x0f\n\x07trigger\x18\x04 \x01(\t\x12\x0f\n\x07\x65pisode\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x14\n\x0crequested_by\x18\x08 \x01(\t\x12)\n\x05\x61s_of\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x95\x04\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\x0f\n\x07loop_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07trigger\x18\x06 \x01(\t\x12\x34\n\x06status\x18\x07 \x01(\x0e\x32$.trimtab.training.v1.RunEvent.Status\x12)\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x14\n\x0c\x63\x61ncelled_by\x18\x0b \x01(\t\x12\x15\n\rcancel_reason\x18\x0c \x01(\t\x12\x12\n\nreproduces\x18\r \x01(\t\x12\x31\n\tcandidate\x18\x14 \x01(\x0b\x32\x1e.trimtab.registry.v1.Candidate\x12\x37\n\x0creproduction\x18\x15 \x01(\x0b\x32!.trimtab.training.v1.Reproduction\"c\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07STARTED\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"\xae\x02\n\x0cReproduction\x12\x11\n\tidentical\x18\x01 \x01(\x08\x12<\n\x08\x63ompared\x18\x02 \x03(\x0b\x32*.trimtab.training.v1.Reproduction.Compared\x12\x10\n\x08sentence\x18\x03 \x01(\t\x1a\xba\x01\n\x08\x43ompared\x12\x0c\n\x04what\x18\x01 \x01(\t\x12=\n\x04kind\x18\x02 \x01(\x0e\x32/.trimtab.training.v1.Reproduction.Compared.Kind\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\t\x12\r\n\x05\x61gain\x18\x04 \x01(\t\x12\x0c\n\x04same\x18\x05 \x01(\x08\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07OUTCOME\x10\x01\x12\t\n\x05INPUT\x10\x02\"n\n\x0cTrainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\rTrainResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"/\n\x0fListRunsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"\xaf\x02\n\x03Run\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.trimtab.training.v1.RunEvent\x12-\n\tqueued_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12/\n\x08progress\x18\x06 \x01(\x0b\x32\x1d.trimtab.training.v1.Progress\x12(\n\x03log\x18\x07 \x01(\x0b\x32\x1b.trimtab.common.v1.Artifact\"\x86\x02\n\x08Progress\x12\x32\n\x05stage\x18\x01 \x01(\x0e\x32#.trimtab.training.v1.Progress.Stage\x12\x0b\n\x03\x66it\x18\x02 \x01(\x05\x12\x0c\n\x04\x66its\x18\x03 \x01(\x05\x12\x11\n\titeration\x18\x04 \x01(\x05\x12\x12\n\niterations\x18\x05 \x01(\x05\x12\x11\n\twaits_for\x18\x06 \x01(\t\"q\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0b\n\x07READING\x10\x02\x12\x0b\n\x07\x46ITTING\x10\x03\x12\x0e\n\nEVALUATING\x10\x04\x12\r\n\tEXPORTING\x10\x05\x12\x0b\n\x07STORING\x10\x06\"H\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\"8\n\x10ReproduceRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0crequested_by\x18\x02 \x01(\t\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\"\n\x10GetRunLogRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"!\n\x11GetRunLogResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.trimtab.training.v1.Run2\xc0\x04\n\x07Trainer\x12N\n\x05Train\x12!.trimtab.training.v1.TrainRequest\x1a\".trimtab.training.v1.TrainResponse\x12\x46\n\x06GetRun\x12\".trimtab.training.v1.GetRunRequest\x1a\x18.trimtab.training.v1.Run\x12W\n\x08ListRuns\x12$.trimtab.training.v1.ListRunsRequest\x1a%.trimtab.training.v1.ListRunsResponse\x12L\n\tCancelRun\x12%.trimtab.training.v1.CancelRunRequest\x1a\x18.trimtab.training.v1.Run\x12L\n\x08WatchRun\x12$.trimtab.training.v1.WatchRunRequest\x1a\x18.trimtab.training.v1.Run0\x01\x12Z\n\tGetRunLog\x12%.trimtab.training.v1.GetRunLogRequest\x1a&.trimtab.training.v1.GetRunLogResponse\x12L\n\tReproduce\x12%.trimtab.training.v1.ReproduceRequest\x1a\x18.trimtab.training.v1.Runb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,35 +35,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trimtab_contracts.training.
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RETRAINCOMMAND']._serialized_start=191
-  _globals['_RETRAINCOMMAND']._serialized_end=423
-  _globals['_RUNEVENT']._serialized_start=426
-  _globals['_RUNEVENT']._serialized_end=882
-  _globals['_RUNEVENT_STATUS']._serialized_start=783
-  _globals['_RUNEVENT_STATUS']._serialized_end=882
-  _globals['_TRAINREQUEST']._serialized_start=884
-  _globals['_TRAINREQUEST']._serialized_end=994
-  _globals['_TRAINRESPONSE']._serialized_start=996
-  _globals['_TRAINRESPONSE']._serialized_end=1031
-  _globals['_GETRUNREQUEST']._serialized_start=1033
-  _globals['_GETRUNREQUEST']._serialized_end=1064
-  _globals['_LISTRUNSREQUEST']._serialized_start=1066
-  _globals['_LISTRUNSREQUEST']._serialized_end=1113
-  _globals['_RUN']._serialized_start=1116
-  _globals['_RUN']._serialized_end=1419
-  _globals['_PROGRESS']._serialized_start=1422
-  _globals['_PROGRESS']._serialized_end=1684
-  _globals['_PROGRESS_STAGE']._serialized_start=1571
-  _globals['_PROGRESS_STAGE']._serialized_end=1684
-  _globals['_CANCELRUNREQUEST']._serialized_start=1686
-  _globals['_CANCELRUNREQUEST']._serialized_end=1758
-  _globals['_WATCHRUNREQUEST']._serialized_start=1760
-  _globals['_WATCHRUNREQUEST']._serialized_end=1793
-  _globals['_GETRUNLOGREQUEST']._serialized_start=1795
-  _globals['_GETRUNLOGREQUEST']._serialized_end=1829
-  _globals['_GETRUNLOGRESPONSE']._serialized_start=1831
-  _globals['_GETRUNLOGRESPONSE']._serialized_end=1864
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1866
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1924
-  _globals['_TRAINER']._serialized_start=1927
-  _globals['_TRAINER']._serialized_end=2425
+  _globals['_RETRAINCOMMAND']._serialized_end=471
+  _globals['_RUNEVENT']._serialized_start=474
+  _globals['_RUNEVENT']._serialized_end=1007
+  _globals['_RUNEVENT_STATUS']._serialized_start=908
+  _globals['_RUNEVENT_STATUS']._serialized_end=1007
+  _globals['_REPRODUCTION']._serialized_start=1010
+  _globals['_REPRODUCTION']._serialized_end=1312
+  _globals['_REPRODUCTION_COMPARED']._serialized_start=1126
+  _globals['_REPRODUCTION_COMPARED']._serialized_end=1312
+  _globals['_REPRODUCTION_COMPARED_KIND']._serialized_start=1260
+  _globals['_REPRODUCTION_COMPARED_KIND']._serialized_end=1312
+  _globals['_TRAINREQUEST']._serialized_start=1314
+  _globals['_TRAINREQUEST']._serialized_end=1424
+  _globals['_TRAINRESPONSE']._serialized_start=1426
+  _globals['_TRAINRESPONSE']._serialized_end=1461
+  _globals['_GETRUNREQUEST']._serialized_start=1463
+  _globals['_GETRUNREQUEST']._serialized_end=1494
+  _globals['_LISTRUNSREQUEST']._serialized_start=1496
+  _globals['_LISTRUNSREQUEST']._serialized_end=1543
+  _globals['_RUN']._serialized_start=1546
+  _globals['_RUN']._serialized_end=1849
+  _globals['_PROGRESS']._serialized_start=1852
+  _globals['_PROGRESS']._serialized_end=2114
+  _globals['_PROGRESS_STAGE']._serialized_start=2001
+  _globals['_PROGRESS_STAGE']._serialized_end=2114
+  _globals['_CANCELRUNREQUEST']._serialized_start=2116
+  _globals['_CANCELRUNREQUEST']._serialized_end=2188
+  _globals['_REPRODUCEREQUEST']._serialized_start=2190
+  _globals['_REPRODUCEREQUEST']._serialized_end=2246
+  _globals['_WATCHRUNREQUEST']._serialized_start=2248
+  _globals['_WATCHRUNREQUEST']._serialized_end=2281
+  _globals['_GETRUNLOGREQUEST']._serialized_start=2283
+  _globals['_GETRUNLOGREQUEST']._serialized_end=2317
+  _globals['_GETRUNLOGRESPONSE']._serialized_start=2319
+  _globals['_GETRUNLOGRESPONSE']._serialized_end=2352
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2354
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2412
+  _globals['_TRAINER']._serialized_start=2415
+  _globals['_TRAINER']._serialized_end=2991
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,11 @@ class TrainerStub:
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.FromString,
                 _registered_method=True)
+        self.Reproduce = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/Reproduce',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
 
 
 class TrainerServicer:
@@ -107,6 +112,13 @@ class TrainerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reproduce(self, request, context):
+        """Queues a run that makes another once more and compares the two; it gives no candidate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +151,11 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.GetRunLog,
                     request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.FromString,
                     response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.SerializeToString,
+            ),
+            'Reproduce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reproduce,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -303,6 +320,33 @@ class Trainer:
             '/trimtab.training.v1.Trainer/GetRunLog',
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogRequest.SerializeToString,
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.GetRunLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reproduce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/Reproduce',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class TrainerStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
+    Reproduce: _grpc.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]
+    """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 @_typing.type_check_only
 class TrainerAsyncStub(TrainerStub):
@@ -51,6 +53,8 @@ class TrainerAsyncStub(TrainerStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Answers with the run now and whenever it has changed, and ends when the run has."""
     GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
+    Reproduce: _aio.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 class TrainerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -96,5 +100,13 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.GetRunLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetRunLogResponse, _abc.Awaitable[_training_pb2.GetRunLogResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Reproduce(
+        self,
+        request: _training_pb2.ReproduceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
+        """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
