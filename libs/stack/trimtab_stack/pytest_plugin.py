@@ -1,4 +1,4 @@
-"""Gives tests the real Kafka and PostgreSQL, and a real schema registry, each started once a run and only if a test asks for them.
+"""Gives tests the real Kafka and PostgreSQL, a real schema registry and a real MLflow, each started once a run and only if a test asks for them.
 
 Tests that use these fixtures are marked `real`. All share the servers, so each uses topics, groups, schemas and subjects of its
 own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trimtab_stack.stack import Stack
-from trimtab_stack.testing import ApicurioRegistry
+from trimtab_stack.testing import ApicurioRegistry, MLflowServer
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
@@ -50,3 +50,13 @@ def schema_registry() -> Iterator[ApicurioRegistry]:
         registry.start()
         yield registry
         registry.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[MLflowServer]:
+    """An MLflow server that runs; a test may kill it, and starts it again."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-mlflow-") as directory:
+        server = MLflowServer(Path(directory))
+        server.start()
+        yield server
+        server.stop()

@@ -1,9 +1,10 @@
-"""A real schema registry for tests: Apicurio, which speaks Confluent's API; Trimtab itself brings none along.
+"""Real servers for tests that Trimtab itself does not bring along: a schema registry, and MLflow.
 
-What was registered is still there after `kill` and `start`.
+The registry is Apicurio, which speaks Confluent's API. What either was told is still there after `kill` and `start`.
 """
 
 import signal
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from trimtab_stack.environment import tools
 from trimtab_stack.errors import DidNotStart
 from trimtab_stack.processes import ChildProcess, Launch
 
+_TICK_SECONDS = 1.0
 _VERSION = "2.6.13.Final"
 _GOAL = ("dependency:unpack", f"-Dartifact=io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all")
 _JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m")
@@ -66,8 +68,67 @@ class ApicurioRegistry:
         self.process.kill()
 
     def _answers(self) -> bool:
+        return _answers(f"{self.url}/subjects")
+
+
+class MLflowServer:
+    """MLflow's own tracking server and model registry, on one port of loopback; it keeps artifacts and serves them.
+
+    It runs from this environment: `mlflow-skinny` has the server, and the root's dev group what that imports.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Start nothing yet; what it is told, and what it prints, is kept in `directory`."""
+        self._directory = directory
+        self._port = ports.choose()
+        self.process = ChildProcess("MLflow", directory / "mlflow.log")
+
+    @property
+    def url(self) -> str:
+        """The tracking URI, which is the registry's too."""
+        return f"http://{ports.LOOPBACK}:{self._port}"
+
+    def start(self) -> None:
+        """Start, and return once it answers.
+
+        Raises:
+            DidNotStart: it ended first, or did not answer in time.
+        """
+        store = f"sqlite:///{self._directory / 'mlflow.db'}"
+        environ = {
+            "_MLFLOW_SERVER_FILE_STORE": store,
+            "_MLFLOW_SERVER_REGISTRY_STORE": store,
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(self._directory / "artifacts"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        # `mlflow server` runs this app with a second one around it, for language models, and workers behind.
+        app = ["-m", "flask", "--app", "mlflow.server:app", "run", "--with-threads"]
+        place = ["--host", ports.LOOPBACK, "--port", str(self._port)]
+        self.process.spawn(Launch([sys.executable, *app, *place], tools() | environ))
         try:
-            with urllib.request.urlopen(f"{self.url}/subjects", timeout=1.0):
-                return True
-        except OSError:
-            return False
+            self.process.wait_ready(self._answers, _START_SECONDS)
+        except DidNotStart:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.end(signal.SIGTERM, _STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self.process.kill()
+
+    def _answers(self) -> bool:
+        return _answers(f"{self.url}/health")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_TICK_SECONDS):
+            return True
+    except OSError:
+        return False
