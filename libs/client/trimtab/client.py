@@ -513,6 +513,12 @@ class Trimtab:
         found: dict[str, Any] = msgspec.json.decode(answer.text)
         return found
 
+    async def reproduce(self, run_id: str, *, actor: str) -> training.Run:
+        """Order a run that makes another once more; once it has ended its event's `reproduction` compares the two."""
+        request = training.ReproduceRequest(run_id=run_id, requested_by=actor)
+        answer: training.Run = await self._trainer.Reproduce(request)
+        return answer
+
     async def run_log(self, run_id: str) -> str:
         """Return what the training process of a run that has ended wrote."""
         return str((await self._trainer.GetRunLog(training.GetRunLogRequest(run_id=run_id))).text)

@@ -25,6 +25,8 @@ class EpisodeState:
     """The open episode, if there is one."""
     opened_at: float | None = None
     """Where the open episode's window began, in seconds of event time."""
+    began: tuple[float, ...] = ()
+    """Where each of `recent` began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class DriftAlarm:
     drifted: tuple[str, ...]
     scores: Mapping[str, float]
     p_values: Mapping[str, float]
+    changed_at: float = 0.0
+    """Where the first of its windows that were over began: rows from here on are of what has changed."""
 
 
 def episode_id(model: str, version: str, kind: DriftKind, opened_at: float) -> str:
@@ -67,8 +71,11 @@ def step(
     if state.episode is not None:
         return (EpisodeState(version) if verdict.clear else state), None
     recent = (*state.recent, verdict.over)[-rule.n :]
+    began = (*state.began, window_opened_at)[-rule.n :]
     if not verdict.over or sum(recent) < rule.k:
-        return EpisodeState(version, recent), None
+        return EpisodeState(version, recent, began=began), None
+    # A state that was kept before it knew where windows began has fewer of those: the oldest are missing.
+    over = [at for at, was in zip(reversed(began), reversed(recent), strict=False) if was]
     episode = episode_id(model, version, kind, window_opened_at)
     alarm = DriftAlarm(
         episode,
@@ -80,5 +87,6 @@ def step(
         verdict.drifted,
         verdict.scores,
         verdict.p_values,
+        over[-1],
     )
     return EpisodeState(version, (), episode, window_opened_at), alarm

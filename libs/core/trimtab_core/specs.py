@@ -623,6 +623,13 @@ class SearchSpec(Spec):
                 )
 
 
+class AfterDriftSpec(Spec):
+    """When a candidate may be fitted to what came after a change alone."""
+
+    min_rows: int | None = Field(default=None, ge=10)
+    """So many labelled rows of the new world at least; as many as `trainer.min_rows`, if it is not given."""
+
+
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
@@ -650,6 +657,9 @@ class TrainerSpec(Spec):
     seed: int = 0
     min_rows: int = Field(default=200, ge=10)
     max_rows: int | None = None
+    after_drift: AfterDriftSpec = AfterDriftSpec()
+    judging: Literal["auto", "full"] = "auto"
+    """Whether the fits that only judge may see a part of the rows, where a fit takes long."""
     timeout: Duration = parse_duration("15m")
     memory_mb: int = Field(default=4096, ge=256)
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from google.protobuf import json_format
 from trimtab_contracts.features.v1.features_pb2 import (
     ArchivedEvents,
     AuditSkewRequest,
@@ -22,6 +23,8 @@ from trimtab_contracts.features.v1.features_pb2 import (
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
+from trimtab_core import specs
+from trimtab_core.specs import Model
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
 from trimtab_feature_store.backfill import Backfill, Sent, Taken
@@ -94,6 +97,7 @@ class FeatureStoreApi(FeatureStoreServicer):
                 as_of_ms=from_timestamp(request.as_of) if request.HasField("as_of") else EVER_MS,
                 wait_until_ms=from_timestamp(request.wait_until),
                 versions={each.table: each.version for each in request.tables},
+                document=_model(request) if request.HasField("document") else None,
             ),
             patience_s=self._patience_s if remaining_s is None else min(remaining_s * 0.8, self._patience_s),
         )
@@ -145,6 +149,22 @@ class FeatureStoreApi(FeatureStoreServicer):
         yield ArchivedEvents(extent=_extent_message(extent))
         for piece in arrow_pieces(rows):
             yield ArchivedEvents(arrow=piece)
+
+
+def _model(request: GetHistoricalFeaturesRequest) -> Model:
+    """Return the model that a question's document makes.
+
+    Raises:
+        BadQuestion: it makes none, or another than the one that is asked of.
+    """
+    document = json_format.MessageToDict(request.document)
+    try:
+        model = specs.parse("Model", document)
+    except ValueError as error:
+        raise BadQuestion(f"document makes no model: {error}") from error
+    if not isinstance(model, Model) or model.name != request.model:
+        raise BadQuestion(f"document is of {specs.called(document)!r}: send that of Model/{request.model}")
+    return model
 
 
 def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:

@@ -62,6 +62,8 @@ class Wanted:
     wait_until_ms: int
     versions: Mapping[str, int] = field(default_factory=dict)
     """Of the tables that are to be read as they were; the others are read as they stand."""
+    document: Model | None = None
+    """What the model was, if the set is to be made by that; as it is applied, if it is not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Historical:
         """
         if wanted.start_ms >= wanted.end_ms:
             raise BadWindow(wanted.start_ms, wanted.end_ms)
-        model = self._book.model(wanted.model)
+        model = wanted.document or self._book.model(wanted.model)
         source = self._book.source(model.spec.source)
         resolved = self._features(model, source, features)
         views, looked_into = self._views(resolved), await self._lookups(resolved, patience_s)

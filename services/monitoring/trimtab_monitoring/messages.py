@@ -126,6 +126,7 @@ def command(message: RetrainCommand) -> Command:
         requested_by=message.requested_by,
         as_of_ms=from_timestamp(message.as_of),
         at_ms=from_timestamp(message.at),
+        changed_ms=from_timestamp(message.changed_at) if message.HasField("changed_at") else None,
     )
 
 
@@ -195,6 +196,7 @@ def drift(event: pb.DriftEvent) -> Drift:
         summary=event.summary,
         report=event.report,
         recorded_ms=from_timestamp(event.recorded_at),
+        changed_ms=from_timestamp(event.changed_at) if event.HasField("changed_at") else None,
     )
 
 
@@ -220,6 +222,7 @@ def drift_event(found: Drift) -> pb.DriftEvent:
         summary=found.summary,
         report=found.report,
         recorded_at=to_timestamp(found.recorded_ms),
+        changed_at=None if found.changed_ms is None else to_timestamp(found.changed_ms),
     )
 
 
@@ -272,6 +275,7 @@ def retrain_command(given: Command) -> RetrainCommand:
         requested_by=given.requested_by,
         as_of=to_timestamp(given.as_of_ms),
         at=to_timestamp(given.at_ms),
+        changed_at=None if given.changed_ms is None else to_timestamp(given.changed_ms),
     )
 
 

@@ -67,7 +67,8 @@ def an_api(
     features: Any = SimpleNamespace(watermark_ms=watermark_ms)
     clock = ManualClock(NOW)
     uploads, orders = Uploads(Files(data_dir), data_dir / "uploads"), Orders(book, features, producer, clock)
-    return TrainerApi(store or MemoryStore(), orders, uploads, clock), producer
+    unasked: Any = None
+    return TrainerApi(store or MemoryStore(), orders, unasked, uploads, clock), producer
 
 
 async def test_an_order_without_a_time_is_as_of_how_far_the_archive_has_come() -> None:

@@ -23,9 +23,10 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
-from trimtab_trainer.usecases.entities import Command, TrainingSet
+from trimtab_trainer.usecases.entities import Command, Recipe, TrainingSet
 from trimtab_trainer.usecases.jobs import Jobs
 
 pytestmark = pytest.mark.real
@@ -47,7 +48,7 @@ def a_book() -> SpecBook:
 
 
 class Features:
-    async def training_set(self, model: str, *, folder: Path, **_: Any) -> TrainingSet:
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
         rows = np.random.default_rng(0).normal(size=400)
         columns = {"key": [str(at) for at in range(400)], "event_time_ms": np.arange(400) * 3_600_000}
         table = pa.table(columns | {"request.x": rows, "label": rows})
@@ -81,11 +82,11 @@ async def test_a_run_that_is_cancelled_at_another_trainer_has_no_process_left(
         champions: Any = SimpleNamespace(champion=lambda _: None)
         features: Any = Features()
         jobs = Jobs(
-            PostgresStore(pool), book, champions, features, ChildProcess(), Files(tmp_path), clock,
+            PostgresStore(pool), book, champions, features, ChildProcess(), Files(tmp_path), Runs(PostgresStore(pool)), clock,
             owner="one", lease_ms=60_000, patience_ms=60_000, folder=tmp_path / "jobs",
         )  # fmt: skip
         unasked: Any = None
-        other = TrainerApi(PostgresStore(other_pool), unasked, unasked, clock)
+        other = TrainerApi(PostgresStore(other_pool), unasked, jobs, unasked, clock)
         await jobs.order(Command("c", "m", "loop", "manual", as_of_ms=400 * 3_600_000))
         [queued] = (await other.ListRuns(ListRunsRequest(), None)).runs
         run = queued.event.run_id

@@ -9,13 +9,14 @@ import pyarrow.compute as pc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from trimtab_core.specs import Model, parse
-from trimtab_trainer import export, fitting, job, sandbox
+from trimtab_core.specs import Model, ModelSpec, parse
+from trimtab_trainer import choosing, export, fitting, job, reference, sandbox
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import scikit
+from trimtab_trainer.fitting import Effort
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.sandbox import ChildProcess, Files
-from trimtab_trainer.usecases.entities import Champion, Progress, Stage, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Progress, Recipe, Stage, TrainingSet
 
 MINUTE = 60_000
 
@@ -44,6 +45,14 @@ def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> f
     )
 
 
+def lived(spec: ModelSpec, rows: fitting.Rows, judged: slice) -> Any:
+    """Return the predictions of the judged rows, nothing being known of a change."""
+    windows = (choosing.Window.HISTORY,)
+    return choosing.judge(
+        spec, rows, judged, windows, None, lambda *_: np.zeros(0), Effort(), fitting.fit
+    ).predictions
+
+
 def test_nothing_the_fit_sees_was_known_later_than_the_first_judged_row() -> None:
     rows = some_rows(100)
 
@@ -61,7 +70,7 @@ def test_a_world_that_changed_within_the_held_out_rows_is_learned_within_them() 
     spec = a_model(holdout=0.2, half_life="10m").spec
     judged = fitting.held_out(rows, spec)
 
-    said = fitting.judged_predictions(spec, rows, judged)
+    said = lived(spec, rows, judged)
 
     lost = np.abs(said - rows.label[judged])
     assert lost[:40].mean() < 1
@@ -161,7 +170,7 @@ async def test_a_parameter_that_will_not_do_is_told(
     model = a_model(kind="hist_gradient_boosting", parameters=parameters)
 
     with pytest.raises(RunFailed, match=said):
-        await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path, untold)
+        await ChildProcess().fit(a_recipe(model), a_training_set(tmp_path), tmp_path, untold)
 
 
 def test_unseen_predictions_do_not_know_the_answers() -> None:
@@ -171,9 +180,11 @@ def test_unseen_predictions_do_not_know_the_answers() -> None:
     )
     spec = a_model(kind="random_forest", parameters={"n_estimators": 20}, holdout=0.25).spec
     judged = fitting.held_out(noise, spec)
-    said = fitting.judged_predictions(spec, noise, judged)
+    said, whole = lived(spec, noise, judged), slice(0, len(noise))
 
-    unseen = fitting.unseen_predictions(spec, noise, judged, said)
+    unseen = reference.unseen(
+        spec, noise, judged, said, whole, choosing.Window.HISTORY, None, Effort(), fitting.fit
+    )
 
     assert abs(np.corrcoef(unseen, noise.label)[0, 1]) < 0.2
 
@@ -192,6 +203,10 @@ def a_model(task: str = "regression", **trainer: object) -> Model:
     return model
 
 
+def a_recipe(model: Model, champion: Champion | None = None, **more: Any) -> Recipe:
+    return Recipe(model, 1, 600 * MINUTE, champion, **more)
+
+
 def a_training_set(folder: Path, count: int = 600) -> TrainingSet:
     rows = some_rows(count)
     columns = {"key": [str(at) for at in range(count)], "event_time_ms": rows.event_time_ms}
@@ -205,11 +220,11 @@ def a_training_set(folder: Path, count: int = 600) -> TrainingSet:
 async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
-    made = await ChildProcess().fit(a_model(), a_training_set(first), None, first, untold)
+    made = await ChildProcess().fit(a_recipe(a_model()), a_training_set(first), first, untold)
     champion = Champion(1, Files(tmp_path).put(made.model), made.features)
 
     model, told = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 5}), []
-    again = await ChildProcess().fit(model, a_training_set(second), champion, second, told.append)
+    again = await ChildProcess().fit(a_recipe(model, champion), a_training_set(second), second, told.append)
 
     assert again.metrics["champion_mae"] < 0.5
     fits = [Progress(Stage.FITTING, fit, 7, at, 5 if at else 0) for fit in range(1, 8) for at in range(6)]
@@ -239,12 +254,12 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
     folder = tmp_path / "folder"
     folder.mkdir()
     rows = a_training_set(folder)
-    first = await ChildProcess().fit(a_model(), rows, None, folder, untold)
+    first = await ChildProcess().fit(a_recipe(a_model()), rows, folder, untold)
     champion = Champion(
         1, Files(tmp_path).put(first.model), first.features, trained_to_ms=trained_to * MINUTE
     )
 
-    made = await ChildProcess().fit(a_model(), rows, champion, folder, untold)
+    made = await ChildProcess().fit(a_recipe(a_model(), champion), rows, folder, untold)
 
     with pa.ipc.open_file(made.evaluation) as reader:
         evaluation = reader.read_all()
@@ -257,12 +272,14 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
 @pytest.mark.usefixtures("without_a_child")
 async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"50 labelled rows and trainer\.min_rows is 200"):
-        await ChildProcess().fit(a_model(), a_training_set(tmp_path, 50), None, tmp_path, untold)
+        await ChildProcess().fit(a_recipe(a_model()), a_training_set(tmp_path, 50), tmp_path, untold)
 
 
 async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout"):
-        await ChildProcess().fit(a_model(timeout="50ms"), a_training_set(tmp_path), None, tmp_path, untold)
+        await ChildProcess().fit(
+            a_recipe(a_model(timeout="50ms")), a_training_set(tmp_path), tmp_path, untold
+        )
 
 
 async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path) -> None:
@@ -291,4 +308,4 @@ async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "rows.arrow").write_bytes(b"rubbish")
 
     with pytest.raises(RunFailed, match=r"exit 1 .*log"):
-        await ChildProcess().fit(a_model(), rows, None, tmp_path, untold)
+        await ChildProcess().fit(a_recipe(a_model()), rows, tmp_path, untold)

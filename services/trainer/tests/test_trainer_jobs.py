@@ -15,6 +15,7 @@ from trimtab_runtime.testing import eventually
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.progress import Tell
+from trimtab_trainer.recorded import Runs
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.usecases.entities import (
     ENDED,
@@ -22,6 +23,7 @@ from trimtab_trainer.usecases.entities import (
     Command,
     Fitted,
     Progress,
+    Recipe,
     Stage,
     Status,
     StoredFile,
@@ -52,8 +54,8 @@ class Features:
         self.faults = faults
         self.asked: list[tuple[int, int]] = []
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
-        self.asked.append((start_ms, end_ms))
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
+        self.asked.append((recipe.as_of_ms - recipe.model.spec.trainer.window, recipe.as_of_ms))
         if self.faults:
             raise self.faults.pop(0)
         for name in ("rows.arrow", "log"):
@@ -71,9 +73,9 @@ class SlowOnce(Features):
         super().__init__([fault])
         self.clock = clock
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
         self.clock.advance(60_000 if self.faults else 0)
-        return await super().training_set(model, start_ms=start_ms, end_ms=end_ms, folder=folder)
+        return await super().training_set(recipe, folder)
 
 
 class Fitter:
@@ -85,9 +87,7 @@ class Fitter:
         self.cancelled = False
         self.fits = 0
 
-    async def fit(
-        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
-    ) -> Fitted:
+    async def fit(self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Tell) -> Fitted:
         self.fits += 1
         (folder / "log").write_text("fitting\n")
         tell(Progress(Stage.FITTING, 2, 7))
@@ -143,7 +143,7 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         book.put(a_model(**trainer))
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
-            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), clock,
+            store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), Runs(store), clock,
             owner="me", lease_ms=lease_ms, patience_ms=60_000, folder=tmp_path,
         )  # fmt: skip
 
@@ -391,7 +391,7 @@ async def test_of_a_log_that_is_too_long_the_end_is_kept(
     class Chatty(Fitter):
         async def fit(self, *given: Any) -> Fitted:
             fitted = await super().fit(*given)
-            (given[3] / "log").write_text("x" * MOST_LOG_BYTES + "the end")
+            (given[2] / "log").write_text("x" * MOST_LOG_BYTES + "the end")
             return fitted
 
     jobs = make_jobs(fitter=Chatty())
@@ -432,16 +432,14 @@ class Searching(Fitter):
         self.faults = list(faults)
         self.handed_over: list[list[int]] = []
 
-    async def fit(
-        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Tell
-    ) -> Fitted:
+    async def fit(self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Tell) -> Fitted:
         earlier = [trial.number for trial in handed_over(folder)]
         self.handed_over.append(earlier)
         for number in (len(earlier), len(earlier) + 1):
             trial = Trial(number, "linear", {}, "mae", Outcome.COMPLETE, (1.0,), 0.1, 0.1)
             tell(Progress(Stage.SEARCHING, trial=number + 1, trials=9, ended=trial))
         self.fault = self.faults.pop(0) if self.faults else None
-        return await super().fit(model, rows, champion, folder, tell)
+        return await super().fit(recipe, rows, folder, tell)
 
 
 async def test_trials_are_kept_whatever_the_run_comes_to_and_not_tried_again_when_it_goes_on(

@@ -15,6 +15,7 @@ from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.orders import Orders
+from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.trainingset import FeatureStore
@@ -46,14 +47,15 @@ async def run(config: Config) -> None:
             features,
             ChildProcess(config.ray_address),
             files,
+            Runs(store),
             clock,
             owner=config.instance,
             lease_ms=round(config.lease_s * 1000),
             patience_ms=round(config.patience_s * 1000),
             folder=config.state_dir / "jobs",
         )
-        api = TrainerApi(store, orders, Uploads(files, config.state_dir / "uploads"), clock)
-        register = partial(add_TrainerServicer_to_server, api)
+        uploads = Uploads(files, config.state_dir / "uploads")
+        register = partial(add_TrainerServicer_to_server, TrainerApi(store, orders, jobs, uploads, clock))
         async with (
             rpc.serving(config.grpc_address, register, ["trimtab.training.v1.Trainer"]) as set_ready,
             asyncio.TaskGroup() as tasks,

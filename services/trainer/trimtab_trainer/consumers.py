@@ -32,6 +32,7 @@ def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
                 command.trigger,
                 from_timestamp(command.as_of),
                 registered(command.registered) if command.HasField("registered") else None,
+                from_timestamp(command.changed_at) if command.HasField("changed_at") else None,
             )
         )
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trimtab_core import evidence
 from trimtab_core.curves import curves
 from trimtab_core.evidence import Measure
+from trimtab_core.gatespecs import group_column
 from trimtab_core.importance import REPEATS, leanings
 from trimtab_core.losses import Task
 from trimtab_core.specs import ModelSpec
@@ -28,7 +29,6 @@ from trimtab_trainer import export, fitting
 from trimtab_trainer.families import Floats, Matrix
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-_NOT_FEATURES = ("key", "event_time_ms", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ class Found:
 def found(
     spec: ModelSpec,
     table: pa.Table,
+    names: Sequence[str],
     rows: fitting.Rows,
     judged: slice,
     predictions: Floats,
     champion: Floats | None,
     graph: bytes,
 ) -> Found:
-    """Return the evidence of a candidate; `table` has the rows' columns by name, `champion` NaN where it was not asked."""
-    names = [name for name in table.column_names if name not in _NOT_FEATURES]
+    """Return the evidence of a candidate; `table` has the rows' columns, `names` are those that are features, `champion` NaN where it was not asked."""
     label, times, task = rows.label[judged], rows.event_time_ms[judged], spec.task
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
     measures = measure(label, predictions)
@@ -100,15 +100,15 @@ def found(
 
 def _wanted(spec: ModelSpec) -> list[str]:
     """Return what to slice by: what gates do, and what the spec says beside."""
-    of_gates = [gate.slices for gate in spec.gates if gate.slices is not None]
-    return [*dict.fromkeys([*of_gates, *(spec.evidence.slices if spec.evidence else ())])]
+    return [*dict.fromkeys([*spec.groups, *(spec.evidence.slices if spec.evidence else ())])]
 
 
 def _columns(judged: pa.Table, wanted: Sequence[str]) -> list[tuple[str, NDArray[Any]]]:
     """Return the columns to slice by, each a feature or a field of the request."""
     found = []
     for name in wanted:
-        column = name if name in judged.column_names else f"request.{name}"
+        places = (group_column(name), name, f"request.{name}")
+        column = next(each for each in places if each in judged.column_names)
         found.append((name, judged[column].to_numpy(zero_copy_only=False)))
     return found
 

@@ -8,6 +8,7 @@ the ones that matter, and the rollout judges it on live traffic before it may an
 alone.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,11 @@ from trimtab_trainer.families import Fitted, Floats, Matrix
 
 FOLDS = 3
 STRETCHES = 3
-FITS = STRETCHES + FOLDS + 1
-"""Of a run: those that judge, and the one that ships."""
+LONG_S = 10.0
+"""A fit that takes so long is not made seven times over: those that judge see a part of the rows."""
+_EVERY = 16
+_LEAST_SEEN = 2_000
+"""Rows that a fit which judges sees at least, if there are so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,39 @@ class Rows:
     features: Matrix
     label: Floats
     event_time_ms: NDArray[np.int64]
+    weight: Floats | None = None
+    """How much each counts in a fit, beside what its age makes of it."""
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, places: Any) -> "Rows":
-        return Rows(self.features[places], self.label[places], self.event_time_ms[places])
+        weight = None if self.weight is None else self.weight[places]
+        return Rows(self.features[places], self.label[places], self.event_time_ms[places], weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How thoroughly a candidate is judged, beside the fit that ships."""
+
+    every: int = 1
+    """The fits that judge see each so-manieth row. They are worse than the one that ships then, never better."""
+    stretches: int = STRETCHES
+
+    def seen(self, rows: Rows) -> Rows:
+        """Return what a fit that judges sees of `rows`: the same each time, the newest among them."""
+        return rows if self.every == 1 else rows[(len(rows) - 1) % self.every :: self.every]
+
+
+def effort(spec: ModelSpec, took_s: float, known: int, *, choices: int) -> Effort:
+    """Return what a fit that took so long is worth to be judged by, where `known` rows are older than the held-out ones.
+
+    Between `choices` of what to fit to, the stretches are needed to decide; else one will do.
+    """
+    if spec.trainer.judging == "full" or took_s < LONG_S:
+        return Effort()
+    least = max(_LEAST_SEEN, spec.trainer.min_rows)
+    return Effort(max(1, min(_EVERY, known // least)), STRETCHES if choices > 1 else 1)
 
 
 def held_out(rows: Rows, spec: ModelSpec) -> slice:
@@ -57,50 +88,27 @@ def fit(spec: ModelSpec, rows: Rows) -> Fitted:
     Raises:
         RunFailed: the spec's parameters are none of its family's.
     """
-    weights = _weights(rows.event_time_ms, spec.trainer.half_life)
-    by_class = balancing.by_class(spec, rows.label, weights)
+    by_age = weights(spec, rows)
+    by_class = balancing.by_class(spec, rows.label, by_age)
     if by_class is None:
-        return families.of(spec)(spec, rows.features, rows.label, weights)
-    weights = balancing.by_row(by_class, rows.label, weights)
-    return families.of(spec)(spec, rows.features, rows.label, weights).unweighted(by_class)
+        return families.of(spec)(spec, rows.features, rows.label, by_age)
+    by_row = balancing.by_row(by_class, rows.label, by_age)
+    return families.of(spec)(spec, rows.features, rows.label, by_row).unweighted(by_class)
 
 
 Fit = Callable[[ModelSpec, Rows], Fitted]
 
 
-def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice, fit: Fit = fit) -> Floats:
-    """Return for every judged row the prediction of a fit to what was known when its stretch began."""
-    stretches = np.array_split(np.arange(judged.start, judged.stop), STRETCHES)
-    said = [
-        fit(spec, rows[known(rows, stretch[0], spec)]).predict(rows.features[stretch])
-        for stretch in stretches
-        if stretch.size
-    ]
-    return np.concatenate(said)
+def timed(fit: Fit, spec: ModelSpec, rows: Rows) -> tuple[Fitted, float]:
+    """Return what was fitted, and the seconds of CPU that it took."""
+    began = time.process_time()
+    return fit(spec, rows), time.process_time() - began
 
 
-def unseen_predictions(
-    spec: ModelSpec, rows: Rows, judged: slice, predictions: Floats, fit: Fit = fit
-) -> Floats:
-    """Return for every row a prediction by a fit that has not seen it.
-
-    The judged rows have theirs; the older ones are cut into blocks in time, each
-    predicted by a fit to the other blocks, so that the loss of the reference is that
-    of a model at work and not of one that knows the answers.
-    """
-    found = np.empty(len(rows))
-    found[judged] = predictions
-    older = np.arange(judged.start)
-    for block in np.array_split(older, FOLDS):
-        others = np.setdiff1d(older, block)
-        found[block] = fit(spec, rows[others]).predict(rows.features[block])
-    return found
-
-
-def _weights(event_time_ms: NDArray[np.int64], half_life_ms: int | None) -> Floats | None:
-    if half_life_ms is None:
-        return None
-    age = (event_time_ms[-1] - event_time_ms) / half_life_ms
-    weights: Floats = np.exp2(-age)
-    weights /= weights.mean()
-    return weights
+def weights(spec: ModelSpec, rows: Rows) -> Floats | None:
+    """Return how much each row counts in a fit, 1 on average; None if all count the same."""
+    found = rows.weight
+    if spec.trainer.half_life is not None:
+        age = (rows.event_time_ms[-1] - rows.event_time_ms) / spec.trainer.half_life
+        found = np.exp2(-age) if found is None else np.exp2(-age) * found
+    return None if found is None else found / found.mean()

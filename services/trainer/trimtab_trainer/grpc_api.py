@@ -17,6 +17,7 @@ from trimtab_contracts.training.v1.training_pb2 import (
     Progress,
     RegisteredModel,
     RegisterRequest,
+    ReproduceRequest,
     Run,
     RunEvent,
     TrainRequest,
@@ -35,6 +36,7 @@ from trimtab_trainer.messages import artifact, to_trial
 from trimtab_trainer.orders import Orders
 from trimtab_trainer.uploads import Uploads
 from trimtab_trainer.usecases.entities import Note, Told
+from trimtab_trainer.usecases.jobs import Jobs
 from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import best
 
@@ -46,9 +48,10 @@ _LOOK_S = 0.5
 class TrainerApi(TrainerServicer):
     """Answers `trimtab.training.v1.Trainer`."""
 
-    def __init__(self, store: Store, orders: Orders, uploads: Uploads, clock: Clock) -> None:
+    def __init__(self, store: Store, orders: Orders, jobs: Jobs, uploads: Uploads, clock: Clock) -> None:
         self._store = store
         self._orders = orders
+        self._jobs = jobs
         self._uploads = uploads
         self._clock = clock
 
@@ -111,6 +114,12 @@ class TrainerApi(TrainerServicer):
         if not request.by:
             raise BadNote("by is empty: say who writes the note")
         return _run(await self._store.note(request.run_id, Note(text, request.by, self._clock.now_ms())))
+
+    async def Reproduce(self, request: ReproduceRequest, context: Any) -> Run:
+        """Queue a run that makes another once more, and return it."""
+        with telemetry.span("order reproduction", run=request.run_id):
+            queued = await self._jobs.reproduce(request.run_id, id=uuid.uuid4().hex)
+        return _run(await self._told(queued))
 
     async def WatchRun(self, request: WatchRunRequest, context: Any) -> AsyncIterator[Run]:
         """Return a run now and whenever it has changed, until it has ended; whichever trainer is at it."""

@@ -7,12 +7,10 @@ nobody but its parent, whom it tells how far it is. A run that cannot succeed re
 and its sentence in `result.json`.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,19 @@ from trimtab_core import losses
 from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model
 
-from trimtab_trainer import behaving, evidence, export, families, fitting, registered, search, timing
+from trimtab_trainer import (
+    behaving,
+    environment,
+    evidence,
+    export,
+    families,
+    fitting,
+    making,
+    reference,
+    registered,
+    search,
+    timing,
+)
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats, own
 from trimtab_trainer.progress import Tell, Telling
@@ -31,25 +41,14 @@ from trimtab_trainer.usecases.entities import Stage
 log = logging.getLogger(__name__)
 
 FAILED = 3
-_REFERENCE_ROWS = 50_000
 _LEAST_UNSEEN = 100
 """So many judged rows that the live version was not fitted to are enough to compare on."""
-_PACKAGES = (
-    "numpy",
-    "optuna",
-    "scikit-learn",
-    "skl2onnx",
-    "onnx",
-    "onnxruntime",
-    "trimtab-core",
-    "trimtab-trainer",
-)
 
 
 def main(folder: Path, tell: Tell) -> int:
     """Do the job in `folder`, and return the exit code."""
     try:
-        result = _run(folder, Telling(tell, fits=fitting.FITS))
+        result = _run(folder, Telling(tell))
     except RunFailed as error:
         return failed(folder, error)
     except MemoryError:
@@ -116,14 +115,11 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     theirs = {} if brought else own.open_line(folder, model.spec, names)
     kind = "registered" if brought else spec.kind
     log.info("%s: %d rows of %d features, %d judged", kind, len(rows), len(names), len(rows[judged]))
-    fit: fitting.Fit = brought.fit if brought else telling.counted(fitting.fit)
-    predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
-    unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
-    final = fit(model.spec, rows)
+    made = making.of(brought, rows, judged) if brought else making.fit(model.spec, rows, judged, job, telling)
+    predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    seen = brought.at_work(rows, unseen, judged) if brought else (rows, unseen)
-    _write_reference(folder / "reference.arrow", model, names, *seen)
+    reference.write(folder / "reference.arrow", model.spec, names, made.reference, made.unseen)
     champion = _champion(folder, job.get("champion"), names, rows[judged])
     _write_evaluation(
         folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, model.spec.groups
@@ -136,16 +132,16 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     telling.reach(Stage.EXPLAINING)
-    found = evidence.found(model.spec, table, rows, judged, predictions, champion, graph)
+    found = evidence.found(model.spec, table, names, rows, judged, predictions, champion, graph)
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     live = _live(folder, job.get("champion"), names)
     return {
         "features": names,
         "metrics": found.values | metrics,
         "intervals": found.intervals,
-        "rows": len(rows),
-        "trained_from_ms": int(rows.event_time_ms[0]),
-        "trained_to_ms": int(rows.event_time_ms[-1]),
+        "rows": len(made.fitted_to),
+        "trained_from_ms": int(made.fitted_to.event_time_ms[0]),
+        "trained_to_ms": int(made.fitted_to.event_time_ms[-1]),
         "parameters": {
             "kind": spec.kind,
             **spec.parameters,
@@ -153,7 +149,8 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             "class_weight": spec.class_weight,
             **search.facts(folder),
         },
-        "environment": _environment() | families.versions(spec.kind) | theirs,
+        "environment": environment.recorded() | families.versions(spec.kind) | theirs,
+        "plan": made.plan,
         "latency": timing.latency(graph, live, rows.features[judged]),
         "tests": behaving.results(folder, graph, names, rows.features[judged]),
     } | (brought.record(rows) if brought else {})
@@ -202,17 +199,6 @@ def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> 
     return found
 
 
-def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitting.Rows, unseen: Any) -> None:
-    newest = slice(max(0, len(rows) - _REFERENCE_ROWS), len(rows))
-    columns: dict[str, Any] = {
-        name: rows.features[newest, at].astype(np.float64) for at, name in enumerate(names)
-    }
-    columns["prediction"] = unseen[newest]
-    columns["loss"] = losses.loss(model.spec.judged_by, rows.label[newest], unseen[newest])
-    columns["event_time_ms"] = rows.event_time_ms[newest]
-    _write(path, pa.table(columns))
-
-
 def _write_evaluation(
     path: Path, judged: pa.Table, predictions: Any, champion: Any, groups: Sequence[str]
 ) -> None:
@@ -233,9 +219,3 @@ def _write_evaluation(
 def _write(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-
-
-def _environment() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    return {"python": platform.python_version(), "source": hashlib.sha256(sources).hexdigest()} | versions

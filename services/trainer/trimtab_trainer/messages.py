@@ -4,12 +4,29 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
-from trimtab_contracts.registry.v1.registry_pb2 import Interval, Latency, TableVersion
+from trimtab_contracts.registry.v1.registry_pb2 import (
+    Interval,
+    Latency,
+    TableVersion,
+    TrainingPlan,
+    VersionRef,
+)
 from trimtab_contracts.training.v1.training_pb2 import RegisteredModel, RunEvent
+from trimtab_contracts.training.v1.training_pb2 import Reproduction as ReproductionMessage
 from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
+from trimtab_core import recipes, specs
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
-from trimtab_trainer.usecases.entities import Candidate, News, Registered, Status, StoredFile
+from trimtab_trainer.usecases.entities import (
+    Candidate,
+    Champion,
+    News,
+    Plan,
+    Registered,
+    Reproduction,
+    Status,
+    StoredFile,
+)
 from trimtab_trainer.usecases.trials import Trial
 
 _STATUS = {
@@ -37,14 +54,36 @@ def to_message(news: News) -> RunEvent:
         error=news.error,
         cancelled_by=news.cancelled_by,
         cancel_reason=news.cancel_reason,
-        candidate=_candidate(job.run_id, news.candidate) if news.candidate else None,
+        candidate=candidate_message(job.run_id, news.candidate) if news.candidate else None,
+        reproduces=job.reproduces,
+        reproduction=_reproduction(news.reproduction) if news.reproduction else None,
     )
 
 
-def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
-    fitted, rows = candidate.fitted, candidate.training_set
-    parameters = Struct()
+def _reproduction(found: Reproduction) -> ReproductionMessage:
+    compared = ReproductionMessage.Compared
+    return ReproductionMessage(
+        identical=found.identical,
+        compared=[
+            compared(
+                what=each.what,
+                kind=compared.OUTCOME if each.outcome else compared.INPUT,
+                before=each.before,
+                again=each.again,
+                same=each.same,
+            )
+            for each in found.compared
+        ],
+        sentence=found.sentence,
+    )
+
+
+def candidate_message(run_id: str, candidate: Candidate) -> CandidateMessage:
+    """Return what a run offers as it is told."""
+    fitted, rows, recipe = candidate.fitted, candidate.training_set, candidate.recipe
+    parameters, document = Struct(), Struct()
     json_format.ParseDict(dict(fitted.parameters), parameters)
+    json_format.ParseDict(specs.to_document(recipe.model), document)
     return CandidateMessage(
         run_id=run_id,
         model=artifact(candidate.model),
@@ -66,7 +105,30 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         intervals={name: Interval(low=low, high=high) for name, (low, high) in fitted.intervals.items()},
         latency=json_format.ParseDict(dict(fitted.latency), Latency()) if fitted.latency else None,
         tests=[GateResult(**each) for each in fitted.tests],
-        recipe=candidate.recipe,
+        recipe=recipes.recipe(recipe.model.spec),
+        document=document,
+        definitions=recipe.definitions,
+        champion=_champion(recipe.champion) if recipe.champion else None,
+        plan=_plan(fitted.plan),
+    )
+
+
+def _champion(live: Champion) -> VersionRef:
+    return VersionRef(
+        number=live.number,
+        model=artifact(live.model),
+        features=live.features,
+        trained_to=to_timestamp(live.trained_to_ms),
+    )
+
+
+def _plan(plan: Plan) -> TrainingPlan:
+    return TrainingPlan(
+        window=plan.window,
+        changed_at=None if plan.changed_ms is None else to_timestamp(plan.changed_ms),
+        sentence=plan.sentence,
+        every=plan.every,
+        stretches=plan.stretches,
     )
 
 

@@ -86,7 +86,7 @@ def _search(ray: Any, folder: Path, tell: Tell, place: Place) -> None:
             raise RayAway.by(place.address, error) from error
         return lost
 
-    search.find(model, folder, Telling(tell, fits=fitting.FITS), there, side_by_side=True)
+    search.find(model, folder, Telling(tell), there, side_by_side=True)
 
 
 def judge(spec: ModelSpec, seen: fitting.Rows, at: int, memory_mb: int) -> Floats:

@@ -26,9 +26,11 @@ _ITERATION = re.compile(r"\[(\d+)/(\d+)\]|building tree (\d+) of (\d+)")
 class Telling:
     """Tells each stage and each fit, and writes it to the log."""
 
-    def __init__(self, tell: Tell, *, fits: int) -> None:
+    def __init__(self, tell: Tell, *, fits: int = 1) -> None:
+        """`fits` are as many as there will be at most; it may be set once that is known."""
+        self.fits = fits
         self._tell = tell
-        self._now = Progress(Stage.FITTING, fits=fits)
+        self._now = Progress(Stage.FITTING)
 
     def reach(self, stage: Stage) -> None:
         """Tell that a stage has begun."""
@@ -61,7 +63,8 @@ class Telling:
         """Return `fit` such that each call of it is told as the next of the fits, with its iterations."""
 
         def told(*given: Any) -> Any:
-            self._now = replace(self._now, stage=Stage.FITTING, fit=self._now.fit + 1)
+            at = self._now.fit + 1
+            self._now = replace(self._now, stage=Stage.FITTING, fit=at, fits=max(self.fits, at))
             log.info("fitting %d of %d", self._now.fit, self._now.fits)
             self._tell(self._now)
             return self.heard(fit)(*given)

@@ -1,7 +1,6 @@
 """A model that a person brings along, in the place of one that is fitted.
 
-Whatever it is asked to fit, it is what was brought: so it is judged, compared and
-exported by the same steps as a fitted one. It answers with one finite number a row, a
+It is judged, compared and exported by the same steps as a fitted one. It answers with one finite number a row, a
 probability where those are asked for, or the run fails with what to change.
 """
 
@@ -16,7 +15,6 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
-from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer import export, signature
 from trimtab_trainer.errors import RunFailed
@@ -87,10 +85,6 @@ class Brought:
     digest: str
     trained_to_ms: int | None
     reference: Path | None
-
-    def fit(self, spec: ModelSpec, rows: Rows) -> Graph:
-        """Return the graph, whatever it is to be fitted to."""
-        return self.graph
 
     def unseen(self, rows: Rows, held_out: slice) -> slice:
         """Return the places to judge by: of the held-out ones those that are newer than its own training.

@@ -17,7 +17,16 @@ from trimtab_runtime.cluster import RayAway
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import own
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import Champion, Fitted, Progress, Registered, Stage, StoredFile, TrainingSet
+from trimtab_trainer.usecases.entities import (
+    Fitted,
+    Plan,
+    Progress,
+    Recipe,
+    Registered,
+    Stage,
+    StoredFile,
+    TrainingSet,
+)
 from trimtab_trainer.usecases.trials import Trial, deadly, hand_over, handed_over
 
 _progress_of = msgspec.json.Decoder(Progress).decode
@@ -37,17 +46,19 @@ class ChildProcess:
         self._ray_address = ray_address
 
     async def fit(
-        self, model: specs.Model, rows: TrainingSet, champion: Champion | None, folder: Path,
-        tell: Callable[[Progress], None],
-    ) -> Fitted:  # fmt: skip
+        self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Callable[[Progress], None]
+    ) -> Fitted:
         """Train, export and evaluate, and tell how far that is.
 
         Raises:
             RunFailed: it could not be done; it says why.
             Unavailable: the champion's artifact cannot be read now, or the cluster is away.
         """
+        model, champion = recipe.model, recipe.champion
         live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
-        job = {"model": specs.to_document(model), "champion": live}
+        job = {"model": specs.to_document(model), "champion": live, "changed_ms": recipe.changed_ms}
+        if recipe.plan is not None:
+            job["plan"] = {"every": recipe.plan.every, "stretches": recipe.plan.stretches}
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
             content = await asyncio.to_thread(artifacts.fetch, _named(champion.model))
@@ -82,7 +93,7 @@ class ChildProcess:
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
             evidence=folder / "evidence.json",
-            **{**outcome, "features": tuple(outcome["features"])},
+            **{**outcome, "features": tuple(outcome["features"]), "plan": Plan(**outcome["plan"])},
         )
 
 

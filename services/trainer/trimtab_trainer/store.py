@@ -33,7 +33,8 @@ UPDATE jobs SET status = 'running', leased_by = $1, lease_until = $2, attempts =
                 started_at = coalesce(started_at, $3), progress = NULL
 WHERE run_id = (
     SELECT run_id FROM jobs AS waiting
-    WHERE (status = 'queued' AND NOT EXISTS (SELECT FROM jobs WHERE model = waiting.model AND status = 'running'))
+    WHERE (status = 'queued' AND (reproduces <> '' OR NOT EXISTS (
+              SELECT FROM jobs WHERE model = waiting.model AND status = 'running' AND reproduces = '')))
        OR (status = 'running' AND lease_until < $3)
     ORDER BY turn LIMIT 1 FOR UPDATE SKIP LOCKED
 )
@@ -59,7 +60,9 @@ class PostgresStore:
             async with self._pool.acquire() as connection, connection.transaction():
                 added = await connection.fetchval(
                     "INSERT INTO jobs (run_id, command_id, model, loop_id, trigger, as_of, traceparent, queued_at, event, turn,"
-                    " registered) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
+                    " registered, changed_at, reproduces)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+                    " ON CONFLICT (command_id) DO NOTHING RETURNING run_id",
                     job.run_id,
                     job.command_id,
                     job.model,
@@ -71,6 +74,8 @@ class PostgresStore:
                     to_message(news).SerializeToString(),
                     to_datetime(job.turn_ms),
                     _encode(job.registered).decode() if job.registered else None,
+                    None if job.changed_ms is None else to_datetime(job.changed_ms),
+                    job.reproduces,
                 )
                 if added is not None:
                     await _announce(connection, news)
@@ -86,6 +91,17 @@ class PostgresStore:
             except asyncpg.UniqueViolationError:
                 return None  # another trainer has just begun a job of that model
         return _job(row) if row else None
+
+    async def last_change(self, model: str, as_of_ms: int) -> int | None:
+        """Return since when the world is another, as the newest order that knew it said up to `as_of_ms`; None if none did."""
+        with outages():
+            found = await self._pool.fetchval(
+                "SELECT changed_at FROM jobs WHERE model = $1 AND as_of <= $2 AND changed_at IS NOT NULL"
+                " ORDER BY as_of DESC LIMIT 1",
+                model,
+                to_datetime(as_of_ms),
+            )
+        return None if found is None else from_datetime(found)
 
     async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
         """Hold the lease longer, and say how far the job is; False if it is no longer this attempt's."""
@@ -220,6 +236,9 @@ class PostgresStore:
 
 
 async def _announce(connection: Connection, news: News) -> None:
+    """Tell `news`, unless it is of a run that is only made once more: nobody waits for that but who asked."""
+    if news.job.reproduces:
+        return
     message = to_message(news)
     record = records.outgoing(
         topics.RUNS,
@@ -258,4 +277,6 @@ def _job(row: asyncpg.Record) -> Job:
         started_at_ms=from_datetime(row["started_at"]) if row["started_at"] else None,
         finished_at_ms=from_datetime(row["finished_at"]) if row["finished_at"] else None,
         registered=_registered_of(row["registered"]) if row["registered"] else None,
+        changed_ms=from_datetime(row["changed_at"]) if row["changed_at"] else None,
+        reproduces=row["reproduces"],
     )

@@ -35,7 +35,10 @@ class MemoryStore:
             if news.status in ENDED:
                 continue
             lease = self._leases.get(run_id)
-            busy = any(self._newest[held].job.model == news.job.model for held in self._leases)
+            at_work = [self._newest[held].job for held in self._leases]
+            busy = not news.job.reproduces and any(
+                job.model == news.job.model and not job.reproduces for job in at_work
+            )
             if lease[1] < now_ms if lease else not busy:
                 self._leases[run_id] = (owner, now_ms + lease_ms)
                 self._progress.pop(run_id, None)
@@ -44,6 +47,12 @@ class MemoryStore:
                 self._newest[run_id] = replace(news, job=job)
                 return job
         return None
+
+    async def last_change(self, model: str, as_of_ms: int) -> int | None:
+        """Return since when the world is another, as the newest order that knew it said up to `as_of_ms`."""
+        jobs = [news.job for news in self._newest.values() if news.job.model == model]
+        told = [job for job in jobs if job.changed_ms is not None and job.as_of_ms <= as_of_ms]
+        return max(told, key=lambda job: job.as_of_ms).changed_ms if told else None
 
     async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
         """Hold the lease longer, and say how far the job is; False if it is no longer this attempt's."""
@@ -119,7 +128,8 @@ class MemoryStore:
 
     def _tell(self, news: News) -> None:
         self._newest[news.job.run_id] = news
-        self.published.append(news)
+        if not news.job.reproduces:
+            self.published.append(news)
 
     def _told(self, news: News) -> Told:
         run_id = news.job.run_id

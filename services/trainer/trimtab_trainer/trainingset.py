@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import json_format
 from trimtab_contracts.features.v1.features_pb2 import (
     GetArchiveWatermarkRequest,
     GetHistoricalFeaturesRequest,
     HistoricalFeatures,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
+from trimtab_contracts.registry.v1.registry_pb2 import TableVersion
+from trimtab_core import specs
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
-from trimtab_trainer.usecases.entities import TrainingSet
+from trimtab_trainer.usecases.entities import Recipe, TrainingSet
 
 _PATIENCE_S = 120
 _LOOK_S = 10
@@ -25,20 +28,23 @@ class FeatureStore:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: Any = FeatureStoreStub(channel)
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
-        """Write the labelled rows of [start, end), as known at its end, to an Arrow file in `folder`.
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
+        """Write the labelled rows of the recipe's window, as known at its end, to an Arrow file in `folder`.
 
         Raises:
             Unavailable: the feature store is away, or its archive has not come so far in time.
             Rejected: it has no such training set.
         """
+        end = to_timestamp(recipe.as_of_ms)
         request = GetHistoricalFeaturesRequest(
-            model=model,
-            start=to_timestamp(start_ms),
-            end=to_timestamp(end_ms),
-            as_of=to_timestamp(end_ms),
-            wait_until=to_timestamp(end_ms),
+            model=recipe.model.name,
+            start=to_timestamp(recipe.as_of_ms - recipe.model.spec.trainer.window),
+            end=end,
+            as_of=end,
+            wait_until=end,
+            tables=[TableVersion(table=name, version=version) for name, version in recipe.tables],
         )
+        json_format.ParseDict(specs.to_document(recipe.model), request.document)
         path, dataset = folder / "rows.arrow", HistoricalFeatures.Dataset()
         try:
             with path.open("wb") as file:

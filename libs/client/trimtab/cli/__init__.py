@@ -69,6 +69,7 @@ app.command("loops")(loops.list_)
 app.command("versions")(models.versions)
 app.command("approve")(models.approve)
 app.command("reject")(models.reject)
+app.command("reproduce")(runs.reproduce)
 
 _EXPECTED = (TrimtabError, StackError, KafkaError, grpc.RpcError, OSError)
 

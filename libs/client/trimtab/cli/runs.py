@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.training.v1.training_pb2 import Note, Run, RunEvent, Trial
+from trimtab_contracts.training.v1.training_pb2 import Note, Reproduction, Run, RunEvent, Trial
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import NotFound, Rejected
 
@@ -131,6 +131,48 @@ def cancel(
     """End RUN_ID, whether it waits or is at work; a run that has ended stays as it is."""
     ended = ask(directory, lambda trimtab: trimtab.cancel_run(run_id, reason=reason, actor=actor()))
     console.print(sentence(ended.event), highlight=False)
+
+
+@app.command()
+def reproduce(
+    run_id: str,
+    every: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Make RUN_ID once more of what it was made of, in whichever trainer is free, and compare the two.
+
+    No version comes of it. It ends with 0 if all that came out is the same, to the bit, and with 1 if not.
+    """
+
+    async def order(trimtab: Any) -> str:
+        return str((await trimtab.reproduce(run_id, actor=actor())).event.run_id)
+
+    found = follow(directory, order, as_json=as_json).reproduction
+    if not as_json:
+        show(reproduced(found, every=every), as_json=False)
+        console.print(found.sentence, highlight=False)
+    if not found.identical:
+        raise typer.Exit(1)
+
+
+def reproduced(found: Reproduction, *, every: bool) -> list[dict[str, Any]]:
+    """Return what a run and its repetition have that is worth showing: what came out, and what differs of what went in."""
+    return [
+        {
+            "what": each.what,
+            "then": _short(each.before),
+            "now": _short(each.again),
+            "same": "✓" if each.same else "differs",
+        }
+        for each in found.compared
+        if every or not each.same or (each.kind == each.OUTCOME) or each.what == "dataset"
+    ]
+
+
+def _short(text: str) -> str:
+    """Return a digest as people compare them; other text as it is."""
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 
 
 @app.command()

@@ -26,8 +26,8 @@ _APPEARS_S = 60
 _ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
 
 
-def watch(directory: Path, find: Callable[[Trimtab], Awaitable[str]], *, as_json: bool) -> None:
-    """Follow the run that `find` names until it has ended.
+def watch(directory: Path, find: Callable[[Trimtab], Awaitable[str]], *, as_json: bool) -> RunEvent:
+    """Follow the run that `find` names until it has ended, and return how it has.
 
     Raises:
         Rejected: it failed.
@@ -43,8 +43,9 @@ def watch(directory: Path, find: Callable[[Trimtab], Awaitable[str]], *, as_json
     if event.status == RunEvent.CANCELLED:
         sys.stderr.write(f"{sentence(event)}\n")
         raise typer.Exit(CANCELLED)
-    if not as_json:
+    if not as_json and not event.reproduces:
         console.print(sentence(event), highlight=False)
+    return event
 
 
 async def run_of(trimtab: Trimtab, model: str, command_id: str) -> str:
@@ -69,6 +70,8 @@ def sentence(event: RunEvent) -> str:
     if event.status == RunEvent.CANCELLED:
         because = f": {event.cancel_reason}" if event.cancel_reason else ""
         return f"run {event.run_id} was cancelled by {event.cancelled_by}{because}"
+    if event.reproduces:
+        return f"run {event.run_id} made {event.reproduces} once more: {event.reproduction.sentence}"
     metrics = ", ".join(
         f"{name} {value:.4g}"
         for name, value in sorted(event.candidate.metrics.items())

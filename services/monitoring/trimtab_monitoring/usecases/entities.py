@@ -274,6 +274,8 @@ class Drift:
     summary: str
     report: str
     recorded_ms: int
+    changed_ms: int | None = None
+    """Where the first window began that was over; None in what was kept before it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +325,8 @@ class Command:
     requested_by: str
     as_of_ms: int
     at_ms: int
+    changed_ms: int | None = None
+    """Rows from here on are of the world that drifted, if drift ordered it."""
 
 
 @dataclass(frozen=True, slots=True)

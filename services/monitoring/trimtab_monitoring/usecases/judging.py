@@ -115,6 +115,7 @@ def drift(
         summary=summary,
         report=report,
         recorded_ms=recorded_ms,
+        changed_ms=round(alarm.changed_at * 1000),
     )
 
 

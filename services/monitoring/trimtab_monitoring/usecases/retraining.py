@@ -98,6 +98,7 @@ class Retraining:
             requested_by=REQUESTED_BY,
             as_of_ms=as_of_ms,
             at_ms=self._clock.now_ms(),
+            changed_ms=loop.drift.changed_ms if loop.drift else None,
         )
         await unit.save_policy(decision.state)
         await unit.put_loop(loops.commanded(loop, command))

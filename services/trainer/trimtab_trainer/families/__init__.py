@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
 
-class Fitted(Protocol):
-    """A fitted model."""
+class Exported(Protocol):
+    """A model that can be asked and let out."""
 
     def predict(self, features: Matrix) -> Floats:
         """Return predictions: values or probabilities of the positive class [rows]; of a multiclass task probabilities [rows, classes]."""
@@ -33,6 +33,10 @@ class Fitted(Protocol):
         `probabilities` float32 [rows, classes], follows it.
         """
         ...
+
+
+class Fitted(Exported, Protocol):
+    """A fitted model."""
 
     def unweighted(self, by_class: Floats) -> "Fitted":
         """Return the model with probabilities as of rows that were not weighted by their class.

@@ -6,9 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from trimtab_core.specs import Model
+
 from trimtab_trainer.usecases.trials import Trial
 
-RANKS: Final = {"manual": 0, "registered": 0, "schedule": 2, "new_rows": 2}
+REPRODUCE: Final = "reproduce"
+RANKS: Final = {"manual": 0, "registered": 0, "schedule": 2, "new_rows": 2, REPRODUCE: 3}
 """Of what triggered a job; drift, of whatever kind, has rank 1."""
 RANK_MS = 3_600_000
 TESTS: Final = "tests.json"
@@ -60,6 +63,8 @@ class Command:
     trigger: str
     as_of_ms: int
     registered: Registered | None = None
+    changed_ms: int | None = None
+    """Rows from here on are of the world that drifted, if drift ordered it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,9 @@ class Job:
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
     registered: Registered | None = None
+    changed_ms: int | None = None
+    reproduces: str = ""
+    """The run that this one makes once more; it gives no candidate, and is no news."""
 
     @property
     def turn_ms(self) -> int:
@@ -146,6 +154,64 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What of the window was fitted to, and how thoroughly that was judged; as `choosing` and `fitting` have it."""
+
+    window: str = "history"
+    changed_ms: int | None = None
+    sentence: str = ""
+    every: int = 1
+    stretches: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a run's outcome follows from, besides the rows, the software and the machine."""
+
+    model: Model
+    generation: int
+    as_of_ms: int
+    champion: Champion | None = None
+    changed_ms: int | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each spec that the rows follow from, by kind/name."""
+    tables: tuple[tuple[str, int], ...] = ()
+    """The versions to read the rows at; the newest, if it is none."""
+    plan: Plan | None = None
+    """How thoroughly to judge; by how long a fit takes, if it is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One fact of a run and what it was when the run was made once more."""
+
+    what: str
+    before: str
+    again: str
+    outcome: bool = False
+    """Whether it came out of the run; else it went into it."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it was the same again."""
+        return self.before == self.again
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What came of making a run once more."""
+
+    compared: tuple[Compared, ...]
+    sentence: str
+
+    @property
+    def identical(self) -> bool:
+        """Whether all that came out is the same."""
+        outcomes = [each.same for each in self.compared if each.outcome]
+        return bool(outcomes) and all(outcomes)
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """What the child process made; the paths lie in the job's folder."""
 
@@ -166,6 +232,7 @@ class Fitted:
     """Of one row, as the message `Latency` has it."""
     tests: Sequence[Mapping[str, Any]] = ()
     """What each behavioural test said, as the message `GateResult` has it."""
+    plan: Plan = field(default_factory=Plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +248,7 @@ class Candidate:
     champion_version: int
     model_generation: int
     seed: int
-    recipe: str = ""
-    """Names what its spec says a model is made of."""
+    recipe: Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +262,7 @@ class News:
     candidate: Candidate | None = None
     cancelled_by: str = ""
     cancel_reason: str = ""
+    reproduction: Reproduction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,23 +18,28 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trimtab_core import recipes, specs
+from trimtab_core import specs
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
 
+from trimtab_trainer.usecases import recipes
 from trimtab_trainer.usecases.entities import (
+    REPRODUCE,
     TESTS,
     Candidate,
     Command,
+    Fitted,
     Job,
     News,
     Progress,
+    Recipe,
     Stage,
     Status,
     StoredFile,
+    TrainingSet,
 )
-from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Specs, Store
+from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Runs, Specs, Store
 from trimtab_trainer.usecases.trials import Trial, fingerprint, hand_over
 
 log = logging.getLogger(__name__)
@@ -67,7 +72,7 @@ class Jobs:
 
     def __init__(
         self, store: Store, specs: Specs, champions: Champions, features: Features, fitter: Fitter, artifacts: Artifacts,
-        clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
+        runs: Runs, clock: Clock, *, owner: str, lease_ms: int, patience_ms: int, folder: Path,
     ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
@@ -75,6 +80,7 @@ class Jobs:
         self._features = features
         self._fitter = fitter
         self._artifacts = artifacts
+        self._runs = runs
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
@@ -99,10 +105,34 @@ class Jobs:
             traceparent=telemetry.traceparent(),
             queued_at_ms=self._clock.now_ms(),
             registered=command.registered,
+            changed_ms=command.changed_ms,
         )
         added = await self._store.add(News(job, Status.QUEUED, job.queued_at_ms))
         self._wanted.set()
         return added
+
+    async def reproduce(self, run_id: str, *, id: str) -> str:
+        """Queue a job that makes a run once more and compares; return the new run's id, the same for the same `id`.
+
+        Raises:
+            UnknownRun: there is none of the id.
+            RunFailed: it gave nothing that could be compared.
+        """
+        run, now_ms = await self._runs.recorded(run_id), self._clock.now_ms()
+        job = Job(
+            run_id="run-" + hashlib.sha256(id.encode()).hexdigest()[:16],
+            command_id=id,
+            model=run.recipe.model.name,
+            loop_id="",
+            trigger=REPRODUCE,
+            as_of_ms=run.recipe.as_of_ms,
+            traceparent=telemetry.traceparent(),
+            queued_at_ms=now_ms,
+            reproduces=run_id,
+        )
+        await self._store.add(News(job, Status.QUEUED, now_ms))
+        self._wanted.set()
+        return job.run_id
 
     async def work(self) -> None:
         """Do jobs, one after the other, until cancelled."""
@@ -189,11 +219,8 @@ class Jobs:
         until_ms = self._clock.now_ms() + self._patience_ms
         while True:
             try:
-                return replace(
-                    self._news(job, Status.SUCCEEDED),
-                    candidate=await self._train(attempt),
-                    at_ms=self._clock.now_ms(),
-                )
+                made = await (self._again(attempt) if job.reproduces else self._train(attempt))
+                return replace(made, at_ms=self._clock.now_ms())
             except Unavailable as error:
                 if self._clock.now_ms() >= until_ms:
                     waited = f"waited {self._patience_ms / 60_000:g} minutes: {error}"
@@ -209,35 +236,55 @@ class Jobs:
                 log.exception("run %s failed", job.run_id)
                 return replace(self._news(job, Status.FAILED), error=f"{type(error).__name__}: {error}")
 
-    async def _train(self, attempt: _Attempt) -> Candidate:
-        job, folder = attempt.job, attempt.folder
-        model = self._specs.model(job.model)
-        champion = self._champions.champion(job.model)
-        spec = model.spec.trainer
-        await asyncio.to_thread(_begin, folder, job)
-        rows = await self._features.training_set(
-            job.model, start_ms=job.as_of_ms - spec.window, end_ms=job.as_of_ms, folder=folder
-        )
-        await asyncio.to_thread(_leave, folder, self._specs.tests_of(job.model))
-        attempt.tell(Progress(Stage.READING))
-        if spec.kind == "auto" and job.registered is None:
-            await self._resume_search(attempt, fingerprint(rows.digest, model))
-        if job.registered is not None or spec.kind == "own":
-            await asyncio.to_thread(self._artifacts.bring, job.registered, spec, folder)
-        fitted = await self._fitter.fit(model, rows, champion, folder, attempt.tell)
+    async def _train(self, attempt: _Attempt) -> News:
+        job = attempt.job
+        if job.changed_ms is None:  # what drift told before is as true of an order that does not know it
+            job = replace(job, changed_ms=await self._store.last_change(job.model, job.as_of_ms))
+        recipe = recipes.of_now(job, self._specs, self._champions)
+        rows, fitted = await self._make(attempt, recipe)
         attempt.tell(Progress(Stage.STORING))
-        return Candidate(
+        candidate = Candidate(
             model=await self._stored(fitted.model, attempt),
             reference=await self._stored(fitted.reference, attempt),
             evaluation=await self._stored(fitted.evaluation, attempt),
             evidence=await self._stored(fitted.evidence, attempt),
             fitted=fitted,
             training_set=rows,
-            champion_version=champion.number if champion else 0,
-            model_generation=self._specs.generation(model),
-            seed=spec.seed,
-            recipe=recipes.recipe(model.spec),
+            champion_version=recipe.champion.number if recipe.champion else 0,
+            model_generation=recipe.generation,
+            seed=recipe.model.spec.trainer.seed,
+            recipe=recipe,
         )
+        return replace(self._news(job, Status.SUCCEEDED), candidate=candidate)
+
+    async def _again(self, attempt: _Attempt) -> News:
+        """Make a run once more of what it was made of, and compare the two; nothing of it is kept but the comparison.
+
+        Raises:
+            RunFailed: it is no run that can be made again.
+        """
+        run = await self._runs.recorded(attempt.job.reproduces)
+        now = recipes.definitions(run.recipe.model, self._specs)
+        try:
+            rows, fitted = await self._make(attempt, run.recipe)
+        except Rejected as error:
+            outcome = recipes.compared(run, now, None, str(error))
+        else:
+            again = await asyncio.to_thread(self._runs.made, run.recipe, rows, fitted)
+            outcome = recipes.compared(run, now, again)
+        return replace(self._news(attempt.job, Status.SUCCEEDED), reproduction=outcome)
+
+    async def _make(self, attempt: _Attempt, recipe: Recipe) -> tuple[TrainingSet, Fitted]:
+        await asyncio.to_thread(_begin, attempt.folder, attempt.job)
+        job, spec, folder = attempt.job, recipe.model.spec.trainer, attempt.folder
+        rows = await self._features.training_set(recipe, folder)
+        await asyncio.to_thread(_leave, folder, self._specs.tests_of(job.model))
+        attempt.tell(Progress(Stage.READING))
+        if job.registered is not None or spec.kind == "own":
+            await asyncio.to_thread(self._artifacts.bring, job.registered, spec, folder)
+        elif spec.kind == "auto":
+            await self._resume_search(attempt, fingerprint(rows.digest, recipe.model))
+        return rows, await self._fitter.fit(recipe, rows, folder, attempt.tell)
 
     async def _resume_search(self, attempt: _Attempt, of: str) -> None:
         await self._keep_trials(attempt)

@@ -1,10 +1,10 @@
 """What the use cases need of the world."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from trimtab_core.specs import Model, ModelTest, TrainerSpec
+from trimtab_core.specs import FeatureView, Model, ModelTest, Source, Table, TrainerSpec
 
 from trimtab_trainer.usecases.entities import (
     Champion,
@@ -14,6 +14,7 @@ from trimtab_trainer.usecases.entities import (
     Note,
     Progress,
     Registered,
+    Recipe,
     StoredFile,
     Told,
     TrainingSet,
@@ -30,6 +31,10 @@ class Store(Protocol):
 
     async def claim(self, owner: str, *, now_ms: int, lease_ms: int) -> Job | None:
         """Take the job whose turn it is, of those that wait or whose lease has lapsed."""
+        ...
+
+    async def last_change(self, model: str, as_of_ms: int) -> int | None:
+        """Return since when the world is another, as the newest order that knew it said up to `as_of_ms`; None if none did."""
         ...
 
     async def renew(self, job: Job, owner: str, *, until_ms: int, progress: Progress) -> bool:
@@ -99,6 +104,21 @@ class Specs(Protocol):
         """Return the behavioural tests of a model, by name."""
         ...
 
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """All sources by name."""
+        ...
+
+    @property
+    def views(self) -> Mapping[str, FeatureView]:
+        """All feature views by name."""
+        ...
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """All reference tables by name."""
+        ...
+
 
 class Champions(Protocol):
     """What is live."""
@@ -111,8 +131,8 @@ class Champions(Protocol):
 class Features(Protocol):
     """Where training sets come from."""
 
-    async def training_set(self, model: str, *, start_ms: int, end_ms: int, folder: Path) -> TrainingSet:
-        """Write the labelled rows of [start, end), as known at its end, to a file in `folder`."""
+    async def training_set(self, recipe: Recipe, folder: Path) -> TrainingSet:
+        """Write the labelled rows of the recipe's window, as known at its end, to a file in `folder`."""
         ...
 
     async def watermark_ms(self, model: str) -> int | None:
@@ -124,9 +144,38 @@ class Fitter(Protocol):
     """Trains in a process of its own."""
 
     async def fit(
-        self, model: Model, rows: TrainingSet, champion: Champion | None, folder: Path, tell: Callable[[Progress], None]
-    ) -> Fitted:  # fmt: skip
+        self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Callable[[Progress], None]
+    ) -> Fitted:
         """Train, export and evaluate, and tell how far that is; raises `RunFailed` with what went wrong."""
+        ...
+
+
+class Recorded(Protocol):
+    """A run that succeeded, as it is on record."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made of."""
+        ...
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what else went into it: dataset, parameters, seed, environment."""
+        ...
+
+    def outcomes(self) -> Mapping[str, str]:
+        """Return what came out of it: digests and metrics."""
+        ...
+
+
+class Runs(Protocol):
+    """Runs that gave a candidate."""
+
+    async def recorded(self, run_id: str) -> Recorded:
+        """Return one as it is on record; raises `UnknownRun`, or `RunFailed` where it gave nothing."""
+        ...
+
+    def made(self, recipe: Recipe, rows: TrainingSet, fitted: Fitted) -> Recorded:
+        """Return what has just been made as it would be on record."""
         ...
 
 

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from trimtab_contracts.ingestion.v1 import ingestion_pb2 as trimtab__contracts_dot_ingestion_dot_v1_dot_ingestion__pb2
 from trimtab_contracts.registry.v1 import registry_pb2 as trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.trimtab_contracts/ingestion/v1/ingestion.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"l\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\x12-\n\x08sketches\x18\x04 \x03(\x0b\x32\x1b.trimtab.features.v1.Sketch\"&\n\x06Sketch\x12\x0c\n\x04keys\x18\x01 \x03(\x12\x12\x0e\n\x06values\x18\x02 \x03(\x04\"\x9f\x02\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x12\x42\n\tlive_from\x18\x03 \x03(\x0b\x32/.trimtab.features.v1.FoldProgress.LiveFromEntry\x12\x0c\n\x04ring\x18\x04 \x01(\x05\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rLiveFromEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"-\n\x0c\x45ntityColumn\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x89\x01\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x33\n\x08\x65ntities\x18\x02 \x03(\x0b\x32!.trimtab.features.v1.EntityColumn\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\x19GetOnlineFeaturesResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x10\n\x08statuses\x18\x03 \x01(\x0c\x12\x42\n\x05views\x18\x04 \x03(\x0b\x32\x33.trimtab.features.v1.GetOnlineFeaturesResponse.View\x1a\x9a\x01\n\x04View\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0c\x66reshness_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_freshness_ms\":\n\x06Status\x12\x0b\n\x07PRESENT\x10\x00\x12\x0b\n\x07MISSING\x10\x01\x12\x0b\n\x07\x45XPIRED\x10\x02\x12\t\n\x05STALE\x10\x03\"\x8f\x02\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06tables\x18\x06 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x10\x41uditSkewRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x04\n\x11\x41uditSkewResponse\x12@\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Feature\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x1a\n\x12rows_without_event\x18\x04 \x01(\x03\x12\x1c\n\x14rows_of_old_features\x18\x05 \x01(\x03\x12\x31\n\x06tables\x18\x06 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x19\n\x11rows_past_archive\x18\x07 \x01(\x03\x1a{\n\x07\x45xample\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06logged\x18\x04 \x01(\x01\x12\x12\n\nrecomputed\x18\x05 \x01(\x01\x1a\x98\x01\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x0f\n\x07missing\x18\x04 \x01(\x03\x12\r\n\x05\x65xtra\x18\x05 \x01(\x03\x12=\n\x05worst\x18\x06 \x01(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Example\"\x83\x01\n\x0f\x42\x61\x63kfillRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\x12\r\n\x05until\x18\x04 \x01(\x03\x12\x0f\n\x07numbers\x18\x05 \x03(\x03\x12\x0c\n\x04rows\x18\x06 \x03(\x0c\x12\x15\n\rarrived_at_ms\x18\x07 \x03(\x03\"\xe8\x01\n\x10\x42\x61\x63kfillResponse\x12\r\n\x05until\x18\x01 \x01(\x03\x12\x0f\n\x07repeats\x18\x02 \x01(\x03\x12>\n\x07refused\x18\x03 \x03(\x0b\x32-.trimtab.features.v1.BackfillResponse.Refused\x12*\n\x06newest\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x07Refused\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12-\n\x07reasons\x18\x02 \x03(\x0b\x32\x1c.trimtab.ingestion.v1.Reason\"\x9d\x01\n\x11ReadEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\tmost_rows\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_most_rows\"\xb6\x02\n\x0e\x41rchivedEvents\x12<\n\x06\x65xtent\x18\x01 \x01(\x0b\x32*.trimtab.features.v1.ArchivedEvents.ExtentH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1a\xcc\x01\n\x06\x45xtent\x12\x30\n\x05table\x18\x01 \x01(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12)\n\x05\x66irst\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04part2\x85\x05\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12Z\n\tAuditSkew\x12%.trimtab.features.v1.AuditSkewRequest\x1a&.trimtab.features.v1.AuditSkewResponse\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponse\x12W\n\x08\x42\x61\x63kfill\x12$.trimtab.features.v1.BackfillRequest\x1a%.trimtab.features.v1.BackfillResponse\x12[\n\nReadEvents\x12&.trimtab.features.v1.ReadEventsRequest\x1a#.trimtab.features.v1.ArchivedEvents0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,trimtab_contracts/features/v1/features.proto\x12\x13trimtab.features.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.trimtab_contracts/ingestion/v1/ingestion.proto\x1a,trimtab_contracts/registry/v1/registry.proto\"l\n\x0b\x46\x65\x61tureSlot\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\x10\n\x08partials\x18\x03 \x03(\x01\x12-\n\x08sketches\x18\x04 \x03(\x0b\x32\x1b.trimtab.features.v1.Sketch\"&\n\x06Sketch\x12\x0c\n\x04keys\x18\x01 \x03(\x12\x12\x0e\n\x06values\x18\x02 \x03(\x04\"\x9f\x02\n\x0c\x46oldProgress\x12H\n\x0cwatermark_ms\x18\x01 \x03(\x0b\x32\x32.trimtab.features.v1.FoldProgress.WatermarkMsEntry\x12\x0e\n\x06inputs\x18\x02 \x01(\x05\x12\x42\n\tlive_from\x18\x03 \x03(\x0b\x32/.trimtab.features.v1.FoldProgress.LiveFromEntry\x12\x0c\n\x04ring\x18\x04 \x01(\x05\x1a\x32\n\x10WatermarkMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rLiveFromEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x01\n\rFeatureRecord\x12\x30\n\x04slot\x18\x01 \x01(\x0b\x32 .trimtab.features.v1.FeatureSlotH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.trimtab.features.v1.FoldProgressH\x00\x42\x08\n\x06record\"-\n\x0c\x45ntityColumn\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x89\x01\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x33\n\x08\x65ntities\x18\x02 \x03(\x0b\x32!.trimtab.features.v1.EntityColumn\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\x19GetOnlineFeaturesResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x10\n\x08statuses\x18\x03 \x01(\x0c\x12\x42\n\x05views\x18\x04 \x03(\x0b\x32\x33.trimtab.features.v1.GetOnlineFeaturesResponse.View\x1a\x9a\x01\n\x04View\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0c\x66reshness_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_freshness_ms\":\n\x06Status\x12\x0b\n\x07PRESENT\x10\x00\x12\x0b\n\x07MISSING\x10\x01\x12\x0b\n\x07\x45XPIRED\x10\x02\x12\t\n\x05STALE\x10\x03\"\xba\x02\n\x1cGetHistoricalFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwait_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06tables\x18\x06 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12)\n\x08\x64ocument\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xe9\x01\n\x12HistoricalFeatures\x12\x42\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32/.trimtab.features.v1.HistoricalFeatures.DatasetH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1av\n\x07\x44\x61taset\x12\x31\n\x06tables\x18\x01 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1a\n\x12rows_without_label\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tB\x06\n\x04part\"+\n\x1aGetArchiveWatermarkRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bGetArchiveWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x10\x41uditSkewRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x04\n\x11\x41uditSkewResponse\x12@\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Feature\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x1a\n\x12rows_without_event\x18\x04 \x01(\x03\x12\x1c\n\x14rows_of_old_features\x18\x05 \x01(\x03\x12\x31\n\x06tables\x18\x06 \x03(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x19\n\x11rows_past_archive\x18\x07 \x01(\x03\x1a{\n\x07\x45xample\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06logged\x18\x04 \x01(\x01\x12\x12\n\nrecomputed\x18\x05 \x01(\x01\x1a\x98\x01\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x12\n\nmismatched\x18\x03 \x01(\x03\x12\x0f\n\x07missing\x18\x04 \x01(\x03\x12\r\n\x05\x65xtra\x18\x05 \x01(\x03\x12=\n\x05worst\x18\x06 \x01(\x0b\x32..trimtab.features.v1.AuditSkewResponse.Example\"\x83\x01\n\x0f\x42\x61\x63kfillRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\x12\r\n\x05until\x18\x04 \x01(\x03\x12\x0f\n\x07numbers\x18\x05 \x03(\x03\x12\x0c\n\x04rows\x18\x06 \x03(\x0c\x12\x15\n\rarrived_at_ms\x18\x07 \x03(\x03\"\xe8\x01\n\x10\x42\x61\x63kfillResponse\x12\r\n\x05until\x18\x01 \x01(\x03\x12\x0f\n\x07repeats\x18\x02 \x01(\x03\x12>\n\x07refused\x18\x03 \x03(\x0b\x32-.trimtab.features.v1.BackfillResponse.Refused\x12*\n\x06newest\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x07Refused\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12-\n\x07reasons\x18\x02 \x03(\x0b\x32\x1c.trimtab.ingestion.v1.Reason\"\x9d\x01\n\x11ReadEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x05start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\tmost_rows\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_most_rows\"\xb6\x02\n\x0e\x41rchivedEvents\x12<\n\x06\x65xtent\x18\x01 \x01(\x0b\x32*.trimtab.features.v1.ArchivedEvents.ExtentH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x1a\xcc\x01\n\x06\x45xtent\x12\x30\n\x05table\x18\x01 \x01(\x0b\x32!.trimtab.registry.v1.TableVersion\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12)\n\x05\x66irst\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04part2\x85\x05\n\x0c\x46\x65\x61tureStore\x12r\n\x11GetOnlineFeatures\x12-.trimtab.features.v1.GetOnlineFeaturesRequest\x1a..trimtab.features.v1.GetOnlineFeaturesResponse\x12u\n\x15GetHistoricalFeatures\x12\x31.trimtab.features.v1.GetHistoricalFeaturesRequest\x1a\'.trimtab.features.v1.HistoricalFeatures0\x01\x12Z\n\tAuditSkew\x12%.trimtab.features.v1.AuditSkewRequest\x1a&.trimtab.features.v1.AuditSkewResponse\x12x\n\x13GetArchiveWatermark\x12/.trimtab.features.v1.GetArchiveWatermarkRequest\x1a\x30.trimtab.features.v1.GetArchiveWatermarkResponse\x12W\n\x08\x42\x61\x63kfill\x12$.trimtab.features.v1.BackfillRequest\x1a%.trimtab.features.v1.BackfillResponse\x12[\n\nReadEvents\x12&.trimtab.features.v1.ReadEventsRequest\x1a#.trimtab.features.v1.ArchivedEvents0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,58 +39,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_options = b'8\001'
   _globals['_FOLDPROGRESS_LIVEFROMENTRY']._loaded_options = None
   _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_options = b'8\001'
-  _globals['_FEATURESLOT']._serialized_start=196
-  _globals['_FEATURESLOT']._serialized_end=304
-  _globals['_SKETCH']._serialized_start=306
-  _globals['_SKETCH']._serialized_end=344
-  _globals['_FOLDPROGRESS']._serialized_start=347
-  _globals['_FOLDPROGRESS']._serialized_end=634
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=535
-  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=585
-  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_start=587
-  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_end=634
-  _globals['_FEATURERECORD']._serialized_start=637
-  _globals['_FEATURERECORD']._serialized_end=767
-  _globals['_ENTITYCOLUMN']._serialized_start=769
-  _globals['_ENTITYCOLUMN']._serialized_end=814
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=817
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=954
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=957
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=1318
-  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_start=1104
-  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_end=1258
-  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_start=1260
-  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_end=1318
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=1321
-  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1592
-  _globals['_HISTORICALFEATURES']._serialized_start=1595
-  _globals['_HISTORICALFEATURES']._serialized_end=1828
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1702
-  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1820
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1830
-  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1873
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1875
-  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=1951
-  _globals['_AUDITSKEWREQUEST']._serialized_start=1953
-  _globals['_AUDITSKEWREQUEST']._serialized_end=2072
-  _globals['_AUDITSKEWRESPONSE']._serialized_start=2075
-  _globals['_AUDITSKEWRESPONSE']._serialized_end=2610
-  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_start=2332
-  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_end=2455
-  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_start=2458
-  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_end=2610
-  _globals['_BACKFILLREQUEST']._serialized_start=2613
-  _globals['_BACKFILLREQUEST']._serialized_end=2744
-  _globals['_BACKFILLRESPONSE']._serialized_start=2747
-  _globals['_BACKFILLRESPONSE']._serialized_end=2979
-  _globals['_BACKFILLRESPONSE_REFUSED']._serialized_start=2907
-  _globals['_BACKFILLRESPONSE_REFUSED']._serialized_end=2979
-  _globals['_READEVENTSREQUEST']._serialized_start=2982
-  _globals['_READEVENTSREQUEST']._serialized_end=3139
-  _globals['_ARCHIVEDEVENTS']._serialized_start=3142
-  _globals['_ARCHIVEDEVENTS']._serialized_end=3452
-  _globals['_ARCHIVEDEVENTS_EXTENT']._serialized_start=3240
-  _globals['_ARCHIVEDEVENTS_EXTENT']._serialized_end=3444
-  _globals['_FEATURESTORE']._serialized_start=3455
-  _globals['_FEATURESTORE']._serialized_end=4100
+  _globals['_FEATURESLOT']._serialized_start=226
+  _globals['_FEATURESLOT']._serialized_end=334
+  _globals['_SKETCH']._serialized_start=336
+  _globals['_SKETCH']._serialized_end=374
+  _globals['_FOLDPROGRESS']._serialized_start=377
+  _globals['_FOLDPROGRESS']._serialized_end=664
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_start=565
+  _globals['_FOLDPROGRESS_WATERMARKMSENTRY']._serialized_end=615
+  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_start=617
+  _globals['_FOLDPROGRESS_LIVEFROMENTRY']._serialized_end=664
+  _globals['_FEATURERECORD']._serialized_start=667
+  _globals['_FEATURERECORD']._serialized_end=797
+  _globals['_ENTITYCOLUMN']._serialized_start=799
+  _globals['_ENTITYCOLUMN']._serialized_end=844
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=847
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=984
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=987
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=1348
+  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_start=1134
+  _globals['_GETONLINEFEATURESRESPONSE_VIEW']._serialized_end=1288
+  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_start=1290
+  _globals['_GETONLINEFEATURESRESPONSE_STATUS']._serialized_end=1348
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=1351
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1665
+  _globals['_HISTORICALFEATURES']._serialized_start=1668
+  _globals['_HISTORICALFEATURES']._serialized_end=1901
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_start=1775
+  _globals['_HISTORICALFEATURES_DATASET']._serialized_end=1893
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_start=1903
+  _globals['_GETARCHIVEWATERMARKREQUEST']._serialized_end=1946
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_start=1948
+  _globals['_GETARCHIVEWATERMARKRESPONSE']._serialized_end=2024
+  _globals['_AUDITSKEWREQUEST']._serialized_start=2026
+  _globals['_AUDITSKEWREQUEST']._serialized_end=2145
+  _globals['_AUDITSKEWRESPONSE']._serialized_start=2148
+  _globals['_AUDITSKEWRESPONSE']._serialized_end=2683
+  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_start=2405
+  _globals['_AUDITSKEWRESPONSE_EXAMPLE']._serialized_end=2528
+  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_start=2531
+  _globals['_AUDITSKEWRESPONSE_FEATURE']._serialized_end=2683
+  _globals['_BACKFILLREQUEST']._serialized_start=2686
+  _globals['_BACKFILLREQUEST']._serialized_end=2817
+  _globals['_BACKFILLRESPONSE']._serialized_start=2820
+  _globals['_BACKFILLRESPONSE']._serialized_end=3052
+  _globals['_BACKFILLRESPONSE_REFUSED']._serialized_start=2980
+  _globals['_BACKFILLRESPONSE_REFUSED']._serialized_end=3052
+  _globals['_READEVENTSREQUEST']._serialized_start=3055
+  _globals['_READEVENTSREQUEST']._serialized_end=3212
+  _globals['_ARCHIVEDEVENTS']._serialized_start=3215
+  _globals['_ARCHIVEDEVENTS']._serialized_end=3525
+  _globals['_ARCHIVEDEVENTS_EXTENT']._serialized_start=3313
+  _globals['_ARCHIVEDEVENTS_EXTENT']._serialized_end=3517
+  _globals['_FEATURESTORE']._serialized_start=3528
+  _globals['_FEATURESTORE']._serialized_end=4173
 # @@protoc_insertion_point(module_scope)

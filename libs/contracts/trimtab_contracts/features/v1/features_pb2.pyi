@@ -6,6 +6,7 @@ Features, online and offline."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -365,6 +366,7 @@ class GetHistoricalFeaturesRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     WAIT_UNTIL_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """source, features and label are this model's"""
     @_builtins.property
@@ -383,6 +385,10 @@ class GetHistoricalFeaturesRequest(_message.Message):
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.TableVersion]:
         """The versions to read the tables at, such as those that a run names; the newest of those that are not given."""
 
+    @_builtins.property
+    def document(self) -> _struct_pb2.Struct:
+        """the Model to make it by, such as a run's; as it is applied, if not given"""
+
     def __init__(
         self,
         *,
@@ -392,10 +398,11 @@ class GetHistoricalFeaturesRequest(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         wait_until: _timestamp_pb2.Timestamp | None = ...,
         tables: _abc.Iterable[_registry_pb2.TableVersion] | None = ...,
+        document: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "end", b"end", "start", b"start", "wait_until", b"wait_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "document", b"document", "end", b"end", "start", b"start", "wait_until", b"wait_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "end", b"end", "model", b"model", "start", b"start", "tables", b"tables", "wait_until", b"wait_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "document", b"document", "end", b"end", "model", b"model", "start", b"start", "tables", b"tables", "wait_until", b"wait_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,6 +150,7 @@ class DriftEvent(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     RECORDED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the episode's"""
     model: _builtins.str
@@ -179,6 +180,10 @@ class DriftEvent(_message.Message):
     def recorded_at(self) -> _timestamp_pb2.Timestamp:
         """wall clock"""
 
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """event time: where the first window began that was over"""
+
     def __init__(
         self,
         *,
@@ -198,10 +203,11 @@ class DriftEvent(_message.Message):
         summary: _builtins.str = ...,
         report: _builtins.str = ...,
         recorded_at: _timestamp_pb2.Timestamp | None = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "recorded_at", b"recorded_at", "window_from", b"window_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changed_at", b"changed_at", "recorded_at", b"recorded_at", "window_from", b"window_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "episode", b"episode", "features", b"features", "id", b"id", "kind", b"kind", "loop_id", b"loop_id", "model", b"model", "recorded_at", b"recorded_at", "report", b"report", "rows", b"rows", "score", b"score", "severity", b"severity", "summary", b"summary", "threshold", b"threshold", "version", b"version", "window_from", b"window_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changed_at", b"changed_at", "episode", b"episode", "features", b"features", "id", b"id", "kind", b"kind", "loop_id", b"loop_id", "model", b"model", "recorded_at", b"recorded_at", "report", b"report", "rows", b"rows", "score", b"score", "severity", b"severity", "summary", b"summary", "threshold", b"threshold", "version", b"version", "window_from", b"window_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

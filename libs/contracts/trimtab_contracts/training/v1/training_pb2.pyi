@@ -37,6 +37,7 @@ class RetrainCommand(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """deterministic: a hash of episode and attempt, or of what a person asked"""
     model: _builtins.str
@@ -57,6 +58,10 @@ class RetrainCommand(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """wall clock"""
 
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """event time: rows from here on are of the world that drifted, if drift ordered it"""
+
     def __init__(
         self,
         *,
@@ -70,10 +75,11 @@ class RetrainCommand(_message.Message):
         requested_by: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "changed_at", b"changed_at", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,7 +122,9 @@ class RunEvent(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CANCELLED_BY_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    REPRODUCES_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
+    REPRODUCTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """of this event: run id and status"""
     run_id: _builtins.str
@@ -130,6 +138,8 @@ class RunEvent(_message.Message):
     cancelled_by: _builtins.str
     """if it was cancelled"""
     cancel_reason: _builtins.str
+    reproduces: _builtins.str
+    """the run that this one makes once more; such a run is no news on `runs`"""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -140,6 +150,8 @@ class RunEvent(_message.Message):
     def candidate(self) -> _registry_pb2.Candidate:
         """Of a run that succeeded."""
 
+    @_builtins.property
+    def reproduction(self) -> Global___Reproduction: ...
     def __init__(
         self,
         *,
@@ -155,15 +167,94 @@ class RunEvent(_message.Message):
         error: _builtins.str = ...,
         cancelled_by: _builtins.str = ...,
         cancel_reason: _builtins.str = ...,
+        reproduces: _builtins.str = ...,
         candidate: _registry_pb2.Candidate | None = ...,
+        reproduction: Global___Reproduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate", "reproduction", b"reproduction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "cancel_reason", b"cancel_reason", "cancelled_by", b"cancelled_by", "candidate", b"candidate", "command_id", b"command_id", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "cancel_reason", b"cancel_reason", "cancelled_by", b"cancelled_by", "candidate", b"candidate", "command_id", b"command_id", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reproduces", b"reproduces", "reproduction", b"reproduction", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunEvent: _TypeAlias = RunEvent  # noqa: Y015
+
+@_typing.final
+class Reproduction(_message.Message):
+    """What came of making a run once more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Compared(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Kind:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Reproduction.Compared._Kind.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            KIND_UNSPECIFIED: Reproduction.Compared._Kind.ValueType  # 0
+            OUTCOME: Reproduction.Compared._Kind.ValueType  # 1
+            """a file's digest, a metric"""
+            INPUT: Reproduction.Compared._Kind.ValueType  # 2
+            """rows, definitions, parameters, code, packages, machine"""
+
+        class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+        KIND_UNSPECIFIED: Reproduction.Compared.Kind.ValueType  # 0
+        OUTCOME: Reproduction.Compared.Kind.ValueType  # 1
+        """a file's digest, a metric"""
+        INPUT: Reproduction.Compared.Kind.ValueType  # 2
+        """rows, definitions, parameters, code, packages, machine"""
+
+        WHAT_FIELD_NUMBER: _builtins.int
+        KIND_FIELD_NUMBER: _builtins.int
+        BEFORE_FIELD_NUMBER: _builtins.int
+        AGAIN_FIELD_NUMBER: _builtins.int
+        SAME_FIELD_NUMBER: _builtins.int
+        what: _builtins.str
+        kind: Global___Reproduction.Compared.Kind.ValueType
+        before: _builtins.str
+        again: _builtins.str
+        same: _builtins.bool
+        def __init__(
+            self,
+            *,
+            what: _builtins.str = ...,
+            kind: Global___Reproduction.Compared.Kind.ValueType = ...,
+            before: _builtins.str = ...,
+            again: _builtins.str = ...,
+            same: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "before", b"before", "kind", b"kind", "same", b"same", "what", b"what"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IDENTICAL_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    identical: _builtins.bool
+    """all outcomes are the same"""
+    sentence: _builtins.str
+    @_builtins.property
+    def compared(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reproduction.Compared]: ...
+    def __init__(
+        self,
+        *,
+        identical: _builtins.bool = ...,
+        compared: _abc.Iterable[Global___Reproduction.Compared] | None = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "identical", b"identical", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reproduction: _TypeAlias = Reproduction  # noqa: Y015
 
 @_typing.final
 class TrainRequest(_message.Message):
@@ -405,6 +496,28 @@ class CancelRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
+
+@_typing.final
+class ReproduceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    requested_by: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requested_by", b"requested_by", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReproduceRequest: _TypeAlias = ReproduceRequest  # noqa: Y015
 
 @_typing.final
 class WatchRunRequest(_message.Message):

@@ -1,0 +1,92 @@
+"""What monitoring will hold a version against: rows as the version's own fit weighs them, each with an unseen prediction.
+
+A fit that discounts the old hardly knows it, so the reference leaves it out: it holds as
+many of the newest rows as the fit effectively saw; where the world is known to have
+changed, those since then, if they fill two windows. No prediction is by a fit that has
+seen the row.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from trimtab_core import losses
+from trimtab_core.specs import ModelSpec
+
+from trimtab_trainer import fitting
+from trimtab_trainer.choosing import Window, within
+from trimtab_trainer.families import Floats
+from trimtab_trainer.fitting import FOLDS, Effort, Fit, Rows
+
+MOST_ROWS = 50_000
+_WINDOWS = 5
+"""Monitoring calibrates by runs of windows where the reference fills so many, and more cautiously where not."""
+_FEW_WINDOWS = 2
+_BLOCKS = 10
+"""Of each fold, where the world has changed: so that each fit has seen the new one."""
+
+
+def place(spec: ModelSpec, rows: Rows, judged: slice, changed_ms: int | None, effort: Effort) -> slice:
+    """Return the places of the reference: the newest rows, as many as the fit effectively saw.
+
+    Where fits take long, the held-out rows do if they fill windows enough: their predictions are at hand.
+    """
+    window, size = spec.monitoring.window, len(rows)
+    if effort.every > 1 and changed_ms is None and size - judged.start >= _WINDOWS * window:
+        return slice(size - min(size - judged.start, MOST_ROWS), size)
+    if changed_ms is not None:
+        newer = size - int(np.searchsorted(rows.event_time_ms, changed_ms))
+        if newer >= _FEW_WINDOWS * window:
+            return slice(size - min(newer, MOST_ROWS), size)
+    count = fitting.weights(spec, rows)
+    # The size of Kish (1965): of rows that count alike, so many would say as much.
+    effective = size if count is None else round(float(count.sum() ** 2 / np.square(count).sum()))
+    return slice(size - min(max(effective, _WINDOWS * window), size, MOST_ROWS), size)
+
+
+def unseen(
+    spec: ModelSpec,
+    rows: Rows,
+    judged: slice,
+    predictions: Floats,
+    found: slice,
+    window: Window,
+    changed_ms: int | None,
+    effort: Effort,
+    fit: Fit,
+) -> Floats:
+    """Return for each row of the reference, at `found`, a prediction by a fit that has not seen it.
+
+    The held-out rows have theirs, and the older ones are cut into blocks in time, each predicted by a fit to the others.
+    Where the world has changed, the first fits to the held-out rows had not seen the new one: then all are
+    predicted so, by fits that have.
+    """
+    said = np.full(len(rows), np.nan)
+    if changed_ms is None:
+        said[judged] = predictions
+        places, folds = np.arange(found.start, judged.start), np.array_split(np.arange(judged.start), FOLDS)
+    else:
+        places = np.arange(found.start, found.stop)
+        blocks = np.array_split(places, FOLDS * _BLOCKS)
+        folds = [np.concatenate(blocks[at::FOLDS]) for at in range(FOLDS)]
+    for fold in folds:
+        asked = np.intersect1d(fold, places)
+        if not asked.size:
+            continue
+        others = rows[np.setdiff1d(np.arange(len(rows) if changed_ms is not None else judged.start), fold)]
+        seen = within(window, spec, others, changed_ms)
+        said[asked] = fit(spec, effort.seen(others if seen is None else seen)).predict(rows.features[asked])
+    return said[found]
+
+
+def write(path: Path, spec: ModelSpec, names: Sequence[str], rows: Rows, unseen: Floats) -> None:
+    """Write the rows of a reference, with the prediction of each, as an Arrow file."""
+    columns: dict[str, Any] = {name: rows.features[:, at].astype(np.float64) for at, name in enumerate(names)}
+    columns["prediction"] = unseen
+    columns["loss"] = losses.loss(spec.judged_by, rows.label, unseen)
+    columns["event_time_ms"] = rows.event_time_ms
+    table = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
