@@ -13,7 +13,6 @@ import pytest
 
 from trimtab_stack.stack import Stack
 from trimtab_stack.testing import ApicurioRegistry, MLflowServer, ray_cluster
-from trimtab_stack.testing import ApicurioRegistry, MLflowServer
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}

@@ -140,6 +140,7 @@ class NeededResource(Conflict):
             f"{kind} {name!r} is needed by {', '.join(by)}: delete those first, or change them so that they do without"
         )
 
+
 class UnknownCheck(NotFound):
     """No check of that name is waited for."""
 

@@ -19,8 +19,8 @@ from trimtab_registry.usecases.collecting import Collector
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Version
-from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.externals import ExternalChecks
+from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.rollouts import Standing
 from trimtab_registry.usecases.tags import Tags
@@ -128,7 +128,7 @@ class RegistryApi(RegistryServicer):
 
     async def PostCheck(self, request: pb.PostCheckRequest, context: Any) -> pb.Version:
         """Take in what a tool outside says of a version."""
-        return messages.version(
+        return await self._version(
             await self._checks.post(
                 request.model, request.number, request.name, passed=request.passed, actor=request.actor,
                 comment=request.comment, url=request.url,

@@ -26,7 +26,9 @@ FEW: Mapping[str, dict[str, Any]] = {
     "neural_network": {"epochs": 20, "hidden": 16},
 }
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="`make test-torch` has PyTorch")
-KINDS = [pytest.param(kind, marks=needs_torch if kind == "neural_network" else ()) for kind in get_args(Family)]
+KINDS = [
+    pytest.param(kind, marks=needs_torch if kind == "neural_network" else ()) for kind in get_args(Family)
+]
 BOOSTED = ["lightgbm", "xgboost"]
 BY_MARGINS = [*BOOSTED, pytest.param("neural_network", marks=needs_torch)]
 

@@ -228,6 +228,7 @@ async def test_trials_of_other_rows_or_another_spec_are_forgotten_by_who_holds_t
     await store.keep_trials(job, "me", [a_trial(1, 9.0)], of="new")
     assert await store.resume(job, "me", of="new") == [a_trial(1, 9.0)]
 
+
 @pytest.mark.parametrize("reference", [None, StoredFile("/r", "d2", 9)])
 async def test_the_model_that_a_job_is_to_judge_comes_back_with_it(
     store: Store, reference: StoredFile | None

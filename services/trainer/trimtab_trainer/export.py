@@ -5,7 +5,6 @@ The graph takes `features` float32 [rows, features] and its first output,
 whose answers are not the framework's is not let out.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

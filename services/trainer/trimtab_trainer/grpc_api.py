@@ -1,6 +1,7 @@
 """gRPC door of the trainer: order a run, bring a model along, look at runs, cancel one."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from trimtab_contracts.training.v1.training_pb2 import (
 )
 from trimtab_contracts.training.v1.training_pb2 import Note as NoteMessage
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
-from trimtab_runtime import artifacts
+from trimtab_runtime import artifacts, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 
 from trimtab_trainer.errors import BadNote, NoLog, UnknownRun

@@ -10,7 +10,6 @@ and its sentence in `result.json`.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,6 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
         table = table.slice(max(0, table.num_rows - spec.max_rows))
     rows = _rows(table, names)
 
-    brought = registered.brought(folder, names, task)
     judged = fitting.held_out(rows, model.spec)
     known = fitting.known(rows, judged.start, model.spec).stop
     if known < spec.min_rows // 2:

@@ -50,7 +50,9 @@ class Runs:
         if event.status != RunEvent.SUCCEEDED or not event.HasField("candidate"):
             raise RunFailed(f"run {run_id!r} gave no candidate, so there is nothing to make again")
         if event.trigger == "registered":
-            raise RunFailed(f"run {run_id!r} judged a model that was brought, so there is nothing to make again")
+            raise RunFailed(
+                f"run {run_id!r} judged a model that was brought, so there is nothing to make again"
+            )
         if not event.candidate.HasField("document"):
             raise RunFailed(
                 f"run {run_id!r} is older than the record of what runs are made of: train the model again"

@@ -18,7 +18,17 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Registered, Status, StoredFile, Told
+from trimtab_trainer.usecases.entities import (
+    ENDED,
+    Job,
+    News,
+    Note,
+    Progress,
+    Registered,
+    Status,
+    StoredFile,
+    Told,
+)
 from trimtab_trainer.usecases.trials import Trial
 
 _encode = msgspec.json.Encoder().encode

@@ -73,7 +73,6 @@ def versions(
     output: Annotated[
         str, typer.Option("-o", "--output", help="wide: with every metric and its interval.")
     ] = "",
-
     gates: Annotated[
         bool, typer.Option("--gates", help="What each gate and test found of them, with its numbers.")
     ] = False,

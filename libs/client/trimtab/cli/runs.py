@@ -161,8 +161,8 @@ def reproduced(found: Reproduction, *, every: bool) -> list[dict[str, Any]]:
     return [
         {
             "what": each.what,
-            "then": _short(each.before),
-            "now": _short(each.again),
+            "then": _digest(each.before),
+            "now": _digest(each.again),
             "same": "✓" if each.same else "differs",
         }
         for each in found.compared
@@ -170,7 +170,7 @@ def reproduced(found: Reproduction, *, every: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _short(text: str) -> str:
+def _digest(text: str) -> str:
     """Return a digest as people compare them; other text as it is."""
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 

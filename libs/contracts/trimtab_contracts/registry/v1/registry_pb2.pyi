@@ -158,6 +158,26 @@ class Candidate(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DefinitionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
@@ -176,6 +196,13 @@ class Candidate(_message.Message):
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -184,6 +211,8 @@ class Candidate(_message.Message):
     dataset_digest: _builtins.str
     rows: _builtins.int
     seed: _builtins.int
+    recipe: _builtins.str
+    """names what its spec says a model is made of, as trimtab_core.recipes writes it"""
     @_builtins.property
     def model(self) -> _common_pb2.Artifact:
         """ONNX; input "features" float32 [rows, features], first output the prediction"""
@@ -224,6 +253,28 @@ class Candidate(_message.Message):
     def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
         """of those metrics whose rows can tell, at 95 %"""
 
+    @_builtins.property
+    def latency(self) -> Global___Latency:
+        """of the exported graph"""
+
+    @_builtins.property
+    def tests(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.GateResult]:
+        """what the behavioural tests said that were applied then"""
+
+    @_builtins.property
+    def document(self) -> _struct_pb2.Struct:
+        """the Model as it was"""
+
+    @_builtins.property
+    def definitions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """sha256 of each spec that its rows follow from, by kind/name"""
+
+    @_builtins.property
+    def champion(self) -> Global___VersionRef:
+        """that it was evaluated beside"""
+
+    @_builtins.property
+    def plan(self) -> Global___TrainingPlan: ...
     def __init__(
         self,
         *,
@@ -245,10 +296,17 @@ class Candidate(_message.Message):
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         evidence: _common_pb2.Artifact | None = ...,
         intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+        latency: Global___Latency | None = ...,
+        tests: _abc.Iterable[_common_pb2.GateResult] | None = ...,
+        recipe: _builtins.str = ...,
+        document: _struct_pb2.Struct | None = ...,
+        definitions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        champion: Global___VersionRef | None = ...,
+        plan: Global___TrainingPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "evidence", b"evidence", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "document", b"document", "evaluation", b"evaluation", "evidence", b"evidence", "latency", b"latency", "model", b"model", "parameters", b"parameters", "plan", b"plan", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "latency", b"latency", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,6 +335,128 @@ class Interval(_message.Message):
 Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
+class Latency(_message.Message):
+    """How long one row takes a graph on one thread; beside the champion's, where there is one, the two taken in turns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Bounded(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUE_FIELD_NUMBER: _builtins.int
+        LOW_FIELD_NUMBER: _builtins.int
+        HIGH_FIELD_NUMBER: _builtins.int
+        value: _builtins.float
+        low: _builtins.float
+        """at 95 % confidence, one-sidedly"""
+        high: _builtins.float
+        def __init__(
+            self,
+            *,
+            value: _builtins.float = ...,
+            low: _builtins.float = ...,
+            high: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Quantile(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MS_FIELD_NUMBER: _builtins.int
+        CHAMPION_MS_FIELD_NUMBER: _builtins.int
+        RATIO_FIELD_NUMBER: _builtins.int
+        champion_ms: _builtins.float
+        @_builtins.property
+        def ms(self) -> Global___Latency.Bounded: ...
+        @_builtins.property
+        def ratio(self) -> Global___Latency.Bounded:
+            """of the candidate's by the champion's"""
+
+        def __init__(
+            self,
+            *,
+            ms: Global___Latency.Bounded | None = ...,
+            champion_ms: _builtins.float | None = ...,
+            ratio: Global___Latency.Bounded | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms", "champion_ms", b"champion_ms", "ms", b"ms", "ratio", b"ratio"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms", "champion_ms", b"champion_ms", "ms", b"ms", "ratio", b"ratio"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__champion_ms: _TypeAlias = _typing.Literal["champion_ms"]  # noqa: Y015
+        _WhichOneofArgType__champion_ms: _TypeAlias = _typing.Literal["_champion_ms", b"_champion_ms"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__champion_ms) -> _WhichOneofReturnType__champion_ms | None: ...
+
+    P50_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    @_builtins.property
+    def p50(self) -> Global___Latency.Quantile: ...
+    @_builtins.property
+    def p99(self) -> Global___Latency.Quantile: ...
+    def __init__(
+        self,
+        *,
+        p50: Global___Latency.Quantile | None = ...,
+        p99: Global___Latency.Quantile | None = ...,
+        calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class TrainingPlan(_message.Message):
+    """What of the window a candidate was fitted to, and how thoroughly it was judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
+    STRETCHES_FIELD_NUMBER: _builtins.int
+    window: _builtins.str
+    """history, balanced, after"""
+    sentence: _builtins.str
+    """why"""
+    every: _builtins.int
+    """the fits that judge saw each so-manieth row: 1 is all"""
+    stretches: _builtins.int
+    """of the held-out rows, each judged by a fit of its own"""
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest change that the trainer was told of, if it lies in the window"""
+
+    def __init__(
+        self,
+        *,
+        window: _builtins.str = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        sentence: _builtins.str = ...,
+        every: _builtins.int = ...,
+        stretches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "every", b"every", "sentence", b"sentence", "stretches", b"stretches", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingPlan: _TypeAlias = TrainingPlan  # noqa: Y015
+
+@_typing.final
 class VersionRef(_message.Message):
     """A version as serving, monitoring and the trainer need it."""
 
@@ -288,7 +468,10 @@ class VersionRef(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    recipe: _builtins.str
+    """of its candidate"""
     @_builtins.property
     def model(self) -> _common_pb2.Artifact: ...
     @_builtins.property
@@ -312,10 +495,11 @@ class VersionRef(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         tables: _abc.Iterable[Global___TableVersion] | None = ...,
+        recipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "recipe", b"recipe", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,6 +626,8 @@ class VersionEvent(_message.Message):
         ROLLED_BACK: VersionEvent._Stage.ValueType  # 7
         """judged worse, undecided in time, or taken back by a person"""
         RETIRED: VersionEvent._Stage.ValueType  # 8
+        AWAITING_CHECKS: VersionEvent._Stage.ValueType  # 9
+        """tools outside have to say that it is well"""
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
     STAGE_UNSPECIFIED: VersionEvent.Stage.ValueType  # 0
@@ -459,6 +645,8 @@ class VersionEvent(_message.Message):
     ROLLED_BACK: VersionEvent.Stage.ValueType  # 7
     """judged worse, undecided in time, or taken back by a person"""
     RETIRED: VersionEvent.Stage.ValueType  # 8
+    AWAITING_CHECKS: VersionEvent.Stage.ValueType  # 9
+    """tools outside have to say that it is well"""
 
     ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -597,6 +785,7 @@ class Version(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     LET_GO_FIELD_NUMBER: _builtins.int
     FILES_GONE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     number: _builtins.int
     stage: Global___VersionEvent.Stage.ValueType
@@ -629,6 +818,10 @@ class Version(_message.Message):
     def files_gone(self) -> _timestamp_pb2.Timestamp:
         """its files were thrown away: it serves no more"""
 
+    @_builtins.property
+    def checks(self) -> Global___Checks:
+        """of one that waits, or waited, for them, or of which one was posted"""
+
     def __init__(
         self,
         *,
@@ -646,14 +839,95 @@ class Version(_message.Message):
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         let_go: _timestamp_pb2.Timestamp | None = ...,
         files_gone: _timestamp_pb2.Timestamp | None = ...,
+        checks: Global___Checks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "files_gone", b"files_gone", "let_go", b"let_go", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "candidate", b"candidate", "checks", b"checks", "created_at", b"created_at", "files_gone", b"files_gone", "let_go", b"let_go", "live_from", b"live_from", "live_to", b"live_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "approval", b"approval", "candidate", b"candidate", "created_at", b"created_at", "files_gone", b"files_gone", "gates", b"gates", "let_go", b"let_go", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "approval", b"approval", "candidate", b"candidate", "checks", b"checks", "created_at", b"created_at", "files_gone", b"files_gone", "gates", b"gates", "let_go", b"let_go", "live_from", b"live_from", "live_to", b"live_to", "loop_id", b"loop_id", "model", b"model", "number", b"number", "stage", b"stage", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Version: _TypeAlias = Version  # noqa: Y015
+
+@_typing.final
+class Checks(_message.Message):
+    """What tools outside have to say of a version, and what each has said last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Check(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        PASSED_FIELD_NUMBER: _builtins.int
+        ACTOR_FIELD_NUMBER: _builtins.int
+        ROLES_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        COMMENT_FIELD_NUMBER: _builtins.int
+        URL_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        passed: _builtins.bool
+        actor: _builtins.str
+        comment: _builtins.str
+        url: _builtins.str
+        """where more is told"""
+        @_builtins.property
+        def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """of the actor, when it was posted"""
+
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """wall clock"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            passed: _builtins.bool = ...,
+            actor: _builtins.str = ...,
+            roles: _abc.Iterable[_builtins.str] | None = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+            comment: _builtins.str = ...,
+            url: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at", b"at", "comment", b"comment", "name", b"name", "passed", b"passed", "roles", b"roles", "url", b"url"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    POSTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def required(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """roles; anybody, if empty"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """wall clock; for ever, if not given"""
+
+    @_builtins.property
+    def posted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checks.Check]: ...
+    def __init__(
+        self,
+        *,
+        required: _abc.Iterable[_builtins.str] | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        posted: _abc.Iterable[Global___Checks.Check] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "posted", b"posted", "required", b"required", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checks: _TypeAlias = Checks  # noqa: Y015
 
 @_typing.final
 class Approval(_message.Message):
@@ -1066,6 +1340,43 @@ class DecideRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideRequest: _TypeAlias = DecideRequest  # noqa: Y015
+
+@_typing.final
+class PostCheckRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    number: _builtins.int
+    name: _builtins.str
+    passed: _builtins.bool
+    actor: _builtins.str
+    comment: _builtins.str
+    url: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "comment", b"comment", "model", b"model", "name", b"name", "number", b"number", "passed", b"passed", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PostCheckRequest: _TypeAlias = PostCheckRequest  # noqa: Y015
 
 @_typing.final
 class RollbackRequest(_message.Message):

@@ -139,6 +139,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.FromString,
                 _registered_method=True)
+        self.GetEvidence = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/GetEvidence',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.FromString,
+                _registered_method=True)
         self.GetAudit = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/GetAudit',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetAuditRequest.SerializeToString,
@@ -283,6 +288,12 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvidence(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -403,6 +414,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.CollectArtifacts,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.SerializeToString,
+            ),
+            'GetEvidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvidence,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.SerializeToString,
             ),
             'GetAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAudit,
@@ -982,6 +998,33 @@ class Registry:
             '/trimtab.registry.v1.Registry/CollectArtifacts',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.CollectArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/GetEvidence',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.GetEvidenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,7 @@ class RegistryStub:
     TagVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.Version]
     Retire: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetireRequest, _registry_pb2.RetireResponse]
     CollectArtifacts: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CollectArtifactsRequest, _registry_pb2.CollectArtifactsResponse]
+    GetEvidence: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetEvidenceRequest, _registry_pb2.GetEvidenceResponse]
     GetAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]
     ReadAudit: _grpc.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]
     """all of it, oldest first"""
@@ -86,6 +87,7 @@ class RegistryAsyncStub(RegistryStub):
     TagVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagVersionRequest, _registry_pb2.Version]  # type: ignore[assignment]
     Retire: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetireRequest, _registry_pb2.RetireResponse]  # type: ignore[assignment]
     CollectArtifacts: _aio.UnaryUnaryMultiCallable[_registry_pb2.CollectArtifactsRequest, _registry_pb2.CollectArtifactsResponse]  # type: ignore[assignment]
+    GetEvidence: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetEvidenceRequest, _registry_pb2.GetEvidenceResponse]  # type: ignore[assignment]
     GetAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     ReadAudit: _aio.UnaryStreamMultiCallable[_registry_pb2.ReadAuditRequest, _registry_pb2.GetAuditResponse]  # type: ignore[assignment]
     """all of it, oldest first"""
@@ -240,6 +242,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CollectArtifactsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CollectArtifactsResponse, _abc.Awaitable[_registry_pb2.CollectArtifactsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetEvidence(
+        self,
+        request: _registry_pb2.GetEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetEvidenceResponse, _abc.Awaitable[_registry_pb2.GetEvidenceResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetAudit(

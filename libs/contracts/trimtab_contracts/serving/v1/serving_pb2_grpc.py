@@ -44,6 +44,11 @@ class PredictionStub:
                 request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/trimtab.serving.v1.Prediction/Score',
+                request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServicer:
@@ -62,6 +67,12 @@ class PredictionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +85,11 @@ def add_PredictionServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.FromString,
                     response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +146,33 @@ class Prediction:
             '/trimtab.serving.v1.Prediction/Explain',
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.SerializeToString,
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.serving.v1.Prediction/Score',
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreRequest.SerializeToString,
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

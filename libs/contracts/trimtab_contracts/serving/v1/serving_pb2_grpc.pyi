@@ -34,6 +34,7 @@ class PredictionStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]
     Explain: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]
     """Says why a version answers as it does; what is explained is not logged as a prediction."""
+    Score: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]
 
 @_typing.type_check_only
 class PredictionAsyncStub(PredictionStub):
@@ -41,6 +42,7 @@ class PredictionAsyncStub(PredictionStub):
     Predict: _aio.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why a version answers as it does; what is explained is not logged as a prediction."""
+    Score: _aio.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]  # type: ignore[assignment]
 
 class PredictionServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +59,12 @@ class PredictionServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_serving_pb2.ExplainResponse, _abc.Awaitable[_serving_pb2.ExplainResponse]]:
         """Says why a version answers as it does; what is explained is not logged as a prediction."""
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _serving_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ScoreResponse, _abc.Awaitable[_serving_pb2.ScoreResponse]]: ...
 
 def add_PredictionServicer_to_server(servicer: PredictionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,13 +37,14 @@ class RetrainCommand(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """deterministic: a hash of episode and attempt, or of what a person asked"""
     model: _builtins.str
     loop_id: _builtins.str
     trigger: _builtins.str
-    """data, prediction, performance, schedule, new_rows, manual"""
+    """data, prediction, performance, schedule, new_rows, spec, trainer, manual, registered"""
     episode: _builtins.str
     """the occasion, each of which gives one command; empty if a person asked"""
     attempt: _builtins.int
@@ -57,6 +58,10 @@ class RetrainCommand(_message.Message):
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """wall clock"""
+
+    @_builtins.property
+    def registered(self) -> Global___RegisteredModel:
+        """this model is evaluated, and none is fitted"""
 
     @_builtins.property
     def changed_at(self) -> _timestamp_pb2.Timestamp:
@@ -75,15 +80,56 @@ class RetrainCommand(_message.Message):
         requested_by: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        registered: Global___RegisteredModel | None = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "changed_at", b"changed_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "changed_at", b"changed_at", "registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "changed_at", b"changed_at", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "attempt", b"attempt", "changed_at", b"changed_at", "episode", b"episode", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reason", b"reason", "registered", b"registered", "requested_by", b"requested_by", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrainCommand: _TypeAlias = RetrainCommand  # noqa: Y015
+
+@_typing.final
+class RegisteredModel(_message.Message):
+    """A model that a person brings along."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TRAINED_TO_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """a file's name, or where in MLflow it is"""
+    @_builtins.property
+    def model(self) -> _common_pb2.Artifact:
+        """ONNX, as it was sent"""
+
+    @_builtins.property
+    def reference(self) -> _common_pb2.Artifact:
+        """Parquet: features and label; the newest rows of the training window, if not given"""
+
+    @_builtins.property
+    def trained_to(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row that it was fitted to, if that is known"""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.Artifact | None = ...,
+        reference: _common_pb2.Artifact | None = ...,
+        trained_to: _timestamp_pb2.Timestamp | None = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "origin", b"origin", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisteredModel: _TypeAlias = RegisteredModel  # noqa: Y015
 
 @_typing.final
 class RunEvent(_message.Message):
@@ -358,6 +404,7 @@ class Run(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """0 while it is queued; another one begins where a trainer was lost"""
     @_builtins.property
@@ -376,6 +423,10 @@ class Run(_message.Message):
     def log(self) -> _common_pb2.Artifact:
         """of the attempt that ended; not set before, nor of one that never started"""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
+        """what people wrote on it, oldest first"""
+
     def __init__(
         self,
         *,
@@ -386,10 +437,11 @@ class Run(_message.Message):
         attempt: _builtins.int = ...,
         progress: Global___Progress | None = ...,
         log: _common_pb2.Artifact | None = ...,
+        notes: _abc.Iterable[Global___Note] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "finished_at", b"finished_at", "log", b"log", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event", b"event", "finished_at", b"finished_at", "log", b"log", "notes", b"notes", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,6 +467,8 @@ class Progress(_message.Message):
         STORING: Progress._Stage.ValueType  # 6
         SEARCHING: Progress._Stage.ValueType  # 10
         """for a family and its parameters; fitting follows"""
+        EXPLAINING: Progress._Stage.ValueType  # 11
+        """after EXPORTING"""
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
     STAGE_UNSPECIFIED: Progress.Stage.ValueType  # 0
@@ -427,6 +481,8 @@ class Progress(_message.Message):
     STORING: Progress.Stage.ValueType  # 6
     SEARCHING: Progress.Stage.ValueType  # 10
     """for a family and its parameters; fitting follows"""
+    EXPLAINING: Progress.Stage.ValueType  # 11
+    """after EXPORTING"""
 
     STAGE_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
@@ -496,6 +552,59 @@ class CancelRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
+
+@_typing.final
+class Note(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    by: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """wall clock"""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Note: _TypeAlias = Note  # noqa: Y015
+
+@_typing.final
+class NoteRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    text: _builtins.str
+    by: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "run_id", b"run_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteRunRequest: _TypeAlias = NoteRunRequest  # noqa: Y015
 
 @_typing.final
 class ReproduceRequest(_message.Message):
@@ -706,3 +815,116 @@ class ListTrialsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTrialsResponse: _TypeAlias = ListTrialsResponse  # noqa: Y015
+
+@_typing.final
+class UploadRequest(_message.Message):
+    """A file for the trainer: first what it is, then its bytes in parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class File(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        SIZE_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        digest: _builtins.str
+        """sha256, hex"""
+        size: _builtins.int
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            digest: _builtins.str = ...,
+            size: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "size", b"size"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    @_builtins.property
+    def file(self) -> Global___UploadRequest.File: ...
+    def __init__(
+        self,
+        *,
+        file: Global___UploadRequest.File | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "file", b"file", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "file", b"file", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["file", "content"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___UploadRequest: _TypeAlias = UploadRequest  # noqa: Y015
+
+@_typing.final
+class UploadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact: ...
+    def __init__(
+        self,
+        *,
+        artifact: _common_pb2.Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadResponse: _TypeAlias = UploadResponse  # noqa: Y015
+
+@_typing.final
+class RegisterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TRAINED_TO_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    digest: _builtins.str
+    """of an ONNX file that was uploaded"""
+    reference: _builtins.str
+    """of a Parquet file that was uploaded, if there is one"""
+    origin: _builtins.str
+    comment: _builtins.str
+    requested_by: _builtins.str
+    @_builtins.property
+    def trained_to(self) -> _timestamp_pb2.Timestamp:
+        """event time of the newest row that it was fitted to, if that is known"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        trained_to: _timestamp_pb2.Timestamp | None = ...,
+        origin: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trained_to", b"trained_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "digest", b"digest", "model", b"model", "origin", b"origin", "reference", b"reference", "requested_by", b"requested_by", "trained_to", b"trained_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015

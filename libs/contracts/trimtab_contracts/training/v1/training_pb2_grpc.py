@@ -74,6 +74,21 @@ class TrainerStub:
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsResponse.FromString,
                 _registered_method=True)
+        self.Upload = channel.stream_unary(
+                '/trimtab.training.v1.Trainer/Upload',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadResponse.FromString,
+                _registered_method=True)
+        self.Register = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/Register',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
+                _registered_method=True)
+        self.Reproduce = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/Reproduce',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
 
 
 class TrainerServicer:
@@ -131,6 +146,27 @@ class TrainerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upload(self, request_iterator, context):
+        """Keeps a file by its digest; one that is kept already may be sent again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Register(self, request, context):
+        """Orders a run that evaluates a model that was uploaded, as of how far the archive has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reproduce(self, request, context):
+        """Queues a run that makes another once more and compares the two; it gives no candidate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -173,6 +209,21 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.ListTrials,
                     request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsResponse.SerializeToString,
+            ),
+            'Upload': grpc.stream_unary_rpc_method_handler(
+                    servicer.Upload,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadResponse.SerializeToString,
+            ),
+            'Register': grpc.unary_unary_rpc_method_handler(
+                    servicer.Register,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.SerializeToString,
+            ),
+            'Reproduce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reproduce,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +442,87 @@ class Trainer:
             '/trimtab.training.v1.Trainer/ListTrials',
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsRequest.SerializeToString,
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ListTrialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/trimtab.training.v1.Trainer/Upload',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.UploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Register(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/Register',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reproduce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/Reproduce',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.Run.FromString,
             options,
             channel_credentials,
             insecure,

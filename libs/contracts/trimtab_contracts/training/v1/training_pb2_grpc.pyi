@@ -43,6 +43,12 @@ class TrainerStub:
     GetRunLog: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]
     ListTrials: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListTrialsRequest, _training_pb2.ListTrialsResponse]
     """What a run's search has tried; nothing, where its kind was named."""
+    Upload: _grpc.StreamUnaryMultiCallable[_training_pb2.UploadRequest, _training_pb2.UploadResponse]
+    """Keeps a file by its digest; one that is kept already may be sent again."""
+    Register: _grpc.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]
+    """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+    Reproduce: _grpc.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]
+    """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 @_typing.type_check_only
 class TrainerAsyncStub(TrainerStub):
@@ -59,6 +65,12 @@ class TrainerAsyncStub(TrainerStub):
     GetRunLog: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunLogRequest, _training_pb2.GetRunLogResponse]  # type: ignore[assignment]
     ListTrials: _aio.UnaryUnaryMultiCallable[_training_pb2.ListTrialsRequest, _training_pb2.ListTrialsResponse]  # type: ignore[assignment]
     """What a run's search has tried; nothing, where its kind was named."""
+    Upload: _aio.StreamUnaryMultiCallable[_training_pb2.UploadRequest, _training_pb2.UploadResponse]  # type: ignore[assignment]
+    """Keeps a file by its digest; one that is kept already may be sent again."""
+    Register: _aio.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]  # type: ignore[assignment]
+    """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+    Reproduce: _aio.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 class TrainerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -120,5 +132,29 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListTrialsResponse, _abc.Awaitable[_training_pb2.ListTrialsResponse]]:
         """What a run's search has tried; nothing, where its kind was named."""
+
+    @_abc_1.abstractmethod
+    def Upload(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_pb2.UploadRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.UploadResponse, _abc.Awaitable[_training_pb2.UploadResponse]]:
+        """Keeps a file by its digest; one that is kept already may be sent again."""
+
+    @_abc_1.abstractmethod
+    def Register(
+        self,
+        request: _training_pb2.RegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainResponse, _abc.Awaitable[_training_pb2.TrainResponse]]:
+        """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+
+    @_abc_1.abstractmethod
+    def Reproduce(
+        self,
+        request: _training_pb2.ReproduceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
+        """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
