@@ -307,6 +307,16 @@ def test_a_family_that_is_not_installed_is_told_with_what_installs_it(
         families.of(a_spec("binary", kind))
 
 
+def test_a_library_that_does_not_load_is_told_with_what_it_may_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: str) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(families, "import_module", load)
+
+    with pytest.raises(RunFailed, match=r"'lightgbm' cannot be loaded .*libgomp\.so\.1.*: install what"):
+        families.of(a_spec("binary", "lightgbm"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_classes_are_weighed_alike_in_the_fit_and_the_answers_are_of_the_world_as_it_is(kind: str) -> None:
     rows = some_rows("binary", rare=5.0)

@@ -88,6 +88,11 @@ def of(spec: ModelSpec) -> Fit:
             f"trainer.kind {kind!r} needs {error.name}, which this trainer lacks: "
             f"pip install 'trimtab-trainer[{extra}]' where it runs, or choose another kind"
         ) from error
+    except OSError as error:
+        raise RunFailed(
+            f"trainer.kind {kind!r} cannot be loaded where this trainer runs ({error}): "
+            "install what its library is linked to (Debian: apt-get install libgomp1), or choose another kind"
+        ) from error
     return fit
 
 

@@ -85,12 +85,13 @@ class _Inlet:
     mean: Matrix
     spread: Matrix
     may_miss: Any
-    """Places of the features that are missing in some row, int64."""
+    """Places of the features that are missing in some rows and not in others, int64."""
 
     def prepared(self, features: Matrix) -> Matrix:
         """Return what the first layer sees [rows, features, and those that may miss]."""
         missing = np.isnan(features)
-        standard = np.clip((features - self.mean) / self.spread, -_FARTHEST, _FARTHEST)
+        with np.errstate(over="ignore"):  # far is far
+            standard = np.clip((features - self.mean) / self.spread, -_FARTHEST, _FARTHEST)
         standard[missing] = 0.0
         return np.concatenate([standard, missing[:, self.may_miss].astype(np.float32)], axis=1)
 
@@ -115,9 +116,14 @@ def _inlet(features: Matrix) -> _Inlet:
     known = np.maximum(np.isfinite(wide).sum(axis=0), 1)
     mean = np.nansum(wide, axis=0) / known
     spread = np.sqrt(np.nansum((wide - mean) ** 2, axis=0) / known)
-    spread[spread < 1e-6 * np.maximum(np.abs(mean), 1e-12)] = 1.0
-    missed = np.flatnonzero(np.isnan(features).any(axis=0))
-    return _Inlet(mean.astype(np.float32), spread.astype(np.float32), missed)
+    # What taught nothing, for it was always the same, says nothing later either.
+    spread[spread < 1e-6 * np.maximum(np.abs(mean), 1e-12)] = np.finfo(np.float32).max
+    missing = np.isnan(features)
+    return _Inlet(
+        mean.astype(np.float32),
+        spread.astype(np.float32),
+        np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0)),
+    )
 
 
 def _scale(spec: ModelSpec, labels: Floats) -> tuple[float, float]:
