@@ -13,23 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper
-from trimtab import project
+from trimtab.testing import LINEAR
 from trimtab_runtime.testing import eventually
 from trimtab_stack.environment import tools
 from trimtab_stack.stack import Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/own-trainer"
+BUILD = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d")
 RNG = np.random.default_rng(1)
 
 
-def a_model(slope: float, *, inputs: str = "request.x") -> bytes:
-    """A graph that says slope * x."""
+def a_model(slope: float) -> bytes:
+    """A graph that says slope * x, which it takes by the feature's name."""
     value, output = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in (inputs, "y")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in ("request.x", "y")
     )
     weight = onnx.numpy_helper.from_array(np.array([[slope]], np.float32), "w")
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [inputs, "w"], ["y"])], "g", [value], [output], [weight]
+        [helper.make_node("MatMul", ["request.x", "w"], ["y"])], "g", [value], [output], [weight]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return bytes(model.SerializeToString())
@@ -45,27 +47,18 @@ async def trimtab(stack: Stack, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-async def test_a_users_model_serves_until_its_spec_changes(
+async def test_a_users_model_serves_until_their_trainer_makes_another(
     make_world: Callable[..., Any], whole: Stack, tmp_path: Path
 ) -> None:
     async with make_world("brought", strategy="immediate", gates="[{metric: mae, at_most: 3}]") as world:
         await world.backfill(48)
-        good, bad, wrong, reference = (
-            tmp_path / name for name in ("good.onnx", "bad.onnx", "wrong.onnx", "usual.parquet")
-        )
+        good, bad, reference = (tmp_path / name for name in ("good.onnx", "bad.onnx", "usual.parquet"))
         good.write_bytes(a_model(2.0))
         bad.write_bytes(a_model(-9.0))
-        wrong.write_bytes(a_model(2.0, inputs="speed"))
         x = RNG.normal(0, 3, 500)
         columns = {"request.x": x, "brought-road.y_mean_6h": 2 * x, "label": 2 * x + RNG.normal(0, 0.5, 500)}
         pq.write_table(pa.table(columns), reference)
 
-        code, said = await trimtab(whole, "model", "register", world.name, str(wrong))
-        assert code == 1
-        assert (
-            "takes 1 columns, and this model has 2 features (request.x, brought-road.y_mean_6h): export it"
-            in said
-        )
         code, said = await trimtab(
             whole, "model", "register", world.name, str(bad), "--comment", "let us see"
         )
@@ -86,10 +79,26 @@ async def test_a_users_model_serves_until_its_spec_changes(
         answer = await world.trimtab.predict(world.name, [row])
         assert (list(answer.predictions), list(answer.versions)) == ([8.0], [2])
 
-        changed = next(each for each in project.parse(world.specs).resources if each.kind == "Model")
-        spec = changed.spec.model_copy(update={"features": ("request.x",)})
-        await world.trimtab.apply([changed.model_copy(update={"spec": spec})], actor="ann")
-        await eventually(lambda: serves(3), what="a version of the changed spec", deadline_s=90)
-        newest, *_ = await world.trimtab.runs(world.name)
-        assert newest.event.trigger == "spec"
-        assert [loop.trigger for loop in await world.trimtab.loops(world.name)].count("spec") == 1
+        (tmp_path / "model.yaml").write_text(with_own_trainer(world.specs))
+        code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
+        assert code == 1
+        assert "model.yaml:10: spec.trainer.wheel: " in said and "No such file" in said, said
+        await asyncio.to_thread(
+            subprocess.run, [*BUILD, str(tmp_path)], cwd=EXAMPLE, check=True, capture_output=True
+        )
+        code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
+        assert code == 0, said
+        await eventually(lambda: serves(3), what="a version of the user's trainer", deadline_s=90)
+        runs = [run.event for run in await world.trimtab.runs(world.name)]
+        assert [run.trigger for run in runs] == ["trainer", "registered", "registered"]
+        assert runs[0].candidate.environment["trainer.mytrainer"] == "1.0"
+        assert runs[0].candidate.metrics["mae"] < 1
+
+
+def with_own_trainer(specs: str) -> str:
+    """Return the model of a world's specs, made by the example's trainer."""
+    model = specs[specs.index("kind: Model") :]
+    wheel = "wheel: mytrainer-1.0-py3-none-any.whl\n    entry_point: mytrainer:Trainer"
+    return model.replace(
+        f"trainer: {LINEAR}", f"trainer:\n    kind: own\n    {wheel}\n    window: 5d\n    min_rows: 100"
+    )

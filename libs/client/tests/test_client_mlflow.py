@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from trimtab import mlflowmodels
+from trimtab import mlflowmodels, registering
 from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 from trimtab_stack import ports
 from trimtab_stack.environment import tools
@@ -49,12 +49,11 @@ def logged(mlflow_server: MLflowServer) -> str:
         "mlflow:/runs/{run}/model",
     ],
 )
-def test_a_logged_model_comes_as_one_file(
-    form: str, mlflow_server: MLflowServer, logged: str, tmp_path: Path
-) -> None:
-    content = mlflowmodels.fetch(form.format(run=logged), mlflow_server.url, tmp_path)
+def test_a_logged_model_comes_as_one_file(form: str, mlflow_server: MLflowServer, logged: str) -> None:
+    file = registering.model(form.format(run=logged), mlflow_server.url)
 
-    model = onnx.load_model_from_string(content)
+    assert file.name == form.format(run=logged)
+    model = onnx.load_model_from_string(file.content)
     assert [each.name for each in model.graph.input] == ["features"]
     assert len(model.graph.initializer[0].raw_data) == 8000  # MLflow keeps it in a file beside the model
 

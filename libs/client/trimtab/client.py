@@ -111,14 +111,18 @@ class Trimtab:
         *,
         actor: str,
         validate_only: bool = False,
+        files: Sequence[File] = (),
     ) -> list[registry.ApplyResponse.Change]:
         """Make `resources`, or documents, the wanted state, all or none of them, and return what changed.
 
-        With `validate_only` nothing is, and what would be is returned.
+        `files` are those that they name by digest, as a `Project` has them; they are sent first. With `validate_only`
+        nothing is sent or changed, and what would be is returned.
 
         Raises:
             Rejected: some cannot be; its `faults` name every fault of every one.
         """
+        for file in () if validate_only else files:
+            await self.upload(file)
         request = registry.ApplyRequest(actor=actor, validate_only=validate_only)
         for resource in resources:
             document = dict(resource) if isinstance(resource, Mapping) else specs.to_document(resource)

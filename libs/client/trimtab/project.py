@@ -18,6 +18,9 @@ from trimtab_core import specs
 from trimtab_runtime import errors
 from trimtab_runtime.errors import Rejected
 
+from trimtab import wheels
+from trimtab.registering import File
+
 
 class _Loader(yaml.SafeLoader):
     """YAML of what JSON has: only true and false are booleans (`on` is a key that specs have), and a date is a text."""
@@ -80,12 +83,20 @@ class Project:
         self.tests: list[specs.ProjectTest] = []
         """What stays here, for `trimtab test`."""
         self.faults: list[Fault] = []
+        self.files: list[File] = []
+        """What the resources name by digest, and `apply` sends."""
         self.unreadable: list[dict[str, Any]] | None = []
         """Kind, name and version of what else is meant to be there, None if that cannot be told of all."""
         self._documents: dict[str, _Document] = {}
 
     def add(self, resource: specs.Resource, document: _Document) -> None:
-        """Take one more in."""
+        """Take one more in, and the files that it names, which lie where its own does.
+
+        Raises:
+            Unsent: one of them cannot be sent.
+        """
+        resource, files = wheels.pinned(resource, Path(document.file).parent)
+        self.files += files
         self.resources.append(resource)
         self._documents[resource.key] = document
 
@@ -259,6 +270,9 @@ def _add(document: _Document, project: Project) -> Iterator[Fault]:
         project.miss(document)
         for place, sentence in specs.faults(error, kind, content):
             yield document.fault(place, sentence)
+    except wheels.Unsent as error:
+        project.miss(document)
+        yield document.fault(error.place, error.said)
 
 
 def _line(node: yaml.Node, place: Iterable[str | int]) -> int:

@@ -626,3 +626,22 @@ async def test_a_column_of_a_table_that_a_warm_version_takes_is_kept_as_it_is(
         "or in a table of another name"
     )
     await registry.specs.apply([a_table("my-zones", fields=fields)], "ann")
+
+
+async def test_a_trainers_wheel_is_named_by_its_digest_and_not_by_a_path_that_is_elsewhere(
+    specs: Specs,
+) -> None:
+    applied = documents()
+    trainer = {"kind": "own", "window": "90d", "wheel": "dist/mine-1.0-py3-none-any.whl"}
+    model = next(each for each in applied if each["kind"] == "Model")
+    model["spec"]["trainer"] = trainer
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply(applied, "ann")
+
+    [fault] = caught.value.faults
+    assert (fault.path, fault.sentence) == (
+        "spec.trainer.wheel",
+        "'dist/mine-1.0-py3-none-any.whl' is a path: `trimtab apply` sends the file, and names it by its digest",
+    )
+    trainer["wheel"] = f"mine-1.0-py3-none-any.whl@sha256:{'0' * 64}"
+    await specs.apply(applied, "ann")

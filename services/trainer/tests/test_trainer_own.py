@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from trimtab_core.specs import parse, pinned, to_document
-from trimtab_trainer import environments, export, job
+from trimtab_trainer import environments, export, job, ownworker
 from trimtab_trainer.sandbox import Files
 from trimtab_trainer.usecases.entities import Progress, Stage
 
@@ -155,31 +157,48 @@ def test_it_tells_its_progress_and_what_it_raises(bench: Bench) -> None:
 
 
 NO_FIT = "class Trainer: ..."
-NO_GRAPH = "class Trainer:\n    def fit(self, rows): return self"
-EXITS = "import os\nclass Trainer:\n    def fit(self, rows): os._exit(9)"
-BLANK = EXAMPLE.replace("return filled @", "return np.nan * filled @")
-MATRIX = EXAMPLE.replace("return filled @ self.weights[:-1] + self.weights[-1]", "return filled")
-OTHER = EXAMPLE.replace('"bias": self.weights[-1:]', '"bias": self.weights[-1:] + 1')
-UNREADY = EXAMPLE + "\nimport nosuchpackage\n"
+UNREADY = "import nosuchpackage\nclass Trainer: ..."
 
 
 @pytest.mark.parametrize(
     ("code", "entry_point", "said"),
     [
-        (EXAMPLE, "mytrainer:Missing", "trainer.entry_point 'mytrainer:Missing': there is no 'Missing' in mytrainer"),
+        (EXAMPLE, "mine_:Missing", "trainer.entry_point 'mine_:Missing': there is no 'Missing' in mine_: mend the name"),
         (EXAMPLE, "other:Trainer", "there is no module 'other' in its environment: put it into the wheel"),
-        (EXAMPLE, "yours", r"'yours' is none of group trimtab\.trainers \(there: mine\)"),
-        (UNREADY, "mytrainer:Trainer", "there is no module 'nosuchpackage' in its environment"),
-        (NO_FIT, "mytrainer:Trainer", r"has no method fit\(rows, \*, parameters, seed\): add it"),
-        (NO_GRAPH, "mytrainer:Trainer", r"fit gave a Trainer, which has no method to_onnx\(\)"),
-        (EXITS, "mytrainer:Trainer", "the trainer's process ended with exit 9 in fit: see `trimtab run logs`"),
-        (BLANK, "mytrainer:Trainer", "the trainer's predict gave no number for 27 of 27 rows"),
-        (MATRIX, "mytrainer:Trainer", r"the trainer's predict gave numbers of shape \[27, 2\] for 27 rows: give one a row"),
-        (OTHER, "mytrainer:Trainer", "it would serve other answers than were judged"),
+        (EXAMPLE, "yours", r"trainer.entry_point 'yours' is none of group trimtab\.trainers \(there: none\)"),
+        (UNREADY, "mine_:Trainer", "there is no module 'nosuchpackage' in its environment"),
+        (NO_FIT, "mine_:Trainer", r"has no method fit\(rows, \*, parameters, seed\): add it"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_it_is_told(bench: Bench, code: str, entry_point: str, said: str) -> None:
-    error = bench.run(bench.wheel(code), entry_point=entry_point)["error"]
+def test_an_entry_point_that_leads_to_no_trainer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, entry_point: str, said: str
+) -> None:
+    (tmp_path / "mine_.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_", raising=False)
+
+    with pytest.raises(ownworker.Unfit, match=said):
+        ownworker.found(entry_point)
+    sys.modules.pop("mine_", None)
+
+
+NO_GRAPH = "class Trainer:\n    def fit(self, rows): return self"
+EXITS = "import os\nclass Trainer:\n    def fit(self, rows): os._exit(9)"
+MATRIX = EXAMPLE.replace("return filled @ self.weights[:-1] + self.weights[-1]", "return filled")
+OTHER = EXAMPLE.replace('"bias": self.weights[-1:]', '"bias": self.weights[-1:] + 1')
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (NO_GRAPH, r"fit gave a Trainer, which has no method to_onnx\(\)"),
+        (EXITS, "the trainer's process ended with exit 9 in fit: see `trimtab run logs`"),
+        (MATRIX, r"the trainer's predict gave numbers of shape \[27, 2\] for 27 rows: give one a row"),
+        (OTHER, "it would serve other answers than were judged"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(bench: Bench, code: str, said: str) -> None:
+    error = bench.run(bench.wheel(code))["error"]
 
     assert re.search(said, error), error
 
@@ -209,3 +228,12 @@ def test_environments_that_are_long_out_of_use_go(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "environments").iterdir()}
     assert len(left) == environments.KEPT
     assert "0" not in left
+
+
+def test_the_examples_own_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = ROOT / "docs/examples/own-trainer"
+    monkeypatch.syspath_prepend(example)
+    monkeypatch.delitem(sys.modules, "mytrainer", raising=False)
+
+    runpy.run_path(str(example / "tests/test_mytrainer.py"))["test_the_graph_says_what_was_fitted"]()
+    sys.modules.pop("mytrainer")

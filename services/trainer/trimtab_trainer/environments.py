@@ -12,9 +12,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from uv import find_uv_bin
 
 from trimtab_trainer.errors import RunFailed
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 KEPT = 8
 """So many are kept, the newest used; a job that is at work has used its own a moment ago."""
 _SECONDS = 600
+_MOST_SAID = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +67,39 @@ def of(wheel: Path | None, lock: Path | None, folder: Path) -> Environment:
 
 def _make(place: Path, wheel: Path, lock: Path | None) -> None:
     log.info("making the environment of %s%s", wheel.name, f" and {lock.name}" if lock else "")
-    uv = _uv()
+    wheel_said = f"trainer.wheel {wheel.name} cannot be installed"
     if lock is None:
-        target = ["--target", str(place / "packages"), "--no-deps", str(wheel)]
-        _run(_pip(uv, sys.executable, *target), f"trainer.wheel {wheel.name} cannot be installed")
+        _uv(
+            wheel_said,
+            "pip",
+            "install",
+            "--python",
+            sys.executable,
+            "--target",
+            str(place / "packages"),
+            "--no-deps",
+            str(wheel),
+        )
         return
-    made = (
-        [uv, "venv", "-q", "--python", sys.executable, str(place)]
-        if uv
-        else [sys.executable, "-m", "venv", str(place)]
-    )
-    _run(made, "the environment of the trainer cannot be made")
-    python = str(place / "bin" / "python")
-    _run(
-        _pip(uv, python, "--require-hashes", "-r", str(lock)),
+    _uv("the environment of the trainer cannot be made", "venv", "--python", sys.executable, str(place))
+    install = ("pip", "install", "--python", str(place / "bin" / "python"))
+    _uv(
         f"what trainer.lock {lock.name} names cannot be installed",
+        *install,
+        "--require-hashes",
+        "-r",
+        str(lock),
     )
-    _run(_pip(uv, python, "--no-deps", str(wheel)), f"trainer.wheel {wheel.name} cannot be installed")
+    _uv(wheel_said, *install, "--no-deps", str(wheel))
 
 
-def _uv() -> str | None:
-    beside = Path(sys.executable).with_name("uv")
-    return str(beside) if beside.exists() else shutil.which("uv")
-
-
-def _pip(uv: str | None, python: str, *rest: str) -> list[str]:
-    if uv:
-        return [uv, "pip", "install", "-q", "--python", python, *rest]
-    return [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *rest]
-
-
-def _run(command: Sequence[str], said: str) -> None:
-    """Run an installer; what it prints is in the run's log.
+def _uv(said: str, *words: str) -> None:
+    """Run uv; what it prints is in the run's log.
 
     Raises:
-        RunFailed: it fails.
+        RunFailed: it fails, and so what `said` says.
     """
+    command = [find_uv_bin(), *words, "--quiet"]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
@@ -111,8 +110,8 @@ def _run(command: Sequence[str], said: str) -> None:
     if printed:
         log.info("%s", printed)
     if done.returncode:
-        last = printed.splitlines()[-1].strip() if printed else f"exit {done.returncode}"
-        raise RunFailed(f"{said} ({last}): mend it, and apply it again; `trimtab run logs` has more")
+        why = " ".join(printed.split())[-_MOST_SAID:] or f"exit {done.returncode}"
+        raise RunFailed(f"{said} ({why}): mend it, and apply it again; `trimtab run logs` has more")
 
 
 def _sweep(folder: Path) -> None:

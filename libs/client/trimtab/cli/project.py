@@ -45,7 +45,7 @@ def apply(path: Path, directory: Directory = HOME, as_json: Json = False) -> Non
     """Make the specs in PATH (a YAML file, or a folder of them) the wanted state."""
     project = _read(path, directory)
     try:
-        changes = ask(directory, lambda it: it.apply(project.resources, actor=actor()))
+        changes = ask(directory, lambda it: it.apply(project.resources, actor=actor(), files=project.files))
     except Rejected as refusal:
         if faults := project.placed(refusal):
             raise BadProject(faults) from refusal

@@ -183,6 +183,11 @@ class World:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
         yield from self._window_faults(model)
+        for name in ("wheel", "lock"):
+            file = getattr(spec.trainer, name)
+            if file is not None and not specs.PINNED.fullmatch(file):
+                said = f"{file!r} is a path: `trimtab apply` sends the file, and names it by its digest"
+                yield Fault(at, f"spec.trainer.{name}", said)
 
     def _window_faults(self, model: specs.Model) -> Iterator[Fault]:
         """Yield the sources that do not keep what the model's training rows are made of."""
