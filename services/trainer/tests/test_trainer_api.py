@@ -5,14 +5,20 @@ from typing import Any
 
 import pytest
 from trimtab_contracts import topics
-from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, TrainRequest
+from trimtab_contracts.training.v1.training_pb2 import (
+    GetRunRequest,
+    NoteRunRequest,
+    RetrainCommand,
+    TrainRequest,
+)
 from trimtab_core.specs import parse
 from trimtab_runtime.clock import ManualClock, from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound
 from trimtab_runtime.specbook import SpecBook
-from trimtab_trainer.errors import NothingArchived
+from trimtab_trainer.errors import BadNote, NothingArchived
 from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.testing import MemoryStore
+from trimtab_trainer.usecases.entities import Job, News, Status
 
 NOW, REACHED = 9_000_000, 5_000_000
 
@@ -78,3 +84,27 @@ async def test_an_order_for_what_has_nothing_archived_is_refused_with_a_way_on()
 async def test_an_order_for_no_model_is_refused() -> None:
     with pytest.raises(NotFound, match="'x'"):
         await an_api(REACHED)[0].Train(TrainRequest(model="x"), None)
+
+
+async def test_a_note_is_kept_with_who_wrote_it_and_when() -> None:
+    api, _ = an_api(REACHED)
+    job = Job("run-1", "c", "m", "l", "manual", 5_000, None, queued_at_ms=1)
+    await api._store.add(News(job, Status.QUEUED, 1))
+
+    await api.NoteRun(NoteRunRequest(run_id="run-1", text=" the zones moved \n", by="ann"), None)
+
+    [note] = (await api.GetRun(GetRunRequest(run_id="run-1"), None)).notes
+    assert (note.text, note.by, from_timestamp(note.at)) == ("the zones moved", "ann", NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "by", "said"),
+    [
+        (" ", "ann", "text has 0 characters: write a note of 1 to 4,000"),
+        ("x" * 4_001, "ann", "text has 4001 characters"),
+        ("x", "", "by is empty: say who writes the note"),
+    ],
+)
+async def test_a_note_that_says_nothing_or_is_nobodys_is_refused(text: str, by: str, said: str) -> None:
+    with pytest.raises(BadNote, match=said):
+        await an_api(REACHED)[0].NoteRun(NoteRunRequest(run_id="run-1", text=text, by=by), None)

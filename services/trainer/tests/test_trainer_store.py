@@ -10,7 +10,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
-from trimtab_trainer.usecases.entities import Job, News, Progress, Stage, Status, StoredFile
+from trimtab_trainer.usecases.entities import Job, News, Note, Progress, Stage, Status, StoredFile
 from trimtab_trainer.usecases.ports import Store
 
 LEASE_MS = 10_000
@@ -192,3 +192,20 @@ async def test_how_far_a_job_is_belongs_to_its_attempt_and_so_does_its_log(store
 
     told = await store.get("run-a")
     assert told and (told.job.attempts, told.progress, told.log) == (2, None, StoredFile("/2", "second", 1))
+
+
+async def test_notes_stay_in_the_order_in_which_they_were_written_whatever_becomes_of_the_run(
+    store: Store,
+) -> None:
+    await store.add(queued("a"))
+    await store.note("run-a", Note("looks 'odd' | 1 < 2", "ann", 1))
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job and await store.record(News(job, Status.FAILED, 4_000, error="no"), "me")
+
+    told = await store.note("run-a", Note("it was", "bob", 2))
+
+    assert told.notes == (Note("looks 'odd' | 1 < 2", "ann", 1), Note("it was", "bob", 2))
+    [listed] = await store.list("m", 10)
+    assert listed.notes == told.notes
+    with pytest.raises(UnknownRun):
+        await store.note("run-b", Note("x", "ann", 1))
