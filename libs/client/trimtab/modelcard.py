@@ -105,7 +105,7 @@ class ModelCard:
         )
 
     def _made(self) -> str:
-        kind = self.version.candidate.parameters.fields["kind"].string_value
+        kind = dict(self.version.candidate.parameters).get("kind")
         return f"{_time(self.version, 'created_at')}, {kind or 'model'} for {self.model.spec.task}"
 
     def _standing(self) -> str:
@@ -141,8 +141,9 @@ class ModelCard:
         yield Table(figures_of.rows(found))
         if found["champion"]:
             yield Text(
-                f"The champion beside it was version {self.version.candidate.champion_version}, asked of the "
-                f"{found['champion']['rows']:,} rows that it was not fitted to."
+                f"The champion beside it was version {self.version.candidate.champion_version}, asked of "
+                f"{found['champion']['rows']:,} of these rows: of those that it was not fitted to or, where they are too few, of "
+                "all, which gives it the advantage."
             )
         for sliced in found["slices"]:
             yield Heading(f"By {sliced['by']}", 3)
@@ -304,7 +305,7 @@ async def card(trimtab: Trimtab, name: str, number: int | None = None) -> ModelC
         run=await _if_there(trimtab.run(run_id)),
         loop=await _if_there(trimtab.loop(version.loop_id)),
         tags=dataset.tags if dataset else (),
-        deeds=[deed for deed in reversed(deeds) if deed.details.fields["version"].number_value == wanted],
+        deeds=[deed for deed in reversed(deeds) if dict(deed.details).get("version") == wanted],
     )
 
 

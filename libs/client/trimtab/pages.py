@@ -109,8 +109,8 @@ class Page:
     def html(self) -> str:
         """Return it as a document of HTML that stands by itself."""
         return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"/>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
             f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body><main>"
             f"<h1>{_marked(self.title)}</h1>{''.join(_body(self.blocks))}</main></body></html>\n"
         )

@@ -22,7 +22,7 @@ REPEATS: Final = 5
 _STRETCHES: Final = 10
 _MOST_ROWS: Final = 4_000
 _LEAST_ROWS: Final = 200
-_MOST_ANSWERS: Final = 400_000
+_MOST_ANSWERS: Final = 200_000
 """So many rows are asked in all, so that a model of many features does not take longer to explain than to fit."""
 
 
@@ -46,7 +46,7 @@ def leanings(
 ) -> tuple[list[Leaning], int]:
     """Return for each feature how much a model leans on it, most first, and of how many rows that was asked.
 
-    Of rows in time order at most 4,000, evenly spread, are asked, and fewer where there are more than 20 features. Features
+    Of rows in time order at most 4,000, evenly spread, are asked, and fewer where there are more than 10 features. Features
     that say the same stand in for each other, and so each seems to matter less than both do.
     """
     most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_ANSWERS // max(len(names) * REPEATS, 1)))

@@ -918,7 +918,7 @@ class EvidenceSpec(Spec):
     slices: tuple[str, ...] = ()
     """Features by whose values its metrics are told as well: a name, or `zone` for `request.zone`."""
     learning_curve: bool = False
-    """Whether it is fitted to an eighth, a quarter and a half of the rows too, which costs about a fit more."""
+    """Whether it is fitted to growing shares of the older rows too, which costs two fits."""
 
 
 _CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}

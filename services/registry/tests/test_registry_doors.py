@@ -1,5 +1,7 @@
 """The doors translate, hear what the table says, and let no rubbish in."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,10 +15,11 @@ from trimtab_contracts.serving.v1.serving_pb2 import ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_registry import messages, readback
 from trimtab_registry.consumers import StatusDoor, subscriptions
-from trimtab_registry.errors import UnknownModel, UnknownResource
+from trimtab_registry.errors import NoEvidence, UnknownModel, UnknownResource, UnknownRun
 from trimtab_registry.grpc_api import RegistryApi
-from trimtab_registry.testing import Harness, documents
+from trimtab_registry.testing import Harness, a_run, an_evaluation, documents
 from trimtab_registry.usecases.rollouts import Phase
+from trimtab_runtime import artifacts
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected
 
@@ -194,3 +197,21 @@ async def test_unknown_things_are_not_found(api: RegistryApi) -> None:
         await api.GetResource(pb.GetResourceRequest(kind="Source", name="nobody"), None)
     with pytest.raises(UnknownModel):
         await api.Rollback(pb.RollbackRequest(model="nobody", actor="ann"), None)
+
+
+async def test_the_evidence_of_a_version_is_what_its_run_kept(
+    api: RegistryApi, registry: Harness, tmp_path: Path
+) -> None:
+    run = a_run("second")
+    candidate = messages.candidate_message(run.candidate)
+    candidate.evidence.CopyFrom(artifacts.put(tmp_path, b'{"rows": 3}'))
+    registry.files[candidate.evaluation.uri] = an_evaluation()
+    await registry.candidates.consider(replace(run, candidate=messages.candidate(candidate)))
+
+    assert (await api.GetEvidence(pb.GetEvidenceRequest(run_id="second"), None)).text == '{"rows": 3}'
+    with pytest.raises(
+        NoEvidence, match="'first' came without evidence, from a trainer of an earlier release"
+    ):
+        await api.GetEvidence(pb.GetEvidenceRequest(run_id="first"), None)
+    with pytest.raises(UnknownRun):
+        await api.GetEvidence(pb.GetEvidenceRequest(run_id="third"), None)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from trimtab_contracts import topics
 from trimtab_contracts.training.v1.training_pb2 import (
+    GetRunRequest,
     ListTrialsRequest,
+    NoteRunRequest,
     RegisterRequest,
     RetrainCommand,
     TrainRequest,
@@ -20,7 +22,7 @@ from trimtab_core.specs import parse
 from trimtab_runtime.clock import ManualClock, from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.specbook import SpecBook
-from trimtab_trainer.errors import NothingArchived, UnknownRun
+from trimtab_trainer.errors import BadNote, NothingArchived, UnknownRun
 from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.orders import Orders
 from trimtab_trainer.sandbox import Files

@@ -11,7 +11,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
-from trimtab_trainer.usecases.entities import Job, News, Progress, Registered, Stage, Status, StoredFile
+from trimtab_trainer.usecases.entities import Job, News, Note, Progress, Registered, Stage, Status, StoredFile
 from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import Outcome, Trial
 
