@@ -9,6 +9,7 @@ from trimtab import project, proving
 from trimtab.testing import World
 from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
 from trimtab_core.specs import to_document
+from trimtab_runtime.testing import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -45,9 +46,11 @@ async def test_a_candidate_waits_for_its_checks_and_a_test_that_it_breaks_refuse
         assert not (await trimtab.deployment(name)).HasField("challenger")
 
         await trimtab.post_check(name, 1, "smoke", passed=True, actor="ci", url="https://ci.example.org/1")
-        loop = await world.ended(loop.id)
 
-        assert loop.state == "live"
+        async def is_live() -> bool:
+            return (await trimtab.loop(loop.id)).state == "live"
+
+        await eventually(is_live, what="that version 1 is live", deadline_s=60.0)
         (first,) = await trimtab.versions(name)
         assert [(gate.gate, gate.passed) for gate in first.gates] == [
             ("mae between road", True),

@@ -72,7 +72,7 @@ def held_to_time(quantile: str, found: Latency, at_most_ms: float) -> Finding:
     passed = found.ms.low <= at_most_ms
     said = (
         f"The {quantile} latency of one row is {found.ms.value:.3g} ms (at least {found.ms.low:.3g} with {CONFIDENCE:.0%} "
-        f"confidence), which {_met(passed)} the limit of at most {at_most_ms:.3g} ms."
+        f"confidence), which {_met(passed)} the limit of at most {at_most_ms:g} ms."
     )
     return Finding(passed, found.ms.value, at_most_ms, found.ms.low, found.ms.high, said)
 
@@ -85,9 +85,9 @@ def held_to_champion(quantile: str, found: Latency, max_ratio: float) -> Finding
     ratio = found.ratio
     passed = ratio.low <= max_ratio
     said = (
-        f"The {quantile} latency of one row is {found.ms.value:.3g} ms, {ratio.value:.3g} times the champion's "
-        f"{found.champion_ms:.3g} ms (at least {ratio.low:.3g} times with {CONFIDENCE:.0%} confidence), which {_met(passed)} "
-        f"the limit of at most {max_ratio:.3g} times."
+        f"The {quantile} latency of one row is {found.ms.value:.3g} ms, {ratio.value:.4g} times the champion's "
+        f"{found.champion_ms:.3g} ms (at least {ratio.low:.4g} times with {CONFIDENCE:.0%} confidence), which {_met(passed)} "
+        f"the limit of at most {max_ratio:g} times."
     )
     return Finding(
         passed, min(ratio.value, MOST), max_ratio, min(ratio.low, MOST), min(ratio.high, MOST), said
@@ -97,8 +97,16 @@ def held_to_champion(quantile: str, found: Latency, max_ratio: float) -> Finding
 def held_to_size(size: int, at_most: int) -> Finding:
     """Hold the bytes of a graph to a limit."""
     passed = size <= at_most
-    said = f"The exported graph has {size / 1e6:.3g} MB, which {_met(passed)} the limit of at most {at_most / 1e6:.3g} MB."
+    said = f"The exported graph has {shown_size(size)}, which {_met(passed)} the limit of at most {shown_size(at_most)}."
     return Finding(passed, float(size), float(at_most), None, None, said)
+
+
+def shown_size(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, bytes_of in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:.4g} {unit}"
+    return f"{size} B"
 
 
 def _met(passed: bool) -> str:

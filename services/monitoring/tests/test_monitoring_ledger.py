@@ -111,14 +111,17 @@ async def test_a_cancelled_run_ends_its_loop_and_frees_the_policy_without_a_back
     assert (policy.in_flight, policy.failures, policy.commands) == (None, 1, (1.0,))
 
 
-async def test_a_version_that_waits_for_a_person_rests_and_goes_on(world: Any, ledger: Ledger) -> None:
-    await ledger.staged(stage("AWAITING_APPROVAL", 4_000))
+@pytest.mark.parametrize("awaiting", ["AWAITING_CHECKS", "AWAITING_APPROVAL"])
+async def test_a_version_that_waits_for_others_rests_and_goes_on(
+    world: Any, ledger: Ledger, awaiting: Stage
+) -> None:
+    await ledger.staged(stage(awaiting, 4_000))
     waiting = await world.store.find_loop("c")
     await ledger.staged(stage("ACCEPTED", 5_000))
     going = await world.store.find_loop("c")
     await ledger.staged(stage("REJECTED", 6_000))
 
-    assert (waiting.state, waiting.open) == ("awaiting_approval", False)
+    assert (waiting.state, waiting.open) == (awaiting.lower(), False)
     assert (going.state, going.open, going.outcome) == ("loading", True, "")
     assert (await world.store.find_loop("c")).state == "refused"
 

@@ -31,7 +31,14 @@ from trimtab.cli.session import (
 from trimtab.client import Trimtab
 from trimtab.project import BadProject, Fault, Project, read
 
-KINDS = {"sources": "Source", "featureviews": "FeatureView", "tables": "Table", "models": "Model", "all": ""}
+KINDS = {
+    "sources": "Source",
+    "featureviews": "FeatureView",
+    "tables": "Table",
+    "models": "Model",
+    "modeltests": "ModelTest",
+    "all": "",
+}
 FORMS = ("", "wide")
 
 
@@ -169,7 +176,7 @@ def get(
     """List what has been applied, or the datasets that runs were trained on."""
     if what not in (*KINDS, "datasets"):
         raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join([*KINDS, 'datasets'])}")
-    if output not in FORMS or (output and what in ("all", "datasets")):
+    if output not in FORMS or (output and what in ("all", "modeltests", "datasets")):
         raise Rejected(
             f"{what} has no form {output!r}: write wide, with sources, featureviews, tables or models"
         )

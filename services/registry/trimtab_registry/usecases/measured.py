@@ -72,7 +72,7 @@ def name_of(gate: Measured) -> str:
         case specs.CalibrationGateSpec():
             return f"calibration_error at most {gate.at_most:g}"
         case specs.SizeGateSpec():
-            return f"size at most {gate.at_most / 1e6:g} MB"
+            return f"size at most {cost.shown_size(gate.at_most)}"
         case specs.LatencyGateSpec():
             limit = "versus champion" if gate.at_most is None else f"at most {gate.at_most:g} ms"
             return f"{gate.latency} latency {limit}"
