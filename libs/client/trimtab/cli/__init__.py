@@ -23,6 +23,7 @@ from trimtab.cli import (
     ingest,
     init,
     loops,
+    managing,
     models,
     project,
     report,
@@ -47,6 +48,7 @@ ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
+managing.add_to(app, models.app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(views.app, name="view", help="Feature views.")
 app.add_typer(runs.app, name="run", help="Training runs.")

@@ -1,13 +1,21 @@
 """`trimtab model list | versions | train | approve | reject | promote | rollback`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
+from trimtab_contracts.registry.v1.registry_pb2 import (
+    Approval,
+    AuditEntry,
+    Version,
+    VersionEvent,
+)
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
+from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, plain, print_json, show
 from trimtab.cli.watching import run_of, watch
+from trimtab.client import Trimtab
 
 app = typer.Typer(no_args_is_help=True)
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
@@ -50,14 +58,31 @@ def list_(
 
 @app.command()
 def versions(
-    model: str,
-    at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339).")] = "",
+    model: Annotated[
+        str, typer.Argument(help="Its name; MODEL@stable, MODEL@champion or MODEL@3 is that one.")
+    ],
+    at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339), and who let it.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """List the versions of MODEL, and when each served."""
+    """List the versions of MODEL, what each is called, and when it served."""
     live_at_ms = moment("--at", at) if at else None
-    found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
+    model, _, called = model.partition("@")
+    if called and at:
+        raise Rejected(
+            f"--at finds the version that served, so {called!r} says too much: leave one of them out"
+        )
+
+    async def question(trimtab: Trimtab) -> tuple[list[Version], list[AuditEntry]]:
+        if called:
+            return [await trimtab.called(model, called)], []
+        found = await trimtab.versions(model, live_at_ms=live_at_ms)
+        decided = (
+            await trimtab.audit(f"Model/{model}", until_ms=live_at_ms + 1, limit=10_000) if live_at_ms else []
+        )
+        return found, decided
+
+    found, decided = ask(directory, question)
     if as_json:
         print_json([plain(version) for version in found])
         return
@@ -74,6 +99,9 @@ def versions(
             "gates": f"{sum(gate.passed for gate in version.gates)}/{len(version.gates)}",
             "live from": _time(version, "live_from"),
             "live to": _time(version, "live_to"),
+            "called": ", ".join(version.aliases),
+            "tags": ", ".join(f"{key}={value}" for key, value in sorted(version.tags.items())),
+            **({"let by": _let(version, decided)} if at else {}),
         }
         for version in found
     ]
@@ -152,7 +180,19 @@ def waits(approval: Approval, now_ms: int) -> str:
     return f"{said}, expires in {round(left / length)} {unit}"
 
 
+def _let(version: Version, decided: Sequence[AuditEntry]) -> str:
+    """Return who let a version serve, and why, from the entries until then, newest first."""
+    for entry in decided:
+        if entry.action in ("promoted", "restored") and plain(entry.details).get("version") == version.number:
+            return f"{entry.actor}: {entry.reason}"
+    return ""
+
+
 def _stage(version: Version) -> str:
+    if version.HasField("files_gone"):
+        return (
+            f"{VersionEvent.Stage.Name(version.stage).lower()}; its files went {_time(version, 'files_gone')}"
+        )
     if version.stage == VersionEvent.AWAITING_APPROVAL:
         return f"waits for approval: {waits(version.approval, SystemClock().now_ms())}"
     return VersionEvent.Stage.Name(version.stage).lower()
