@@ -68,7 +68,9 @@ async def test_files_go_after_the_retention_and_then_a_grace(registry: Harness) 
     assert await registry.collector.sweep() == [], "they go once"
 
 
-async def test_a_version_whose_files_went_says_so_and_is_neither_promoted_nor_named(registry: Harness) -> None:
+async def test_a_version_whose_files_went_says_so_and_is_neither_promoted_nor_named(
+    registry: Harness,
+) -> None:
     registry.clock.advance(DAY_MS + 1)
     await registry.collector.sweep()
     registry.clock.advance(HOUR_MS)
@@ -188,7 +190,7 @@ async def test_without_a_retention_all_files_are_kept_and_a_person_is_told_so(re
     await keeping.keep_sweeping(3600)  # ends at once
 
 
-@pytest.mark.parametrize("keep,grace", [("soon", "1d"), ("90d", "a while")])
+@pytest.mark.parametrize(("keep", "grace"), [("soon", "1d"), ("90d", "a while")])
 def test_a_retention_that_is_no_time_is_refused_as_the_registry_starts(keep: str, grace: str) -> None:
     with pytest.raises(BadRetention, match="TRIMTAB_REGISTRY_ARTIFACT_"):
         Retention.parse(keep, grace)

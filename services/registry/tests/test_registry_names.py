@@ -87,7 +87,7 @@ async def test_tags_are_put_and_taken_off_and_the_audit_log_says_what_they_were(
     assert dict(version.tags) == {"city": "oslo"}
 
 
-@pytest.mark.parametrize("key,value", [("City", "oslo"), ("city", ""), ("city", "x" * 501)])
+@pytest.mark.parametrize(("key", "value"), [("City", "oslo"), ("city", ""), ("city", "x" * 501)])
 async def test_what_is_no_tag_is_refused(registry: Harness, key: str, value: str) -> None:
     with pytest.raises(BadName, match="tag '"):
         await registry.names.tag(MODEL, 1, {key: value}, [], **BY)
@@ -106,7 +106,10 @@ async def test_a_version_is_retired_when_nothing_needs_it_and_serves_never_again
 
 
 async def test_what_a_version_is_needed_for_is_named_all_of_it(registry: Harness) -> None:
-    for number, said in ((3, "it is the champion"), (2, "it is the champion before, kept warm for a rollback")):
+    for number, said in (
+        (3, "it is the champion"),
+        (2, "it is the champion before, kept warm for a rollback"),
+    ):
         with pytest.raises(NotNow, match=said):
             await registry.decisions.retire(MODEL, number, **BY)
     await registry.consider("fourth", champion=3)
@@ -149,7 +152,9 @@ async def test_to_promote_takes_the_role_that_approves() -> None:
     await registry.apply(rollout={"approval": {"by": ["risk"]}})
     await registry.consider("first")
     await registry.approvals.approve(MODEL, 1, actor="bob", comment="")
-    with pytest.raises(NotTheirs, match="is promoted by people with the role risk, which eve has not: ask ann, bob"):
+    with pytest.raises(
+        NotTheirs, match="is promoted by people with the role risk, which eve has not: ask ann, bob"
+    ):
         await registry.decisions.promote(MODEL, 1, actor="eve", comment="quick")
     await registry.serve()
     await registry.consider("second", champion=1)

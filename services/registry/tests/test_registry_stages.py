@@ -110,7 +110,9 @@ async def holds(registry: Harness, before: Standing, what: str) -> None:
 
 
 async def play(registry: Harness, events: Sequence[tuple[str, Any]]) -> None:
-    await registry.apply(gates=GATES, rollout={"strategy": "canary", "steps": [10, 100], "approval": "manual"})
+    await registry.apply(
+        gates=GATES, rollout={"strategy": "canary", "steps": [10, 100], "approval": "manual"}
+    )
     for count, (what, how) in enumerate(events):
         before = await registry.standing()
         if what == "run" and how == "good" and count % 2:
@@ -149,7 +151,9 @@ async def on_postgres(dsn: str) -> AsyncIterator[tuple[Harness, Any]]:
 @pytest.mark.real
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=st.lists(EVENTS, min_size=20, max_size=30))
-def test_on_postgres_the_same_events_come_to_the_same(events: list[tuple[str, Any]], postgres_dsn: str) -> None:
+def test_on_postgres_the_same_events_come_to_the_same(
+    events: list[tuple[str, Any]], postgres_dsn: str
+) -> None:
     async def both() -> None:
         memory = Harness()
         await play(memory, events)
