@@ -112,7 +112,9 @@ def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)  # tried no longer than it takes to see that it is tried
+    monkeypatch.setattr(
+        s3fs.S3FileSystem, "retries", 2
+    )  # tried no longer than it takes to see that it is tried
     s3fs.S3FileSystem.clear_instance_cache()
     yield SimpleNamespace(home="s3://models/trimtab", wire=wire)
     s3fs.S3FileSystem.clear_instance_cache()
