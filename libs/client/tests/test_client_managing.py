@@ -180,6 +180,7 @@ def test_lineage_is_read_from_a_model_a_version_a_run_and_a_dataset(tell: Callab
     tree = tell("lineage", "model/minutes")
     for said in ("source/pickups (its rows)", "featureview/speed", "version 1", "version 2", "run/second"):
         assert said in tree
+    assert "featureview/request" not in tree, "what a request brings is no view"
     one = json.loads(tell("lineage", "model/minutes@champion", "--json"))
     assert (one["what"], one["said"].split(", served")[0]) == ("model/minutes version 2", "live, champion")
     [run] = one["branches"]

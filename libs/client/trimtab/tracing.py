@@ -137,7 +137,7 @@ def _dataset(dataset: Dataset) -> Branch:
 def _leans_on(model: specs.Model) -> list[Branch]:
     """Return the specs that a model's is made of."""
     spec = model.spec
-    views = sorted(set[str]().union(*map(views_named, spec.features)))
+    views = sorted(set[str]().union(*map(views_named, spec.features)) - {"request"})
     tables = sorted(set[str]().union(*map(tables_named, spec.features)))
     return [
         Branch(f"source/{spec.source}", "its rows"),
