@@ -139,7 +139,7 @@ def test_a_version_that_is_needed_is_not_retired_and_a_model_is_taken_out_whole(
     with pytest.raises(Conflict, match="take it out of service first, with `trimtab model retire minutes`"):
         tell("delete", "model/minutes")
     assert tell("model", "retire", "minutes", "--comment", "forbidden") == (
-        "minutes is out of service, and its versions 1, 2 are retired\n"
+        "minutes is out of service; retired with it: version 1, 2\n"
     )
     assert tell("delete", "model/minutes") == "Model minutes is deleted; generation 1 was the last\n"
 

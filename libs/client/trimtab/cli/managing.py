@@ -168,7 +168,7 @@ def retire(
     if version:
         console.print(f"{model} version {named} is retired", highlight=False)
     else:
-        console.print(f"{model} is out of service, and its versions {named} are retired", highlight=False)
+        console.print(f"{model} is out of service; retired with it: version {named}", highlight=False)
 
 
 @artifacts.command()
