@@ -40,6 +40,7 @@ from trimtab import finding, registering
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
 from trimtab.registering import File as File
+from trimtab.managing import Managing
 
 T = TypeVar("T", specs.Source, specs.Model)
 MOST_ROWS = 2_000
@@ -65,7 +66,7 @@ class Backfilled:
     """Event time of the newest row in the archive, told where no row was sent."""
 
 
-class Trimtab:
+class Trimtab(Managing):
     """A running Trimtab."""
 
     def __init__(

@@ -123,6 +123,7 @@ def fetch(artifact: Artifact) -> bytes:
             f"artifact {artifact.uri} is not there: restore it from a backup, or train again"
         ) from error
     if hashlib.sha256(content).hexdigest() != artifact.digest:
+        _check_whole(artifact.uri, len(content))
         raise Corrupt(
             f"artifact {artifact.uri} is not what its digest {artifact.digest[:12]} names: restore it"
         )
@@ -185,13 +186,18 @@ def _read(uri: str) -> bytes:
             raise
         except OSError as error:
             raise Unavailable(f"artifact {uri} cannot be read: {error}") from error
-    files = _filesystem(uri)
     with _outages(uri, "read"):
-        content: bytes = files.cat_file(uri)
-        # A connection that was cut may end an answer as if it were whole.
-        if len(content) != (size := files.info(uri)["size"]):
-            raise Unavailable(f"artifact {uri} cannot be read: {len(content)} of {size} bytes came")
+        content: bytes = _filesystem(uri).cat_file(uri)
     return content
+
+
+def _check_whole(uri: str, came: int) -> None:
+    """Tell an answer that ended as if it were whole, for its connection was cut, from bytes that are wrong."""
+    if not _in_bucket(uri):
+        return
+    with _outages(uri, "read"):
+        if came != (size := _filesystem(uri).info(uri)["size"]):
+            raise Unavailable(f"artifact {uri} cannot be read: {came} of {size} bytes came")
 
 
 @contextmanager

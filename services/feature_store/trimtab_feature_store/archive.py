@@ -123,6 +123,10 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
             if wanted != heard:
                 heard = wanted
                 consumer.subscribe(topics=sorted(heard), listener=self)
+                for topic in (
+                    self._shelves.keys() - heard
+                ):  # of a deleted source: should it come back, they are read again
+                    del self._shelves[topic]
             found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
             now_ms = self._clock.now_ms()
             for place, batch in found.items():

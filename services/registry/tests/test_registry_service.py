@@ -33,6 +33,8 @@ from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.testing import eventually
+from trimtab_stack import ports
+from trimtab_stack.kafka import Kafka
 
 pytestmark = pytest.mark.real
 M = TypeVar("M", bound=Message)
@@ -279,3 +281,65 @@ async def test_errors_come_back_as_sentences(world: World) -> None:
         assert [fault.path for fault in caught.value.faults] == ["spec.label.within"]
         with pytest.raises(NotFound, match="there is no Model 'nobody'"):
             await call(world, "GetDeployment", pb.GetDeploymentRequest(model="nobody"))
+
+
+async def test_what_people_end_is_told_and_stays_ended_over_a_restart(world: World) -> None:
+    model, by = world.model, {"actor": "ann", "comment": "no more taxis"}
+    async with world.registry():
+        await first_version_is_live(world)
+        cancelled = RunEvent(
+            id=f"{world.prefix}other/cancelled", run_id=f"{world.prefix}other", model=model, status=RunEvent.CANCELLED,
+            cancelled_by="bob", cancel_reason="wrong data",
+        )  # fmt: skip
+        for _ in range(2):
+            await world.send(topics.RUNS, cancelled, model, cancelled.id)
+        await call(world, "SetAlias", pb.SetAliasRequest(model=model, alias="stable", number=1, **by))
+        with pytest.raises(Rejected, match="is called 'stable'"):
+            await call(world, "Retire", pb.RetireRequest(model=model, **by))
+        await call(world, "SetAlias", pb.SetAliasRequest(model=model, alias="stable", **by))
+        retired = await call(world, "Retire", pb.RetireRequest(model=model, **by))
+        assert list(retired.retired) == [1]
+        await until(lambda: not world.wanted().HasField("champion"), "the end of the service on Kafka")
+        await call(world, "DeleteResource", pb.DeleteResourceRequest(kind="Model", name=model, **by))
+        await until(lambda: world.heard[topics.SPECS.name][-1].value is None, "the tombstone")
+
+        async def audited() -> bool:
+            asked = pb.GetAuditRequest(resource=f"Model/{model}", action="run_cancelled")
+            entries = (await call(world, "GetAudit", asked)).entries
+            return [(entry.actor, entry.reason) for entry in entries] == [("bob", "wrong data")]
+
+        await eventually(audited, what="the cancelled run in the audit log")
+        told = len(world.heard[topics.SPECS.name])
+
+    async with world.registry():
+        with pytest.raises(NotFound):
+            await call(world, "GetResource", pb.GetResourceRequest(kind="Model", name=model))
+        asked = pb.ListGenerationsRequest(kind="Model", name=model)
+        history = (await call(world, "ListGenerations", asked)).resources
+        assert [(each.generation, each.deleted) for each in history] == [(1, False), (2, True)]
+        assert len(world.heard[topics.SPECS.name]) == told, "what was told last is so, and is not told again"
+
+
+async def test_a_broker_that_is_away_holds_the_news_back_and_no_decision(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    broker = Kafka(tmp_path / "kafka", ports.choose())
+    await asyncio.to_thread(broker.start)
+    try:
+        async with World(broker.servers, postgres_dsn, tmp_path).open() as world, world.registry():
+            await first_version_is_live(world)
+            await world.run_succeeds("second", champion=1)
+            await until(lambda: world.wanted().challenger.number == 2, "an order to load the challenger")
+            await asyncio.to_thread(broker.kill)
+            by = {"actor": "ann", "comment": "quick"}
+            await call(world, "Promote", pb.DecideRequest(model=world.model, number=2, **by))
+            await call(world, "SetAlias", pb.SetAliasRequest(model=world.model, alias="next", number=2, **by))
+            wanted = await call(world, "GetDeployment", pb.GetDeploymentRequest(model=world.model))
+            await asyncio.to_thread(broker.start)
+            await until(lambda: world.wanted() == wanted, "what was decided while nobody could be told")
+            generations = [told.generation for told in world.told(topics.DEPLOYMENTS)]
+            assert generations == sorted(set(generations))
+            entries = (await call(world, "GetAudit", pb.GetAuditRequest(limit=2))).entries
+            assert [entry.action for entry in entries] == ["aliased", "hurried"]
+    finally:
+        await asyncio.to_thread(broker.stop)

@@ -28,6 +28,7 @@ from trimtab_registry.usecases.entities import (
     Check,
     Checks,
     Entry,
+    FinishedRun,
     Gate,
     Listed,
     Stage,
@@ -553,3 +554,109 @@ async def test_what_an_older_registry_kept_is_chained_and_waits_on_as_it_is_brou
         assert [e.sequence async for page in store.read_audit() for e in page] == [1, 3, 5, 6]
         with pytest.raises(asyncpg.RaiseError, match="append-only"):
             await pool.execute("DELETE FROM audit")
+
+
+async def test_aliases_tags_and_what_became_of_files_are_kept_and_taken_back(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        version = await add(unit, "one")
+        await add(unit, "two")
+        await unit.set_names(replace(version, aliases=("calm", "stable"), tags={"city": "oslo"}))
+        await unit.set_files(replace(version, let_go_ms=5_000))
+        found = await unit.called("minutes", "stable")
+        assert found and (found.number, found.aliases, dict(found.tags), found.let_go_ms) == (
+            1, ("calm", "stable"), {"city": "oslo"}, 5_000,
+        )  # fmt: skip
+        assert await unit.called("minutes", "nobody") is None
+        assert await unit.called("hours", "stable") is None
+
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        held = await unit.version("minutes", 1)
+        assert held == found
+        await unit.set_names(replace(version, aliases=(), tags={}))
+        await unit.set_files(replace(version, files_gone_ms=6_000))
+    held = await store.version("minutes", 1)
+    assert held and (held.aliases, dict(held.tags), held.let_go_ms, held.files_gone_ms) == (
+        (),
+        {},
+        None,
+        6_000,
+    )
+
+
+async def test_versions_with_files_are_those_that_came_before_a_time_or_were_let_go(store: Store) -> None:
+    async def found(before_ms: int) -> list[int]:
+        return [each.number async for page in store.with_files(before_ms) for each in page]
+
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        one, two = await add(unit, "one"), await add(unit, "two")  # at 7,000
+    assert (await found(7_000), await found(7_001)) == ([], [1, 2])
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        await unit.set_files(replace(one, let_go_ms=9_000))
+        await unit.set_files(replace(two, files_gone_ms=9_000))
+    assert (await found(7_000), await found(7_001)) == ([1], [1])
+
+
+async def test_digests_are_those_of_current_specs_and_of_versions_that_have_files(store: Store) -> None:
+    a, b, c, d = (letter * 64 for letter in "abcd")
+
+    def naming(digest: str) -> FinishedRun:
+        run = a_run(digest[:1])
+        named = {**run.candidate.document, "model": {"uri": f"/x/{digest}", "digest": digest}}
+        return replace(run, candidate=replace(run.candidate, document=named))
+
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        for digest in (a, b):
+            made = await unit.add_version(naming(digest), Stage.REFUSED, [], traceparent=None, at_ms=1)
+        await unit.put(replace(applied(), document={"wheel": c}))
+        await unit.put(replace(applied(2), document={"wheel": d}))
+    assert await store.digests(set()) == {a, b, d}
+    assert await store.digests({("minutes", 1), ("hours", 2)}) == {b, d}
+    async with store.begin() as unit:
+        await unit.lock("minutes")
+        await unit.set_files(replace(made, files_gone_ms=9_000))
+        await unit.put(replace(applied(3), deleted=True))
+    assert await store.digests(set()) == {a}
+
+
+async def test_a_deleted_spec_is_a_tombstone_to_readers_and_stays_in_its_history(store: Store) -> None:
+    async with store.begin() as unit:
+        await unit.put(applied())
+        await unit.put(replace(applied(2), deleted=True))
+        assert await unit.applied() == {}
+        assert await unit.last_generation("Source", "pickups") == 2
+        assert await unit.last_generation("Source", "nobody") == 0
+    assert await store.resource("Source", "pickups") is None
+    assert await store.resources() == []
+    assert [(held.generation, held.deleted) for held in await store.generations("Source", "pickups")] == [
+        (1, False), (2, True),
+    ]  # fmt: skip
+    if isinstance(store, MemoryStore):
+        values = [sent.value for sent in store.outbox]
+    else:
+        assert isinstance(store, PostgresStore)
+        values = [
+            row["value"] for row in await store._pool.fetch("SELECT value FROM outbox ORDER BY sequence")
+        ]
+    assert values[0] is not None and values[1] is None
+
+    async with store.begin() as unit:
+        await unit.put(applied(3))
+    assert await store.resource("Source", "pickups") == applied(3)
+
+
+async def test_a_deleted_model_is_listed_no_more_until_it_is_applied_again(store: Store) -> None:
+    def model(name: str, generation: int, *, deleted: bool = False) -> Applied:
+        return replace(applied(generation, name), kind="Model", deleted=deleted)
+
+    async with store.begin() as unit:
+        for name in ("a", "b", "c"):
+            await unit.put(model(name, 1))
+        await unit.put(model("a", 2, deleted=True))
+        await unit.put(model("b", 2, deleted=True))
+        await unit.put(model("b", 3))
+    assert [(each.name, each.generation) for each in await store.models("", "", 2)] == [("b", 3), ("c", 1)]

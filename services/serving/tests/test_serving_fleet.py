@@ -263,6 +263,23 @@ async def test_a_restart_needs_nobody(instance: Instance, tmp_path: Path) -> Non
     assert asked(instance, "t") == [1]
 
 
+async def test_a_model_that_was_taken_out_of_service_is_served_no_longer_until_it_is_put_back(
+    instance: Instance, tmp_path: Path
+) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    assert asked(instance, "t") == [1]
+
+    await instance.hear(testing.deployment(MODEL, 2, None))
+
+    with pytest.raises(Conflict, match="none has been promoted"):
+        asked(instance, "t")
+    assert standing(instance).champion_version == 0
+    assert names(tmp_path, "state/models/*") == []
+
+    await instance.hear(testing.deployment(MODEL, 3, version(tmp_path, 2)))
+    assert asked(instance, "t") == [2]
+
+
 async def test_a_model_whose_spec_is_deleted_is_served_no_longer(instance: Instance, tmp_path: Path) -> None:
     await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
 

@@ -214,6 +214,8 @@ class Fleet:
         served, silent = dict[str, Served](), dict[str, str]()
         for model in self._known:
             held, now = self._models.get(model), self._board.current.served.get(model)
+            if held is not None and held.wanted.champion is None:
+                now = None  # its first version is on its way, or it was taken out of service
             try:
                 if held is None:
                     raise NoLiveVersion(model)
@@ -233,7 +235,7 @@ def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
     usable = [version if version and _has_features(reader, version) else None for version in loaded]
     champion, challenger, previous = usable
     champion = champion or (now.champion if now and _has_features(reader, now.champion) else previous)
-    if champion is None:
+    if champion is None or wanted.champion is None:
         raise NoLiveVersion(wanted.model, held.why())
     warm = {version.number: version for version in (challenger, previous, champion) if version}
     return Served(

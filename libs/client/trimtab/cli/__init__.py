@@ -26,6 +26,7 @@ from trimtab.cli import (
     ingest,
     init,
     loops,
+    managing,
     models,
     project,
     prove,
@@ -54,6 +55,7 @@ ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
+managing.add_to(app, models.app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(checks.app, name="check", help="What tools outside say of a version.")
 app.add_typer(views.app, name="view", help="Feature views.")

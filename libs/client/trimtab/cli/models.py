@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from trimtab_contracts.registry.v1.registry_pb2 import Approval, Version, VersionEvent
+from trimtab_contracts.registry.v1.registry_pb2 import (
+    Approval,
+    AuditEntry,
+    Version,
+    VersionEvent,
+)
 from trimtab_core.losses import LOWER_IS_BETTER
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 from trimtab_runtime.errors import Rejected
@@ -25,6 +30,7 @@ from trimtab.cli.session import (
     show,
 )
 from trimtab.cli.watching import run_of, watch
+from trimtab.client import Trimtab
 from trimtab.evidence import metrics
 from trimtab.modelcard import card
 
@@ -68,8 +74,10 @@ def list_(
 
 @app.command()
 def versions(
-    model: str,
-    at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339).")] = "",
+    model: Annotated[
+        str, typer.Argument(help="Its name; MODEL@stable, MODEL@champion or MODEL@3 is that one.")
+    ],
+    at: Annotated[str, typer.Option(help="Only what served at this time (RFC 3339), and who let it.")] = "",
     output: Annotated[
         str, typer.Option("-o", "--output", help="wide: with every metric and its interval.")
     ] = "",
@@ -79,11 +87,26 @@ def versions(
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """List the versions of MODEL, and when each served."""
+    """List the versions of MODEL, what each is called, and when it served."""
     if output not in ("", "wide"):
         raise Rejected(f"versions have no form {output!r}: write wide")
     live_at_ms = moment("--at", at) if at else None
-    found = ask(directory, lambda trimtab: trimtab.versions(model, live_at_ms=live_at_ms))
+    model, _, called = model.partition("@")
+    if called and at:
+        raise Rejected(
+            f"--at finds the version that served, so {called!r} says too much: leave one of them out"
+        )
+
+    async def question(trimtab: Trimtab) -> tuple[list[Version], list[AuditEntry]]:
+        if called:
+            return [await trimtab.called(model, called)], []
+        found = await trimtab.versions(model, live_at_ms=live_at_ms)
+        decided = (
+            await trimtab.audit(f"Model/{model}", until_ms=live_at_ms + 1, limit=10_000) if live_at_ms else []
+        )
+        return found, decided
+
+    found, decided = ask(directory, question)
     if as_json:
         print_json([plain(version) for version in found])
         return
@@ -102,6 +125,9 @@ def versions(
             "gates": f"{sum(gate.passed for gate in version.gates)}/{len(version.gates)}",
             "live from": _time(version, "live_from"),
             "live to": _time(version, "live_to"),
+            "called": ", ".join(version.aliases),
+            "tags": ", ".join(f"{key}={value}" for key, value in sorted(version.tags.items())),
+            **({"let by": _let(version, decided)} if at else {}),
         }
         for version in found
     ]
@@ -224,9 +250,21 @@ def _found(versions: Sequence[Version]) -> list[dict[str, Any]]:
     ]
 
 
+def _let(version: Version, decided: Sequence[AuditEntry]) -> str:
+    """Return who let a version serve, and why, from the entries until then, newest first."""
+    for entry in decided:
+        if entry.action in ("promoted", "restored") and plain(entry.details).get("version") == version.number:
+            return f"{entry.actor}: {entry.reason}"
+    return ""
+
+
 def _stage(version: Version) -> str:
     if version.stage == VersionEvent.AWAITING_CHECKS:
         return f"waits for checks: {', '.join(pending(version.checks))}"
+    if version.HasField("files_gone"):
+        return (
+            f"{VersionEvent.Stage.Name(version.stage).lower()}; its files went {_time(version, 'files_gone')}"
+        )
     if version.stage == VersionEvent.AWAITING_APPROVAL:
         return f"waits for approval: {waits(version.approval, SystemClock().now_ms())}"
     return VersionEvent.Stage.Name(version.stage).lower()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from google.protobuf import json_format
 from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
@@ -29,6 +30,7 @@ from trimtab.cli.session import (
     wanted,
 )
 from trimtab.client import Trimtab
+from trimtab.managing import document, place
 from trimtab.project import BadProject, Fault, Project, read
 
 KINDS = {
@@ -166,14 +168,25 @@ def _misfits(project: Project, directory: Path) -> list[Fault]:
 
 
 def get(
-    what: str = typer.Argument("all", help=", ".join([*KINDS, "datasets"])),
+    what: str = typer.Argument("all", help=", ".join([*KINDS, "datasets", "or KIND/NAME"])),
     output: Annotated[
         str, typer.Option("-o", "--output", help="wide: with what is in it, and who uses it.")
     ] = "",
+    generation: Annotated[int, typer.Option(min=0, help="Of KIND/NAME: not the present one.")] = 0,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """List what has been applied, or the datasets that runs were trained on."""
+    """List what has been applied, or the datasets that runs were trained on; KIND/NAME prints one spec."""
+    if "/" in what:
+        kind, name = place(what)
+        found = ask(directory, lambda trimtab: trimtab.resource(kind, name, generation))
+        if as_json:
+            print_json(plain(found))
+        else:
+            typer.echo(yaml.safe_dump(document(found), sort_keys=False, allow_unicode=True), nl=False)
+        return
+    if generation:
+        raise Rejected(f"--generation is of one spec, and {what!r} is many: write KIND/NAME")
     if what not in (*KINDS, "datasets"):
         raise Rejected(f"{what!r} is nothing that can be got: write one of {', '.join([*KINDS, 'datasets'])}")
     if output not in FORMS or (output and what in ("all", "modeltests", "datasets")):
@@ -196,9 +209,9 @@ def get(
             rows = asyncio.run(tables.with_loads(servers, rows))
         show(rows, as_json=as_json, empty="nothing has been applied: see `trimtab apply`")
         return
-    found = ask(directory, lambda trimtab: trimtab.resources(KINDS[what]))
+    listed = ask(directory, lambda trimtab: trimtab.resources(KINDS[what]))
     if as_json:
-        print_json([plain(resource) for resource in found])
+        print_json([plain(resource) for resource in listed])
         return
     rows = [
         {
@@ -208,6 +221,6 @@ def get(
             "applied": iso(from_timestamp(resource.applied_at)),
             "by": resource.applied_by,
         }
-        for resource in found
+        for resource in listed
     ]
     show(rows, as_json=False, empty="nothing has been applied: see `trimtab apply`")
