@@ -28,5 +28,7 @@ class Config:
     """A trainer that has not renewed its lease for so long has lost its job to another."""
     patience_s: float = 1800.0
     """A run that has waited so long for its rows, or for what keeps them, fails."""
+    mlflow_tracking_uri: str = field(default="", metadata={"also": "MLFLOW_TRACKING_URI"})
+    """An MLflow server that is shown runs and versions, such as http://mlflow:5000; none, if it is empty."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

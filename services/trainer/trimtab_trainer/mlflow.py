@@ -11,7 +11,7 @@ nine addresses.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -115,7 +115,9 @@ class Mirror:
             await self._post("runs/log-batch", run_id=run_id, **_batch(event))
             await self._upload(run_id, found["info"]["artifact_uri"], made)
         elif event.error:
-            await self._post("runs/set-tag", run_id=run_id, key="trimtab.error", value=event.error[:_MOST_TEXT])
+            await self._post(
+                "runs/set-tag", run_id=run_id, key="trimtab.error", value=event.error[:_MOST_TEXT]
+            )
         if status != "RUNNING":
             await self._post("runs/update", run_id=run_id, status=status, end_time=from_timestamp(event.at))
 
@@ -126,9 +128,16 @@ class Mirror:
             Unavailable: the server is away.
             Rejected: the server will not have it, or was never told of the version's run.
         """
-        filter = f"name = '{_quoted(event.model)}'"
-        known = (await self._get("model-versions/search", filter=filter, max_results=10_000)).get("model_versions", [])
-        numbers = {tag["value"]: each["version"] for each in known for tag in each.get("tags", ()) if tag["key"] == "trimtab.version"}
+        named = f"name = '{_quoted(event.model)}'"
+        known = (await self._get("model-versions/search", filter=named, max_results=10_000)).get(
+            "model_versions", []
+        )
+        numbers = {
+            tag["value"]: each["version"]
+            for each in known
+            for tag in each.get("tags", ())
+            if tag["key"] == "trimtab.version"
+        }
         if str(event.number) not in numbers:
             numbers[str(event.number)] = await self._register(event)
         theirs = {"name": event.model, "version": numbers[str(event.number)]}
@@ -167,7 +176,13 @@ class Mirror:
             name=event.model,
             source=f"{info['artifact_uri']}/model",
             run_id=info["run_id"],
-            tags=_pairs({"trimtab.version": event.number, "trimtab.run_id": event.run_id, "trimtab.loop_id": event.loop_id}),
+            tags=_pairs(
+                {
+                    "trimtab.version": event.number,
+                    "trimtab.run_id": event.run_id,
+                    "trimtab.loop_id": event.loop_id,
+                }
+            ),
         )
         return str(made["model_version"]["version"])
 
@@ -177,8 +192,8 @@ class Mirror:
 
     async def _search(self, model: str, run_id: str) -> list[Any]:
         experiment = await self._experiment(model)
-        filter = f"tags.`trimtab.run_id` = '{_quoted(run_id)}'"
-        found = await self._post("runs/search", experiment_ids=[experiment], filter=filter, max_results=1)
+        tagged = f"tags.`trimtab.run_id` = '{_quoted(run_id)}'"
+        found = await self._post("runs/search", experiment_ids=[experiment], filter=tagged, max_results=1)
         return list(found.get("runs", ()))
 
     async def _create(self, event: RunEvent) -> Any:
@@ -200,7 +215,9 @@ class Mirror:
 
     async def _experiment(self, model: str) -> str:
         """Return the id of a model's experiment, which is called as the model is."""
-        found = await self._ask("GET", "experiments/get-by-name", params={"experiment_name": model}, fine=(404,))
+        found = await self._ask(
+            "GET", "experiments/get-by-name", params={"experiment_name": model}, fine=(404,)
+        )
         if not found:
             made = await self._post("experiments/create", may_be_there=True, name=model)
             if not made:
@@ -283,7 +300,8 @@ def _batch(event: RunEvent) -> dict[str, Any]:
     }
     return {
         "metrics": [
-            {"key": name, "value": value, "timestamp": at, "step": 0} for name, value in sorted(made.metrics.items())
+            {"key": name, "value": value, "timestamp": at, "step": 0}
+            for name, value in sorted(made.metrics.items())
         ],
         "params": _pairs(parameters)[:_MOST_PARAMETERS],
         "tags": _pairs(tags),
