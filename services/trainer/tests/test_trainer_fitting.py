@@ -278,6 +278,13 @@ async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         )
 
 
+async def test_a_run_that_needs_more_memory_than_it_may_have_is_told_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"within 256 MB|ended by SIG"):
+        await ChildProcess().fit(
+            a_recipe(a_model(memory_mb=256)), a_training_set(tmp_path, 200_000), tmp_path, untold
+        )
+
+
 async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
     rows = a_training_set(tmp_path)
     (tmp_path / "rows.arrow").write_bytes(b"rubbish")
