@@ -10,10 +10,10 @@ import pytest
 import typer
 from google.protobuf.struct_pb2 import Struct
 from trimtab.cli import watching
-from trimtab.cli.runs import compared, tried
+from trimtab.cli.runs import compared, reproduced, tried
 from trimtab.client import Trimtab, _Door
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate, TableVersion
-from trimtab_contracts.training.v1.training_pb2 import Progress, Run, RunEvent, Trial
+from trimtab_contracts.training.v1.training_pb2 import Progress, Reproduction, Run, RunEvent, Trial
 from trimtab_runtime.errors import Rejected, Unavailable
 
 
@@ -163,3 +163,24 @@ def test_a_run_that_failed_is_compared_by_what_is_known_of_it() -> None:
 
     assert (rows["status"]["run-1"], rows["status"]["run-2"]) == ("failed", "queued")
     assert rows["rows"] == {"what": "rows", "run-1": None, "run-2": None, "same": True}
+
+
+def test_of_a_run_made_again_what_came_out_and_what_differs_is_shown() -> None:
+    kinds = Reproduction.Compared
+    found = Reproduction(
+        compared=[
+            kinds(what="model.onnx", kind=kinds.OUTCOME, before="a" * 64, again="b" * 64),
+            kinds(what="dataset", kind=kinds.INPUT, before="c" * 64, again="c" * 64, same=True),
+            kinds(what="seed", kind=kinds.INPUT, before="7", again="7", same=True),
+            kinds(what="environment numpy", kind=kinds.INPUT, before="2.4.5", again="2.4.6"),
+        ]
+    )
+
+    shown = [tuple(row.values()) for row in reproduced(found, every=False)]
+
+    assert shown == [
+        ("model.onnx", "a" * 12, "b" * 12, "differs"),
+        ("dataset", "c" * 12, "c" * 12, "✓"),
+        ("environment numpy", "2.4.5", "2.4.6", "differs"),
+    ]
+    assert len(reproduced(found, every=True)) == 4

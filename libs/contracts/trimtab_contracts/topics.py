@@ -282,7 +282,7 @@ RUNS = _messages(
     about="What became of each training run.",
     key="model",
     producers=("trainer",),
-    readers=(("registry", SHARED), ("monitoring", SHARED), ("feature_store", EVERYONE)),
+    readers=(("registry", SHARED), ("monitoring", SHARED), ("feature_store", EVERYONE), ("trainer", SHARED)),
     retention_ms=90 * _DAY_MS,
 )
 SPECS = _messages(
@@ -301,7 +301,7 @@ VERSIONS = _messages(
     about="What became of each version: refused, on trial, live, rolled back.",
     key="model",
     producers=("registry",),
-    readers=(("monitoring", SHARED),),
+    readers=(("monitoring", SHARED), ("trainer", SHARED)),
     retention_ms=90 * _DAY_MS,
 )
 DEPLOYMENTS = _messages(

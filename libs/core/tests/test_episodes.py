@@ -47,6 +47,26 @@ def test_an_alarm_carries_the_evidence_of_its_opening_window() -> None:
     assert len(alarm.episode) == 32
 
 
+@pytest.mark.parametrize(
+    ("windows", "changed_at"),
+    [([OVER, OVER], 0), ([CLEAR, OVER, BETWEEN, OVER], 60), ([OVER, BETWEEN, CLEAR, OVER, OVER], 180)],
+)
+def test_an_alarm_says_where_its_first_window_began_that_was_over(
+    windows: Sequence[WindowVerdict], changed_at: float
+) -> None:
+    alarm = play(windows)[1][-1]
+
+    assert alarm is not None and alarm.changed_at == changed_at
+
+
+def test_a_state_that_was_kept_before_it_knew_where_windows_began_still_alarms() -> None:
+    kept = EpisodeState("1", (True,))
+
+    _, alarm = step(kept, OVER, 60.0, rule=TWO_OF_THREE, model="m", version="1", kind="data")
+
+    assert alarm is not None and alarm.changed_at == 60
+
+
 def test_an_open_episode_stays_silent_until_it_is_clear() -> None:
     assert fired(play([OVER] * 20)[1]) == [1]
     assert fired(play([OVER, OVER, BETWEEN, OVER, OVER])[1]) == [1]

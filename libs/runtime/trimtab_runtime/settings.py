@@ -1,7 +1,8 @@
 """Configuration from the environment into a frozen dataclass, all faults at once.
 
 A field `margin` of the registry's `Config` is set by `TRIMTAB_REGISTRY_MARGIN` or,
-where that is absent, by `TRIMTAB_MARGIN`, which all services share. A field with no
+where that is absent, by `TRIMTAB_MARGIN`, which all services share, or by the variable
+that the field's metadata names as `also`, if others have one for it. A field with no
 default must be set.
 """
 
@@ -34,7 +35,8 @@ def load(config: type[C], service: str, environ: Mapping[str, str]) -> C:
     values: dict[str, Any] = {}
     faults: list[str] = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        names = (f"TRIMTAB_{service}_{field.name}".upper(), f"TRIMTAB_{field.name}".upper())
+        names = [f"TRIMTAB_{service}_{field.name}".upper(), f"TRIMTAB_{field.name}".upper()]
+        names += [field.metadata["also"]] if "also" in field.metadata else []
         name = next((name for name in names if environ.get(name)), None)
         if name is not None:
             try:

@@ -365,6 +365,21 @@ async def test_a_training_set_is_the_same_at_its_versions_whatever_has_come_and_
     assert (await world.historical.training_set(wanted, patience_s=5)).digest != made.digest
 
 
+def test_a_set_is_made_by_the_document_that_is_given(world: World) -> None:
+    world.archive("asks", [Event("a", START + HOUR)])
+    world.archive("rides", [Event("a", START + 2 * HOUR, mph=33)])
+    applied = world.make(START, START + 10 * HOUR)
+    was = world.book.model("m")
+    document = was.model_copy(
+        update={"spec": was.spec.model_copy(update={"features": was.spec.features[:1]})}
+    )
+
+    made = world.make(START, START + 10 * HOUR, document=document)
+
+    assert made.rows.num_columns < applied.rows.num_columns
+    assert made.rows["label"].to_pylist() == applied.rows["label"].to_pylist()
+
+
 ZONES = {
     "parquet": "/zones.parquet",
     "key": "zone",

@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.entities import Command, Drift
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.loops import StageNews
@@ -34,6 +36,15 @@ def a_drift(episode: str, *, at_ms: int = 10 * DAY, kind: str = "data", model: s
 
 def refused(loop_id: str, number: int = 2) -> StageNews:
     return StageNews(f"{loop_id}/REFUSED", "m", number, "run", loop_id, "REFUSED", "", [], "worse", 6_000)
+
+
+async def test_a_command_says_since_when_the_world_is_another_also_through_its_messages(world: Any) -> None:
+    drift = messages.drift(messages.drift_event(replace(a_drift("e"), changed_ms=7 * DAY)))
+    await world.retraining.answer(drift)
+
+    (command,) = world.told(Command)
+    assert command.changed_ms == 7 * DAY
+    assert messages.command(messages.retrain_command(command)) == command
 
 
 async def test_an_episode_gives_one_command(world: Any) -> None:

@@ -286,7 +286,7 @@ async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path) -> None:
     endless = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 10_000_000}, timeout="5s")
     told: list[Progress] = []
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout \(5 s\)"):
-        await ChildProcess().fit(endless, a_training_set(tmp_path), None, tmp_path, told.append)
+        await ChildProcess().fit(a_recipe(endless), a_training_set(tmp_path), tmp_path, told.append)
 
 
 async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(
         out.write_table(table)
 
     with pytest.raises(RunFailed, match=r"memory_mb.* 256"):
-        await ChildProcess().fit(a_model(memory_mb=256), rows, None, tmp_path, untold)
+        await ChildProcess().fit(a_recipe(a_model(memory_mb=256)), rows, tmp_path, untold)
 
 
 async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:

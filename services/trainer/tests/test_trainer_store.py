@@ -11,7 +11,20 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
+<<<<<<< HEAD
 from trimtab_trainer.usecases.entities import Job, News, Note, Progress, Registered, Stage, Status, StoredFile
+=======
+from trimtab_trainer.usecases.entities import (
+    Compared,
+    Job,
+    News,
+    Progress,
+    Reproduction,
+    Stage,
+    Status,
+    StoredFile,
+)
+>>>>>>> room-again
 from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import Outcome, Trial
 
@@ -196,6 +209,7 @@ async def test_how_far_a_job_is_belongs_to_its_attempt_and_so_does_its_log(store
     assert told and (told.job.attempts, told.progress, told.log) == (2, None, StoredFile("/2", "second", 1))
 
 
+<<<<<<< HEAD
 def a_trial(number: int, value: float = 2.5) -> Trial:
     parameters = {"alpha": 1e-07, "solver": "svd", "max_iter": 100, "fit_intercept": True}
     return Trial(number, "linear", parameters, "mae", Outcome.PRUNED, (3.5, value), 1.25, 2.5)
@@ -240,3 +254,50 @@ async def test_the_model_that_a_job_is_to_judge_comes_back_with_it(
     job = await store.claim("me", now_ms=2_000, lease_ms=LEASE_MS)
 
     assert job and job.registered == brought
+=======
+def again(name: str, run: str = "run-a", *, at_ms: int = 1_000) -> News:
+    """Return the order to make a run once more."""
+    news = queued(name, at_ms=at_ms, trigger="reproduce")
+    return replace(news, job=replace(news.job, reproduces=run))
+
+
+async def test_a_run_that_is_made_again_holds_up_none_of_its_model_and_goes_last(store: Store) -> None:
+    await store.add(again("x"))
+    await store.add(queued("due", trigger="schedule", at_ms=2_000))
+    await store.add(again("y", at_ms=2_000))
+
+    taken = [await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS) for _ in range(3)]
+
+    assert [job and (job.run_id, job.reproduces) for job in taken] == [
+        ("run-due", ""),
+        ("run-x", "run-a"),
+        ("run-y", "run-a"),
+    ]
+
+
+async def test_what_came_of_making_a_run_again_is_kept(store: Store) -> None:
+    await store.add(again("x"))
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job
+    compared = Compared("model.onnx", "1", "2", outcome=True)
+
+    await store.record(
+        News(job, Status.SUCCEEDED, 4_000, reproduction=Reproduction((compared,), "it differs")), "me"
+    )
+
+    told = await store.get("run-x")
+    assert told
+    found = RunEvent.FromString(told.message).reproduction
+    assert (found.identical, found.sentence, found.compared[0].what) == (False, "it differs", "model.onnx")
+
+
+async def test_the_newest_change_that_an_order_knew_is_known_to_those_after_it(store: Store) -> None:
+    for name, as_of_ms, changed_ms in (("a", 5_000, 1_000), ("b", 7_000, 6_000), ("c", 8_000, None)):
+        news = queued(name)
+        await store.add(replace(news, job=replace(news.job, as_of_ms=as_of_ms, changed_ms=changed_ms)))
+
+    assert await store.last_change("m", 4_000) is None
+    assert await store.last_change("m", 6_000) == 1_000
+    assert await store.last_change("m", 9_000) == 6_000
+    assert await store.last_change("other", 9_000) is None
+>>>>>>> room-again

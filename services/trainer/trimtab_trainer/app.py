@@ -1,6 +1,7 @@
 """Composition root of the trainer: what is opened and started, in which order."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 
 from trimtab_contracts.training.v1.training_pb2_grpc import add_TrainerServicer_to_server
@@ -11,6 +12,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
 from trimtab_trainer.changes import Changes
+from trimtab_trainer import mlflow
 from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
@@ -32,6 +34,7 @@ async def run(config: Config) -> None:
 
     book, deployments = SpecBook(on_change=changed), Deployments(changed)
     async with (
+        AsyncExitStack() as opened,
         open_pool(config.postgres_dsn, "trainer", package="trimtab_trainer") as pool,
         rpc.channel(config.feature_store_address) as channel,
         bus.open_producer(config.kafka_servers) as producer,
@@ -65,6 +68,9 @@ async def run(config: Config) -> None:
             tasks.create_task(bus.consume(config.kafka_servers, "trainer", subscriptions(jobs)))
             tasks.create_task(outbox.relay(pool, producer, schema="trainer"))
             tasks.create_task(changes.work())
+            if uri := config.mlflow_tracking_uri:
+                mirror = mlflow.Mirror(await opened.enter_async_context(mlflow.opened(uri)), deployments)
+                tasks.create_task(bus.consume(servers, mlflow.GROUP, mlflow.subscriptions(mirror)))
             for _ in range(config.jobs):
                 tasks.create_task(jobs.work())
             await set_ready(True)

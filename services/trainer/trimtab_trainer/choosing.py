@@ -94,7 +94,7 @@ def judge(
             if seen is not None:
                 answers[window] = fit(spec, effort.seen(seen)).predict(rows.features[stretch])
         said.append(next(answers[each] for each in (score.best, *windows) if each in answers))
-        if len(windows) > 1:
+        if len(windows) > 1 and changed_ms is not None:
             new = rows.event_time_ms[stretch] >= changed_ms
             label = rows.label[stretch]
             score.add({window: losses(label, told)[new] for window, told in answers.items()})

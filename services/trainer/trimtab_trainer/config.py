@@ -32,5 +32,7 @@ class Config:
     """A run that has waited so long for its rows, or for what keeps them, fails."""
     ray_address: str | None = None
     """The Ray cluster that runs and their trials are put on; here, if not set."""
+    mlflow_tracking_uri: str = field(default="", metadata={"also": "MLFLOW_TRACKING_URI"})
+    """An MLflow server that is shown runs and versions, such as http://mlflow:5000; none, if it is empty."""
     trace_file: Path | None = None
     """Where spans are written as JSON lines, if anywhere."""

@@ -50,6 +50,11 @@ class Deployments:
         """Return the follower that keeps this view; run it as a task."""
         return Follower(servers, [topic.name for topic in FOLLOWS], self._hear)
 
+    def numbers(self, model: str) -> tuple[int, int]:
+        """Return the numbers of a model's champion and challenger, 0 for none."""
+        wanted = self._wanted.get(model, Deployment())
+        return wanted.champion.number, wanted.challenger.number
+
     def champion(self, model: str) -> Champion | None:
         """Return a model's live version, or None where nothing is live yet."""
         deployment = self._wanted.get(model)

@@ -2,6 +2,7 @@
 
 Rejected
 ├── RunFailed        a run cannot give a candidate; trying it again will not help
+├── BadTrackingUri   a setting names no MLflow server
 ├── NothingArchived  a model has nothing yet that it could be trained on
 ├── BadNote          a note that says nothing, too much, or is nobody's
 ├── UnknownRun       (NotFound)
@@ -14,6 +15,16 @@ from trimtab_runtime.errors import Conflict, NotFound, Rejected
 
 class RunFailed(Rejected):
     """This run cannot give a candidate."""
+
+
+class BadTrackingUri(Rejected):
+    """The setting for MLflow names none that can be told anything."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(
+            f"TRIMTAB_TRAINER_MLFLOW_TRACKING_URI (or MLFLOW_TRACKING_URI) is {uri!r}, which is no server: write "
+            "http://host:port, or leave it empty"
+        )
 
 
 class NothingArchived(Rejected):

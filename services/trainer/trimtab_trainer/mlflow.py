@@ -128,8 +128,8 @@ class Mirror:
             Unavailable: the server is away.
             Rejected: the server will not have it, or was never told of the version's run.
         """
-        filter = f"name = '{_quoted(event.model)}'"
-        known = (await self._get("model-versions/search", filter=filter, max_results=10_000)).get(
+        named = f"name = '{_quoted(event.model)}'"
+        known = (await self._get("model-versions/search", filter=named, max_results=10_000)).get(
             "model_versions", []
         )
         numbers = {
@@ -192,8 +192,8 @@ class Mirror:
 
     async def _search(self, model: str, run_id: str) -> list[Any]:
         experiment = await self._experiment(model)
-        filter = f"tags.`trimtab.run_id` = '{_quoted(run_id)}'"
-        found = await self._post("runs/search", experiment_ids=[experiment], filter=filter, max_results=1)
+        tagged = f"tags.`trimtab.run_id` = '{_quoted(run_id)}'"
+        found = await self._post("runs/search", experiment_ids=[experiment], filter=tagged, max_results=1)
         return list(found.get("runs", ()))
 
     async def _create(self, event: RunEvent) -> Any:

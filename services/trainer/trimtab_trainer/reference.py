@@ -1,9 +1,8 @@
-"""What monitoring will hold a version against: rows as the version's own fit weighs them, each with an unseen prediction.
+"""What monitoring will hold a version against: rows of its world, each with a prediction by a fit that has not seen it.
 
-A fit that discounts the old hardly knows it, so the reference leaves it out: it holds as
-many of the newest rows as the fit effectively saw; where the world is known to have
-changed, those since then, if they fill two windows. No prediction is by a fit that has
-seen the row.
+Where the world is known to have changed, the rows since then are its world, if they
+fill two windows; if not, as many of the newest rows as the fit effectively saw, for
+the losses of a world that it has forgotten would hide the next change.
 """
 
 from collections.abc import Sequence
@@ -29,17 +28,17 @@ _BLOCKS = 10
 
 
 def place(spec: ModelSpec, rows: Rows, judged: slice, changed_ms: int | None, effort: Effort) -> slice:
-    """Return the places of the reference: the newest rows, as many as the fit effectively saw.
+    """Return the places of the reference, the newest rows among them.
 
     Where fits take long, the held-out rows do if they fill windows enough: their predictions are at hand.
     """
     window, size = spec.monitoring.window, len(rows)
-    if effort.every > 1 and changed_ms is None and size - judged.start >= _WINDOWS * window:
-        return slice(size - min(size - judged.start, MOST_ROWS), size)
-    if changed_ms is not None:
-        newer = size - int(np.searchsorted(rows.event_time_ms, changed_ms))
-        if newer >= _FEW_WINDOWS * window:
-            return slice(size - min(newer, MOST_ROWS), size)
+    if changed_ms is None:
+        long = effort.every > 1 and size - judged.start >= _WINDOWS * window
+        return slice(size - min(size - judged.start if long else size, MOST_ROWS), size)
+    newer = size - int(np.searchsorted(rows.event_time_ms, changed_ms))
+    if newer >= _FEW_WINDOWS * window:
+        return slice(size - min(newer, MOST_ROWS), size)
     count = fitting.weights(spec, rows)
     # The size of Kish (1965): of rows that count alike, so many would say as much.
     effective = size if count is None else round(float(count.sum() ** 2 / np.square(count).sum()))

@@ -128,6 +128,14 @@ class Champions(Protocol):
         ...
 
 
+class Deployed(Protocol):
+    """What is wanted of models."""
+
+    def numbers(self, model: str) -> tuple[int, int]:
+        """Return the numbers of a model's champion and challenger, 0 for none."""
+        ...
+
+
 class Features(Protocol):
     """Where training sets come from."""
 
