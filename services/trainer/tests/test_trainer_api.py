@@ -209,3 +209,27 @@ async def test_a_model_that_was_not_uploaded_is_not_found(tmp_path: Path, digest
         await api.Register(RegisterRequest(model="m", digest=digest), None)
 
     assert not producer.sent
+
+
+async def test_a_note_is_kept_with_who_wrote_it_and_when() -> None:
+    api, _ = an_api(REACHED)
+    job = Job("run-1", "c", "m", "l", "manual", 5_000, None, queued_at_ms=1)
+    await api._store.add(News(job, Status.QUEUED, 1))
+
+    await api.NoteRun(NoteRunRequest(run_id="run-1", text=" the zones moved \n", by="ann"), None)
+
+    [note] = (await api.GetRun(GetRunRequest(run_id="run-1"), None)).notes
+    assert (note.text, note.by, from_timestamp(note.at)) == ("the zones moved", "ann", NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "by", "said"),
+    [
+        (" ", "ann", "text has 0 characters: write a note of 1 to 4,000"),
+        ("x" * 4_001, "ann", "text has 4001 characters"),
+        ("x", "", "by is empty: say who writes the note"),
+    ],
+)
+async def test_a_note_that_says_nothing_or_is_nobodys_is_refused(text: str, by: str, said: str) -> None:
+    with pytest.raises(BadNote, match=said):
+        await an_api(REACHED)[0].NoteRun(NoteRunRequest(run_id="run-1", text=text, by=by), None)

@@ -20,7 +20,7 @@ from trimtab_stack import ports
 from trimtab_trainer import job, onray, sandbox
 from trimtab_trainer.sandbox import ChildProcess
 from trimtab_trainer.usecases.entities import Fitted, Progress, Stage, TrainingSet
-from trimtab_trainer.usecases.trials import hand_over
+from trimtab_trainer.usecases.trials import hand_over, handed_over
 
 MINUTE = 60_000
 ENDLESS = {"kind": "hist_gradient_boosting", "parameters": {"max_iter": 10_000_000}}
@@ -177,7 +177,8 @@ async def test_without_a_cluster_the_run_waits_with_a_sentence(folder: Path) -> 
 async def test_a_driver_that_lost_its_cluster_loses_no_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
 ) -> None:
-    async def run(folder: Path, *_: object, **__: object) -> int:
+    async def run(folder: Path, tell: Callable[[Progress], None], **_: object) -> int:
+        tell(Progress(Stage.SEARCHING, trial=1, trials=9))
         (folder / "result.json").write_text("it is away")
         return code
 
@@ -185,3 +186,4 @@ async def test_a_driver_that_lost_its_cluster_loses_no_run(
     hand_over(folder, [])
     with pytest.raises(RayAway, match=said):
         await fitted(folder, a_model(kind="auto"), "auto", lambda _: None)
+    assert handed_over(folder) == []

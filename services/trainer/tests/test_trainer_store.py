@@ -11,20 +11,18 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.store import PostgresStore
 from trimtab_trainer.testing import MemoryStore
-<<<<<<< HEAD
-from trimtab_trainer.usecases.entities import Job, News, Note, Progress, Registered, Stage, Status, StoredFile
-=======
 from trimtab_trainer.usecases.entities import (
     Compared,
     Job,
     News,
+    Note,
     Progress,
+    Registered,
     Reproduction,
     Stage,
     Status,
     StoredFile,
 )
->>>>>>> room-again
 from trimtab_trainer.usecases.ports import Store
 from trimtab_trainer.usecases.trials import Outcome, Trial
 
@@ -209,7 +207,6 @@ async def test_how_far_a_job_is_belongs_to_its_attempt_and_so_does_its_log(store
     assert told and (told.job.attempts, told.progress, told.log) == (2, None, StoredFile("/2", "second", 1))
 
 
-<<<<<<< HEAD
 def a_trial(number: int, value: float = 2.5) -> Trial:
     parameters = {"alpha": 1e-07, "solver": "svd", "max_iter": 100, "fit_intercept": True}
     return Trial(number, "linear", parameters, "mae", Outcome.PRUNED, (3.5, value), 1.25, 2.5)
@@ -254,7 +251,8 @@ async def test_the_model_that_a_job_is_to_judge_comes_back_with_it(
     job = await store.claim("me", now_ms=2_000, lease_ms=LEASE_MS)
 
     assert job and job.registered == brought
-=======
+
+
 def again(name: str, run: str = "run-a", *, at_ms: int = 1_000) -> News:
     """Return the order to make a run once more."""
     news = queued(name, at_ms=at_ms, trigger="reproduce")
@@ -300,4 +298,20 @@ async def test_the_newest_change_that_an_order_knew_is_known_to_those_after_it(s
     assert await store.last_change("m", 6_000) == 1_000
     assert await store.last_change("m", 9_000) == 6_000
     assert await store.last_change("other", 9_000) is None
->>>>>>> room-again
+
+
+async def test_notes_stay_in_the_order_in_which_they_were_written_whatever_becomes_of_the_run(
+    store: Store,
+) -> None:
+    await store.add(queued("a"))
+    await store.note("run-a", Note("looks 'odd' | 1 < 2", "ann", 1))
+    job = await store.claim("me", now_ms=3_000, lease_ms=LEASE_MS)
+    assert job and await store.record(News(job, Status.FAILED, 4_000, error="no"), "me")
+
+    told = await store.note("run-a", Note("it was", "bob", 2))
+
+    assert told.notes == (Note("looks 'odd' | 1 < 2", "ann", 1), Note("it was", "bob", 2))
+    [listed] = await store.list("m", 10)
+    assert listed.notes == told.notes
+    with pytest.raises(UnknownRun):
+        await store.note("run-b", Note("x", "ann", 1))

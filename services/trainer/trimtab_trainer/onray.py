@@ -62,13 +62,18 @@ def main(folder: Path, tell: Tell, place: Place) -> int:
             if job.of(folder).spec.trainer.kind == "auto":
                 _search(ray, folder, tell, place)
             return _run(ray, folder, tell, place)
-        except (ConnectionError, ray.exceptions.RaySystemError) as error:
+        except (ConnectionError, ray.exceptions.RayError) as error:
             raise RayAway.by(place.address, error) from error
     except RayAway as away:
         (folder / "result.json").write_text(str(away))
         return sandbox.AWAY
     except RunFailed as error:
         return job.failed(folder, error)
+    except (
+        Exception
+    ) as error:  # ours: a driver that ends in any other way has been ended by Ray, with its cluster
+        log.exception("the driver failed")
+        return job.failed(folder, RunFailed(f"{type(error).__name__}: {error}: see `trimtab run logs`"))
 
 
 def _search(ray: Any, folder: Path, tell: Tell, place: Place) -> None:

@@ -14,6 +14,7 @@ from trimtab_core import specs
 from trimtab_runtime import artifacts, cluster
 from trimtab_runtime.cluster import RayAway
 
+from trimtab_trainer import search
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import own
 from trimtab_trainer.job import FAILED
@@ -64,21 +65,23 @@ class ChildProcess:
             content = await asyncio.to_thread(artifacts.fetch, _named(champion.model))
             (folder / "champion.onnx").write_bytes(content)
         result = folder / "result.json"
-        result.unlink(missing_ok=True)
+        for earlier in (result, folder / search.FOUND):  # of another spec, maybe
+            earlier.unlink(missing_ok=True)
         spec = model.spec.trainer
         # What a user has brought along is at hand here, and only here.
         is_theirs = spec.kind == "own" or (folder / "registered.onnx").exists()
-        watch, address = _Watch(folder, tell), None if is_theirs else self._ray_address
+        address = None if is_theirs else self._ray_address
         if address:
             await asyncio.to_thread(cluster.look_for, address)
-        clock = asyncio.get_running_loop().time
-        until_s = clock() + spec.timeout / 1000
+        watch, clock = _Watch(folder, tell), asyncio.get_running_loop().time
+        until_s, timeout_s = clock() + spec.timeout / 1000, spec.timeout / 1000
         while True:
-            left_s = until_s - clock()
             code = await run(
-                folder, watch.hear, memory_mb=spec.memory_mb, timeout_s=left_s, ray_address=address
-            )
-            if code in (0, FAILED, AWAY) or not watch.died_of_a_trial(_ended(code, spec.memory_mb)):
+                folder, watch.hear, memory_mb=spec.memory_mb, timeout_s=timeout_s, left_s=until_s - clock(),
+                ray_address=address,
+            )  # fmt: skip
+            # Ray's driver dies of no trial: those are its workers'.
+            if code in (0, FAILED) or address or not watch.died_of_a_trial(_ended(code, spec.memory_mb)):
                 break
         if code == AWAY:
             raise RayAway(result.read_text())
@@ -186,11 +189,12 @@ def came_to(folder: Path, code: int, memory_mb: int) -> None:
 
 
 async def run(
-    folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float, ray_address: str | None = None
+    folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float, left_s: float | None = None,
+    ray_address: str | None = None,
 ) -> int:  # fmt: skip
     """Run the child, which writes how far it is to its standard output and all else to the log.
 
-    Its time does not run while it waits for a place on a cluster.
+    Of `timeout_s` it has `left_s` left, if that is given; its time does not run while it waits for a place on a cluster.
     """
     module, *more = ("raychild", str(timeout_s), ray_address) if ray_address else ("child",)
     with (folder / "log").open("ab") as log:
@@ -206,7 +210,7 @@ async def run(
             stderr=log,
         )
         try:
-            async with asyncio.timeout(timeout_s) as limit:
+            async with asyncio.timeout(timeout_s if left_s is None else left_s) as limit:
                 assert child.stdout is not None
                 async for line in child.stdout:
                     tell(progress := _progress_of(line))

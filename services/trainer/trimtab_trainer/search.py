@@ -23,7 +23,8 @@ from trimtab_trainer.usecases.trials import Outcome, handed_over
 if TYPE_CHECKING:
     from trimtab_trainer import tpe
 
-_FOUND = "searched.json"
+FOUND = "searched.json"
+"""What a search in a job's folder has found."""
 _LEAST_KNOWN = 20
 
 
@@ -35,10 +36,10 @@ def settled(model: Model, rows: fitting.Rows, judged: slice, folder: Path, telli
     """
     if model.spec.trainer.kind != "auto":
         return model
-    if not (folder / _FOUND).exists():
+    if not (folder / FOUND).exists():
         seen = older(rows, judged, model.spec)
         find(model, folder, telling, telling.heard(lambda spec, at: judge(spec, seen, at)))
-    found = json.loads((folder / _FOUND).read_text())
+    found = json.loads((folder / FOUND).read_text())
     telling.searched(found["trials"], found["best"])
     trainer = model.spec.trainer.model_copy(
         update={"kind": found["kind"], "parameters": found["parameters"], "search": None}
@@ -48,7 +49,7 @@ def settled(model: Model, rows: fitting.Rows, judged: slice, folder: Path, telli
 
 def facts(folder: Path) -> dict[str, Any]:
     """Return what a run says of the search in its folder; nothing, if there was none."""
-    found = folder / _FOUND
+    found = folder / FOUND
     return {"search": json.loads(found.read_text())["search"]} if found.exists() else {}
 
 
@@ -96,4 +97,4 @@ def find(
         "best": str(winner),
         "search": said,
     }
-    (folder / _FOUND).write_text(json.dumps(found))
+    (folder / FOUND).write_text(json.dumps(found))

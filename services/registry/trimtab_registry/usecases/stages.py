@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 from trimtab_registry.usecases.entities import Stage
 
-BORN = (Stage.REFUSED, Stage.AWAITING_APPROVAL, Stage.ACCEPTED)
+BORN = (Stage.REFUSED, Stage.AWAITING_CHECKS, Stage.AWAITING_APPROVAL, Stage.ACCEPTED)
 """What a version may be as it comes from its run."""
 
 STAGES: Mapping[Stage, frozenset[Stage]] = {
     # A person may let it serve all the same.
     Stage.REFUSED: frozenset({Stage.ACCEPTED, Stage.RETIRED}),
+    Stage.AWAITING_CHECKS: frozenset({Stage.AWAITING_APPROVAL, Stage.ACCEPTED, Stage.REJECTED}),
     Stage.AWAITING_APPROVAL: frozenset({Stage.ACCEPTED, Stage.REJECTED}),
     Stage.REJECTED: frozenset({Stage.RETIRED}),
     # Without a champion to be judged against, or hurried, it goes live without a trial. It is retired from here only where
