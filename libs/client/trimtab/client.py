@@ -39,8 +39,8 @@ from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 from trimtab import finding, registering
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
-from trimtab.registering import File as File
 from trimtab.managing import Managing
+from trimtab.registering import File as File
 
 T = TypeVar("T", specs.Source, specs.Model)
 MOST_ROWS = 2_000

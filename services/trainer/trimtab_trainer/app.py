@@ -11,8 +11,8 @@ from trimtab_runtime.follow import catch_up
 from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 
-from trimtab_trainer.changes import Changes
 from trimtab_trainer import mlflow
+from trimtab_trainer.changes import Changes
 from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
