@@ -79,8 +79,8 @@ def write_junit(path: Path, found: Sequence[Outcome]) -> None:
         cases = [outcome for outcome in found if outcome.suite == suite]
         states = Counter(outcome.state for outcome in cases)
         numbers = {"tests": len(cases), "failures": states["failed"], "skipped": states["waits"], "errors": 0}
-        shown = {"name": suite} | {name: str(number) for name, number in numbers.items()}
-        element = ElementTree.SubElement(root, "testsuite", shown)
+        said = {"name": suite, **{name: str(number) for name, number in numbers.items()}}
+        element = ElementTree.SubElement(root, "testsuite", said)
         for outcome in cases:
             file, _, line = outcome.place.rpartition(":")
             case = ElementTree.SubElement(
