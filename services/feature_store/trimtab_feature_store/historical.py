@@ -46,6 +46,8 @@ FOLLOWS = (topics.TABLES,)
 _POLL_S = 0.05
 _TIMES = ("event_time_ms", "arrived_at_ms")
 _PLACE = ("partition", "offset")
+_OTHER_CLASS = -1.0
+"""What the label join has for a label that is none of a model's classes: it is the row's label all the same."""
 _NOBODY = "\x00"
 """Entity and key of a row that has none: no event has it either."""
 
@@ -69,9 +71,12 @@ class TrainingSet:
 
     rows: pa.Table
     rows_without_label: int
+    """Those of other classes among them."""
     versions: Mapping[str, int]
     """Of the tables it was made from."""
     digest: str
+    rows_of_other_classes: int = 0
+    """Rows whose label is none of the classes that the model's spec names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +244,8 @@ class Making:
         plan, spine = self._plan, self.spine()
         at, keys, matrix = _ints(spine["event_time_ms"]), self.keys(spine), self.features(spine)
         labels, without = self._labels(keys, at)
+        other = labels == _OTHER_CLASS
+        labels[other] = np.nan
         known = ~np.isnan(labels)
         rows = pa.table(
             {
@@ -248,7 +255,8 @@ class Making:
                 "label": labels[known],
             }
         )
-        return TrainingSet(rows, without, plan.versions, digest(rows))
+        strange = int(np.count_nonzero(other))
+        return TrainingSet(rows, without + strange, plan.versions, digest(rows), strange)
 
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
         """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
@@ -318,7 +326,7 @@ class Making:
             keys,
             at,
             _texts(found[on]),
-            _numbers(found[value]),
+            _classes(found[value], label.classes) if label.classes else _numbers(found[value]),
             _ints(found["event_time_ms"]),
             _ints(found["arrived_at_ms"]),
             label.within,
@@ -391,6 +399,12 @@ def _entities(columns: Sequence[Any], rows: int) -> pa.Array:
 def _entity(values: tuple[Any, ...]) -> str:
     key = entity_key(values)
     return _NOBODY if key is None else key
+
+
+def _classes(column: Any, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the number of each value's class, `_OTHER_CLASS` where it is none of `names`."""
+    found = pc.index_in(_texts(column), pa.array(names, pa.string()))
+    return np.asarray(pc.fill_null(found, int(_OTHER_CLASS)).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:

@@ -100,6 +100,8 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
         features=candidate.features,
         trained_to=candidate.trained_to,
         tables=candidate.tables,
+        classes=candidate.classes,
+        texts=candidate.texts,
     )
 
 

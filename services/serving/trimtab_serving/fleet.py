@@ -37,6 +37,7 @@ class Ref:
     features: tuple[str, ...]
     model: StoredFile
     reference: StoredFile | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ class Fleet:
         reference = None
         if ref.reference is not None:
             reference = self._files.fetch(ref.reference)
-        return load(model, ref.number, ref.features, self._files.fetch(ref.model), reference)
+        onnx = self._files.fetch(ref.model)
+        return load(model, ref.number, ref.features, onnx, reference, classes=ref.classes)
 
     def _show(self) -> None:
         """Put on the board what can answer now."""

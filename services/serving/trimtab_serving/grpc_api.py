@@ -21,10 +21,16 @@ class PredictionApi(PredictionServicer):
         """Answer for some rows of the model's source."""
         answer = self._predictions.predict(request.model, request.rows, request.version)
         until = answer.features_until_ms
-        return PredictResponse(
+        said = answer.predictions
+        response = PredictResponse(
             model=request.model,
-            predictions=answer.predictions.tolist(),
+            predictions=(said.argmax(axis=1) if answer.classes else said).tolist(),
             versions=answer.versions,
             ids=answer.ids,
             features_until=None if until is None else to_timestamp(until),
         )
+        if answer.classes:
+            response.classes.extend([answer.classes[int(number)] for number in response.predictions])
+            response.class_names.extend(answer.classes)
+            response.probabilities.extend(said.ravel().tolist())
+        return response

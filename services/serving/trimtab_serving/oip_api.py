@@ -2,13 +2,16 @@
 
 A model takes `features` FP32 [rows, features] and, optionally, `key` BYTES [rows]
 (the label's join key) and `event_time_ms` INT64 [rows]; it answers `prediction` FP32
-[rows], always raw, under the version that answered. Only rows with a key take part in
+[rows], always raw, under the version that answered; one of classes the number of the
+most probable, and `probabilities` FP32 [rows, classes]. Only rows with a key take part in
 rollouts and are logged: without one no label can ever be joined.
 """
 
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from trimtab_runtime.errors import Conflict
 from tritonclient.grpc import model_config_pb2 as config_pb2
 from tritonclient.grpc import service_pb2 as pb2
@@ -18,7 +21,7 @@ from trimtab_serving import tensors
 from trimtab_serving.errors import BadTensor
 from trimtab_serving.snapshot import Board
 from trimtab_serving.usecases import Predictions, Tensors
-from trimtab_serving.versions import INPUT, OUTPUT
+from trimtab_serving.versions import INPUT, OUTPUT, PROBABILITIES, Version
 
 SERVICE = "inference.GRPCInferenceService"
 KEY, EVENT_TIME = "key", "event_time_ms"
@@ -58,7 +61,8 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     def ModelMetadata(self, request: Any, context: Any) -> Any:
         """Say what a model takes and gives."""
         served = self._board.current.of(request.name)
-        width = len(served.pinned(request.version).features)
+        version = served.pinned(request.version)
+        width = len(version.features)
         tensor = pb2.ModelMetadataResponse.TensorMetadata
         return pb2.ModelMetadataResponse(
             name=request.name,
@@ -69,12 +73,15 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 tensor(name=KEY, datatype="BYTES", shape=[-1]),
                 tensor(name=EVENT_TIME, datatype="INT64", shape=[-1]),
             ],
-            outputs=[tensor(name=OUTPUT, datatype="FP32", shape=[-1])],
+            outputs=[
+                tensor(name=name, datatype="FP32", shape=shape) for name, shape in _outputs(version).items()
+            ],
         )
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
         """Say the same in the words of Triton's configuration, where an input can be optional."""
-        width = len(self._board.current.of(request.name).pinned(request.version).features)
+        version = self._board.current.of(request.name).pinned(request.version)
+        width = len(version.features)
         taken = config_pb2.ModelInput
         config = config_pb2.ModelConfig(
             name=request.name,
@@ -85,7 +92,10 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 taken(name=KEY, data_type=config_pb2.TYPE_STRING, dims=[-1], optional=True),
                 taken(name=EVENT_TIME, data_type=config_pb2.TYPE_INT64, dims=[-1], optional=True),
             ],
-            output=[config_pb2.ModelOutput(name=OUTPUT, data_type=config_pb2.TYPE_FP32, dims=[-1])],
+            output=[
+                config_pb2.ModelOutput(name=name, data_type=config_pb2.TYPE_FP32, dims=shape)
+                for name, shape in _outputs(version).items()
+            ],
         )
         return pb2.ModelConfigResponse(config=config)
 
@@ -95,11 +105,26 @@ class InferenceApi(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         response = pb2.ModelInferResponse(
             model_name=request.model_name, model_version=str(answer.versions[0]), id=request.id
         )
-        output = response.outputs.add()
-        output.name, output.datatype = OUTPUT, "FP32"
-        output.shape.append(len(answer.predictions))
-        response.raw_output_contents.append(answer.predictions.tobytes())
+        said = answer.predictions
+        if answer.classes:
+            _add(response, OUTPUT, said.argmax(axis=1).astype(np.float32))
+            _add(response, PROBABILITIES, said)
+        else:
+            _add(response, OUTPUT, said)
         return response
+
+
+def _outputs(version: Version) -> dict[str, list[int]]:
+    """Return what a version gives, by name, and of which shape."""
+    found = {OUTPUT: [-1]}
+    return found | {PROBABILITIES: [-1, len(version.classes)]} if version.classes else found
+
+
+def _add(response: Any, name: str, values: NDArray[np.float32]) -> None:
+    output = response.outputs.add()
+    output.name, output.datatype = name, "FP32"
+    output.shape.extend(values.shape)
+    response.raw_output_contents.append(values.tobytes())
 
 
 def _read(request: Any, width: int) -> Tensors:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_runtime.clock import Clock
 
+from trimtab_serving import outcomes
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, PredictionLog
 from trimtab_serving.snapshot import Board, Served
@@ -32,10 +33,13 @@ class Answer(NamedTuple):
     """What a request gets back: one of each a row."""
 
     predictions: Floats
+    """[rows], or the probabilities [rows, classes] of a multiclass task."""
     versions: Sequence[int]
     ids: Sequence[str]
     features_until_ms: int | None = None
     """The watermark of the online features that were used; None where none were."""
+    classes: tuple[str, ...] = ()
+    """Of a multiclass task, whose predictions are probabilities [rows, classes]."""
 
 
 class Question(NamedTuple):
@@ -123,7 +127,9 @@ class Predictions:
         rows = len(features)
         predictions = answering.run(features)
         self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
-        return Answer(predictions, [answering.number] * rows, self._ids(rows))
+        return Answer(
+            predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes
+        )
 
     def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
         rows = len(question.features)
@@ -131,14 +137,17 @@ class Predictions:
         try:
             champion = predictions = served.champion.run(question.features)
             challenger, arms = self._challenge(served, question), list[bool]()
+            if challenger is not None and challenger.shape != champion.shape:
+                champion, challenger = outcomes.alike(champion, challenger)
+                predictions = champion
             versions = [served.champion.number] * rows
             if challenger is not None and served.challenger is not None:
                 # A challenger that has no answer costs its caller nothing.
-                arms = (np.array(question.arms) & np.isfinite(challenger)).tolist()
+                arms = (np.array(question.arms) & outcomes.answered(challenger)).tolist()
                 if question.one_version and not all(arms):
                     arms = [False] * rows
                 if any(arms):
-                    predictions = np.where(arms, challenger, champion)
+                    predictions = outcomes.chosen(arms, challenger, champion)
                     versions = [served.challenger.number if arm else served.champion.number for arm in arms]
             ids = self._ids(rows)
             latency_us = (perf_counter_ns() - begun) // 1000
@@ -159,7 +168,7 @@ class Predictions:
         finally:
             self._log.leave(ticket)
         self._meter.answered(served.model, rows, latency_us)
-        return Answer(predictions, versions, ids, until_ms)
+        return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served))
 
     def _challenge(self, served: Served, question: Question) -> Floats | None:
         if served.challenger is None:
@@ -171,7 +180,7 @@ class Predictions:
                 return served.challenger.run(made)
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", served.challenger.number, served.model)
-        return np.full(len(question.features), np.nan, np.float32)
+        return outcomes.nothing(served.challenger, len(question.features))
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]

@@ -19,6 +19,7 @@ from trimtab_serving.errors import CannotServe
 
 INPUT = "features"
 OUTPUT = "prediction"
+PROBABILITIES = "probabilities"
 _WARM_ROWS = (1, 16)
 _EXAMPLES = 8
 
@@ -32,14 +33,23 @@ class Version:
     features: tuple[str, ...]
     session: Any
     output: str
+    classes: tuple[str, ...] = ()
+    """Of a multiclass task; the output is then their probabilities."""
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the predictions [rows] for features [rows, features]."""
-        return np.asarray(self.session.run([self.output], {INPUT: features})[0], np.float32).reshape(-1)
+        """Return the predictions [rows] for features [rows, features]; of a multiclass task probabilities [rows, classes]."""
+        answer = np.asarray(self.session.run([self.output], {INPUT: features})[0], np.float32)
+        return answer if self.classes else answer.reshape(-1)
 
 
 def load(
-    model: str, number: int, features: Sequence[str], onnx: bytes, reference: bytes | None = None
+    model: str,
+    number: int,
+    features: Sequence[str],
+    onnx: bytes,
+    reference: bytes | None = None,
+    *,
+    classes: Sequence[str] = (),
 ) -> Version:
     """Open a version and warm it, on zeros and on a few rows of its reference where that is given.
 
@@ -62,7 +72,16 @@ def load(
             f"{name} takes {width} features and its record names {len(features)}: export it anew"
         )
     digest = hashlib.sha256(onnx).hexdigest()
-    version = Version(number, digest, tuple(features), session, session.get_outputs()[0].name)
+    outputs = [output.name for output in session.get_outputs()]
+    of_classes = PROBABILITIES in outputs and len(classes) > 0
+    version = Version(
+        number,
+        digest,
+        tuple(features),
+        session,
+        PROBABILITIES if of_classes else outputs[0],
+        tuple(classes) if of_classes else (),
+    )
     for rows in _WARM_ROWS:
         _warm(name, version, np.zeros((rows, len(features)), np.float32))
     if reference is not None:
@@ -85,7 +104,7 @@ def _warm(name: str, version: Version, features: NDArray[np.float32]) -> None:
         answer = version.run(features)
     except Exception as error:  # ONNX Runtime's own exceptions share no base
         raise CannotServe(f"{name} fails on {len(features)} rows: {error}; export it anew") from error
-    if answer.shape != (len(features),):
+    if answer.shape != (len(features), len(version.classes))[: answer.ndim]:
         raise CannotServe(f"{name} gives {answer.size} numbers for {len(features)} rows: export it anew")
     if not np.isfinite(answer).all():
         raise CannotServe(f"{name} gives {answer[~np.isfinite(answer)][0]} for known rows: train it again")

@@ -1,17 +1,20 @@
 """From a fitted estimator to an ONNX graph with the preprocessing inside.
 
 The graph takes `features` float32 [rows, features] and its first output,
-`prediction` [rows], is the value or the probability of the positive class. A graph
-whose answers are not the framework's is not let out.
+`prediction` [rows], is the value or the probability of the positive class; of more
+classes than two it is the number of the most probable, and `probabilities`
+[rows, classes] comes after it. A graph whose answers are not the framework's is not let
+out.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_trainer.errors import RunFailed
 
@@ -22,11 +25,7 @@ TOLERANCE = 1e-3
 
 def of_features(model: Any, *, probabilities: bool) -> Any:
     """Return a converter's graph with our names: its one input, and of its last output the value or the positive class."""
-    graph = model.graph
-    theirs, last = graph.input[0].name, graph.output[-1].name
-    for node in graph.node:
-        node.input[:] = ["features" if name == theirs else name for name in node.input]
-    graph.input[0].name = "features"
+    graph, last = model.graph, _named(model.graph)
     if probabilities:
         graph.initializer.append(helper.make_tensor("positive", TensorProto.INT64, [1], [1]))
         graph.node.append(helper.make_node("Gather", [last, "positive"], ["chosen"], axis=1))
@@ -38,6 +37,37 @@ def of_features(model: Any, *, probabilities: bool) -> Any:
     return model
 
 
+def of_classes(model: Any, *, seen: Sequence[int], classes: int) -> Any:
+    """Return a converter's graph with our names, whose last output is the probabilities [rows, seen] of the classes `seen`.
+
+    Each gets its own of `classes` columns; a class that was not seen has no chance.
+    """
+    graph, last = model.graph, _named(model.graph)
+    own = np.zeros((len(seen), classes), np.float32)
+    own[np.arange(len(seen)), list(seen)] = 1
+    graph.initializer.append(numpy_helper.from_array(own, "own_columns"))
+    graph.node.extend(
+        [
+            helper.make_node("MatMul", [last, "own_columns"], ["probabilities"]),
+            helper.make_node("ArgMax", ["probabilities"], ["most_probable"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["most_probable"], ["prediction"], to=TensorProto.FLOAT),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]))
+    return model
+
+
+def _named(graph: Any) -> str:
+    """Give a converter's graph our name for its one input, and return its name for its last output."""
+    theirs = graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["features" if name == theirs else name for name in node.input]
+    graph.input[0].name = "features"
+    return str(graph.output[-1].name)
+
+
 def serialised(model: Any) -> bytes:
     """Return the bytes of a model that is well formed."""
     onnx.checker.check_model(model)
@@ -45,10 +75,12 @@ def serialised(model: Any) -> bytes:
 
 
 def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the predictions [rows] of a serialised model."""
+    """Return the predictions [rows] of a serialised model; of more classes than two their probabilities [rows, classes]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if "probabilities" in [output.name for output in session.get_outputs()]:
+        return np.asarray(session.run(["probabilities"], {"features": features})[0], np.float64)
     return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
 
 
@@ -61,7 +93,7 @@ def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.floa
     difference = np.abs(run(model, features) - expected)
     limit = TOLERANCE * max(float(np.std(expected)), 1e-6)
     if (worst := float(difference.max())) > limit:
-        wrong = int((difference > limit).sum())
+        wrong = int((difference > limit).reshape(len(expected), -1).any(axis=1).sum())
         raise RunFailed(
             f"the exported model differs from the fitted one on {wrong} of {len(expected)} rows, by up to {worst:.3g}: "
             "it would serve other answers than were judged, so it is not let out"

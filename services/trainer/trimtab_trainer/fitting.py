@@ -84,7 +84,7 @@ def unseen_predictions(
     predicted by a fit to the other blocks, so that the loss of the reference is that
     of a model at work and not of one that knows the answers.
     """
-    found = np.empty(len(rows))
+    found = np.empty((len(rows), *predictions.shape[1:]))
     found[judged] = predictions
     older = np.arange(judged.start)
     for block in np.array_split(older, FOLDS):

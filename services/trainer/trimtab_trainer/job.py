@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
-from trimtab_core.specs import Model
+from trimtab_core.specs import Model, ModelSpec
 
-from trimtab_trainer import export, fitting
+from trimtab_trainer import classes, export, fitting
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -54,9 +54,12 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
     names = [name for name in table.column_names if name not in ("key", "event_time_ms", "label")]
+    if other := _of_other_classes(job.get("rows_of_other_classes", 0), model):
+        log.info("%s", other)
     if table.num_rows < spec.min_rows:
         raise RunFailed(
             f"there are {table.num_rows} labelled rows and trainer.min_rows is {spec.min_rows}: wait, or lower it"
+            + (f" ({other})" if other else "")
         )
     if spec.max_rows is not None:
         table = table.slice(max(0, table.num_rows - spec.max_rows))
@@ -76,7 +79,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
 
     telling.reach(Stage.EVALUATING)
     _write_reference(folder / "reference.arrow", model, names, rows, unseen)
-    champion = _champion(folder, job.get("champion"), names, rows[judged])
+    champion = _champion(folder, job.get("champion"), model.spec, names, rows[judged])
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
     metrics = _metrics(task, rows.label[judged], predictions, champion)
@@ -88,6 +91,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     (folder / "model.onnx").write_bytes(graph)
     return {
         "features": names,
+        "classes": list(model.spec.label.classes),
         "metrics": metrics,
         "rows": len(rows),
         "trained_from_ms": int(rows.event_time_ms[0]),
@@ -97,6 +101,11 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     }
 
 
+def _of_other_classes(count: int, model: Model) -> str:
+    named = ", ".join(model.spec.label.classes)
+    return f"{count} rows have a label that is none of {named}, and are left out: add it to label.classes" if count else ""
+
+
 def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
     features = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
     return fitting.Rows(
@@ -104,21 +113,26 @@ def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
     )
 
 
-def _champion(folder: Path, live: Any, names: list[str], judged: fitting.Rows) -> Floats | None:
+def _champion(
+    folder: Path, live: Any, spec: ModelSpec, names: list[str], judged: fitting.Rows
+) -> Floats | None:
     """Return what the live version says of the judged rows, NaN where it is not asked.
 
     It is asked of those that it was not fitted to, for it knows the others' answers. Where too few are newer than its
     own training it is asked of all, and has the advantage: a candidate that is better even so is better.
-    None where there is no live version, or it needs features that are not here.
+    None where there is no live version, or it needs features that are not here, or is of another task.
     """
     path = folder / "champion.onnx"
     if live is None or not path.exists() or not set(live["features"]) <= set(names):
         return None
     unseen = judged.event_time_ms > live["trained_to_ms"]
     asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
-    said = np.full(len(judged), np.nan)
     columns = [names.index(name) for name in live["features"]]
-    said[asked] = export.run(path.read_bytes(), judged.features[asked][:, columns])
+    answered = export.run(path.read_bytes(), judged.features[asked][:, columns])
+    if (answered.ndim == 2) != (spec.task == "multiclass"):
+        return None
+    said = np.full((len(judged), *answered.shape[1:]), np.nan)
+    said[asked] = answered
     return said
 
 
@@ -126,7 +140,7 @@ def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> 
     found: dict[str, float] = {}
     for prefix, said in (("", predictions), ("champion_", champion)):
         if said is not None:
-            asked = np.isfinite(said)
+            asked = np.isfinite(said if said.ndim == 1 else said[:, 0])
             for name in losses.METRICS[task]:
                 found[prefix + name] = losses.aggregate(name, losses.loss(name, label[asked], said[asked]))
     return found
@@ -137,7 +151,7 @@ def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitti
     columns: dict[str, Any] = {
         name: rows.features[newest, at].astype(np.float64) for at, name in enumerate(names)
     }
-    columns["prediction"] = unseen[newest]
+    columns["prediction"] = classes.answers(unseen[newest])
     columns["loss"] = losses.loss(model.spec.judged_by, rows.label[newest], unseen[newest])
     columns["event_time_ms"] = rows.event_time_ms[newest]
     _write(path, pa.table(columns))
@@ -150,10 +164,7 @@ def _write_evaluation(
         "key": judged["key"],
         "event_time_ms": judged["event_time_ms"],
         "label": judged["label"],
-        "prediction": pa.array(predictions),
-        "champion_prediction": pa.nulls(len(predictions), pa.float64())
-        if champion is None
-        else pa.array(champion, mask=np.isnan(champion)),
+        **classes.evaluated(predictions, champion),
     }
     for name in slices:
         column = name if name in judged.column_names else f"request.{name}"

@@ -34,7 +34,11 @@ class ChildProcess:
             Unavailable: the champion's artifact cannot be read now.
         """
         live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
-        job = {"model": specs.to_document(model), "champion": live}
+        job = {
+            "model": specs.to_document(model),
+            "champion": live,
+            "rows_of_other_classes": rows.rows_of_other_classes,
+        }
         (folder / "job.json").write_text(json.dumps(job))
         if champion is not None:
             stored = Artifact(uri=champion.model.uri, digest=champion.model.digest, size=champion.model.size)
@@ -52,7 +56,7 @@ class ChildProcess:
             model=folder / "model.onnx",
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
-            **{**outcome, "features": tuple(outcome["features"])},
+            **{**outcome, "features": tuple(outcome["features"]), "classes": tuple(outcome["classes"])},
         )
 
 

@@ -194,7 +194,8 @@ def predict(
     if as_json:
         print_json(plain(answer))
         return
-    show(
-        [{"prediction": answer.predictions[0], "version": answer.versions[0], "id": answer.ids[0]}],
-        as_json=False,
-    )
+    said: dict[str, Any] = {"prediction": answer.classes[0] if answer.classes else answer.predictions[0]}
+    ranked = sorted(zip(answer.probabilities, answer.class_names, strict=True), reverse=True)
+    if ranked:
+        said["chances"] = ", ".join(f"{name} {chance:.1%}" for chance, name in ranked)
+    show([{**said, "version": answer.versions[0], "id": answer.ids[0]}], as_json=False)

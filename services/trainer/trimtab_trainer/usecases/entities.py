@@ -113,6 +113,8 @@ class TrainingSet:
     tables: tuple[tuple[str, int], ...]
     digest: str
     rows: int
+    rows_of_other_classes: int = 0
+    """That are not in it, for the model's spec does not name their label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Fitted:
     trained_to_ms: int
     parameters: Mapping[str, Any]
     environment: Mapping[str, str]
+    classes: tuple[str, ...] = ()
+    """Of the label, if it is no number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ class Candidate(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRAINED_FROM_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -167,7 +169,9 @@ class Candidate(_message.Message):
 
     @_builtins.property
     def evaluation(self) -> _common_pb2.Artifact:
-        """Arrow IPC file: key, event_time_ms, label, prediction, champion_prediction, slice columns"""
+        """Arrow IPC file: key, event_time_ms, label, prediction, champion_prediction, slice columns; of a multiclass task also
+        probabilities and champion_probabilities, lists of one for each class.
+        """
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -189,6 +193,14 @@ class Candidate(_message.Message):
     def trained_from(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def trained_to(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the label, in the order of the output "probabilities"; empty where it is a number"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """features that are texts, in the order of the input "texts" string [rows, texts]"""
+
     def __init__(
         self,
         *,
@@ -208,10 +220,12 @@ class Candidate(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trained_from: _timestamp_pb2.Timestamp | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "model", b"model", "parameters", b"parameters", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "classes", b"classes", "dataset_digest", b"dataset_digest", "environment", b"environment", "evaluation", b"evaluation", "features", b"features", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "texts", b"texts", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +243,8 @@ class VersionRef(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     @_builtins.property
     def model(self) -> _common_pb2.Artifact: ...
@@ -244,6 +260,14 @@ class VersionRef(_message.Message):
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableVersion]:
         """that it was trained on: the archive keeps them readable"""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the label, in the order of the output "probabilities"; empty where it is a number"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """features that are texts, in the order of the input "texts" """
+
     def __init__(
         self,
         *,
@@ -253,10 +277,12 @@ class VersionRef(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         tables: _abc.Iterable[Global___TableVersion] | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "features", b"features", "model", b"model", "number", b"number", "reference", b"reference", "tables", b"tables", "texts", b"texts", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
