@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from trimtab_trainer.errors import RunFailed
 
@@ -42,6 +42,7 @@ def of_classes(model: Any, *, seen: Sequence[int], classes: int) -> Any:
 
     Each gets its own of `classes` columns; a class that was not seen has no chance.
     """
+    compose.add_prefix_graph(model.graph, "fitted_", inplace=True)  # their names may be ours
     graph, last = model.graph, _named(model.graph)
     own = np.zeros((len(seen), classes), np.float32)
     own[np.arange(len(seen)), list(seen)] = 1

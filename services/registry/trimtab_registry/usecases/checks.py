@@ -222,9 +222,14 @@ def _label_faults(at: str, label: specs.LabelSpec, truth: specs.Source) -> Itera
     """Yield why the label's value is not what its task reads: a number or boolean, or a class."""
     fields, value = truth.spec.fields, label.value
     field = fields.get(value)
-    if field is None or not label.classes:
-        numeric = field is None or field.type != "boolean"  # true counts as 1, false as 0
-        yield from _unknown_field(at, "spec.label.value", value, truth.name, fields, numeric=numeric)
+    if field is None:
+        yield from _unknown_field(at, "spec.label.value", value, truth.name, fields)
+        return
+    if not label.classes:
+        if field.type not in specs.NUMERIC:  # true counts as 1, false as 0
+            said = f"{value!r} is a {field.type} in source {truth.name!r}: name an integer or number field"
+            remedy = ", or say in label.classes what it can be" if field.type == "string" else ""
+            yield Fault(at, "spec.label.value", said + remedy)
         return
     if field.type not in specs.KEY_TYPES:
         said = f"{value!r} is a {field.type} in source {truth.name!r}, and a class is a string or an integer"
@@ -292,18 +297,10 @@ def _unknown_field(
     name: str,
     source: str,
     fields: Mapping[str, specs.FieldSpec],
-    *,
-    numeric: bool = False,
 ) -> Iterator[Fault]:
     if name not in fields:
         yield Fault(
             at,
             path,
             f"{name!r} is no field of source {source!r}: declare it there, or name another field",
-        )
-    elif numeric and fields[name].type not in _NUMERIC:
-        yield Fault(
-            at,
-            path,
-            f"{name!r} is a {fields[name].type} in source {source!r}: name an integer or number field",
         )
