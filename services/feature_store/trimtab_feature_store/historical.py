@@ -24,8 +24,10 @@ from trimtab_core.features import (
     TableFeature,
     ViewFeature,
     inputs,
+    numbers,
     required_fields,
     resolve,
+    texts,
 )
 from trimtab_core.grouping import Grouping
 from trimtab_core.lookup import Lookup
@@ -67,7 +69,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Labelled rows in order of event time: key, event_time_ms, the features, label."""
+    """Labelled rows in order of event time: key, event_time_ms, the features (numbers, then texts), label."""
 
     rows: pa.Table
     rows_without_label: int
@@ -242,7 +244,8 @@ class Making:
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
         plan, spine = self._plan, self.spine()
-        at, keys, matrix = _ints(spine["event_time_ms"]), self.keys(spine), self.features(spine)
+        at, keys = _ints(spine["event_time_ms"]), self.keys(spine)
+        matrix, words = self.features(spine), self.texts(spine)
         labels, without = self._labels(keys, at)
         other = labels == _OTHER_CLASS
         labels[other] = np.nan
@@ -251,7 +254,11 @@ class Making:
             {
                 "key": keys.filter(pa.array(known)),
                 "event_time_ms": at[known],
-                **{feature.name: matrix[known, place] for place, feature in enumerate(plan.features)},
+                **{each.name: matrix[known, place] for place, each in enumerate(numbers(plan.features))},
+                **{
+                    each.name: pa.array(words[known, place], pa.string())
+                    for place, each in enumerate(texts(plan.features))
+                },
                 "label": labels[known],
             }
         )
@@ -259,7 +266,7 @@ class Making:
         return TrainingSet(rows, without + strange, plan.versions, digest(rows), strange)
 
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
-        """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
+        """Return the numbers [rows, numbers] of some rows of the spine, as each would have been answered then."""
         at = _ints(spine["event_time_ms"])
         evaluator = RequestEvaluator(self._plan.features, self._plan.lookups)
         known_ms = np.minimum(at, self._plan.wanted.as_of_ms)
@@ -270,6 +277,11 @@ class Making:
                 if isinstance(each, ViewFeature) and each.view == name:
                     matrix[:, place] = columns[:, view.spec.columns().index(each.column)]
         return evaluator.finish(matrix)
+
+    def texts(self, spine: pa.Table) -> NDArray[np.object_]:
+        """Return the features [rows, texts] that are texts of some rows of the spine."""
+        wanted = texts(self._plan.features)
+        return RequestEvaluator(wanted).texts(self._own_fields(spine, wanted))
 
     def keys(self, spine: pa.Table) -> pa.Array:
         """Return what the label of each row of the spine is found by, as text."""

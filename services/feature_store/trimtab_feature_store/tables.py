@@ -107,6 +107,8 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("latency_us", pa.int32()),
         pa.field("feature_names", pa.list_(pa.string())),
         pa.field("features", pa.list_(pa.float64())),
+        pa.field("text_names", pa.list_(pa.string())),
+        pa.field("texts", pa.list_(pa.string())),
         pa.field("classes", pa.list_(pa.string())),
         pa.field("champion_probabilities", pa.list_(pa.float64())),
         pa.field("challenger_probabilities", pa.list_(pa.float64())),
@@ -133,6 +135,10 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             raise Uneven(f"batch {batch.id} has {rows} ids and {len(getattr(batch, name))} of {name}")
     if len(batch.features) != rows * width:
         raise Uneven(f"batch {batch.id} has {rows} rows of {width} features and {len(batch.features)} values")
+    if len(batch.texts) != rows * len(batch.text_names):
+        raise Uneven(
+            f"batch {batch.id} has {rows} rows of {len(batch.text_names)} texts and {len(batch.texts)} values"
+        )
     classes = len(batch.classes)
     for name in ("champion_probabilities", "challenger_probabilities"):
         if len(getattr(batch, name)) not in (0, rows * classes):
@@ -172,6 +178,8 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             column(batch.latency_us, pa.int32()),
             lists(list(batch.feature_names) * rows, width, pa.string()),
             lists(batch.features, width, pa.float64()),
+            lists(list(batch.text_names) * rows, len(batch.text_names), pa.string()),
+            lists(batch.texts, len(batch.text_names), pa.string()),
             lists(list(batch.classes) * rows, classes, pa.string()),
             lists(batch.champion_probabilities, classes, pa.float64()),
             lists(batch.challenger_probabilities, classes, pa.float64()),

@@ -153,4 +153,5 @@ def _ref(version: VersionRef) -> Ref:
         StoredFile(version.model.uri, version.model.digest),
         StoredFile(reference.uri, reference.digest) if reference.digest else None,
         tuple(version.classes),
+        tuple(version.texts),
     )

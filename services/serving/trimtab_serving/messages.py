@@ -149,6 +149,11 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
     message.latency_us.extend([answered.latency_us for answered, _ in rows])
     message.feature_names.extend(served.champion.features)
     message.features.extend(_column([answered.features[at] for answered, at in rows]))
+    if served.champion.texts:
+        message.text_names.extend(served.champion.texts)
+        for answered, at in rows:
+            if answered.texts is not None:
+                message.texts.extend(answered.texts[at])
     if served.challenger is not None:
         message.challenger_version = served.challenger.number
         theirs = [answered.challenger[at] for answered, at in rows if answered.challenger is not None]

@@ -19,14 +19,15 @@ from trimtab_runtime.clock import Clock
 from trimtab_serving import outcomes
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, PredictionLog
+from trimtab_serving.rows import Inputs
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-Tensors = tuple[Floats, Sequence[str], Sequence[int]]
-"""Features [rows, features], and for each row the label's join key and the event time, or neither."""
+Tensors = tuple[Inputs, Sequence[str], Sequence[int]]
+"""What a version takes, and for each row the label's join key and the event time, or neither."""
 
 
 class Answer(NamedTuple):
@@ -45,8 +46,8 @@ class Answer(NamedTuple):
 class Question(NamedTuple):
     """Rows as the versions take them, and what the log wants to know of them."""
 
-    features: Floats
-    challenger_features: Floats | Callable[[tuple[str, ...]], Floats] | None
+    inputs: Inputs
+    challenger_inputs: Inputs | Callable[[tuple[str, ...]], Inputs] | None
     """Or how to make them; None where the caller brought others than the challenger takes."""
     keys: Sequence[str]
     """The label's join key."""
@@ -84,10 +85,10 @@ class Predictions:
             self._meter.failed(model)
             raise
 
-    def infer(self, model: str, read: Callable[[int], Tensors], version: int | str = 0) -> Answer:
+    def infer(self, model: str, read: Callable[[Version], Tensors], version: int | str = 0) -> Answer:
         """Answer for rows whose features the caller has; all of them get the same version's answer.
 
-        `read` is given how many features the version takes, and returns the rows.
+        `read` is given the version that is to take the rows, and returns them.
         Without keys the champion answers and nothing is logged, for no label could ever
         be joined. Without event times the rows are of now.
 
@@ -98,14 +99,14 @@ class Predictions:
         served = self._board.current.of(model)
         try:
             answering = served.pinned(version)
-            features, keys, times = read(len(answering.features))
+            inputs, keys, times = read(answering)
             if version or not keys:
-                return self._unlogged(served, answering, features, begun)
+                return self._unlogged(served, answering, inputs, begun)
             arms = [served.arms.challenger_answers(keys[0])] * len(keys)
-            theirs = features if _take_the_same(served) else None
+            theirs = inputs if _take_the_same(served) else None
             times = times or [self._clock.now_ms()] * len(keys)
             return self._logged(
-                served, Question(features, theirs, keys, times, arms, one_version=True), begun
+                served, Question(inputs, theirs, keys, times, arms, one_version=True), begun
             )
         except Exception:
             self._meter.failed(model)
@@ -114,28 +115,29 @@ class Predictions:
     def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
         reader = served.reader
         answering = served.pinned(version)
-        asked = reader.read(rows, answering.features)
-        features = reader.features(asked, answering.features)
+        asked = reader.read(rows, answering.inputs)
+        inputs = reader.inputs(asked, answering.inputs)
         if version:
-            return self._unlogged(served, answering, features, begun)
-        theirs = features if _take_the_same(served) else partial(reader.features, asked)
+            return self._unlogged(served, answering, inputs, begun)
+        theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
         arms = [served.arms.challenger_answers(key) for key in asked.keys]
-        question = Question(features, theirs, asked.join_keys, asked.event_time_ms, arms)
+        question = Question(inputs, theirs, asked.join_keys, asked.event_time_ms, arms)
         return self._logged(served, question, begun, reader.features_until_ms())
 
-    def _unlogged(self, served: Served, answering: Version, features: Floats, begun: int) -> Answer:
-        rows = len(features)
-        predictions = answering.run(features)
+    def _unlogged(self, served: Served, answering: Version, inputs: Inputs, begun: int) -> Answer:
+        rows = len(inputs[0])
+        predictions = answering.run(*inputs)
         self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
         return Answer(
             predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes
         )
 
     def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
-        rows = len(question.features)
+        features, texts = question.inputs
+        rows = len(features)
         ticket = self._log.enter(served.model, question.event_time_ms)
         try:
-            champion = predictions = served.champion.run(question.features)
+            champion = predictions = served.champion.run(features, texts)
             challenger, arms = self._challenge(served, question), list[bool]()
             if challenger is not None and challenger.shape != champion.shape:
                 champion, challenger = outcomes.alike(champion, challenger)
@@ -161,8 +163,9 @@ class Predictions:
                     champion,
                     challenger,
                     arms,
-                    question.features,
+                    features,
                     latency_us,
+                    texts,
                 )
             )
         finally:
@@ -174,13 +177,13 @@ class Predictions:
         if served.challenger is None:
             return None
         try:
-            features = question.challenger_features
-            if features is not None:
-                made = features(served.challenger.features) if callable(features) else features
-                return served.challenger.run(made)
+            inputs = question.challenger_inputs
+            if inputs is not None:
+                made = inputs(served.challenger.inputs) if callable(inputs) else inputs
+                return served.challenger.run(*made)
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", served.challenger.number, served.model)
-        return outcomes.nothing(served.challenger, len(question.features))
+        return outcomes.nothing(served.challenger, len(question.inputs[0]))
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
@@ -188,4 +191,4 @@ class Predictions:
 
 def _take_the_same(served: Served) -> bool:
     """Return whether champion and challenger take the same features."""
-    return served.challenger is not None and served.challenger.features == served.champion.features
+    return served.challenger is not None and served.challenger.inputs == served.champion.inputs

@@ -53,6 +53,7 @@ class Deployments:
             StoredFile(live.model.uri, live.model.digest, live.model.size),
             tuple(live.features),
             trained_to_ms=from_timestamp(live.trained_to),
+            texts=tuple(live.texts),
         )
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ The graph takes `features` float32 [rows, features] and its first output,
 `prediction` [rows], is the value or the probability of the positive class; of more
 classes than two it is the number of the most probable, and `probabilities`
 [rows, classes] comes after it. A graph whose answers are not the framework's is not let
-out.
+out. One that takes texts takes `texts` string [rows, texts] too.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.inputs import Inputs, Matrix, given
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -75,17 +76,17 @@ def serialised(model: Any) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
+def run(model: bytes, features: Matrix | Inputs) -> NDArray[np.float64]:
     """Return the predictions [rows] of a serialised model; of more classes than two their probabilities [rows, classes]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     if "probabilities" in [output.name for output in session.get_outputs()]:
-        return np.asarray(session.run(["probabilities"], {"features": features})[0], np.float64)
-    return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+        return np.asarray(session.run(["probabilities"], given(features))[0], np.float64)
+    return np.asarray(session.run(None, given(features))[0], np.float64).reshape(-1)
 
 
-def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
+def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]) -> None:
     """Hold the model's answers against the framework's.
 
     Raises:

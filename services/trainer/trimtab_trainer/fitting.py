@@ -10,14 +10,16 @@ alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import families
+from trimtab_trainer import encoding, families
+from trimtab_trainer.encoding import Encoder
 from trimtab_trainer.families import Fitted, Floats, Matrix
+from trimtab_trainer.inputs import Inputs
 
 FOLDS = 3
 STRETCHES = 3
@@ -27,9 +29,9 @@ FITS = STRETCHES + FOLDS + 1
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labelled rows in time order: features float32 [rows, features], the others [rows]."""
+    """Labelled rows in time order: features float32 [rows, features], or with texts beside them; the others [rows]."""
 
-    features: Matrix
+    features: Matrix | Inputs
     label: Floats
     event_time_ms: NDArray[np.int64]
 
@@ -51,17 +53,48 @@ def known(rows: Rows, place: int, spec: ModelSpec) -> slice:
     return slice(0, int(np.searchsorted(rows.event_time_ms, asked_ms, side="left")))
 
 
-def fit(spec: ModelSpec, rows: Rows) -> Fitted:
+class Model(Protocol):
+    """A fitted model, with what makes numbers of its texts."""
+
+    def predict(self, features: Any) -> Floats:
+        """Return predictions of features, which are as those of the rows that it was fitted to (see `families.Fitted`)."""
+        ...
+
+    def to_onnx(self) -> Any:
+        """Return the `onnx.ModelProto` that answers so; it takes `texts` string [rows, texts] where there are some."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A family's model, of which the texts are made numbers first."""
+
+    encoder: Encoder
+    fitted: Fitted
+
+    def predict(self, features: Inputs) -> Floats:
+        """Return the predictions."""
+        return self.fitted.predict(self.encoder.encode(features))
+
+    def to_onnx(self) -> Any:
+        """Return both as one graph."""
+        return self.encoder.before(self.fitted.to_onnx())
+
+
+def fit(spec: ModelSpec, rows: Rows) -> Model:
     """Return a fitted model of the kind that `spec` names.
 
     Raises:
-        RunFailed: the spec's parameters are none of its family's.
+        RunFailed: the spec's parameters are none of its family's, or there is nothing to learn from.
     """
-    weights = _weights(rows.event_time_ms, spec.trainer.half_life)
-    return families.of(spec)(spec, rows.features, rows.label, weights)
+    weights, features = _weights(rows.event_time_ms, spec.trainer.half_life), rows.features
+    if not isinstance(features, Inputs):
+        return families.of(spec)(spec, features, rows.label, weights)
+    encoder = encoding.fit(spec, features)
+    return Encoded(encoder, families.of(spec)(spec, encoder.encode(features), rows.label, weights))
 
 
-Fit = Callable[[ModelSpec, Rows], Fitted]
+Fit = Callable[[ModelSpec, Rows], Model]
 
 
 def judged_predictions(spec: ModelSpec, rows: Rows, judged: slice, fit: Fit = fit) -> Floats:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import Model, ModelSpec
 
-from trimtab_trainer import classes, export, fitting
+from trimtab_trainer import classes, export, fitting, inputs
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
@@ -53,7 +53,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     task, spec = model.spec.task, model.spec.trainer
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
-    names = [name for name in table.column_names if name not in ("key", "event_time_ms", "label")]
+    names, texts = inputs.names(table)
     if other := _of_other_classes(job.get("rows_of_other_classes", 0), model):
         log.info("%s", other)
     if table.num_rows < spec.min_rows:
@@ -63,7 +63,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         )
     if spec.max_rows is not None:
         table = table.slice(max(0, table.num_rows - spec.max_rows))
-    rows = _rows(table, names)
+    rows = _rows(table, names, texts)
 
     judged = fitting.held_out(rows, model.spec)
     known = fitting.known(rows, judged.start, model.spec).stop
@@ -71,15 +71,16 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
-    log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), len(names), len(rows[judged]))
+    width = len(names) + len(texts)
+    log.info("%s: %d rows of %d features, %d judged", spec.kind, len(rows), width, len(rows[judged]))
     fit = telling.counted(fitting.fit)
     predictions = fitting.judged_predictions(model.spec, rows, judged, fit)
     unseen = fitting.unseen_predictions(model.spec, rows, judged, predictions, fit)
     final = fit(model.spec, rows)
 
     telling.reach(Stage.EVALUATING)
-    _write_reference(folder / "reference.arrow", model, names, rows, unseen)
-    champion = _champion(folder, job.get("champion"), model.spec, names, rows[judged])
+    _write_reference(folder / "reference.arrow", model, table, names + texts, rows, unseen)
+    champion = _champion(folder, job.get("champion"), model.spec, table.slice(judged.start))
     slices = [gate.slices for gate in model.spec.gates if gate.slices is not None]
     _write_evaluation(folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, slices)
     metrics = _metrics(task, rows.label[judged], predictions, champion)
@@ -91,6 +92,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     (folder / "model.onnx").write_bytes(graph)
     return {
         "features": names,
+        "texts": texts,
         "classes": list(model.spec.label.classes),
         "metrics": metrics,
         "rows": len(rows),
@@ -106,16 +108,15 @@ def _of_other_classes(count: int, model: Model) -> str:
     return f"{count} rows have a label that is none of {named}, and are left out: add it to label.classes" if count else ""
 
 
-def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
-    features = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
+def _rows(table: pa.Table, names: Sequence[str], texts: Sequence[str]) -> fitting.Rows:
     return fitting.Rows(
-        features, table["label"].to_numpy().astype(np.float64), table["event_time_ms"].to_numpy()
+        inputs.of(table, names, texts),
+        table["label"].to_numpy().astype(np.float64),
+        table["event_time_ms"].to_numpy(),
     )
 
 
-def _champion(
-    folder: Path, live: Any, spec: ModelSpec, names: list[str], judged: fitting.Rows
-) -> Floats | None:
+def _champion(folder: Path, live: Any, spec: ModelSpec, judged: pa.Table) -> Floats | None:
     """Return what the live version says of the judged rows, NaN where it is not asked.
 
     It is asked of those that it was not fitted to, for it knows the others' answers. Where too few are newer than its
@@ -123,12 +124,15 @@ def _champion(
     None where there is no live version, or it needs features that are not here, or is of another task.
     """
     path = folder / "champion.onnx"
-    if live is None or not path.exists() or not set(live["features"]) <= set(names):
+    if live is None or not path.exists():
         return None
-    unseen = judged.event_time_ms > live["trained_to_ms"]
+    names, texts = inputs.names(judged)
+    takes = live["features"], live.get("texts", [])
+    if not (set(takes[0]) <= set(names) and set(takes[1]) <= set(texts)):
+        return None
+    unseen = judged["event_time_ms"].to_numpy() > live["trained_to_ms"]
     asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
-    columns = [names.index(name) for name in live["features"]]
-    answered = export.run(path.read_bytes(), judged.features[asked][:, columns])
+    answered = export.run(path.read_bytes(), inputs.of(judged.filter(pa.array(asked)), *takes))
     if (answered.ndim == 2) != (spec.task == "multiclass"):
         return None
     said = np.full((len(judged), *answered.shape[1:]), np.nan)
@@ -146,11 +150,11 @@ def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> 
     return found
 
 
-def _write_reference(path: Path, model: Model, names: Sequence[str], rows: fitting.Rows, unseen: Any) -> None:
+def _write_reference(
+    path: Path, model: Model, table: pa.Table, names: Sequence[str], rows: fitting.Rows, unseen: Any
+) -> None:
     newest = slice(max(0, len(rows) - _REFERENCE_ROWS), len(rows))
-    columns: dict[str, Any] = {
-        name: rows.features[newest, at].astype(np.float64) for at, name in enumerate(names)
-    }
+    columns: dict[str, Any] = {name: inputs.as_seen(table[name])[newest] for name in names}
     columns["prediction"] = classes.answers(unseen[newest])
     columns["loss"] = losses.loss(model.spec.judged_by, rows.label[newest], unseen[newest])
     columns["event_time_ms"] = rows.event_time_ms[newest]

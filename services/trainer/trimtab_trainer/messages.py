@@ -61,6 +61,7 @@ def _candidate(run_id: str, candidate: Candidate) -> CandidateMessage:
         trained_from=to_timestamp(fitted.trained_from_ms),
         trained_to=to_timestamp(fitted.trained_to_ms),
         classes=fitted.classes,
+        texts=fitted.texts,
     )
 
 

@@ -33,7 +33,11 @@ class ChildProcess:
             RunFailed: it could not be done; it says why.
             Unavailable: the champion's artifact cannot be read now.
         """
-        live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
+        live = champion and {
+            "features": list(champion.features),
+            "texts": list(champion.texts),
+            "trained_to_ms": champion.trained_to_ms,
+        }
         job = {
             "model": specs.to_document(model),
             "champion": live,
@@ -56,7 +60,7 @@ class ChildProcess:
             model=folder / "model.onnx",
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
-            **{**outcome, "features": tuple(outcome["features"]), "classes": tuple(outcome["classes"])},
+            **{**outcome, **{name: tuple(outcome[name]) for name in ("features", "texts", "classes")}},
         )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
+from trimtab_trainer.inputs import Matrix as Matrix
+
 Floats = NDArray[np.float64]
-Matrix = NDArray[np.float32]
 
 
 class Fitted(Protocol):

@@ -103,6 +103,7 @@ class Champion:
     features: tuple[str, ...]
     trained_to_ms: int = 0
     """Event time of the newest row that it was fitted to."""
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class Fitted:
     environment: Mapping[str, str]
     classes: tuple[str, ...] = ()
     """Of the label, if it is no number."""
+    texts: tuple[str, ...] = ()
+    """Features that are texts, beside the others."""
 
 
 @dataclass(frozen=True, slots=True)
