@@ -63,7 +63,10 @@ def test_expressions_are_spelled_out_in_order() -> None:
     ("text", "sentence"),
     [
         ("request.distanc", "did you mean 'distance'?"),
-        ("request.at", "needs a field of type integer or number or boolean or string, and 'at' is a timestamp"),
+        (
+            "request.at",
+            "needs a field of type integer or number or boolean or string, and 'at' is a timestamp",
+        ),
         ("text(request.zone)", "needs a field of type string, and 'zone' is a integer"),
         ("text(speed.mph_mean_1d)", "write text(request.field)"),
         ("odd = request.id * 2", "'request.id' is a text, and an expression takes numbers"),

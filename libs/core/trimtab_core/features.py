@@ -271,9 +271,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def inputs(features: Sequence[Feature]) -> tuple[Input, ...]:
     """Return the numbers that are read for `features`: those that are some themselves, in order, then what expressions take more."""
-    found = {
-        each.name: each for each in features if not isinstance(each, ExpressionFeature | TextFeature)
-    }
+    found = {each.name: each for each in features if not isinstance(each, ExpressionFeature | TextFeature)}
     for feature in features:
         if isinstance(feature, ExpressionFeature):
             found |= {each.name: each for each in feature.inputs}

@@ -752,7 +752,7 @@ class ModelSpec(Spec):
     task: Literal["regression", "binary", "multiclass"]
     source: SourceName
     features: tuple[str, ...] = Field(min_length=1)
-    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
+    """`view.*`, `view.feature`, `request.field`, `text(request.field)`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
     or an expression of those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec

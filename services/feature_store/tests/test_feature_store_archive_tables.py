@@ -276,7 +276,10 @@ def test_a_batch_of_predictions_becomes_one_row_each() -> None:
     assert tables.predictions_batch(PredictionBatch(model="m", watermark_ms=5), 0, 1).num_rows == 0
 
 
-@pytest.mark.parametrize("changes", [{"keys": ["k"]}, {"features": [1.0]}, {"champion": [1.0] * 3}, {"champion_probabilities": [1]}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"keys": ["k"]}, {"features": [1.0]}, {"champion": [1.0] * 3}, {"champion_probabilities": [1]}],
+)
 def test_uneven_predictions_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(tables.Uneven, match="serving-0/1"):
         tables.predictions_batch(a_prediction_batch(**changes), 0, 0)

@@ -428,6 +428,8 @@ def test_a_label_that_is_a_class_is_its_number_and_others_are_counted(task: str,
 
     made = world.make(START, START + 9 * HOUR)
 
-    known = {key: float(classes.index(zone)) for key, zone in zip("abc", "123", strict=True) if zone in classes}
+    known = {
+        key: float(classes.index(zone)) for key, zone in zip("abc", "123", strict=True) if zone in classes
+    }
     assert dict(zip(made.rows["key"].to_pylist(), made.rows["label"].to_pylist(), strict=True)) == known
     assert (made.rows_without_label, made.rows_of_other_classes) == (4 - len(known), 3 - len(known))

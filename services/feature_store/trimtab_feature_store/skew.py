@@ -140,7 +140,15 @@ class _Log:
 
     def read(self, start_ms: int, end_ms: int) -> pa.Table:
         """Return what an audit needs of the predictions of [start, end)."""
-        columns = ["key", "event_time_ms", "champion_version", "feature_names", "features", "text_names", "texts"]
+        columns = [
+            "key",
+            "event_time_ms",
+            "champion_version",
+            "feature_names",
+            "features",
+            "text_names",
+            "texts",
+        ]
         return self._read(columns, start_ms, end_ms)
 
     def _read(self, columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:

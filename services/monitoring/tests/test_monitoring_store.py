@@ -367,7 +367,9 @@ async def test_a_label_that_is_a_class_has_the_number_that_the_model_gives_it(st
     theirs = replace(LABELS, classes=("high", "middle", "low"))
     chances = [np.array([0.1, 0.9]).tobytes()] * 3
     said = replace(predicted(("a", 10), ("b", 20), ("c", 30)), champion_probabilities=chances)
-    truth = Labelled(ours.name, ["key-a", "key-b", "key-c"], [15, 25, 35], [np.nan] * 3, ["low", "middle", "high"])
+    truth = Labelled(
+        ours.name, ["key-a", "key-b", "key-c"], [15, 25, 35], [np.nan] * 3, ["low", "middle", "high"]
+    )
     await store.take(Arrivals([said], [truth, labelled(("a", 15, 7.0))]))
 
     async def found(labels: LabelStream) -> Any:

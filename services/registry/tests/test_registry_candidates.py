@@ -262,7 +262,9 @@ def test_of_classes_gates_read_the_chances() -> None:
             "prediction": [0.0] * 300,
             "champion_prediction": pa.array([None] * 100 + [0.0] * 200, pa.float64()),
             "probabilities": pa.array([sure] * 300, pa.list_(pa.float64(), 3)),
-            "champion_probabilities": pa.array([[math.nan] * 3] * 100 + [unsure] * 200, pa.list_(pa.float64(), 3)),
+            "champion_probabilities": pa.array(
+                [[math.nan] * 3] * 100 + [unsure] * 200, pa.list_(pa.float64(), 3)
+            ),
         }
     )
     sink = pa.BufferOutputStream()

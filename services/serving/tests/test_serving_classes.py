@@ -113,7 +113,9 @@ async def test_a_challenger_without_an_answer_is_logged_as_having_none(
     await on_trial(instance, tmp_path, 100)
     run = versions.Version.run
     # A session that is handed nothing raises, as one does that has come to harm.
-    monkeypatch.setattr(versions.Version, "run", lambda it, *asked: run(it, *(asked if it.number == 1 else [None])))
+    monkeypatch.setattr(
+        versions.Version, "run", lambda it, *asked: run(it, *(asked if it.number == 1 else [None]))
+    )
 
     answer = ask(instance, 2.0)
 
@@ -167,7 +169,10 @@ def by_note() -> bytes:
             helper.make_tensor_value_info("texts", TensorProto.STRING, [None, 1]),
         ],
         [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None])],
-        [helper.make_tensor("hundred", TensorProto.FLOAT, [], [100.0]), helper.make_tensor("flat", TensorProto.INT64, [1], [-1])],
+        [
+            helper.make_tensor("hundred", TensorProto.FLOAT, [], [100.0]),
+            helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return bytes(model.SerializeToString())
@@ -176,7 +181,9 @@ def by_note() -> bytes:
 WORDS = ("text(request.trip)",)
 
 
-async def test_texts_go_to_the_graph_and_to_the_log_as_they_were_seen(instance: Instance, tmp_path: Path) -> None:
+async def test_texts_go_to_the_graph_and_to_the_log_as_they_were_seen(
+    instance: Instance, tmp_path: Path
+) -> None:
     live = testing.version(tmp_path, 1, FEATURES, by_note())
     live.texts.extend(WORDS)
     await instance.hear(testing.deployment(MODEL, 1, live))

@@ -145,7 +145,9 @@ def _read(request: Any, version: Version) -> Tensors:
             times = tensors.integers(declared, raw)
         else:
             all_of_it = f"{INPUT}, {TEXTS}" if version.texts else INPUT
-            raise BadTensor(f"the model takes no input {name!r}: it takes {all_of_it}, {KEY} and {EVENT_TIME}")
+            raise BadTensor(
+                f"the model takes no input {name!r}: it takes {all_of_it}, {KEY} and {EVENT_TIME}"
+            )
     if features is None or not len(features):
         raise BadTensor(f"the request has no rows in an input {INPUT!r}: send at least one")
     if version.texts and (texts is None or len(texts) != len(features)):

@@ -80,7 +80,10 @@ def classifier(weights: Sequence[Sequence[float]]) -> bytes:
             helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, matrix.shape[1]]),
         ],
-        [helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]), numpy_helper.from_array(matrix, "weights")],
+        [
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            numpy_helper.from_array(matrix, "weights"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return bytes(model.SerializeToString())
@@ -90,9 +93,7 @@ def version(
     data_dir: Path, number: int, features: Sequence[str], onnx: bytes, *, classes: Sequence[str] = ()
 ) -> VersionRef:
     """Store a model's artifact and return the version that names it."""
-    return VersionRef(
-        number=number, model=artifacts.put(data_dir, onnx), features=features, classes=classes
-    )
+    return VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features, classes=classes)
 
 
 def spec(resource: specs.AnyResource, generation: int = 1) -> Outgoing:

@@ -105,9 +105,7 @@ class Predictions:
             arms = [served.arms.challenger_answers(keys[0])] * len(keys)
             theirs = inputs if _take_the_same(served) else None
             times = times or [self._clock.now_ms()] * len(keys)
-            return self._logged(
-                served, Question(inputs, theirs, keys, times, arms, one_version=True), begun
-            )
+            return self._logged(served, Question(inputs, theirs, keys, times, arms, one_version=True), begun)
         except Exception:
             self._meter.failed(model)
             raise
@@ -128,9 +126,7 @@ class Predictions:
         rows = len(inputs[0])
         predictions = answering.run(*inputs)
         self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
-        return Answer(
-            predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes
-        )
+        return Answer(predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes)
 
     def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
         features, texts = question.inputs

@@ -122,9 +122,7 @@ def _options() -> Any:
     return options
 
 
-def _warm(
-    name: str, version: Version, features: NDArray[np.float32], texts: NDArray[np.object_]
-) -> None:
+def _warm(name: str, version: Version, features: NDArray[np.float32], texts: NDArray[np.object_]) -> None:
     try:
         answer = version.run(features, texts)
     except Exception as error:  # ONNX Runtime's own exceptions share no base

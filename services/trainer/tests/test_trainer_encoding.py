@@ -54,7 +54,9 @@ def encoded(texts: list[str], *, words: bool = False, kind: str = "linear") -> A
     """Return a function from texts to the columns that an encoder makes of them, which was fitted to `texts`."""
 
     def inputs(column: list[str]) -> Inputs:
-        return Inputs(np.zeros((len(column), 0), np.float32), np.array([[it] for it in column], object), (words,))
+        return Inputs(
+            np.zeros((len(column), 0), np.float32), np.array([[it] for it in column], object), (words,)
+        )
 
     made = encoding.fit(spec_of(kind), inputs(texts))
     return lambda *asked: made.encode(inputs(list(asked))).tolist()
@@ -126,7 +128,10 @@ def test_a_run_tells_which_of_its_features_are_texts(tmp_path: Path) -> None:
             "label": rows.label,
         }
     )
-    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
         writer.write_table(table)
 
     def run(champion: Any) -> Any:

@@ -43,9 +43,7 @@ def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> f
     features[rng.random((count, 4)) < 0.05] = np.nan
     label = 3 * np.nan_to_num(features[:, 0]).astype(np.float64) + rng.normal(0, 0.3, count)
     classes = {"binary": label > 0, "multiclass": np.digitize(label, [-1.5, 1.5])}
-    return fitting.Rows(
-        features, np.asarray(classes.get(task, label), np.float64), np.arange(count) * MINUTE
-    )
+    return fitting.Rows(features, np.asarray(classes.get(task, label), np.float64), np.arange(count) * MINUTE)
 
 
 def test_nothing_the_fit_sees_was_known_later_than_the_first_judged_row() -> None:
@@ -226,7 +224,9 @@ def a_model(task: str = "regression", **trainer: object) -> Model:
     return model
 
 
-def a_training_set(folder: Path, count: int = 600, *, task: str = "regression", other: int = 0) -> TrainingSet:
+def a_training_set(
+    folder: Path, count: int = 600, *, task: str = "regression", other: int = 0
+) -> TrainingSet:
     rows = some_rows(count, task=task)
     columns = {"key": [str(at) for at in range(count)], "event_time_ms": rows.event_time_ms}
     columns |= {f"f{at}": rows.features[:, at].astype(np.float64) for at in range(4)} | {"label": rows.label}
@@ -316,8 +316,9 @@ async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champi
 
 @pytest.mark.usefixtures("without_a_child")
 async def test_rows_of_other_classes_are_told_where_too_few_are_left(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"7 rows have a label that is none of bad, .*: add it to label\.classes"):
-        rows = a_training_set(tmp_path, 50, task="multiclass", other=7)
+    rows = a_training_set(tmp_path, 50, task="multiclass", other=7)
+
+    with pytest.raises(RunFailed, match=r"7 rows have a label that is none of bad, .*: add it to label"):
         await ChildProcess().fit(a_model("multiclass"), rows, None, tmp_path, untold)
 
 

@@ -163,7 +163,9 @@ def _words(parts: _Parts, at: int, column: Texts) -> None:
     weights = [float(np.log((1 + len(column)) / (1 + rows[word])) + 1) for word in kept]
     text = parts.node("Gather", "texts", parts.constant(at, np.int64), axis=1)
     bag = _counts(parts, _tokenized(parts, text), kept, weights)
-    squares = parts.node("MatMul", parts.node("Mul", bag, bag), parts.constant(np.ones((len(kept), 1)), np.float32))
+    squares = parts.node(
+        "MatMul", parts.node("Mul", bag, bag), parts.constant(np.ones((len(kept), 1)), np.float32)
+    )
     length = parts.node("Max", parts.node("Sqrt", squares), parts.constant(1e-6, np.float32))
     parts.columns.append(parts.node("Div", bag, length))
 
@@ -204,4 +206,6 @@ def _session(model: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -105,7 +105,11 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
 
 def _of_other_classes(count: int, model: Model) -> str:
     named = ", ".join(model.spec.label.classes)
-    return f"{count} rows have a label that is none of {named}, and are left out: add it to label.classes" if count else ""
+    return (
+        f"{count} rows have a label that is none of {named}, and are left out: add it to label.classes"
+        if count
+        else ""
+    )
 
 
 def _rows(table: pa.Table, names: Sequence[str], texts: Sequence[str]) -> fitting.Rows:

@@ -84,9 +84,7 @@ def _begin(row: Row, spec: ModelSpec) -> Trial:
     )
 
 
-def _fed(
-    trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec
-) -> Trial | None:
+def _fed(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial | None:
     if trial is None or not rows or trial.state.decided is not None:
         return trial
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])

@@ -133,7 +133,9 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
 def champion_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:
     """Return the clipped loss of what the live version said of each row."""
     said = [row.champion for row in rows]
-    return _losses_of(spec.task, spec.judged_by, spec.cap, rows, said, [r.champion_probabilities for r in rows])
+    return _losses_of(
+        spec.task, spec.judged_by, spec.cap, rows, said, [r.champion_probabilities for r in rows]
+    )
 
 
 def challenger_losses(task: Task, metric: Metric, cap: float, rows: Sequence[Row]) -> Floats:

@@ -35,7 +35,9 @@ def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | Non
     last = estimator.steps[-1][0] if hasattr(estimator, "steps") else None
     named = {} if weights is None else {f"{last}__sample_weight" if last else "sample_weight": weights}
     fitted = estimator.fit(features, labels if regression else labels.astype(np.int64), **named)
-    return Estimator(fitted, regression=regression, classes=len(spec.label.classes) if spec.task == "multiclass" else 0)
+    return Estimator(
+        fitted, regression=regression, classes=len(spec.label.classes) if spec.task == "multiclass" else 0
+    )
 
 
 def _shown(spec: ModelSpec, label: float) -> str:
