@@ -9,7 +9,7 @@ import pytest
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.usecases import windows
+from trimtab_monitoring.usecases import judging, windows
 from trimtab_monitoring.usecases.arriving import Gathering, LabelReader
 from trimtab_monitoring.usecases.calibration import Settings, calibrate
 from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream, Reading, Row
@@ -131,3 +131,17 @@ async def test_worse_chances_are_drift_of_performance_and_more_of_a_class_is_one
     assert {drift.kind for drift in world.drifts()} == {"performance", "prediction"}
     names = {reading.name: reading.value for reading in world.told(Reading)}
     assert names["log_loss"] == pytest.approx(0.2 * -np.log(0.8) + 0.8 * -np.log(0.1), rel=0.2)
+
+
+def test_a_version_without_a_number_among_its_features_is_watched_by_what_it_says(
+    make_model: Make, reference: Any
+) -> None:
+    settings = Settings.of(make_model(features=["text(request.note)"]), None)
+    columns = {name: reference[name] for name in ("prediction", "loss", "event_time_ms")}
+
+    made = calibrate(columns, settings)
+    rows = [a_row(None, None)._replace(id=str(at), champion=5.0) for at in range(100)]
+    judged = judging.judge("m", windows.DataWindow(1, rows), (), made, settings, {})
+
+    assert [finding.kind for finding in judged.findings] == ["prediction"]
+    assert judged.findings[0].verdict.over

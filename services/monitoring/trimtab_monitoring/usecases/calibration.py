@@ -80,7 +80,8 @@ class Calibration:
 
     features: tuple[str, ...]
     references: Mapping[str, Reference]
-    data: DriftThresholds
+    data: DriftThresholds | None
+    """None where no feature is a number."""
     prediction: DriftThresholds
     performance: LevelThreshold
     limits: Mapping[str, float]
@@ -108,13 +109,13 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
         name: "categorical" if name in settings.categorical else "numeric" for name in features
     }
     drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
-    data = levels.calibrate(columns, kinds, **drift)  # type: ignore[arg-type]
+    data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
     references = fit_reference(columns, {**kinds, "prediction": of_prediction})
-    limits = {name: _limit(data, name, kind) for name, kind in kinds.items()}
+    limits = {name: _limit(data, name, kind) for name, kind in kinds.items() if data is not None}
     return Calibration(
         features=tuple(features),
         references=references,
