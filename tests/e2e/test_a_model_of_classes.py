@@ -25,7 +25,9 @@ async def test_texts_are_features_and_classes_are_predicted(make_world: Callable
         def row(x: float, **more: Any) -> dict[str, Any]:
             return {"id": str(x), "at": "2023-11-15T00:00:00Z", "road": "b", "x": x, "note": "calm"} | more
 
-        answer = await world.trimtab.predict("classes", [row(-9), row(9, note="BUSY", road="new")], version=1)
+        answer = await world.trimtab.predict(
+            "classes", [row(-9), row(9, note="Very BUSY; all day", road="new")], version=1
+        )
         assert list(answer.classes) == ["low", "high"]
         assert list(answer.class_names) == [*CLASSES]
         assert sum(answer.probabilities) == pytest.approx(2)
