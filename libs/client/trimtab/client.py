@@ -324,6 +324,7 @@ class Trimtab(Managing):
             dataset.rows,
             dataset.rows_without_label,
             pa.ipc.open_stream(b"".join(pieces)).read_all(),
+            dataset.rows_of_other_classes,
         )
 
     async def datasets(self, model: str = "") -> list[Dataset]:

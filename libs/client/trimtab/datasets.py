@@ -106,8 +106,10 @@ class TrainingSet(Rows):
     digest: str
     rows: int
     rows_without_label: int
-    """Left out, for no label came for them within the model's time."""
+    """Left out, for no label came for them within the model's time, or one that is none of the model's classes."""
     _table: pa.Table = field(repr=False)
+    rows_of_other_classes: int = 0
+    """Of those: the ones whose label is none of the model's classes."""
 
     def write(self, path: Path) -> None:
         """Write the rows to a Parquet file, with what names them as its metadata `trimtab`.
@@ -131,6 +133,7 @@ class TrainingSet(Rows):
             "as_of": None if self.as_of_ms is None else iso(self.as_of_ms),
             "rows": self.rows,
             "rows_without_label": self.rows_without_label,
+            "rows_of_other_classes": self.rows_of_other_classes,
             "tables": versions(self.tables),
             "digest": self.digest,
         }

@@ -2,6 +2,7 @@
 
 Stories and benchmarks of a whole Trimtab live in it. What is true of a row is
 `slope * x`, more on road a, and some noise; a world that changes changes its `slope`.
+How that is called (low, middle, high), and what people said of it, is told beside it.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ spec:
     at: {{type: timestamp}}
     road: {{type: string}}
     x: {{type: number, min: -100, max: 100}}
+    note: {{type: string}}
 ---
 kind: Source
 metadata: {{name: {name}-truths}}
@@ -54,6 +56,7 @@ spec:
     at: {{type: timestamp}}
     road: {{type: string}}
     y: {{type: number, min: -1000, max: 1000}}
+    level: {{type: string}}
 ---
 kind: FeatureView
 metadata: {{name: {name}-road}}
@@ -68,10 +71,10 @@ spec:
 kind: Model
 metadata: {{name: {name}}}
 spec:
-  task: regression
+  task: {task}
   source: {name}-asks
   features: [request.x, "{name}-road.y_mean_6h"{features}]
-  label: {{source: {name}-truths, on: id, value: y, within: 1h}}
+  label: {{source: {name}-truths, on: id, value: {value}, within: 1h}}
   trainer: {trainer}
   gates: {gates}
   rollout: {{strategy: {strategy}, steps: [50, 100], cap: 20, within: 5d}}
@@ -158,13 +161,18 @@ class World:
         x = np.round(self.rng.normal(0, 3, count), 3)
         road = self.rng.choice(["a", "b", "c"], count)
         y = np.round(self.slope * x + (road == "a") * 2.0 + self.rng.normal(0, 0.5, count), 3)
+        level = np.array(["low", "middle", "high"])[np.digitize(y, [-3, 3])]
+        note = np.where(y > 3, "very BUSY, all day", "calm; some cars").tolist()
         ids = [f"{self.name}-{self.made + number}" for number in range(count)]
         asks, truths = (
             [
-                {"id": i, "at": iso(t), "road": str(r), name: v}
-                for i, t, r, v in zip(ids, times.tolist(), road, values.tolist(), strict=True)
+                {"id": i, "at": iso(t), "road": str(r), name: v, told: w}
+                for i, t, r, v, w in zip(ids, times.tolist(), road, values.tolist(), words, strict=True)
             ]
-            for name, times, values in (("x", at, x), ("y", at + 30_000, y))
+            for name, times, values, told, words in (
+                ("x", at, x, "note", note),
+                ("y", at + 30_000, y, "level", level.tolist()),
+            )
         )
         self.made += count
         self.now_ms += HOUR_MS
@@ -185,11 +193,19 @@ async def living(
     gates: str = "[]",
     trainer: str = LINEAR,
     more_features: Sequence[str] = (),
+    classes: Sequence[str] = (),
     more_specs: str = "",
 ) -> AsyncIterator[World]:
-    """Apply the project `name` to a running Trimtab, and have its world ready to be lived."""
+    """Apply the project `name` to a running Trimtab, and have its world ready to be lived.
+
+    Its model predicts the number; or the level, if that has `classes`.
+    """
     features = "".join(f', "{each}"' for each in more_features)
-    text = _SPECS.format(name=name, strategy=strategy, gates=gates, trainer=trainer, features=features)
+    value = f"level, classes: [{', '.join(classes)}]" if classes else "y"
+    text = _SPECS.format(
+        name=name, strategy=strategy, gates=gates, trainer=trainer, features=features, value=value,
+        task="multiclass" if classes else "regression",
+    )  # fmt: skip
     specs = project.parse(text + more_specs)
     watermarks = Watermarks(servers)
     async with (

@@ -101,7 +101,7 @@ def test_an_expression_is_what_a_person_would_compute_and_nan_where_something_is
         ("x = request.distance *", "feature 'x': 'request.distance *' ends too soon"),
         ("x = distance * 2", "'distance' at character 1 of 'distance * 2' is no feature: write request.distance"),
         ("x = 2 * request.distanc", "did you mean 'distance'? (at character 5 of '2 * request.distanc')"),
-        ("x = request.id + 1", "needs a field of type integer or number or boolean"),
+        ("x = request.id + 1", "is a text, and an expression takes numbers: name one"),
         ("x = sped.mph_mean_1d", "did you mean 'speed'?"),
         ("x = zone-sped.mph_mean_1d + 1", "'zone' at character 1"),
         ("x = 1 + zone-speed.mph_maen_1d", "did you mean 'mph_mean_1d'? (at character 5 of '1 + zone-speed.mph_maen_1d')"),

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_core.contract import entity_key
-from trimtab_core.features import FeatureFault, RequestEvaluator, required_fields, resolve
+from trimtab_core.features import (
+    MOST_CHARACTERS,
+    FeatureFault,
+    RequestEvaluator,
+    numbers,
+    required_fields,
+    resolve,
+    texts,
+)
 from trimtab_core.specs import FeatureView, FeatureViewSpec, Source, SourceSpec, parse
 
 
@@ -55,7 +63,13 @@ def test_expressions_are_spelled_out_in_order() -> None:
     ("text", "sentence"),
     [
         ("request.distanc", "did you mean 'distance'?"),
-        ("request.id", "needs a field of type integer or number or boolean, and 'id' is a string"),
+        (
+            "request.at",
+            "needs a field of type integer or number or boolean or string, and 'at' is a timestamp",
+        ),
+        ("text(request.zone)", "needs a field of type string, and 'zone' is a integer"),
+        ("text(speed.mph_mean_1d)", "write text(request.field)"),
+        ("odd = request.id * 2", "'request.id' is a text, and an expression takes numbers"),
         ("sped.*", "did you mean 'speed'?"),
         ("speed.mph_mean_2d", "did you mean 'mph_mean_1d'?"),
         ("hour(zone)", "needs a field of type timestamp"),
@@ -120,3 +134,20 @@ def test_one_row_is_read_as_among_many() -> None:
         evaluator.evaluate(rows), np.concatenate([evaluator.evaluate([row]) for row in rows])
     )
     assert evaluator.evaluate([]).shape == (0, 4)
+
+
+def test_a_string_is_a_category_or_words_beside_the_numbers() -> None:
+    found = resolve(["request.id", "request.distance", "text( request.id )"], a_source(), {})
+    evaluator = RequestEvaluator(found)
+    long = "Ab " * MOST_CHARACTERS
+    rows = [{"id": "Ärger!", "distance": 2}, {"id": None}, {"id": long}]
+
+    assert [it.name for it in numbers(found)] == ["request.distance"]
+    assert [(it.name, it.words) for it in texts(found)] == [("request.id", False), ("text(request.id)", True)]
+    assert required_fields(found, {}) == {"id", "distance"}
+    assert evaluator.texts(rows).tolist() == [
+        ["Ärger!", "ärger!"],
+        ["", ""],
+        [long[:MOST_CHARACTERS], long[:MOST_CHARACTERS].lower()],
+    ]
+    np.testing.assert_array_equal(evaluator.finish(evaluator.evaluate(rows))[:, 0], [2, np.nan, np.nan])

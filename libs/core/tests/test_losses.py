@@ -65,3 +65,34 @@ def test_a_clipped_loss_lies_between_zero_and_the_cap(rows: list[tuple[float, fl
 
 def test_a_window_is_compared_with_the_rows_outside_it() -> None:
     assert rise_over_rest(np.array([0.0, 0.0, 3.0, 5.0]), np.array([[2, 3], [0, 2]])).tolist() == [4.0, -1.0]
+
+
+def test_of_more_classes_than_two_the_chance_of_the_right_one_counts() -> None:
+    said = [[0.7, 0.2, 0.1], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]]
+
+    assert loss("log_loss", [0, 1, 0], said) == pytest.approx(-np.log([0.7, 0.4, 0.1]))
+    assert loss("error_rate", [0, 1, 0], said).tolist() == [0, 1, 1]
+
+
+def test_a_class_that_a_prediction_does_not_know_was_given_no_chance() -> None:
+    assert loss("log_loss", [3], [[0.5, 0.3, 0.2]]) == pytest.approx([16.118], rel=1e-3)
+    assert loss("error_rate", [3], [[0.5, 0.3, 0.2]]).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("label", "said", "fault"),
+    [
+        ([0.5], [[0.5, 0.5]], "no number of a class"),
+        ([-1.0], [[0.5, 0.5]], "no number of a class"),
+        ([0.0], [[1.5, 0.0]], "no probability"),
+        ([0.0], [[np.nan, 0.0]], "not a finite number"),
+        ([0.0, 1.0], [[0.5, 0.5]], "one of each per row"),
+    ],
+)
+def test_a_row_of_classes_that_fits_no_metric_is_refused(
+    label: list[float], said: list[list[float]], fault: str
+) -> None:
+    with pytest.raises(ValueError, match=fault):
+        loss("log_loss", label, said)
+    with pytest.raises(ValueError, match="not of classes"):
+        loss("mae", label, said)

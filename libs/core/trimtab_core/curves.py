@@ -29,8 +29,10 @@ def curves(
     """Return the tables of a task's plots by name.
 
     Both: `calibration`. Binary: `roc` and `pr`, where there are labels of both kinds. Regression: `residuals` (label -
-    prediction) as a histogram, `over_time`, and `points`, a sample of predictions and labels.
+    prediction) as a histogram, `over_time`, and `points`, a sample of predictions and labels. Multiclass has none.
     """
+    if task == "multiclass":
+        return {}
     found = {"calibration": calibration(label, prediction)}
     if task == "regression":
         left = label - prediction

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import bootstrap
-from trimtab_core.losses import Task, loss
+from trimtab_core.losses import Metric, Task, loss
 
 Floats = NDArray[np.float64]
 
@@ -97,6 +97,7 @@ def measures(
     Regression: `mae`, `rmse`, `r2`, and `mape` (a share) where no label is 0 and all are of one sign.
     Binary: `log_loss`, `error_rate`, `brier`, `ece` (expected calibration error over ten bins of as many rows each),
     `roc_auc`, `average_precision`, and `precision`, `recall` and `f1` of a threshold at 0.5.
+    Multiclass, of probabilities [rows, classes]: `log_loss` and `error_rate`.
 
     Raises:
         ValueError: lengths differ, there is no row, or one is not finite or not what the task reads.
@@ -193,6 +194,13 @@ def _regression(label: Floats, prediction: Floats, units: _Units) -> _Sums:
     )
 
 
+def _classes(label: Floats, prediction: Floats, units: _Units) -> _Sums:
+    """The figures of probabilities [rows, classes] and labels that are the numbers of classes."""
+    names: tuple[Metric, ...] = ("log_loss", "error_rate")
+    columns = [np.ones_like(label), *(loss(name, label, prediction) for name in names)]
+    return _Sums(units.sums(*columns), names, lambda sums: sums[1:] / sums[0])
+
+
 def _probabilities(label: Floats, prediction: Floats, units: _Units) -> _Sums:
     said = (prediction >= 0.5).astype(np.float64)
     columns = [
@@ -245,4 +253,5 @@ def _moved(measure: Measure, value: float) -> Measure:
 _PARTS: Final[Mapping[Task, Sequence[Callable[[Floats, Floats, _Units], _Sums]]]] = {
     "regression": (_regression,),
     "binary": (_probabilities, _curves),
+    "multiclass": (_classes,),
 }

@@ -13,7 +13,7 @@ from typing import Any, Final
 from trimtab_core.conditions import same_condition
 from trimtab_core.contract import compile_contract
 from trimtab_core.durations import format_duration
-from trimtab_core.specs import FeatureViewSpec, FieldSpec, Format, Place, SourceSpec, TableSpec
+from trimtab_core.specs import FeatureViewSpec, FieldSpec, Format, ModelSpec, Place, SourceSpec, TableSpec
 
 _OF_ALL_COLUMNS: Final = ("source", "entity", "hop")
 
@@ -236,6 +236,15 @@ def unlike(before: TableSpec, after: TableSpec) -> list[tuple[Place, str]]:
                 (("fields", name, "type"), f"{said}: keep it, or take the column in by another name")
             )
     return found
+
+
+def renumbered(before: ModelSpec, after: ModelSpec) -> list[tuple[Place, str]]:
+    """Return why the classes of a model cannot become those of `after`: versions and logs know a class by its number."""
+    was, now = before.label.classes, after.label.classes
+    if not was or not now or before.task != after.task or now[: len(was)] == was:
+        return []
+    said = f"{list(now)} do not begin with {list(was)}, by whose numbers the model's versions and predictions know them"
+    return [(("label", "classes"), f"{said}: add new ones at the end, or apply a model of another name")]
 
 
 def lost_columns(before: TableSpec, after: TableSpec) -> dict[str, str]:

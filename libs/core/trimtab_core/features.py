@@ -6,6 +6,9 @@
 reference table has for the field's value (`table[field].*` all of its numbers). `name =
 expression` is computed from those when it is asked for (`expressions.py`). One feature is
 one float64 column; what is missing is NaN.
+
+`request.field` of a string is a category, and `text(request.field)` the words of one. These
+are columns of texts beside the numbers; what is missing is the empty text.
 """
 
 import difflib
@@ -35,7 +38,10 @@ from trimtab_core.timestamps import (
 Floats = NDArray[np.float64]
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
 _EXPRESSION = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(.*)")
+_WORDS = re.compile(r"text\s*\(\s*([^()]*?)\s*\)")
 _TABLE = re.compile(r"([A-Za-z][\w-]*)\s*\[\s*(\w+)\s*\]\s*\.\s*(\w+|\*)")
+MOST_CHARACTERS = 4_000
+"""Of a text: what comes after is not looked at."""
 _NO_TABLES: Mapping[str, Any] = {}
 _NOBODY = "\x00"
 """What a table is asked for where a row has nothing: no key is that."""
@@ -84,6 +90,20 @@ class TableFeature:
     column: str
 
 
+@dataclass(frozen=True, slots=True)
+class TextFeature:
+    """A string of the row itself: a category, or words of which each counts by itself."""
+
+    name: str
+    field: str
+    words: bool
+
+    def read(self, value: Any) -> str:
+        """Return the text of a row's value; words in small letters, for a graph knows no alphabet."""
+        text = value[:MOST_CHARACTERS] if isinstance(value, str) else ""
+        return text.lower() if self.words else text
+
+
 Input = ViewFeature | RequestFeature | CalendarFeature | TableFeature
 """A feature that is read from somewhere."""
 
@@ -99,7 +119,7 @@ class ExpressionFeature:
     """What the expression takes, in order."""
 
 
-Feature = Input | ExpressionFeature
+Feature = Input | ExpressionFeature | TextFeature
 
 
 def resolve(
@@ -140,7 +160,10 @@ def _resolve_expression(
     read: list[Input] = []
     for each in expression.inputs:
         try:
-            read += _resolve_one(each.name, source, views, tables)
+            for one in _resolve_one(each.name, source, views, tables):
+                if isinstance(one, TextFeature):
+                    raise FeatureFault(f"{one.name!r} is a text, and an expression takes numbers: name one")
+                read.append(one)
         except FeatureFault as fault:
             place = f"at character {each.at} of {expression.text!r}"
             raise FeatureFault(f"feature {name!r}: {fault} ({place})") from fault
@@ -149,7 +172,9 @@ def _resolve_expression(
 
 def _resolve_one(
     text: str, source: SourceSpec, views: Mapping[str, FeatureViewSpec], tables: Mapping[str, TableSpec]
-) -> list[Input]:
+) -> Sequence[Input | TextFeature]:
+    if match := _WORDS.fullmatch(text):
+        return [_resolve_words(text, match[1], source)]
     if match := _TABLE.fullmatch(text):
         return _resolve_table(text, match, source, tables)
     if match := _CALENDAR.fullmatch(text):
@@ -161,10 +186,12 @@ def _resolve_one(
     if not dot:
         raise FeatureFault(
             f"feature {text!r} is not understood: write view.column, view.*, request.field, hour(field), "
-            "table[field].column or name = expression"
+            "text(request.field), table[field].column or name = expression"
         )
     if head == "request":
-        _must_be(text, rest, source, NUMERIC)
+        _must_be(text, rest, source, (*NUMERIC, "string"))
+        if source.fields[rest].type == "string":
+            return [TextFeature(text, rest, words=False)]
         return [RequestFeature(text, rest)]
     if head not in views:
         raise FeatureFault(
@@ -185,6 +212,14 @@ def _resolve_one(
             f"feature {text!r} names column {rest!r}, which the view lacks: {nearest(rest, columns)}"
         )
     return [ViewFeature(text, head, rest)]
+
+
+def _resolve_words(text: str, of: str, source: SourceSpec) -> TextFeature:
+    head, dot, field = of.partition(".")
+    if head != "request" or not dot:
+        raise FeatureFault(f"feature {text!r} is not understood: write text(request.field)")
+    _must_be(text, field, source, ("string",))
+    return TextFeature(f"text({of})", field, words=True)
 
 
 def _resolve_table(
@@ -236,12 +271,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def inputs(features: Sequence[Feature]) -> tuple[Input, ...]:
-    """Return all that is read for `features`: those that are read themselves, in order, then what expressions take more."""
-    found = {each.name: each for each in features if not isinstance(each, ExpressionFeature)}
+    """Return the numbers that are read for `features`: those that are some themselves, in order, then what expressions take more."""
+    found = {each.name: each for each in features if not isinstance(each, ExpressionFeature | TextFeature)}
     for feature in features:
         if isinstance(feature, ExpressionFeature):
             found |= {each.name: each for each in feature.inputs}
     return tuple(found.values())
+
+
+def texts(features: Sequence[Feature]) -> tuple[TextFeature, ...]:
+    """Return those of `features` that are texts, in order."""
+    return tuple(each for each in features if isinstance(each, TextFeature))
+
+
+def numbers(features: Sequence[Feature]) -> tuple[Feature, ...]:
+    """Return those of `features` that are numbers, in order."""
+    return tuple(each for each in features if not isinstance(each, TextFeature))
 
 
 def views_named(text: str) -> set[str]:
@@ -279,7 +324,7 @@ def names_read(text: str, views: Iterable[str], tables: Iterable[str] = ()) -> s
 
 def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureViewSpec]) -> set[str]:
     """Return the fields of a row that the features read, entities included."""
-    found: set[str] = set()
+    found = {each.field for each in texts(features)}
     for each in inputs(features):
         if isinstance(each, ViewFeature):
             found |= set(views[each.view].entities)
@@ -289,10 +334,15 @@ def required_fields(features: Sequence[Feature], views: Mapping[str, FeatureView
 
 
 class RequestEvaluator:
-    """Fills the inputs that a row gives, by itself or by tables; views' stay NaN for the caller to fill, and `finish`."""
+    """Fills the inputs that a row gives, by itself or by tables; views' stay NaN for the caller to fill, and `finish`.
+
+    Of numbers, that is; features that are texts have `texts` of their own.
+    """
 
     def __init__(self, features: Sequence[Feature], tables: Mapping[str, Lookup] = _NO_TABLES) -> None:
         """Compile `features`; `tables` has all that they name."""
+        self._texts = texts(features)
+        features = numbers(features)
         self.inputs = inputs(features)
         """The columns that `evaluate` gives and `finish` takes; the features themselves, if none is an expression."""
         self.width = len(self.inputs)
@@ -334,6 +384,13 @@ class RequestEvaluator:
             found[:, at] = matrix[:, place]
         for at, expression, places in self._expressions:
             found[:, at] = expression.evaluate([np.ascontiguousarray(matrix[:, each]) for each in places])
+        return found
+
+    def texts(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
+        """Return the texts [rows, texts]."""
+        found = np.empty((len(rows), len(self._texts)), object)
+        for at, each in enumerate(self._texts):
+            found[:, at] = [each.read(row.get(each.field)) for row in rows]
         return found
 
     def evaluate(

@@ -31,11 +31,16 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
     `mae` is the absolute and `rmse` the squared error, in the label's unit and its square; `log_loss` is in nats and
     `error_rate` is 0 or 1 with the threshold at 0.5: both read `label` as 0 or 1 and `prediction` as a probability.
 
+    Where `prediction` is the probabilities [rows, classes] of more classes than two, `label` is the number of a class,
+    and the class that was said is the most probable. One that the prediction has no column for was given no chance.
+
     Raises:
         ValueError: lengths differ, a row is not finite, or a row is not what the metric reads.
     """
     if metric not in LOWER_IS_BETTER:
         raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(LOWER_IS_BETTER)}")
+    if np.ndim(prediction) == 2:
+        return _of_classes(metric, _column("label", label), np.asarray(prediction, np.float64))
     truth, said = _column("label", label), _column("prediction", prediction)
     if truth.shape != said.shape:
         raise ValueError(f"label has {truth.size} rows and prediction {said.size}: pass one of each per row")
@@ -49,6 +54,30 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
         return np.asarray((said >= 0.5) != (truth == 1), dtype=np.float64)
     sure = np.clip(said, _SUREST, 1 - _SUREST)
     return np.asarray(-np.where(truth == 1, np.log(sure), np.log1p(-sure)))
+
+
+def said_class(probabilities: ArrayLike) -> Floats:
+    """Return the number of the most probable class of each row of probabilities [rows, classes], the first of equals."""
+    return np.asarray(np.argmax(probabilities, axis=1), np.float64)
+
+
+def _of_classes(metric: Metric, truth: Floats, said: Floats) -> Floats:
+    if metric not in METRICS["multiclass"]:
+        raise ValueError(
+            f"metric {metric!r} is not of classes: use one of {', '.join(METRICS['multiclass'])}"
+        )
+    if len(truth) != len(said):
+        raise ValueError(f"label has {truth.size} rows and prediction {len(said)}: pass one of each per row")
+    _must("label", truth, (truth >= 0) & (truth == np.floor(truth)), "is no number of a class")
+    for column in said.T:
+        _must("prediction", column, np.isfinite(column), "is not a finite number")
+        _must("prediction", column, (column >= 0) & (column <= 1 + _SUREST), "is no probability")
+    if metric == "error_rate":
+        return np.asarray(said_class(said) != truth, np.float64)
+    known = truth < said.shape[1]
+    chance = np.zeros(len(truth))
+    chance[known] = said[known, truth[known].astype(np.int64)]
+    return np.asarray(-np.log(np.clip(chance, _SUREST, 1 - _SUREST)))
 
 
 def aggregate(metric: Metric, losses: ArrayLike) -> float:

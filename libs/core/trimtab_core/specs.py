@@ -100,6 +100,17 @@ Scalar = Annotated[
 ]
 """A value as JSON has it; 3.0 is 3, for a document that travelled has every number as a double."""
 
+
+def _class_name(value: Any) -> Any:
+    if isinstance(value, bool):
+        said = f"{value} is what YAML reads a bare yes or no as: write the text in quotes, like 'yes'"
+        raise PydanticCustomError("unfit", "{said}", {"said": said})
+    whole = isinstance(value, int | float) and float(value).is_integer()
+    return str(int(value)) if whole else value
+
+
+Class
+
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.v([2-9]|[1-9][0-9]+))?$", max_length=90)]
 """What names a source: `pickups`, or a later major version of it, `pickups.v2`."""
 
@@ -590,8 +601,16 @@ class LabelSpec(Spec):
     """The field that both the model's source and the label's source carry."""
     value: FieldName
     within: Duration
-    classes: tuple[str, ...] = ()
-    """Of a multiclass task: all values that the label can have, as text; a prediction names them in this order."""
+    classes: tuple[ClassName, ...] = ()
+    """All values that the label of a multiclass task can have, as text; a prediction names them in this order.
+
+    A binary label that is no number or boolean has two, of which the second is the positive one.
+    """
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for index, name in enumerate(self.classes):
+            if name in self.classes[:index]:
+                yield ("classes", index), f"{name!r} is named twice: drop one"
 
 
 Family = Literal["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost", "neural_network"]
@@ -931,7 +950,7 @@ class ModelSpec(Spec):
     task: Literal["regression", "binary", "multiclass"]
     source: SourceName
     features: tuple[str, ...] = Field(min_length=1)
-    """`view.*`, `view.feature`, `request.field`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
+    """`view.*`, `view.feature`, `request.field`, `text(request.field)`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
     or an expression of those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
@@ -964,6 +983,8 @@ class ModelSpec(Spec):
         return self.rollout.cap or _CAPS[self.judged_by]
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if said := self._classes_fault():
+            yield ("label", "classes"), said
         fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
         metrics: list[tuple[Place, str]] = [(("rollout", "judge"), self.judged_by)]
         for index, gate in enumerate(self.gates):
@@ -981,6 +1002,8 @@ class ModelSpec(Spec):
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
+        if self.trainer.kind == "own" and self.task == "multiclass":
+            yield ("trainer", "kind"), "'own' is not for multiclass: name a family, or auto"
         for index, name in enumerate(self.evidence.slices if self.evidence else ()):
             if not self._has(name):
                 yield (
@@ -997,6 +1020,16 @@ class ModelSpec(Spec):
         """Return whether a feature is called `name`, or is the field of that name of the request."""
         called = {feature.partition(" = ")[0].strip() for feature in self.features}
         return bool(called & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+
+    def _classes_fault(self) -> str:
+        named = list(self.label.classes)
+        if self.task == "multiclass" and len(named) < 3:
+            return f"{named} are too few for multiclass: name all values that the label can have, three at the least"
+        if self.task == "binary" and len(named) not in (0, 2):
+            return f"{named} are no two classes: name the negative and the positive one, or write task: multiclass"
+        if self.task == "regression" and named:
+            return f"{named} are for a label that is a class: remove them, or write task: multiclass"
+        return ""
 
 
 class _Resource(Spec):

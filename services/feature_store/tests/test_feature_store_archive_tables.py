@@ -276,7 +276,10 @@ def test_a_batch_of_predictions_becomes_one_row_each() -> None:
     assert tables.predictions_batch(PredictionBatch(model="m", watermark_ms=5), 0, 1).num_rows == 0
 
 
-@pytest.mark.parametrize("changes", [{"keys": ["k"]}, {"features": [1.0]}, {"champion": [1.0] * 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"keys": ["k"]}, {"features": [1.0]}, {"champion": [1.0] * 3}, {"champion_probabilities": [1]}],
+)
 def test_uneven_predictions_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(tables.Uneven, match="serving-0/1"):
         tables.predictions_batch(a_prediction_batch(**changes), 0, 0)
@@ -298,3 +301,13 @@ def test_small_files_are_joined_and_every_version_can_still_be_read(
     assert len(files) < 8
     assert [offsets(first, version) for version in versions] == [list(range(n + 1)) for n in range(20)]
     assert first.reach("events/s", 1).least() == 19
+
+
+def test_the_chances_of_classes_are_archived_row_by_row() -> None:
+    classes = {"classes": ["no", "yes", "maybe"], "champion_probabilities": [0.1, 0.2, 0.7, 1, 0, 0]}
+
+    found = tables.predictions_batch(a_prediction_batch(**classes), 2, 77)
+
+    assert found["classes"].to_pylist() == [["no", "yes", "maybe"]] * 2
+    assert found["champion_probabilities"].to_pylist() == [[0.1, 0.2, 0.7], [1, 0, 0]]
+    assert found["challenger_probabilities"].to_pylist() == [None, None]

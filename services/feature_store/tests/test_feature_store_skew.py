@@ -24,10 +24,11 @@ from trimtab_runtime.specbook import SpecBook, UnknownModel
 HOUR = 3_600_000
 START = 420_000 * HOUR
 FEATURES = ("request.x", "speed.x_mean_4h")
+NOTES = ("Busy", None)
 
 
 class World:
-    """A model whose source is what its view folds; event n is at hour n, and its x is n."""
+    """A model whose source is what its view folds; event n is at hour n, and its x is n; its note alternates."""
 
     def __init__(self, hours: int = 6) -> None:
         contract = {"key": "id", "event_time": "at", "lateness": "2h", "partitions": 1}
@@ -35,6 +36,7 @@ class World:
             "id": {"type": "string"},
             "at": {"type": "timestamp"},
             "x": {"type": "number", "nullable": True},
+            "note": {"type": "string", "nullable": True},
         }
         fold = {
             "source": "rides",
@@ -58,7 +60,8 @@ class World:
         self._batches = 0
         table, times = tables.EventTable(book.source("rides").spec), START + np.arange(hours) * HOUR
         payloads = [
-            msgspec.json.encode({"id": f"r{n}", "at": iso(int(at)), "x": n}) for n, at in enumerate(times)
+            msgspec.json.encode({"id": f"r{n}", "at": iso(int(at)), "x": n, "note": NOTES[n % 2]})
+            for n, at in enumerate(times)
         ]
         rows = table.batch(
             Rows(payloads, [f"raw/{n}" for n in range(hours)], times, times, list(range(hours))), 0
@@ -70,13 +73,17 @@ class World:
     def hurried(self, sources: Sequence[str]) -> Iterator[None]:
         yield
 
-    def log(self, *rows: tuple[int, float, float], names: Sequence[str] = FEATURES, model: str = "m") -> None:
-        """Log predictions for events (n, features...)."""
+    def log(
+        self, *rows: tuple[int, float, float], names: Sequence[str] = FEATURES, model: str = "m",
+        notes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Log predictions for events (n, features...), and of each the words of its note."""
         message = PredictionBatch(
             model=model, id=f"b{self._batches}", champion_version=7, feature_names=names,
             ids=[f"p{n}" for n, *_ in rows], keys=[f"r{n}" for n, *_ in rows],
             event_time_ms=[START + n * HOUR for n, *_ in rows],
             features=np.float32([values for _, *values in rows]).ravel().tolist(),
+            text_names=["text(request.note)"] if notes else [], texts=notes,
         )  # fmt: skip
         piece = Piece("predictions", 0, tables.predictions_batch(message, 0, self._batches), self._batches)
         self._store.append(tables.PREDICTIONS, tables.PREDICTIONS_SCHEMA, [piece], {})
@@ -174,3 +181,16 @@ def test_a_model_of_which_nothing_is_logged_has_nothing_to_compare(world: World)
     assert world.audit().rows == 0
     with pytest.raises(UnknownModel):
         world.audit("nobody")
+
+
+def test_texts_are_compared_as_they_were_seen(world: World) -> None:
+    world.log(*AS_IT_WAS[:4], notes=["busy", "", "Busy", "made up"])
+    world.log(AS_IT_WAS[4], notes=[""])
+    world.log(AS_IT_WAS[5])
+
+    found = world.audit()
+
+    assert (found.rows, found.mismatched) == (6, 3)
+    note = found.features["text(request.note)"]
+    assert (note.rows, note.mismatched, note.missing, note.extra) == (5, 1, 1, 1)
+    assert found.features["request.x"].rows == 6

@@ -447,3 +447,20 @@ async def test_what_gates_group_by_is_beside_the_rows_and_no_part_of_what_names_
 
     assert found.rows["group:zone"].to_pylist() == ["1", "(none)"]
     assert digest(found.rows.drop_columns(["group:zone"])) == found.digest == without.digest
+
+
+@pytest.mark.parametrize(("task", "classes"), [("multiclass", ["3", "1", "2"]), ("binary", ["1", "2"])])
+def test_a_label_that_is_a_class_is_its_number_and_others_are_counted(task: str, classes: list[str]) -> None:
+    label = {"source": "rides", "on": "id", "value": "zone", "within": "3h", "classes": classes}
+    world = World(a_book(task=task, label=label))
+    world.archive("asks", [Event(key, START) for key in ("a", "b", "c", "d")])
+    world.archive("rides", [Event(key, START + HOUR, zone=zone) for zone, key in enumerate("abc", 1)])
+
+    made = world.make(START, START + 9 * HOUR)
+
+    known = {
+        key: float(classes.index(zone)) for key, zone in zip("abc", "123", strict=True) if zone in classes
+    }
+    assert dict(zip(made.rows["key"].to_pylist(), made.rows["label"].to_pylist(), strict=True)) == known
+    assert (made.rows_without_label, made.rows_of_other_classes) == (4 - len(known), 3 - len(known))
+

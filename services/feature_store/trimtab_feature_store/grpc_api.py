@@ -106,6 +106,7 @@ class FeatureStoreApi(FeatureStoreServicer):
                 tables=_tables(made.versions),
                 rows=made.rows.num_rows,
                 rows_without_label=made.rows_without_label,
+                rows_of_other_classes=made.rows_of_other_classes,
                 digest=made.digest,
             )
         )

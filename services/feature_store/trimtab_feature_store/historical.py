@@ -24,8 +24,10 @@ from trimtab_core.features import (
     TableFeature,
     ViewFeature,
     inputs,
+    numbers,
     required_fields,
     resolve,
+    texts,
 )
 from trimtab_core.gatespecs import group_column
 from trimtab_core.grouping import Grouping
@@ -47,6 +49,8 @@ FOLLOWS = (topics.TABLES,)
 _POLL_S = 0.05
 _TIMES = ("event_time_ms", "arrived_at_ms")
 _PLACE = ("partition", "offset")
+_OTHER_CLASS = -1.0
+"""What the label join has for a label that is none of a model's classes: it is the row's label all the same."""
 _NOBODY = "\x00"
 """Entity and key of a row that has none: no event has it either."""
 
@@ -68,13 +72,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Labelled rows in order of event time: key, event_time_ms, the features, label, and what gates group them by."""
+    """Labelled rows in order of event time: key, event_time_ms, the features (numbers, then texts), label, and what gates group by."""
 
     rows: pa.Table
     rows_without_label: int
+    """Those of other classes among them."""
     versions: Mapping[str, int]
     """Of the tables it was made from."""
     digest: str
+    rows_of_other_classes: int = 0
+    """Rows whose label is none of the classes that the model's spec names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,14 +247,21 @@ class Making:
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
         plan, spine = self._plan, self.spine()
-        at, keys, matrix = _ints(spine["event_time_ms"]), self.keys(spine), self.features(spine)
+        at, keys = _ints(spine["event_time_ms"]), self.keys(spine)
+        matrix, words = self.features(spine), self.texts(spine)
         labels, without = self._labels(keys, at)
+        other = labels == _OTHER_CLASS
+        labels[other] = np.nan
         known = ~np.isnan(labels)
         rows = pa.table(
             {
                 "key": keys.filter(pa.array(known)),
                 "event_time_ms": at[known],
-                **{feature.name: matrix[known, place] for place, feature in enumerate(plan.features)},
+                **{each.name: matrix[known, place] for place, each in enumerate(numbers(plan.features))},
+                **{
+                    each.name: pa.array(words[known, place], pa.string())
+                    for place, each in enumerate(texts(plan.features))
+                },
                 "label": labels[known],
             }
         )
@@ -256,10 +270,11 @@ class Making:
             groups = _texts(self._field(spine, name)).filter(pa.array(known))
             groups = pc.if_else(pc.equal(groups, _NOBODY), "(none)", groups)
             rows = rows.append_column(group_column(name), groups)
-        return TrainingSet(rows, without, plan.versions, named)
+        strange = int(np.count_nonzero(other))
+        return TrainingSet(rows, without + strange, plan.versions, named, strange)
 
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
-        """Return the features [rows, features] of some rows of the spine, as each would have been answered then."""
+        """Return the numbers [rows, numbers] of some rows of the spine, as each would have been answered then."""
         at = _ints(spine["event_time_ms"])
         evaluator = RequestEvaluator(self._plan.features, self._plan.lookups)
         known_ms = np.minimum(at, self._plan.wanted.as_of_ms)
@@ -270,6 +285,11 @@ class Making:
                 if isinstance(each, ViewFeature) and each.view == name:
                     matrix[:, place] = columns[:, view.spec.columns().index(each.column)]
         return evaluator.finish(matrix)
+
+    def texts(self, spine: pa.Table) -> NDArray[np.object_]:
+        """Return the features [rows, texts] that are texts of some rows of the spine."""
+        wanted = texts(self._plan.features)
+        return RequestEvaluator(wanted).texts(self._own_fields(spine, wanted))
 
     def keys(self, spine: pa.Table) -> pa.Array:
         """Return what the label of each row of the spine is found by, as text."""
@@ -327,7 +347,7 @@ class Making:
             keys,
             at,
             _texts(found[on]),
-            _numbers(found[value]),
+            _classes(found[value], label.classes) if label.classes else _numbers(found[value]),
             _ints(found["event_time_ms"]),
             _ints(found["arrived_at_ms"]),
             label.within,
@@ -400,6 +420,12 @@ def _entities(columns: Sequence[Any], rows: int) -> pa.Array:
 def _entity(values: tuple[Any, ...]) -> str:
     key = entity_key(values)
     return _NOBODY if key is None else key
+
+
+def _classes(column: Any, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the number of each value's class, `_OTHER_CLASS` where it is none of `names`."""
+    found = pc.index_in(_texts(column), pa.array(names, pa.string()))
+    return np.asarray(pc.fill_null(found, int(_OTHER_CLASS)).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:

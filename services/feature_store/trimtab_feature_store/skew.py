@@ -8,11 +8,13 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from trimtab_core import features as core
 from trimtab_runtime.errors import Rejected
 
 from trimtab_feature_store.errors import BadWindow
@@ -29,6 +31,7 @@ _AT_ONCE = 50_000
 _SEPARATOR = "\x00"
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,15 @@ class _Log:
 
     def read(self, start_ms: int, end_ms: int) -> pa.Table:
         """Return what an audit needs of the predictions of [start, end)."""
-        columns = ["key", "event_time_ms", "champion_version", "feature_names", "features"]
+        columns = [
+            "key",
+            "event_time_ms",
+            "champion_version",
+            "feature_names",
+            "features",
+            "text_names",
+            "texts",
+        ]
         return self._read(columns, start_ms, end_ms)
 
     def _read(self, columns: Sequence[str], start_ms: int, end_ms: int) -> pa.Table:
@@ -148,7 +159,10 @@ class _Log:
 
 def _by_features(logged: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """Return the predictions that were made of the same features, in the same order, together."""
-    names = pc.binary_join(logged["feature_names"].combine_chunks(), _SEPARATOR)
+    numbers = pc.binary_join(_lists(logged["feature_names"]), _SEPARATOR)
+    texts = pc.binary_join(_lists(logged["text_names"]), _SEPARATOR)
+    parts = pc.if_else(pc.and_(pc.not_equal(numbers, ""), pc.not_equal(texts, "")), _SEPARATOR, "")
+    names = pc.binary_join_element_wise(numbers, parts, texts, "")
     for each in pc.unique(names).to_pylist():
         yield each, logged.filter(pc.equal(names, each))
 
@@ -164,21 +178,49 @@ def _compare(audit: Audit, making: Making, plan: Plan, logged: pa.Table) -> None
     if not there.any():
         return
     rows, back = np.unique(where[there], return_inverse=True)
-    recomputed = making.features(spine.take(pa.array(rows)))[back]
+    spine = spine.take(pa.array(rows))
+    recomputed, texts = making.features(spine)[back], making.texts(spine)[back]
     found = logged.filter(pa.array(there))
+    of_texts = _note_texts(audit, plan, found, texts)
     seen = np.array(pc.list_flatten(found["features"].combine_chunks()).to_numpy(zero_copy_only=False))
-    _note(audit, [each.name for each in plan.features], found, seen.reshape(recomputed.shape), recomputed)
+    names = [each.name for each in core.numbers(plan.features)]
+    _note(audit, names, found, seen.reshape(recomputed.shape), recomputed, of_texts)
 
 
-def _note(audit: Audit, names: Sequence[str], rows: pa.Table, logged: Floats, recomputed: Floats) -> None:
-    """Take into the audit what was logged and what should have been; both [rows, features]."""
+def _note_texts(audit: Audit, plan: Plan, rows: pa.Table, recomputed: NDArray[np.object_]) -> Mask:
+    """Take into the audit what was logged of texts and what should have been, and return which rows are not alike."""
+    seen = pc.list_flatten(_lists(rows["texts"])).to_numpy(zero_copy_only=False)
+    logged = seen.reshape(recomputed.shape)
+    wrong = logged != recomputed
+    for at, each in enumerate(core.texts(plan.features)):
+        found = audit.features.setdefault(each.name, Compared())
+        found.rows += len(logged)
+        found.missing += int((wrong[:, at] & (logged[:, at] == "")).sum())
+        found.extra += int((wrong[:, at] & (recomputed[:, at] == "")).sum())
+        found.mismatched += int((wrong[:, at] & (logged[:, at] != "") & (recomputed[:, at] != "")).sum())
+    return np.asarray(wrong.any(axis=1), bool)
+
+
+def _lists(column: Any) -> pa.Array:
+    """Return a column of lists of texts, whose nulls, of rows that were logged before there were texts, have none."""
+    whole = column.combine_chunks().cast(pa.list_(pa.string()))
+    return pc.if_else(pc.is_valid(whole), whole, pa.scalar([], pa.list_(pa.string())))
+
+
+def _note(
+    audit: Audit, names: Sequence[str], rows: pa.Table, logged: Floats, recomputed: Floats, unlike: Mask
+) -> None:
+    """Take into the audit what was logged and what should have been; both [rows, features].
+
+    `unlike` says of which rows [rows] something else is not as it should be.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         recomputed = recomputed.astype(np.float32).astype(np.float64)
         alike = np.isclose(logged, recomputed, rtol=TOLERANCE, atol=ROUNDING, equal_nan=True)
         apart = np.abs(logged - recomputed) / np.maximum(np.abs(logged), np.abs(recomputed))
     missing, extra = np.isnan(logged) & ~np.isnan(recomputed), ~np.isnan(logged) & np.isnan(recomputed)
     audit.rows += len(logged)
-    audit.mismatched += int((~alike).any(axis=1).sum())
+    audit.mismatched += int(((~alike).any(axis=1) | unlike).sum())
     apart = np.where(alike, -1.0, np.nan_to_num(apart, nan=0.0))
     for at, name in enumerate(names):
         found = audit.features.setdefault(name, Compared())

@@ -107,6 +107,11 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("latency_us", pa.int32()),
         pa.field("feature_names", pa.list_(pa.string())),
         pa.field("features", pa.list_(pa.float64())),
+        pa.field("text_names", pa.list_(pa.string())),
+        pa.field("texts", pa.list_(pa.string())),
+        pa.field("classes", pa.list_(pa.string())),
+        pa.field("champion_probabilities", pa.list_(pa.float64())),
+        pa.field("challenger_probabilities", pa.list_(pa.float64())),
         pa.field("partition", pa.int32()),
         pa.field("offset", pa.int64()),
     ]
@@ -130,8 +135,23 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             raise Uneven(f"batch {batch.id} has {rows} ids and {len(getattr(batch, name))} of {name}")
     if len(batch.features) != rows * width:
         raise Uneven(f"batch {batch.id} has {rows} rows of {width} features and {len(batch.features)} values")
-    starts = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
-    names = pa.array(list(batch.feature_names) * rows, pa.string())
+    if len(batch.texts) != rows * len(batch.text_names):
+        raise Uneven(
+            f"batch {batch.id} has {rows} rows of {len(batch.text_names)} texts and {len(batch.texts)} values"
+        )
+    classes = len(batch.classes)
+    for name in ("champion_probabilities", "challenger_probabilities"):
+        if len(getattr(batch, name)) not in (0, rows * classes):
+            raise Uneven(
+                f"batch {batch.id} has {rows} rows of {classes} classes and {len(getattr(batch, name))} of {name}"
+            )
+
+    def lists(values: Any, each: int, kind: pa.DataType) -> pa.Array:
+        """Return `values`, row by row, as a list of `each` a row; null where there ought to be some and are none."""
+        if each and not len(values):
+            return pa.nulls(rows, pa.list_(kind))
+        starts = pa.array(np.arange(rows + 1, dtype=np.int32) * each)
+        return pa.ListArray.from_arrays(starts, pa.array(list(values), kind))
 
     def each(value: Any, kind: pa.DataType) -> pa.Array:
         return pa.repeat(pa.scalar(value, kind), rows)
@@ -156,8 +176,13 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             column(batch.challenger, pa.float64()),
             column(batch.challenger_answered, pa.bool_()),
             column(batch.latency_us, pa.int32()),
-            pa.ListArray.from_arrays(starts, names),
-            pa.ListArray.from_arrays(starts, pa.array(list(batch.features), pa.float64())),
+            lists(list(batch.feature_names) * rows, width, pa.string()),
+            lists(batch.features, width, pa.float64()),
+            lists(list(batch.text_names) * rows, len(batch.text_names), pa.string()),
+            lists(batch.texts, len(batch.text_names), pa.string()),
+            lists(list(batch.classes) * rows, classes, pa.string()),
+            lists(batch.champion_probabilities, classes, pa.float64()),
+            lists(batch.challenger_probabilities, classes, pa.float64()),
             each(partition, pa.int32()),
             each(offset, pa.int64()),
         ],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import asyncpg
+import numpy as np
 import pytest
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
@@ -359,3 +360,28 @@ async def test_decisions_are_the_same_on_both_stores(store: Store, new_world: Ma
     assert {loop.id for loop in await store.loops("m", open_only=False)} == {
         loop.id for loop in await plain.store.loops("m", open_only=False)
     }
+
+
+async def test_a_label_that_is_a_class_has_the_number_that_the_model_gives_it(store: Store) -> None:
+    ours = replace(LABELS, classes=("low", "high"))
+    theirs = replace(LABELS, classes=("high", "middle", "low"))
+    chances = [np.array([0.1, 0.9]).tobytes()] * 3
+    said = replace(predicted(("a", 10), ("b", 20), ("c", 30)), champion_probabilities=chances)
+    truth = Labelled(
+        ours.name, ["key-a", "key-b", "key-c"], [15, 25, 35], [np.nan] * 3, ["low", "middle", "high"]
+    )
+    await store.take(Arrivals([said], [truth, labelled(("a", 15, 7.0))]))
+
+    async def found(labels: LabelStream) -> Any:
+        async with store.begin("m") as unit:
+            rows, _ = await unit.rows(labels, after_ms=0, until_ms=1_000)
+            return rows, await unit.labelled(labels, after_ms=0, before_ms=1_000)
+
+    rows, count = await found(ours)
+    assert ([row.label for row in rows], count) == ([0.0, None, 1.0], 2)
+    assert [row.champion_probabilities for row in rows] == chances
+    assert [row.challenger_probabilities for row in rows] == [None] * 3
+    rows, count = await found(theirs)
+    assert ([row.label for row in rows], count) == ([2.0, 1.0, 0.0], 3)
+    rows, count = await found(LABELS)
+    assert ([row.label for row in rows], count) == ([7.0, None, None], 1)

@@ -63,7 +63,15 @@ def predicted(batch: PredictionBatch) -> Predicted:
         raise BadBatch(
             f"batch {batch.id} has {len(batch.features)} feature values: {rows} rows of {width} have {rows * width}"
         )
-    values, row = np.array(batch.features, np.float64).tobytes(), width * 8
+    classes = len(batch.classes)
+    chances = {"champion_probabilities": batch.champion_probabilities}
+    if batch.challenger_version:
+        chances["challenger_probabilities"] = batch.challenger_probabilities
+    for name, column in chances.items():
+        if len(column) != rows * classes:
+            raise BadBatch(
+                f"batch {batch.id} has {len(column)} of {name}: {rows} rows of {classes} classes have {rows * classes}"
+            )
     return Predicted(
         model=batch.model,
         version=batch.champion_version,
@@ -76,8 +84,16 @@ def predicted(batch: PredictionBatch) -> Predicted:
         event_time_ms=list(batch.event_time_ms),
         champion=list(batch.champion),
         challenger=list(batch.challenger) if batch.challenger_version else None,
-        features=[values[at * row : at * row + row] for at in range(rows)],
+        features=_by_row(batch.features, rows),
+        **{name: _by_row(column, rows) for name, column in chances.items() if classes},
     )
+
+
+def _by_row(values: Sequence[float], rows: int) -> list[bytes]:
+    """Return each row's part of `values`, row by row, as float64."""
+    packed = np.array(values, np.float64).tobytes()
+    size = len(packed) // rows if rows else 0
+    return [packed[at * size : at * size + size] for at in range(rows)]
 
 
 def standing(deployment: Deployment) -> Standing:

@@ -44,13 +44,15 @@ REPORT_ATTEMPTS = 3
 
 _PREDICTIONS = """
 INSERT INTO predictions (model, version, generation, challenger_version, rollout_id,
-                         id, key, event_time_ms, champion, challenger, features)
-SELECT $1, $2, $3, $4, $5, * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::float8[], $10::float8[], $11::bytea[])
+                         id, key, event_time_ms, champion, challenger, features,
+                         champion_probabilities, challenger_probabilities)
+SELECT $1, $2, $3, $4, $5, * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::float8[], $10::float8[], $11::bytea[],
+                                         $12::bytea[], $13::bytea[])
 ON CONFLICT DO NOTHING
 """
 _LABELS = """
-INSERT INTO labels (stream, key, event_time_ms, value)
-SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::float8[])
+INSERT INTO labels (stream, key, event_time_ms, value, class)
+SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::float8[], $5::text[])
 ON CONFLICT DO NOTHING
 """
 _MARKS = """
@@ -274,15 +276,20 @@ class PostgresStore:
 
 
 async def _put_predictions(connection: Connection, predicted: Predicted) -> None:
+    none = [None] * len(predicted.ids)
     await connection.execute(
         _PREDICTIONS, predicted.model, predicted.version, predicted.generation, predicted.challenger_version,
         predicted.rollout_id, predicted.ids, predicted.keys, predicted.event_time_ms, predicted.champion,
-        predicted.challenger or [None] * len(predicted.ids), predicted.features,
+        predicted.challenger or none, predicted.features,
+        predicted.champion_probabilities or none, predicted.challenger_probabilities or none,
     )  # fmt: skip
 
 
 async def _put_labels(connection: Connection, labelled: Labelled) -> None:
-    await connection.execute(_LABELS, labelled.stream, labelled.keys, labelled.event_time_ms, labelled.values)
+    await connection.execute(
+        _LABELS, labelled.stream, labelled.keys, labelled.event_time_ms, labelled.values,
+        labelled.classes or [None] * len(labelled.keys),
+    )  # fmt: skip
 
 
 async def _put_marks(connection: Connection, marks: Sequence[Mark]) -> None:

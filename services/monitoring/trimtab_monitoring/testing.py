@@ -39,7 +39,7 @@ class _Tables:
 
     predictions: dict[tuple[str, str], tuple[str, Row]] = field(default_factory=dict)
     """By model and id: the join key, and the row without its label."""
-    labels: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    labels: dict[tuple[str, str, int], float | str] = field(default_factory=dict)
     """By stream, key and event time."""
     marks: dict[tuple[str, str, int], tuple[Mark, int]] = field(default_factory=dict)
     versions: dict[tuple[str, int], Version] = field(default_factory=dict)
@@ -77,9 +77,8 @@ class MemoryStore:
             for predicted in arrivals.predicted:
                 self._put_predictions(predicted)
             for labelled in arrivals.labelled:
-                for key, at_ms, value in zip(
-                    labelled.keys, labelled.event_time_ms, labelled.values, strict=True
-                ):
+                values: Sequence[float | str] = labelled.classes or labelled.values
+                for key, at_ms, value in zip(labelled.keys, labelled.event_time_ms, values, strict=True):
                     self._tables.labels.setdefault((labelled.stream, key, at_ms), value)
             for mark in arrivals.marks:
                 place = (mark.stream, mark.instance, mark.partition)
@@ -105,6 +104,8 @@ class MemoryStore:
                 challenger=predicted.challenger[at] if predicted.challenger else None,
                 features=predicted.features[at],
                 label=None,
+                champion_probabilities=_at(predicted.champion_probabilities, at),
+                challenger_probabilities=_at(predicted.challenger_probabilities, at),
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
 
@@ -144,17 +145,17 @@ class MemoryStore:
 
     def joined(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> list[Row]:
         """Return predictions of (after, until] with their labels, in order."""
-        known: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        known: defaultdict[str, list[tuple[int, float | None]]] = defaultdict(list)
         for (stream, key, at_ms), value in self._tables.labels.items():
             if stream == labels.name:
-                known[key].append((at_ms, value))
+                known[key].append((at_ms, _number(value, labels.classes)))
         found = []
         for (name, _), (key, row) in self._tables.predictions.items():
             if name == model and after_ms < row.at_ms <= until_ms:
                 in_time = [
                     each for each in known[key] if row.at_ms <= each[0] <= row.at_ms + labels.within_ms
                 ]
-                found.append(row._replace(label=min(in_time)[1]) if in_time else row)
+                found.append(row._replace(label=min(in_time, key=lambda it: it[0])[1]) if in_time else row)
         return sorted(found, key=lambda row: (row.at_ms, row.id))
 
     async def put_versions(self, versions: Sequence[Version]) -> None:
@@ -395,3 +396,13 @@ class MemoryUnit:
     async def tell(self, told: Sequence[News]) -> None:
         """Tell, if the transaction is not undone."""
         self._tables.told.extend(told)
+
+
+def _at(column: Sequence[bytes] | None, at: int) -> bytes | None:
+    return None if column is None else column[at]
+
+
+def _number(value: float | str, classes: Sequence[str]) -> float | None:
+    if not isinstance(value, str):
+        return value
+    return float(classes.index(value)) if value in classes else None

@@ -27,9 +27,9 @@ _policy_of = msgspec.json.Decoder(PolicyState).decode
 # statistics are.
 JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
-       p.features, label.value
+       p.features, label.value, p.champion_probabilities, p.challenger_probabilities
 FROM predictions AS p LEFT JOIN LATERAL (
-    SELECT value FROM labels
+    SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
     ORDER BY event_time_ms LIMIT 1
 ) AS label ON true
@@ -42,6 +42,7 @@ SELECT count(*) FROM predictions AS p
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS (
     SELECT FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    AND (class IS NULL OR class = ANY($6))
 )
 """
 
@@ -78,7 +79,9 @@ async def fetch_rows(
     limit: int | None,
 ) -> list[Row]:  # fmt: skip
     """Return predictions of (after, until] with their labels, in order."""
-    found = await connection.fetch(JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit)
+    found = await connection.fetch(
+        JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
+    )
     return [Row(*row) for row in found]
 
 
@@ -124,7 +127,7 @@ class PostgresUnit:
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         found: int = await self._connection.fetchval(
-            _LABELLED, self._model, labels.name, labels.within_ms, after_ms, before_ms
+            _LABELLED, self._model, labels.name, labels.within_ms, after_ms, before_ms, labels.classes
         )
         return found
 

@@ -1,5 +1,8 @@
 """From a run to a version: gates, approval, staleness, and what a newer candidate does to an undecided one."""
 
+import math
+
+import pyarrow as pa
 import pytest
 from trimtab_contracts.registry.v1.registry_pb2 import VersionEvent
 from trimtab_core.specs import Model, parse
@@ -249,3 +252,30 @@ def test_a_comparison_reads_the_rows_of_which_both_were_asked_and_a_bound_reads_
     assert bound.value == pytest.approx(1.2, abs=0.2), "half of the rows without an error"
     assert not versus.passed
     assert versus.value == pytest.approx(-1.6, abs=0.3), "the rows of which both were asked"
+
+
+def test_of_classes_gates_read_the_chances() -> None:
+    sure, unsure = [0.9, 0.05, 0.05], [0.4, 0.3, 0.3]
+    table = pa.table(
+        {
+            "label": [0.0] * 300,
+            "prediction": [0.0] * 300,
+            "champion_prediction": pa.array([None] * 100 + [0.0] * 200, pa.float64()),
+            "probabilities": pa.array([sure] * 300, pa.list_(pa.float64(), 3)),
+            "champion_probabilities": pa.array(
+                [[math.nan] * 3] * 100 + [unsure] * 200, pa.list_(pa.float64(), 3)
+            ),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    gates = [{"metric": "log_loss", "at_most": 0.2}, {"metric": "log_loss", "versus": "champion"}]
+    label = {"source": "dropoffs", "on": "trip", "value": "zone", "within": "4h", "classes": ["a", "b", "c"]}
+    model = parse("Model", documents(task="multiclass", rollout={}, gates=gates, label=label)[3])
+    assert isinstance(model, Model)
+
+    bound, versus = evaluation.judge(model.spec, bytes(sink.getvalue()), champion=1)
+
+    assert bound.value == pytest.approx(-math.log(0.9))
+    assert (versus.passed, versus.value) == (True, pytest.approx(math.log(0.9 / 0.4)))

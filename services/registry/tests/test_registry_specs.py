@@ -645,3 +645,51 @@ async def test_a_trainers_wheel_is_named_by_its_digest_and_not_by_a_path_that_is
     )
     trainer["wheel"] = f"mine-1.0-py3-none-any.whl@sha256:{'0' * 64}"
     await specs.apply(applied, "ann")
+
+
+def of_classes(*classes: Any, task: str = "multiclass", kind: str = "string", **more: Any) -> Any:
+    """Return documents whose model predicts the classes of a field `mood`."""
+    wanted = documents(task=task, rollout={}, **more)
+    wanted[1]["spec"]["fields"]["mood"] = {"type": kind}
+    wanted[3]["spec"]["label"] |= {"value": "mood", "classes": list(classes)}
+    return wanted
+
+
+async def test_a_label_may_be_one_of_some_classes(specs: Specs) -> None:
+    await specs.apply(of_classes("bad", "fair", "good"), "ann")
+    await specs.apply(of_classes("bad", "fair", "good", "superb"), "ann")
+
+    for renumbered in (("good", "fair", "bad", "superb"), ("bad", "fair", "good")):
+        with pytest.raises(BadSpecs, match="add new ones at the end, or apply a model of another name"):
+            await specs.apply(of_classes(*renumbered), "ann")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (of_classes("bad", "good"), "too few for multiclass: name all values"),
+        (of_classes("bad", "fair", "bad"), "'bad' is named twice: drop one"),
+        (of_classes("bad", "fair", "good", task="binary"), "are no two classes: name the negative and the"),
+        (of_classes(1, 2, 3.0, kind="number"), "is a number in source 'dropoffs', and a class is a string"),
+        (of_classes(False, True, task="binary"), "write the text in quotes, like 'yes'"),
+        (of_classes("a", "b", "c", gates=[{"metric": "mae", "at_most": 1}]), "'mae' is not for multiclass"),
+    ],
+)
+async def test_classes_that_will_not_do_are_told(specs: Specs, wanted: Any, said: str) -> None:
+    with pytest.raises(BadSpecs, match=said):
+        await specs.apply(wanted, "ann")
+
+
+async def test_a_label_that_is_a_text_needs_its_classes(specs: Specs) -> None:
+    wanted = of_classes(task="binary")
+    wanted[1]["spec"]["fields"]["mood"]["enum"] = ["no", "yes"]
+    with pytest.raises(BadSpecs, match=r"or say in label\.classes what it can be"):
+        await specs.apply(wanted, "ann")
+
+    wanted[3]["spec"]["label"]["classes"] = ["no", "yess"]
+    with pytest.raises(BadSpecs, match="'yess' is none of no, yes, which is all that 'mood' can be"):
+        await specs.apply(wanted, "ann")
+
+    wanted[3]["spec"]["label"]["classes"] = ["no", "yes"]
+    await specs.apply(wanted, "ann")
+

@@ -107,6 +107,8 @@ def _reference(versions: Mapping[int, Version], number: int | None) -> pb.Versio
         trained_to=candidate.trained_to,
         tables=candidate.tables,
         recipe=candidate.recipe,
+        classes=candidate.classes,
+        texts=candidate.texts,
     )
 
 

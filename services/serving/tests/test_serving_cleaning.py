@@ -60,7 +60,7 @@ def test_an_event_and_a_request_of_the_same_row_give_the_same_features(change: d
 
     assert checked.reasons == [()]
     assert asked.event_time_ms == [NOW]
-    np.testing.assert_array_equal(reader.features(asked, FEATURES), trained.astype(np.float32))
+    np.testing.assert_array_equal(reader.inputs(asked, FEATURES)[0], trained.astype(np.float32))
 
 
 def test_a_request_is_held_to_bounds_in_the_contracts_unit_and_to_its_rules() -> None:

@@ -43,8 +43,8 @@ def test_each_feature_contributes_its_term_beyond_that_of_the_reference(instance
 
     # What is missing, nobody having driven in zone 7, counts as 0.
     assert found.version.number == 1
-    assert np.array_equal(found.features, [[5, 6, np.nan], [2, 6, np.nan]], equal_nan=True)
-    first, second = found.shares
+    assert np.array_equal([why.features for why in found.reasons], [[5, 6, np.nan], [2, 6, np.nan]], equal_nan=True)
+    first, second = (why.shares for why in found.reasons)
     assert first.base == pytest.approx(2 + 10 + 300)
     assert first.prediction == pytest.approx(5 + 12)
     assert first.contributions == pytest.approx([3, 2, -300])
@@ -85,4 +85,4 @@ def test_the_background_is_spread_over_the_whole_reference(tmp_path: Path) -> No
 
     version = load(MODEL, 1, PROJECT.features, testing.linear_model([1, 1, 1]), sink.getvalue().to_pybytes())
 
-    assert version.background[:, 0].tolist() == list(range(0, 1_000, 10))
+    assert version.background[0][:, 0].tolist() == list(range(0, 1_000, 10))

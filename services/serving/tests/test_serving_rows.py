@@ -43,7 +43,7 @@ def asked(view: OnlineView, features: tuple[str, ...], *rows: dict[str, Any]) ->
     reader = RowReader(PROJECT.model, PROJECT.pickups, {"speed": view}, {})
     reader.prepare(features)
     payloads = [json.dumps({"trip": "t", "at": MIDNIGHT + 5} | row).encode() for row in rows]
-    found: list[list[float]] = reader.features(reader.read(payloads, features), features).tolist()
+    found: list[list[float]] = reader.inputs(reader.read(payloads, features), features)[0].tolist()
     return found
 
 

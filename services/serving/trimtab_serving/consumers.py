@@ -152,4 +152,6 @@ def _ref(version: VersionRef) -> Ref:
         tuple(version.features),
         StoredFile(version.model.uri, version.model.digest),
         StoredFile(reference.uri, reference.digest) if reference.digest else None,
+        tuple(version.classes),
+        tuple(version.texts),
     )

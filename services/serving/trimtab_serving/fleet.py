@@ -37,6 +37,8 @@ class Ref:
     features: tuple[str, ...]
     model: StoredFile
     reference: StoredFile | None = None
+    classes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class Fleet:
             "serving load version", parent=wanted.traceparent, model=wanted.model, version=ref.number
         ):
             try:
-                self._reader_of(wanted.model).prepare(ref.features)
+                self._reader_of(wanted.model).prepare(ref.features, ref.texts)
                 version = await asyncio.to_thread(self._open, wanted.model, ref)
             except (Unavailable, NotFound) as error:
                 log.warning("%s cannot be loaded yet: %s", name, error)
@@ -207,7 +209,8 @@ class Fleet:
         reference = None
         if ref.reference is not None:
             reference = self._files.fetch(ref.reference)
-        return load(model, ref.number, ref.features, self._files.fetch(ref.model), reference)
+        onnx = self._files.fetch(ref.model)
+        return load(model, ref.number, ref.features, onnx, reference, classes=ref.classes, texts=ref.texts)
 
     def _show(self) -> None:
         """Put on the board what can answer now."""
@@ -251,7 +254,7 @@ def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
 
 def _has_features(reader: RowReader, version: Version) -> bool:
     try:
-        reader.prepare(version.features)
+        reader.prepare(version.features, version.texts)
         return True
     except CannotServe:
         return False

@@ -31,13 +31,19 @@ class PredictionApi(PredictionServicer):
         """Answer for some rows of the model's source."""
         answer = self._predictions.predict(request.model, request.rows, request.version)
         until = answer.features_until_ms
-        return PredictResponse(
+        said = answer.predictions
+        response = PredictResponse(
             model=request.model,
-            predictions=answer.predictions.tolist(),
+            predictions=(said.argmax(axis=1) if answer.classes else said).tolist(),
             versions=answer.versions,
             ids=answer.ids,
             features_until=None if until is None else to_timestamp(until),
         )
+        if answer.classes:
+            response.classes.extend([answer.classes[int(number)] for number in response.predictions])
+            response.class_names.extend(answer.classes)
+            response.probabilities.extend(said.ravel().tolist())
+        return response
 
     def Explain(self, request: ExplainRequest, context: Any) -> ExplainResponse:
         """Say what each feature contributes to what a version answers."""
@@ -46,16 +52,18 @@ class PredictionApi(PredictionServicer):
         return ExplainResponse(
             model=request.model,
             version=found.version.number,
-            features=found.version.features,
+            features=found.version.inputs,
             explanations=[
                 ExplainResponse.Explanation(
-                    prediction=shares.prediction,
-                    base=shares.base,
-                    values=values.tolist(),
-                    contributions=shares.contributions.tolist(),
-                    standard_errors=shares.standard_errors.tolist(),
+                    prediction=why.shares.prediction,
+                    base=why.shares.base,
+                    values=why.features,
+                    texts=why.texts,
+                    class_name=why.class_name,
+                    contributions=why.shares.contributions.tolist(),
+                    standard_errors=why.shares.standard_errors.tolist(),
                 )
-                for values, shares in zip(found.features, found.shares, strict=True)
+                for why in found.reasons
             ],
             features_until=None if until is None else to_timestamp(until),
         )
@@ -65,4 +73,7 @@ class PredictionApi(PredictionServicer):
         answer = self._predictions.score(
             request.model, request.features, np.array(request.values, np.float32), request.version
         )
-        return ScoreResponse(predictions=answer.predictions.tolist(), version=answer.versions[0])
+        said = answer.predictions
+        return ScoreResponse(
+            predictions=(said.argmax(axis=1) if answer.classes else said).tolist(), version=answer.versions[0]
+        )

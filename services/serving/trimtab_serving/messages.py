@@ -15,6 +15,7 @@ from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.records import Outgoing
 
+from trimtab_serving import outcomes
 from trimtab_serving.fleet import Standing
 from trimtab_serving.meter import Traffic
 from trimtab_serving.predictionlog import Batch
@@ -136,20 +137,38 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
     message.champion_version = served.champion.number
     message.rollout_id = served.arms.rollout_id
     message.generation = served.generation
+    message.classes.extend(outcomes.classes_of(served))
     message.ids.extend([answered.ids[at] for answered, at in rows])
     message.keys.extend([answered.keys[at] for answered, at in rows])
     message.event_time_ms.extend([answered.event_time_ms[at] for answered, at in rows])
     message.answered_ms.extend([answered.answered_ms for answered, _ in rows])
-    message.champion.extend(_column([answered.champion[at] for answered, at in rows]))
+    said = [answered.champion[at] for answered, at in rows]
+    if message.classes:
+        message.champion_probabilities.extend(_column(said))
+    message.champion.extend(_answers(said))
     message.latency_us.extend([answered.latency_us for answered, _ in rows])
     message.feature_names.extend(served.champion.features)
     message.features.extend(_column([answered.features[at] for answered, at in rows]))
+    if served.champion.texts:
+        message.text_names.extend(served.champion.texts)
+        for answered, at in rows:
+            if answered.texts is not None:
+                message.texts.extend(answered.texts[at])
     if served.challenger is not None:
         message.challenger_version = served.challenger.number
-        message.challenger.extend(
-            _column([answered.challenger[at] for answered, at in rows if answered.challenger is not None])
-        )
+        theirs = [answered.challenger[at] for answered, at in rows if answered.challenger is not None]
+        if message.classes:
+            message.challenger_probabilities.extend(_column(theirs))
+        message.challenger.extend(_answers(theirs))
         message.challenger_answered.extend([answered.challenger_answered[at] for answered, at in rows])
+
+
+def _answers(said: Sequence[Any]) -> list[float]:
+    """Return one number a row: the prediction, or the number of the most probable class."""
+    found = np.array(said, np.float64)
+    if found.ndim == 1:
+        return _column(said)
+    return _column(np.where(np.isfinite(found[:, 0]), np.argmax(found, axis=1), np.nan))  # type: ignore[arg-type]
 
 
 def _column(values: Sequence[Any]) -> list[float]:

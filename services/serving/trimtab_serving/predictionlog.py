@@ -26,11 +26,13 @@ from trimtab_serving.snapshot import Served
 BATCH_ROWS = 1000
 BATCH_VALUES = 250_000
 """Features in a batch, at 8 bytes each: a record holds 8 MiB."""
+_TEXT = 1_000
+"""So many features a text counts for: it may be as long as `MOST_CHARACTERS`."""
 _MOST_WAITING = 50_000
 
 
 class Answered(NamedTuple):
-    """The rows of one request and what was said of them; arrays are [rows] or [rows, features]."""
+    """The rows of one request and what was said of them; arrays are [rows], [rows, features] or [rows, classes]."""
 
     served: Served
     ids: Sequence[str]
@@ -43,6 +45,7 @@ class Answered(NamedTuple):
     challenger_answered: Sequence[bool]
     features: NDArray[np.float32]
     latency_us: int
+    texts: NDArray[np.object_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,8 @@ class PredictionLog:
 def _pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answered, int]]]:
     pieces = []
     for rows in groups:
-        width = rows[0][0].features.shape[1]
+        first = rows[0][0]
+        width = first.features.shape[1] + (0 if first.texts is None else _TEXT * first.texts.shape[1])
         size = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, width)))
         pieces += [rows[at : at + size] for at in range(0, len(rows), size)]
     return pieces

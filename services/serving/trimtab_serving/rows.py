@@ -23,6 +23,9 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_serving.errors import BadRow, CannotServe
 from trimtab_serving.online import OnlineViews
 
+Inputs = tuple[NDArray[np.float32], NDArray[np.object_] | None]
+"""Features [rows, features], and texts [rows, texts] of a version that takes some."""
+
 
 class Asked(NamedTuple):
     """Rows that hold what they must."""
@@ -58,6 +61,8 @@ class _Plan:
     """Of a row: those that are read."""
     times: list[tuple[str, Zone]]
     """Those of them that are timestamps."""
+    texts: bool
+    """Whether some of the features are texts."""
 
 
 class RowReader:
@@ -80,31 +85,33 @@ class RowReader:
         self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
-    def prepare(self, features: tuple[str, ...]) -> None:
-        """Compile a version's features, in the order in which it takes them.
+    def prepare(self, features: tuple[str, ...], texts: tuple[str, ...] = ()) -> None:
+        """Compile a version's features, in the order in which it takes them: numbers, and then texts.
 
         Raises:
             CannotServe: one of them means nothing here.
             NotLoaded: one looks into a table that has not been read yet.
         """
-        if features in self._plans:
+        takes = features + texts
+        if takes in self._plans:
             return
         view_specs = {name: view.spec for name, view in self._views.items()}
         try:
             table_specs = {name: table.spec for name, table in self._tables.items()}
-            found = core.resolve(features, self._source.spec, view_specs, table_specs)
+            found = core.resolve(takes, self._source.spec, view_specs, table_specs)
         except FeatureFault as error:
             raise CannotServe(
                 f"a version of model {self._model.name!r} cannot be given its features: {error}"
             ) from error
-        named = tuple(feature.name for feature in found)
-        if named != features:
+        named = tuple(tuple(it.name for it in part) for part in (core.numbers(found), core.texts(found)))
+        if named != (features, texts):
+            mean = named[0] + named[1]
             raise CannotServe(
-                f"a version of model {self._model.name!r} takes {features}, which mean {named}: train it again"
+                f"a version of model {self._model.name!r} takes {takes}, which mean {mean}: train it again"
             )
         fields = self._always | core.required_fields(found, view_specs)
         evaluator = RequestEvaluator(found, lookups(found, self._tables))
-        self._plans[features] = _Plan(
+        self._plans[takes] = _Plan(
             evaluator,
             [self._lookup(name, evaluator.inputs) for name in dict.fromkeys(_views_in(evaluator.inputs))],
             fields,
@@ -113,10 +120,11 @@ class RowReader:
                 for name, field in self._source.spec.fields.items()
                 if name in fields and field.type == "timestamp"
             ],
+            bool(texts),
         )
 
-    def read(self, payloads: Sequence[bytes], features: tuple[str, ...]) -> Asked:
-        """Return the rows in `payloads`, JSON objects, cleaned as events are and checked for what `features` need of them.
+    def read(self, payloads: Sequence[bytes], inputs: tuple[str, ...]) -> Asked:
+        """Return the rows in `payloads`, JSON objects, cleaned as events are and checked for what `inputs` need of them.
 
         Their timestamps are instants from here on, so that none is parsed twice.
 
@@ -125,7 +133,7 @@ class RowReader:
         """
         if not payloads:
             raise BadRow(f"the request for model {self._model.name!r} has no rows: send at least one")
-        plan = self._plans[features]
+        plan = self._plans[inputs]
         rows = [self._row(at, payload, plan) for at, payload in enumerate(payloads)]
         key, join_key, time = self._source.spec.key, self._model.spec.label.on, self._source.spec.event_time
         keys = [entity_text(row[key]) for row in rows]
@@ -136,14 +144,18 @@ class RowReader:
             [row[time] for row in rows],
         )
 
-    def features(self, asked: Asked, features: tuple[str, ...]) -> NDArray[np.float32]:
-        """Return float32 [rows, features], NaN where something is missing, as it was at each row's event time."""
-        plan = self._plans[features]
+    def inputs(self, asked: Asked, takes: tuple[str, ...]) -> Inputs:
+        """Return what a version `takes`: float32 [rows, features], as it was at each row's event time, and its texts.
+
+        What is missing is NaN, or the empty text.
+        """
+        plan = self._plans[takes]
         matrix = plan.evaluator.evaluate(asked.rows, asked.event_time_ms)
         for lookup in plan.lookups:
             entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
-        return plan.evaluator.finish(matrix).astype(np.float32)
+        texts = plan.evaluator.texts(asked.rows) if plan.texts else None
+        return plan.evaluator.finish(matrix).astype(np.float32), texts
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""

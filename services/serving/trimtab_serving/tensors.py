@@ -89,6 +89,20 @@ def texts(declared: Any, raw: bytes | None) -> list[str]:
     return _agreeing(declared, found)
 
 
+def text_columns(declared: Any, raw: bytes | None, width: int) -> NDArray[np.object_]:
+    """Return a BYTES input, in UTF-8, as texts [rows, width].
+
+    Raises:
+        BadTensor: it has another type or shape.
+    """
+    shape = tuple(declared.shape)
+    if len(shape) != 2 or shape[1] != width:
+        raise BadTensor(
+            f"input {declared.name!r} has shape {list(shape)}, and the model takes [rows, {width}]: reshape it"
+        )
+    return np.array(texts(declared, raw), object).reshape(shape)
+
+
 def _numbers(declared: Any, raw: bytes, dtype: Any) -> NDArray[Any]:
     try:
         return np.frombuffer(raw, dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 from google.protobuf import json_format
 from trimtab_contracts import topics
@@ -60,11 +61,48 @@ def linear_model(weights: Sequence[float], bias: float = 0.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def classifier(weights: Sequence[Sequence[float]]) -> bytes:
+    """Return an ONNX model of classes whose chances are the softmax of `features @ weights` [features, classes]."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    matrix = np.array(weights, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("IsNaN", ["features"], ["missing"]),
+            helper.make_node("Where", ["missing", "zero", "features"], ["known"]),
+            helper.make_node("MatMul", ["known", "weights"], ["weighted"]),
+            helper.make_node("Softmax", ["weighted"], ["probabilities"], axis=1),
+            helper.make_node("ArgMax", ["probabilities"], ["number"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["number"], ["prediction"], to=TensorProto.FLOAT),
+        ],
+        "classifier",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(matrix)])],
+        [
+            helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, matrix.shape[1]]),
+        ],
+        [
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            numpy_helper.from_array(matrix, "weights"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
 def version(
-    data_dir: Path, number: int, features: Sequence[str], onnx: bytes, reference: pa.Table | None = None
+    data_dir: Path,
+    number: int,
+    features: Sequence[str],
+    onnx: bytes,
+    reference: pa.Table | None = None,
+    *,
+    classes: Sequence[str] = (),
 ) -> VersionRef:
     """Store a model's artifacts and return the version that names them."""
-    made = VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features)
+    made = VersionRef(
+        number=number, model=artifacts.put(data_dir, onnx), features=features, classes=classes
+    )
     if reference is not None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, reference.schema) as writer:
@@ -165,8 +203,8 @@ class Project:
         ]
 
 
-def project(suffix: str = "") -> Project:
-    """Return a project whose names end in `suffix`."""
+def project(suffix: str = "", **changes: Any) -> Project:
+    """Return a project whose names end in `suffix`; `changes` are of the model's spec."""
     fields = {
         "trip": {"type": "string"},
         "at": {"type": "timestamp"},
@@ -202,7 +240,7 @@ def project(suffix: str = "") -> Project:
         specs.Source.model_validate(_named(f"dropoffs{suffix}", source | {"fields": fields | dropoffs})),
         specs.FeatureView.model_validate(_named(f"speed{suffix}", view)),
         specs.Table.model_validate(_named(f"zones{suffix}", zones)),
-        specs.Model.model_validate(_named(f"minutes{suffix}", model)),
+        specs.Model.model_validate(_named(f"minutes{suffix}", model | changes)),
     )
 
 

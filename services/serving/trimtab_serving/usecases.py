@@ -16,34 +16,39 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_runtime.clock import Clock
 
+from trimtab_serving import outcomes
 from trimtab_serving.errors import BadTensor
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, PredictionLog
+from trimtab_serving.rows import Inputs
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-Tensors = tuple[Floats, Sequence[str], Sequence[int]]
-"""Features [rows, features], and for each row the label's join key and the event time, or neither."""
+Tensors = tuple[Inputs, Sequence[str], Sequence[int]]
+"""What a version takes, and for each row the label's join key and the event time, or neither."""
 
 
 class Answer(NamedTuple):
     """What a request gets back: one of each a row."""
 
     predictions: Floats
+    """[rows], or the probabilities [rows, classes] of a multiclass task."""
     versions: Sequence[int]
     ids: Sequence[str]
     features_until_ms: int | None = None
     """The watermark of the online features that were used; None where none were."""
+    classes: tuple[str, ...] = ()
+    """Of a multiclass task, whose predictions are probabilities [rows, classes]."""
 
 
 class Question(NamedTuple):
     """Rows as the versions take them, and what the log wants to know of them."""
 
-    features: Floats
-    challenger_features: Floats | Callable[[tuple[str, ...]], Floats] | None
+    inputs: Inputs
+    challenger_inputs: Inputs | Callable[[tuple[str, ...]], Inputs] | None
     """Or how to make them; None where the caller brought others than the challenger takes."""
     keys: Sequence[str]
     """The label's join key."""
@@ -81,10 +86,10 @@ class Predictions:
             self._meter.failed(model)
             raise
 
-    def infer(self, model: str, read: Callable[[int], Tensors], version: int | str = 0) -> Answer:
+    def infer(self, model: str, read: Callable[[Version], Tensors], version: int | str = 0) -> Answer:
         """Answer for rows whose features the caller has; all of them get the same version's answer.
 
-        `read` is given how many features the version takes, and returns the rows.
+        `read` is given the version that is to take the rows, and returns them.
         Without keys the champion answers and nothing is logged, for no label could ever
         be joined. Without event times the rows are of now.
 
@@ -95,15 +100,13 @@ class Predictions:
         served = self._board.current.of(model)
         try:
             answering = served.pinned(version)
-            features, keys, times = read(len(answering.features))
+            inputs, keys, times = read(answering)
             if version or not keys:
-                return self._unlogged(served, answering, features, begun)
+                return self._unlogged(served, answering, inputs, begun)
             arms = [served.arms.challenger_answers(keys[0])] * len(keys)
-            theirs = features if _take_the_same(served) else None
+            theirs = inputs if _take_the_same(served) else None
             times = times or [self._clock.now_ms()] * len(keys)
-            return self._logged(
-                served, Question(features, theirs, keys, times, arms, one_version=True), begun
-            )
+            return self._logged(served, Question(inputs, theirs, keys, times, arms, one_version=True), begun)
         except Exception:
             self._meter.failed(model)
             raise
@@ -118,6 +121,10 @@ class Predictions:
         served = self._board.current.of(model)
         answering = served.pinned(version)
         places = {name: at for at, name in enumerate(names)}
+        if answering.texts:
+            raise BadTensor(
+                f"version {answering.number} takes the text {answering.texts[0]!r}, and values are numbers: call Predict"
+            )
         if missing := [name for name in answering.features if name not in places]:
             raise BadTensor(
                 f"version {answering.number} takes {missing[0]!r}, which is not among the features: add it"
@@ -127,40 +134,44 @@ class Predictions:
                 f"{values.size} values make no rows of {len(names)} features: send one of each for each row"
             )
         rows = values.reshape(-1, len(names))[:, [places[name] for name in answering.features]]
-        return self._unlogged(served, answering, np.ascontiguousarray(rows), begun)
+        return self._unlogged(served, answering, (np.ascontiguousarray(rows), None), begun)
 
     def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
         reader = served.reader
         answering = served.pinned(version)
-        asked = reader.read(rows, answering.features)
-        features = reader.features(asked, answering.features)
+        asked = reader.read(rows, answering.inputs)
+        inputs = reader.inputs(asked, answering.inputs)
         if version:
-            return self._unlogged(served, answering, features, begun)
-        theirs = features if _take_the_same(served) else partial(reader.features, asked)
+            return self._unlogged(served, answering, inputs, begun)
+        theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
         arms = [served.arms.challenger_answers(key) for key in asked.keys]
-        question = Question(features, theirs, asked.join_keys, asked.event_time_ms, arms)
+        question = Question(inputs, theirs, asked.join_keys, asked.event_time_ms, arms)
         return self._logged(served, question, begun, reader.features_until_ms())
 
-    def _unlogged(self, served: Served, answering: Version, features: Floats, begun: int) -> Answer:
-        rows = len(features)
-        predictions = answering.run(features)
+    def _unlogged(self, served: Served, answering: Version, inputs: Inputs, begun: int) -> Answer:
+        rows = len(inputs[0])
+        predictions = answering.run(*inputs)
         self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
-        return Answer(predictions, [answering.number] * rows, self._ids(rows))
+        return Answer(predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes)
 
     def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
-        rows = len(question.features)
+        features, texts = question.inputs
+        rows = len(features)
         ticket = self._log.enter(served.model, question.event_time_ms)
         try:
-            champion = predictions = served.champion.run(question.features)
+            champion = predictions = served.champion.run(features, texts)
             challenger, arms = self._challenge(served, question), list[bool]()
+            if challenger is not None and challenger.shape != champion.shape:
+                champion, challenger = outcomes.alike(champion, challenger)
+                predictions = champion
             versions = [served.champion.number] * rows
             if challenger is not None and served.challenger is not None:
                 # A challenger that has no answer costs its caller nothing.
-                arms = (np.array(question.arms) & np.isfinite(challenger)).tolist()
+                arms = (np.array(question.arms) & outcomes.answered(challenger)).tolist()
                 if question.one_version and not all(arms):
                     arms = [False] * rows
                 if any(arms):
-                    predictions = np.where(arms, challenger, champion)
+                    predictions = outcomes.chosen(arms, challenger, champion)
                     versions = [served.challenger.number if arm else served.champion.number for arm in arms]
             ids = self._ids(rows)
             latency_us = (perf_counter_ns() - begun) // 1000
@@ -174,26 +185,27 @@ class Predictions:
                     champion,
                     challenger,
                     arms,
-                    question.features,
+                    features,
                     latency_us,
+                    texts,
                 )
             )
         finally:
             self._log.leave(ticket)
         self._meter.answered(served.model, rows, latency_us)
-        return Answer(predictions, versions, ids, until_ms)
+        return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served))
 
     def _challenge(self, served: Served, question: Question) -> Floats | None:
         if served.challenger is None:
             return None
         try:
-            features = question.challenger_features
-            if features is not None:
-                made = features(served.challenger.features) if callable(features) else features
-                return served.challenger.run(made)
+            inputs = question.challenger_inputs
+            if inputs is not None:
+                made = inputs(served.challenger.inputs) if callable(inputs) else inputs
+                return served.challenger.run(*made)
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", served.challenger.number, served.model)
-        return np.full(len(question.features), np.nan, np.float32)
+        return outcomes.nothing(served.challenger, len(question.inputs[0]))
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
@@ -201,4 +213,4 @@ class Predictions:
 
 def _take_the_same(served: Served) -> bool:
     """Return whether champion and challenger take the same features."""
-    return served.challenger is not None and served.challenger.features == served.champion.features
+    return served.challenger is not None and served.challenger.inputs == served.champion.inputs

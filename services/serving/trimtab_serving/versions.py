@@ -6,7 +6,7 @@ of `load` has answered, with as many finite numbers as it was given rows.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from trimtab_serving.errors import CannotServe
 
 INPUT = "features"
+TEXTS = "texts"
 OUTPUT = "prediction"
+PROBABILITIES = "probabilities"
 _WARM_ROWS = (1, 16)
 _EXAMPLES = 8
 _BACKGROUND = 100
@@ -34,16 +36,39 @@ class Version:
     features: tuple[str, ...]
     session: Any
     output: str
-    background: NDArray[np.float32]
-    """Rows of its reference [rows, features], none where it has none: what a prediction is explained against."""
+    classes: tuple[str, ...]
+    """Of a multiclass task; the output is then their probabilities."""
+    texts: tuple[str, ...]
+    """What it takes besides that is a text, in order."""
+    background: tuple[NDArray[np.float32], NDArray[np.object_]]
+    """Rows of its reference, their features and their texts, none where it has none: what a prediction is explained against."""
 
-    def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the predictions [rows] for features [rows, features]."""
-        return np.asarray(self.session.run([self.output], {INPUT: features})[0], np.float32).reshape(-1)
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that it takes: numbers, and then texts."""
+        return self.features + self.texts
+
+    def run(
+        self, features: NDArray[np.float32], texts: NDArray[np.object_] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the predictions [rows] for features [rows, features] and, where it takes some, texts [rows, texts].
+
+        Of a multiclass task they are probabilities [rows, classes].
+        """
+        given = {INPUT: features, TEXTS: texts} if self.texts else {INPUT: features}
+        answer = np.asarray(self.session.run([self.output], given)[0], np.float32)
+        return answer if self.classes else answer.reshape(-1)
 
 
 def load(
-    model: str, number: int, features: Sequence[str], onnx: bytes, reference: bytes | None = None
+    model: str,
+    number: int,
+    features: Sequence[str],
+    onnx: bytes,
+    reference: bytes | None = None,
+    *,
+    classes: Sequence[str] = (),
+    texts: Sequence[str] = (),
 ) -> Version:
     """Open a version and warm it, on zeros and on a few rows of its reference where that is given.
 
@@ -57,25 +82,40 @@ def load(
         raise CannotServe(
             f"{name} is no model that ONNX Runtime can open: {error}; train it again"
         ) from error
-    inputs = {taken.name: taken for taken in session.get_inputs()}
-    if set(inputs) != {INPUT} or inputs[INPUT].type != "tensor(float)":
-        raise CannotServe(f"{name} takes {sorted(inputs)} and not one float input {INPUT!r}: export it anew")
-    width = inputs[INPUT].shape[-1]
-    if isinstance(width, int) and width != len(features):
-        raise CannotServe(
-            f"{name} takes {width} features and its record names {len(features)}: export it anew"
-        )
+    _check_inputs(name, session, {INPUT: len(features)} | ({TEXTS: len(texts)} if texts else {}))
     digest = hashlib.sha256(onnx).hexdigest()
-    background = np.empty((0, len(features)), np.float32)
-    if reference is not None:
-        background = _background(name, features, reference)
-    output = session.get_outputs()[0].name
-    version = Version(number, digest, tuple(features), session, output, background)
+    outputs = [output.name for output in session.get_outputs()]
+    of_classes = PROBABILITIES in outputs and len(classes) > 0
+    numbers, words = _background(name, features, texts, reference)
+    version = Version(
+        number,
+        digest,
+        tuple(features),
+        session,
+        PROBABILITIES if of_classes else outputs[0],
+        tuple(classes) if of_classes else (),
+        tuple(texts),
+        (numbers, words),
+    )
     for rows in _WARM_ROWS:
-        _warm(name, version, np.zeros((rows, len(features)), np.float32))
-    if len(background):
-        _warm(name, version, background[:_EXAMPLES])
+        nothing = np.full((rows, len(texts)), "", object)
+        _warm(name, version, np.zeros((rows, len(features)), np.float32), nothing)
+    if len(numbers):
+        _warm(name, version, numbers[:_EXAMPLES], words[:_EXAMPLES])
     return version
+
+
+def _check_inputs(name: str, session: Any, widths: Mapping[str, int]) -> None:
+    """Refuse a graph that takes something else than columns of numbers and of texts, so many of each."""
+    inputs = {taken.name: taken for taken in session.get_inputs()}
+    types = {INPUT: "tensor(float)", TEXTS: "tensor(string)"}
+    if set(inputs) != set(widths) or any(taken.type != types[each] for each, taken in inputs.items()):
+        wanted = f"one float input {INPUT!r}" + (f" and one of strings, {TEXTS!r}" if TEXTS in widths else "")
+        raise CannotServe(f"{name} takes {sorted(inputs)} and not {wanted}: export it anew")
+    for each, named in widths.items():
+        width = inputs[each].shape[-1]
+        if isinstance(width, int) and width != named:
+            raise CannotServe(f"{name} takes {width} {each} and its record names {named}: export it anew")
 
 
 def _options() -> Any:
@@ -88,27 +128,36 @@ def _options() -> Any:
     return options
 
 
-def _warm(name: str, version: Version, features: NDArray[np.float32]) -> None:
+def _warm(name: str, version: Version, features: NDArray[np.float32], texts: NDArray[np.object_]) -> None:
     try:
-        answer = version.run(features)
+        answer = version.run(features, texts)
     except Exception as error:  # ONNX Runtime's own exceptions share no base
         raise CannotServe(f"{name} fails on {len(features)} rows: {error}; export it anew") from error
-    if answer.shape != (len(features),):
+    if answer.shape != (len(features), len(version.classes))[: answer.ndim]:
         raise CannotServe(f"{name} gives {answer.size} numbers for {len(features)} rows: export it anew")
     if not np.isfinite(answer).all():
         raise CannotServe(f"{name} gives {answer[~np.isfinite(answer)][0]} for known rows: train it again")
 
 
-def _background(name: str, features: Sequence[str], reference: bytes) -> NDArray[np.float32]:
-    """Return some rows of a reference, an Arrow IPC stream or file with a column for each feature."""
+def _background(
+    name: str, features: Sequence[str], texts: Sequence[str], reference: bytes | None
+) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+    """Return some rows of a reference, an Arrow IPC stream or file with a column for each feature; none without one."""
+    if reference is None:
+        return np.empty((0, len(features)), np.float32), np.empty((0, len(texts)), object)
     try:
         table = _read_arrow(reference)
         places = np.unique(np.linspace(0, len(table), _BACKGROUND, endpoint=False).astype(np.int64))
         some = table.take(places) if len(table) else table
-        columns = [some[feature].to_numpy().astype(np.float32) for feature in features]
+        numbers = np.empty((len(some), len(features)), np.float32)
+        words = np.empty((len(some), len(texts)), object)
+        for at, each in enumerate(features):
+            numbers[:, at] = some[each].to_numpy().astype(np.float32)
+        for at, each in enumerate(texts):
+            words[:, at] = some[each].to_pylist()
     except (pa.ArrowException, KeyError) as error:
         raise CannotServe(f"the reference of {name} cannot be read: {error}; train it again") from error
-    return np.ascontiguousarray(np.column_stack(columns))
+    return numbers, words
 
 
 def _read_arrow(content: bytes) -> pa.Table:

@@ -1,9 +1,11 @@
 """Fits that see no future, and exports that say what was fitted."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -19,6 +21,7 @@ from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.usecases.entities import Champion, Progress, Recipe, Stage, TrainingSet
 
 MINUTE = 60_000
+CLASSES = ["bad", "fair", "good", "superb"]
 
 
 @pytest.fixture
@@ -40,9 +43,8 @@ def some_rows(count: int = 600, *, task: str = "regression", seed: int = 0) -> f
     features = rng.normal(size=(count, 4)).astype(np.float32)
     features[rng.random((count, 4)) < 0.05] = np.nan
     label = 3 * np.nan_to_num(features[:, 0]).astype(np.float64) + rng.normal(0, 0.3, count)
-    return fitting.Rows(
-        features, label if task == "regression" else (label > 0).astype(np.float64), np.arange(count) * MINUTE
-    )
+    classes = {"binary": label > 0, "multiclass": np.digitize(label, [-1.5, 1.5])}
+    return fitting.Rows(features, np.asarray(classes.get(task, label), np.float64), np.arange(count) * MINUTE)
 
 
 def lived(spec: ModelSpec, rows: fitting.Rows, judged: slice) -> Any:
@@ -78,18 +80,50 @@ def test_a_world_that_changed_within_the_held_out_rows_is_learned_within_them() 
 
 
 @pytest.mark.parametrize("kind", ["linear", "random_forest", "hist_gradient_boosting"])
-@pytest.mark.parametrize("task", ["regression", "binary"])
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 def test_the_exported_graph_says_what_was_fitted(
-    task: Literal["regression", "binary"], kind: Literal["linear", "random_forest", "hist_gradient_boosting"]
+    task: str, kind: Literal["linear", "random_forest", "hist_gradient_boosting"]
 ) -> None:
     rows = some_rows(task=task)
-    parameters = {"n_estimators": 10} if kind == "random_forest" else {}
-    spec = a_model(task, kind=kind, parameters=parameters, half_life="1h").spec
+    few = {"random_forest": {"n_estimators": 10}, "hist_gradient_boosting": {"max_iter": 10}}
+    spec = a_model(task, kind=kind, parameters=few.get(kind, {}), half_life="1h").spec
     estimator = fitting.fit(spec, rows)
 
     graph = export.serialised(estimator.to_onnx())
 
     export.check(graph, rows.features, estimator.predict(rows.features))
+
+
+@pytest.mark.parametrize("kind", ["linear", "random_forest", "hist_gradient_boosting"])
+@pytest.mark.parametrize("seen", [(0, 2), (0, 1, 3)])
+def test_a_class_that_was_not_seen_has_no_chance_and_the_others_keep_their_numbers(
+    kind: str, seen: tuple[int, ...]
+) -> None:
+    rows = some_rows(task="multiclass" if len(seen) == 3 else "binary")
+    rows = replace(rows, label=np.array(seen, np.float64)[rows.label.astype(int)])
+    few = {"random_forest": {"n_estimators": 10}, "hist_gradient_boosting": {"max_iter": 10}}
+    fitted = fitting.fit(a_model("multiclass", kind=kind, parameters=few.get(kind, {})).spec, rows)
+
+    said = fitted.predict(rows.features)
+    graph = export.serialised(fitted.to_onnx())
+
+    assert said.shape == (len(rows), len(CLASSES))
+    assert (said.argmax(axis=1) == rows.label).mean() > 0.8
+    assert set(range(len(CLASSES))) - set(np.flatnonzero(said.any(axis=0))) == set(range(4)) - set(seen)
+    assert said.sum(axis=1) == pytest.approx(1)
+    export.check(graph, rows.features, said)
+    session = onnxruntime.InferenceSession(graph)
+    assert [output.name for output in session.get_outputs()] == ["prediction", "probabilities"]
+    number, chances = session.run(None, {"features": rows.features})
+    assert (number.dtype, number.tolist()) == (np.float32, chances.argmax(axis=1).tolist())
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_rows_of_one_label_alone_are_a_sentence_with_the_remedy(task: str) -> None:
+    rows = replace(some_rows(), label=np.ones(600))
+
+    with pytest.raises(RunFailed, match=r"have one label, (fair|1), so .*: widen trainer\.window"):
+        fitting.fit(a_model(task).spec, rows)
 
 
 def test_a_graph_that_says_something_else_is_not_let_out() -> None:
@@ -190,7 +224,7 @@ def test_unseen_predictions_do_not_know_the_answers() -> None:
 
 
 def a_model(task: str = "regression", **trainer: object) -> Model:
-    spec = {
+    spec: dict[str, Any] = {
         "task": task,
         "source": "trips",
         "features": ["request.x"],
@@ -198,6 +232,8 @@ def a_model(task: str = "regression", **trainer: object) -> Model:
         "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
         "trainer": {"window": "30d", "kind": "linear", **trainer},
     }
+    if task == "multiclass":
+        spec["label"] |= {"classes": CLASSES}
     model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
     assert isinstance(model, Model)
     return model
@@ -207,14 +243,16 @@ def a_recipe(model: Model, champion: Champion | None = None, **more: Any) -> Rec
     return Recipe(model, 1, 600 * MINUTE, champion, **more)
 
 
-def a_training_set(folder: Path, count: int = 600) -> TrainingSet:
-    rows = some_rows(count)
+def a_training_set(
+    folder: Path, count: int = 600, *, task: str = "regression", other: int = 0
+) -> TrainingSet:
+    rows = some_rows(count, task=task)
     columns = {"key": [str(at) for at in range(count)], "event_time_ms": rows.event_time_ms}
     columns |= {f"f{at}": rows.features[:, at].astype(np.float64) for at in range(4)} | {"label": rows.label}
     table = pa.table(columns)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
-    return TrainingSet(folder / "rows.arrow", (("events/trips", 1),), "digest", count)
+    return TrainingSet(folder / "rows.arrow", (("events/trips", 1),), "digest", count, other)
 
 
 async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: Path) -> None:
@@ -267,6 +305,40 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
     told = evaluation.filter(pc.is_valid(evaluation["champion_prediction"]))
     wrong = pc.abs(pc.subtract(told["champion_prediction"], told["label"]))
     assert made.metrics["champion_mae"] == pytest.approx(pc.mean(wrong).as_py())
+
+
+@pytest.mark.usefixtures("without_a_child")
+async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champions(tmp_path: Path) -> None:
+    rows, model = a_training_set(tmp_path, task="multiclass"), a_model("multiclass")
+    first = await ChildProcess().fit(model, rows, None, tmp_path, untold)
+    champion = Champion(1, Files(tmp_path).put(first.model), first.features, trained_to_ms=499 * MINUTE)
+
+    made = await ChildProcess().fit(model, rows, champion, tmp_path, untold)
+
+    assert made.classes == tuple(CLASSES)
+    assert made.metrics["error_rate"] < 0.25 > made.metrics["champion_error_rate"]
+    with pa.ipc.open_file(made.evaluation) as reader:
+        evaluation = reader.read_all()
+    chances = np.stack(evaluation["probabilities"].to_numpy(zero_copy_only=False))
+    assert evaluation["prediction"].to_pylist() == chances.argmax(axis=1).tolist()
+    wrong = pc.mean(pc.not_equal(evaluation["prediction"], evaluation["label"])).as_py()
+    assert made.metrics["error_rate"] == pytest.approx(wrong)
+    assert evaluation["champion_prediction"].null_count == 20
+    with pa.ipc.open_file(made.reference) as reader:
+        reference = reader.read_all()
+    assert set(reference["prediction"].to_pylist()) == {0.0, 1.0, 2.0}
+    assert 0 < pc.mean(reference["loss"]).as_py() < 1
+
+    before = await ChildProcess().fit(a_model(), rows, champion, tmp_path, untold)
+    assert "champion_mae" not in before.metrics, "the live version is of another task"
+
+
+@pytest.mark.usefixtures("without_a_child")
+async def test_rows_of_other_classes_are_told_where_too_few_are_left(tmp_path: Path) -> None:
+    rows = a_training_set(tmp_path, 50, task="multiclass", other=7)
+
+    with pytest.raises(RunFailed, match=r"7 rows have a label that is none of bad, .*: add it to label"):
+        await ChildProcess().fit(a_model("multiclass"), rows, None, tmp_path, untold)
 
 
 @pytest.mark.usefixtures("without_a_child")

@@ -12,15 +12,22 @@ from trimtab_core.behaviour import behave
 from trimtab_core.specs import ModelTest
 
 from trimtab_trainer import export
-from trimtab_trainer.families import Matrix
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.inputs import Inputs, Matrix
 from trimtab_trainer.usecases.entities import TESTS
 
 
-def results(folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix) -> list[dict[str, Any]]:
-    """Return what each test found of a graph of the features `names`, as the candidate tells it."""
+def results(folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix | Inputs) -> list[dict[str, Any]]:
+    """Return what each test found of a graph of the features `names`, as the candidate tells it.
+
+    Raises:
+        RunFailed: the graph takes texts, which tests cannot state yet.
+    """
     path = folder / TESTS
     if not path.exists():
         return []
+    if isinstance(held_out, Inputs):
+        raise RunFailed("behavioural tests state numbers, and a feature of this model is a text: delete the tests, or leave it out")
     session = export.session(graph)
     found = []
     for document in json.loads(path.read_text()):

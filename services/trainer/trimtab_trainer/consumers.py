@@ -67,6 +67,7 @@ class Deployments:
             tuple(live.features),
             trained_to_ms=from_timestamp(live.trained_to),
             recipe=live.recipe,
+            texts=tuple(live.texts),
         )
 
     async def _hear(self, _: str, __: int, records: Sequence[Any]) -> None:

@@ -27,6 +27,7 @@ from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer import export, fitting
 from trimtab_trainer.families import Floats, Matrix
+from trimtab_trainer.inputs import Inputs
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -68,9 +69,8 @@ def found(
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
     measures = measure(label, predictions)
     wanted = _wanted(spec)
-    leaning, asked = leanings(
-        _answers(graph, task), spec.judged_by, names, rows.features[judged], label, seed=spec.trainer.seed
-    )
+    answers, shown = _asked(graph, task, rows.features[judged])
+    leaning, asked = leanings(answers, spec.judged_by, names, shown, label, seed=spec.trainer.seed)
     document = {
         "task": task,
         "judged_by": spec.judged_by,
@@ -113,14 +113,31 @@ def _columns(judged: pa.Table, wanted: Sequence[str]) -> list[tuple[str, NDArray
     return found
 
 
-def _answers(graph: bytes, task: Task) -> Callable[[Matrix], Floats]:
+def _answers(graph: bytes, task: Task) -> Callable[[Any], Floats]:
     """Return what a graph answers; a probability that rounding has put beyond 0 or 1 is within."""
     predict = partial(export.answers, export.session(graph))
     return predict if task == "regression" else lambda features: np.clip(predict(features), 0, 1)
 
 
+def _asked(graph: bytes, task: Task, shown: Matrix | Inputs) -> tuple[Callable[[Matrix], Floats], Matrix]:
+    """Return what a graph answers and what it is asked; beside texts that is, column by column, the row that each value is of."""
+    answers = _answers(graph, task)
+    if not isinstance(shown, Inputs):
+        return answers, shown
+    width = shown.numbers.shape[1] + shown.texts.shape[1]
+    places = np.repeat(np.arange(len(shown))[:, None], width, axis=1)
+
+    def of(rows: NDArray[Any]) -> Floats:
+        at, split = rows.astype(np.int64), shown.numbers.shape[1]
+        numbers = np.take_along_axis(shown.numbers, at[:, :split], axis=0)
+        texts = np.take_along_axis(shown.texts, at[:, split:], axis=0)
+        return answers(Inputs(numbers, texts, shown.words))
+
+    return of, places.astype(np.float32) if len(shown) < 1 << 24 else places
+
+
 def _beside(measure: Callable[..., dict[str, Measure]], label: Floats, said: Floats) -> dict[str, Any]:
-    asked = np.isfinite(said)
+    asked = np.isfinite(said if said.ndim == 1 else said[:, 0])
     return {"rows": int(asked.sum()), "measures": _plain(measure(label[asked], said[asked]))}
 
 

@@ -1,19 +1,23 @@
 """From a fitted estimator to an ONNX graph with the preprocessing inside.
 
 The graph takes `features` float32 [rows, features] and its first output,
-`prediction` [rows], is the value or the probability of the positive class. A graph
-whose answers are not the framework's is not let out.
+`prediction` [rows], is the value or the probability of the positive class; of more
+classes than two it is the number of the most probable, and `probabilities`
+[rows, classes] comes after it. A graph whose answers are not the framework's is not let
+out. One that takes texts takes `texts` string [rows, texts] too.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.inputs import Inputs, Matrix, given
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -24,11 +28,7 @@ _DIGITS = 4 * float(np.finfo(np.float32).eps)
 
 def of_features(model: Any, *, probabilities: bool) -> Any:
     """Return a converter's graph with our names: its one input, and of its last output the value or the positive class."""
-    graph = model.graph
-    theirs, last = graph.input[0].name, graph.output[-1].name
-    for node in graph.node:
-        node.input[:] = ["features" if name == theirs else name for name in node.input]
-    graph.input[0].name = "features"
+    graph, last = model.graph, _named(model.graph)
     if probabilities:
         graph.initializer.append(helper.make_tensor("positive", TensorProto.INT64, [1], [1]))
         graph.node.append(helper.make_node("Gather", [last, "positive"], ["chosen"], axis=1))
@@ -38,6 +38,38 @@ def of_features(model: Any, *, probabilities: bool) -> Any:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
     return model
+
+
+def of_classes(model: Any, *, seen: Sequence[int], classes: int) -> Any:
+    """Return a converter's graph with our names, whose last output is the probabilities [rows, seen] of the classes `seen`.
+
+    Each gets its own of `classes` columns; a class that was not seen has no chance.
+    """
+    compose.add_prefix_graph(model.graph, "fitted_", inplace=True)  # their names may be ours
+    graph, last = model.graph, _named(model.graph)
+    own = np.zeros((len(seen), classes), np.float32)
+    own[np.arange(len(seen)), list(seen)] = 1
+    graph.initializer.append(numpy_helper.from_array(own, "own_columns"))
+    graph.node.extend(
+        [
+            helper.make_node("MatMul", [last, "own_columns"], ["probabilities"]),
+            helper.make_node("ArgMax", ["probabilities"], ["most_probable"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["most_probable"], ["prediction"], to=TensorProto.FLOAT),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]))
+    return model
+
+
+def _named(graph: Any) -> str:
+    """Give a converter's graph our name for its one input, and return its name for its last output."""
+    theirs = graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["features" if name == theirs else name for name in node.input]
+    graph.input[0].name = "features"
+    return str(graph.output[-1].name)
 
 
 def serialised(model: Any) -> bytes:
@@ -53,17 +85,19 @@ def session(model: bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def answers(session: Any, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the predictions [rows] of a model that is ready."""
-    return np.asarray(session.run(None, {"features": features})[0], np.float64).reshape(-1)
+def answers(session: Any, features: Matrix | Inputs) -> NDArray[np.float64]:
+    """Return the predictions [rows] of a model that is ready; of more classes than two their probabilities [rows, classes]."""
+    if "probabilities" in [output.name for output in session.get_outputs()]:
+        return np.asarray(session.run(["probabilities"], given(features))[0], np.float64)
+    return np.asarray(session.run(None, given(features))[0], np.float64).reshape(-1)
 
 
-def run(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the predictions [rows] of a serialised model."""
+def run(model: bytes, features: Matrix | Inputs) -> NDArray[np.float64]:
+    """Return the predictions of a serialised model, as `answers` does."""
     return answers(session(model), features)
 
 
-def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
+def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]) -> None:
     """Hold the model's answers against the framework's.
 
     Raises:
@@ -71,7 +105,8 @@ def check(model: bytes, features: NDArray[np.float32], expected: NDArray[np.floa
     """
     difference = np.abs(run(model, features) - expected)
     limit = max(TOLERANCE * float(np.std(expected)), _DIGITS * float(np.abs(expected).max()), 1e-9)
-    wrong = int((~(difference <= limit)).sum())  # what is no number is wrong too
+    # What is no number is wrong too.
+    wrong = int((~(difference <= limit)).reshape(len(expected), -1).any(axis=1).sum())
     if wrong:
         worst = float(difference.max())
         raise RunFailed(

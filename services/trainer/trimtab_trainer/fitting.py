@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import balancing, families
-from trimtab_trainer.families import Fitted, Floats, Matrix
+from trimtab_trainer import balancing, encoding, families
+from trimtab_trainer.encoding import Encoder
+from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.families import Exported, Fitted, Floats, Matrix
+from trimtab_trainer.inputs import Inputs
 
 FOLDS = 3
 STRETCHES = 3
@@ -31,9 +34,9 @@ _LEAST_SEEN = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labelled rows in time order: features float32 [rows, features], the others [rows]."""
+    """Labelled rows in time order: features float32 [rows, features], or with texts beside them; the others [rows]."""
 
-    features: Matrix
+    features: Matrix | Inputs
     label: Floats
     event_time_ms: NDArray[np.int64]
     weight: Floats | None = None
@@ -82,24 +85,49 @@ def known(rows: Rows, place: int, spec: ModelSpec) -> slice:
     return slice(0, int(np.searchsorted(rows.event_time_ms, asked_ms, side="left")))
 
 
-def fit(spec: ModelSpec, rows: Rows) -> Fitted:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A family's model, of which the texts are made numbers first."""
+
+    encoder: Encoder
+    fitted: Fitted
+
+    def predict(self, features: Inputs) -> Floats:
+        """Return the predictions."""
+        return self.fitted.predict(self.encoder.encode(features))
+
+    def to_onnx(self) -> Any:
+        """Return both as one graph."""
+        return self.encoder.before(self.fitted.to_onnx())
+
+
+def fit(spec: ModelSpec, rows: Rows) -> Exported:
     """Return a fitted model of the kind that `spec` names.
 
     Raises:
-        RunFailed: the spec's parameters are none of its family's.
+        RunFailed: the spec's parameters are none of its family's, or there is nothing to learn from.
     """
-    by_age = weights(spec, rows)
+    features, by_age = rows.features, weights(spec, rows)
+    encoder = encoding.fit(spec, features) if isinstance(features, Inputs) else None
+    matrix = encoder.encode(features) if encoder is not None and isinstance(features, Inputs) else features
+    assert not isinstance(matrix, Inputs)
+    if encoder is not None and spec.trainer.kind == "own":
+        raise RunFailed(
+            "trainer.kind own is shown numbers, and a feature of this model is a text: leave it out, or name another kind"
+        )
     by_class = balancing.by_class(spec, rows.label, by_age)
     if by_class is None:
-        return families.of(spec)(spec, rows.features, rows.label, by_age)
-    by_row = balancing.by_row(by_class, rows.label, by_age)
-    return families.of(spec)(spec, rows.features, rows.label, by_row).unweighted(by_class)
+        fitted = families.of(spec)(spec, matrix, rows.label, by_age)
+    else:
+        by_row = balancing.by_row(by_class, rows.label, by_age)
+        fitted = families.of(spec)(spec, matrix, rows.label, by_row).unweighted(by_class)
+    return fitted if encoder is None else Encoded(encoder, fitted)
 
 
-Fit = Callable[[ModelSpec, Rows], Fitted]
+Fit = Callable[[ModelSpec, Rows], Exported]
 
 
-def timed(fit: Fit, spec: ModelSpec, rows: Rows) -> tuple[Fitted, float]:
+def timed(fit: Fit, spec: ModelSpec, rows: Rows) -> tuple[Exported, float]:
     """Return what was fitted, and the seconds of CPU that it took."""
     began = time.process_time()
     return fit(spec, rows), time.process_time() - began

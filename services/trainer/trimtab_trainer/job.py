@@ -10,6 +10,7 @@ and its sentence in `result.json`.
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from trimtab_core.specs import Model
 
 from trimtab_trainer import (
     behaving,
+    classes,
     environment,
     evidence,
     export,
     families,
     fitting,
+    inputs,
     making,
     reference,
     registered,
@@ -74,8 +77,25 @@ def of(folder: Path) -> Model:
     return Model.model_validate(json.loads((folder / "job.json").read_text())["model"])
 
 
-def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fitting.Rows, slice]:
-    """Return what is in `folder`: the job, its model, the rows as a table, their features, themselves, and which are held out.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a job is given."""
+
+    job: dict[str, Any]
+    model: Model
+    table: pa.Table
+    """The rows with all that is known of them."""
+    names: list[str]
+    """The features that are numbers."""
+    texts: list[str]
+    """Those that are texts."""
+    rows: fitting.Rows
+    judged: slice
+    """Which of the rows are held out."""
+
+
+def given(folder: Path) -> Given:
+    """Return what is in `folder`.
 
     Raises:
         RunFailed: the rows are too few.
@@ -85,15 +105,17 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
     spec = model.spec.trainer
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
-    beside = {"key", "event_time_ms", "label", *map(group_column, model.spec.groups)}
-    names = [name for name in table.column_names if name not in beside]
+    names, texts = inputs.names(table, beside=[group_column(each) for each in model.spec.groups])
+    if other := _of_other_classes(job.get("rows_of_other_classes", 0), model):
+        log.info("%s", other)
     if table.num_rows < spec.min_rows:
         raise RunFailed(
             f"there are {table.num_rows} labelled rows and trainer.min_rows is {spec.min_rows}: wait, or lower it"
+            + (f" ({other})" if other else "")
         )
     if spec.max_rows is not None:
         table = table.slice(max(0, table.num_rows - spec.max_rows))
-    rows = _rows(table, names)
+    rows = _rows(table, names, texts)
 
     judged = fitting.held_out(rows, model.spec)
     known = fitting.known(rows, judged.start, model.spec).stop
@@ -101,27 +123,32 @@ def given(folder: Path) -> tuple[dict[str, Any], Model, pa.Table, list[str], fit
         raise RunFailed(
             f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
         )
-    return job, model, table, names, rows, judged
+    return Given(job, model, table, names, texts, rows, judged)
 
 
 def _run(folder: Path, telling: Telling) -> dict[str, Any]:
-    job, model, table, names, rows, judged = given(folder)
-    brought = registered.brought(folder, names, model.spec.task)
-    model = model if brought else search.settled(model, rows, judged, folder, telling)
+    the = given(folder)
+    model, rows, names = the.model, the.rows, the.names
+    brought = registered.brought(folder, names, the.texts, model.spec)
+    model = model if brought else search.settled(model, rows, the.judged, folder, telling)
     task, spec = model.spec.task, model.spec.trainer
-    judged = brought.unseen(rows, judged) if brought else judged
+    judged = brought.unseen(rows, the.judged) if brought else the.judged
     theirs = {} if brought else own.open_line(folder, model.spec, names)
-    kind = "registered" if brought else spec.kind
-    log.info("%s: %d rows of %d features, %d judged", kind, len(rows), len(names), len(rows[judged]))
-    made = making.of(brought, rows, judged) if brought else making.fit(model.spec, rows, judged, job, telling)
+    kind, width = "registered" if brought else spec.kind, len(names) + len(the.texts)
+    log.info("%s: %d rows of %d features, %d judged", kind, len(rows), width, len(rows[judged]))
+    made = (
+        making.of(brought, rows, judged) if brought else making.fit(model.spec, rows, judged, the.job, telling)
+    )
     predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    reference.write(folder / "reference.arrow", model.spec, names, made.reference, made.unseen)
-    champion = _champion(folder, job.get("champion"), names, rows[judged])
-    _write_evaluation(
-        folder / "evaluation.arrow", table.slice(judged.start), predictions, champion, model.spec.groups
+    reference.write(
+        folder / "reference.arrow", model.spec, names, the.texts, made.reference, made.unseen
     )
+    held_out = the.table.slice(judged.start)
+    live = _live(folder, the)
+    champion = _champion(live, held_out, task) if live else None
+    _write_evaluation(folder / "evaluation.arrow", held_out, predictions, champion, model.spec.groups)
     metrics = _metrics(task, rows.label[judged], predictions, champion)
     log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
@@ -130,11 +157,12 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     telling.reach(Stage.EXPLAINING)
-    found = evidence.found(model.spec, table, names, rows, judged, predictions, champion, graph)
+    found = evidence.found(model.spec, the.table, names + the.texts, rows, judged, predictions, champion, graph)
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
-    live = _live(folder, job.get("champion"), names)
     return {
         "features": names,
+        "texts": the.texts,
+        "classes": list(model.spec.label.classes),
         "metrics": found.values | metrics,
         "intervals": found.intervals,
         "rows": len(made.fitted_to),
@@ -149,49 +177,74 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         },
         "environment": environment.recorded() | families.versions(spec.kind) | theirs,
         "plan": made.plan,
-        "latency": timing.latency(graph, live, rows.features[judged]),
+        "latency": timing.latency(graph, rows.features[judged], live and (live.graph, live.inputs(held_out))),
         "tests": behaving.results(folder, graph, names, rows.features[judged]),
     } | (brought.record(rows) if brought else {})
 
 
-def _rows(table: pa.Table, names: Sequence[str]) -> fitting.Rows:
-    features = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
-    return fitting.Rows(
-        features, table["label"].to_numpy().astype(np.float64), table["event_time_ms"].to_numpy()
+def _of_other_classes(count: int, model: Model) -> str:
+    named = ", ".join(model.spec.label.classes)
+    return (
+        f"{count} rows have a label that is none of {named}, and are left out: add it to label.classes"
+        if count
+        else ""
     )
 
 
-def _champion(folder: Path, live: Any, names: list[str], judged: fitting.Rows) -> Floats | None:
-    """Return what the live version says of the judged rows, NaN where it is not asked.
+def _rows(table: pa.Table, names: Sequence[str], texts: Sequence[str]) -> fitting.Rows:
+    return fitting.Rows(
+        inputs.of(table, names, texts),
+        table["label"].to_numpy().astype(np.float64),
+        table["event_time_ms"].to_numpy(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """The live version, and what it takes."""
+
+    graph: bytes
+    features: list[str]
+    texts: list[str]
+    trained_to_ms: int
+
+    def inputs(self, rows: pa.Table) -> inputs.Matrix | inputs.Inputs:
+        """Return what it is shown of some rows."""
+        return inputs.of(rows, self.features, self.texts)
+
+
+def _live(folder: Path, the: Given) -> _Live | None:
+    """Return the live version; None if there is none, or it needs features that are not here."""
+    path, live = folder / "champion.onnx", the.job.get("champion")
+    if live is None or not path.exists():
+        return None
+    features, texts = live["features"], live.get("texts", [])
+    if not (set(features) <= set(the.names) and set(texts) <= set(the.texts)):
+        return None
+    return _Live(path.read_bytes(), features, texts, live["trained_to_ms"])
+
+
+def _champion(live: _Live, judged: pa.Table, task: losses.Task) -> Floats | None:
+    """Return what the live version says of the judged rows, NaN where it is not asked; None if it is of another task.
 
     It is asked of those that it was not fitted to, for it knows the others' answers. Where too few are newer than its
     own training it is asked of all, and has the advantage: a candidate that is better even so is better.
-    None where there is no live version, or it needs features that are not here.
     """
-    asked_for = _live(folder, live, names)
-    if asked_for is None:
-        return None
-    graph, columns = asked_for
-    unseen = judged.event_time_ms > live["trained_to_ms"]
+    unseen = judged["event_time_ms"].to_numpy() > live.trained_to_ms
     asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
-    said = np.full(len(judged), np.nan)
-    said[asked] = export.run(graph, judged.features[asked][:, columns])
-    return said
-
-
-def _live(folder: Path, live: Any, names: list[str]) -> tuple[bytes, list[int]] | None:
-    """Return the live version's graph and the columns that it takes; None if there is none, or it needs others."""
-    path = folder / "champion.onnx"
-    if live is None or not path.exists() or not set(live["features"]) <= set(names):
+    answered = export.run(live.graph, live.inputs(judged.filter(pa.array(asked))))
+    if (answered.ndim == 2) != (task == "multiclass"):
         return None
-    return path.read_bytes(), [names.index(name) for name in live["features"]]
+    said = np.full((len(judged), *answered.shape[1:]), np.nan)
+    said[asked] = answered
+    return said
 
 
 def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     for prefix, said in (("", predictions), ("champion_", champion)):
         if said is not None:
-            asked = np.isfinite(said)
+            asked = np.isfinite(said if said.ndim == 1 else said[:, 0])
             for name in losses.METRICS[task]:
                 found[prefix + name] = losses.aggregate(name, losses.loss(name, label[asked], said[asked]))
     return found
@@ -204,10 +257,7 @@ def _write_evaluation(
         "key": judged["key"],
         "event_time_ms": judged["event_time_ms"],
         "label": judged["label"],
-        "prediction": pa.array(predictions),
-        "champion_prediction": pa.nulls(len(predictions), pa.float64())
-        if champion is None
-        else pa.array(champion, mask=np.isnan(champion)),
+        **classes.evaluated(predictions, champion),
     }
     for name in groups:
         columns[name] = judged[group_column(name)]

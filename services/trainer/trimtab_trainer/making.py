@@ -11,6 +11,7 @@ from trimtab_core.specs import ModelSpec
 from trimtab_trainer import choosing, fitting, reference
 from trimtab_trainer.families import Exported, Floats
 from trimtab_trainer.fitting import Rows
+from trimtab_trainer.inputs import Inputs
 from trimtab_trainer.progress import Telling
 from trimtab_trainer.registered import Brought
 
@@ -76,6 +77,7 @@ def fit(spec: ModelSpec, rows: Rows, judged: slice, job: Mapping[str, Any], tell
 
 def of(brought: Brought, rows: Rows, judged: slice) -> Made:
     """Return the same of a model that was brought: nothing is fitted, and it has seen what it has seen."""
+    assert not isinstance(rows.features, Inputs), "which is refused before"
     said = brought.graph.predict(rows.features)
     shown, unseen = brought.at_work(rows, said, judged)
     newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))

@@ -110,6 +110,8 @@ def candidate_message(run_id: str, candidate: Candidate) -> CandidateMessage:
         definitions=recipe.definitions,
         champion=_champion(recipe.champion) if recipe.champion else None,
         plan=_plan(fitted.plan),
+        classes=fitted.classes,
+        texts=fitted.texts,
     )
 
 
@@ -118,6 +120,7 @@ def _champion(live: Champion) -> VersionRef:
         number=live.number,
         model=artifact(live.model),
         features=live.features,
+        texts=live.texts,
         trained_to=to_timestamp(live.trained_to_ms),
     )
 

@@ -78,8 +78,9 @@ def main(folder: Path, tell: Tell, place: Place) -> int:
 
 def _search(ray: Any, folder: Path, tell: Tell, place: Place) -> None:
     """Search here, with each stretch of each trial judged on a worker."""
-    _, model, _, _, rows, judged = job.given(folder)
-    seen = ray.put(search.older(rows, judged, model.spec))
+    the = job.given(folder)
+    model = the.model
+    seen = ray.put(search.older(the.rows, the.judged, model.spec))
     task = ray.remote(max_retries=1, **place.needs)(judge)
 
     def there(spec: ModelSpec, at: int) -> Floats:

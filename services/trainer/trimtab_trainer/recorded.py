@@ -133,6 +133,7 @@ def _champion(made: CandidateMessage) -> Champion:
         live.number,
         StoredFile(live.model.uri, live.model.digest, live.model.size),
         tuple(live.features),
+        texts=tuple(live.texts),
         trained_to_ms=from_timestamp(live.trained_to),
     )
 

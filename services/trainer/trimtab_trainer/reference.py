@@ -14,9 +14,10 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import fitting
+from trimtab_trainer import classes, fitting
 from trimtab_trainer.choosing import Window, within
 from trimtab_trainer.families import Floats
+from trimtab_trainer.inputs import Inputs
 from trimtab_trainer.fitting import FOLDS, Effort, Fit, Rows
 
 MOST_ROWS = 50_000
@@ -62,7 +63,7 @@ def unseen(
     Where the world has changed, the first fits to the held-out rows had not seen the new one: then all are
     predicted so, by fits that have.
     """
-    said = np.full(len(rows), np.nan)
+    said = np.full((len(rows), *predictions.shape[1:]), np.nan)
     if changed_ms is None:
         said[judged] = predictions
         places, folds = np.arange(found.start, judged.start), np.array_split(np.arange(judged.start), FOLDS)
@@ -80,10 +81,16 @@ def unseen(
     return said[found]
 
 
-def write(path: Path, spec: ModelSpec, names: Sequence[str], rows: Rows, unseen: Floats) -> None:
+def write(
+    path: Path, spec: ModelSpec, names: Sequence[str], texts: Sequence[str], rows: Rows, unseen: Floats
+) -> None:
     """Write the rows of a reference, with the prediction of each, as an Arrow file."""
-    columns: dict[str, Any] = {name: rows.features[:, at].astype(np.float64) for at, name in enumerate(names)}
-    columns["prediction"] = unseen
+    shown = rows.features
+    numbers, words = (shown.numbers, shown.texts) if isinstance(shown, Inputs) else (shown, None)
+    columns: dict[str, Any] = {name: numbers[:, at].astype(np.float64) for at, name in enumerate(names)}
+    if words is not None:
+        columns |= {name: words[:, at] for at, name in enumerate(texts)}
+    columns["prediction"] = classes.answers(unseen)
     columns["loss"] = losses.loss(spec.judged_by, rows.label, unseen)
     columns["event_time_ms"] = rows.event_time_ms
     table = pa.table(columns)

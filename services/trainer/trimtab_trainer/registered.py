@@ -16,6 +16,8 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trimtab_core.specs import ModelSpec
+
 from trimtab_trainer import export, signature
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats, Matrix
@@ -127,7 +129,9 @@ class Brought:
         }
 
 
-def brought(folder: Path, features: Sequence[str], task: str) -> Brought | None:
+def brought(
+    folder: Path, features: Sequence[str], texts: Sequence[str], spec: ModelSpec
+) -> Brought | None:
     """Return the model in a job's folder, None if one is to be fitted.
 
     Raises:
@@ -135,7 +139,10 @@ def brought(folder: Path, features: Sequence[str], task: str) -> Brought | None:
     """
     if not (folder / "registered.json").exists():
         return None
-    told = json.loads((folder / "registered.json").read_text())
+    if texts or spec.task == "multiclass":
+        why = f"feature {texts[0]} is a text" if texts else "the task is multiclass"
+        raise RunFailed(f"a model that is brought takes numbers and answers with one number a row, and {why}: train one here")
+    told, task = json.loads((folder / "registered.json").read_text()), spec.task
     content = (folder / "registered.onnx").read_bytes()
     try:
         graph = export.serialised(signature.adapted(content, features, task))

@@ -56,8 +56,17 @@ class ChildProcess:
             Unavailable: the champion's artifact cannot be read now, or the cluster is away.
         """
         model, champion = recipe.model, recipe.champion
-        live = champion and {"features": list(champion.features), "trained_to_ms": champion.trained_to_ms}
-        job = {"model": specs.to_document(model), "champion": live, "changed_ms": recipe.changed_ms}
+        live = champion and {
+            "features": list(champion.features),
+            "texts": list(champion.texts),
+            "trained_to_ms": champion.trained_to_ms,
+        }
+        job = {
+            "model": specs.to_document(model),
+            "champion": live,
+            "changed_ms": recipe.changed_ms,
+            "rows_of_other_classes": rows.rows_of_other_classes,
+        }
         if recipe.plan is not None:
             job["plan"] = {"every": recipe.plan.every, "stretches": recipe.plan.stretches}
         (folder / "job.json").write_text(json.dumps(job))
@@ -96,7 +105,11 @@ class ChildProcess:
             reference=folder / "reference.arrow",
             evaluation=folder / "evaluation.arrow",
             evidence=folder / "evidence.json",
-            **{**outcome, "features": tuple(outcome["features"]), "plan": Plan(**outcome["plan"])},
+            **{
+                **outcome,
+                **{name: tuple(outcome[name]) for name in ("features", "texts", "classes")},
+                "plan": Plan(**outcome["plan"]),
+            },
         )
 
 

@@ -4,7 +4,6 @@ The two are asked in turns, row by row, so that whatever else the machine does d
 both: the ratio holds on a noisy machine, where a time by itself does not.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from trimtab_core import cost
 
 from trimtab_trainer import export
-from trimtab_trainer.families import Matrix
+from trimtab_trainer.inputs import Inputs, Matrix, given
 
 _WARM = 20
 _MOST_CALLS = 1_000
@@ -21,16 +20,19 @@ _LEAST_CALLS = 40
 _BUDGET_S = 1.0
 
 
-def latency(graph: bytes, champion: tuple[bytes, Sequence[int]] | None, rows: Matrix) -> dict[str, Any]:
-    """Return p50 and p99 of single rows as the candidate tells them; `champion` is its graph and the columns it takes."""
+def latency(
+    graph: bytes, rows: Matrix | Inputs, champion: tuple[bytes, Matrix | Inputs] | None
+) -> dict[str, Any]:
+    """Return p50 and p99 of single rows as the candidate tells them; `champion` is its graph and the same rows as it takes them."""
     asked = [(export.session(graph), rows)]
     if champion is not None:
-        asked.append((export.session(champion[0]), np.ascontiguousarray(rows[:, champion[1]])))
+        asked.append((export.session(champion[0]), champion[1]))
     times: list[list[float]] = [[] for _ in asked]
     until = perf_counter() + _BUDGET_S
     for call in range(_WARM + _MOST_CALLS):
-        for (session, given), taken in zip(asked, times, strict=True):
-            row = {"features": given[call % len(given)][None]}
+        for (session, shown), taken in zip(asked, times, strict=True):
+            at = call % len(shown)
+            row = given(shown[at : at + 1])
             begun = perf_counter()
             session.run(None, row)
             taken.append((perf_counter() - begun) * 1e3)

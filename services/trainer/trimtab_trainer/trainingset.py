@@ -60,6 +60,7 @@ class FeatureStore:
             tables=tuple((table.table, table.version) for table in dataset.tables),
             digest=dataset.digest,
             rows=dataset.rows,
+            rows_of_other_classes=dataset.rows_of_other_classes,
         )
 
     async def watermark_ms(self, model: str) -> int | None:

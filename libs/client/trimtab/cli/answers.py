@@ -28,10 +28,11 @@ def predict(
     if as_json:
         print_json(plain(answer))
         return
-    show(
-        [{"prediction": answer.predictions[0], "version": answer.versions[0], "id": answer.ids[0]}],
-        as_json=False,
-    )
+    said: dict[str, Any] = {"prediction": answer.classes[0] if answer.classes else answer.predictions[0]}
+    ranked = sorted(zip(answer.probabilities, answer.class_names, strict=True), reverse=True)
+    if ranked:
+        said["chances"] = ", ".join(f"{name} {chance:.1%}" for chance, name in ranked)
+    show([{**said, "version": answer.versions[0], "id": answer.ids[0]}], as_json=False)
 
 
 def explain(
@@ -53,16 +54,18 @@ def explain(
         print_json(plain(answer))
         return
     found = answer.explanations[0]
+    what = f"{found.class_name} with {found.prediction:.1%}" if found.class_name else f"{found.prediction:.4g}"
     console.print(
-        f"Version {answer.version} of {model} predicts {found.prediction:.4g}. "
-        f"Its mean prediction is {found.base:.4g}; the features add the rest:"
+        f"Version {answer.version} of {model} predicts {what}. "
+        f"Its mean prediction of that is {found.base:.4g}; the features add the rest:"
     )
     show(_contributions(answer), as_json=False)
 
 
 def _contributions(answer: ExplainResponse) -> list[dict[str, Any]]:
     found = answer.explanations[0]
-    columns = zip(answer.features, found.values, found.contributions, found.standard_errors, strict=True)
+    values: list[Any] = [*found.values, *found.texts]
+    columns = zip(answer.features, values, found.contributions, found.standard_errors, strict=True)
     return [
         {
             "feature": feature,

@@ -60,8 +60,11 @@ def export(
         return
     if recorded is not None:
         _warn(recorded, made)
+    other = made.rows_of_other_classes
+    strange = f", and {other} one that is none of the model's classes" if other else ""
+    unlabelled = made.rows_without_label - other
     console.print(
-        f"{made.rows} rows are in {file}; {made.rows_without_label} more have no label yet and were left out.\n"
+        f"{made.rows} rows are in {file}; {unlabelled} more have no label yet{strange} and were left out.\n"
         f"Made from {versions(made.tables)}; digest {made.digest[:12]}"
     )
 

@@ -266,7 +266,7 @@ def _facts(run: Run, *, in_words: bool) -> Mapping[str, Any]:
         "champion": candidate.champion_version or None,
         "generation": candidate.model_generation or None,
         "seed": candidate.seed,
-        "features": len(candidate.features) or None,
+        "features": len(candidate.features) + len(candidate.texts) or None,
         "rows": candidate.rows or None,
         "data from": made.get("trained_from"),
         "data to": made.get("trained_to"),

@@ -4,6 +4,7 @@ Pure. A label is kept for each way in which a model reads its source; a row with
 the field that names the prediction, or without a value, is no label.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from trimtab_core.specs import Model
 from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream, Mark, Predicted
 
 _Text = str | int | float | bool | None
-_Value = float | bool | None
+_Number = float | bool | None
 
 
 def label_streams(models: Iterable[Model]) -> dict[str, list[LabelStream]]:
@@ -32,19 +33,21 @@ class LabelReader:
 
     def __init__(self, stream: LabelStream) -> None:
         self.stream = stream.name
+        self._of_classes = bool(stream.classes)
         names = {"on": stream.on, "value": stream.value}
-        row = msgspec.defstruct("LabelRow", [("on", _Text, None), ("value", _Value, None)], rename=names)
+        value = _Text if self._of_classes else _Number
+        row = msgspec.defstruct("LabelRow", [("on", _Text, None), ("value", value, None)], rename=names)
         self._decode = msgspec.json.Decoder(row).decode
 
-    def read(self, payload: bytes) -> tuple[str, float] | None:
-        """Return the key and the value of a label, or None if the row is none."""
+    def read(self, payload: bytes) -> tuple[str, float | str] | None:
+        """Return the key and the value of a label, a number or a class, or None if the row is none."""
         try:
             row: Any = self._decode(payload)
         except msgspec.MsgspecError:
             return None
         if row.on is None or row.value is None:
             return None
-        return entity_text(row.on), float(row.value)
+        return entity_text(row.on), entity_text(row.value) if self._of_classes else float(row.value)
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class _Columns:
     keys: list[str] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -62,11 +66,14 @@ class Gathering:
     marks: dict[tuple[str, str, int], Mark] = field(default_factory=dict)
     _labels: dict[str, _Columns] = field(default_factory=dict)
 
-    def label(self, stream: str, key: str, event_time_ms: int, value: float) -> None:
-        """Add a label."""
+    def label(self, stream: str, key: str, event_time_ms: int, value: float | str) -> None:
+        """Add a label, a number or a class."""
         columns = self._labels.setdefault(stream, _Columns())
         columns.keys.append(key)
         columns.times.append(event_time_ms)
+        if isinstance(value, str):
+            columns.classes.append(value)
+            value = math.nan
         columns.values.append(value)
 
     def mark(self, mark: Mark) -> None:
@@ -76,7 +83,7 @@ class Gathering:
     def arrivals(self) -> Arrivals:
         """Return all of it."""
         labelled: Sequence[Labelled] = [
-            Labelled(stream, columns.keys, columns.times, columns.values)
+            Labelled(stream, columns.keys, columns.times, columns.values, columns.classes or None)
             for stream, columns in self._labels.items()
         ]
         return Arrivals(self.predicted, labelled, list(self.marks.values()))

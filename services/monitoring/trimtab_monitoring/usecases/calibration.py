@@ -40,6 +40,7 @@ class Settings:
     metric: Metric
     cap: float
     categorical: tuple[str, ...]
+    """Features, and `prediction` where that is the number of a class."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -55,7 +56,10 @@ class Settings:
             rule=Rule(*monitoring.persistence),
             metric=model.spec.judged_by,
             cap=model.spec.cap,
-            categorical=tuple(sorted(set(categorical) & set(model.spec.features))),
+            categorical=(
+                *sorted(set(categorical) & set(model.spec.features)),
+                *(["prediction"] if model.spec.task == "multiclass" else []),
+            ),
         )
 
     @property
@@ -76,7 +80,8 @@ class Calibration:
 
     features: tuple[str, ...]
     references: Mapping[str, Reference]
-    data: DriftThresholds
+    data: DriftThresholds | None
+    """None where no feature is a number."""
     prediction: DriftThresholds
     performance: LevelThreshold
     limits: Mapping[str, float]
@@ -104,12 +109,13 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
         name: "categorical" if name in settings.categorical else "numeric" for name in features
     }
     drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
-    data = levels.calibrate(columns, kinds, **drift)  # type: ignore[arg-type]
-    prediction = levels.calibrate(columns, {"prediction": "numeric"}, **drift)  # type: ignore[arg-type]
+    data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
+    of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
+    prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
-    references = fit_reference(columns, {**kinds, "prediction": "numeric"})
-    limits = {name: _limit(data, name, kind) for name, kind in kinds.items()}
+    references = fit_reference(columns, {**kinds, "prediction": of_prediction})
+    limits = {name: _limit(data, name, kind) for name, kind in kinds.items() if data is not None}
     return Calibration(
         features=tuple(features),
         references=references,
@@ -118,7 +124,7 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
         performance=performance,
         limits={
             **limits,
-            "prediction": _limit(prediction, "prediction", "numeric"),
+            "prediction": _limit(prediction, "prediction", of_prediction),
             "loss": _loss_limit(performance),
         },
         null_shares={name: float(np.isnan(columns[name]).mean()) for name in features},

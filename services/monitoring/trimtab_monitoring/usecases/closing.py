@@ -33,7 +33,7 @@ from trimtab_monitoring.usecases.entities import (
 from trimtab_monitoring.usecases.judging import Judged
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
-from trimtab_monitoring.usecases.windows import Floats, Partial, Window
+from trimtab_monitoring.usecases.windows import Partial, Window
 
 MOST_ROWS = 5_000
 """Rows that one transaction closes at most, so that a long absence is made good in steps."""
@@ -116,7 +116,7 @@ class Closing:
             rows, reached = await unit.rows(
                 LabelStream.of(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
             )
-        losses = _losses(model, rows)
+        losses = windows.champion_losses(spec, rows)
         watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
         fresh, counted = await due.counted(unit, model, before, rows)
         occasions = sorted([*due.scheduled(model, before, reached), *counted], key=lambda it: it.at_ms)
@@ -150,7 +150,7 @@ class Closing:
         if not starts:
             return watch, Partial()
         rows, _ = await unit.rows(LabelStream.of(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
-        return watch, windows.restore(watch, rows, _losses(model, rows))
+        return watch, windows.restore(watch, rows, windows.champion_losses(model.spec, rows))
 
     async def _judge(
         self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
@@ -204,13 +204,6 @@ class Closing:
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
         return replace(watch, trial=replace(trial, said_at_step=standing.step))
-
-
-def _losses(model: Model, rows: Sequence[Row]) -> Floats:
-    spec = model.spec
-    return windows.clipped_losses(
-        spec.judged_by, spec.cap, [row.label for row in rows], [row.champion for row in rows]
-    )
 
 
 def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrder:

@@ -35,6 +35,9 @@ class Predicted:
     challenger: Sequence[float] | None
     features: Sequence[bytes]
     """One row's features each, float64 in the order of `feature_names`."""
+    champion_probabilities: Sequence[bytes] | None = None
+    """Of a multiclass task: one row's chances each, float64 in the order of the classes."""
+    challenger_probabilities: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Labelled:
     keys: Sequence[str]
     event_time_ms: Sequence[int]
     values: Sequence[float]
+    classes: Sequence[str] | None = None
+    """Of a stream of classes: their names; the values are then not numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +90,20 @@ class LabelStream:
     on: str
     value: str
     within_ms: int
+    classes: tuple[str, ...] = ()
+    """What the label can be, if it is no number: a row's label is then the number of its class."""
 
     @classmethod
     def of(cls, model: Model) -> "LabelStream":
         """Return the one that a model's spec names."""
         label = model.spec.label
-        return cls(label.source, label.on, label.value, label.within)
+        return cls(label.source, label.on, label.value, label.within, label.classes)
 
     @property
     def name(self) -> str:
         """The name under which its labels are kept; models that agree on it share them."""
-        return f"{self.source}/{self.on}/{self.value}"
+        named = f"{self.source}/{self.on}/{self.value}"
+        return f"{named}/class" if self.classes else named
 
 
 class Row(NamedTuple):
@@ -111,6 +119,8 @@ class Row(NamedTuple):
     challenger: float | None
     features: bytes
     label: float | None
+    champion_probabilities: bytes | None = None
+    challenger_probabilities: bytes | None = None
 
 
 class Scored(NamedTuple):

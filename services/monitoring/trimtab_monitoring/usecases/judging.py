@@ -4,7 +4,7 @@ Pure: the same windows in the same order give the same readings and the same epi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +59,7 @@ def judge(
     readings = _Readings(model, window)
     if isinstance(window, DataWindow):
         columns = window.columns(features)
-        findings = [_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
+        findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
         others = _nulls(readings, columns, calibration)
     else:
         findings = [_performance(readings, window, calibration, settings)]
@@ -169,14 +169,16 @@ class _Readings:
         )  # fmt: skip
 
 
-def _data(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Finding:
+def _data(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Iterator[Finding]:
+    if calibration.data is None:
+        return
     verdict = judge_window(calibration.data, calibration.references, columns)
     told = [readings.one("drift", "p_value", verdict.min_p, calibration.data.level)]
     told += [
         readings.one("drift", "drift", value, calibration.limits[name], name)
         for name, value in verdict.scores.items()
     ]
-    return Finding("data", verdict, tuple(told))
+    yield Finding("data", verdict, tuple(told))
 
 
 def _prediction(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Finding:

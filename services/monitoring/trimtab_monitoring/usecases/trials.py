@@ -16,7 +16,7 @@ from trimtab_core.losses import Metric
 from trimtab_core.specs import ModelSpec
 
 from trimtab_monitoring.usecases.entities import Outcome, Row, Standing, Trial, Verdict
-from trimtab_monitoring.usecases.windows import clipped_losses
+from trimtab_monitoring.usecases.windows import challenger_losses
 
 Floats = NDArray[np.float64]
 
@@ -33,9 +33,9 @@ def take(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec
     start = 0
     for at, row in enumerate(rows):
         if row.rollout_id and row.challenger_version and (trial is None or _is_newer(row, trial)):
-            trial = _fed(trial, rows[start:at], champion_losses[start:at], spec.judged_by)
+            trial = _fed(trial, rows[start:at], champion_losses[start:at], spec)
             trial, start = _begin(row, spec), at
-    return _fed(trial, rows[start:], champion_losses[start:], spec.judged_by)
+    return _fed(trial, rows[start:], champion_losses[start:], spec)
 
 
 def verdict(
@@ -84,17 +84,15 @@ def _begin(row: Row, spec: ModelSpec) -> Trial:
     )
 
 
-def _fed(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, metric: Metric) -> Trial | None:
+def _fed(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial | None:
     if trial is None or not rows or trial.state.decided is not None:
         return trial
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])
     if not mine.any():
         return trial
-    challenger_losses = clipped_losses(
-        metric, trial.spec.cap, [row.label for row in rows], [row.challenger for row in rows]
-    )
-    (paired,) = np.nonzero(mine & np.isfinite(champion_losses) & np.isfinite(challenger_losses))
-    state = judge.update(trial.spec, trial.state, champion_losses[paired], challenger_losses[paired])
+    theirs = challenger_losses(spec.task, spec.judged_by, trial.spec.cap, rows)
+    (paired,) = np.nonzero(mine & np.isfinite(champion_losses) & np.isfinite(theirs))
+    state = judge.update(trial.spec, trial.state, champion_losses[paired], theirs[paired])
     decided_ms = None
     if state.decided is not None:
         decided_ms = rows[int(paired[state.n - trial.state.n - 1])].at_ms

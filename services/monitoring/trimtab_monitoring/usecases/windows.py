@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core.losses import Metric, clip, loss
+from trimtab_core.losses import Metric, Task, clip, loss
+from trimtab_core.specs import ModelSpec
 
 from trimtab_monitoring.usecases.entities import Row, Scored, Series, Watch
 
@@ -127,6 +128,41 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
         if watch.performance.rows and lost == lost and (row.at_ms, row.id) >= place:
             performance.append(Scored(row.at_ms, row.id, lost))
     return Partial(data[: watch.data.rows], performance[: watch.performance.rows])
+
+
+def champion_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:
+    """Return the clipped loss of what the live version said of each row."""
+    said = [row.champion for row in rows]
+    return _losses_of(
+        spec.task, spec.judged_by, spec.cap, rows, said, [r.champion_probabilities for r in rows]
+    )
+
+
+def challenger_losses(task: Task, metric: Metric, cap: float, rows: Sequence[Row]) -> Floats:
+    """Return the clipped loss of what the version on trial said of each row."""
+    said = [row.challenger for row in rows]
+    return _losses_of(task, metric, cap, rows, said, [row.challenger_probabilities for row in rows])
+
+
+def _losses_of(
+    task: Task, metric: Metric, cap: float, rows: Sequence[Row],
+    said: Sequence[float | None], probabilities: Sequence[bytes | None],
+) -> Floats:  # fmt: skip
+    labels = [row.label for row in rows]
+    if task != "multiclass":
+        return clipped_losses(metric, cap, labels, said)
+    width = max((len(each) for each in probabilities if each), default=0) // 8
+    chances = np.full((len(rows), width), np.nan)
+    for at, each in enumerate(probabilities):
+        if each:  # of an older version, which may know fewer classes: it gave the others no chance
+            known = np.frombuffer(each)
+            chances[at] = np.nan if np.isnan(known).any() else 0.0
+            chances[at, : len(known)] = known
+    label = np.array([np.nan if value is None else value for value in labels])
+    readable = np.isfinite(label) & np.isfinite(chances).all(axis=1) & (width > 0)
+    losses = np.full(len(rows), np.nan)
+    losses[readable] = clip(loss(metric, label[readable], chances[readable]), cap)
+    return losses
 
 
 def clipped_losses(

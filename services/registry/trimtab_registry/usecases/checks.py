@@ -176,9 +176,7 @@ class World:
         for held in {held.name: held for held in (source, truth) if held is not None}.values():
             yield from _no_name(at, "spec.label.on", spec.label.on, held.name, held.spec.fields)
         if truth is not None:
-            fields, value = truth.spec.fields, spec.label.value
-            numeric = value not in fields or fields[value].type != "boolean"  # true counts as 1, false as 0
-            yield from _unknown_field(at, "spec.label.value", value, truth.name, fields, numeric=numeric)
+            yield from _label_faults(at, spec.label, truth)
         if source is not None:
             yield from self._slice_faults(model, source)
             yield from self._feature_faults(model, source)
@@ -285,6 +283,29 @@ def _left_behind(at: str, path: str, changed: Sequence[str], features: Sequence[
                 yield Fault(at, path, said)
 
 
+def _label_faults(at: str, label: specs.LabelSpec, truth: specs.Source) -> Iterator[Fault]:
+    """Yield why the label's value is not what its task reads: a number or boolean, or a class."""
+    fields, value = truth.spec.fields, label.value
+    field = fields.get(value)
+    if field is None:
+        yield from _unknown_field(at, "spec.label.value", value, truth.name, fields)
+        return
+    if not label.classes:
+        if field.type not in specs.NUMERIC:  # true counts as 1, false as 0
+            said = f"{value!r} is a {field.type} in source {truth.name!r}: name an integer or number field"
+            remedy = ", or say in label.classes what it can be" if field.type == "string" else ""
+            yield Fault(at, "spec.label.value", said + remedy)
+        return
+    if field.type not in specs.KEY_TYPES:
+        said = f"{value!r} is a {field.type} in source {truth.name!r}, and a class is a string or an integer"
+        yield Fault(at, "spec.label.value", f"{said}: name such a field, or remove label.classes")
+    allowed = [str(each) for each in field.enum or ()]
+    for index, name in enumerate(label.classes):
+        if allowed and name not in allowed:
+            said = f"{name!r} is none of {', '.join(allowed)}, which is all that {value!r} can be: mend it, or remove it"
+            yield Fault(at, f"spec.label.classes.{index}", said)
+
+
 def _counting_only(at: str, path: str, aggregate: specs.Aggregate, kind: str) -> Iterator[Fault]:
     for index, function in enumerate(aggregate.functions):
         if function not in specs.COUNTING:
@@ -307,6 +328,8 @@ def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[F
                 found += in_spec(key, evolution.breaking(was.spec, now.spec))
             case specs.Table() as was, specs.Table() as now:
                 found += in_spec(key, evolution.unlike(was.spec, now.spec))
+            case specs.Model() as was, specs.Model() as now:
+                found += in_spec(key, evolution.renumbered(was.spec, now.spec))
     return found
 
 
@@ -339,18 +362,10 @@ def _unknown_field(
     name: str,
     source: str,
     fields: Mapping[str, specs.FieldSpec],
-    *,
-    numeric: bool = False,
 ) -> Iterator[Fault]:
     if name not in fields:
         yield Fault(
             at,
             path,
             f"{name!r} is no field of source {source!r}: declare it there, or name another field",
-        )
-    elif numeric and fields[name].type not in _NUMERIC:
-        yield Fault(
-            at,
-            path,
-            f"{name!r} is a {fields[name].type} in source {source!r}: name an integer or number field",
         )

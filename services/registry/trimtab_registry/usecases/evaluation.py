@@ -2,9 +2,10 @@
 
 The rows are an Arrow IPC file: `label`, `prediction`, `champion_prediction` (null where
 the live version was not asked: of rows that it was fitted to, or of all without one)
-and a column for each slice or group; one row a prediction. A gate that compares reads
-the rows of which both were asked. What is no matter of rows (latency, size, behavioural
-tests) was measured in the training process, and stands in the candidate.
+and a column for each slice or group; one row a prediction. Of a multiclass task losses
+are of `probabilities` and `champion_probabilities`, lists with one for each class. A gate
+that compares reads the rows of which both were asked. What is no matter of rows (latency,
+size, behavioural tests) was measured in the training process, and stands in the candidate.
 Deciding is left to core.
 """
 
@@ -80,11 +81,11 @@ def _compared(table: Any) -> Any:
 def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:
     asked = [gate for gate in spec.gates if isinstance(gate, specs.GateSpec)]
     metrics: list[Metric] = [*{gate.metric for gate in asked}]
-    label = _column(table, "label")
-    candidate = {metric: loss(metric, label, _column(table, "prediction")) for metric in metrics}
+    label, said = _column(table, "label"), _said(table, "prediction", "probabilities")
+    candidate = {metric: loss(metric, label, said) for metric in metrics}
     champion = None
     if "champion_prediction" in table.column_names and not table["champion_prediction"].null_count:
-        said = _column(table, "champion_prediction")
+        said = _said(table, "champion_prediction", "champion_probabilities")
         champion = {metric: loss(metric, label, said) for metric in metrics}
     slices = {
         gate.slices: table[gate.slices].to_numpy(zero_copy_only=False)
@@ -92,6 +93,14 @@ def _losses(spec: specs.ModelSpec, table: Any) -> gates.Evaluation:
         if gate.slices is not None
     }
     return gates.Evaluation(candidate, champion, slices)
+
+
+def _said(table: Any, prediction: str, probabilities: str) -> NDArray[np.float64]:
+    """Return predictions [rows], or probabilities [rows, classes] where there are some."""
+    if probabilities not in table.column_names:
+        return _column(table, prediction)
+    lists = table[probabilities].combine_chunks()
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(len(lists), -1)
 
 
 def _column(table: Any, name: str) -> NDArray[np.float64]:

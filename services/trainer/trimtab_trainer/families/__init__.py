@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer.errors import RunFailed
+from trimtab_trainer.inputs import Matrix as Matrix
 
 Floats = NDArray[np.float64]
-Matrix = NDArray[np.float32]
 
 
 class Exported(Protocol):
     """A model that can be asked and let out."""
 
-    def predict(self, features: Matrix) -> Floats:
+    def predict(self, features: Any) -> Floats:
         """Return predictions: values or probabilities of the positive class [rows]; of a multiclass task probabilities [rows, classes]."""
         ...
 

@@ -27,10 +27,21 @@ from trimtab_trainer.families import Floats, Matrix
 def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | None) -> "Estimator":
     """Fit the estimator that `spec` names."""
     estimator, regression = _estimator(spec), spec.task == "regression"
+    if not regression and len(labels) and (labels == labels[0]).all():
+        raise RunFailed(
+            f"all of the {len(labels)} oldest rows have one label, {_shown(spec, labels[0])}, so there is nothing to tell apart: "
+            "widen trainer.window"
+        )
     last = estimator.steps[-1][0] if hasattr(estimator, "steps") else None
     named = {} if weights is None else {f"{last}__sample_weight" if last else "sample_weight": weights}
     fitted = estimator.fit(features, labels if regression else labels.astype(np.int64), **named)
-    return Estimator(fitted, regression=regression)
+    return Estimator(
+        fitted, regression=regression, classes=len(spec.label.classes) if spec.task == "multiclass" else 0
+    )
+
+
+def _shown(spec: ModelSpec, label: float) -> str:
+    return spec.label.classes[int(label)] if spec.label.classes else f"{label:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +50,19 @@ class Estimator:
 
     estimator: Any
     regression: bool
+    classes: int = 0
+    """Of a multiclass task: how many there are, seen or not."""
 
     def predict(self, features: Matrix) -> Floats:
-        """Return predictions [rows]: values, or probabilities of the positive class."""
+        """Return predictions [rows]: values, or probabilities of the positive class; or of each class, [rows, classes]."""
         if self.regression:
             return np.asarray(self.estimator.predict(features), np.float64).reshape(-1)
-        return np.asarray(self.estimator.predict_proba(features)[:, 1], np.float64)
+        said = np.asarray(self.estimator.predict_proba(features), np.float64)
+        if not self.classes:
+            return said[:, 1]
+        found = np.zeros((len(said), self.classes))
+        found[:, self.estimator.classes_] = said
+        return found
 
     def to_onnx(self) -> Any:
         """Return the estimator as a graph."""
@@ -53,6 +71,8 @@ class Estimator:
             options = None if self.regression else {id(self.estimator): {"zipmap": False}}
             sample = np.zeros((1, self.estimator.n_features_in_), np.float32)
             model = to_onnx(self.estimator, sample, options=options, target_opset=export.OPSET)
+        if self.classes:
+            return export.of_classes(model, seen=self.estimator.classes_.tolist(), classes=self.classes)
         return export.of_features(model, probabilities=not self.regression)
 
     def unweighted(self, by_class: Floats) -> "Estimator":

@@ -141,6 +141,7 @@ class Champion:
     """Event time of the newest row that it was fitted to."""
     recipe: str = ""
     """What its spec said a model is made of; empty of a version that is older than recipes."""
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ class TrainingSet:
     tables: tuple[tuple[str, int], ...]
     digest: str
     rows: int
+    rows_of_other_classes: int = 0
+    """That are not in it, for the model's spec does not name their label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,10 @@ class Fitted:
     tests: Sequence[Mapping[str, Any]] = ()
     """What each behavioural test said, as the message `GateResult` has it."""
     plan: Plan = field(default_factory=Plan)
+    classes: tuple[str, ...] = ()
+    """Of the label, if it is no number."""
+    texts: tuple[str, ...] = ()
+    """Features that are texts, beside the others."""
 
 
 @dataclass(frozen=True, slots=True)

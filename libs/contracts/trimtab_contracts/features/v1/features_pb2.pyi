@@ -420,10 +420,13 @@ class HistoricalFeatures(_message.Message):
         ROWS_FIELD_NUMBER: _builtins.int
         ROWS_WITHOUT_LABEL_FIELD_NUMBER: _builtins.int
         DIGEST_FIELD_NUMBER: _builtins.int
+        ROWS_OF_OTHER_CLASSES_FIELD_NUMBER: _builtins.int
         rows: _builtins.int
         rows_without_label: _builtins.int
         digest: _builtins.str
         """of the rows, in order"""
+        rows_of_other_classes: _builtins.int
+        """of rows_without_label: their label is none of the model's classes"""
         @_builtins.property
         def tables(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.TableVersion]: ...
         def __init__(
@@ -433,10 +436,11 @@ class HistoricalFeatures(_message.Message):
             rows: _builtins.int = ...,
             rows_without_label: _builtins.int = ...,
             digest: _builtins.str = ...,
+            rows_of_other_classes: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "rows", b"rows", "rows_without_label", b"rows_without_label", "tables", b"tables"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "rows", b"rows", "rows_of_other_classes", b"rows_of_other_classes", "rows_without_label", b"rows_without_label", "tables", b"tables"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class PredictionBatch(_message.Message):
     FEATURE_NAMES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     LATENCY_US_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    CHAMPION_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    CHALLENGER_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    TEXT_NAMES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     instance: _builtins.str
     id: _builtins.str
@@ -89,6 +94,22 @@ class PredictionBatch(_message.Message):
 
     @_builtins.property
     def latency_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a multiclass task: rows x classes, row by row; champion and challenger are then the number of the most probable."""
+
+    @_builtins.property
+    def champion_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def challenger_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """empty if none was on trial; NaN where it had no answer"""
+
+    @_builtins.property
+    def text_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """rows x texts, row by row, as used; empty where missing"""
+
     def __init__(
         self,
         *,
@@ -110,10 +131,15 @@ class PredictionBatch(_message.Message):
         feature_names: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[_builtins.float] | None = ...,
         latency_us: _abc.Iterable[_builtins.int] | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        champion_probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        challenger_probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        text_names: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_version", b"challenger_version", "champion", b"champion", "champion_version", b"champion_version", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "rollout_id", b"rollout_id", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,6 +250,9 @@ class PredictResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     FEATURES_UNTIL_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     @_builtins.property
     def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
@@ -237,6 +266,20 @@ class PredictResponse(_message.Message):
     def features_until(self) -> _timestamp_pb2.Timestamp:
         """the watermark of the online features that were used"""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a multiclass task; predictions are then the numbers of the most probable classes.
+        the most probable of each row, by name
+        """
+
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all that there are"""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """rows x class_names, row by row"""
+
     def __init__(
         self,
         *,
@@ -245,10 +288,13 @@ class PredictResponse(_message.Message):
         versions: _abc.Iterable[_builtins.int] | None = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         features_until: _timestamp_pb2.Timestamp | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features_until", b"features_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "classes", b"classes", "features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "probabilities", b"probabilities", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,237 @@
+"""A model of classes, and one of texts: what is answered by both doors, and what is logged."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
+from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest, PredictResponse
+from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
+from trimtab_contracts.topics import PREDICTIONS
+from trimtab_runtime import door
+from trimtab_runtime.clock import ManualClock
+from trimtab_serving import grpc_api, oip_api, testing, versions
+from trimtab_serving.app import register
+from trimtab_serving.errors import BadRow, BadTensor, CannotServe
+from trimtab_serving.messages import Messages
+from trimtab_serving.testing import Instance
+from trimtab_stack import ports
+from tritonclient.grpc import InferInput
+from tritonclient.grpc import aio as triton
+from tritonclient.grpc import service_pb2 as pb2
+
+CLASSES = ("slow", "fair", "quick")
+LABEL = {"source": "dropoffs", "on": "trip", "value": "zone", "within": "4h", "classes": CLASSES}
+PROJECT = testing.project(task="multiclass", features=["request.distance"], label=LABEL, rollout={})
+MODEL = PROJECT.model.name
+FEATURES = ("request.distance",)
+CHAMPION = [[-1.0, 0.0, 1.0]]
+CHALLENGER = [[1.0, 0.0, -1.0, 9.0]]
+"""It knows a class more."""
+
+
+@pytest.fixture
+async def instance(tmp_path: Path) -> AsyncIterator[Instance]:
+    made = Instance(tmp_path / "state")
+    await made.hear(*PROJECT.specs)
+    yield made
+    made.close()
+
+
+def champion(folder: Path) -> VersionRef:
+    return testing.version(folder, 1, FEATURES, testing.classifier(CHAMPION), classes=CLASSES)
+
+
+async def on_trial(instance: Instance, folder: Path, share: int) -> None:
+    wider = testing.version(folder, 2, FEATURES, testing.classifier(CHALLENGER), classes=(*CLASSES, "absent"))
+    rollout = Rollout(id="r", strategy="canary", share=share)
+    await instance.hear(testing.deployment(MODEL, 2, champion(folder), challenger=wider, rollout=rollout))
+
+
+def ask(instance: Instance, *distances: float, trips: Sequence[Any] = ("t0", "t1")) -> PredictResponse:
+    rows = [
+        json.dumps({"trip": trip, "at": "2024-01-01T00:00:00Z", "zone": 7, "distance": distance}).encode()
+        for trip, distance in zip(trips, distances, strict=False)
+    ]
+    api = grpc_api.PredictionApi(instance.predictions)
+    return api.Predict(PredictRequest(model=MODEL, rows=rows), None)
+
+
+def logged(instance: Instance) -> list[Any]:
+    made = Messages("serving-0", ManualClock(0))
+    batches = [made.predictions(batch).value for batch in instance.log.drain([]) if batch.rows]
+    return [PREDICTIONS.decode(value) for value in batches if value]
+
+
+def softmax(*scores: float) -> Any:
+    raised = np.exp(scores)
+    return pytest.approx(raised / raised.sum(), rel=1e-5)
+
+
+async def test_an_answer_names_the_class_and_gives_all_chances(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, champion(tmp_path)))
+
+    answer = ask(instance, 2.0, 0.0)
+
+    assert list(answer.classes) == ["quick", "slow"]
+    assert list(answer.class_names) == list(CLASSES)
+    assert list(answer.predictions) == [2, 0]
+    assert list(answer.probabilities[:3]) == softmax(-2, 0, 2)
+    found = logged(instance)
+    assert {(*batch.classes,) for batch in found} == {CLASSES}
+    chances = [chance for batch in found for chance in batch.champion_probabilities]
+    assert sorted(chances) == pytest.approx(sorted(answer.probabilities))
+    assert sorted(said for batch in found for said in batch.champion) == [0, 2]
+    assert not any(batch.challenger_probabilities for batch in found)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0, "quick"), (100, "absent")])
+async def test_a_challenger_may_know_a_class_more(
+    instance: Instance, tmp_path: Path, share: int, said: str
+) -> None:
+    await on_trial(instance, tmp_path, share)
+
+    answer = ask(instance, 2.0)
+
+    assert (list(answer.classes), list(answer.versions)) == ([said], [2 if share else 1])
+    assert list(answer.class_names) == [*CLASSES, "absent"]
+    (batch,) = logged(instance)
+    assert list(batch.champion_probabilities) == softmax(-2, 0, 2, -np.inf)
+    assert list(batch.challenger_probabilities) == softmax(2, 0, -2, 18)
+    assert (list(batch.champion), list(batch.challenger)) == ([2], [3])
+
+
+async def test_a_challenger_without_an_answer_is_logged_as_having_none(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await on_trial(instance, tmp_path, 100)
+    run = versions.Version.run
+    # A session that is handed nothing raises, as one does that has come to harm.
+    monkeypatch.setattr(
+        versions.Version, "run", lambda it, *asked: run(it, *(asked if it.number == 1 else [None]))
+    )
+
+    answer = ask(instance, 2.0)
+
+    assert (list(answer.classes), list(answer.versions)) == (["quick"], [1])
+    (batch,) = logged(instance)
+    assert np.isnan([*batch.challenger, *batch.challenger_probabilities]).all()
+
+
+async def test_a_triton_client_gets_both_outputs(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, champion(tmp_path)))
+    where = f"127.0.0.1:{ports.choose()}"
+    add, names = partial(register, instance.predictions, instance.board), [grpc_api.SERVICE, oip_api.SERVICE]
+    async with door.serving(where, add, names, threads=2, max_waiting=64) as set_ready:
+        set_ready(True)
+        async with triton.InferenceServerClient(where) as client, grpc.aio.insecure_channel(where) as channel:
+            asked = triton.InferInput("features", [2, 1], "FP32")
+            asked.set_data_from_numpy(np.array([[2.0], [-2.0]], np.float32))
+            found = await client.infer(MODEL, [asked])
+            told = await client.get_model_metadata(MODEL)
+            rows = [json.dumps({"trip": "t", "at": "2024-01-01T00:00:00Z", "distance": 2.0}).encode()]
+            ours = await PredictionStub(channel).Predict(PredictRequest(model=MODEL, rows=rows))
+
+    assert found.as_numpy("prediction").tolist() == [2, 0]
+    assert found.as_numpy("probabilities").shape == (2, 3)
+    assert [(it.name, list(it.shape)) for it in told.outputs] == [
+        ("prediction", [-1]),
+        ("probabilities", [-1, 3]),
+    ]
+    assert list(ours.classes) == ["quick"]
+
+
+def test_a_graph_of_other_classes_than_its_record_names_is_not_served() -> None:
+    with pytest.raises(CannotServe, match="gives 3 numbers for 1 rows"):
+        versions.load("m", 1, FEATURES, testing.classifier(CHAMPION), classes=("a", "b"))
+
+
+def by_note() -> bytes:
+    """Return a model that adds 100 to the number where the first text is `busy`."""
+    nodes = [
+        helper.make_node("TfIdfVectorizer", ["texts"], ["busy"], mode="TF", pool_strings=["busy"],
+                         ngram_counts=[0], ngram_indexes=[0], min_gram_length=1, max_gram_length=1, max_skip_count=0),
+        helper.make_node("Mul", ["busy", "hundred"], ["more"]),
+        helper.make_node("Add", ["features", "more"], ["added"]),
+        helper.make_node("Reshape", ["added", "flat"], ["prediction"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "by_note",
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 1]),
+            helper.make_tensor_value_info("texts", TensorProto.STRING, [None, 1]),
+        ],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None])],
+        [
+            helper.make_tensor("hundred", TensorProto.FLOAT, [], [100.0]),
+            helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+WORDS = ("text(request.trip)",)
+
+
+async def test_texts_go_to_the_graph_and_to_the_log_as_they_were_seen(
+    instance: Instance, tmp_path: Path
+) -> None:
+    live = testing.version(tmp_path, 1, FEATURES, by_note())
+    live.texts.extend(WORDS)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+
+    answer = ask(instance, 2.0, 3.0, trips=["BUSY", "never heard of"])
+
+    assert list(answer.predictions) == [102, 3]
+    found = logged(instance)
+    assert {(*batch.text_names,) for batch in found} == {WORDS}
+    assert sorted(text for batch in found for text in batch.texts) == ["busy", "never heard of"]
+    with pytest.raises(BadRow, match="trip 7 is no string: send one"):
+        ask(instance, 1.0, trips=[7])
+
+
+async def test_a_triton_client_brings_its_texts(instance: Instance, tmp_path: Path) -> None:
+    live = testing.version(tmp_path, 1, FEATURES, by_note())
+    live.texts.extend(WORDS)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+    api = oip_api.InferenceApi(instance.predictions, instance.board, "1")
+
+    def infer(**texts: Any) -> Any:
+        numbers = InferInput("features", [2, 1], "FP32")
+        numbers.set_data_from_numpy(np.zeros((2, 1), np.float32))
+        inputs = [numbers]
+        if texts:
+            inputs.append(InferInput("texts", list(texts["texts"].shape), "BYTES"))
+            inputs[1].set_data_from_numpy(texts["texts"])
+        request = pb2.ModelInferRequest(model_name=MODEL)
+        for each in inputs:
+            request.inputs.append(each._get_tensor())
+            request.raw_input_contents.append(each._get_content())
+        return api.ModelInfer(request, None)
+
+    found = infer(texts=np.array([["busy"], ["calm"]], object))
+    assert np.frombuffer(found.raw_output_contents[0], np.float32).tolist() == [100, 0]
+    told = api.ModelMetadata(pb2.ModelMetadataRequest(name=MODEL), None)
+    assert [(it.name, it.datatype, list(it.shape)) for it in told.inputs][:2] == [
+        ("features", "FP32", [-1, 1]),
+        ("texts", "BYTES", [-1, 1]),
+    ]
+    with pytest.raises(BadTensor, match=r"2 rows came with none in an input 'texts': send one for each"):
+        infer()
+    with pytest.raises(BadTensor, match=r"has shape \[1, 2\], and the model takes \[rows, 1\]"):
+        infer(texts=np.array([["busy", "calm"]], object))
+
+
+def test_a_graph_of_texts_whose_record_names_none_is_not_served() -> None:
+    with pytest.raises(CannotServe, match="and not one float input 'features': export it anew"):
+        versions.load("m", 1, FEATURES, by_note())
+    with pytest.raises(CannotServe, match="takes 1 texts and its record names 2"):
+        versions.load("m", 1, FEATURES, by_note(), texts=("request.a", "request.b"))
