@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from trimtab_contracts import topics
@@ -93,11 +94,18 @@ async def test_a_model_that_serves_or_may_is_not_deleted(registry: Harness) -> N
     await registry.deleting.delete("Model", "minutes", **BY)
 
 
-async def test_a_model_of_which_a_version_waits_for_approval_is_not_deleted() -> None:
+@pytest.mark.parametrize(
+    ("rollout", "said"),
+    [
+        ({"approval": "manual"}, "version 1 waits for approval: reject it first"),
+        ({"checks": ["smoke"]}, "version 1 waits for checks: post one that failed first"),
+    ],
+)
+async def test_a_model_of_which_a_version_waits_is_not_deleted(rollout: dict[str, Any], said: str) -> None:
     registry = Harness()
-    await registry.apply(rollout={"approval": "manual"})
+    await registry.apply(rollout=rollout)
     await registry.consider("first")
-    with pytest.raises(NotNow, match="version 1 waits for approval: reject it first"):
+    with pytest.raises(NotNow, match=said):
         await registry.deleting.delete("Model", "minutes", **BY)
 
 

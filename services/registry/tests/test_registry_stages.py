@@ -25,10 +25,18 @@ EVENTS = st.one_of(
     st.tuples(st.just("run"), st.sampled_from(["good", "stale"])),
     st.tuples(st.sampled_from(["approve", "reject", "promote", "retire", "alias", "unalias", "pin", "unpin"]), NUMBER),
     st.tuples(st.sampled_from(["rollback", "withdraw", "serve", "sweep", "expire"]), st.just(0)),
+    st.tuples(st.sampled_from(["passed", "failed"]), NUMBER),
     st.tuples(st.just("broken"), NUMBER),
     st.tuples(st.just("verdict"), st.sampled_from(["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"])),
 )  # fmt: skip
 GATES = [{"metric": "mae", "versus": "champion"}]
+LATER: tuple[dict[str, Any], ...] = (
+    {"strategy": "shadow"},
+    {"strategy": "shadow", "checks": ["smoke"]},
+    {"strategy": "canary", "steps": [10, 100], "checks": ["smoke"], "approval": "manual"},
+)
+"""The rollouts that models come to have as their runs go on."""
+WAIT_OR_ARE_OVER = (Stage.RETIRED, Stage.REJECTED, Stage.AWAITING_CHECKS, Stage.AWAITING_APPROVAL)
 
 
 def test_every_stage_has_its_line_and_all_but_the_last_lead_on() -> None:
@@ -59,6 +67,8 @@ async def happen(registry: Harness, what: str, how: Any, count: int) -> None:
                 await registry.approvals.approve(MODEL, how, **by)
             case "reject":
                 await registry.approvals.reject(MODEL, how, **by)
+            case "passed" | "failed":
+                await registry.checks.post(MODEL, how, "smoke", passed=what == "passed", **by)
             case "promote":
                 await registry.decisions.promote(MODEL, how, **by)
             case "retire":
@@ -100,7 +110,7 @@ async def holds(registry: Harness, before: Standing, what: str) -> None:
     if before.champion is not None and what != "withdraw":
         assert standing.champion is not None, "once there is a champion there is one"
     for number in wanted:
-        assert stages[number] not in (Stage.RETIRED, Stage.REJECTED, Stage.AWAITING_APPROVAL)
+        assert stages[number] not in WAIT_OR_ARE_OVER
         assert versions[number - 1].files_gone_ms is None, "what serves, or may at once, has its files"
     live = [version.number for version in versions if version.live_from_ms and version.live_to_ms is None]
     assert live == ([] if standing.live is None else [standing.live])
@@ -116,7 +126,7 @@ async def play(registry: Harness, events: Sequence[tuple[str, Any]]) -> None:
     for count, (what, how) in enumerate(events):
         before = await registry.standing()
         if what == "run" and how == "good" and count % 2:
-            await registry.apply(gates=GATES, rollout={"strategy": "shadow"})
+            await registry.apply(gates=GATES, rollout=LATER[count // 2 % len(LATER)])
         await happen(registry, what, how, count)
         await holds(registry, before, what)
 

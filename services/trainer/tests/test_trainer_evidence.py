@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model, parse
 from trimtab_trainer import job
 
@@ -26,6 +27,7 @@ def a_job(folder: Path, task: str = "regression", **spec: Any) -> Model:
             "request.x": x,
             "request.zone": zone,
             "noise": rng.normal(size=ROWS),
+            **({group_column("zone"): [f"{each:g}" for each in zone]} if "gates" in spec else {}),
             "label": value if task == "regression" else (value > 20).astype(np.float64),
         }
     )

@@ -19,7 +19,7 @@ from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_trainer import job, onray, sandbox
 from trimtab_trainer.sandbox import ChildProcess
-from trimtab_trainer.usecases.entities import Fitted, Progress, Stage, TrainingSet
+from trimtab_trainer.usecases.entities import Fitted, Progress, Recipe, Stage, TrainingSet
 from trimtab_trainer.usecases.trials import hand_over, handed_over
 
 MINUTE = 60_000
@@ -64,7 +64,7 @@ async def fitted(folder: Path, model: Model, address: str, tell: Callable[[Progr
     def told(progress: Progress) -> None:
         tell(progress)
 
-    return await ChildProcess(address).fit(model, rows, None, folder, told)
+    return await ChildProcess(address).fit(Recipe(model, 1, 400 * MINUTE), rows, folder, told)
 
 
 def workers() -> list[psutil.Process]:

@@ -187,7 +187,7 @@ def test_an_answer_that_is_blank_where_a_feature_is_missing_is_told(bench: Bench
     bench.register(a_model())
 
     error = bench.run()["error"]
-    assert "the model gives nan for 4 of 40 rows, where request.z may be missing" in error
+    assert "the model gives nan for 60 of 600 rows, where request.z may be missing" in error
     assert "let the graph itself put something in its place" in error
 
 

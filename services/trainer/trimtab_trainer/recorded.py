@@ -121,6 +121,7 @@ class RecordedRun:
             "model.onnx": made.model.digest,
             "reference.arrow": made.reference.digest,
             "evaluation.arrow": made.evaluation.digest,
+            "evidence.json": made.evidence.digest,
             "window": made.plan.window,
             "rows": str(made.rows),
             **_each("metric", made.metrics, repr),

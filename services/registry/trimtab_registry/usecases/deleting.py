@@ -13,6 +13,12 @@ from trimtab_registry.usecases.checks import World
 from trimtab_registry.usecases.entities import Applied, Entry, Stage
 from trimtab_registry.usecases.ports import Store, Unit
 
+_WAITING = {
+    Stage.AWAITING_CHECKS: "waits for checks: post one that failed first",
+    Stage.AWAITING_APPROVAL: "waits for approval: reject it first",
+}
+"""What a version that may serve yet waits for, and how it comes to an end."""
+
 
 class Deleting:
     """Takes specs away."""
@@ -76,10 +82,8 @@ class Deleting:
                 f"model {model!r} cannot be deleted, for {' and '.join(serves)}: take it out of service first, with "
                 f"`trimtab model retire {model}`"
             )
-        waiting = [
-            each.number for each in await self._store.versions(model) if each.stage is Stage.AWAITING_APPROVAL
-        ]
-        if waiting:
-            raise NotNow(
-                f"model {model!r} cannot be deleted, for version {waiting[0]} waits for approval: reject it first"
-            )
+        for each in await self._store.versions(model):
+            if each.stage in _WAITING:
+                raise NotNow(
+                    f"model {model!r} cannot be deleted, for version {each.number} {_WAITING[each.stage]}"
+                )

@@ -22,7 +22,7 @@ from trimtab_registry.usecases.ports import Store, Unit
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
 
-_OVER = (Stage.REFUSED, Stage.REJECTED, Stage.ROLLED_BACK)
+_OVER = (Stage.REFUSED, Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
 
 
 class ExternalChecks:

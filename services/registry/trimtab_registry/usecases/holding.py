@@ -25,6 +25,8 @@ def held_by(standing: Standing, version: Version) -> list[str]:
         held.append("is on its way to serve")
     if standing.previous == number:
         held.append("is the champion before, kept warm for a rollback")
+    if version.stage is Stage.AWAITING_CHECKS:
+        held.append("waits for checks")
     if version.stage is Stage.AWAITING_APPROVAL:
         held.append("waits for approval")
     held += [f"is called {alias!r}" for alias in version.aliases]

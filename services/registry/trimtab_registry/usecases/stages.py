@@ -14,7 +14,10 @@ BORN = (Stage.REFUSED, Stage.AWAITING_CHECKS, Stage.AWAITING_APPROVAL, Stage.ACC
 STAGES: Mapping[Stage, frozenset[Stage]] = {
     # A person may let it serve all the same.
     Stage.REFUSED: frozenset({Stage.ACCEPTED, Stage.RETIRED}),
-    Stage.AWAITING_CHECKS: frozenset({Stage.AWAITING_APPROVAL, Stage.ACCEPTED, Stage.REJECTED}),
+    # Refused is one whose champion was replaced meanwhile, so that what it was compared with is gone.
+    Stage.AWAITING_CHECKS: frozenset(
+        {Stage.AWAITING_APPROVAL, Stage.ACCEPTED, Stage.REFUSED, Stage.REJECTED}
+    ),
     Stage.AWAITING_APPROVAL: frozenset({Stage.ACCEPTED, Stage.REJECTED}),
     Stage.REJECTED: frozenset({Stage.RETIRED}),
     # Without a champion to be judged against, or hurried, it goes live without a trial. It is retired from here only where
