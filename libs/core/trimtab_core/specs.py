@@ -109,7 +109,8 @@ def _class_name(value: Any) -> Any:
     return str(int(value)) if whole else value
 
 
-Class
+ClassName = Annotated[str, BeforeValidator(_class_name), Field(min_length=1, max_length=200)]
+"""A value of a label as text; 3 and 3.0 are `3`."""
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.v([2-9]|[1-9][0-9]+))?$", max_length=90)]
 """What names a source: `pickups`, or a later major version of it, `pickups.v2`."""

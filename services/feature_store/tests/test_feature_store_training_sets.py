@@ -463,4 +463,3 @@ def test_a_label_that_is_a_class_is_its_number_and_others_are_counted(task: str,
     }
     assert dict(zip(made.rows["key"].to_pylist(), made.rows["label"].to_pylist(), strict=True)) == known
     assert (made.rows_without_label, made.rows_of_other_classes) == (4 - len(known), 3 - len(known))
-

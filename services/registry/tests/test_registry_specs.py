@@ -692,4 +692,3 @@ async def test_a_label_that_is_a_text_needs_its_classes(specs: Specs) -> None:
 
     wanted[3]["spec"]["label"]["classes"] = ["no", "yes"]
     await specs.apply(wanted, "ann")
-

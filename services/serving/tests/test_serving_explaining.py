@@ -43,7 +43,9 @@ def test_each_feature_contributes_its_term_beyond_that_of_the_reference(instance
 
     # What is missing, nobody having driven in zone 7, counts as 0.
     assert found.version.number == 1
-    assert np.array_equal([why.features for why in found.reasons], [[5, 6, np.nan], [2, 6, np.nan]], equal_nan=True)
+    assert np.array_equal(
+        [why.features for why in found.reasons], [[5, 6, np.nan], [2, 6, np.nan]], equal_nan=True
+    )
     first, second = (why.shares for why in found.reasons)
     assert first.base == pytest.approx(2 + 10 + 300)
     assert first.prediction == pytest.approx(5 + 12)

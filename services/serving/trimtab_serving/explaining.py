@@ -73,7 +73,9 @@ class Explanations:
 
 def _bound(model: str, rows: int, features: int, samples: int) -> None:
     if samples < 2:
-        raise BadRow(f"samples is {samples}, which gives no standard error: ask for 2 or more, or leave it out")
+        raise BadRow(
+            f"samples is {samples}, which gives no standard error: ask for 2 or more, or leave it out"
+        )
     if (needed := rows * samples * 2 * (features + 1)) > MOST_EVALUATIONS:
         raise BadRow(
             f"explaining {rows} rows by {samples} samples asks model {model!r} {needed:,} times, and {MOST_EVALUATIONS:,} "

@@ -100,9 +100,7 @@ def version(
     classes: Sequence[str] = (),
 ) -> VersionRef:
     """Store a model's artifacts and return the version that names them."""
-    made = VersionRef(
-        number=number, model=artifacts.put(data_dir, onnx), features=features, classes=classes
-    )
+    made = VersionRef(number=number, model=artifacts.put(data_dir, onnx), features=features, classes=classes)
     if reference is not None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, reference.schema) as writer:

@@ -17,7 +17,9 @@ from trimtab_trainer.inputs import Inputs, Matrix
 from trimtab_trainer.usecases.entities import TESTS
 
 
-def results(folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix | Inputs) -> list[dict[str, Any]]:
+def results(
+    folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix | Inputs
+) -> list[dict[str, Any]]:
     """Return what each test found of a graph of the features `names`, as the candidate tells it.
 
     Raises:
@@ -27,7 +29,9 @@ def results(folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix |
     if not path.exists():
         return []
     if isinstance(held_out, Inputs):
-        raise RunFailed("behavioural tests state numbers, and a feature of this model is a text: delete the tests, or leave it out")
+        raise RunFailed(
+            "behavioural tests state numbers, and a feature of this model is a text: delete the tests, or leave it out"
+        )
     session = export.session(graph)
     found = []
     for document in json.loads(path.read_text()):

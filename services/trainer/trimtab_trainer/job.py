@@ -137,17 +137,18 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     kind, width = "registered" if brought else spec.kind, len(names) + len(the.texts)
     log.info("%s: %d rows of %d features, %d judged", kind, len(rows), width, len(rows[judged]))
     made = (
-        making.of(brought, rows, judged) if brought else making.fit(model.spec, rows, judged, the.job, telling)
+        making.of(brought, rows, judged)
+        if brought
+        else making.fit(model.spec, rows, judged, the.job, telling)
     )
     predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    reference.write(
-        folder / "reference.arrow", model.spec, names, the.texts, made.reference, made.unseen
-    )
+    reference.write(folder / "reference.arrow", model.spec, names, the.texts, made.reference, made.unseen)
     held_out = the.table.slice(judged.start)
     live = _live(folder, the)
     champion = _champion(live, held_out, task) if live else None
+    beside = (live.graph, live.inputs(held_out)) if live else None
     _write_evaluation(folder / "evaluation.arrow", held_out, predictions, champion, model.spec.groups)
     metrics = _metrics(task, rows.label[judged], predictions, champion)
     log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
@@ -157,7 +158,9 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     telling.reach(Stage.EXPLAINING)
-    found = evidence.found(model.spec, the.table, names + the.texts, rows, judged, predictions, champion, graph)
+    found = evidence.found(
+        model.spec, the.table, names + the.texts, rows, judged, predictions, champion, graph
+    )
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {
         "features": names,
@@ -177,7 +180,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         },
         "environment": environment.recorded() | families.versions(spec.kind) | theirs,
         "plan": made.plan,
-        "latency": timing.latency(graph, rows.features[judged], live and (live.graph, live.inputs(held_out))),
+        "latency": timing.latency(graph, rows.features[judged], beside),
         "tests": behaving.results(folder, graph, names, rows.features[judged]),
     } | (brought.record(rows) if brought else {})
 

@@ -17,8 +17,8 @@ from trimtab_core.specs import ModelSpec
 from trimtab_trainer import classes, fitting
 from trimtab_trainer.choosing import Window, within
 from trimtab_trainer.families import Floats
-from trimtab_trainer.inputs import Inputs
 from trimtab_trainer.fitting import FOLDS, Effort, Fit, Rows
+from trimtab_trainer.inputs import Inputs
 
 MOST_ROWS = 50_000
 _WINDOWS = 5

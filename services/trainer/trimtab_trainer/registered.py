@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer import export, signature
 from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats, Matrix
 from trimtab_trainer.fitting import Rows
+from trimtab_trainer.inputs import Inputs
 
 LEAST = 100
 """So many rows that it was not fitted to are enough to judge it by."""
@@ -112,6 +112,7 @@ class Brought:
         """
         if self.reference is not None:
             brought = _rows(self.reference, self.graph.features)
+            assert not isinstance(brought.features, Inputs)
             return brought, self.graph.predict(brought.features)
         if self.trained_to_ms is not None:
             return rows[judged], unseen[judged]
@@ -129,9 +130,7 @@ class Brought:
         }
 
 
-def brought(
-    folder: Path, features: Sequence[str], texts: Sequence[str], spec: ModelSpec
-) -> Brought | None:
+def brought(folder: Path, features: Sequence[str], texts: Sequence[str], spec: ModelSpec) -> Brought | None:
     """Return the model in a job's folder, None if one is to be fitted.
 
     Raises:
@@ -141,7 +140,9 @@ def brought(
         return None
     if texts or spec.task == "multiclass":
         why = f"feature {texts[0]} is a text" if texts else "the task is multiclass"
-        raise RunFailed(f"a model that is brought takes numbers and answers with one number a row, and {why}: train one here")
+        raise RunFailed(
+            f"a model that is brought takes numbers and answers with one number a row, and {why}: train one here"
+        )
     told, task = json.loads((folder / "registered.json").read_text()), spec.task
     content = (folder / "registered.onnx").read_bytes()
     try:

@@ -54,7 +54,9 @@ def explain(
         print_json(plain(answer))
         return
     found = answer.explanations[0]
-    what = f"{found.class_name} with {found.prediction:.1%}" if found.class_name else f"{found.prediction:.4g}"
+    what = (
+        f"{found.class_name} with {found.prediction:.1%}" if found.class_name else f"{found.prediction:.4g}"
+    )
     console.print(
         f"Version {answer.version} of {model} predicts {what}. "
         f"Its mean prediction of that is {found.base:.4g}; the features add the rest:"

@@ -194,6 +194,8 @@ class Candidate(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRAINED_FROM_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
@@ -223,7 +225,9 @@ class Candidate(_message.Message):
 
     @_builtins.property
     def evaluation(self) -> _common_pb2.Artifact:
-        """Arrow IPC file: key, event_time_ms, label, prediction, champion_prediction, slice columns"""
+        """Arrow IPC file: key, event_time_ms, label, prediction, champion_prediction, slice columns; of a multiclass task also
+        probabilities and champion_probabilities, lists of one for each class.
+        """
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -245,6 +249,14 @@ class Candidate(_message.Message):
     def trained_from(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def trained_to(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the label, in the order of the output "probabilities"; empty where it is a number"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """features that are texts, in the order of the input "texts" string [rows, texts]"""
+
     @_builtins.property
     def evidence(self) -> _common_pb2.Artifact:
         """JSON: figures by slice, tables of plots, importance; see docs/decisions/0017"""
@@ -294,6 +306,8 @@ class Candidate(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trained_from: _timestamp_pb2.Timestamp | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
         evidence: _common_pb2.Artifact | None = ...,
         intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
         latency: Global___Latency | None = ...,
@@ -306,7 +320,7 @@ class Candidate(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "document", b"document", "evaluation", b"evaluation", "evidence", b"evidence", "latency", b"latency", "model", b"model", "parameters", b"parameters", "plan", b"plan", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "latency", b"latency", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "classes", b"classes", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "latency", b"latency", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "texts", b"texts", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,6 +482,8 @@ class VersionRef(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     recipe: _builtins.str
@@ -486,6 +502,14 @@ class VersionRef(_message.Message):
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableVersion]:
         """that it was trained on: the archive keeps them readable"""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the label, in the order of the output "probabilities"; empty where it is a number"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """features that are texts, in the order of the input "texts" """
+
     def __init__(
         self,
         *,
@@ -495,11 +519,13 @@ class VersionRef(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         tables: _abc.Iterable[Global___TableVersion] | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
         recipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "number", b"number", "recipe", b"recipe", "reference", b"reference", "tables", b"tables", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "features", b"features", "model", b"model", "number", b"number", "recipe", b"recipe", "reference", b"reference", "tables", b"tables", "texts", b"texts", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -348,12 +348,16 @@ class ExplainResponse(_message.Message):
         VALUES_FIELD_NUMBER: _builtins.int
         CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
         STANDARD_ERRORS_FIELD_NUMBER: _builtins.int
+        TEXTS_FIELD_NUMBER: _builtins.int
+        CLASS_NAME_FIELD_NUMBER: _builtins.int
         prediction: _builtins.float
         base: _builtins.float
         """the mean prediction of rows of the version's reference"""
+        class_name: _builtins.str
+        """of a multiclass task: whose probability is explained, the most probable's"""
         @_builtins.property
         def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-            """of the features, as used; NaN where missing"""
+            """of the features that are numbers, as used; NaN where missing"""
 
         @_builtins.property
         def contributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -363,6 +367,10 @@ class ExplainResponse(_message.Message):
         def standard_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
             """of the contributions, by sampling"""
 
+        @_builtins.property
+        def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """the features that are texts, which follow the numbers"""
+
         def __init__(
             self,
             *,
@@ -371,10 +379,12 @@ class ExplainResponse(_message.Message):
             values: _abc.Iterable[_builtins.float] | None = ...,
             contributions: _abc.Iterable[_builtins.float] | None = ...,
             standard_errors: _abc.Iterable[_builtins.float] | None = ...,
+            texts: _abc.Iterable[_builtins.str] | None = ...,
+            class_name: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "prediction", b"prediction", "standard_errors", b"standard_errors", "values", b"values"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "class_name", b"class_name", "contributions", b"contributions", "prediction", b"prediction", "standard_errors", b"standard_errors", "texts", b"texts", "values", b"values"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,7 +396,9 @@ class ExplainResponse(_message.Message):
     model: _builtins.str
     version: _builtins.int
     @_builtins.property
-    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those that are texts last"""
+
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainResponse.Explanation]:
         """one a row"""
