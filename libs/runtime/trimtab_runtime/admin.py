@@ -11,6 +11,8 @@ from trimtab_contracts.topics import Topic
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.lifecycle import finish
 
+_TRIES, _BETWEEN_S = 100, 0.05
+
 
 async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replication: int = 1) -> None:
     """Create those of `topics` that do not exist.
@@ -25,6 +27,7 @@ async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replicati
             NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.config)
             for topic in topics
         ]
+        await _until_controlled(admin)
         response = await admin.create_topics(new)
         for name, code, *rest in response.topic_errors:
             error = for_code(code)
@@ -37,11 +40,22 @@ async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replicati
         await finish(admin.close())
 
 
+async def _until_controlled(admin: AIOKafkaAdminClient) -> None:
+    """Wait until the metadata names who makes topics: that of a broker that has just begun may name no brokers at all."""
+    client = admin._client
+    for _ in range(_TRIES):
+        if client.cluster.controller is not None:
+            return
+        await client.force_metadata_update()
+        await asyncio.sleep(_BETWEEN_S)
+    raise Unavailable("Kafka named no controller for 5 s")
+
+
 async def _until_led(admin: AIOKafkaAdminClient, names: set[str]) -> None:
     """Wait until every partition of `names` has a leader, so that the first produce does not stumble."""
-    for _ in range(100):
+    for _ in range(_TRIES):
         found = await admin.describe_topics(sorted(names))
         if all(t["error_code"] == 0 and all(p["leader"] >= 0 for p in t["partitions"]) for t in found):
             return
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_BETWEEN_S)
     raise Unavailable(f"Kafka has no leader for some of {sorted(names)} after 5 s")

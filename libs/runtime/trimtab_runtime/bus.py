@@ -26,6 +26,7 @@ from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Record
+from trimtab_runtime.starting import naming_no_brokers, started
 
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProduce
         retry_backoff_ms=20,
     )
     try:
-        await producer.start()
+        with naming_no_brokers():
+            await producer.start()
     except BaseException as error:
         await finish(producer.stop())
         if not isinstance(error, KafkaError):
@@ -102,22 +104,23 @@ async def consume(
     Handlers of several partitions run side by side, those of one in order.
     """
     by_name = {subscription.topic.name: subscription for subscription in subscriptions}
-    consumer = AIOKafkaConsumer(
-        *by_name,
-        bootstrap_servers=servers,
-        group_id=service,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        session_timeout_ms=6_000,
-        heartbeat_interval_ms=1_000,
-        max_poll_interval_ms=600_000,
-        retry_backoff_ms=50,
-        fetch_max_wait_ms=100,
-    )
-    producer = await start_producer(servers)
     # A partition that left and came back while its records were at work may have two batches in hand.
     turns: defaultdict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def make() -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            *by_name,
+            bootstrap_servers=servers,
+            group_id=service,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_000,
+            max_poll_interval_ms=600_000,
+            retry_backoff_ms=50,
+            fetch_max_wait_ms=100,
+        )
 
     async def work(place: TopicPartition, batch: Sequence[Any]) -> None:
         async with turns[place]:
@@ -126,18 +129,18 @@ async def consume(
         if place in consumer.assignment():
             consumer.resume(place)
 
-    try:
-        await consumer.start()
-        async with asyncio.TaskGroup() as tasks:
-            if ready is not None:
-                ready.set()
-            while True:
-                batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
-                for place, batch in batches.items():
-                    consumer.pause(place)
-                    tasks.create_task(work(place, batch))
-    finally:
-        await finish(_stop(consumer, producer))
+    async with (
+        open_producer(servers) as producer,
+        started(make, service) as consumer,
+        asyncio.TaskGroup() as tasks,
+    ):
+        if ready is not None:
+            ready.set()
+        while True:
+            batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
+            for place, batch in batches.items():
+                consumer.pause(place)
+                tasks.create_task(work(place, batch))
 
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
@@ -146,11 +149,6 @@ async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, i
     except KafkaError as error:
         # The partition went to another member: it will see the records again, and their effects are idempotent.
         log.warning("offsets %s were not committed: %s", offsets, error)
-
-
-async def _stop(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
-    await consumer.stop()
-    await producer.stop()
 
 
 async def settle(

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from trimtab_runtime.lifecycle import finish
+from trimtab_runtime.starting import AGAIN_AFTER_S, naming_no_brokers
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +74,12 @@ class Follower:
                 max_partition_fetch_bytes=4_194_304,
             )
             try:
-                await consumer.start()
+                with naming_no_brokers():
+                    await consumer.start()
                 await self._read(consumer)
             except KafkaError as error:
                 log.warning("following %s waits for Kafka: %s", sorted(self._wanted), error)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(AGAIN_AFTER_S)
             finally:
                 await finish(consumer.stop())
 

@@ -18,6 +18,7 @@ from trimtab_contracts.topics import MOST_BYTES
 
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Outgoing
+from trimtab_runtime.starting import naming_no_brokers
 
 FAILURES = (KafkaError, IllegalOperation, OSError)
 """What Kafka, its client and the network fail with; a timeout is an OSError."""
@@ -58,7 +59,8 @@ class Transactions:
             retry_backoff_ms=20,
         )
         try:
-            await producer.start()
+            with naming_no_brokers():
+                await producer.start()
         except BaseException:
             await finish(producer.stop())
             raise

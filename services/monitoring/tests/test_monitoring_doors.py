@@ -1,23 +1,29 @@
 """The Kafka doors: what they hear, what they read, what they tell."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
+from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Rollout, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
-from trimtab_monitoring import messages, news
+from trimtab_monitoring import intake, messages, news
 from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.usecases.arriving import LabelReader, label_streams
 from trimtab_monitoring.usecases.entities import Closed, Command, LabelStream, Loop, Reading, Version
 from trimtab_monitoring.usecases.ledger import Ledger
+from trimtab_runtime import admin
+from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.specbook import SpecBook
 
 Make = Callable[..., Any]
 
@@ -32,10 +38,36 @@ def batch(**more: Any) -> PredictionBatch:
 
 def test_monitoring_hears_exactly_what_the_table_says(world: Any) -> None:
     shared = {it.topic.name for it in subscriptions(Ledger(world.store, world.clock), lambda _: None, Mock())}
-    intake = {topics.PREDICTIONS.name, topics.EVENTS.name}
+    much = {topics.PREDICTIONS.name, topics.EVENTS.name}
     stream, everyone = {topics.DRIFT.name}, {topics.SPECS.name, topics.DEPLOYMENTS.name}
 
-    assert shared | intake | stream | everyone == topics.heard_by("monitoring")
+    assert shared | much | stream | everyone == topics.heard_by("monitoring")
+
+
+async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ready, made = asyncio.Event(), list[Mock]()
+    topics_made = AsyncMock(side_effect=[Unavailable("no controller"), None, None])
+
+    def consumer(**_: Any) -> Mock:
+        lost = (
+            KafkaError("Unexpected error during coordination") if len(made) == 1 else asyncio.CancelledError
+        )
+        made.append(
+            Mock(start=AsyncMock(), stop=AsyncMock(), getmany=AsyncMock(side_effect=lost), subscription=set)
+        )
+        return made[-1]
+
+    monkeypatch.setattr(intake, "AIOKafkaConsumer", consumer)
+    monkeypatch.setattr(admin, "ensure_topics", topics_made)
+    monkeypatch.setattr(intake, "_BACKOFF_S", 0)
+    with pytest.raises(asyncio.CancelledError):
+        await Intake("nowhere", Mock(), SpecBook(), Mock(), Mock()).run(ready)
+
+    assert ready.is_set()
+    assert [each.subscribe.called for each in made] == [False, True, True]
+    assert all(each.stop.called for each in made)
 
 
 def test_a_batch_is_read_row_by_row() -> None:

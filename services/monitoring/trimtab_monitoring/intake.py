@@ -17,8 +17,8 @@ from trimtab_contracts import topics
 from trimtab_contracts.topics import Undecodable
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.errors import Rejected, Unavailable
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.specbook import SpecBook
+from trimtab_runtime.starting import started
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.news import SOURCE
@@ -51,8 +51,28 @@ class Intake:
         self._readers: dict[str, list[LabelReader]] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Hear until cancelled."""
-        consumer = AIOKafkaConsumer(
+        """Hear until cancelled; a Kafka that is away is waited for."""
+        while True:
+            try:
+                async with started(self._consumer, GROUP) as consumer:
+                    self._specs_changed = True  # to this consumer, all is new
+                    await self._hear(consumer, ready)
+            except (KafkaError, Unavailable) as error:
+                log.warning("intake waits for Kafka: %s", error)
+                await asyncio.sleep(_BACKOFF_S)
+
+    async def _hear(self, consumer: AIOKafkaConsumer, ready: asyncio.Event) -> None:
+        while True:
+            if self._specs_changed:
+                await self._subscribe(consumer)
+                ready.set()
+            batches = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
+            if batches:
+                await self._take([record for batch in batches.values() for record in batch])
+                await _commit(consumer, {place: batch[-1].offset + 1 for place, batch in batches.items()})
+
+    def _consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             bootstrap_servers=self._servers,
             group_id=GROUP,
             enable_auto_commit=False,
@@ -64,18 +84,6 @@ class Intake:
             retry_backoff_ms=50,
             fetch_max_wait_ms=100,
         )
-        try:
-            await consumer.start()
-            while True:
-                if self._specs_changed:
-                    await self._subscribe(consumer)
-                    ready.set()
-                batches = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
-                if batches:
-                    await self._take([record for batch in batches.values() for record in batch])
-                    await _commit(consumer, {place: batch[-1].offset + 1 for place, batch in batches.items()})
-        finally:
-            await finish(consumer.stop())
 
     def specs_changed(self) -> None:
         """Hear, from the next poll on, what the models that are applied now call for."""

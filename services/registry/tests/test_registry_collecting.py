@@ -1,20 +1,24 @@
 """Files go when nothing has needed them for long, in two steps, and never while anything does."""
 
 import hashlib
+from typing import Literal
 
 import pytest
 from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_contracts.registry.v1 import registry_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_core.specs import pinned
 from trimtab_registry import messages
 from trimtab_registry.errors import BadRetention, NotNow
 from trimtab_registry.testing import Harness
 from trimtab_registry.testing.harness import DAY_MS, HOUR_MS, MODEL
 from trimtab_registry.usecases.collecting import Collector, Retention
+from trimtab_registry.usecases.entities import StoredFile
 from trimtab_runtime.clock import to_timestamp
 
 BY = {"actor": "ann", "comment": ""}
+NAMES = ("model", "reference", "evaluation", "evidence")
 
 
 def stored(content: str) -> Artifact:
@@ -22,7 +26,9 @@ def stored(content: str) -> Artifact:
     return Artifact(uri=f"/data/artifacts/{digest[:2]}/{digest}", digest=digest, size=10)
 
 
-async def refused(registry: Harness, name: str, *, shared: str = "") -> None:
+async def refused(
+    registry: Harness, name: str, *, shared: str = "", champion: Artifact | None = None
+) -> None:
     """Let a run finish whose version is refused, for it was compared with nobody; its files are its own."""
     evaluation = stored(f"{name} evaluation")
     registry.files[evaluation.uri] = b""
@@ -37,6 +43,8 @@ async def refused(registry: Harness, name: str, *, shared: str = "") -> None:
             model=stored(f"{name} model"),
             reference=stored(shared or f"{name} reference"),
             evaluation=evaluation,
+            evidence=stored(f"{name} evidence"),
+            champion=pb.VersionRef(model=champion),
             model_generation=1,
         ),
     )
@@ -60,11 +68,11 @@ async def test_files_go_after_the_retention_and_then_a_grace(registry: Harness) 
 
     registry.clock.advance(HOUR_MS)
     [gone] = await registry.collector.sweep()
-    assert (gone.version.number, len(gone.files), gone.size, gone.gone) == (1, 3, 30, True)
-    assert len(registry.removed) == 3
+    assert (gone.version.number, len(gone.files), gone.size, gone.gone) == (1, 4, 40, True)
+    assert len(registry.removed) == 4
     entry = registry.audited()[-1]
     assert (entry.action, entry.actor) == ("files_removed", "registry")
-    assert entry.reason == "3 files that nothing had needed for 1d were thrown away"
+    assert entry.reason == "4 files that nothing had needed for 1d were thrown away"
     assert await registry.collector.sweep() == [], "they go once"
 
 
@@ -155,11 +163,42 @@ async def test_a_file_that_a_run_stored_again_stays_and_its_version_is_not_calle
 ) -> None:
     registry.clock.advance(DAY_MS + 1)
     await registry.collector.sweep()
-    registry.newer = {stored(f"one {each}").digest for each in ("model", "reference", "evaluation")}
+    registry.newer = {stored(f"one {each}").digest for each in NAMES}
     registry.clock.advance(HOUR_MS)
     assert await registry.collector.sweep() == []
     version = await registry.store.version(MODEL, 1)
     assert version and version.files_gone_ms is None
+
+
+async def test_what_a_version_was_compared_with_and_what_a_spec_pins_stays(registry: Harness) -> None:
+    name, digest = "own-1.0-py3-none-any.whl", stored("one reference").digest
+    await refused(registry, "two", champion=stored("one model"))
+    await registry.apply(trainer={"window": "30d", "kind": "own", "wheel": pinned(name, digest)})
+    await registry.names.tag(MODEL, 2, {"pin": "the court"}, [], **BY)
+    registry.clock.advance(DAY_MS + 1)
+    await registry.collector.sweep()
+    registry.clock.advance(HOUR_MS)
+    await registry.collector.sweep()
+    assert set(registry.removed) == {stored(f"one {each}").digest for each in ("evaluation", "evidence")}
+
+
+async def test_a_file_that_was_stored_within_the_retention_stays_for_a_job_that_waits_may_name_it(
+    registry: Harness,
+) -> None:
+    registry.clock.advance(DAY_MS - HOUR_MS)
+    removed, came_ms = list[str](), {stored("one model").digest: registry.clock.now_ms()}
+
+    async def remove(file: StoredFile, older_than_ms: int) -> Literal["removed", "newer"]:
+        if came_ms.get(file.digest, 0) >= older_than_ms:
+            return "newer"
+        removed.append(file.digest)
+        return "removed"
+
+    collector = Collector(registry.store, registry.clock, remove, Retention(DAY_MS, HOUR_MS))
+    for _ in range(2):
+        registry.clock.advance(2 * HOUR_MS)
+        await collector.sweep()
+    assert set(removed) == {stored(f"one {each}").digest for each in NAMES if each != "model"}
 
 
 async def test_a_file_that_lies_where_no_artifact_does_is_not_ours_to_throw_away(registry: Harness) -> None:
@@ -168,16 +207,14 @@ async def test_a_file_that_lies_where_no_artifact_does_is_not_ours_to_throw_away
     await registry.collector.sweep()
     registry.clock.advance(HOUR_MS)
     await registry.collector.sweep()
-    assert set(registry.removed) == {
-        stored(f"one {each}").digest for each in ("model", "reference", "evaluation")
-    }
+    assert set(registry.removed) == {stored(f"one {each}").digest for each in NAMES}
 
 
 async def test_to_look_changes_nothing_and_says_what_would_go_when(registry: Harness) -> None:
     registry.clock.advance(DAY_MS + 1)
     answer = await registry.api().CollectArtifacts(pb.CollectArtifactsRequest(dry_run=True), None)
     [files] = answer.files
-    assert (files.number, files.files, files.bytes, files.gone, answer.retention) == (1, 3, 30, False, "1d")
+    assert (files.number, files.files, files.bytes, files.gone, answer.retention) == (1, 4, 40, False, "1d")
     assert files.at == to_timestamp(registry.clock.now_ms() + HOUR_MS)
     version = await registry.store.version(MODEL, 1)
     assert version and version.let_go_ms is None

@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from threadpoolctl import threadpool_limits
 from trimtab_core.specs import Model, parse, to_document
 from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.testing import eventually
@@ -58,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-async def fitted(folder: Path, model: Model, address: str, tell: Callable[[Progress], object]) -> Fitted:
+async def fitted(
+    folder: Path, model: Model, address: str | None, tell: Callable[[Progress], object]
+) -> Fitted:
     rows = TrainingSet(folder / "rows.arrow", (), "digest", 400)
 
     def told(progress: Progress) -> None:
@@ -101,16 +102,13 @@ async def test_a_run_with_its_search_is_the_one_that_is_made_here(
     here = tmp_path / "here"
     here.mkdir()
     (here / "rows.arrow").write_bytes((folder / "rows.arrow").read_bytes())
-    (here / "job.json").write_text(json.dumps({"model": to_document(model), "champion": None}))
-    with threadpool_limits(1):
-        assert job.main(here, told_here.append) == 0
+    made_here = await fitted(here, model, None, told_here.append)
 
     there = await fitted(folder, model, ray_address, told_there.append)
 
-    for made in (there.model, there.reference, there.evaluation):
+    for made in (there.model, there.reference, there.evaluation, there.evidence):
         assert made.read_bytes() == (here / made.name).read_bytes()
-    made_here = json.loads((here / "result.json").read_text())
-    assert (there.parameters, there.environment) == (made_here["parameters"], made_here["environment"])
+    assert (there.parameters, there.environment) == (made_here.parameters, made_here.environment)
     assert tried(told_there) == tried(told_here)
     assert [it for it in told_there if it.stage is Stage.FITTING] == [
         it for it in told_here if it.stage is Stage.FITTING

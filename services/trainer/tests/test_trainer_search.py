@@ -17,7 +17,7 @@ from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.families import Floats
 from trimtab_trainer.progress import Tell, Telling
 from trimtab_trainer.sandbox import ChildProcess
-from trimtab_trainer.usecases.entities import Progress, Stage, TrainingSet
+from trimtab_trainer.usecases.entities import Progress, Recipe, Stage, TrainingSet
 from trimtab_trainer.usecases.trials import Outcome, Trial, best, fingerprint, hand_over, handed_over
 
 MINUTE = 60_000
@@ -323,7 +323,8 @@ async def test_a_trial_that_its_process_dies_of_is_counted_and_the_search_goes_o
         return -9
 
     monkeypatch.setattr(sandbox, "run", run)
-    made = await ChildProcess().fit(model, a_training_set(tmp_path), None, tmp_path, told.append)
+    recipe = Recipe(model, 1, 600 * MINUTE)
+    made = await ChildProcess().fit(recipe, a_training_set(tmp_path), tmp_path, told.append)
 
     trials = ended(told)
     assert [trial.number for trial in trials] == [0, 1, 2, 3]

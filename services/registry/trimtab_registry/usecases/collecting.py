@@ -3,9 +3,10 @@
 A version's files go when it came, and served last, longer ago than the retention, and
 `holding` and the datasets' tags name nothing that it is in use for. They go in two steps:
 first it is let go, and only after a grace, if it is still free, are they thrown away, under
-its model's lock and each only if no other version and no spec names its digest. A run
-that stores the same file meanwhile makes it new, and what is new stays. What no version
-names (logs, what a failed run left) is not touched.
+its model's lock and each only if no other version and no spec names its digest. Whoever
+stores the same file makes it new, and what is new stays: since it was let go, for a run
+may be about to offer it, and for as long as the retention, for a job that waits may name
+it. What no version names (logs, trainers' wheels, what a failed run left) is not touched.
 """
 
 import asyncio
@@ -172,11 +173,8 @@ class Collector:
                 or not _is_free(version, standing, tagged, self._before())
             ):
                 return None
-            files = [
-                file
-                for file in _files(version, kept)
-                if await self._remove(file, let_go_ms - _SLACK_MS) != "newer"
-            ]
+            older_ms = min(let_go_ms, self._before()) - _SLACK_MS
+            files = [file for file in _files(version, kept) if await self._remove(file, older_ms) != "newer"]
             if not files:  # others need them all, or a run stored them again
                 return None
             let = Let(version, tuple(files), now, gone=True)
