@@ -310,10 +310,10 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
 @pytest.mark.usefixtures("without_a_child")
 async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champions(tmp_path: Path) -> None:
     rows, model = a_training_set(tmp_path, task="multiclass"), a_model("multiclass")
-    first = await ChildProcess().fit(model, rows, None, tmp_path, untold)
+    first = await ChildProcess().fit(a_recipe(model), rows, tmp_path, untold)
     champion = Champion(1, Files(tmp_path).put(first.model), first.features, trained_to_ms=499 * MINUTE)
 
-    made = await ChildProcess().fit(model, rows, champion, tmp_path, untold)
+    made = await ChildProcess().fit(a_recipe(model, champion), rows, tmp_path, untold)
 
     assert made.classes == tuple(CLASSES)
     assert made.metrics["error_rate"] < 0.25 > made.metrics["champion_error_rate"]
@@ -329,7 +329,7 @@ async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champi
     assert set(reference["prediction"].to_pylist()) == {0.0, 1.0, 2.0}
     assert 0 < pc.mean(reference["loss"]).as_py() < 1
 
-    before = await ChildProcess().fit(a_model(), rows, champion, tmp_path, untold)
+    before = await ChildProcess().fit(a_recipe(a_model(), champion), rows, tmp_path, untold)
     assert "champion_mae" not in before.metrics, "the live version is of another task"
 
 
@@ -338,7 +338,7 @@ async def test_rows_of_other_classes_are_told_where_too_few_are_left(tmp_path: P
     rows = a_training_set(tmp_path, 50, task="multiclass", other=7)
 
     with pytest.raises(RunFailed, match=r"7 rows have a label that is none of bad, .*: add it to label"):
-        await ChildProcess().fit(a_model("multiclass"), rows, None, tmp_path, untold)
+        await ChildProcess().fit(a_recipe(a_model("multiclass")), rows, tmp_path, untold)
 
 
 @pytest.mark.usefixtures("without_a_child")

@@ -50,8 +50,8 @@ def test_a_row_takes_some_time_and_so_many_times_what_it_takes_the_champion() ->
     rows = some_rows().features
     light = graph_of(a_model())
 
-    alone = timing.latency(light, None, rows)
-    beside = timing.latency(light, (light, [0, 1]), rows)
+    alone = timing.latency(light, rows, None)
+    beside = timing.latency(light, rows, (light, rows))
 
     message = json_format.ParseDict(alone, Latency())
     assert message.p50.ms.low <= message.p50.ms.value <= message.p50.ms.high
@@ -118,6 +118,8 @@ def test_a_forest_is_told_from_a_tree_by_how_long_it_takes_beside_it(trees: int)
     small = graph_of(a_model(kind="random_forest", n_estimators=1))
     graph = graph_of(a_model(kind="random_forest", n_estimators=trees))
 
-    found = timing.latency(graph, (small, [0, 1]), some_rows().features)
+    rows = some_rows().features
+
+    found = timing.latency(graph, rows, (small, rows))
 
     assert found["p50"]["ratio"]["low"] <= found["p50"]["ratio"]["high"]
