@@ -8,10 +8,15 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
-from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest, PredictResponse
+from trimtab_contracts.serving.v1.serving_pb2 import (
+    ExplainRequest,
+    PredictRequest,
+    PredictResponse,
+)
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_contracts.topics import PREDICTIONS
 from trimtab_runtime import door
@@ -19,6 +24,7 @@ from trimtab_runtime.clock import ManualClock
 from trimtab_serving import grpc_api, oip_api, testing, versions
 from trimtab_serving.app import register
 from trimtab_serving.errors import BadRow, BadTensor, CannotServe
+from trimtab_serving.explaining import Explanations
 from trimtab_serving.messages import Messages
 from trimtab_serving.testing import Instance
 from trimtab_stack import ports
@@ -59,7 +65,7 @@ def ask(instance: Instance, *distances: float, trips: Sequence[Any] = ("t0", "t1
         json.dumps({"trip": trip, "at": "2024-01-01T00:00:00Z", "zone": 7, "distance": distance}).encode()
         for trip, distance in zip(trips, distances, strict=False)
     ]
-    api = grpc_api.PredictionApi(instance.predictions)
+    api = grpc_api.PredictionApi(instance.predictions, Explanations(instance.board))
     return api.Predict(PredictRequest(model=MODEL, rows=rows), None)
 
 
@@ -196,6 +202,43 @@ async def test_texts_go_to_the_graph_and_to_the_log_as_they_were_seen(
     assert sorted(text for batch in found for text in batch.texts) == ["busy", "never heard of"]
     with pytest.raises(BadRow, match="trip 7 is no string: send one"):
         ask(instance, 1.0, trips=[7])
+
+
+def explain(instance: Instance, distance: float, trip: str) -> Any:
+    row = {"trip": trip, "at": "2024-01-01T00:00:00Z", "zone": 7, "distance": distance}
+    api = grpc_api.PredictionApi(instance.predictions, Explanations(instance.board))
+    request = ExplainRequest(model=MODEL, rows=[json.dumps(row).encode()], samples=4)
+    return api.Explain(request, None)
+
+
+async def test_a_text_contributes_beside_the_numbers(instance: Instance, tmp_path: Path) -> None:
+    reference = pa.table({FEATURES[0]: [1.0, 3.0], WORDS[0]: ["busy", "calm"]})
+    live = testing.version(tmp_path, 1, FEATURES, by_note(), reference)
+    live.texts.extend(WORDS)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+
+    answer = explain(instance, 5.0, "BUSY")
+
+    assert list(answer.features) == [*FEATURES, *WORDS]
+    [why] = answer.explanations
+    assert (list(why.values), list(why.texts)) == ([5.0], ["busy"])
+    assert list(why.contributions) == [3, 50]
+    assert (why.base, why.prediction) == (52, 105)
+
+
+async def test_of_classes_the_chance_of_the_most_probable_is_explained(
+    instance: Instance, tmp_path: Path
+) -> None:
+    onnx, reference = testing.classifier(CHAMPION), pa.table({FEATURES[0]: [0.0]})
+    live = testing.version(tmp_path, 1, FEATURES, onnx, reference, classes=CLASSES)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+
+    [why] = explain(instance, 2.0, "t").explanations
+
+    assert why.class_name == "quick"
+    chance = np.exp(2) / (np.exp(-2) + 1 + np.exp(2))
+    assert [why.base, why.prediction] == pytest.approx([1 / 3, chance], rel=1e-5)
+    assert why.base + sum(why.contributions) == pytest.approx(why.prediction)
 
 
 async def test_a_triton_client_brings_its_texts(instance: Instance, tmp_path: Path) -> None:
