@@ -841,9 +841,18 @@ class ChecksSpec(Spec):
                 yield ("required", index), f"{name!r} is named twice: keep one of them"
 
 
+def _checks(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return {"required": value}
+    if value is None or isinstance(value, Mapping | ChecksSpec):
+        return value
+    said = f"{shown_value(value)} is not allowed: write names, like [smoke], or who posts them too, like {{required: [smoke], by: [ci]}}"
+    raise PydanticCustomError("unfit", "{said}", {"said": said})
+
+
 def _approval(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return ApprovalSpec.model_validate(value)
+        return ApprovalSpec.model_validate(value)  # of a union, each form would tell what is wrong with it
     if value in ("auto", "manual") or isinstance(value, ApprovalSpec):
         return value
     said = f"{shown_value(value)} is not allowed: write auto, manual or who approves, like {{by: [risk], approvers: 2}}"
@@ -862,10 +871,7 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
-    checks: Annotated[
-        ChecksSpec | None,
-        BeforeValidator(lambda value: {"required": value} if isinstance(value, list | tuple) else value),
-    ] = None
+    checks: Annotated[ChecksSpec | None, BeforeValidator(_checks)] = None
     """What tools outside have to post: names like `[smoke]`, or with who may post them and until when."""
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
     """Whether a candidate that has passed its gates waits for a person: `manual` for anybody, or for whom it says."""

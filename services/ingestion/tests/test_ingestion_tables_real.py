@@ -144,7 +144,7 @@ async def test_tables_of_a_file_and_of_a_query_are_loaded_and_change_whoever_is_
         assert all(one != other for one, other in itertools.pairwise(areas)), "a version is there twice"
 
 
-async def test_a_table_that_cannot_be_read_stays_what_it_was_with_one_alert_until_it_is_well(
+async def test_a_table_that_cannot_be_read_stays_what_it_was_with_one_alert_until_it_is_well_and_one_then(
     world: World,
 ) -> None:
     world.write("away", a=1.0)
@@ -165,8 +165,9 @@ async def test_a_table_that_cannot_be_read_stays_what_it_was_with_one_alert_unti
     await world.since(name, "a", 2.0)
 
     alerts = await world.alerts()
-    assert sorted(subject for subject, _ in alerts) == sorted([name, nobody, writes])
-    said = dict(alerts)
+    assert sorted(subject for subject, _ in alerts) == sorted([name, name, nobody, writes])
+    assert [said for subject, said in alerts if subject == name][1] == f"table {name!r} is loaded again"
+    said = dict(reversed(alerts))
     assert said[name].endswith(f"{world.file('away')} is not there: write the file, or name another")
     assert "the query of nobody cannot be read: PostgreSQL is away: " in said[nobody]
     assert "the query of real " in said[writes]

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 import pytest
-from threadpoolctl import threadpool_limits
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.specs import AnyResource, Family, Model, parse
 from trimtab_runtime.clock import ManualClock
@@ -159,8 +158,7 @@ class Place:
 @pytest.fixture
 def make_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     async def run(folder: Path, tell: Tell, **_: object) -> int:
-        with threadpool_limits(1):  # as a child has it
-            return job.main(folder, tell)
+        return job.main(folder, tell)
 
     monkeypatch.setattr(sandbox, "run", run)
 

@@ -1,7 +1,7 @@
 """Searches for a family and its parameters: what they see, find, tell and take up again."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from threadpoolctl import threadpool_limits
 from trimtab_core.specs import Model, ModelSpec, parse
 from trimtab_runtime.errors import Unavailable
 from trimtab_trainer import fitting, job, sandbox, search, spaces, tpe
@@ -25,13 +24,6 @@ ALPHA = {
     "families": ["linear"],
     "parameters": {"linear": {"alpha": {"min": 0.001, "max": 1000, "log": True}}},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As a child process has it: OpenMP's threads spin."""
-    with threadpool_limits(1):
-        yield
 
 
 def a_model(task: str = "regression", *, trainer: dict[str, Any] | None = None, **searched: Any) -> Model:
