@@ -13,6 +13,7 @@ KINDS = {
     "view": "FeatureView",
     "table": "Table",
     "model": "Model",
+    "modeltest": "ModelTest",
 }
 """How a kind may be written, in small letters."""
 

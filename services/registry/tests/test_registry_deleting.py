@@ -45,6 +45,27 @@ async def test_what_others_need_stays_and_they_are_named(registry: Harness, key:
         await registry.deleting.delete(*key.split("/"), **BY)
 
 
+async def test_a_model_is_deleted_after_its_tests(registry: Harness) -> None:
+    cases = {
+        "model": "minutes",
+        "direction": [{"name": "far", "change": {"request.distance": "+1"}, "never": "less"}],
+    }
+    test = {"apiVersion": "trimtab/v1", "kind": "ModelTest", "metadata": {"name": "far"}, "spec": cases}
+    await registry.specs.apply([test], "ann")
+    book = SpecBook()
+
+    with pytest.raises(NeededResource, match="is needed by ModelTest/far: delete those first"):
+        await registry.deleting.delete("Model", "minutes", **BY)
+    await registry.deleting.delete("ModelTest", "far", **BY)
+    await registry.deleting.delete("Model", "minutes", **BY)
+
+    records = [
+        SimpleNamespace(key=sent.key, value=sent.value, offset=at) for at, sent in enumerate(told(registry))
+    ]
+    await book._hear("specs", 0, records)
+    assert not book.tests and not book.models
+
+
 async def test_a_book_of_specs_forgets_what_was_deleted_and_takes_it_up_again(registry: Harness) -> None:
     await delete_all(registry)
     book = SpecBook()

@@ -116,10 +116,11 @@ class World:
         return found
 
     def leaning_on(self, key: str) -> list[str]:
-        """Return the views and models (kind/name) that lean on a resource."""
+        """Return the views, models and tests (kind/name) that lean on a resource."""
         views = [view.key for view in self.views.values() if f"Source/{view.spec.source}" == key]
         models = [model.key for model in self.models.values() if key in self._leans_on(model) - {model.key}]
-        return sorted([*views, *models])
+        tests = [test.key for test in self.tests.values() if f"Model/{test.spec.model}" == key]
+        return sorted([*views, *models, *tests])
 
     def partitions(self, source: str) -> int:
         """Return the partitions of a source's topics."""
