@@ -647,7 +647,7 @@ class AfterDriftSpec(Spec):
     """When a candidate may be fitted to what came after a change alone."""
 
     min_rows: int | None = Field(default=None, ge=10)
-    """So many labelled rows of the new world at least; as many as `trainer.min_rows`, if it is not given."""
+    """So many labelled rows of the new world at least; a tenth of the rows, and `trainer.min_rows`, if it is not given."""
 
 
 class TrainerSpec(Spec):

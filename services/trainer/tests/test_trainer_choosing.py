@@ -129,7 +129,7 @@ def test_what_the_gates_read_was_chosen_before_it_was_seen() -> None:
     """The first rows of the new world are answered by the old one, although a better window is chosen in the end."""
     rows = a_world(changed=1_700)
 
-    found = chosen(a_spec(min_rows=50), rows, 1_700 * HOUR)
+    found = chosen(a_spec(after_drift={"min_rows": 50}), rows, 1_700 * HOUR)
 
     lost = off(rows.label[1_600:], found.predictions)
     assert lost[100:200].mean() > 9

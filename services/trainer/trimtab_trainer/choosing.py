@@ -21,6 +21,7 @@ from trimtab_trainer import fitting
 from trimtab_trainer.families import Floats
 from trimtab_trainer.fitting import Effort, Fit, Rows
 
+_SHARE = 10
 _LEAST = 50
 """Rows of the new world that windows are compared on at least."""
 Losses = Callable[[Floats, Floats], Floats]
@@ -51,12 +52,16 @@ def possible(spec: ModelSpec, rows: Rows, changed_ms: int | None) -> tuple[Windo
     newer = np.count_nonzero(rows.event_time_ms >= changed_ms)
     if newer < _LEAST:
         return (Window.HISTORY,)
-    return (Window.HISTORY, Window.BALANCED, *([Window.AFTER] if newer >= enough(spec) else []))
+    return (Window.HISTORY, Window.BALANCED, *([Window.AFTER] if newer >= enough(spec, len(rows)) else []))
 
 
-def enough(spec: ModelSpec) -> int:
-    """Return how many rows of the new world may stand alone."""
-    return spec.trainer.after_drift.min_rows or spec.trainer.min_rows
+def enough(spec: ModelSpec, rows: int) -> int:
+    """Return how many rows of the new world may stand alone among so many.
+
+    Unless the spec says, it is a tenth of them: the few first days of a new world foretell the next, and nothing of the
+    seasons that the history knows.
+    """
+    return spec.trainer.after_drift.min_rows or max(spec.trainer.min_rows, rows // _SHARE)
 
 
 def within(window: Window, spec: ModelSpec, rows: Rows, changed_ms: int | None) -> Rows | None:
@@ -65,7 +70,7 @@ def within(window: Window, spec: ModelSpec, rows: Rows, changed_ms: int | None) 
         return rows
     new = rows.event_time_ms >= changed_ms
     if window is Window.AFTER:
-        return rows[new] if np.count_nonzero(new) >= enough(spec) else None
+        return rows[new] if np.count_nonzero(new) >= enough(spec, len(rows)) else None
     count = fitting.weights(spec, rows)
     count = np.ones(len(rows)) if count is None else count
     older, newer = float(count[~new].sum()), float(count[new].sum())
@@ -162,7 +167,7 @@ def _sentence(
     if not means:
         return f"{change}, {newer} rows are newer, and too few of them are held out to choose by: {_NAMES[score.best]}"
     told = ", ".join(f"{_NAMES[each]} {mean:.4g}" for each, mean in means.items())
-    few = "" if Window.AFTER in means else f"; {enough(spec)} rows since then may stand alone"
+    few = "" if Window.AFTER in means else f"; {enough(spec, len(rows))} rows since then may stand alone"
     return f"{change}; on {count} held-out rows since then: {told}. Fitted to {_NAMES[score.best]}{few}"
 
 
