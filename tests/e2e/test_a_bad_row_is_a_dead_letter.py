@@ -47,6 +47,7 @@ async def test_a_bad_row_is_a_dead_letter_with_its_reasons_and_the_stream_goes_o
         assert mine[b"r"].payload == b"{rubbish"
         assert {(reason.field, reason.code) for reason in mine[b"bad"].reasons} == {
             ("road", "wrong_type"),
+            ("note", "missing_field"),
             ("x", "out_of_range"),
         }
 
