@@ -1,5 +1,6 @@
 """A model of MLflow's, logged by MLflow into a real MLflow server."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def logged(mlflow_server: MLflowServer) -> str:
 def test_a_logged_model_comes_as_one_file(form: str, mlflow_server: MLflowServer, logged: str) -> None:
     file = registering.model(form.format(run=logged), mlflow_server.url)
 
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # noqa: TID251 - or services that start next would be told so
     assert file.name == form.format(run=logged)
     model = onnx.load_model_from_string(file.content)
     assert [each.name for each in model.graph.input] == ["features"]

@@ -19,6 +19,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of seven, its own, the last comes after minutes of silence
 }
 """How MLflow behaves here, where the user's environment does not say otherwise."""
+_KEPT = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _FORMS = "mlflow:/models/NAME/VERSION, mlflow:/models/NAME@ALIAS or mlflow:/runs/RUN/PATH"
 
 
@@ -73,7 +74,7 @@ def _downloaded(wanted: str, tracking_uri: str, folder: Path) -> Path:
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise Rejected("MLflow is not installed here: `pip install 'trimtab[mlflow]'`") from error
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = {name: os.environ.get(name) for name in _KEPT}  # noqa: TID251 - as above
     try:
         # Of a run MLflow looks its logged models up where its process looks, whatever a call names.
         mlflow.set_tracking_uri(tracking_uri)
@@ -86,8 +87,14 @@ def _downloaded(wanted: str, tracking_uri: str, folder: Path) -> Path:
     except OSError as error:
         raise Unavailable(f"MLflow at {tracking_uri} cannot give {wanted}: {error}") from error
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        # It writes what it is told into the environment, which whatever is started next would inherit.
+        nothing: Any = None
+        mlflow.set_tracking_uri(nothing)
+        mlflow.set_registry_uri(nothing)
+        for setting, held in before.items():
+            os.environ.pop(setting, None)  # noqa: TID251 - as above
+            if held is not None:
+                os.environ[setting] = held  # noqa: TID251 - as above
     return Path(place)
 
 

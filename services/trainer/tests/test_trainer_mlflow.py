@@ -35,7 +35,7 @@ class Seen:
     def __init__(self, client: httpx.AsyncClient, uri: str, folder: Path) -> None:
         self.deployed = Deployed()
         self.mirror = Mirror(client, self.deployed)
-        self.theirs = MlflowClient(uri)
+        self.theirs = MlflowClient(uri, registry_uri=uri)
         self.model = f"trips-{uuid.uuid4().hex[:8]}"
         self._folder = folder
 
