@@ -5,7 +5,7 @@ a number is refused here, so nothing downstream has to ask.
 """
 
 import math
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +59,12 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
 def said_class(probabilities: ArrayLike) -> Floats:
     """Return the number of the most probable class of each row of probabilities [rows, classes], the first of equals."""
     return np.asarray(np.argmax(probabilities, axis=1), np.float64)
+
+
+def answered(said: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return of which rows there is a prediction, of predictions [rows] or probabilities [rows, classes]: NaN is none."""
+    found: NDArray[np.bool_] = np.isfinite(said if said.ndim == 1 else said[:, 0])
+    return found
 
 
 def _of_classes(metric: Metric, truth: Floats, said: Floats) -> Floats:

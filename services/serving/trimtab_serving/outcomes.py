@@ -22,11 +22,6 @@ def classes_of(served: Served) -> tuple[str, ...]:
     return theirs if len(theirs) > len(ours) > 0 else ours
 
 
-def answered(said: Floats) -> NDArray[np.bool_]:
-    """Return of which rows [rows] there is an answer."""
-    return np.isfinite(said) if said.ndim == 1 else np.isfinite(said[:, 0])
-
-
 def chosen(arms: Sequence[bool], challenger: Floats, champion: Floats) -> Floats:
     """Return the challenger's answer where its arm is on, and else the champion's."""
     on = np.array(arms)

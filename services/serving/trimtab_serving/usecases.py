@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from trimtab_core.losses import answered
 from trimtab_runtime.clock import Clock
 
 from trimtab_serving import outcomes
@@ -167,7 +168,7 @@ class Predictions:
             versions = [served.champion.number] * rows
             if challenger is not None and served.challenger is not None:
                 # A challenger that has no answer costs its caller nothing.
-                arms = (np.array(question.arms) & outcomes.answered(challenger)).tolist()
+                arms = (np.array(question.arms) & answered(challenger)).tolist()
                 if question.one_version and not all(arms):
                     arms = [False] * rows
                 if any(arms):

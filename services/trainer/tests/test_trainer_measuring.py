@@ -36,8 +36,9 @@ def some_rows(count: int = 600) -> fitting.Rows:
     return fitting.Rows(features, 3.0 * features[:, 0] + rng.normal(0, 0.1, count), np.arange(count) * 60_000)
 
 
-def graph_of(model: Model) -> bytes:
-    return export.serialised(fitting.fit(model.spec, some_rows()).to_onnx())
+def graph_of(model: Model) -> Any:
+    """Return a fitted model's graph, ready to be asked."""
+    return export.session(export.serialised(fitting.fit(model.spec, some_rows()).to_onnx()))
 
 
 def a_test(**cases: Any) -> ModelTest:

@@ -18,9 +18,9 @@ from trimtab_trainer.usecases.entities import TESTS
 
 
 def results(
-    folder: Path, graph: bytes, names: Sequence[str], held_out: Matrix | Inputs
+    folder: Path, session: Any, names: Sequence[str], held_out: Matrix | Inputs
 ) -> list[dict[str, Any]]:
-    """Return what each test found of a graph of the features `names`, as the candidate tells it.
+    """Return what each test found of a graph of the features `names`, ready to be asked, as the candidate tells it.
 
     Raises:
         RunFailed: the graph takes texts, which tests cannot state yet.
@@ -32,7 +32,6 @@ def results(
         raise RunFailed(
             "behavioural tests state numbers, and a feature of this model is a text: delete the tests, or leave it out"
         )
-    session = export.session(graph)
     found = []
     for document in json.loads(path.read_text()):
         test = ModelTest.model_validate(document)

@@ -7,7 +7,6 @@ alone.
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
 
@@ -26,8 +25,7 @@ def evaluated(predictions: Floats, champion: Floats | None) -> dict[str, Any]:
     if champion is None:
         found["champion_prediction"] = pa.nulls(rows, pa.float64())
     else:
-        unasked = np.isnan(champion if champion.ndim == 1 else champion[:, 0])
-        found["champion_prediction"] = pa.array(answers(champion), mask=unasked)
+        found["champion_prediction"] = pa.array(answers(champion), mask=~losses.answered(champion))
     if predictions.ndim == 2:
         found["probabilities"] = _lists(predictions)
         if champion is not None:

@@ -17,7 +17,7 @@ import trimtab_core
 
 _PACKAGES = (
     "lightgbm", "numpy", "onnx", "onnxmltools", "onnxruntime", "optuna", "scikit-learn", "scipy", "skl2onnx", "torch",
-    "trimtab-core", "trimtab-trainer", "xgboost",
+    "trimtab-core", "trimtab-trainer", "xgboost", "xgboost-cpu",
 )  # fmt: skip
 _FLAGS = (
     "sse4_2",

@@ -22,7 +22,7 @@ from trimtab_core.curves import curves
 from trimtab_core.evidence import Measure
 from trimtab_core.gatespecs import group_column
 from trimtab_core.importance import REPEATS, leanings
-from trimtab_core.losses import Task
+from trimtab_core.losses import Task, answered
 from trimtab_core.specs import ModelSpec
 
 from trimtab_trainer import export, fitting
@@ -62,14 +62,17 @@ def found(
     judged: slice,
     predictions: Floats,
     champion: Floats | None,
-    graph: bytes,
+    session: Any,
 ) -> Found:
-    """Return the evidence of a candidate; `table` has the rows' columns, `names` are those that are features, `champion` NaN where it was not asked."""
+    """Return the evidence of a candidate, whose graph is ready to be asked.
+
+    `table` has the rows' columns, `names` are those that are features, and `champion` is NaN where it was not asked.
+    """
     label, times, task = rows.label[judged], rows.event_time_ms[judged], spec.task
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
     measures = measure(label, predictions)
     wanted = _wanted(spec)
-    answers, shown = _asked(graph, task, rows.features[judged])
+    answers, shown = _asked(session, task, rows.features[judged])
     leaning, asked = leanings(answers, spec.judged_by, names, shown, label, seed=spec.trainer.seed)
     document = {
         "task": task,
@@ -113,15 +116,15 @@ def _columns(judged: pa.Table, wanted: Sequence[str]) -> list[tuple[str, NDArray
     return found
 
 
-def _answers(graph: bytes, task: Task) -> Callable[[Any], Floats]:
+def _answers(session: Any, task: Task) -> Callable[[Any], Floats]:
     """Return what a graph answers; a probability that rounding has put beyond 0 or 1 is within."""
-    predict = partial(export.answers, export.session(graph))
+    predict = partial(export.answers, session)
     return predict if task == "regression" else lambda features: np.clip(predict(features), 0, 1)
 
 
-def _asked(graph: bytes, task: Task, shown: Matrix | Inputs) -> tuple[Callable[[Matrix], Floats], Matrix]:
+def _asked(session: Any, task: Task, shown: Matrix | Inputs) -> tuple[Callable[[Matrix], Floats], Matrix]:
     """Return what a graph answers and what it is asked; beside texts that is, column by column, the row that each value is of."""
-    answers = _answers(graph, task)
+    answers = _answers(session, task)
     if not isinstance(shown, Inputs):
         return answers, shown
     width = shown.numbers.shape[1] + shown.texts.shape[1]
@@ -137,7 +140,7 @@ def _asked(graph: bytes, task: Task, shown: Matrix | Inputs) -> tuple[Callable[[
 
 
 def _beside(measure: Callable[..., dict[str, Measure]], label: Floats, said: Floats) -> dict[str, Any]:
-    asked = np.isfinite(said if said.ndim == 1 else said[:, 0])
+    asked = answered(said)
     return {"rows": int(asked.sum()), "measures": _plain(measure(label[asked], said[asked]))}
 
 

@@ -97,13 +97,14 @@ def run(model: bytes, features: Matrix | Inputs) -> NDArray[np.float64]:
     return answers(session(model), features)
 
 
-def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]) -> None:
-    """Hold the model's answers against the framework's.
+def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]) -> Any:
+    """Hold the model's answers against the framework's, and return it, ready to be asked.
 
     Raises:
         RunFailed: they differ by more than rounding.
     """
-    difference = np.abs(run(model, features) - expected)
+    asked = session(model)
+    difference = np.abs(answers(asked, features) - expected)
     limit = max(TOLERANCE * float(np.std(expected)), _DIGITS * float(np.abs(expected).max()), 1e-9)
     # What is no number is wrong too.
     wrong = int((~(difference <= limit)).reshape(len(expected), -1).any(axis=1).sum())
@@ -113,3 +114,4 @@ def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]
             f"the exported model differs from the fitted one on {wrong} of {len(expected)} rows, by up to {worst:.3g}: "
             "it would serve other answers than were judged, so it is not let out"
         )
+    return asked

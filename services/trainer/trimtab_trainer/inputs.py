@@ -6,6 +6,7 @@ some, and is cut into rows alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,12 @@ def of(table: pa.Table, numbers: Sequence[str], texts: Sequence[str]) -> Matrix 
     for at, name in enumerate(texts):
         columns[:, at] = as_seen(table[name])
     return Inputs(matrix, columns, tuple(name.startswith("text(") for name in texts))
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow file."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def as_seen(column: Any) -> NDArray[Any]:

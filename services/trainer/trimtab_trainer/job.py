@@ -26,7 +26,6 @@ from trimtab_trainer import (
     environment,
     evidence,
     export,
-    families,
     fitting,
     inputs,
     making,
@@ -148,18 +147,18 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     held_out = the.table.slice(judged.start)
     live = _live(folder, the)
     champion = _champion(live, held_out, task) if live else None
-    beside = (live.graph, live.inputs(held_out)) if live else None
+    beside = (live.session, live.inputs(held_out)) if live else None
     _write_evaluation(folder / "evaluation.arrow", held_out, predictions, champion, model.spec.groups)
     metrics = _metrics(task, rows.label[judged], predictions, champion)
     log.info("%s", ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
     telling.reach(Stage.EXPORTING)
     graph = export.serialised(final.to_onnx())
-    export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
+    asked = export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
     telling.reach(Stage.EXPLAINING)
     found = evidence.found(
-        model.spec, the.table, names + the.texts, rows, judged, predictions, champion, graph
+        model.spec, the.table, names + the.texts, rows, judged, predictions, champion, asked
     )
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {
@@ -178,10 +177,10 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
             "class_weight": spec.class_weight,
             **search.facts(folder),
         },
-        "environment": environment.recorded() | families.versions(spec.kind) | theirs,
+        "environment": environment.recorded() | theirs,
         "plan": made.plan,
-        "latency": timing.latency(graph, rows.features[judged], beside),
-        "tests": behaving.results(folder, graph, names, rows.features[judged]),
+        "latency": timing.latency(asked, rows.features[judged], beside),
+        "tests": behaving.results(folder, asked, names, rows.features[judged]),
     } | (brought.record(rows) if brought else {})
 
 
@@ -206,7 +205,8 @@ def _rows(table: pa.Table, names: Sequence[str], texts: Sequence[str]) -> fittin
 class _Live:
     """The live version, and what it takes."""
 
-    graph: bytes
+    session: Any
+    """Its graph, ready to be asked."""
     features: list[str]
     texts: list[str]
     trained_to_ms: int
@@ -224,7 +224,7 @@ def _live(folder: Path, the: Given) -> _Live | None:
     features, texts = live["features"], live.get("texts", [])
     if not (set(features) <= set(the.names) and set(texts) <= set(the.texts)):
         return None
-    return _Live(path.read_bytes(), features, texts, live["trained_to_ms"])
+    return _Live(export.session(path.read_bytes()), features, texts, live["trained_to_ms"])
 
 
 def _champion(live: _Live, judged: pa.Table, task: losses.Task) -> Floats | None:
@@ -235,7 +235,7 @@ def _champion(live: _Live, judged: pa.Table, task: losses.Task) -> Floats | None
     """
     unseen = judged["event_time_ms"].to_numpy() > live.trained_to_ms
     asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
-    answered = export.run(live.graph, live.inputs(judged.filter(pa.array(asked))))
+    answered = export.answers(live.session, live.inputs(judged.filter(pa.array(asked))))
     if (answered.ndim == 2) != (task == "multiclass"):
         return None
     said = np.full((len(judged), *answered.shape[1:]), np.nan)
@@ -247,7 +247,7 @@ def _metrics(task: losses.Task, label: Any, predictions: Any, champion: Any) -> 
     found: dict[str, float] = {}
     for prefix, said in (("", predictions), ("champion_", champion)):
         if said is not None:
-            asked = np.isfinite(said if said.ndim == 1 else said[:, 0])
+            asked = losses.answered(said)
             for name in losses.METRICS[task]:
                 found[prefix + name] = losses.aggregate(name, losses.loss(name, label[asked], said[asked]))
     return found
@@ -264,9 +264,4 @@ def _write_evaluation(
     }
     for name in groups:
         columns[name] = judged[group_column(name)]
-    _write(path, pa.table(columns))
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    inputs.write(path, pa.table(columns))

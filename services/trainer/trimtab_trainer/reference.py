@@ -14,7 +14,7 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import classes, fitting
+from trimtab_trainer import classes, fitting, inputs
 from trimtab_trainer.choosing import Window, within
 from trimtab_trainer.families import Floats
 from trimtab_trainer.fitting import FOLDS, Effort, Fit, Rows
@@ -93,6 +93,4 @@ def write(
     columns["prediction"] = classes.answers(unseen)
     columns["loss"] = losses.loss(spec.judged_by, rows.label, unseen)
     columns["event_time_ms"] = rows.event_time_ms
-    table = pa.table(columns)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    inputs.write(path, pa.table(columns))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from trimtab_core import cost
 
-from trimtab_trainer import export
 from trimtab_trainer.inputs import Inputs, Matrix, given
 
 _WARM = 20
@@ -21,20 +20,18 @@ _BUDGET_S = 1.0
 
 
 def latency(
-    graph: bytes, rows: Matrix | Inputs, champion: tuple[bytes, Matrix | Inputs] | None
+    session: Any, rows: Matrix | Inputs, champion: tuple[Any, Matrix | Inputs] | None
 ) -> dict[str, Any]:
-    """Return p50 and p99 of single rows as the candidate tells them; `champion` is its graph and the same rows as it takes them."""
-    asked = [(export.session(graph), rows)]
-    if champion is not None:
-        asked.append((export.session(champion[0]), champion[1]))
+    """Return p50 and p99 of single rows as the candidate tells them; `champion` is its session and the same rows as it takes them."""
+    asked = [(session, rows), *([champion] if champion is not None else [])]
     times: list[list[float]] = [[] for _ in asked]
     until = perf_counter() + _BUDGET_S
     for call in range(_WARM + _MOST_CALLS):
-        for (session, shown), taken in zip(asked, times, strict=True):
+        for (each, shown), taken in zip(asked, times, strict=True):
             at = call % len(shown)
             row = given(shown[at : at + 1])
             begun = perf_counter()
-            session.run(None, row)
+            each.run(None, row)
             taken.append((perf_counter() - begun) * 1e3)
         if call >= _WARM + _LEAST_CALLS and perf_counter() > until:
             break

@@ -29,7 +29,7 @@ from trimtab.cli.session import (
     print_json,
     show,
 )
-from trimtab.cli.watching import run_of, watch
+from trimtab.cli.watching import ordered
 from trimtab.client import Trimtab
 from trimtab.evidence import metrics
 from trimtab.modelcard import card
@@ -182,13 +182,7 @@ def train(
     command = ask(
         directory, lambda trimtab: trimtab.train(model, reason=reason, actor=actor(), as_of_ms=as_of_ms)
     )
-    if wait:
-        watch(directory, lambda trimtab: run_of(trimtab, model, command), as_json=as_json)
-        return
-    if as_json:
-        print_json({"command_id": command})
-        return
-    console.print(f"ordered: follow it with `trimtab loop show {command}`")
+    ordered(directory, model, command, wait=wait, as_json=as_json)
 
 
 @app.command()

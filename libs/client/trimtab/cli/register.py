@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from trimtab import registering
-from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, moment, print_json
-from trimtab.cli.watching import run_of, watch
+from trimtab.cli.session import HOME, Directory, Json, actor, ask, moment
+from trimtab.cli.watching import ordered
 
 
 def register(
@@ -58,10 +58,4 @@ def register(
             model, sent, actor=actor(), comment=comment, reference=usual, trained_to_ms=trained_to_ms
         ),
     )
-    if wait:
-        watch(directory, lambda trimtab: run_of(trimtab, model, command), as_json=as_json)
-        return
-    if as_json:
-        print_json({"command_id": command})
-        return
-    console.print(f"ordered: follow it with `trimtab loop show {command}`")
+    ordered(directory, model, command, wait=wait, as_json=as_json)

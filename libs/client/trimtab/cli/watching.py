@@ -13,7 +13,7 @@ from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.losses import LOWER_IS_BETTER
 from trimtab_runtime.errors import Rejected, Unavailable
 
-from trimtab.cli.session import ask, console, plain
+from trimtab.cli.session import ask, console, plain, print_json
 from trimtab.client import Trimtab
 
 CANCELLED = 3
@@ -46,6 +46,16 @@ def watch(directory: Path, find: Callable[[Trimtab], Awaitable[str]], *, as_json
     if not as_json and not event.reproduces:
         console.print(sentence(event), highlight=False)
     return event
+
+
+def ordered(directory: Path, model: str, command_id: str, *, wait: bool, as_json: bool) -> None:
+    """Tell of a command that was just given: its run until that has ended, or else how to follow it."""
+    if wait:
+        watch(directory, lambda trimtab: run_of(trimtab, model, command_id), as_json=as_json)
+    elif as_json:
+        print_json({"command_id": command_id})
+    else:
+        console.print(f"ordered: follow it with `trimtab loop show {command_id}`")
 
 
 async def run_of(trimtab: Trimtab, model: str, command_id: str) -> str:

@@ -6,7 +6,6 @@ graph answers as it does. What it imports it imports when it is asked to fit.
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -64,11 +63,6 @@ HOMES: Final[Mapping[str, str]] = {
 }
 _EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "torch": "torch"}
 """What installs a module that a trainer does without."""
-_RESTS_ON: Mapping[str, tuple[str, ...]] = {
-    "lightgbm": ("lightgbm",),
-    "xgboost": ("xgboost-cpu", "xgboost"),
-    "neural_network": ("torch",),
-}
 
 
 def of(spec: ModelSpec) -> Fit:
@@ -94,14 +88,3 @@ def of(spec: ModelSpec) -> Fit:
             "install what its library is linked to (Debian: apt-get install libgomp1), or choose another kind"
         ) from error
     return fit
-
-
-def versions(kind: str) -> dict[str, str]:
-    """Return what a family rests on beyond what every trainer has, with its version."""
-    found = {}
-    for name in _RESTS_ON.get(kind, ()):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
