@@ -296,7 +296,7 @@ async def test_a_partition_whose_needs_are_away_is_held_back_with_its_worker_and
         return made[-1]
 
     async def asked_again() -> bool:
-        return made[-1].asked > 2
+        return bool(made) and made[-1].asked > 2
 
     await topics.send(held, "a", "b")
     async with running(topics.pipeline(held, free, make_worker=make_worker)):
