@@ -32,7 +32,7 @@ demo: setup ## watch a production model meet March 2020
 	.venv/bin/trimtab demo
 
 test-torch: $(TORCH)/.installed ## the tests that need PyTorch, of which 5 GB are installed for them
-	$(TORCH)/bin/python -m pytest services/trainer/tests/test_trainer_families.py services/trainer/tests/test_trainer_neural.py
+	$(TORCH)/bin/python -m pytest services/trainer/tests/test_trainer_families.py libs/training/tests/test_training_neural.py
 
 $(TORCH)/.installed: requirements-torch.lock | setup
 	.venv/bin/uv venv -q --clear --python $(PY) $(TORCH)

@@ -28,9 +28,9 @@ from trimtab_trainer.orders import Orders
 from trimtab_trainer.sandbox import Files
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.uploads import MOST_BYTES, Uploads
-from trimtab_trainer.usecases import trials
 from trimtab_trainer.usecases.entities import Job, News, Status
-from trimtab_trainer.usecases.trials import Outcome
+from trimtab_training import trials
+from trimtab_training.trials import Outcome
 
 NOW, REACHED = 9_000_000, 5_000_000
 NOWHERE = Path("nowhere")

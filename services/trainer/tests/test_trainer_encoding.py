@@ -9,9 +9,10 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 from trimtab_core.specs import Model, ModelSpec, parse, to_document
-from trimtab_trainer import encoding, export, fitting, job
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.inputs import Inputs
+from trimtab_trainer import job
+from trimtab_training import encoding, export, fitting
+from trimtab_training.errors import RunFailed
+from trimtab_training.inputs import Inputs
 
 MINUTE = 60_000
 FEW = {"random_forest": {"n_estimators": 10}, "hist_gradient_boosting": {"max_iter": 10}}

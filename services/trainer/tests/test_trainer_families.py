@@ -12,10 +12,10 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 from trimtab_core.specs import Family, Model, ModelSpec, parse, to_document
-from trimtab_trainer import balancing, export, families, fitting, job
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.usecases.entities import Progress
+from trimtab_trainer import job
+from trimtab_training import balancing, export, families, fitting
+from trimtab_training.errors import RunFailed
+from trimtab_training.progress import Progress, Telling
 
 MINUTE = 60_000
 FEW: Mapping[str, dict[str, Any]] = {
@@ -297,7 +297,7 @@ def test_a_parameter_that_will_not_do_is_told_with_the_remedy(
 def test_a_family_that_is_not_installed_is_told_with_what_installs_it(
     kind: Family, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"trimtab_trainer.families.{families.HOMES[kind]}", raising=False)
+    monkeypatch.delitem(sys.modules, f"trimtab_training.families.{families.HOMES[kind]}", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(

@@ -12,13 +12,14 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, ModelSpec, parse
-from trimtab_trainer import choosing, export, fitting, job, reference, sandbox
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import scikit
-from trimtab_trainer.fitting import Effort
-from trimtab_trainer.progress import Tell, Telling
+from trimtab_trainer import job, sandbox
 from trimtab_trainer.sandbox import ChildProcess, Files
-from trimtab_trainer.usecases.entities import Champion, Progress, Recipe, Stage, TrainingSet
+from trimtab_trainer.usecases.entities import Champion, Recipe, TrainingSet
+from trimtab_training import choosing, export, fitting, reference
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import scikit
+from trimtab_training.fitting import Effort
+from trimtab_training.progress import Progress, Stage, Tell, Telling
 
 MINUTE = 60_000
 CLASSES = ["bad", "fair", "good", "superb"]

@@ -12,9 +12,7 @@ from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound, Unavailable
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
-from trimtab_trainer.errors import RunFailed
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.progress import Tell
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.usecases.entities import (
@@ -22,15 +20,15 @@ from trimtab_trainer.usecases.entities import (
     Champion,
     Command,
     Fitted,
-    Progress,
     Recipe,
-    Stage,
     Status,
     StoredFile,
     TrainingSet,
 )
 from trimtab_trainer.usecases.jobs import MOST_LOG_BYTES, Jobs
-from trimtab_trainer.usecases.trials import Outcome, Trial, handed_over
+from trimtab_training.errors import RunFailed
+from trimtab_training.progress import Progress, Stage, Tell
+from trimtab_training.trials import Outcome, Trial, handed_over
 
 DAY = 86_400_000
 

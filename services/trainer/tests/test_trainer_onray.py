@@ -18,8 +18,9 @@ from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_trainer import job, onray, sandbox
 from trimtab_trainer.sandbox import ChildProcess
-from trimtab_trainer.usecases.entities import Fitted, Progress, Recipe, Stage, TrainingSet
-from trimtab_trainer.usecases.trials import hand_over, handed_over
+from trimtab_trainer.usecases.entities import Fitted, Recipe, TrainingSet
+from trimtab_training.progress import Progress, Stage
+from trimtab_training.trials import hand_over, handed_over
 
 MINUTE = 60_000
 ENDLESS = {"kind": "hist_gradient_boosting", "parameters": {"max_iter": 10_000_000}}

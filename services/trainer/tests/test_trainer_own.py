@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from trimtab_core.specs import parse, pinned, to_document
-from trimtab_trainer import environments, export, job, ownworker
+from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
-from trimtab_trainer.usecases.entities import Progress, Stage
+from trimtab_training import environments, export, ownworker
+from trimtab_training.progress import Progress, Stage
 
 ROOT = Path(__file__).parents[3]
 MINUTE, ROWS = 60_000, 400

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper
 from trimtab_core.specs import parse, to_document
-from trimtab_trainer import export, job
+from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
-from trimtab_trainer.usecases.entities import Progress, Registered, StoredFile
+from trimtab_trainer.usecases.entities import Registered, StoredFile
+from trimtab_training import export
+from trimtab_training.progress import Progress
 
 MINUTE, ROWS = 60_000, 600
 RNG = np.random.default_rng(0)

@@ -17,13 +17,14 @@ from trimtab_runtime.errors import NotFound
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
 from trimtab_trainer import environment, job, sandbox
-from trimtab_trainer.errors import RunFailed, UnknownRun
-from trimtab_trainer.progress import Tell
+from trimtab_trainer.errors import UnknownRun
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.testing import MemoryStore
 from trimtab_trainer.usecases.entities import Champion, Command, Recipe, StoredFile, TrainingSet
 from trimtab_trainer.usecases.jobs import Jobs
+from trimtab_training.errors import RunFailed
+from trimtab_training.progress import Tell
 
 HOUR = 3_600_000
 PARAMETERS: dict[str, dict[str, Any]] = {

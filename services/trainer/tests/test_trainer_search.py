@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 from trimtab_core.specs import Model, ModelSpec, parse
 from trimtab_runtime.errors import Unavailable
-from trimtab_trainer import fitting, job, sandbox, search, spaces, tpe
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
-from trimtab_trainer.progress import Tell, Telling
+from trimtab_trainer import job, sandbox
 from trimtab_trainer.sandbox import ChildProcess
-from trimtab_trainer.usecases.entities import Progress, Recipe, Stage, TrainingSet
-from trimtab_trainer.usecases.trials import Outcome, Trial, best, fingerprint, hand_over, handed_over
+from trimtab_trainer.usecases.entities import Recipe, TrainingSet
+from trimtab_training import fitting, search, spaces, tpe
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats
+from trimtab_training.progress import Progress, Stage, Tell, Telling
+from trimtab_training.trials import Outcome, Trial, best, fingerprint, hand_over, handed_over
 
 MINUTE = 60_000
 ALPHA = {

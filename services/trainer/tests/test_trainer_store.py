@@ -16,15 +16,14 @@ from trimtab_trainer.usecases.entities import (
     Job,
     News,
     Note,
-    Progress,
     Registered,
     Reproduction,
-    Stage,
     Status,
     StoredFile,
 )
 from trimtab_trainer.usecases.ports import Store
-from trimtab_trainer.usecases.trials import Outcome, Trial
+from trimtab_training.progress import Progress, Stage
+from trimtab_training.trials import Outcome, Trial
 
 LEASE_MS = 10_000
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from trimtab_core.behaviour import behave
 from trimtab_core.specs import ModelTest
+from trimtab_training import export
+from trimtab_training.errors import RunFailed
+from trimtab_training.inputs import Inputs, Matrix
 
-from trimtab_trainer import export
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.inputs import Inputs, Matrix
 from trimtab_trainer.usecases.entities import TESTS
 
 

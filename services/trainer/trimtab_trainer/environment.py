@@ -14,10 +14,11 @@ from pathlib import Path
 
 import threadpoolctl
 import trimtab_core
+import trimtab_training
 
 _PACKAGES = (
     "lightgbm", "numpy", "onnx", "onnxmltools", "onnxruntime", "optuna", "scikit-learn", "scipy", "skl2onnx", "torch",
-    "trimtab-core", "trimtab-trainer", "xgboost", "xgboost-cpu",
+    "trimtab-core", "trimtab-trainer", "trimtab-training", "xgboost", "xgboost-cpu",
 )  # fmt: skip
 _FLAGS = (
     "sse4_2",
@@ -64,11 +65,11 @@ def _distributions() -> str:
 
 
 def _source() -> str:
-    """Return the digest of the code that decides what comes out: the trainer's and the core's."""
+    """Return the digest of the code that decides what comes out: the trainer's, the core's and that which fits."""
     found = hashlib.sha256()
-    for home in (Path(__file__).parent, Path(trimtab_core.__file__).parent):
-        for path in sorted(home.rglob("*.py")):
-            found.update(str(path.relative_to(home)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for home in (Path(__file__), Path(trimtab_core.__file__), Path(trimtab_training.__file__)):
+        for path in sorted(home.parent.rglob("*.py")):
+            found.update(str(path.relative_to(home.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 
 

@@ -1,20 +1,17 @@
 """What the trainer refuses.
 
 Rejected
-├── RunFailed        a run cannot give a candidate; trying it again will not help
 ├── BadTrackingUri   a setting names no MLflow server
 ├── NothingArchived  a model has nothing yet that it could be trained on
 ├── BadNote          a note that says nothing, too much, or is nobody's
 ├── UnknownRun       (NotFound)
 ├── NoLog            (NotFound) a run has left no log
 └── RunEnded         (Conflict) a run is over, and cannot be cancelled
+
+A run that cannot give a candidate is `trimtab_training.errors.RunFailed`.
 """
 
 from trimtab_runtime.errors import Conflict, NotFound, Rejected
-
-
-class RunFailed(Rejected):
-    """This run cannot give a candidate."""
 
 
 class BadTrackingUri(Rejected):

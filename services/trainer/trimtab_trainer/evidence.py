@@ -24,10 +24,9 @@ from trimtab_core.gatespecs import group_column
 from trimtab_core.importance import REPEATS, leanings
 from trimtab_core.losses import Task, answered
 from trimtab_core.specs import ModelSpec
-
-from trimtab_trainer import export, fitting
-from trimtab_trainer.families import Floats, Matrix
-from trimtab_trainer.inputs import Inputs
+from trimtab_training import export, fitting
+from trimtab_training.families import Floats, Matrix
+from trimtab_training.inputs import Inputs
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 

@@ -31,6 +31,7 @@ from trimtab_contracts.training.v1.training_pb2 import Note as NoteMessage
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
 from trimtab_runtime import artifacts, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
+from trimtab_training.trials import best
 
 from trimtab_trainer.errors import BadNote, NoLog, UnknownRun
 from trimtab_trainer.messages import artifact, to_trial
@@ -39,7 +40,6 @@ from trimtab_trainer.uploads import Uploads
 from trimtab_trainer.usecases.entities import Note, Told
 from trimtab_trainer.usecases.jobs import Jobs
 from trimtab_trainer.usecases.ports import Store
-from trimtab_trainer.usecases.trials import best
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
 MOST_NOTE = 4_000

@@ -19,25 +19,12 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model
+from trimtab_training import classes, export, fitting, inputs, making, reference, search
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats, own
+from trimtab_training.progress import Stage, Tell, Telling
 
-from trimtab_trainer import (
-    behaving,
-    classes,
-    environment,
-    evidence,
-    export,
-    fitting,
-    inputs,
-    making,
-    reference,
-    registered,
-    search,
-    timing,
-)
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats, own
-from trimtab_trainer.progress import Tell, Telling
-from trimtab_trainer.usecases.entities import Stage
+from trimtab_trainer import behaving, environment, evidence, registered, timing
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +122,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     theirs = {} if brought else own.open_line(folder, model.spec, names)
     kind, width = "registered" if brought else spec.kind, len(names) + len(the.texts)
     log.info("%s: %d rows of %d features, %d judged", kind, len(rows), width, len(rows[judged]))
-    made = (
-        making.of(brought, rows, judged)
-        if brought
-        else making.fit(model.spec, rows, judged, the.job, telling)
-    )
+    made = brought.made(rows, judged) if brought else making.fit(model.spec, rows, judged, the.job, telling)
     predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)

@@ -16,6 +16,7 @@ from trimtab_contracts.training.v1.training_pb2 import Reproduction as Reproduct
 from trimtab_contracts.training.v1.training_pb2 import Trial as TrialMessage
 from trimtab_core import recipes, specs
 from trimtab_runtime.clock import from_timestamp, to_timestamp
+from trimtab_training.trials import Trial
 
 from trimtab_trainer.usecases.entities import (
     Candidate,
@@ -27,7 +28,6 @@ from trimtab_trainer.usecases.entities import (
     Status,
     StoredFile,
 )
-from trimtab_trainer.usecases.trials import Trial
 
 _STATUS = {
     Status.QUEUED: RunEvent.QUEUED,

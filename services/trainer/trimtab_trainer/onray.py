@@ -25,12 +25,12 @@ import numpy as np
 from trimtab_core.specs import ModelSpec
 from trimtab_runtime import cluster
 from trimtab_runtime.cluster import RayAway
+from trimtab_training import fitting, search
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats
+from trimtab_training.progress import Progress, Stage, Tell, Telling
 
-from trimtab_trainer import fitting, job, sandbox, search
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
-from trimtab_trainer.progress import Tell, Telling
-from trimtab_trainer.usecases.entities import Progress, Stage
+from trimtab_trainer import job, sandbox
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMes
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core import specs
 from trimtab_runtime.clock import from_timestamp
+from trimtab_training.errors import RunFailed
 
-from trimtab_trainer.errors import RunFailed, UnknownRun
+from trimtab_trainer.errors import UnknownRun
 from trimtab_trainer.messages import candidate_message
 from trimtab_trainer.usecases.entities import (
     Candidate,

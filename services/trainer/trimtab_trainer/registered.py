@@ -16,12 +16,12 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 from trimtab_core.specs import ModelSpec
-
-from trimtab_trainer import export, signature
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats, Matrix
-from trimtab_trainer.fitting import Rows
-from trimtab_trainer.inputs import Inputs
+from trimtab_training import export, reference, signature
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats, Matrix
+from trimtab_training.fitting import Rows
+from trimtab_training.inputs import Inputs
+from trimtab_training.making import Made
 
 LEAST = 100
 """So many rows that it was not fitted to are enough to judge it by."""
@@ -117,6 +117,14 @@ class Brought:
         if self.trained_to_ms is not None:
             return rows[judged], unseen[judged]
         return rows, unseen
+
+    def made(self, rows: Rows, judged: slice) -> Made:
+        """Return what a fit would come to: nothing is fitted, and the model has seen what it has seen."""
+        assert not isinstance(rows.features, Inputs), "which is refused before"
+        said = self.graph.predict(rows.features)
+        shown, unseen = self.at_work(rows, said, judged)
+        newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))
+        return Made(self.graph, rows, said[judged], shown[newest], unseen[newest], {})
 
     def record(self, rows: Rows) -> dict[str, Any]:
         """Return what a run's result says otherwise than of a fit.

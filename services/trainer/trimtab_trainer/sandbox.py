@@ -13,22 +13,14 @@ from trimtab_contracts.common.v1.common_pb2 import Artifact
 from trimtab_core import specs
 from trimtab_runtime import artifacts, cluster
 from trimtab_runtime.cluster import RayAway
+from trimtab_training import search
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import own
+from trimtab_training.progress import Progress, Stage
+from trimtab_training.trials import Trial, deadly, hand_over, handed_over
 
-from trimtab_trainer import search
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import own
 from trimtab_trainer.job import FAILED
-from trimtab_trainer.usecases.entities import (
-    Fitted,
-    Plan,
-    Progress,
-    Recipe,
-    Registered,
-    Stage,
-    StoredFile,
-    TrainingSet,
-)
-from trimtab_trainer.usecases.trials import Trial, deadly, hand_over, handed_over
+from trimtab_trainer.usecases.entities import Fitted, Plan, Recipe, Registered, StoredFile, TrainingSet
 
 _progress_of = msgspec.json.Decoder(Progress).decode
 

@@ -15,21 +15,12 @@ from trimtab_contracts import topics
 from trimtab_runtime import outbox, records
 from trimtab_runtime.clock import from_datetime, to_datetime
 from trimtab_runtime.postgres import Connection, outages
+from trimtab_training.progress import Progress
+from trimtab_training.trials import Trial
 
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import (
-    ENDED,
-    Job,
-    News,
-    Note,
-    Progress,
-    Registered,
-    Status,
-    StoredFile,
-    Told,
-)
-from trimtab_trainer.usecases.trials import Trial
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Registered, Status, StoredFile, Told
 
 _encode = msgspec.json.Encoder().encode
 _progress_of = msgspec.json.Decoder(Progress).decode

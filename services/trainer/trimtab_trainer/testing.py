@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trimtab_training.progress import Progress
+from trimtab_training.trials import Trial
+
 from trimtab_trainer.errors import RunEnded, UnknownRun
 from trimtab_trainer.messages import to_message
-from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Progress, Status, StoredFile, Told
-from trimtab_trainer.usecases.trials import Trial
+from trimtab_trainer.usecases.entities import ENDED, Job, News, Note, Status, StoredFile, Told
 
 
 class MemoryStore:

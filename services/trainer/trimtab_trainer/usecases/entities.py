@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trimtab_core.specs import Model
-
-from trimtab_trainer.usecases.trials import Trial
+from trimtab_training.progress import Progress
 
 REPRODUCE: Final = "reproduce"
 RANKS: Final = {"manual": 0, "registered": 0, "schedule": 2, "new_rows": 2, REPRODUCE: 3}
@@ -95,39 +94,6 @@ class Job:
         of waiting; so what waits is overtaken for so long at most.
         """
         return self.queued_at_ms + RANKS.get(self.trigger, 1) * RANK_MS
-
-
-class Stage(StrEnum):
-    """What a run is at."""
-
-    WAITING = "waiting"
-    READING = "reading"
-    SEARCHING = "searching"
-    FITTING = "fitting"
-    EVALUATING = "evaluating"
-    EXPORTING = "exporting"
-    EXPLAINING = "explaining"
-    STORING = "storing"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: which of its fits, and which iteration of it where the kind of model has any, both from 1."""
-
-    stage: Stage
-    fit: int = 0
-    fits: int = 0
-    iteration: int = 0
-    iterations: int = 0
-    waits_for: str = ""
-    """A sentence, if what it needs is not there yet."""
-    trial: int = 0
-    """Which of a search's trials, from 1; after the search the last."""
-    trials: int = 0
-    best: str = ""
-    """The best trial so far: metric, value and family."""
-    ended: Trial | None = None
-    """A trial that has just ended: told once, and kept by itself."""
 
 
 @dataclass(frozen=True, slots=True)

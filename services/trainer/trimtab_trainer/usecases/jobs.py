@@ -22,6 +22,8 @@ from trimtab_core import specs
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
+from trimtab_training.progress import Progress, Stage
+from trimtab_training.trials import Trial, fingerprint, hand_over
 
 from trimtab_trainer.usecases import recipes
 from trimtab_trainer.usecases.entities import (
@@ -32,15 +34,12 @@ from trimtab_trainer.usecases.entities import (
     Fitted,
     Job,
     News,
-    Progress,
     Recipe,
-    Stage,
     Status,
     StoredFile,
     TrainingSet,
 )
 from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitter, Runs, Specs, Store
-from trimtab_trainer.usecases.trials import Trial, fingerprint, hand_over
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from trimtab_core.specs import FeatureView, Model, ModelTest, Source, Table, TrainerSpec
+from trimtab_training.progress import Progress
+from trimtab_training.trials import Trial
 
 from trimtab_trainer.usecases.entities import (
     Champion,
@@ -12,14 +14,12 @@ from trimtab_trainer.usecases.entities import (
     Job,
     News,
     Note,
-    Progress,
     Recipe,
     Registered,
     StoredFile,
     Told,
     TrainingSet,
 )
-from trimtab_trainer.usecases.trials import Trial
 
 
 class Store(Protocol):

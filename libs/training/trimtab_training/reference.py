@@ -14,11 +14,11 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import classes, fitting, inputs
-from trimtab_trainer.choosing import Window, within
-from trimtab_trainer.families import Floats
-from trimtab_trainer.fitting import FOLDS, Effort, Fit, Rows
-from trimtab_trainer.inputs import Inputs
+from trimtab_training import classes, fitting, inputs
+from trimtab_training.choosing import Window, within
+from trimtab_training.families import Floats
+from trimtab_training.fitting import FOLDS, Effort, Fit, Rows
+from trimtab_training.inputs import Inputs
 
 MOST_ROWS = 50_000
 _WINDOWS = 5

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression, Ridge
-from trimtab_trainer import export, signature
-from trimtab_trainer.errors import RunFailed
+from trimtab_training import export, signature
+from trimtab_training.errors import RunFailed
 
 FEATURES = ["request.x", "hour(at)", "fast = request.x * 2"]
 X = np.array([[1, 2, 3], [0.5, -2, 7], [4, 4, 4]], np.float32)

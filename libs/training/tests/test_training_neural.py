@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_core.specs import Model, ModelSpec, parse
-from trimtab_trainer import export, fitting
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.usecases.entities import Progress
+from trimtab_training import export, fitting
+from trimtab_training.errors import RunFailed
+from trimtab_training.progress import Progress, Telling
 
 torch = pytest.importorskip("torch", reason="`make test-torch` has PyTorch", exc_type=ModuleNotFoundError)
 

@@ -11,9 +11,9 @@ import numpy as np
 import xgboost
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.families import Floats, Matrix, trees
-from trimtab_trainer.families.margins import Margins, centre, log_odds, outputs
-from trimtab_trainer.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
+from trimtab_training.families import Floats, Matrix, trees
+from trimtab_training.families.margins import Margins, centre, log_odds, outputs
+from trimtab_training.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
 
 _SHARE = Number(over=0, high=1)
 _TREES: dict[str, Allowed] = {

@@ -10,13 +10,48 @@ import logging
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from trimtab_trainer.usecases.entities import Progress, Stage
-from trimtab_trainer.usecases.trials import Trial
+from trimtab_training.trials import Trial
 
 log = logging.getLogger(__name__)
+
+
+class Stage(StrEnum):
+    """What a run is at."""
+
+    WAITING = "waiting"
+    READING = "reading"
+    SEARCHING = "searching"
+    FITTING = "fitting"
+    EVALUATING = "evaluating"
+    EXPORTING = "exporting"
+    EXPLAINING = "explaining"
+    STORING = "storing"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: which of its fits, and which iteration of it where the kind of model has any, both from 1."""
+
+    stage: Stage
+    fit: int = 0
+    fits: int = 0
+    iteration: int = 0
+    iterations: int = 0
+    waits_for: str = ""
+    """A sentence, if what it needs is not there yet."""
+    trial: int = 0
+    """Which of a search's trials, from 1; after the search the last."""
+    trials: int = 0
+    best: str = ""
+    """The best trial so far: metric, value and family."""
+    ended: Trial | None = None
+    """A trial that has just ended: told once, and kept by itself."""
+
+
 Tell = Callable[[Progress], object]
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.inputs import Matrix as Matrix
+from trimtab_training.errors import RunFailed
+from trimtab_training.inputs import Matrix as Matrix
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from trimtab_core import losses
 
-from trimtab_trainer.families import Floats
+from trimtab_training.families import Floats
 
 
 def answers(said: Floats) -> Floats:

@@ -15,10 +15,10 @@ from torch.nn import Dropout, Linear, ReLU, Sequential
 from torch.nn import functional as losses
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats, Matrix
-from trimtab_trainer.families.margins import Margins, Part, log_odds, outputs
-from trimtab_trainer.families.parameters import Allowed, Number, Whole, checked
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats, Matrix
+from trimtab_training.families.margins import Margins, Part, log_odds, outputs
+from trimtab_training.families.parameters import Allowed, Number, Whole, checked
 
 _PARAMETERS: dict[str, Allowed] = {
     "layers": Whole(1, 8),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from trimtab_trainer.errors import RunFailed
+from trimtab_training.errors import RunFailed
 
 log = logging.getLogger(__name__)
 

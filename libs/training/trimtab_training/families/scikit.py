@@ -19,9 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import export
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats, Matrix
+from trimtab_training import export
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats, Matrix
 
 
 def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | None) -> "Estimator":

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec, parse
-from trimtab_trainer import choosing, fitting, reference
-from trimtab_trainer.choosing import Chosen, Window
-from trimtab_trainer.families import Floats, Matrix
-from trimtab_trainer.fitting import Effort, Rows
+from trimtab_training import choosing, fitting, reference
+from trimtab_training.choosing import Chosen, Window
+from trimtab_training.families import Floats, Matrix
+from trimtab_training.fitting import Effort, Rows
 
 HOUR = 3_600_000
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from trimtab_core.losses import Task
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import export
-from trimtab_trainer.families import Floats, Matrix
+from trimtab_training import export
+from trimtab_training.families import Floats, Matrix
 
 _IR = 9
 _RAREST = 1e-6

@@ -19,11 +19,11 @@ from trimtab_core.durations import format_duration
 from trimtab_core.specs import ModelSpec, SearchSpec
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_trainer import fitting, spaces
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.usecases.trials import Outcome, Trial, best
+from trimtab_training import fitting, spaces
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats
+from trimtab_training.progress import Telling
+from trimtab_training.trials import Outcome, Trial, best
 
 log = logging.getLogger(__name__)
 Judge = Callable[[ModelSpec, int], Floats]

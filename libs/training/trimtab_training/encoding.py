@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.export import OPSET
-from trimtab_trainer.inputs import Inputs, Matrix, given
+from trimtab_training.errors import RunFailed
+from trimtab_training.export import OPSET
+from trimtab_training.inputs import Inputs, Matrix, given
 
 _BY_COLUMN = frozenset({"linear", "neural_network"})
 """Families to which a category of twice the number would be twice as much."""

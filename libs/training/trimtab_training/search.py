@@ -14,14 +14,14 @@ import numpy as np
 from trimtab_core import losses
 from trimtab_core.specs import Model, ModelSpec
 
-from trimtab_trainer import fitting
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.usecases.trials import Outcome, handed_over
+from trimtab_training import fitting
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats
+from trimtab_training.progress import Telling
+from trimtab_training.trials import Outcome, handed_over
 
 if TYPE_CHECKING:
-    from trimtab_trainer import tpe
+    from trimtab_training import tpe
 
 FOUND = "searched.json"
 """What a search in a job's folder has found."""
@@ -81,7 +81,7 @@ def find(
     model: Model, folder: Path, telling: Telling, judge: "tpe.Judge", *, side_by_side: bool = False
 ) -> None:
     """Search for what `judge` likes best, going on from the trials handed over in `folder`, and write it there."""
-    from trimtab_trainer import tpe
+    from trimtab_training import tpe
 
     search = tpe.Search(model.spec, handed_over(folder), telling, judge, side_by_side=side_by_side)
     winner, trials = search.run()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.errors import RunFailed
+from trimtab_training.errors import RunFailed
 
 
 class Allowed(Protocol):

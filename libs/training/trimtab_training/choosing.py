@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 from trimtab_runtime.clock import iso
 
-from trimtab_trainer import fitting
-from trimtab_trainer.families import Floats
-from trimtab_trainer.fitting import Effort, Fit, Rows
+from trimtab_training import fitting
+from trimtab_training.families import Floats
+from trimtab_training.fitting import Effort, Fit, Rows
 
 _SHARE = 10
 _LEAST = 50

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import environments, ownworker, signature
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Floats, Matrix
+from trimtab_training import environments, ownworker, signature
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats, Matrix
 
 WHEEL, LOCK = "trainer", "requirements.lock"
 """What they are called in a job's folder: the wheel lies in a folder, for its own name tells pip what it is."""

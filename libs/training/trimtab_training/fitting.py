@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import balancing, encoding, families
-from trimtab_trainer.encoding import Encoder
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.families import Exported, Fitted, Floats, Matrix
-from trimtab_trainer.inputs import Inputs
+from trimtab_training import balancing, encoding, families
+from trimtab_training.encoding import Encoder
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Exported, Fitted, Floats, Matrix
+from trimtab_training.inputs import Inputs
 
 FOLDS = 3
 STRETCHES = 3

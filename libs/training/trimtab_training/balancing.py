@@ -8,7 +8,7 @@ out of them again, so what is judged, gated and served is of the world as it is.
 import numpy as np
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.families import Floats
+from trimtab_training.families import Floats
 
 
 def by_class(spec: ModelSpec, labels: Floats, weights: Floats | None) -> Floats | None:

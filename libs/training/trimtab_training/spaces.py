@@ -14,8 +14,8 @@ from typing import Final
 from trimtab_core.ranges import Range
 from trimtab_core.specs import ModelSpec, SearchSpec
 
-from trimtab_trainer import families
-from trimtab_trainer.errors import RunFailed
+from trimtab_training import families
+from trimtab_training.errors import RunFailed
 
 Value = float | int | str | bool
 

@@ -16,8 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from trimtab_trainer.errors import RunFailed
-from trimtab_trainer.inputs import Inputs, Matrix, given
+from trimtab_training.errors import RunFailed
+from trimtab_training.inputs import Inputs, Matrix, given
 
 OPSET = 18
 TOLERANCE = 1e-3

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from trimtab_trainer.families import Floats
-from trimtab_trainer.families.margins import Part
+from trimtab_training.families import Floats
+from trimtab_training.families.margins import Part
 
 Numbers = NDArray[np.int64]
 

@@ -10,9 +10,9 @@ import lightgbm
 import numpy as np
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer.families import Floats, Matrix, trees
-from trimtab_trainer.families.margins import Margins, centre, outputs
-from trimtab_trainer.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
+from trimtab_training.families import Floats, Matrix, trees
+from trimtab_training.families.margins import Margins, centre, outputs
+from trimtab_training.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
 
 _SHARE = Number(over=0, high=1)
 _TREES: dict[str, Allowed] = {

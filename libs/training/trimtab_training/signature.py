@@ -15,7 +15,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from trimtab_trainer.errors import RunFailed
+from trimtab_training.errors import RunFailed
 
 INPUT, OUTPUT = "features", "prediction"
 _REALS = {TensorProto.FLOAT: "float", TensorProto.DOUBLE: "double"}

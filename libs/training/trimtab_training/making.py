@@ -8,12 +8,10 @@ from typing import Any
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
-from trimtab_trainer import choosing, fitting, reference
-from trimtab_trainer.families import Exported, Floats
-from trimtab_trainer.fitting import Rows
-from trimtab_trainer.inputs import Inputs
-from trimtab_trainer.progress import Telling
-from trimtab_trainer.registered import Brought
+from trimtab_training import choosing, fitting, reference
+from trimtab_training.families import Exported, Floats
+from trimtab_training.fitting import Rows
+from trimtab_training.progress import Telling
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +71,3 @@ def fit(spec: ModelSpec, rows: Rows, judged: slice, job: Mapping[str, Any], tell
         "stretches": effort.stretches,
     }
     return Made(final, fitted_to, chosen.predictions, rows[place], unseen, plan)
-
-
-def of(brought: Brought, rows: Rows, judged: slice) -> Made:
-    """Return the same of a model that was brought: nothing is fitted, and it has seen what it has seen."""
-    assert not isinstance(rows.features, Inputs), "which is refused before"
-    said = brought.graph.predict(rows.features)
-    shown, unseen = brought.at_work(rows, said, judged)
-    newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))
-    return Made(brought.graph, rows, said[judged], shown[newest], unseen[newest], {})
