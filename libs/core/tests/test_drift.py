@@ -106,7 +106,10 @@ def test_nothing_is_scored_from_nothing() -> None:
         score(fitted([1.0]), np.array([]))
 
 
-TALK = np.array("the a of taxi driver late rude fare price card app wait rain".split(), object)
+TALK = np.array(
+    ["the", "a", "of", "taxi", "driver", "late", "rude", "fare", "price", "card", "app", "wait", "rain"],
+    object,
+)
 
 
 def texts(rows: int, *, about: str = "", share: float = 0.0, seed: int = 1) -> Any:
