@@ -157,7 +157,7 @@ class Outside:
 
         await eventually(probe, what=f"closing of {model}")
 
-    async def loop_in(self, model: str, state: str, deadline_s: float = 30) -> Loop:
+    async def loop_in(self, model: str, state: str, deadline_s: float = 120) -> Loop:
         async def probe() -> Loop | None:
             return next((loop for loop in await self.loops(model) if loop.state == state), None)
 
