@@ -7,9 +7,10 @@ has come back without help. All times are seconds of event time.
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from trimtab_core.episodes import DriftKind
+from trimtab_core.specs import RetrainSpec
 
 DueKind = Literal["schedule", "new_rows"]
 Trigger = DriftKind | DueKind
@@ -29,6 +30,11 @@ class PolicySpec:
     """Least time between two commands; doubled for each retrain in a row that did not help."""
     at_most: tuple[int, float] = (4, 60 * 86_400.0)
     """So many commands in so many seconds."""
+
+    @classmethod
+    def of(cls, spec: RetrainSpec) -> Self:
+        """Return what a model's spec states."""
+        return cls(spec.on, spec.cooldown / 1000, (spec.at_most.count, spec.at_most.per_ms / 1000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ _DIGITS = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
 _MARKS = [4, 7, 13, 16]
 
 
+def iso(ms: int) -> str:
+    """Return `ms` since the epoch as RFC 3339 text, UTC."""
+    moment = datetime.fromtimestamp(ms / 1000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class Zone:
     """A time zone as a table of its offsets, so that whole columns are converted at once."""
 

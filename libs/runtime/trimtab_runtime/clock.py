@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from trimtab_core.timestamps import iso as iso
 
 
 class Clock(Protocol):
@@ -60,11 +61,6 @@ def to_datetime(ms: int) -> datetime:
 def from_datetime(moment: datetime) -> int:
     """Return milliseconds since the epoch of an aware datetime."""
     return round(moment.timestamp() * 1000)
-
-
-def iso(ms: int) -> str:
-    """Return `ms` since the epoch as RFC 3339 text, UTC."""
-    return to_datetime(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_iso(text: str) -> int:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from trimtab_core.baseline import Calibration, Settings, calibrate
 from trimtab_core.specs import Model, Source
+from trimtab_core.watched import Drift, Standing
 from trimtab_monitoring.testing import MemoryStore
 from trimtab_monitoring.usecases.calibrating import Calibrations
-from trimtab_monitoring.usecases.calibration import Calibration, Settings, calibrate
 from trimtab_monitoring.usecases.closing import Closing
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
-    Drift,
     Labelled,
     Mark,
     News,
     Predicted,
-    Standing,
     StoredFile,
     Version,
     events_stream,

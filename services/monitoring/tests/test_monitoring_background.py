@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from trimtab_core.baseline import Uncalibrated
+from trimtab_core.watched import Row, Standing
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
-from trimtab_monitoring.usecases.calibration import Uncalibrated
-from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, Row, Standing, StoredFile, Version
+from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, StoredFile, Version
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.rounds import Rounds

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_core import detection, windows
+from trimtab_core.baseline import Settings, calibrate
+from trimtab_core.watched import Reading, Row
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.usecases import judging, windows
 from trimtab_monitoring.usecases.arriving import Gathering, LabelReader
-from trimtab_monitoring.usecases.calibration import Settings, calibrate
-from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream, Reading, Row
+from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream
 
 Make = Callable[..., Any]
 CLASSES = ("low", "middle", "high")
@@ -141,7 +142,7 @@ def test_a_version_without_a_number_among_its_features_is_watched_by_what_it_say
 
     made = calibrate(columns, settings)
     rows = [a_row(None, None)._replace(id=str(at), champion=5.0) for at in range(100)]
-    judged = judging.judge("m", windows.DataWindow(1, rows), (), made, settings, {})
+    judged = detection.judge("m", windows.DataWindow(1, rows), (), made, settings, {})
 
     assert [finding.kind for finding in judged.findings] == ["prediction"]
     assert judged.findings[0].verdict.over

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trimtab_core.watched import Reading, Standing
 from trimtab_monitoring.errors import NotCalibrated
-from trimtab_monitoring.usecases.entities import Alert, Arrivals, Closed, Reading, Standing
+from trimtab_monitoring.usecases.entities import Alert, Arrivals, Closed
 
 HOUR = 3_600_000
 Make = Callable[..., Any]

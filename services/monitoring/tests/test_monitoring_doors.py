@@ -14,12 +14,13 @@ from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Rollout, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_core.watched import Reading
 from trimtab_monitoring import intake, messages, news
 from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.usecases.arriving import LabelReader, label_streams
-from trimtab_monitoring.usecases.entities import Closed, Command, LabelStream, Loop, Reading, Version
+from trimtab_monitoring.usecases.entities import Closed, Command, LabelStream, Loop, Version
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_runtime import admin
 from trimtab_runtime.errors import Unavailable

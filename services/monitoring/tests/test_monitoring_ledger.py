@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from trimtab_core.policy import Answer, PolicyState, command_id
+from trimtab_core.watched import Verdict
 from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop, Verdict
+from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.loops import RunNews, Stage, StageNews
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from trimtab_core.watched import Drift
 from trimtab_monitoring import messages
-from trimtab_monitoring.usecases.entities import Command, Drift
+from trimtab_monitoring.usecases.entities import Command
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.loops import StageNews
 

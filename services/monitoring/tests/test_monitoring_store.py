@@ -8,13 +8,14 @@ from typing import Any
 import asyncpg
 import numpy as np
 import pytest
+from trimtab_core.baseline import Uncalibrated
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
+from trimtab_core.watched import Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.testing import MemoryStore
-from trimtab_monitoring.usecases.calibration import Uncalibrated
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Closed,
@@ -23,14 +24,9 @@ from trimtab_monitoring.usecases.entities import (
     Loop,
     Mark,
     Predicted,
-    Reading,
     ReportOrder,
-    Row,
-    Series,
     StoredFile,
-    Trial,
     Version,
-    Watch,
 )
 from trimtab_monitoring.usecases.ports import Store
 from trimtab_runtime.postgres import open_pool

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from trimtab_monitoring.usecases.entities import Arrivals, Loop, Standing, Verdict
+from trimtab_core.watched import Standing, Verdict
+from trimtab_monitoring.usecases.entities import Arrivals, Loop
 
 Make = Callable[..., Any]
 ROLLOUT = "m/2/2"

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from trimtab_monitoring.usecases.calibration import calibrate
-from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, Row, StoredFile
+from trimtab_core.baseline import calibrate
+from trimtab_core.watched import Row
+from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, StoredFile
 from trimtab_monitoring.workshop import CannotBeDone, Workshop
 from trimtab_runtime import artifacts
 from trimtab_runtime.errors import Rejected

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import msgspec
+from trimtab_core.baseline import Settings, calibrate
 from trimtab_runtime.parent import die_with
 
 from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import read_reference
-from trimtab_monitoring.usecases.calibration import Settings, calibrate
 
 
 def main(folder: Path) -> int:

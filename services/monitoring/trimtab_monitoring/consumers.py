@@ -9,13 +9,14 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent
 from trimtab_contracts.topics import Undecodable
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
+from trimtab_core.watched import Standing
 from trimtab_runtime.bus import Subscription, each
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.alerting import Alerting
-from trimtab_monitoring.usecases.entities import Standing, Version
+from trimtab_monitoring.usecases.entities import Version
 from trimtab_monitoring.usecases.ledger import Ledger
 
 FOLLOWS = (topics.DEPLOYMENTS,)

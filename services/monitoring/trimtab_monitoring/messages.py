@@ -9,6 +9,7 @@ from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
+from trimtab_core.watched import Drift, FeatureDrift, Reading, Standing, Verdict
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
@@ -17,19 +18,14 @@ from trimtab_monitoring.usecases.entities import (
     Alert,
     Closed,
     Command,
-    Drift,
-    FeatureDrift,
     Gate,
     Health,
     HeldAlert,
     Loop,
     Predicted,
-    Reading,
     Severity,
     Silence,
-    Standing,
     StoredFile,
-    Verdict,
     Version,
 )
 from trimtab_monitoring.usecases.loops import RunNews, StageNews

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
+from trimtab_core.watched import Drift, Reading, Verdict
 from trimtab_runtime import records
 from trimtab_runtime.records import Outgoing
 
 from trimtab_monitoring import messages
-from trimtab_monitoring.usecases.entities import Alert, Closed, Command, Drift, News, Reading, Verdict
+from trimtab_monitoring.usecases.entities import Alert, Closed, Command, News
 
 SOURCE = "monitoring"
 _METRICS = {

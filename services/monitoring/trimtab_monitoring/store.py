@@ -10,13 +10,14 @@ from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 import msgspec
+from trimtab_core.baseline import Calibration, Uncalibrated
+from trimtab_core.watched import Reading, Row, Watch
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import unit
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.unit import PostgresUnit, fetch_rows, loop_of, text
-from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
@@ -24,12 +25,9 @@ from trimtab_monitoring.usecases.entities import (
     Loop,
     Mark,
     Predicted,
-    Reading,
     ReportOrder,
-    Row,
     StoredFile,
     Version,
-    Watch,
     events_stream,
     predictions_stream,
 )

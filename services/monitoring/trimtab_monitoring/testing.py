@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
+from trimtab_core.watched import Reading, Row, Watch
 
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
     Alert,
     Arrivals,
@@ -22,12 +23,9 @@ from trimtab_monitoring.usecases.entities import (
     Mark,
     News,
     Predicted,
-    Reading,
     ReportOrder,
-    Row,
     Silence,
     Version,
-    Watch,
     events_stream,
     predictions_stream,
 )

@@ -12,11 +12,12 @@ from typing import Any
 import asyncpg
 import msgspec
 from trimtab_core.policy import PolicyState
+from trimtab_core.watched import Reading, Row, Watch
 from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
-from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, Reading, ReportOrder, Row, Watch
+from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode

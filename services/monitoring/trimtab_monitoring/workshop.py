@@ -17,13 +17,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.watched import Row
 from trimtab_runtime import artifacts
 from trimtab_runtime.errors import Rejected
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import Overwhelmed
-from trimtab_monitoring.usecases.calibration import Calibration, Settings
-from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
+from trimtab_monitoring.usecases.entities import ReportOrder, StoredFile
 
 _PATIENCE_S = 600.0
 _LAST_WORDS = 500

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
 from trimtab_contracts.registry.v1.registry_pb2 import Latency
+from trimtab_core.gating import Gate
 from trimtab_registry.errors import BadSpecs
 from trimtab_registry.testing import Harness, a_run, documents
-from trimtab_registry.usecases.entities import Gate, Stage
+from trimtab_registry.usecases.entities import Stage
 
 BINARY: dict[str, Any] = {"task": "binary", "rollout": {}}
 

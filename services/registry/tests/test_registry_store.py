@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from trimtab_contracts import topics
 from trimtab_core.auditchain import Chain
+from trimtab_core.gating import Gate
 from trimtab_registry.errors import NotNow
 from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
@@ -29,7 +30,6 @@ from trimtab_registry.usecases.entities import (
     Checks,
     Entry,
     FinishedRun,
-    Gate,
     Listed,
     Stage,
     StageChange,

@@ -11,6 +11,7 @@ from trimtab_contracts.registry.v1 import registry_pb2 as pb
 from trimtab_contracts.serving.v1.serving_pb2 import ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.durations import format_duration
+from trimtab_core.gating import Gate
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_registry.usecases.collecting import Let
@@ -24,7 +25,6 @@ from trimtab_registry.usecases.entities import (
     Document,
     Entry,
     FinishedRun,
-    Gate,
     Listed,
     Loaded,
     StageChange,

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import asyncpg
+from trimtab_core.gating import Gate
 from trimtab_runtime.clock import from_datetime, to_datetime
 
 from trimtab_registry import messages
@@ -14,7 +15,6 @@ from trimtab_registry.usecases.entities import (
     Check,
     Checks,
     Entry,
-    Gate,
     Given,
     Listed,
     Stage,

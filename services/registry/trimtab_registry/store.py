@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from trimtab_core.gating import Gate
 from trimtab_runtime import outbox, telemetry
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
@@ -27,7 +28,6 @@ from trimtab_registry.usecases.entities import (
     Checks,
     Entry,
     FinishedRun,
-    Gate,
     Listed,
     Stage,
     StageChange,

@@ -10,10 +10,10 @@ import pytest
 from google.protobuf import json_format
 from trimtab_contracts.registry.v1.registry_pb2 import Latency
 from trimtab_core.specs import Model, ModelTest, parse, to_document
-from trimtab_trainer import job, timing
+from trimtab_trainer import job
 from trimtab_trainer.behaving import results
 from trimtab_trainer.usecases.entities import TESTS
-from trimtab_training import export, fitting
+from trimtab_training import export, fitting, timing
 
 
 def a_model(*gates: dict[str, Any], kind: str = "linear", **parameters: Any) -> Model:

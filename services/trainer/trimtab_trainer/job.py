@@ -19,18 +19,16 @@ import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.gatespecs import group_column
 from trimtab_core.specs import Model
-from trimtab_training import classes, export, fitting, inputs, making, reference, search
+from trimtab_training import classes, export, fitting, inputs, making, reference, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats, own
 from trimtab_training.progress import Stage, Tell, Telling
 
-from trimtab_trainer import behaving, environment, evidence, registered, timing
+from trimtab_trainer import behaving, environment, evidence, registered
 
 log = logging.getLogger(__name__)
 
 FAILED = 3
-_LEAST_UNSEEN = 100
-"""So many judged rows that the live version was not fitted to are enough to compare on."""
 
 
 def main(folder: Path, tell: Tell) -> int:
@@ -88,27 +86,14 @@ def given(folder: Path) -> Given:
     """
     job = json.loads((folder / "job.json").read_text())
     model = Model.model_validate(job["model"])
-    spec = model.spec.trainer
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
     names, texts = inputs.names(table, beside=[group_column(each) for each in model.spec.groups])
     if other := _of_other_classes(job.get("rows_of_other_classes", 0), model):
         log.info("%s", other)
-    if table.num_rows < spec.min_rows:
-        raise RunFailed(
-            f"there are {table.num_rows} labelled rows and trainer.min_rows is {spec.min_rows}: wait, or lower it"
-            + (f" ({other})" if other else "")
-        )
-    if spec.max_rows is not None:
-        table = table.slice(max(0, table.num_rows - spec.max_rows))
+    table = table.slice(making.first_place(model.spec, table.num_rows, other))
     rows = _rows(table, names, texts)
-
-    judged = fitting.held_out(rows, model.spec)
-    known = fitting.known(rows, judged.start, model.spec).stop
-    if known < spec.min_rows // 2:
-        raise RunFailed(
-            f"only {known} rows are older than the held-out ones: widen trainer.window or shrink the holdout"
-        )
+    judged = making.held_out(model.spec, rows)
     return Given(job, model, table, names, texts, rows, judged)
 
 
@@ -211,13 +196,8 @@ def _live(folder: Path, the: Given) -> _Live | None:
 
 
 def _champion(live: _Live, judged: pa.Table, task: losses.Task) -> Floats | None:
-    """Return what the live version says of the judged rows, NaN where it is not asked; None if it is of another task.
-
-    It is asked of those that it was not fitted to, for it knows the others' answers. Where too few are newer than its
-    own training it is asked of all, and has the advantage: a candidate that is better even so is better.
-    """
-    unseen = judged["event_time_ms"].to_numpy() > live.trained_to_ms
-    asked = unseen if np.count_nonzero(unseen) >= _LEAST_UNSEEN else np.full(len(judged), True)
+    """Return what the live version says of the judged rows, NaN where it is not asked; None if it is of another task."""
+    asked = making.asked_beside(judged["event_time_ms"].to_numpy(), live.trained_to_ms)
     answered = export.answers(live.session, live.inputs(judged.filter(pa.array(asked))))
     if (answered.ndim == 2) != (task == "multiclass"):
         return None

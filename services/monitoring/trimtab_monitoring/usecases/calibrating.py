@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
-from trimtab_monitoring.usecases.calibration import Calibration, Settings, Uncalibrated
 from trimtab_monitoring.usecases.entities import StoredFile
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 

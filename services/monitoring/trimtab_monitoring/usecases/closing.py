@@ -13,27 +13,21 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from trimtab_core import detection, occasions, trial, windows
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
+from trimtab_core.watched import Due, Row, Series, Watch
+from trimtab_core.windows import Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import due, judging, loops, trials, windows
-from trimtab_monitoring.usecases.calibration import Calibration, Settings
-from trimtab_monitoring.usecases.entities import (
-    Alert,
-    Closed,
-    LabelStream,
-    News,
-    ReportOrder,
-    Row,
-    Series,
-    Watch,
-)
-from trimtab_monitoring.usecases.judging import Judged
+from trimtab_monitoring.usecases import loops
+from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
-from trimtab_monitoring.usecases.windows import Partial, Window
 
 MOST_ROWS = 5_000
 """Rows that one transaction closes at most, so that a long absence is made good in steps."""
@@ -118,17 +112,17 @@ class Closing:
             )
         losses = windows.champion_losses(spec, rows)
         watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
-        fresh, counted = await due.counted(unit, model, before, rows)
-        occasions = sorted([*due.scheduled(model, before, reached), *counted], key=lambda it: it.at_ms)
-        trial = trials.take(watch.trial, rows, losses, spec)
-        watch = replace(watch, closed_ms=reached, trial=trial, fresh=fresh)
-        for window in full:
-            while occasions and occasions[0].at_ms <= window.end[0]:
-                await self._retraining.due(unit, model, occasions.pop(0))
-            watch, alarms = await self._judge(unit, model, settings, watch, window)
-            promised = promised or alarms > 0
-        for occasion in occasions:
-            await self._retraining.due(unit, model, occasion)
+        since = await _since(unit, model, before, rows)
+        fresh, counted = occasions.counted(model, before, rows, since)
+        due = [*occasions.scheduled(model, before, reached), *counted]
+        on_trial = trial.take(watch.trial, rows, losses, spec)
+        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh)
+        for each in occasions.among(full, due):
+            if isinstance(each, Due):
+                await self._retraining.due(unit, model, each)
+            else:
+                watch, alarms = await self._judge(unit, model, settings, watch, each)
+                promised = promised or alarms > 0
         watch = await self._say(unit, model, watch)
         if watch == before:
             return reached, False
@@ -160,13 +154,13 @@ class Closing:
         if held is None:
             return watch, 0
         calibration, features = held
-        judged = judging.judge(model.name, window, features, calibration, settings, watch.episodes)
+        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes)
         await unit.tell(judged.readings)
         await unit.keep_readings(window.kind, judged.readings)
         for alarm, finding in judged.alarms:
             with telemetry.span("drift found", model=model.name, drift=finding.kind):
                 path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
-                drift = judging.drift(
+                drift = detection.drift(
                     judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
                 )
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
@@ -190,11 +184,11 @@ class Closing:
 
     async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
         """Say what the judge has to say of the step at which the rollout stands."""
-        standing, trial = self._rollouts.standing(model.name), watch.trial
-        if standing is None or trial is None or not standing.rollout_id:
+        standing, on_trial = self._rollouts.standing(model.name), watch.trial
+        if standing is None or on_trial is None or not standing.rollout_id:
             return watch
-        found = trials.verdict(
-            model.name, trial, standing, model.spec.judged_by,
+        found = trial.verdict(
+            model.name, on_trial, standing, model.spec.judged_by,
             closed_ms=watch.closed_ms, recorded_ms=self._clock.now_ms(),
         )  # fmt: skip
         loop = await unit.loop(standing.loop_id) if found is not None else None
@@ -203,7 +197,21 @@ class Closing:
         with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
-        return replace(watch, trial=replace(trial, said_at_step=standing.step))
+        return replace(watch, trial=replace(on_trial, said_at_step=standing.step))
+
+
+async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -> list[Since]:
+    """Look up what `retrain.new_rows` counts from, for each version that was live while `rows` were answered."""
+    if model.spec.retrain.new_rows is None or not rows:
+        return []
+    found = []
+    for at, (version, first_ms) in enumerate(occasions.stretches(before, rows)):
+        trained_to, labelled = await unit.trained_to(version), 0
+        if trained_to is not None and (at or before.fresh.version != version):
+            labels = LabelStream.of(model)
+            labelled = await unit.labelled(labels, after_ms=trained_to, before_ms=first_ms)
+        found.append(Since(trained_to, labelled))
+    return found
 
 
 def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrder:

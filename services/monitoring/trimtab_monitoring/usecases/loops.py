@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from trimtab_core.policy import Decision
+from trimtab_core.watched import Drift, Due, Verdict
 
-from trimtab_monitoring.usecases.entities import Command, Drift, Due, Gate, Loop, Verdict
+from trimtab_monitoring.usecases.entities import Command, Gate, Loop
 
 _ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
 """The states before there is a version, from the first to the last."""

@@ -4,22 +4,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
 from trimtab_core.specs import Model, Source
+from trimtab_core.watched import Reading, Row, Standing, Watch
 
-from trimtab_monitoring.usecases.calibration import Calibration, Uncalibrated
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
     LabelStream,
     Loop,
     News,
-    Reading,
     ReportOrder,
-    Row,
-    Standing,
     Version,
-    Watch,
 )
 
 

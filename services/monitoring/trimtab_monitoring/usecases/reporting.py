@@ -9,9 +9,10 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+from trimtab_core.watched import Row
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.usecases.entities import ReportOrder, Row, StoredFile
+from trimtab_monitoring.usecases.entities import ReportOrder, StoredFile
 from trimtab_monitoring.usecases.ports import Store
 
 log = logging.getLogger(__name__)

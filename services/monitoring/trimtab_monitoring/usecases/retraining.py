@@ -9,13 +9,14 @@ import logging
 from dataclasses import replace
 
 from trimtab_core import policy
-from trimtab_core.policy import Decision, DriftSignal, PolicySpec, Trigger
-from trimtab_core.specs import Model, RetrainSpec
+from trimtab_core.policy import Decision, PolicySpec, Trigger
+from trimtab_core.specs import Model
+from trimtab_core.watched import Drift, Due
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Command, Drift, Due, Loop
+from trimtab_monitoring.usecases.entities import Command, Loop
 from trimtab_monitoring.usecases.ports import Specs, Store, Unit
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Retraining:
             if not await unit.first_sight(f"drift/{drift.episode}"):
                 return
             loop = await unit.loop(drift.episode) or loops.triggered(drift, telemetry.traceparent())
-            decision = policy.decide(_policy(spec), unit.policy, _signal(drift, drift.at_ms))
+            decision = policy.decide(PolicySpec.of(spec), unit.policy, drift.signal(drift.at_ms))
             if decision.action == "retrain":
                 await self._command(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
             elif decision.cause != "duplicate":
@@ -60,7 +61,7 @@ class Retraining:
         if loop is None or loop.drift is None or loop.state == "triggered":
             return
         spec = self._specs.model(loop.model).spec.retrain
-        decision = policy.reconsider(_policy(spec), unit.policy, _signal(loop.drift, now_ms))
+        decision = policy.reconsider(PolicySpec.of(spec), unit.policy, loop.drift.signal(now_ms))
         if decision.action == "retrain":
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
                 drift = loop.drift
@@ -72,8 +73,7 @@ class Retraining:
 
     async def due(self, unit: Unit, model: Model, due: Due) -> None:
         """Decide about a retrain that is due, in the caller's transaction; cooldown and budget hold as for drift."""
-        signal = DriftSignal(model.name, due.id, due.trigger, due.at_ms / 1000, summary=due.summary)
-        decision = policy.decide(_policy(model.spec.retrain), unit.policy, signal)
+        decision = policy.decide(PolicySpec.of(model.spec.retrain), unit.policy, due.signal(model.name))
         with telemetry.span("retrain due", model=model.name, trigger=due.trigger):
             loop = loops.due(model.name, due, self._clock.now_ms(), telemetry.traceparent())
             if decision.action == "retrain":
@@ -103,13 +103,3 @@ class Retraining:
         await unit.save_policy(decision.state)
         await unit.put_loop(loops.commanded(loop, command))
         await unit.tell([command])
-
-
-def _policy(spec: RetrainSpec) -> PolicySpec:
-    return PolicySpec(
-        on=spec.on, cooldown_s=spec.cooldown / 1000, at_most=(spec.at_most.count, spec.at_most.per_ms / 1000)
-    )
-
-
-def _signal(drift: Drift, at_ms: int) -> DriftSignal:
-    return DriftSignal(drift.model, drift.episode, drift.kind, at_ms / 1000, drift.severity)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from trimtab_core.auditchain import GENESIS
+from trimtab_core.gating import Gate
 from trimtab_runtime.records import Outgoing
 
 from trimtab_registry import messages, news
@@ -23,7 +24,6 @@ from trimtab_registry.usecases.entities import (
     Checks,
     Entry,
     FinishedRun,
-    Gate,
     Listed,
     Stage,
     StageChange,

@@ -11,7 +11,8 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
-from trimtab_core import specs
+from trimtab_core import gating, specs
+from trimtab_core.gating import Gate
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected
@@ -24,7 +25,6 @@ from trimtab_registry.usecases.entities import (
     Checks,
     Entry,
     FinishedRun,
-    Gate,
     Stage,
 )
 from trimtab_registry.usecases.lifecycle import REGISTRY
@@ -141,7 +141,7 @@ def _refusal(findings: Findings) -> str:
     """Return why the gates refuse a candidate, or nothing."""
     if findings.fault:
         return findings.fault
-    refused = evaluation.failed(findings.gates)
+    refused = gating.failed(findings.gates)
     if not refused:
         return ""
     return f"{len(refused)} of {len(findings.gates)} gates refused it: " + " ".join(
@@ -152,7 +152,7 @@ def _refusal(findings: Findings) -> str:
 def staleness(spec: specs.ModelSpec, standing: Standing, candidate: Candidate) -> str:
     """Return why a candidate's comparison says nothing about today's champion, or nothing."""
     beside, champion = candidate.champion_version, standing.champion or 0
-    comparisons = [evaluation.name_of(gate) for gate in spec.gates if evaluation.is_comparison(gate)]
+    comparisons = [gating.name_of(gate) for gate in spec.gates if gating.is_comparison(gate)]
     if beside == champion or not comparisons:
         return ""
     then = f"version {beside}" if beside else "no champion"

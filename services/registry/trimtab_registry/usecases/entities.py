@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from trimtab_core.auditchain import Line
+from trimtab_core.gating import Gate
 
 Document = Mapping[str, Any]
 """Plain data, as JSON has it."""
@@ -99,19 +100,6 @@ class CancelledRun:
     actor: str
     reason: str
     at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One condition a candidate was held to, with its numbers."""
-
-    gate: str
-    passed: bool
-    value: float
-    limit: float
-    low: float | None
-    high: float | None
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from trimtab_core.gating import Gate
 from trimtab_core.specs import Place, SourceSpec
 
 from trimtab_registry.usecases.entities import (
@@ -15,7 +16,6 @@ from trimtab_registry.usecases.entities import (
     Checks,
     Entry,
     FinishedRun,
-    Gate,
     Listed,
     Stage,
     StageChange,

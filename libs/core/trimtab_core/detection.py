@@ -10,15 +10,15 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_core import episodes
+from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState
 from trimtab_core.losses import aggregate
-from trimtab_runtime.clock import iso
-
-from trimtab_monitoring.usecases.calibration import Calibration, Settings
-from trimtab_monitoring.usecases.entities import Drift, FeatureDrift, Reading, Subject
-from trimtab_monitoring.usecases.windows import DataWindow, PerformanceWindow, Window
+from trimtab_core.timestamps import iso
+from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
+from trimtab_core.windows import DataWindow, PerformanceWindow, Window
 
 Floats = NDArray[np.float64]
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_core import calibration as levels
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.drift import Kind, Reference, fit_reference

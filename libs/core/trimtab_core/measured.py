@@ -5,17 +5,31 @@ the candidate carries their numbers, and nothing is measured here.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from trimtab_core import cost, specs
 from trimtab_core.fairness import Fairness, fairness
 from trimtab_core.findings import Finding
 from trimtab_core.reliability import Calibration, calibration
 
-from trimtab_registry.usecases.entities import Document, Gate
-
+Document = Mapping[str, Any]
 Measured = specs.FairnessGateSpec | specs.CalibrationGateSpec | specs.LatencyGateSpec | specs.SizeGateSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition a candidate was held to, with its numbers."""
+
+    gate: str
+    passed: bool
+    value: float
+    limit: float
+    low: float | None
+    high: float | None
+    sentence: str
 
 
 def hold(gate: Measured, table: Any, candidate: Document, *, beside: int, seed: int) -> Finding:

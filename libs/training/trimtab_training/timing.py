@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from trimtab_core import cost
+
 from trimtab_training.inputs import Inputs, Matrix, given
 
 _WARM = 20

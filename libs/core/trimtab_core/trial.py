@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_core import judge
 from trimtab_core.judge import JudgeSpec, JudgeVerdict
 from trimtab_core.losses import Metric
 from trimtab_core.specs import ModelSpec
-
-from trimtab_monitoring.usecases.entities import Outcome, Row, Standing, Trial, Verdict
-from trimtab_monitoring.usecases.windows import challenger_losses
+from trimtab_core.watched import Outcome, Row, Standing, Trial, Verdict
+from trimtab_core.windows import challenger_losses
 
 Floats = NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_core.losses import Metric, Task, clip, loss
 from trimtab_core.specs import ModelSpec
-
-from trimtab_monitoring.usecases.entities import Row, Scored, Series, Watch
+from trimtab_core.watched import Row, Scored, Series, Watch
 
 Floats = NDArray[np.float64]
 
