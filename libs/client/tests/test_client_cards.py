@@ -16,7 +16,7 @@ from trimtab.cli.runs import page as comparison
 from trimtab.figures import figures
 from trimtab.modelcard import ModelCard
 from trimtab.pages import Heading, Page, Picture, Table, Text, Warnings
-from trimtab.svg import Bar, Line, bars, plot
+from trimtab.svg import Bar, Line, bars, matrix, plot
 from trimtab_contracts.common.v1.common_pb2 import GateResult
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
 from trimtab_contracts.registry.v1.registry_pb2 import (
@@ -43,6 +43,8 @@ CARD = {
     "limits": ["It knows no weather."],
 }
 
+CLASSES = {"regression": (), "binary": (), "multiclass": ("<low>", "mid", "high")}
+
 
 def a_model(**spec: Any) -> specs.Model:
     document = {
@@ -66,6 +68,8 @@ def some_evidence(task: str = "regression", seed: int = 0) -> dict[str, Any]:
         if task == "regression"
         else np.clip(0.5 + rng.normal(0, 0.2, 300), 0, 1)
     )
+    if task == "multiclass":
+        label, said = np.digitize(said, [0.4, 0.6]).astype(float), rng.dirichlet([1, 1, 1], 300)
     metric = "mae" if task == "regression" else "log_loss"
     figures = {metric: [3.4321, 3.3123, 3.5678]}
     return {
@@ -75,7 +79,9 @@ def some_evidence(task: str = "regression", seed: int = 0) -> dict[str, Any]:
             {"by": "zone", "slices": [{"of": "7", "rows": 200, "measures": figures}, {"of": "8", "rows": 9, "measures": {}}],
              "left_out": 3}
         ],
-        "curves": curves(task, label, said, np.arange(300) * 60_000),  # type: ignore[arg-type]
+        "classes": {"by": "class", "slices": [{"of": "<low>", "rows": 99, "measures": {"recall": [0.51, 0.4, 0.6]}}], "left_out": 0}
+        if task == "multiclass" else None,
+        "curves": curves(task, label, said, np.arange(300) * 60_000, CLASSES[task]),  # type: ignore[arg-type]
         "importance": {"metric": metric, "rows": 300, "repeats": 5, "features": [
             {"feature": f"request.<{name}>", "rise": rise, "spread": 0.1} for name, rise in (("x", 2.0), ("z", -0.1))
         ]},
@@ -266,7 +272,43 @@ def test_runs_are_compared_on_a_page_with_their_plots_over_one_another() -> None
 def test_the_figures_of_probabilities_are_other_ones() -> None:
     names = [each.name for each in figures({"one": some_evidence("binary")})]
 
-    assert names == ["calibration", "roc", "precision-recall", "importance", "learning"]
+    assert names == ["calibration", "confusion", "roc", "precision-recall", "importance", "learning"]
+
+
+def test_a_card_of_classes_tells_each_of_them_and_what_is_taken_for_what() -> None:
+    page = a_card(a_model(card=CARD), evidence=some_evidence("multiclass")).page()
+
+    text, html = page.markdown("card-"), page.html()
+
+    assert "### By class" in text and "| <low> | 99 | 0.51 (0.40 to 0.60) |" in text
+    assert "](card-calibration-by-class.svg)" in text and "](card-confusion.svg)" in text
+    assert "&lt;low&gt;</text>" in html and "<low>" not in html
+    ElementTree.fromstring(html.removeprefix("<!doctype html>"))
+
+
+def test_of_several_runs_each_has_a_picture_of_its_classes() -> None:
+    found = figures({name: some_evidence("multiclass") for name in ("run-a", "run-b")})
+
+    names = [each.name for each in found]
+    assert len(set(names)) == len(names)
+    assert names[:5] == [
+        "calibration",
+        *(f"{of}-{at}" for of in ("calibration-by-class", "confusion") for at in (1, 2)),
+    ]
+    assert "Confusion, run-b" in found[4].svg
+
+
+def test_a_matrix_of_many_names_stays_within_its_picture() -> None:
+    names = [f"a class with a long name {number}" for number in range(25)]
+    drawn = ElementTree.fromstring(
+        matrix("t", "said", "label", names, [[number] * 25 for number in range(25)])
+    )
+
+    cells = drawn.findall(".//{http://www.w3.org/2000/svg}rect[@fill-opacity]")
+    assert len(cells) == 625
+    assert max(float(cell.get("x", 0)) + float(cell.get("width", 0)) for cell in cells) <= float(
+        drawn.get("width", 0)
+    )
 
 
 def test_a_page_is_written_in_the_form_that_its_name_asks_for(tmp_path: Path) -> None:

@@ -8,7 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trimtab.svg import COLOURS, Band, Bar, Columns, Dots, Line, Mark, Point, Span, Whiskers, bars, plot
+from trimtab.svg import (
+    COLOURS,
+    Band,
+    Bar,
+    Columns,
+    Dots,
+    Line,
+    Mark,
+    Point,
+    Span,
+    Whiskers,
+    bars,
+    matrix,
+    plot,
+)  # fmt: skip
 
 Evidence = Mapping[str, Any]
 MOST_FEATURES: Final = 20
@@ -26,7 +40,18 @@ class Figure:
 
 def figures(found: Mapping[str, Evidence]) -> list[Figure]:
     """Return the plots of evidence by what it is called: each that any of it has the table for."""
-    drawn = [_calibration, _roc, _pr, _points, _residuals, _over_time, _importance, _learning]
+    drawn = [
+        _calibration,
+        _calibration_by_class,
+        _confusion,
+        _roc,
+        _pr,
+        _points,
+        _residuals,
+        _over_time,
+        _importance,
+        _learning,
+    ]
     return [figure for draw in drawn for figure in draw(found)]
 
 
@@ -58,14 +83,55 @@ def _calibration(found: Mapping[str, Evidence]) -> Iterator[Figure]:
         marks.append(Line(_pairs(rows, "predicted", "label"), colour, called, dots=True))
     if not marks:
         return
+    classes = (
+        " Of classes it is the probability of the one that was said, and whether it was right."
+        if any(evidence["task"] == "multiclass" for evidence in found.values())
+        else ""
+    )
     ends = [end for mark in marks if isinstance(mark, Line) for point in mark.points for end in point]
     same = Line([(min(ends), min(ends)), (max(ends), max(ends))], _GREY, dashed=True)
     yield Figure(
         "calibration",
         plot("Calibration", "mean prediction", "mean label", [same, *marks]),
         "Ten shares of the rows by what was predicted: a model that means what it says lies on the dashed line. "
-        "The bars are 95 % intervals.",
+        f"The bars are 95 % intervals.{classes}",
     )
+
+
+def _calibration_by_class(found: Mapping[str, Evidence]) -> Iterator[Figure]:
+    for called, _, rows in _tables(found, "calibration_by_class"):
+        classes = list(dict.fromkeys(row["class"] for row in rows))
+        marks: list[Mark] = [Line([(0, 0), (1, 1)], _GREY, dashed=True)]
+        for colour, name in zip(COLOURS, classes, strict=False):
+            of_class = [row for row in rows if row["class"] == name]
+            marks.append(Whiskers(_spans(of_class, "predicted", "low", "high"), colour))
+            marks.append(Line(_pairs(of_class, "predicted", "label"), colour, name, dots=True))
+        title, left_out = f"Calibration by class{_of(called, found)}", len(classes) - len(COLOURS)
+        yield Figure(
+            _named("calibration-by-class", called, found),
+            plot(title, "mean probability", "share of the class", marks),
+            "Each class against the rest, in ten shares of the rows by its probability."
+            + (f" The {left_out} classes of fewest labels are left out." if left_out > 0 else ""),
+        )
+
+
+def _confusion(found: Mapping[str, Evidence]) -> Iterator[Figure]:
+    for called, colour, rows in _tables(found, "confusion"):
+        title, names = f"Confusion{_of(called, found)}", [row["label"] for row in rows]
+        yield Figure(
+            _named("confusion", called, found),
+            matrix(title, "said", "label", names, [row["said"] for row in rows], colour),
+            "What share of the rows of each class was said to be of which; what lies on the diagonal was right.",
+        )
+
+
+def _of(called: str, found: Mapping[str, Evidence]) -> str:
+    """Return whose a plot is that shows one alone; nothing, if there is one alone."""
+    return f", {called}" if len(found) > 1 else ""
+
+
+def _named(name: str, called: str, found: Mapping[str, Evidence]) -> str:
+    return f"{name}-{list(found).index(called) + 1}" if len(found) > 1 else name
 
 
 def _roc(found: Mapping[str, Evidence]) -> Iterator[Figure]:

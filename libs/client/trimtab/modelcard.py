@@ -145,8 +145,13 @@ class ModelCard:
                 f"{found['champion']['rows']:,} of these rows: of those that it was not fitted to or, where they are too few, of "
                 "all, which gives it the advantage."
             )
-        for sliced in found["slices"]:
+        by_class = found.get("classes")
+        for sliced in [*([by_class] if by_class else []), *found["slices"]]:
             yield Heading(f"By {sliced['by']}", 3)
+            if sliced is by_class:
+                yield Text(
+                    "Each class against the rest, where a row is said to be of its most probable class; rows are its labels."
+                )
             yield Table(figures_of.slices(sliced))
             if sliced["left_out"]:
                 yield Text(f"{sliced['left_out']} more with fewer rows are left out.")

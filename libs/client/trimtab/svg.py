@@ -1,6 +1,6 @@
 """Plots as SVG text: small, sharp in print, and with nothing to load.
 
-A plot is marks on two axes, or bars beside names. All text is escaped, colours can be told
+A plot is marks on two axes, bars beside names, or a matrix of counts. All text is escaped, colours can be told
 apart by the colour-blind (Okabe and Ito 2008), and the same marks give the same text.
 """
 
@@ -17,6 +17,7 @@ _INK, _GRID = "#333", "#e4e4e4"
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 32, 44
 _BAR = 22
+_CELL = 46
 _CHARACTER = 7.5
 """The width of one of the labels' characters, about."""
 
@@ -149,6 +150,37 @@ def bars(title: str, across: str, rows: Sequence[Bar], named: Sequence[tuple[str
                 _path([(low, middle), (high, middle)], _INK, width=1.2),
             ]
     return _picture(title, _WIDTH, axes.top + height + _BOTTOM, parts)
+
+
+def matrix(
+    title: str, across: str, down: str, names: Sequence[str], counts: Sequence[Sequence[int]], colour: str = COLOURS[0]
+) -> str:  # fmt: skip
+    """Return counts, [rows, columns] of the same names, each shaded by its share of its row, which is written too where there is room."""
+    longest = max(len(name) for name in names) * _CHARACTER + 16
+    left = min(longest, _WIDTH / 3) + 20
+    cell = min(_CELL, (_WIDTH - left - _RIGHT) / len(names))
+    top, side = _TOP + 8.0, cell * len(names)
+    parts = []
+    for row, (name, numbers) in enumerate(zip(names, counts, strict=True)):
+        y, whole = top + row * cell, sum(numbers)
+        parts.append(_text(left - 8, y + cell / 2 + 4, _short(name, left - 20), anchor="end"))
+        for column, number in enumerate(numbers):
+            share, x = number / whole if whole else 0.0, left + column * cell
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" fill="{colour}" '
+                f'fill-opacity="{0.04 + 0.6 * share:.2f}"><title>{number:,} ({share:.1%})</title></rect>'
+            )
+            if cell >= _CELL / 2:
+                parts.append(_text(x + cell / 2, y + cell / 2 + 4, f"{share:.0%}", anchor="middle", size=10))
+    for column, name in enumerate(names):
+        x, y = left + (column + 0.5) * cell, top + side + 12
+        turned = f' transform="rotate(-40 {x:.1f} {y:.1f})"'
+        parts.append(_text(x, y, _short(name, left - 20), anchor="end", more=turned))
+    below = top + side + min(longest, left - 20) * 0.6 + 26
+    parts.append(_text(left + side / 2, below, across, anchor="middle"))
+    middle = top + side / 2
+    parts.append(_text(14, middle, down, anchor="middle", more=f' transform="rotate(-90 14 {middle:.1f})"'))
+    return _picture(title, max(_WIDTH, left + side), below + 14, parts)
 
 
 def _reach(mark: Mark) -> list[Point]:

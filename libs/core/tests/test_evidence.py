@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as theirs
 from trimtab_core import bootstrap
-from trimtab_core.curves import curves
-from trimtab_core.evidence import measures, slice_names, sliced
+from trimtab_core.curves import OTHER, confusion, curves
+from trimtab_core.evidence import MOST_CLASSES, by_class, measures, slice_names, sliced
 from trimtab_core.importance import leanings
 
 Floats = NDArray[np.float64]
@@ -27,6 +27,14 @@ def some_values(rows: int = 800, seed: int = 0) -> tuple[Floats, Floats]:
     rng = np.random.default_rng(seed)
     label = rng.uniform(5, 50, rows)
     return label, label + rng.normal(0, 3, rows)
+
+
+def some_classes(rows: int = 800, classes: int = 4, seed: int = 0) -> tuple[Floats, Floats]:
+    """Return labels, the later classes the commoner, and probabilities that know them a little."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice(classes, rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    chances = np.exp(rng.normal(size=(rows, classes)) + 1.5 * np.eye(classes)[label])
+    return label.astype(np.float64), chances / chances.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("digits", [9, 1], ids=["without ties", "with ties"])
@@ -52,6 +60,60 @@ def test_figures_of_probabilities_are_those_of_scikit_learn(digits: int) -> None
     )
 
 
+def test_figures_of_classes_are_those_of_scikit_learn() -> None:
+    label, said = some_classes()
+    said[:, 0], label[label == 0] = 0, 1  # which nobody has or says
+    said /= said.sum(axis=1, keepdims=True)
+    called = said.argmax(axis=1)
+
+    found = {name: measure.value for name, measure in measures("multiclass", label, said).items()}
+
+    assert 0 < found.pop("ece") < 0.3
+    assert found == pytest.approx(
+        {
+            "log_loss": theirs.log_loss(label, said, labels=range(4)),
+            "error_rate": 1 - theirs.accuracy_score(label, called),
+            "brier": theirs.brier_score_loss(label, said, labels=range(4)),
+            "balanced_accuracy": theirs.balanced_accuracy_score(label, called),
+            "f1_macro": theirs.f1_score(label, called, average="macro"),
+        }
+    )
+
+
+def test_each_class_has_its_figures_against_the_rest_and_those_of_most_labels_come_first() -> None:
+    label, said = some_classes()
+    label[label == 0] = 1
+    label[:5] = 0
+
+    found = by_class(label, said, ["a", "b", "c", "d"])
+
+    precision, recall, f1, rows = theirs.precision_recall_fscore_support(label, said.argmax(axis=1))
+    assert [(each.of, each.rows) for each in found.slices] == [
+        ("abcd"[at], rows[at]) for at in np.argsort(-rows, kind="stable")
+    ]
+    first = int(np.argmax(rows))
+    told = found.slices[0].measures
+    assert {name: told[name].value for name in ("precision", "recall", "f1", "roc_auc")} == pytest.approx(
+        {
+            "precision": precision[first],
+            "recall": recall[first],
+            "f1": f1[first],
+            "roc_auc": theirs.roc_auc_score(label == first, said[:, first]),
+        }
+    )
+    for measure in told.values():
+        assert measure.low is not None and measure.high is not None
+        assert measure.low < measure.value < measure.high
+    assert not found.slices[-1].measures, "of five labels nothing is told"
+
+
+def test_chances_without_a_column_for_a_class_of_the_labels_give_it_none() -> None:
+    found = measures("multiclass", np.array([0.0, 1.0, 2.0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
+
+    assert found["error_rate"].value == pytest.approx(1 / 3)
+    assert found["balanced_accuracy"].value == pytest.approx(2 / 3)
+
+
 def test_figures_of_values_are_those_of_scikit_learn() -> None:
     label, said = some_values()
 
@@ -73,6 +135,8 @@ def test_a_figure_that_the_rows_do_not_have_is_left_out() -> None:
     assert "precision" not in measures("binary", *some_chances(60)[:1], np.full(60, 0.1))
     assert measures("regression", np.array([0.0, 1.0]), np.ones(2)).keys() == {"mae", "rmse", "r2"}
     assert "r2" not in measures("regression", ones, ones)
+    with pytest.raises(ValueError, match="label nan in row 1 is not a finite number"):
+        measures("multiclass", np.array([0.0, np.nan]), np.eye(2))
     with pytest.raises(ValueError, match="no row"):
         measures("regression", np.empty(0), np.empty(0))
 
@@ -168,12 +232,17 @@ def test_the_largest_slices_are_told_and_a_small_one_only_by_its_rows() -> None:
 @pytest.mark.parametrize("rows", [1, 3, 5_000])
 def test_tables_of_plots_stay_small_and_are_json(rows: int) -> None:
     times = np.arange(rows) * 60_000
-    for task, made in (("regression", some_values(rows)), ("binary", some_chances(rows))):
-        found = curves(task, *made, times)  # type: ignore[arg-type]
+    many = [f"class {number}" for number in range(60)]
+    for task, made, classes in (
+        ("regression", some_values(rows), ()),
+        ("binary", some_chances(rows), ("no", "yes")),
+        ("multiclass", some_classes(rows, 60), many),
+    ):
+        found = curves(task, *made, times, classes)  # type: ignore[arg-type]
 
         assert "calibration" in found
         assert sum(row["rows"] for row in found["calibration"]) == rows
-        assert len(json.dumps(found, allow_nan=False)) < 30_000
+        assert len(json.dumps(found, allow_nan=False)) < 40_000
 
 
 def test_a_curve_goes_from_nothing_found_to_all() -> None:
@@ -184,6 +253,23 @@ def test_a_curve_goes_from_nothing_found_to_all() -> None:
     assert list(found["roc"][0].values()) == [0, 0]
     assert list(found["roc"][-1].values()) == [1, 1]
     assert found["pr"][-1] == {"recall": 1, "precision": pytest.approx(label.mean(), rel=1e-4)}
+
+
+def test_confusions_are_those_of_scikit_learn_and_the_rare_of_many_classes_are_told_together() -> None:
+    label, said = some_classes(2_000, 30)
+    called, names = said.argmax(axis=1).astype(np.float64), [str(number) for number in range(30)]
+    whole = theirs.confusion_matrix(label, called, labels=range(30))
+
+    few = confusion(label[label < 3], called[label < 3], names[:24] + [""] * 6)
+    found = confusion(label, called, names)
+
+    kept = sorted(np.argsort(-whole.sum(axis=1), kind="stable")[:MOST_CLASSES].tolist())
+    assert [row["label"] for row in found] == [*(names[each] for each in kept), OTHER]
+    assert [row["said"][:-1] for row in found[:-1]] == whole[np.ix_(kept, kept)].tolist()
+    assert [sum(row["said"]) for row in found[:-1]] == whole[kept].sum(axis=1).tolist()
+    assert sum(sum(row["said"]) for row in found) == 2_000
+    assert sum(sum(row["said"]) for row in few) == np.count_nonzero(label < 3)
+    assert curves("binary", *some_chances(), np.arange(800), ("no", "yes"))["confusion"][1]["label"] == "yes"
 
 
 def test_what_answers_lean_on_comes_first_and_what_they_do_not_read_is_nothing() -> None:

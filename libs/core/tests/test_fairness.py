@@ -91,6 +91,62 @@ def test_a_regression_is_held_to_its_mean_error_with_its_sign() -> None:
     assert found.value == pytest.approx(2.0, abs=0.05)
 
 
+def of_classes(shares: dict[str, list[float]], count: int = 2_000, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Return labels, probabilities and groups, of each of which so many are said to be of each class, whatever they are."""
+    rng = np.random.default_rng(seed)
+    said = np.concatenate([rng.choice(3, count, p=of) for of in shares.values()])
+    label = rng.integers(0, 3, said.size).astype(np.float64)
+    return label, 0.1 + 0.7 * np.eye(3)[said], np.repeat(list(shares), count)
+
+
+@pytest.mark.parametrize("of", ["selection_rate", "true_positive_rate", "false_positive_rate"])
+@pytest.mark.parametrize("limit", [{"max_difference": 0.1}, {"min_ratio": 0.8}])
+def test_of_classes_the_one_that_is_furthest_from_fair_counts_and_is_told(
+    of: Rate, limit: dict[str, float]
+) -> None:
+    """Group f is said to be of class b half as often as m, a difference of 0.2 as that of class a, and of class c alike."""
+    rows = of_classes({"f": [0.6, 0.2, 0.2], "m": [0.4, 0.4, 0.2]})
+
+    found = fairness(Fairness("gender", of, **limit), *rows, "abc")  # type: ignore[arg-type]
+
+    assert not found.passed
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert found.low < found.value < found.high
+    assert f"The {of.replace('_', ' ')} of class {'b' if 'min_ratio' in limit else ''}" in found.sentence
+    assert found.value == pytest.approx(0.5 if "min_ratio" in limit else 0.2, abs=0.06)
+    alike = of_classes({"f": [0.5, 0.3, 0.2], "m": [0.5, 0.3, 0.2]})
+    assert fairness(Fairness("gender", of, **limit), *alike, "abc").passed  # type: ignore[arg-type]
+
+
+def test_the_error_of_classes_is_one_rate_whatever_the_class() -> None:
+    rows = of_classes({"f": [0.6, 0.2, 0.2], "m": [0.4, 0.4, 0.2]})
+
+    found = fairness(Fairness("gender", "error_rate", max_difference=0.1), *rows, "abc")
+
+    assert found.passed
+    assert found.sentence.startswith("The error rate is 0.6")
+
+
+def test_chance_refuses_fair_classes_no_oftener_than_stated() -> None:
+    asked = Fairness("g", "selection_rate", max_difference=0.0)
+
+    refused = sum(
+        not fairness(asked, *of_classes({name: [0.5, 0.3, 0.2] for name in "fgh"}, 300, seed), "abc").passed
+        for seed in range(200)
+    )
+
+    assert refused <= 18, "at 95 % confidence about 10 of 200, at the most"
+
+
+def test_a_class_of_which_two_groups_have_too_few_rows_is_left_out() -> None:
+    label, said, group = of_classes({"f": [0.5, 0.3, 0.2], "m": [0.5, 0.3, 0.2]})
+    label[label == 2] = 0
+    asked = Fairness("g", "true_positive_rate", min_ratio=0.99, unsure="refuses")
+
+    assert "class c" not in fairness(asked, label, said, group, "abc").sentence
+    assert fairness(asked, label * 0 + 2, said, np.full(4_000, "f"), "abc").value is None
+
+
 def test_rates_of_nothing_have_a_ratio_without_a_bound() -> None:
     found = held(Fairness("g", "selection_rate", min_ratio=0.8), {"f": 0.0, "m": 0.0})
 

@@ -74,6 +74,21 @@ def test_what_is_malformed_is_told_at_its_place_and_hides_no_other_fault(
     assert any(fault[0] == ("spec", "gates", 1, "metric") for fault in found)
 
 
+def test_of_classes_the_most_probable_is_selected_whatever_the_threshold() -> None:
+    gates = [
+        {"metric": "calibration_error", "at_most": 0.1},
+        {"fairness": "g", "of": "selection_rate", "min_ratio": 0.8, "threshold": 0.4},
+    ]
+    bad = document(*gates, task="multiclass")
+    bad["spec"]["label"]["classes"] = ["a", "b", "c"]
+    with pytest.raises(ValidationError) as refused:
+        specs.parse("Model", bad)
+
+    [(place, said)] = specs.faults(refused.value, "Model", bad)
+    assert place == ("spec", "gates", 1, "threshold")
+    assert said.endswith("and of classes the most probable one is selected: remove it")
+
+
 def test_probabilities_are_of_classifications_alone() -> None:
     bad = document({"metric": "calibration_error", "at_most": 0.1}, task="regression")
     with pytest.raises(ValidationError, match="of probabilities, so not for regression: remove the gate"):

@@ -24,6 +24,24 @@ def test_calibrated_probabilities_pass_and_overconfident_ones_do_not() -> None:
     assert "which misses the limit of at most 0.03" in found.sentence
 
 
+def of_classes(count: int, *, push: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels of four classes and their probabilities, sharpened by `push`; 1 leaves them calibrated."""
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet([1, 1, 1, 1], count)
+    label = (rng.random((count, 1)) > true.cumsum(axis=1)).sum(axis=1).astype(np.float64)
+    sharp = true**push
+    return label, sharp / sharp.sum(axis=1, keepdims=True)
+
+
+def test_of_classes_the_one_that_is_said_is_right_as_often_as_it_says() -> None:
+    assert calibration(Calibration(0.03), *of_classes(20_000)).passed
+
+    found = calibration(Calibration(0.03), *of_classes(20_000, push=3))
+
+    assert not found.passed
+    assert found.value is not None and 0.1 < found.value < 0.5
+
+
 def test_what_chance_adds_to_a_calibrated_model_refuses_none_of_them_oftener_than_stated() -> None:
     refused = sum(not calibration(Calibration(1e-9), *rows(300, seed=seed)).passed for seed in range(200))
 

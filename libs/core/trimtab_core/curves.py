@@ -4,13 +4,14 @@ They are of the rows that the figures beside them are of, and small whatever the
 are, so that they can be kept with a version for as long as it is.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.evidence import CALIBRATION_BINS, by_rank
-from trimtab_core.losses import Task
+from trimtab_core.evidence import CALIBRATION_BINS, by_rank, commonest
+from trimtab_core.losses import Task, said_class
 
 Floats = NDArray[np.float64]
 Table = list[dict[str, Any]]
@@ -21,18 +22,31 @@ _BARS: Final = 40
 _STRETCHES: Final = 30
 _SPREAD: Final = 1.96
 """Standard errors on either side, of 95 % of a normal distribution."""
+OTHER: Final = "(other)"
+"""What the classes are called together that a table leaves out."""
+_NEGATIVE_AND_POSITIVE: Final = ("0", "1")
 
 
 def curves(
-    task: Task, label: Floats, prediction: Floats, event_time_ms: NDArray[np.int64]
+    task: Task,
+    label: Floats,
+    prediction: Floats,
+    event_time_ms: NDArray[np.int64],
+    classes: Sequence[str] = (),
 ) -> dict[str, Table]:
-    """Return the tables of a task's plots by name.
+    """Return the tables of a task's plots by name; `classes` are the names of a label's classes in their order, if it has such.
 
-    Both: `calibration`. Binary: `roc` and `pr`, where there are labels of both kinds. Regression: `residuals` (label -
-    prediction) as a histogram, `over_time`, and `points`, a sample of predictions and labels. Multiclass has none.
+    All: `calibration`, of classes that of the one that is said. Binary and multiclass: `confusion`. Binary: `roc` and `pr`,
+    where there are labels of both kinds. Multiclass: `calibration_by_class`, of each class against the rest. Regression:
+    `residuals` (label - prediction) as a histogram, `over_time`, and `points`, a sample of predictions and labels.
     """
     if task == "multiclass":
-        return {}
+        said = said_class(prediction)
+        return {
+            "calibration": calibration((said == label).astype(np.float64), prediction.max(axis=1)),
+            "calibration_by_class": _by_class(label, prediction, classes),
+            "confusion": confusion(label, said, classes),
+        }
     found = {"calibration": calibration(label, prediction)}
     if task == "regression":
         left = label - prediction
@@ -41,9 +55,35 @@ def curves(
             "over_time": _over_time(left, event_time_ms),
             "points": _dots(label, prediction),
         }
+    called = (prediction >= 0.5).astype(np.float64)
+    found["confusion"] = confusion(label, called, classes or _NEGATIVE_AND_POSITIVE)
     if 0 < label.sum() < label.size:
         found |= _by_threshold(label, prediction)
     return found
+
+
+def confusion(label: Floats, said: Floats, classes: Sequence[str]) -> Table:
+    """Return for each class how many of its rows were said to be of which class, in the order of the table's rows.
+
+    Of many classes those of most labels are told, and the others together.
+    """
+    _, kept = commonest(label, len(classes))
+    kept, names = sorted(kept), [classes[each] for each in sorted(kept)]
+    place = np.full(len(classes), len(kept))
+    place[kept] = np.arange(len(kept))
+    if len(kept) < len(classes):
+        names.append(OTHER)
+    at = place[label.astype(np.int64)] * len(names) + place[said.astype(np.int64)]
+    counts = np.bincount(at, minlength=len(names) ** 2).reshape(len(names), -1)
+    return [{"label": name, "said": row} for name, row in zip(names, counts.tolist(), strict=True)]
+
+
+def _by_class(label: Floats, prediction: Floats, classes: Sequence[str]) -> Table:
+    return [
+        {"class": classes[each], **row}
+        for each in commonest(label, len(classes))[1]
+        for row in calibration((label == each).astype(np.float64), prediction[:, each])
+    ]
 
 
 def calibration(label: Floats, prediction: Floats) -> Table:

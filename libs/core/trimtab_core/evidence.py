@@ -6,7 +6,7 @@ the rows do not have, such as the area under the ROC curve where all labels are 
 left out. Its cost is bounded: however many rows there are, at most 512 units are drawn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import bootstrap
-from trimtab_core.losses import Metric, Task, loss
+from trimtab_core.losses import Task, loss, said_class
 
 Floats = NDArray[np.float64]
 
@@ -24,8 +24,11 @@ CALIBRATION_BINS: Final = 10
 LEAST_ROWS: Final = 30
 """A slice of fewer rows is told by nothing but their number."""
 MOST_SLICES: Final = 24
+MOST_CLASSES: Final = 24
 MISSING: Final = "missing"
 AREAS: Final = ("roc_auc", "average_precision")
+OF_CLASS: Final = ("precision", "recall", "f1", *AREAS, "ece")
+"""What is told of each class against the rest."""
 _SHARES: Final = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _MOST_UNITS: Final = 512
 _ROUNDS: Final = 1_000
@@ -97,7 +100,9 @@ def measures(
     Regression: `mae`, `rmse`, `r2`, and `mape` (a share) where no label is 0 and all are of one sign.
     Binary: `log_loss`, `error_rate`, `brier`, `ece` (expected calibration error over ten bins of as many rows each),
     `roc_auc`, `average_precision`, and `precision`, `recall` and `f1` of a threshold at 0.5.
-    Multiclass, of probabilities [rows, classes]: `log_loss` and `error_rate`.
+    Multiclass, of probabilities [rows, classes]: `log_loss` and `error_rate`; `brier`, summed over the classes; `ece` of the
+    class that is said (Guo et al. 2017); `balanced_accuracy`, the mean recall of the classes that labels have; and `f1_macro`,
+    the mean F1 of those that labels or predictions have.
 
     Raises:
         ValueError: lengths differ, there is no row, or one is not finite or not what the task reads.
@@ -105,13 +110,35 @@ def measures(
     if label.size == 0:
         raise ValueError("there is no row to measure by: pass at least one")
     units = _Units(bootstrap.starts(label.size, _MOST_UNITS), label.size)
-    found: dict[str, Measure] = {}
-    for part in _PARTS[task]:
-        found |= _measured(part(label, prediction, units), seed, rounds)
-    if "roc_auc" in found:
-        for name, value in zip(AREAS, areas(label, prediction), strict=True):
-            found[name] = _moved(found[name], value)
-    return found
+    if task == "binary":
+        return _binary(label, prediction, prediction >= 0.5, units, seed, rounds)
+    of_task = _classes if task == "multiclass" else _regression
+    return _measured(of_task(label, prediction, units), seed, rounds)
+
+
+def by_class(label: Floats, prediction: Floats, classes: Sequence[str], *, seed: int = 0) -> Sliced:
+    """Return how good probabilities [rows, classes] are of each class against the rest, those of most labels first.
+
+    A row is of the class that is the most probable one. A class of fewer than `LEAST_ROWS` labels is told by their number alone.
+    """
+    units, said = _Units(bootstrap.starts(label.size, _MOST_UNITS), label.size), said_class(prediction)
+    rows, told = commonest(label, len(classes))
+
+    def of(each: int) -> Slice:
+        found: Mapping[str, Measure] = {}
+        if rows[each] >= LEAST_ROWS:
+            truth = (label == each).astype(np.float64)
+            every = _binary(truth, prediction[:, each], said == each, units, seed, _SLICE_ROUNDS)
+            found = {name: every[name] for name in OF_CLASS if name in every}
+        return Slice(classes[each], int(rows[each]), found)
+
+    return Sliced("class", tuple(of(each) for each in told), left_out=len(classes) - len(told))
+
+
+def commonest(label: Floats, classes: int) -> tuple[NDArray[np.int64], list[int]]:
+    """Return how many labels each class has, and the numbers of at most `MOST_CLASSES` of them, of most labels first."""
+    rows = np.bincount(label.astype(np.int64), minlength=classes)[:classes]
+    return rows, np.argsort(-rows, kind="stable")[:MOST_CLASSES].tolist()
 
 
 def areas(label: Floats, prediction: Floats) -> tuple[float, float]:
@@ -177,6 +204,18 @@ def _measured(sums: _Sums, seed: int, rounds: int) -> dict[str, Measure]:
     }
 
 
+def _binary(
+    label: Floats, prediction: Floats, called: NDArray[np.bool_], units: _Units, seed: int, rounds: int
+) -> dict[str, Measure]:
+    """Return the figures of probabilities, of which those `called` are taken for positive."""
+    found = _measured(_probabilities(label, prediction, called, units), seed, rounds)
+    found |= _measured(_curves(label, prediction, units), seed, rounds)
+    if "roc_auc" in found:
+        for name, value in zip(AREAS, areas(label, prediction), strict=True):
+            found[name] = _moved(found[name], value)
+    return found
+
+
 def _regression(label: Floats, prediction: Floats, units: _Units) -> _Sums:
     absolute, squared = loss("mae", label, prediction), loss("rmse", label, prediction)
     centred = label - label.mean()
@@ -196,23 +235,42 @@ def _regression(label: Floats, prediction: Floats, units: _Units) -> _Sums:
 
 def _classes(label: Floats, prediction: Floats, units: _Units) -> _Sums:
     """The figures of probabilities [rows, classes] and labels that are the numbers of classes."""
-    names: tuple[Metric, ...] = ("log_loss", "error_rate")
-    columns = [np.ones_like(label), *(loss(name, label, prediction) for name in names)]
-    return _Sums(units.sums(*columns), names, lambda sums: sums[1:] / sums[0])
+    lost = [loss("log_loss", label, prediction), loss("error_rate", label, prediction)]
+    width = max(prediction.shape[1], int(label.max()) + 1)
+    prediction = np.pad(prediction, ((0, 0), (0, width - prediction.shape[1])))
+    said, rows = said_class(prediction), np.ones_like(label)
+    right = (said == label).astype(np.float64)
+    chance = prediction[np.arange(label.size), label.astype(np.int64)]
+    square = (prediction**2).sum(axis=1) - 2 * chance + 1
+    of_class = [
+        units.by_bin(number.astype(np.int64), width, each)
+        for number, each in ((label, right), (label, rows), (said, rows))
+    ]
+    sums = [units.sums(rows, *lost, square), _gaps(right, prediction.max(axis=1), units), *of_class]
+    ends = np.cumsum([len(each) for each in sums])[:-1]
+
+    def of(all_sums: Floats) -> Floats:
+        (rows, *lost), off, hits, labels, called = np.split(all_sums, ends)
+        gap = np.abs(off).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            recall, f1 = hits / labels, 2 * hits / (labels + called)
+        return np.stack([*(each / rows for each in (*lost, gap)), np.nanmean(recall, 0), np.nanmean(f1, 0)])
+
+    names = ("log_loss", "error_rate", "brier", "ece", "balanced_accuracy", "f1_macro")
+    return _Sums(np.concatenate(sums), names, of)
 
 
-def _probabilities(label: Floats, prediction: Floats, units: _Units) -> _Sums:
-    said = (prediction >= 0.5).astype(np.float64)
+def _probabilities(label: Floats, prediction: Floats, called: NDArray[np.bool_], units: _Units) -> _Sums:
+    said = called.astype(np.float64)
     columns = [
         np.ones_like(label),
         loss("log_loss", label, prediction),
-        loss("error_rate", label, prediction),
+        np.abs(said - label),
         (label - prediction) ** 2,
         said * label,
         said,
         label,
     ]
-    off = units.by_bin(by_rank(prediction, CALIBRATION_BINS), CALIBRATION_BINS, prediction - label)
 
     def of(sums: Floats) -> Floats:
         rows, log_loss, wrong, square, hits, called, positives = sums[: len(columns)]
@@ -222,7 +280,13 @@ def _probabilities(label: Floats, prediction: Floats, units: _Units) -> _Sums:
         return np.stack([log_loss / rows, wrong / rows, square / rows, *shares, gap / rows])
 
     names = ("log_loss", "error_rate", "brier", "precision", "recall", "f1", "ece")
-    return _Sums(np.concatenate([units.sums(*columns), off]), names, of)
+    return _Sums(np.concatenate([units.sums(*columns), _gaps(label, prediction, units)]), names, of)
+
+
+def _gaps(label: Floats, prediction: Floats, units: _Units) -> Floats:
+    """Return prediction less label, summed by bin of a calibration error over each unit."""
+    bins = by_rank(prediction, CALIBRATION_BINS)
+    return units.by_bin(bins, CALIBRATION_BINS, prediction - label)
 
 
 def _curves(label: Floats, prediction: Floats, units: _Units) -> _Sums:
@@ -248,10 +312,3 @@ def _moved(measure: Measure, value: float) -> Measure:
         return Measure(value)
     by = value - measure.value
     return Measure(value, max(measure.low + by, 0.0), min(measure.high + by, 1.0))
-
-
-_PARTS: Final[Mapping[Task, Sequence[Callable[[Floats, Floats, _Units], _Sums]]]] = {
-    "regression": (_regression,),
-    "binary": (_probabilities, _curves),
-    "multiclass": (_classes,),
-}

@@ -3,10 +3,11 @@
 A limit is held against bounds that hold for all pairs of groups together, so that of
 many small groups the unluckiest refuses nothing by chance. Shares are bounded by
 Wilson's interval and means by the normal one; two groups by combining theirs (MOVER,
-Zou and Donner 2008; its ratio, Donner and Zou 2012).
+Zou and Donner 2008; its ratio, Donner and Zou 2012). Of more classes than two, rates are
+those of each class against the rest, and the class that is furthest from fair counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import NormalDist
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.findings import MOST, Finding, Floats, Unsure, at_most
-from trimtab_core.losses import Metric, loss
+from trimtab_core.losses import Metric, loss, said_class
 
 Rate = Literal[
     "selection_rate",
@@ -32,6 +33,7 @@ SHARES: Final = ("selection_rate", "true_positive_rate", "false_positive_rate", 
 OF_TASK: Final[dict[str, tuple[Rate, ...]]] = {
     "regression": ("mae", "mean_error"),
     "binary": ("selection_rate", "true_positive_rate", "false_positive_rate", "error_rate", "log_loss"),
+    "multiclass": ("selection_rate", "true_positive_rate", "false_positive_rate", "error_rate", "log_loss"),
 }
 _METRICS: Final[dict[Rate, Metric]] = {"mae": "mae", "log_loss": "log_loss", "error_rate": "error_rate"}
 _NORMAL: Final = NormalDist()
@@ -63,27 +65,67 @@ class _Group:
     high: float
 
 
-def fairness(asked: Fairness, label: Floats, prediction: Floats, group: NDArray[Any]) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a rate is the mean of, for each row that counts, by group; `of_class` is the class it is of, if it is of one."""
+
+    values: Floats
+    names: NDArray[np.str_]
+    number: NDArray[np.int64]
+    large: NDArray[np.int64]
+    of_class: str | None = None
+
+    @property
+    def pairs(self) -> int:
+        return self.large.size * (self.large.size - 1)
+
+
+def fairness(
+    asked: Fairness, label: Floats, prediction: Floats, group: NDArray[Any], classes: Sequence[str] = ()
+) -> Finding:
     """Hold the rows to `asked`; `group` has a value for each row.
+
+    Where `prediction` is the probabilities [rows, classes] of `classes`, `label` is the number of a class, and a row is selected
+    for the class that is the most probable one.
 
     Raises:
         ValueError: lengths differ, or a row is not what the rate reads.
     """
-    if not label.shape == prediction.shape == group.shape:
+    if not len(label) == len(prediction) == len(group):
         raise ValueError(f"{asked.group} has {group.size} values for {label.size} rows: give one a row")
-    values, counts = _values(asked, label, prediction)
-    names, number = np.unique(group[counts].astype(str), return_inverse=True)
-    large = np.flatnonzero(np.bincount(number, minlength=names.size) >= asked.min_rows)
+    parts = [
+        part for part in _parts(asked, label, prediction, group.astype(str), classes) if part.large.size > 1
+    ]
     limit = asked.max_difference if asked.max_difference is not None else asked.min_ratio or 0.0
-    if large.size < 2:
+    if not parts:
         said = (
             f"Fewer than two groups of {asked.group} have {asked.min_rows} rows to take the {_said(asked.of)} of, so "
             f"nothing can be told of its fairness ({asked.unsure} when unsure)."
         )
         return Finding(asked.unsure == "passes", None, limit, None, None, said)
-    z = _NORMAL.inv_cdf(1 - (1 - asked.confidence) / (large.size * (large.size - 1)))
-    groups = [_bounded(str(names[at]), values[number == at], asked.of, z) for at in large]
-    return _differing(asked, groups) if asked.max_difference is not None else _by_ratio(asked, groups)
+    z = _NORMAL.inv_cdf(1 - (1 - asked.confidence) / sum(part.pairs for part in parts))
+    sign = 1 if asked.max_difference is not None else -1
+
+    def unfair(found: Finding) -> tuple[bool, bool, float]:
+        """Order what misses the limit after what may miss it, and that after what meets it."""
+        low, value, high = (sign * (each or 0.0) for each in (found.low, found.value, found.high))
+        return min(low, high) > sign * limit, max(low, high) > sign * limit, value
+
+    return max((_held(asked, part, z) for part in parts), key=unfair)
+
+
+def _parts(
+    asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str]
+) -> Iterator[_Part]:
+    if prediction.ndim == 1 or asked.of in _METRICS:
+        values, counts = _values(asked, label, prediction)
+        yield _grouped(values, group[counts], asked.min_rows)
+        return
+    said = said_class(prediction)
+    for number, name in enumerate(classes):
+        truth, selected = (label == number).astype(np.float64), (said == number).astype(np.float64)
+        values, counts = _values(asked, truth, selected)
+        yield _grouped(values, group[counts], asked.min_rows, name)
 
 
 def _values(asked: Fairness, label: Floats, prediction: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -96,6 +138,22 @@ def _values(asked: Fairness, label: Floats, prediction: Floats) -> tuple[Floats,
     selected = (prediction >= asked.threshold).astype(np.float64)
     counts = {"true_positive_rate": label == 1, "false_positive_rate": label == 0}.get(asked.of, every)
     return selected[counts], counts
+
+
+def _grouped(values: Floats, group: NDArray[np.str_], least: int, of_class: str | None = None) -> _Part:
+    names, number = np.unique(group, return_inverse=True)
+    large = np.flatnonzero(np.bincount(number, minlength=names.size) >= least)
+    return _Part(values, names, number, large, of_class)
+
+
+def _held(asked: Fairness, part: _Part, z: float) -> Finding:
+    groups = [_bounded(str(part.names[at]), part.values[part.number == at], asked.of, z) for at in part.large]
+    what = _said(asked.of) + (f" of class {part.of_class}" if part.of_class is not None else "")
+    return (
+        _differing(asked, what, groups)
+        if asked.max_difference is not None
+        else _by_ratio(asked, what, groups)
+    )
 
 
 def _bounded(name: str, values: Floats, of: Rate, z: float) -> _Group:
@@ -111,7 +169,7 @@ def _bounded(name: str, values: Floats, of: Rate, z: float) -> _Group:
     return _Group(name, rows, rate, low if of == "mean_error" else max(low, 0.0), rate + reach)
 
 
-def _differing(asked: Fairness, groups: Sequence[_Group]) -> Finding:
+def _differing(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
     limit = asked.max_difference or 0.0
     pairs = list(permutations(groups, 2))
     low = max(
@@ -124,13 +182,13 @@ def _differing(asked: Fairness, groups: Sequence[_Group]) -> Finding:
     value, low = most.rate - least.rate, max(float(low), 0.0)
     passed, how = at_most(value, low, float(high), limit, asked.unsure)
     said = (
-        f"The {_said(asked.of)} is {_shown(most)} and {_shown(least)} of {asked.group}, {value:.4g} apart (between "
+        f"The {what} is {_shown(most)} and {_shown(least)} of {asked.group}, {value:.4g} apart (between "
         f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence), {how} the limit of at most {limit:.4g}."
     )
     return Finding(passed, value, limit, low, float(high), said)
 
 
-def _by_ratio(asked: Fairness, groups: Sequence[_Group]) -> Finding:
+def _by_ratio(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
     limit = asked.min_ratio or 0.0
     pairs = list(permutations(groups, 2))
     low, high = (min(bounds) for bounds in zip(*(_ratio(*pair) for pair in pairs), strict=True))
@@ -140,7 +198,7 @@ def _by_ratio(asked: Fairness, groups: Sequence[_Group]) -> Finding:
     # As of a shortfall: at least a limit is at most its opposite.
     passed, how = at_most(-value, -high, -low, -limit, asked.unsure)
     said = (
-        f"The {_said(asked.of)} is {_shown(least)} and {_shown(most)} of {asked.group}, {value:.4g} times (between "
+        f"The {what} is {_shown(least)} and {_shown(most)} of {asked.group}, {value:.4g} times (between "
         f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence), {how} the limit of at least {limit:.4g}."
     )
     return Finding(passed, value, limit, low, high, said)

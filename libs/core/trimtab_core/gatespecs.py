@@ -73,7 +73,7 @@ class FairnessGateSpec(Spec):
     min_ratio: float | None = Field(default=None, gt=0, le=1)
     """The least that the lowest may be of the highest."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """From which probability on a row is selected."""
+    """From which probability on a row is selected; of a multiclass task it is for the most probable class."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_rows: int = Field(default=100, ge=10)
     """Groups with fewer rows that count are left out."""
@@ -97,15 +97,23 @@ class FairnessGateSpec(Spec):
         """Yield what does not go with a model's task."""
         if self.of not in (fitting := OF_TASK.get(task, ())):
             yield ("of",), f"{self.of!r} is not for {task}: {_or_remove(fitting)}"
-        if self.of not in SHARES[:3] and self.threshold != 0.5:
+        if self.threshold != 0.5 and (self.of not in SHARES[:3] or task == "multiclass"):
+            why = (
+                "and of classes the most probable one is selected"
+                if task == "multiclass"
+                else f"and this is of {self.of}"
+            )
             yield (
                 ("threshold",),
-                f"{self.threshold} is for rates of what is selected, and this is of {self.of}: remove it",
+                f"{self.threshold} is for rates of what is selected from a probability on, {why}: remove it",
             )
 
 
 class CalibrationGateSpec(Spec):
-    """Probabilities are what they say: the expected calibration error is at most a limit, with confidence."""
+    """Probabilities are what they say: the expected calibration error is at most a limit, with confidence.
+
+    Of a multiclass task it is that of the class that is said.
+    """
 
     metric: Literal["calibration_error"]
     at_most: float = Field(gt=0, lt=1)
@@ -116,7 +124,7 @@ class CalibrationGateSpec(Spec):
 
     def task_disagreements(self, task: str) -> Iterator[tuple[Place, str]]:
         """Yield what does not go with a model's task."""
-        if task != "binary":
+        if task == "regression":
             yield ("metric",), f"'calibration_error' is of probabilities, so not for {task}: remove the gate"
 
 

@@ -51,10 +51,12 @@ def judge(
     """
     offered = candidate or {}
     whole, both = _losses(spec, table), _losses(spec, _compared(table))
+    said = _said(table, "prediction", "probabilities")
+    rows = measured.Judged(table, _column(table, "label"), said, spec.label.classes)
     results = [
         gates.evaluate([_core_gate(gate)], both if is_comparison(gate) else whole, seed=seed)[0]
         if isinstance(gate, specs.GateSpec)
-        else measured.hold(gate, table, offered, beside=champion, seed=seed)
+        else measured.hold(gate, rows, offered, beside=champion, seed=seed)
         for gate in spec.gates
     ]
     compared = [

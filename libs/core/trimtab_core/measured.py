@@ -4,15 +4,13 @@ Latency and behavioural tests were taken in the training process, where the grap
 the candidate carries their numbers, and nothing is measured here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from trimtab_core import cost, specs
 from trimtab_core.fairness import Fairness, fairness
-from trimtab_core.findings import Finding
+from trimtab_core.findings import Finding, Floats
 from trimtab_core.reliability import Calibration, calibration
 
 Document = Mapping[str, Any]
@@ -32,7 +30,19 @@ class Gate:
     sentence: str
 
 
-def hold(gate: Measured, table: Any, candidate: Document, *, beside: int, seed: int) -> Finding:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The rows on which a candidate was evaluated."""
+
+    table: Any
+    """With a column for each group."""
+    label: Floats
+    said: Floats
+    """Predictions [rows], or probabilities [rows, classes]."""
+    classes: Sequence[str]
+
+
+def hold(gate: Measured, rows: Judged, candidate: Document, *, beside: int, seed: int) -> Finding:
     """Hold a candidate, and the rows on which it was evaluated beside a version (or beside 0, none), to a gate.
 
     Raises:
@@ -44,11 +54,11 @@ def hold(gate: Measured, table: Any, candidate: Document, *, beside: int, seed: 
                 gate.fairness, gate.of, gate.max_difference, gate.min_ratio, gate.threshold, gate.confidence,
                 gate.min_rows, gate.unsure,
             )  # fmt: skip
-            group = table[gate.fairness].to_numpy(zero_copy_only=False)
-            return fairness(asked, _numbers(table, "label"), _numbers(table, "prediction"), group)
+            group = rows.table[gate.fairness].to_numpy(zero_copy_only=False)
+            return fairness(asked, rows.label, rows.said, group, rows.classes)
         case specs.CalibrationGateSpec():
             bound = Calibration(gate.at_most, gate.bins, gate.confidence, gate.unsure)
-            return calibration(bound, _numbers(table, "label"), _numbers(table, "prediction"), seed=seed)
+            return calibration(bound, rows.label, rows.said, seed=seed)
         case specs.SizeGateSpec():
             return cost.held_to_size(int(candidate.get("model", {}).get("size", 0)), gate.at_most)
         case specs.LatencyGateSpec():
@@ -72,10 +82,6 @@ def _latency(gate: specs.LatencyGateSpec, candidate: Document, beside: int) -> F
 
 def _bounded(held: Mapping[str, float] | None) -> Any:
     return None if held is None else cost.Bounded(*(held.get(name, 0.0) for name in ("value", "low", "high")))
-
-
-def _numbers(table: Any, name: str) -> Any:
-    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def name_of(gate: Measured) -> str:

@@ -1,5 +1,8 @@
 """Whether probabilities are what they say: of the rows given 30 %, about 30 in 100 are positive.
 
+Of more classes than two it is the probability of the class that is said, and of the rows
+whose class was given 80 %, about 80 in 100 are of it (Guo et al. 2017).
+
 The error is that of equal-count bins (expected calibration error). Chance alone makes
 it larger than 0, more so with fewer rows, so its bounds are as wide as what chance adds
 to a model that is calibrated: the distance between the error that is seen and the true
@@ -12,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from trimtab_core.findings import Finding, Floats, Unsure, at_most
+from trimtab_core.losses import said_class
 
 _ROUNDS: Final = 2_000
 
@@ -27,14 +31,16 @@ class Calibration:
 
 
 def calibration(asked: Calibration, label: Floats, prediction: Floats, *, seed: int = 0) -> Finding:
-    """Hold probabilities to `asked`, against labels of 0 and 1.
+    """Hold probabilities to `asked`, against labels of 0 and 1; or probabilities [rows, classes] against the numbers of classes.
 
     Raises:
         ValueError: lengths differ, there are no rows, or one is no probability or no label.
     """
+    if prediction.ndim == 2 and len(label) == len(prediction):
+        label, prediction = (said_class(prediction) == label).astype(np.float64), prediction.max(axis=1)
     if label.shape != prediction.shape or not label.size:
         raise ValueError(
-            f"label has {label.size} rows and prediction {prediction.size}: pass one of each per row"
+            f"label has {label.size} rows and prediction {len(prediction)}: pass one of each per row"
         )
     if not (np.isin(label, (0, 1)).all() and ((prediction >= 0) & (prediction <= 1)).all()):
         raise ValueError(

@@ -725,6 +725,11 @@ class TrainerSpec(Spec):
                 ("wheel",),
                 f"{self.wheel!r} is no wheel: build one, with `python -m build --wheel`, and name its file",
             )
+        if self.class_weight is not None:
+            yield (
+                ("class_weight",),
+                f"{self.class_weight!r} is for Trimtab's own families: remove it, and weigh classes in your trainer",
+            )
         if self.lock is not None and self.wheel is None:
             yield (
                 ("lock",),
@@ -1009,8 +1014,6 @@ class ModelSpec(Spec):
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
-        if self.trainer.kind == "own" and self.task == "multiclass":
-            yield ("trainer", "kind"), "'own' is not for multiclass: name a family, or auto"
         for index, name in enumerate(self.evidence.slices if self.evidence else ()):
             if not self._has(name):
                 yield (

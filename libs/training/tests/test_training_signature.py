@@ -8,9 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 from trimtab_training import export, signature
 from trimtab_training.errors import RunFailed
+from trimtab_training.inputs import Inputs
 
 FEATURES = ["request.x", "hour(at)", "fast = request.x * 2"]
 X = np.array([[1, 2, 3], [0.5, -2, 7], [4, 4, 4]], np.float32)
@@ -108,6 +111,144 @@ def test_a_regressor_of_scikit_learns_is_served() -> None:
     assert answers(to_onnx(fitted, X[:1], target_opset=18).SerializeToString()) == pytest.approx(
         fitted.predict(X), rel=1e-5
     )
+
+
+TEXTS = ["request.city", "text(request.note)"]
+WORDS = np.array([["ulm", "good"], ["", "bad"], ["bonn", "good"]], object)
+WORDS_GOOD = np.array([1, 0, 1])
+
+
+def of_texts(names: Sequence[str], shape: Sequence[Any], *, numbers: str = "") -> bytes:
+    """Return a graph that counts how many of its texts are `good`, and adds a number of its own if it takes some."""
+    nodes, good = [], np.array(["good"], object)
+    for at, name in enumerate(names):
+        nodes.append(helper.make_node("Equal", [name, "good"], [f"is{at}"]))
+        nodes.append(helper.make_node("Cast", [f"is{at}"], [f"as{at}"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("ReduceSum", [f"as{at}", "axis"], [f"sum{at}"], keepdims=1))
+    parts = [f"sum{at}" for at in range(len(names))]
+    inputs = [value(name, shape, TensorProto.STRING) for name in names]
+    if numbers:
+        nodes.append(helper.make_node("MatMul", [numbers, "w"], ["weighted"]))
+        parts.append("weighted")
+        inputs.insert(0, value(numbers, (None, 3)))
+    nodes.append(helper.make_node("Sum", parts, ["y"]))
+    constants = {"good": good, "axis": np.array([1]), "w": np.array([[1], [10], [100]], np.float32)}
+    return a_graph(nodes, inputs, [value("y", (None, 1))], constants, opset=19)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (of_texts(["words"], (None, 2)), [1, 0, 1]),
+        (of_texts(["texts"], (None, 2)), [1, 0, 1]),
+        (of_texts(["features"], (None, 2), numbers="texts"), SAID + WORDS_GOOD),
+        (of_texts(["request.city", "text(request.note)"], (None, 1)), [1, 0, 1]),
+        (of_texts(["text_request_note"], (None, 1), numbers="X"), SAID + WORDS_GOOD),
+        (of_texts(["request_city"], (None, 1)), [0, 0, 0]),
+        (of_one_input(), SAID),
+    ],
+    ids=["one matrix", "by our name", "by each other's names", "one each", "one left out", "no numbers", "no texts"],
+)  # fmt: skip
+def test_texts_come_as_a_matrix_of_their_own_or_one_each_beside_the_numbers(
+    content: bytes, said: Any
+) -> None:
+    graph = export.serialised(signature.adapted(content, FEATURES, "regression", texts=TEXTS))
+
+    asked = Inputs(X, WORDS, (False, True))
+    assert export.run(graph, asked) == pytest.approx(np.asarray(said))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (of_texts(["words"], (None, 3)), r"takes 3 columns, and this model has 2 texts \(request.city, text"),
+        (of_texts(["request_city", "note"], (None, 1)), r"takes 'note', which is none of the texts of this model .*string input \[rows, texts\]"),
+    ],
+)  # fmt: skip
+def test_texts_that_cannot_be_given_are_told(content: bytes, said: str) -> None:
+    with pytest.raises(RunFailed, match=said):
+        signature.adapted(content, FEATURES, "regression", texts=TEXTS)
+
+
+CLASSES = ["low", "mid", "high"]
+MANY = np.vstack([X, X + 1, X * 2, -X])
+
+
+@pytest.mark.parametrize(
+    ("labels", "zipmap"),
+    [
+        (["low", "mid", "high"], True),
+        (["low", "mid", "high"], False),
+        (["mid", "mid", "high"], False),
+        ([0, 1, 2], True),
+        ([0, 2, 2], False),
+    ],
+)
+def test_classes_of_scikit_learns_get_their_own_columns_by_name_or_by_number(
+    labels: list[Any], zipmap: bool
+) -> None:
+    fitted = LogisticRegression().fit(MANY, labels * 4)
+    options = {id(fitted): {"zipmap": zipmap}}
+    content = to_onnx(fitted, X[:1], options=options, target_opset=18).SerializeToString()
+
+    graph = export.serialised(signature.adapted(content, FEATURES, "multiclass", classes=CLASSES))
+
+    wanted = np.zeros((len(MANY), 3))
+    for at, each in enumerate(fitted.classes_):
+        wanted[:, CLASSES.index(each) if isinstance(each, str) else each] = fitted.predict_proba(MANY)[:, at]
+    assert export.run(graph, MANY) == pytest.approx(wanted, abs=1e-5)
+    first = export.session(graph).run(None, {"features": MANY})[0]
+    assert first.tolist() == wanted.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [RandomForestClassifier(n_estimators=3, random_state=0), OneVsRestClassifier(LogisticRegression())],
+)
+def test_other_classifiers_and_probabilities_without_names_are_served(estimator: Any) -> None:
+    fitted = estimator.fit(MANY, ["low", "mid", "high"] * 4)
+    forest = to_onnx(fitted, X[:1], target_opset=18, options={"zipmap": False}).SerializeToString()
+    plain = a_graph(
+        [helper.make_node("Softmax", ["X"], ["probabilities"]), helper.make_node("ArgMax", ["X"], ["most_probable"], axis=1)],
+        [value("X", (None, 3))],
+        [value("probabilities", (None, 3)), value("most_probable", (None, 1), TensorProto.INT64)],
+        {},
+    )  # fmt: skip
+    by_name = {name: at for at, name in enumerate(fitted.classes_)}
+
+    found = export.run(
+        export.serialised(signature.adapted(forest, FEATURES, "multiclass", classes=CLASSES)), MANY
+    )
+    answer = export.run(
+        export.serialised(signature.adapted(plain, FEATURES, "multiclass", classes=CLASSES)), X
+    )
+
+    said = fitted.predict_proba(MANY)[:, [by_name[name] for name in CLASSES]]
+    assert found == pytest.approx(said, abs=1e-5)
+    assert answer == pytest.approx(np.exp(X) / np.exp(X).sum(axis=1, keepdims=True), abs=1e-5)
+
+
+def test_classes_that_are_not_the_models_are_told() -> None:
+    other = LogisticRegression().fit(MANY, ["low", "mid", "top"] * 4)
+    content = to_onnx(other, X[:1], target_opset=18).SerializeToString()
+    with pytest.raises(
+        RunFailed, match=r"knows the classes low, mid, top, and .* low, mid, high: add top to"
+    ):
+        signature.adapted(content, FEATURES, "multiclass", classes=CLASSES)
+    with pytest.raises(
+        RunFailed, match=r"has 2 numbers a row, and this model has 3 classes \(low, mid, high\)"
+    ):
+        signature.adapted(of_one_input(width=2), FEATURES, "multiclass", classes=CLASSES)
+    labels = a_graph(
+        [helper.make_node("ArgMax", ["X"], ["y"], axis=1)],
+        [value("X", (None, 3))],
+        [value("y", (None, 1), TensorProto.INT64)],
+        {},
+    )
+    with pytest.raises(
+        RunFailed, match="output 'y' of the model is int64 of 2 dimensions, and the probabilities"
+    ):
+        signature.adapted(labels, FEATURES, "multiclass", classes=CLASSES)
 
 
 def newer_than_the_runtime() -> bytes:

@@ -46,7 +46,12 @@ def of_classes(model: Any, *, seen: Sequence[int], classes: int) -> Any:
     Each gets its own of `classes` columns; a class that was not seen has no chance.
     """
     compose.add_prefix_graph(model.graph, "fitted_", inplace=True)  # their names may be ours
-    graph, last = model.graph, _named(model.graph)
+    probabilities_of(model.graph, _named(model.graph), seen, classes)
+    return model
+
+
+def probabilities_of(graph: Any, last: str, seen: Sequence[int], classes: int) -> None:
+    """Let a graph answer as one of classes does, by its tensor `last`, the probabilities [rows, seen] of the classes `seen`."""
     own = np.zeros((len(seen), classes), np.float32)
     own[np.arange(len(seen)), list(seen)] = 1
     graph.initializer.append(numpy_helper.from_array(own, "own_columns"))
@@ -60,7 +65,6 @@ def of_classes(model: Any, *, seen: Sequence[int], classes: int) -> Any:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
     graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]))
-    return model
 
 
 def _named(graph: Any) -> str:

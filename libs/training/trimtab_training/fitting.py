@@ -19,8 +19,7 @@ from trimtab_core.specs import ModelSpec
 
 from trimtab_training import balancing, encoding, families
 from trimtab_training.encoding import Encoder
-from trimtab_training.errors import RunFailed
-from trimtab_training.families import Exported, Fitted, Floats, Matrix
+from trimtab_training.families import Exported, Fitted, Floats, Matrix, own
 from trimtab_training.inputs import Inputs
 
 FOLDS = 3
@@ -108,13 +107,11 @@ def fit(spec: ModelSpec, rows: Rows) -> Exported:
         RunFailed: the spec's parameters are none of its family's, or there is nothing to learn from.
     """
     features, by_age = rows.features, weights(spec, rows)
+    if spec.trainer.kind == "own":
+        return own.fit(spec, features, rows.label, by_age)
     encoder = encoding.fit(spec, features) if isinstance(features, Inputs) else None
     matrix = encoder.encode(features) if encoder is not None and isinstance(features, Inputs) else features
     assert not isinstance(matrix, Inputs)
-    if encoder is not None and spec.trainer.kind == "own":
-        raise RunFailed(
-            "trainer.kind own is shown numbers, and a feature of this model is a text: leave it out, or name another kind"
-        )
     by_class = balancing.by_class(spec, rows.label, by_age)
     if by_class is None:
         fitted = families.of(spec)(spec, matrix, rows.label, by_age)

@@ -29,11 +29,17 @@ class Rows:
     features: Any
     """float32 [rows, features], NaN where one is missing."""
     label: Any
-    """float64 [rows]."""
+    """float64 [rows]; of a binary task 0 or 1, of classes the number of one."""
     weight: Any
     """float64 [rows], how much each counts; None if all count the same."""
     names: tuple[str, ...]
     """Of the features, in order."""
+    texts: Any = None
+    """Strings [rows, texts], empty where one is missing; None if no feature of the model is a text."""
+    text_names: tuple[str, ...] = ()
+    """Of the texts, in order."""
+    classes: tuple[str, ...] = ()
+    """Of the label: it is their numbers."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -86,12 +92,29 @@ class Worker:
         self._tell = tell
         self._fitted: dict[str, Any] = {}
 
-    def fit(self, at: str, names: list[str], champion: str | None, **given: Any) -> None:
+    def fit(
+        self,
+        at: str,
+        names: list[str],
+        text_names: list[str],
+        classes: list[str],
+        champion: str | None,
+        **given: Any,
+    ) -> None:
         """Fit to the arrays that lie at `at`."""
         import numpy as np
 
         weight = np.load(f"{at}-weight.npy") if os.path.exists(f"{at}-weight.npy") else None
-        rows = Rows(np.load(f"{at}-features.npy"), np.load(f"{at}-label.npy"), weight, tuple(names))
+        features, texts = self._left(at)
+        rows = Rows(
+            features,
+            np.load(f"{at}-label.npy"),
+            weight,
+            tuple(names),
+            texts,
+            tuple(text_names),
+            tuple(classes),
+        )
         content = None
         if champion is not None:
             with open(champion, "rb") as file:
@@ -113,12 +136,23 @@ class Worker:
         import numpy as np
 
         fitted = self._fitted[at]
-        features = np.load(f"{at}-asked.npy")
+        features, texts = self._left(f"{at}-asked")
         if not callable(getattr(fitted, "predict", None)):
             raise Unfit(
                 f"fit gave a {type(fitted).__name__}, which has no method predict(features): add it, so that its graph can be checked"
             )
-        np.save(f"{at}-said.npy", np.asarray(fitted.predict(features), np.float64))
+        said = fitted.predict(features) if texts is None else fitted.predict(features, texts)
+        np.save(f"{at}-said.npy", np.asarray(said, np.float64))
+
+    def _left(self, at: str) -> tuple[Any, Any]:
+        """Return the features and the texts that lie at `at`; None for the texts if there are none."""
+        import numpy as np
+
+        features, texts = np.load(f"{at}-features.npy"), None
+        if os.path.exists(f"{at}-texts.json"):
+            with open(f"{at}-texts.json") as file:
+                texts = np.array(json.load(file), object)
+        return features, texts
 
     def export(self, at: str) -> None:
         """Write the graph of what was fitted."""

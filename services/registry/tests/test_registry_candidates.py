@@ -260,6 +260,7 @@ def test_of_classes_gates_read_the_chances() -> None:
         {
             "label": [0.0] * 300,
             "prediction": [0.0] * 300,
+            "vendor": ["x", "y", "y"] * 100,
             "champion_prediction": pa.array([None] * 100 + [0.0] * 200, pa.float64()),
             "probabilities": pa.array([sure] * 300, pa.list_(pa.float64(), 3)),
             "champion_probabilities": pa.array(
@@ -270,12 +271,20 @@ def test_of_classes_gates_read_the_chances() -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    gates = [{"metric": "log_loss", "at_most": 0.2}, {"metric": "log_loss", "versus": "champion"}]
+    gates = [
+        {"metric": "log_loss", "at_most": 0.2},
+        {"metric": "log_loss", "versus": "champion"},
+        {"metric": "calibration_error", "at_most": 0.2},
+        {"fairness": "vendor", "of": "true_positive_rate", "min_ratio": 0.9},
+    ]
     label = {"source": "dropoffs", "on": "trip", "value": "zone", "within": "4h", "classes": ["a", "b", "c"]}
     model = parse("Model", documents(task="multiclass", rollout={}, gates=gates, label=label)[3])
     assert isinstance(model, Model)
 
-    bound, versus = evaluation.judge(model.spec, bytes(sink.getvalue()), champion=1)
+    bound, versus, calibrated, fair = evaluation.judge(model.spec, bytes(sink.getvalue()), champion=1)
 
     assert bound.value == pytest.approx(-math.log(0.9))
+    assert calibrated.value == pytest.approx(0.1)
+    assert (fair.passed, fair.value) == (True, 1.0)
+    assert "of class a is 1 for" in fair.sentence
     assert (versus.passed, versus.value) == (True, pytest.approx(math.log(0.9 / 0.4)))

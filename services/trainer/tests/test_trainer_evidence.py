@@ -28,7 +28,11 @@ def a_job(folder: Path, task: str = "regression", **spec: Any) -> Model:
             "request.zone": zone,
             "noise": rng.normal(size=ROWS),
             **({group_column("zone"): [f"{each:g}" for each in zone]} if "gates" in spec else {}),
-            "label": value if task == "regression" else (value > 20).astype(np.float64),
+            "label": {
+                "regression": value,
+                "binary": (value > 20).astype(np.float64),
+                "multiclass": np.digitize(value, [18, 22]).astype(np.float64),
+            }[task],
         }
     )
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
@@ -84,9 +88,28 @@ def test_probabilities_have_theirs(tmp_path: Path, kind: str) -> None:
     assert result["metrics"].keys() == {
         "log_loss", "error_rate", "brier", "ece", "precision", "recall", "f1", "roc_auc", "average_precision",
     }  # fmt: skip
-    assert evidence["curves"].keys() == {"calibration", "roc", "pr"}
+    assert evidence["curves"].keys() == {"calibration", "confusion", "roc", "pr"}
     assert evidence["importance"]["metric"] == "log_loss"
     assert evidence["importance"]["features"][0]["feature"] == "request.x"
+
+
+def test_classes_have_theirs_and_each_class_its_own(tmp_path: Path) -> None:
+    label = {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": ["low", "mid", "high"]}
+    a_job(tmp_path, "multiclass", label=label, rollout={}, evidence={"slices": ["zone"]})
+
+    result, evidence = done(tmp_path)
+
+    assert result["metrics"].keys() == {
+        "log_loss", "error_rate", "brier", "ece", "balanced_accuracy", "f1_macro",
+    }  # fmt: skip
+    assert evidence["curves"].keys() == {"calibration", "calibration_by_class", "confusion"}
+    classes = {each["of"]: each for each in evidence["classes"]["slices"]}
+    table = {row["label"]: row["said"] for row in evidence["curves"]["confusion"]}
+    assert list(table) == ["low", "mid", "high"]
+    for at, (name, said) in enumerate(table.items()):
+        assert sum(said) == classes[name]["rows"]
+        assert classes[name]["measures"]["recall"][0] == pytest.approx(said[at] / sum(said))
+    assert evidence["slices"][0]["slices"][0]["measures"].keys() == result["metrics"].keys()
 
 
 def test_what_a_gate_slices_by_is_told_with_what_the_spec_names_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from trimtab_core.specs import parse, pinned, to_document
 from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
 from trimtab_training import environments, export, ownworker
+from trimtab_training.inputs import Inputs
 from trimtab_training.progress import Progress, Stage
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,9 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ROWS, 2))
 EXAMPLE = (ROOT / "docs/examples/own-trainer/mytrainer.py").read_text()
 LABEL = 3 * X[:, 0] + RNG.normal(0, 0.3, ROWS)
+WORDS = [("up", "down", None)[at % 3] for at in range(ROWS)]
+OF_CLASSES = np.array([{"up": 2.0, "down": 0.0, None: 1.0}[word] for word in WORDS])
+OF_CLASSES[::10] = RNG.integers(0, 3, ROWS // 10)
 LOCKED = ("numpy", "onnx", "protobuf", "ml-dtypes", "typing-extensions")
 
 
@@ -63,6 +67,7 @@ class Bench:
         *,
         lock: str | None = None,
         entry_point: str | None = "mytrainer:Trainer",
+        classes: tuple[str, ...] = (),
         **trainer: Any,
     ) -> dict[str, Any]:
         named = {"entry_point": entry_point} if entry_point else {}
@@ -72,11 +77,11 @@ class Bench:
             (path := self.sent / "requirements.lock").write_text(lock)
             named["lock"] = pinned(path.name, self.store.put(path).digest)
         spec = {
-            "task": "regression",
+            "task": "multiclass" if classes else "regression",
             "source": "trips",
-            "features": ["request.x", "request.z"],
+            "features": ["request.x", "request.z", *(["request.word"] if classes else [])],
             "rollout": {"cap": 10},
-            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": classes},
             "trainer": {"window": "30d", "kind": "own", **named, **trainer},
         }
         model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
@@ -85,7 +90,8 @@ class Bench:
         (self.folder / "job.json").write_text(json.dumps({"model": to_document(model)}))
         table = pa.table(
             {"key": [str(at) for at in range(ROWS)], "event_time_ms": np.arange(ROWS) * MINUTE}
-            | {"request.x": X[:, 0], "request.z": X[:, 1], "label": LABEL}
+            | {"request.x": X[:, 0], "request.z": X[:, 1]}
+            | ({"request.word": WORDS, "label": OF_CLASSES} if classes else {"label": LABEL})
         )
         with (
             pa.OSFile(str(self.folder / "rows.arrow"), "wb") as file,
@@ -181,6 +187,67 @@ def test_an_entry_point_that_leads_to_no_trainer_is_told(
     with pytest.raises(ownworker.Unfit, match=said):
         ownworker.found(entry_point)
     sys.modules.pop("mine_", None)
+
+
+OF_WORDS = """
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+WORDS = ["up", "down", ""]
+
+class Trainer:
+    def fit(self, rows, *, task):
+        assert (task, rows.classes, rows.text_names) == ("multiclass", ("low", "mid", "high"), ("request.word",))
+        assert rows.features.shape == (len(rows), 2) and rows.texts.shape == (len(rows), 1)
+        counts = [[1 + np.sum((rows.texts[:, 0] == word) & (rows.label == k)) for k in range(3)] for word in WORDS]
+        return Fitted(np.array(counts, np.float32) / np.sum(counts, axis=1, keepdims=True).astype(np.float32))
+
+class Fitted:
+    def __init__(self, table):
+        self.table = table
+
+    def predict(self, features, texts):
+        return self.table[[WORDS.index(word) for word in texts[:, 0]]]
+
+    def to_onnx(self):
+        nodes = [
+            helper.make_node("Equal", ["request_word", "words"], ["same"]),
+            helper.make_node("Cast", ["same"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["number", "table"], ["said"]),
+        ]
+        constants = {"words": np.array([WORDS], object), "table": self.table}
+        taken = [helper.make_tensor_value_info("request_word", TensorProto.STRING, [None, 1])]
+        given = [helper.make_tensor_value_info("said", TensorProto.FLOAT, [None, 3])]
+        tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+        graph = helper.make_graph(nodes, "words", taken, given, tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+"""
+CLASSES = ("low", "mid", "high")
+
+
+def test_it_may_fit_classes_and_texts(bench: Bench) -> None:
+    result = bench.run(bench.wheel(OF_WORDS), classes=CLASSES)
+
+    assert "error" not in result, result
+    assert result["metrics"]["error_rate"] < 0.15
+    said = export.run(
+        (bench.folder / "model.onnx").read_bytes(),
+        Inputs(X[:3].astype(np.float32), np.array([["up"], ["down"], [""]], object), (False,)),
+    )
+    assert said.argmax(axis=1).tolist() == [2, 0, 1]
+
+
+def test_what_is_no_probability_of_each_class_is_told(bench: Bench) -> None:
+    two = OF_WORDS.replace("texts[:, 0]]]", "texts[:, 0]]][:, :2]")
+    assert "give the probabilities of low, mid, high" in bench.run(bench.wheel(two), classes=CLASSES)["error"]
+    scores = OF_WORDS.replace("return self.table[", "return 2 * self.table[")
+    error = bench.run(bench.wheel(scores), classes=CLASSES)["error"]
+    assert error.startswith("the trainer's predict gives ") and "which sum to 1 (a softmax)" in error
+
+
+def test_classes_are_weighed_by_the_trainer_itself(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="'balanced' is for Trimtab's own families: remove it"):
+        bench.run(None, classes=CLASSES, class_weight="balanced")
 
 
 NO_GRAPH = "class Trainer:\n    def fit(self, rows): return self"

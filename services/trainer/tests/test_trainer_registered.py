@@ -16,6 +16,7 @@ from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
 from trimtab_trainer.usecases.entities import Registered, StoredFile
 from trimtab_training import export
+from trimtab_training.inputs import Inputs
 from trimtab_training.progress import Progress
 
 MINUTE, ROWS = 60_000, 600
@@ -52,6 +53,8 @@ class Bench:
         self.task = "regression"
         self.label = LABEL
         self.features = X.copy()
+        self.texts: dict[str, Any] = {}
+        self.classes: list[str] = []
 
     def stored(self, content: bytes) -> StoredFile:
         (path := self.folder.parent / "sent").write_bytes(content)
@@ -74,16 +77,21 @@ class Bench:
         spec = {
             "task": self.task,
             "source": "trips",
-            "features": ["request.x", "request.z"],
+            "features": ["request.x", "request.z", *self.texts],
             "rollout": {"cap": 10},
-            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h"},
+            "label": {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": self.classes},
             "trainer": {"window": "30d", "kind": "linear"},
         }
         model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
         (self.folder / "job.json").write_text(json.dumps({"model": to_document(model)}))
         table = pa.table(
             {"key": [str(at) for at in range(ROWS)], "event_time_ms": np.arange(ROWS) * MINUTE}
-            | {"request.x": self.features[:, 0], "request.z": self.features[:, 1], "label": self.label}
+            | {
+                "request.x": self.features[:, 0],
+                "request.z": self.features[:, 1],
+                **self.texts,
+                "label": self.label,
+            }
         )
         with (
             pa.OSFile(str(self.folder / "rows.arrow"), "wb") as file,
@@ -198,6 +206,90 @@ def test_what_is_no_probability_is_told(bench: Bench) -> None:
     bench.register(a_model())
 
     assert "and the task is binary: export the probability of the positive class" in bench.run()["error"]
+
+
+CLASSES = ["low", "mid", "high"]
+WORDS = np.where(RNG.random(ROWS) < 0.3, "up", "down").astype(object)
+
+
+def of_classes(*, softmax: bool = True) -> bytes:
+    """Return a graph of three classes: x says high, z says mid, and the word `up` says high too."""
+    nodes = [
+        helper.make_node("MatMul", ["features", "w"], ["weighted"]),
+        helper.make_node("Equal", ["words", "up"], ["is_up"]),
+        helper.make_node("Cast", ["is_up"], ["as_number"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["as_number", "lift"], ["lifted"]),
+        helper.make_node("Add", ["weighted", "lifted"], ["all"]),
+        helper.make_node("Softmax" if softmax else "Identity", ["all"], ["probabilities"]),
+    ]
+    constants = {
+        "w": np.array([[0, 0, 3], [0, 3, 0]], np.float32),
+        "up": np.array(["up"], object),
+        "lift": np.array([[0, 0, 4]], np.float32),
+    }
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 2]),
+         helper.make_tensor_value_info("words", TensorProto.STRING, [None, 1])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def classed(bench: Bench) -> Bench:
+    """A bench of three classes and a text, in whose rows the graph above is mostly right."""
+    bench.task, bench.classes = "multiclass", CLASSES
+    bench.texts = {"text(request.word)": WORDS}
+    scores = np.column_stack([np.zeros(ROWS), 3 * X[:, 1], 3 * X[:, 0] + 4 * (WORDS == "up")])
+    bench.label = (scores + RNG.gumbel(size=scores.shape)).argmax(axis=1).astype(float)
+    return bench
+
+
+def a_reference_of_classes(**columns: Any) -> pa.Table:
+    names = np.array(CLASSES, object)[np.arange(200) % 3]
+    found = some_reference().drop_columns(["label"]).to_pydict()
+    return pa.table(found | {"text_request_word": ["up", None] * 100, "label": names} | columns)
+
+
+def test_a_model_of_classes_and_texts_is_judged_and_let_out(classed: Bench) -> None:
+    classed.register(of_classes(), reference=a_reference_of_classes())
+    result = classed.run()
+
+    assert "error" not in result, result
+    assert result["metrics"]["error_rate"] < 0.3
+    assert (result["classes"], result["texts"]) == (CLASSES, ["text(request.word)"])
+    shown = Inputs(X.astype(np.float32), WORDS[:, None], (True,))
+    said = export.run((classed.folder / "model.onnx").read_bytes(), shown)
+    assert said.shape == (ROWS, 3) and said.sum(axis=1) == pytest.approx(1)
+    usual = classed.read("reference.arrow")
+    assert usual["text(request.word)"].to_pylist()[:2] == ["up", ""]
+    assert usual["loss"].to_numpy().mean() > 1, "its labels were drawn by lot"
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (a_reference_of_classes(label=["low", "top"] * 100), "label of the reference data is top in some rows, and the classes are low, mid"),
+        (a_reference_of_classes(label=["low", None] * 100), "label is missing in 100 rows"),
+        (a_reference_of_classes(text_request_word=[1] * 200), "column text_request_word of the reference data is int64, and a text"),
+        (a_reference_of_classes().drop_columns(["text_request_word"]), r"has no column text\(request\.word\)"),
+    ],
+)  # fmt: skip
+def test_reference_data_of_classes_that_will_not_do_is_told(
+    classed: Bench, reference: pa.Table, said: str
+) -> None:
+    classed.register(of_classes(), reference=reference)
+
+    assert re.search(said, error := classed.run()["error"]), error
+
+
+def test_scores_that_are_no_probabilities_of_classes_are_told(classed: Bench) -> None:
+    classed.register(of_classes(softmax=False))
+
+    assert "give probabilities, which sum to 1 (a softmax)" in classed.run()["error"]
 
 
 def test_too_few_rows_to_judge_it_by_are_told(bench: Bench) -> None:

@@ -86,7 +86,10 @@ def found(
             _told(evidence.sliced(task, label, predictions, by, column, seed=spec.trainer.seed))
             for by, column in _columns(table.slice(judged.start), wanted)
         ],
-        "curves": curves(task, label, predictions, times),
+        "classes": _told(evidence.by_class(label, predictions, spec.label.classes, seed=spec.trainer.seed))
+        if task == "multiclass"
+        else None,
+        "curves": curves(task, label, predictions, times, spec.label.classes),
         "importance": {
             "metric": spec.judged_by,
             "rows": asked,

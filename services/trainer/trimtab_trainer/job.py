@@ -104,7 +104,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     model = model if brought else search.settled(model, rows, the.judged, folder, telling)
     task, spec = model.spec.task, model.spec.trainer
     judged = brought.unseen(rows, the.judged) if brought else the.judged
-    theirs = {} if brought else own.open_line(folder, model.spec, names)
+    theirs = {} if brought else own.open_line(folder, model.spec, names, the.texts)
     kind, width = "registered" if brought else spec.kind, len(names) + len(the.texts)
     log.info("%s: %d rows of %d features, %d judged", kind, len(rows), width, len(rows[judged]))
     made = brought.made(rows, judged) if brought else making.fit(model.spec, rows, judged, the.job, telling)

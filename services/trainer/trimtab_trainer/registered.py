@@ -1,7 +1,7 @@
 """A model that a person brings along, in the place of one that is fitted.
 
 It is judged, compared and exported by the same steps as a fitted one. It answers with one finite number a row, a
-probability where those are asked for, or the run fails with what to change.
+probability where those are asked for, or one for each class, or the run fails with what to change.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 from trimtab_core.specs import ModelSpec
-from trimtab_training import export, reference, signature
+from trimtab_training import export, inputs, reference, signature
 from trimtab_training.errors import RunFailed
-from trimtab_training.families import Floats, Matrix
+from trimtab_training.families import Floats, Matrix, own
 from trimtab_training.fitting import Rows
 from trimtab_training.inputs import Inputs
 from trimtab_training.making import Made
@@ -35,9 +35,11 @@ class Graph:
     content: bytes
     features: tuple[str, ...]
     task: str
+    classes: tuple[str, ...]
+    """Of a multiclass task."""
 
-    def predict(self, features: Matrix) -> Floats:
-        """Return predictions [rows].
+    def predict(self, features: Matrix | Inputs) -> Floats:
+        """Return predictions [rows], or probabilities [rows, classes].
 
         Raises:
             RunFailed: it cannot run, or answers with what is no prediction.
@@ -48,12 +50,15 @@ class Graph:
             raise RunFailed(
                 f"the model fails on {len(features)} rows: {error}; mend it, and register it again"
             ) from error
-        if said.shape != (len(features),):
+        if said.shape != (len(features), *([len(self.classes)] if self.classes else [])):
+            wanted = f"one for each of {', '.join(self.classes)}" if self.classes else "one"
             raise RunFailed(
-                f"the model gives {said.size} numbers for {len(features)} rows: export it with one a row"
+                f"the model gives {said.size} numbers for {len(features)} rows: export it with {wanted} a row"
             )
-        if not (finite := np.isfinite(said)).all():
+        if not (finite := np.isfinite(said.reshape(len(said), -1)).all(axis=1)).all():
             raise RunFailed(self._blank(features, said, finite))
+        if self.classes:
+            return own.probable(said, "the model")
         if self.task == "binary" and ((said < 0) | (said > 1)).any():
             worst = said[np.argmax(np.abs(said - 0.5))]
             raise RunFailed(
@@ -65,15 +70,16 @@ class Graph:
         """Return the graph."""
         return onnx.load_model_from_string(self.content)
 
-    def _blank(self, features: Matrix, said: Floats, finite: Any) -> str:
+    def _blank(self, features: Matrix | Inputs, said: Floats, finite: Any) -> str:
+        numbers = features.numbers if isinstance(features, Inputs) else features
         missing = [
             name
-            for name, column in zip(self.features, np.isnan(features[~finite]).any(0), strict=True)
+            for name, column in zip(self.features, np.isnan(numbers[~finite]).any(0), strict=True)
             if column
         ]
         where = f", where {', '.join(missing)} may be missing" if missing else ""
         return (
-            f"the model gives {said[~finite][0]} for {int((~finite).sum())} of {len(said)} rows{where}: a feature that is "
+            f"the model gives {said[~finite].flat[0]} for {int((~finite).sum())} of {len(said)} rows{where}: a feature that is "
             "missing is NaN, so let the graph itself put something in its place"
         )
 
@@ -86,7 +92,8 @@ class Brought:
     origin: str
     digest: str
     trained_to_ms: int | None
-    reference: Path | None
+    rows: Rows | None
+    """The rows that came with it."""
 
     def unseen(self, rows: Rows, held_out: slice) -> slice:
         """Return the places to judge by: of the held-out ones those that are newer than its own training.
@@ -110,17 +117,14 @@ class Brought:
 
         They are those that came with it. Without any: those it is judged by, if it is known which it has not seen.
         """
-        if self.reference is not None:
-            brought = _rows(self.reference, self.graph.features)
-            assert not isinstance(brought.features, Inputs)
-            return brought, self.graph.predict(brought.features)
+        if self.rows is not None:
+            return self.rows, self.graph.predict(self.rows.features)
         if self.trained_to_ms is not None:
             return rows[judged], unseen[judged]
         return rows, unseen
 
     def made(self, rows: Rows, judged: slice) -> Made:
         """Return what a fit would come to: nothing is fitted, and the model has seen what it has seen."""
-        assert not isinstance(rows.features, Inputs), "which is refused before"
         said = self.graph.predict(rows.features)
         shown, unseen = self.at_work(rows, said, judged)
         newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))
@@ -146,28 +150,24 @@ def brought(folder: Path, features: Sequence[str], texts: Sequence[str], spec: M
     """
     if not (folder / "registered.json").exists():
         return None
-    if texts or spec.task == "multiclass":
-        why = f"feature {texts[0]} is a text" if texts else "the task is multiclass"
-        raise RunFailed(
-            f"a model that is brought takes numbers and answers with one number a row, and {why}: train one here"
-        )
     told, task = json.loads((folder / "registered.json").read_text()), spec.task
+    classes = spec.label.classes if task == "multiclass" else ()
     content = (folder / "registered.onnx").read_bytes()
     try:
-        graph = export.serialised(signature.adapted(content, features, task))
+        graph = export.serialised(signature.adapted(content, features, task, texts=texts, classes=classes))
     except onnx.checker.ValidationError as error:
         raise RunFailed(f"the model is not well formed ({error}): export it anew") from error
     reference = folder / "registered.parquet"
     return Brought(
-        Graph(graph, tuple(features), task),
+        Graph(graph, tuple(features), task, classes),
         told["origin"],
         hashlib.sha256(content).hexdigest(),
         told["trained_to_ms"],
-        reference if reference.exists() else None,
+        _rows(reference, features, texts, spec.label.classes) if reference.exists() else None,
     )
 
 
-def _rows(path: Path, features: Sequence[str]) -> Rows:
+def _rows(path: Path, features: Sequence[str], texts: Sequence[str], classes: Sequence[str]) -> Rows:
     """Return the rows that came with a model.
 
     Raises:
@@ -180,7 +180,8 @@ def _rows(path: Path, features: Sequence[str]) -> Rows:
             f"the reference data is no Parquet that can be read ({error}): write it again"
         ) from error
     names = {
-        name: next(filter(table.column_names.__contains__, signature.called(name)), name) for name in features
+        name: next(filter(table.column_names.__contains__, signature.called(name)), name)
+        for name in [*features, *texts]
     }
     if lacking := [name for name in [*names.values(), _LABEL] if name not in table.column_names]:
         raise RunFailed(
@@ -192,8 +193,7 @@ def _rows(path: Path, features: Sequence[str]) -> Rows:
         )
     if _TIME in table.column_names:
         table = table.sort_by(_TIME)
-    columns = [_numbers(table, column) for column in names.values()]
-    label = _numbers(table, _LABEL)
+    label = _label(table, classes)
     if blank := int((~np.isfinite(label)).sum()):
         raise RunFailed(f"{_LABEL} is missing in {blank} rows of the reference data: leave those out")
     times = (
@@ -201,7 +201,34 @@ def _rows(path: Path, features: Sequence[str]) -> Rows:
         if _TIME in table.column_names
         else np.zeros(len(label), np.int64)
     )
-    return Rows(np.column_stack(columns).astype(np.float32), label, times)
+    columns = [_numbers(table, names[name]) for name in features] + [
+        _words(table, names[name]) for name in texts
+    ]
+    seen = pa.table(dict(zip([*features, *texts], columns, strict=True)))
+    return Rows(inputs.of(seen, features, texts), label, times)
+
+
+def _label(table: pa.Table, classes: Sequence[str]) -> Floats:
+    """Return the labels: numbers, or the numbers of classes that are called by their names."""
+    column = table[_LABEL]
+    if not classes or (len(classes) == 2 and not pa.types.is_string(column.type)):
+        return _numbers(table, _LABEL)
+    number = {name: float(at) for at, name in enumerate(classes)}
+    said = column.cast(pa.string()).to_pylist()
+    if others := sorted({each for each in said if each is not None} - set(number)):
+        raise RunFailed(
+            f"{_LABEL} of the reference data is {', '.join(others[:3])} in some rows, and the classes are {', '.join(classes)}: "
+            "leave those rows out, or name the classes as the spec does"
+        )
+    return np.array([number.get(each, np.nan) for each in said])
+
+
+def _words(table: pa.Table, name: str) -> Any:
+    if not pa.types.is_string(table[name].type) and not pa.types.is_large_string(table[name].type):
+        raise RunFailed(
+            f"column {name} of the reference data is {table[name].type}, and a text is wanted: convert it"
+        )
+    return table[name].cast(pa.string())
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:

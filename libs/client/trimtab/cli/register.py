@@ -21,7 +21,7 @@ def register(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet: a column for each feature, and label; what is usual for it is taken from there."
+            help="Parquet: a column for each feature, and label (a class by its name); what is usual for it is taken from there."
         ),
     ] = None,
     trained_to: Annotated[
@@ -46,8 +46,9 @@ def register(
 ) -> None:
     """Bring your own model: FILE becomes a version of MODEL through the same gates and rollout as a trained one.
 
-    It takes `features`, float32 of rows by features in the order of the spec (or an input a feature, called as it is), and
-    its first output is a number a row: the value, or the probability of the positive class.
+    It takes `features`, float32 of rows by features in the order of the spec (or an input a feature, called as it is), and `texts`,
+    strings, likewise. Its first output is a number a row: the value, or the probability of the positive class; or its last
+    one is the probabilities of a multiclass task's classes.
     """
     sent = registering.model(file, tracking_uri)
     usual = registering.read(reference) if reference else None

@@ -22,8 +22,10 @@ from trimtab_core.specs import ModelSpec
 
 from trimtab_training import environments, ownworker, signature
 from trimtab_training.errors import RunFailed
-from trimtab_training.families import Floats, Matrix
+from trimtab_training.families import Floats
+from trimtab_training.inputs import Inputs, Matrix
 
+_ROUNDING = 1e-3
 WHEEL, LOCK = "trainer", "requirements.lock"
 """What they are called in a job's folder: the wheel lies in a folder, for its own name tells pip what it is."""
 
@@ -31,8 +33,9 @@ WHEEL, LOCK = "trainer", "requirements.lock"
 class Line:
     """The line to the process of a trainer, which ends with this one."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, names: Sequence[str]) -> None:
-        self.folder, self.names, self.task = folder, tuple(names), spec.task
+    def __init__(self, folder: Path, spec: ModelSpec, names: Sequence[str], texts: Sequence[str]) -> None:
+        self.folder, self.names, self.texts = folder, tuple(names), tuple(texts)
+        self.task, self.classes = spec.task, spec.label.classes
         self._wheel = next(iter((folder / WHEEL).glob("*.whl")), None)
         self._lock = found if (found := folder / LOCK).exists() else None
         place = environments.of(self._wheel, self._lock, folder.parent.with_name("environments"))
@@ -96,8 +99,10 @@ _line: Line | None = None
 _numbers = count(1)
 
 
-def open_line(folder: Path, spec: ModelSpec, names: Sequence[str]) -> dict[str, str]:
+def open_line(folder: Path, spec: ModelSpec, names: Sequence[str], texts: Sequence[str]) -> dict[str, str]:
     """Start the trainer of the job in `folder`, the one that this process does, and return what names it; nothing if it has none.
+
+    `names` are the features that are numbers, and `texts` the others.
 
     Raises:
         RunFailed: its environment cannot be made, or it is not there.
@@ -105,7 +110,7 @@ def open_line(folder: Path, spec: ModelSpec, names: Sequence[str]) -> dict[str, 
     global _line
     if spec.trainer.kind != "own":
         return {}
-    _line = Line(folder, spec, names)
+    _line = Line(folder, spec, names, texts)
     return _line.facts()
 
 
@@ -117,23 +122,30 @@ def close_line() -> None:
         _line = None
 
 
-def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | None) -> "Remote":
+def fit(spec: ModelSpec, features: Matrix | Inputs, labels: Floats, weights: Floats | None) -> "Remote":
     """Have the user's trainer fit."""
     assert _line is not None
     line, at = _line, str(_line.folder / f"own-{next(_numbers)}")
-    np.save(f"{at}-features.npy", features)
+    _leave(at, features)
     np.save(f"{at}-label.npy", labels)
     if weights is not None:
         np.save(f"{at}-weight.npy", weights)
     champion = line.folder / "champion.onnx"
     line.ask(
-        "fit", at=at, names=list(line.names), task=spec.task, seed=spec.trainer.seed,
+        "fit", at=at, names=list(line.names), text_names=list(line.texts), classes=list(line.classes), task=spec.task, seed=spec.trainer.seed,
         parameters={name: _whole(value) for name, value in spec.trainer.parameters.items()},
         champion=str(champion) if champion.exists() else None,
     )  # fmt: skip
-    for part in ("features", "label", "weight"):
-        Path(f"{at}-{part}.npy").unlink(missing_ok=True)
+    for part in ("features.npy", "texts.json", "label.npy", "weight.npy"):
+        Path(f"{at}-{part}").unlink(missing_ok=True)
     return Remote(line, at)
+
+
+def _leave(at: str, features: Matrix | Inputs) -> None:
+    """Leave what a trainer is shown of some rows where it looks for it; texts as JSON, of which nothing has to be unpickled."""
+    np.save(f"{at}-features.npy", features.numbers if isinstance(features, Inputs) else features)
+    if isinstance(features, Inputs):
+        Path(f"{at}-texts.json").write_text(json.dumps(features.texts.tolist()))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -146,29 +158,54 @@ class Remote:
     def __post_init__(self) -> None:
         weakref.finalize(self, self.line.drop, self.at)
 
-    def predict(self, features: Matrix) -> Floats:
-        """Return predictions [rows].
+    def predict(self, features: Matrix | Inputs) -> Floats:
+        """Return predictions [rows], or probabilities [rows, classes].
 
         Raises:
-            RunFailed: the user's code raises, or gives no number a row.
+            RunFailed: the user's code raises, or gives no number a row, or no probability of each class.
         """
-        np.save(f"{self.at}-asked.npy", features)
+        _leave(f"{self.at}-asked", features)
         self.line.ask("predict", at=self.at)
         said: Floats = np.load(f"{self.at}-said.npy")
-        if said.shape not in ((len(features),), (len(features), 1)):
+        rows, of_classes = len(features), self.line.task == "multiclass"
+        fitting = [(rows, len(self.line.classes))] if of_classes else [(rows,), (rows, 1)]
+        if said.shape not in fitting:
+            wanted = f"the probabilities of {', '.join(self.line.classes)}" if of_classes else "one a row"
             raise RunFailed(
-                f"the trainer's predict gave numbers of shape {list(said.shape)} for {len(features)} rows: give one a row"
+                f"the trainer's predict gave numbers of shape {list(said.shape)} for {rows} rows: give {wanted}"
             )
-        if bad := int((~np.isfinite(said)).sum()):
+        if bad := int((~np.isfinite(said.reshape(rows, -1)).all(axis=1)).sum()):
             raise RunFailed(
-                f"the trainer's predict gave no number for {bad} of {len(features)} rows: features may be NaN, so allow for it"
+                f"the trainer's predict gave no number for {bad} of {rows} rows: features may be NaN, so allow for it"
             )
-        return said.reshape(-1)
+        return probable(said, "the trainer's predict") if of_classes else said.reshape(-1)
 
     def to_onnx(self) -> Any:
         """Return the graph."""
         self.line.ask("export", at=self.at)
-        return signature.adapted(Path(f"{self.at}.onnx").read_bytes(), self.line.names, self.line.task)
+        line = self.line
+        return signature.adapted(
+            Path(f"{self.at}.onnx").read_bytes(),
+            line.names,
+            line.task,
+            texts=line.texts,
+            classes=line.classes,
+        )
+
+
+def probable(said: Floats, who: str) -> Floats:
+    """Return the probabilities [rows, classes] that somebody gave, without what rounding has put beyond 0 and 1.
+
+    Raises:
+        RunFailed: they are none.
+    """
+    off = np.maximum(np.abs(said.sum(axis=1) - 1), np.abs(said - np.clip(said, 0, 1)).max(axis=1))
+    if off.max() > _ROUNDING:
+        row = ", ".join(f"{each:.4g}" for each in said[off.argmax()])
+        raise RunFailed(
+            f"{who} gives {row} for the classes of a row: give probabilities, which sum to 1 (a softmax)"
+        )
+    return np.clip(said, 0, 1)
 
 
 def _whole(value: Any) -> Any:
