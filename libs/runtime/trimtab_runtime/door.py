@@ -5,8 +5,8 @@ threaded server answers nearly twice as many calls as the asyncio one. Handlers 
 wrapped once, when they are added, so that a call pays for nothing here but a `try`.
 
 What it lets in it answers: while `max_waiting` calls wait for a thread, one more is told
-at once when to come back, and a call whose deadline has passed before its turn came is
-not worked on. A stream in both directions has a thread of its own, reads one request,
+at once when to come back, and one whose deadline has passed before its turn came is not
+worked on (gRPC sees to that). A stream in both directions has a thread of its own, reads one request,
 answers it, and reads the next, so answers come in order and no more is held than one.
 
 A servicer may have handlers that are coroutines too, for calls that wait: those run
@@ -65,9 +65,10 @@ async def serving(
         Unavailable: the address cannot be had.
     """
     pool: Any = Pool(threads)  # all that grpc asks of an executor
+    gate = _Gate(pool, max_waiting)
     server = grpc.server(
         pool,
-        interceptors=[_Gate(pool, max_waiting)],
+        interceptors=[gate],
         options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=max_waiting + threads + _WAITING + _STREAMS + _REFUSED,
     )
@@ -92,19 +93,21 @@ async def serving(
         set_ready(False)
         await asyncio.to_thread(server.stop(drain_s).wait)
         await asyncio.to_thread(pool.close, drain_s)
-        for threaded in (waiting, streams.threads):
+        for threaded in (waiting, streams.threads, gate.threads):
             threaded.shutdown(wait=False, cancel_futures=True)
 
 
-class _Gate(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls, on a thread of its own, while too many wait; health is always told."""
+class _Gate(grpc.ServerInterceptor):
+    """Refuses calls, on a thread of its own, while too many wait; whoever asks for health waits with the others."""
 
     def __init__(self, pool: Pool, most: int) -> None:
         self._pool = pool
         self._most = most
-        refuse: Any = self._refuse
-        refusing = _on(ThreadPoolExecutor(1, "door-refusing"), lambda _, context: refuse(context))
-        self._refusal = grpc.stream_stream_rpc_method_handler(refusing)
+        self.threads = ThreadPoolExecutor(1, "door-refusing")
+        refusing = _on(self.threads, lambda _, context: self._refuse(context))
+        self._refusal: Any = grpc.stream_stream_rpc_method_handler(
+            refusing
+        )  # it reads nothing, so it fits all calls
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of a call."""
@@ -244,10 +247,6 @@ def _let_in(request: Any) -> Any:
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
-        if context.time_remaining() <= 0:
-            context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the request's turn came"
-            )
         try:
             _let_in(request)
             for key, value in context.invocation_metadata():

@@ -1,6 +1,7 @@
 """Both doors over a real socket, on an instance without Kafka."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -10,9 +11,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from trimtab_contracts.serving.v1.serving_pb2 import ExplainRequest, PredictRequest, ScoreRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
-from trimtab_runtime import telemetry
+from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.clock import iso, to_timestamp
+from trimtab_runtime.errors import Overloaded
+from trimtab_runtime.testing import eventually
 from trimtab_serving import grpc_api, oip_api, testing
+from trimtab_serving.explaining import Explanations
 from trimtab_serving.testing import Instance
 from tritonclient.grpc import service_pb2 as pb2
 from tritonclient.grpc import service_pb2_grpc as pb2_grpc
@@ -181,3 +185,63 @@ async def test_rows_of_named_features_are_answered_in_whatever_order_and_nothing
     assert "which is not among the features: add it" in said
     code, said = await refused(score(ScoreRequest(model=MODEL, features=names, values=[1.0])))
     assert said == "1 values make no rows of 4 features: send one of each for each row"
+
+
+async def test_a_stream_answers_in_order_and_outlives_a_request_that_fails(
+    channel: grpc.aio.Channel, instance: Instance
+) -> None:
+    requests = [PredictRequest(model=MODEL, rows=[row(f"t{number}", distance=number)]) for number in range(9)]
+    requests[3] = PredictRequest(model=MODEL, rows=[b"{"])
+    requests[4] = PredictRequest(model="nobody", rows=[row()])
+    stream = PredictionStub(channel).PredictStream(iter(requests))
+
+    found = [each async for each in stream]
+
+    assert [each.failure.code for each in found if each.HasField("failure")] == [3, 5]
+    assert "row 0 of the request" in found[3].failure.message
+    said = [each.answer.predictions[0] for each in found if each.HasField("answer")]
+    assert said == [number + 200 for number in range(9) if number not in (3, 4)]
+    logged = [answered.keys[at] for batch in instance.log.drain([]) for answered, at in batch.rows]
+    assert sorted(logged) == [f"t{number}" for number in range(9) if number not in (3, 4)]
+
+
+async def test_a_stream_takes_no_request_before_the_last_is_answered(instance: Instance) -> None:
+    taken: list[int] = []
+
+    def requests() -> Iterator[PredictRequest]:
+        for number in range(9):
+            taken.append(number)
+            yield PredictRequest(model=MODEL, rows=[row()])
+
+    api = grpc_api.PredictionApi(instance.predictions, Explanations(instance.board))
+    answers = api.PredictStream(requests(), None)
+
+    for number in range(3):
+        assert next(answers).answer.predictions[0] == 202.5
+        assert taken == list(range(number + 1))
+
+
+async def test_a_stream_too_many_is_told_when_to_come_again(channel: grpc.aio.Channel) -> None:
+    request, predict = PredictRequest(model=MODEL, rows=[row()]), PredictionStub(channel).PredictStream
+    opened = [predict() for _ in range(64)]
+    for stream in opened:
+        await stream.write(request)
+        assert (await stream.read()).answer.predictions[0] == 202.5
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await predict(iter([request])).read()
+
+    error = rpc.error_of(refusal.value)
+    assert isinstance(error, Overloaded)
+    assert "64 streams are open already" in str(error)
+    assert error.retry_after_s == 1
+    for stream in opened:
+        stream.cancel()
+
+    async def has_room() -> bool:
+        try:
+            return bool((await predict(iter([request])).read()).answer.ids)
+        except grpc.aio.AioRpcError:
+            return False
+
+    await eventually(has_room)

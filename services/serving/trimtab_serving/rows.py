@@ -95,6 +95,11 @@ class RowReader:
         self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
+    @property
+    def keep_ms(self) -> int | None:
+        """How long answers to the same features are kept; None where they are not."""
+        return self._model.spec.serving.cache
+
     def prepare(self, features: tuple[str, ...], texts: tuple[str, ...] = ()) -> None:
         """Compile a version's features, in the order in which it takes them: numbers, and then texts.
 
