@@ -943,6 +943,13 @@ class CardSpec(Spec):
     """What is known of where it is wrong, a sentence each."""
 
 
+class ServingSpec(Spec):
+    """How a model's versions answer."""
+
+    cache: Duration | None = None
+    """How long an answer is kept for requests with the very same features; none is, if not given. Of use to a slow model."""
+
+
 class EvidenceSpec(Spec):
     """What is told of a candidate beyond what its gates read."""
 
@@ -971,6 +978,7 @@ class ModelSpec(Spec):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     alerts: AlertsSpec = AlertsSpec()
+    serving: ServingSpec = ServingSpec()
     evidence: EvidenceSpec | None = None
     card: CardSpec | None = None
 

@@ -1,6 +1,7 @@
 """The threaded door takes plain handlers and coroutines side by side, and tells a failure of either."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ from trimtab_contracts.features.v1.features_pb2_grpc import (
     FeatureStoreStub,
     add_FeatureStoreServicer_to_server,
 )
-from trimtab_runtime import door
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime import door, rpc
+from trimtab_runtime.errors import NotFound, Overloaded, Rejected
 from trimtab_runtime.testing import eventually
 
 
@@ -25,10 +26,20 @@ class Servicer(FeatureStoreServicer):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.begun, self.cancelled = asyncio.Event(), False
+        self.held, self.release = threading.Event(), threading.Event()
+        self.answered: list[str] = []
+        self.attempts: list[str] = []
 
     def GetOnlineFeatures(self, request: Any, context: Any) -> messages.GetOnlineFeaturesResponse:
         with pytest.raises(RuntimeError):
             asyncio.get_running_loop()
+        (name,) = request.features
+        if name == "hold":
+            self.held.set()
+            assert self.release.wait(60)
+        self.answered.append(name)
+        metadata = dict(context.invocation_metadata())
+        self.attempts.append(metadata.get("grpc-previous-rpc-attempts", "0"))
         return messages.GetOnlineFeaturesResponse(names=request.features)
 
     async def GetArchiveWatermark(self, request: Any, context: Any) -> messages.GetArchiveWatermarkResponse:
@@ -64,13 +75,26 @@ async def servicer() -> Servicer:
 async def store(tmp_path: Path, servicer: Servicer) -> AsyncIterator[Any]:
     where, add = f"unix:{tmp_path}/door", partial(add_FeatureStoreServicer_to_server, servicer)
     async with (
-        door.serving(
-            where, add, ["trimtab.features.v1.FeatureStore"], threads=1, max_waiting=64
-        ) as set_ready,
+        door.serving(where, add, ["trimtab.features.v1.FeatureStore"], threads=1, max_waiting=6) as set_ready,
         grpc.aio.insecure_channel(where) as channel,
     ):
         set_ready(True)
         yield FeatureStoreStub(channel)
+        servicer.release.set()
+
+
+def ask(store: Any, name: str, timeout: float = 60) -> Any:
+    """Begin a call that takes a thread."""
+    return store.GetOnlineFeatures(messages.GetOnlineFeaturesRequest(features=[name]), timeout=timeout)
+
+
+async def full(store: Any, servicer: Servicer) -> list[Any]:
+    """Have the only thread held, and as many calls wait for it as may."""
+    held = [ask(store, "hold")]
+    await asyncio.to_thread(servicer.held.wait, 60)
+    while len(held) < 40:  # those too many are refused
+        held.append(ask(store, str(len(held))))
+    return held
 
 
 async def test_calls_that_wait_hold_no_thread_of_those_that_do_not(store: Any) -> None:
@@ -122,3 +146,91 @@ async def test_a_coroutine_whose_caller_has_gone_is_cancelled(store: Any, servic
         return servicer.cancelled
 
     await eventually(is_cancelled, what="the coroutine cancelled")
+
+
+async def test_a_call_too_many_is_refused_at_once_and_told_when_to_come_again(
+    store: Any, servicer: Servicer
+) -> None:
+    calls = await full(store, servicer)
+
+    async def refusal() -> Any:
+        ended = [call for call in calls if call.done()]
+        return ended[0] if len(ended) == 33 else None
+
+    error = await eventually(refusal)
+    with pytest.raises(grpc.RpcError) as raised:
+        await error
+    known = rpc.error_of(raised.value)
+    assert isinstance(known, Overloaded)
+    assert str(known) == "6 requests wait already: send it again, later and slower, or add instances"
+    assert 0.05 <= known.retry_after_s <= 7.5
+    assert dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"] == str(
+        round(known.retry_after_s * 1000)
+    )
+
+    servicer.release.set()
+    assert len([call for call in calls if await call.code() is grpc.StatusCode.OK]) == 7
+    assert len(servicer.answered) == 7
+
+
+async def test_our_clients_come_again_when_they_are_told(
+    store: Any, servicer: Servicer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+    pause = door.random.uniform
+
+    def told(least: float, most: float) -> float:
+        if most == 1.5:
+            servicer.loop.call_soon_threadsafe(refused.set)
+        return pause(least, most)
+
+    calls = await full(store, servicer)
+    monkeypatch.setattr(door.random, "uniform", told)
+    async with rpc.channel(f"unix:{tmp_path}/door") as channel:
+        mine = ask(FeatureStoreStub(channel), "mine")
+        async with asyncio.timeout(60):
+            await refused.wait()
+        servicer.release.set()
+
+        assert list((await mine).names) == ["mine"]
+
+    assert servicer.attempts[servicer.answered.index("mine")] != "0"
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_what_nobody_waits_for_any_longer_is_not_worked_on(store: Any, servicer: Servicer) -> None:
+    held = ask(store, "hold")
+    await asyncio.to_thread(servicer.held.wait, 60)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        await ask(store, "late", timeout=0.05)
+    servicer.release.set()
+    await held
+    await ask(store, "after")
+
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert servicer.answered == ["hold", "after"]
+
+
+async def test_a_message_that_is_too_large_is_refused_in_a_sentence(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc, "MESSAGE_LIMIT", 1000)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        await ask(store, "x" * 2000)
+
+    error = rpc.error_of(raised.value)
+    assert type(error) is Rejected
+    assert str(error) == "the request has 2,003 bytes, and 1,000 is the most: send fewer rows at once"
+
+
+async def test_an_answer_that_is_too_large_for_the_client_is_no_overload(store: Any, tmp_path: Path) -> None:
+    options = [("grpc.max_receive_message_length", 100)]
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/door", options=options) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await ask(FeatureStoreStub(channel), "x" * 200)
+
+    error = rpc.error_of(raised.value)
+    assert type(error) is Rejected
+    assert str(error).endswith("send, or ask for, less at once")

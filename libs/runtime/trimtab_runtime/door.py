@@ -4,6 +4,11 @@ The twin of `trimtab_runtime.rpc.serving` for handlers that are plain functions:
 threaded server answers nearly twice as many calls as the asyncio one. Handlers are
 wrapped once, when they are added, so that a call pays for nothing here but a `try`.
 
+What it lets in it answers: while `max_waiting` calls wait for a thread, one more is told
+at once when to come back, and one whose deadline has passed before its turn came is not
+worked on (gRPC sees to that). A stream in both directions has a thread of its own, reads one request,
+answers it, and reads the next, so answers come in order and no more is held than one.
+
 A servicer may have handlers that are coroutines too, for calls that wait: those run
 on the event loop of whoever opened the door, and wait in threads of their own.
 """
@@ -11,6 +16,8 @@ on the event loop of whoever opened the door, and wait in threads of their own.
 import asyncio
 import inspect
 import logging
+import random
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,13 +29,21 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import TrimtabError
+from trimtab_runtime.errors import Overloaded, Rejected, TrimtabError
 from trimtab_runtime.pool import Pool
 
 log = logging.getLogger(__name__)
 
 _WAITING = 32
 """Calls of coroutines that wait at once; more of them queue."""
+_STREAMS = 64
+"""Streams in both directions that are open at once."""
+_REFUSED = 1024
+"""Refusals under way at once; beyond them gRPC itself refuses, with no word of when to come back."""
+_LET_IN = ("grpc.max_receive_message_length", 2 * rpc.MESSAGE_LIMIT)
+"""More than is taken, so that what is too large can be told so in a sentence."""
+_PAUSE_S = (0.05, 5.0)
+"""The least and the most that one is told to wait."""
 
 
 @asynccontextmanager
@@ -50,13 +65,16 @@ async def serving(
         Unavailable: the address cannot be had.
     """
     pool: Any = Pool(threads)  # all that grpc asks of an executor
+    gate = _Gate(pool, max_waiting)
     server = grpc.server(
         pool,
-        options=[*rpc.CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)],
-        maximum_concurrent_rpcs=max_waiting,
+        interceptors=[gate],
+        options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=max_waiting + threads + _WAITING + _STREAMS + _REFUSED,
     )
     waiting = ThreadPoolExecutor(_WAITING, "door-waiting")  # threads are begun as they are needed
-    register(_Guarded(server, _Loop(asyncio.get_running_loop(), waiting)))
+    streams = _Streams()
+    register(_Guarded(server, _Loop(asyncio.get_running_loop(), waiting), streams))
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -75,7 +93,68 @@ async def serving(
         set_ready(False)
         await asyncio.to_thread(server.stop(drain_s).wait)
         await asyncio.to_thread(pool.close, drain_s)
-        waiting.shutdown(wait=False, cancel_futures=True)
+        for threaded in (waiting, streams.threads, gate.threads):
+            threaded.shutdown(wait=False, cancel_futures=True)
+
+
+class _Gate(grpc.ServerInterceptor):
+    """Refuses calls, on a thread of its own, while too many wait; whoever asks for health waits with the others."""
+
+    def __init__(self, pool: Pool, most: int) -> None:
+        self._pool = pool
+        self._most = most
+        self.threads = ThreadPoolExecutor(1, "door-refusing")
+        refusing = _on(self.threads, lambda _, context: self._refuse(context))
+        self._refusal: Any = grpc.stream_stream_rpc_method_handler(
+            refusing
+        )  # it reads nothing, so it fits all calls
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Return the handler of a call."""
+        if self._pool.waiting < self._most or details.method.startswith("/grpc."):
+            return continuation(details)
+        return self._refusal
+
+    def _refuse(self, context: Any) -> None:
+        pause = min(max(self._pool.waited_ns / 1e9, _PAUSE_S[0]), _PAUSE_S[1])
+        _abort(
+            "a call",
+            context,
+            Overloaded(
+                f"{self._most} requests wait already: send it again, later and slower, or add instances",
+                retry_after_s=pause * random.uniform(1, 1.5),  # or all would be back at once
+            ),
+        )
+
+
+class _Streams:
+    """Threads of streams in both directions, and room for so many."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(_STREAMS + 1, "door-stream")  # one is there to refuse
+        self._room = threading.Semaphore(_STREAMS)
+
+    def admitted(self, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """Return a handler that refuses a stream too many."""
+
+        def call(requests: Any, context: Any) -> Iterator[Any]:
+            if not self._room.acquire(blocking=False):
+                raise Overloaded(
+                    f"{_STREAMS} streams are open already: close one, or send calls of one request",
+                    retry_after_s=1.0,
+                )
+            try:
+                yield from behaviour(map(_let_in, requests), context)
+            finally:
+                self._room.release()
+
+        return call
+
+
+def _on(threads: ThreadPoolExecutor, behaviour: Any) -> Any:
+    """Return a handler that runs on `threads`."""
+    behaviour.experimental_thread_pool = threads
+    return behaviour
 
 
 class _Loop:
@@ -114,9 +193,10 @@ class _Loop:
 class _Guarded:
     """Stands for the server while handlers are added, and wraps each of them."""
 
-    def __init__(self, server: grpc.Server, loop: _Loop) -> None:
+    def __init__(self, server: grpc.Server, loop: _Loop, streams: _Streams) -> None:
         self._server = server
         self._loop = loop
+        self._streams = streams
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Take no handler by a search through all: each is registered by its name below."""
@@ -125,28 +205,50 @@ class _Guarded:
         """Add a service's handlers."""
         self._server.add_registered_method_handlers(
             service,
-            {name: _wrap(f"/{service}/{name}", handler, self._loop) for name, handler in handlers.items()},
+            {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()},
         )
 
+    def _wrap(self, method: str, handler: Any) -> Any:
+        coders = (_reading(handler.request_deserializer), handler.response_serializer)
+        loop, streams = self._loop, self._streams
+        if inspect.isasyncgenfunction(handler.unary_stream):
+            streaming = _on(loop.threads, _streaming(method, loop.stream(handler.unary_stream)))
+            return grpc.unary_stream_rpc_method_handler(streaming, *coders)
+        if handler.stream_stream is not None:
+            both = _on(streams.threads, _streaming(method, streams.admitted(handler.stream_stream)))
+            return grpc.stream_stream_rpc_method_handler(both, *coders)
+        if handler.unary_unary is None:
+            return handler
+        if inspect.iscoroutinefunction(handler.unary_unary):
+            waiting = _on(loop.threads, _unary(method, loop.unary(handler.unary_unary)))
+            return grpc.unary_unary_rpc_method_handler(waiting, *coders)
+        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), *coders)
 
-def _wrap(method: str, handler: Any, loop: _Loop) -> Any:
-    coders = (handler.request_deserializer, handler.response_serializer)
-    if inspect.isasyncgenfunction(handler.unary_stream):
-        streaming: Any = _streaming(method, loop.stream(handler.unary_stream))
-        streaming.experimental_thread_pool = loop.threads
-        return grpc.unary_stream_rpc_method_handler(streaming, *coders)
-    if handler.unary_unary is None:
-        return handler
-    if inspect.iscoroutinefunction(handler.unary_unary):
-        waiting: Any = _unary(method, loop.unary(handler.unary_unary))
-        waiting.experimental_thread_pool = loop.threads
-        return grpc.unary_unary_rpc_method_handler(waiting, *coders)
-    return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), *coders)
+
+def _reading(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return what reads a request, or makes a refusal of one that is too large: gRPC's own has no remedy in it."""
+
+    def reading(message: bytes) -> Any:
+        if len(message) > rpc.MESSAGE_LIMIT:
+            return Rejected(
+                f"the request has {len(message):,} bytes, and {rpc.MESSAGE_LIMIT:,} is the most: send fewer rows at once"
+            )
+        return read(message)
+
+    return reading
+
+
+def _let_in(request: Any) -> Any:
+    """Return a request as it was read, or raise the refusal that it was read as."""
+    if isinstance(request, Rejected):
+        raise request
+    return request
 
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
         try:
+            _let_in(request)
             for key, value in context.invocation_metadata():
                 if key == "traceparent":
                     with telemetry.span(method, parent=value, kind=SpanKind.SERVER):
@@ -163,8 +265,10 @@ def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable
         metadata = dict(context.invocation_metadata())
         try:
             with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):
-                yield from behaviour(request, context)
+                yield from behaviour(_let_in(request), context)
         except Exception as error:  # the edge of a call
+            if not context.is_active():
+                return  # the caller has gone, and nobody is to be told
             _abort(method, context, error)
 
     return call
@@ -173,6 +277,7 @@ def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable
 def _abort(method: str, context: Any, error: Exception) -> None:
     """End a call with the status that `error` stands for; a fault of ours must not look like one of the caller's."""
     if isinstance(error, TrimtabError):
+        context.set_trailing_metadata(rpc.details_of(error))
         context.abort(rpc.status_of(error), str(error))
     if isinstance(error, NotImplementedError):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")

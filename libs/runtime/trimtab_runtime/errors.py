@@ -54,6 +54,11 @@ class Conflict(Rejected):
 class Overloaded(Rejected):
     """There is no room for it now; send it again, later and slower."""
 
+    def __init__(self, sentence: str = "", *, retry_after_s: float = 0.1) -> None:
+        """`retry_after_s` is when there will be room, as far as that can be told."""
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+
 
 class Unavailable(TrimtabError):
     """Something we lean on is down; send it again later."""

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import perf_counter_ns
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -19,9 +20,11 @@ log = logging.getLogger(__name__)
 class Job:
     """One call that waits, runs or has ended."""
 
-    __slots__ = ("_arguments", "_ended", "_hearers", "_work")
+    __slots__ = ("_arguments", "_ended", "_hearers", "_work", "came_ns")
 
     def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.came_ns = perf_counter_ns()
+        """When it came; on the clock of `perf_counter_ns`."""
         self._work = work
         self._arguments = arguments
         self._hearers: deque[Callable[[Any], Any]] = deque()
@@ -57,6 +60,8 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+        self.waited_ns = 0
+        """How long the call that was begun last had waited: what one that comes now has before it."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"door-{at}", daemon=True) for at in range(threads)
         ]
@@ -69,6 +74,11 @@ class Pool:
         self._waiting.put(job)
         return job
 
+    @property
+    def waiting(self) -> int:
+        """Calls that no thread has begun."""
+        return self._waiting.qsize()
+
     def close(self, patience_s: float = 5.0) -> None:
         """End the threads, once what waits is done; one that is stuck is left behind after `patience_s`."""
         for _ in self._threads:
@@ -78,5 +88,6 @@ class Pool:
 
     def _serve(self) -> None:
         while (job := self._waiting.get()) is not None:
+            self.waited_ns = perf_counter_ns() - job.came_ns
             job.run()
             del job  # or the last call's request would live until the next one comes

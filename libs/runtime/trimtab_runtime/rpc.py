@@ -9,12 +9,13 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from aiokafka.errors import KafkaError
 from google.protobuf.any_pb2 import Any as Packed
-from google.rpc.error_details_pb2 import BadRequest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -24,6 +25,9 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.errors import Conflict, Fault, NotFound, Overloaded, Rejected, TrimtabError, Unavailable
 
 log = logging.getLogger(__name__)
+
+Detail = TypeVar("Detail", bound=Message)
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 STATUSES: dict[type[TrimtabError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -47,21 +51,32 @@ _RETRIED = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
 }
-"""What met a dying instance, and only looks things up, is asked of another; calls that change things are the caller's to repeat."""
+"""What met a dying instance, and only looks things up, is asked of another, and what met a full one again when it says;
+calls that change things are the caller's to repeat. gRPC draws each pause at random and never goes past a call's deadline."""
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-    ("grpc.max_send_message_length", MESSAGE_LIMIT),
     # All faults of a project are told at once, and a status travels as metadata, which gRPC else cuts at 8 KiB.
     ("grpc.max_metadata_size", 1024 * 1024),
     ("grpc.absolute_max_metadata_size", 2 * 1024 * 1024),
 ]
-_FAULTS_KEY = "grpc-status-details-bin"
-"""Where gRPC's clients in all languages look for a google.rpc.Status: faults are in it, as its BadRequest."""
+CLIENT_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    ("grpc.service_config", json.dumps(_RETRIED)),
+    ("grpc.per_rpc_retry_buffer_size", 8 * 1024 * 1024),  # a larger request is not repeated
+]
+"""Of a channel to our services, synchronous or not."""
+_DETAILS_KEY = "grpc-status-details-bin"
+"""Where gRPC's clients in all languages look for a google.rpc.Status: faults are in it as BadRequest, a pause as RetryInfo."""
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Where gRPC's own retries look for the pause."""
+_TOO_LARGE = "larger than max"
+"""What gRPC says of a message."""
 
 
 def status_of(error: TrimtabError) -> grpc.StatusCode:
@@ -72,6 +87,11 @@ def status_of(error: TrimtabError) -> grpc.StatusCode:
 def error_of(error: grpc.RpcError) -> TrimtabError:
     """Return the error of ours that a failed call stands for."""
     code, details = error.code(), error.details() or "no details"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if _TOO_LARGE in details:
+            return Rejected(f"{details}: send, or ask for, less at once")
+        pause = _unpacked(error, RetryInfo()).retry_delay.ToTimedelta().total_seconds()
+        return Overloaded(details, retry_after_s=pause) if pause else Overloaded(details)
     for kind, status in STATUSES.items():
         if status is code:
             return kind(details, faults=_faults(error)) if issubclass(kind, Rejected) else kind(details)
@@ -81,35 +101,47 @@ def error_of(error: grpc.RpcError) -> TrimtabError:
 
 
 def _faults(error: grpc.RpcError) -> list[Fault]:
-    bad = BadRequest()
-    metadata: Any = error.trailing_metadata()
-    for key, value in metadata or ():
-        if key == _FAULTS_KEY:
-            for packed in Status.FromString(value).details:
-                packed.Unpack(bad)
+    bad = _unpacked(error, BadRequest())
     places = [(*found.field.partition(":"), found.description) for found in bad.field_violations]
     return [Fault(resource, path, sentence) for resource, _, path, sentence in places]
 
 
-def _details(error: TrimtabError) -> tuple[tuple[str, bytes], ...]:
-    """Return the metadata that carries the faults of a refusal."""
-    if not isinstance(error, Rejected) or not error.faults:
+def _unpacked(error: grpc.RpcError, detail: Detail) -> Detail:
+    """Return the detail of a status that is of the kind of `detail`; it as it is, where there is none."""
+    metadata: Any = error.trailing_metadata()
+    for key, value in metadata or ():
+        if key == _DETAILS_KEY:
+            for packed in Status.FromString(value).details:
+                packed.Unpack(detail)
+    return detail
+
+
+def details_of(error: TrimtabError) -> Metadata:
+    """Return the trailing metadata that carries what a refusal says besides its sentence: its faults, or a pause."""
+    detail: BadRequest | RetryInfo
+    found: Metadata = ()
+    if isinstance(error, Overloaded):
+        detail = RetryInfo()
+        detail.retry_delay.FromMicroseconds(round(error.retry_after_s * 1e6))
+        found = ((_PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),)
+    elif isinstance(error, Rejected) and error.faults:
+        detail = BadRequest()
+        for fault in error.faults:
+            detail.field_violations.add(field=f"{fault.resource}:{fault.path}", description=fault.sentence)
+    else:
         return ()
-    bad = BadRequest()
-    for fault in error.faults:
-        bad.field_violations.add(field=f"{fault.resource}:{fault.path}", description=fault.sentence)
     packed = Packed()
-    packed.Pack(bad)
+    packed.Pack(detail)
     status = Status(code=status_of(error).value[0], message=str(error), details=[packed])
-    return ((_FAULTS_KEY, status.SerializeToString()),)
+    return (*found, (_DETAILS_KEY, status.SerializeToString()))
 
 
-def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
     """Return the status, the sentence and the metadata that a call of `method` ends with."""
     if isinstance(error, grpc.RpcError):
         error = error_of(error)
     if isinstance(error, TrimtabError):
-        return status_of(error), str(error), _details(error)
+        return status_of(error), str(error), details_of(error)
     if isinstance(error, KafkaError):
         log.warning("%s: Kafka is away: %r", method, error)
         return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}", ()
@@ -230,14 +262,16 @@ def _traced(details: Any) -> Any:
 
 def channel(addresses: str) -> grpc.aio.Channel:
     """Open a channel to a service; `addresses` are one or several, with commas between."""
-    parts = [part.strip() for part in addresses.split(",")]
-    target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
     # One interceptor a kind: grpc.aio files an object under the first kind that it is.
     return grpc.aio.insecure_channel(
-        target,
-        options=[*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(_RETRIED))],
-        interceptors=[_UnaryCalls(), _StreamCalls()],
+        target_of(addresses), options=CLIENT_OPTIONS, interceptors=[_UnaryCalls(), _StreamCalls()]
     )
+
+
+def target_of(addresses: str) -> str:
+    """Return where a channel goes: to one address, or to each of several in turn."""
+    parts = [part.strip() for part in addresses.split(",")]
+    return parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
 
 
 class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):

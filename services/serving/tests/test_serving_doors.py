@@ -1,9 +1,7 @@
 """Both doors over a real socket, on an instance without Kafka."""
 
 import json
-from collections.abc import AsyncIterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,69 +9,23 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from trimtab_contracts.registry.v1.registry_pb2 import Rollout
 from trimtab_contracts.serving.v1.serving_pb2 import ExplainRequest, PredictRequest, ScoreRequest
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
-from trimtab_core.slots import FoldState, Layout
-from trimtab_runtime import door, telemetry
+from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.clock import iso, to_timestamp
+from trimtab_runtime.errors import Overloaded
+from trimtab_runtime.testing import eventually
 from trimtab_serving import grpc_api, oip_api, testing
-from trimtab_serving.app import register
+from trimtab_serving.explaining import Explanations
 from trimtab_serving.testing import Instance
-from trimtab_stack import ports
-from tritonclient.grpc import aio as triton
 from tritonclient.grpc import service_pb2 as pb2
 from tritonclient.grpc import service_pb2_grpc as pb2_grpc
-from tritonclient.utils import InferenceServerException
 
-DAY = 86_400_000
+HOUR, DAY = 3_600_000, 86_400_000
 MIDNIGHT = 19_700 * DAY
 PROJECT = testing.project()
 MODEL = PROJECT.model.name
 WEIGHTS = {1: [1.0, 0.0, 10.0], 2: [2.0, 0.0, 10.0], 3: [3.0, 0.0, 10.0]}
-
-
-@pytest.fixture
-async def instance(tmp_path: Path) -> AsyncIterator[Instance]:
-    """Version 1 is live, version 2 on trial and answers nobody; zone 7 did 20 mph yesterday."""
-    made = Instance(tmp_path / "state")
-    fold = FoldState(Layout.of(PROJECT.speed.spec, PROJECT.dropoffs.spec.lateness))
-    fold.fold(["7", "7"], np.array([MIDNIGHT, MIDNIGHT + 1]), np.array([[10.0], [30.0]]))
-    versions = {
-        number: testing.version(tmp_path, number, PROJECT.features, testing.linear_model(weights))
-        for number, weights in WEIGHTS.items()
-    }
-    await made.hear(
-        *PROJECT.specs,
-        *testing.features(PROJECT.speed.name, fold, MIDNIGHT + DAY, 2),
-        testing.deployment(
-            MODEL,
-            1,
-            versions[1],
-            challenger=versions[2],
-            previous=versions[3],
-            rollout=Rollout(id="r", strategy="canary", share=0),
-        ),
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def address(instance: Instance) -> AsyncIterator[str]:
-    where = f"127.0.0.1:{ports.choose()}"
-    add = partial(register, instance.predictions, instance.board)
-    names = [grpc_api.SERVICE, oip_api.SERVICE]
-    async with door.serving(where, add, names, threads=2, max_waiting=64) as set_ready:
-        instance.board.ready = True
-        set_ready(True)
-        yield where
-
-
-@pytest.fixture
-async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(address) as opened:
-        yield opened
 
 
 def row(trip: str = "t", *, zone: int | None = 7, hours: int = 6, **fields: Any) -> bytes:
@@ -97,6 +49,11 @@ async def test_a_prediction_joins_the_features_of_the_rows_event_time(channel: g
     assert list(answer.versions) == [1, 1, 1, 1]
     assert len(set(answer.ids)) == 4
     assert answer.features_until == to_timestamp(MIDNIGHT + DAY)
+    assert list(answer.arms) == ["champion"] * 4
+    (view,) = answer.views
+    assert (view.name, view.until) == (PROJECT.speed.name, answer.features_until)
+    boundary = MIDNIGHT + 6 * HOUR
+    assert list(view.as_of_ms) == [boundary, MIDNIGHT, boundary, boundary]
 
 
 async def test_a_version_without_a_reference_is_not_explained(channel: grpc.aio.Channel) -> None:
@@ -114,7 +71,7 @@ async def test_a_pinned_version_answers_and_is_not_logged(
     answer = await PredictionStub(channel).Predict(PredictRequest(model=MODEL, rows=[row()], version=3))
 
     assert list(answer.predictions) == [7.5 + 200]
-    assert list(answer.versions) == [3]
+    assert (list(answer.versions), list(answer.arms), len(answer.views)) == ([3], [], 1)
     assert not any(batch.rows for batch in instance.log.drain([MODEL]))
 
 
@@ -175,7 +132,7 @@ async def test_health_and_reflection_are_on_the_same_port(channel: grpc.aio.Chan
 async def test_a_call_that_is_not_offered_says_so(channel: grpc.aio.Channel) -> None:
     stub = pb2_grpc.GRPCInferenceServiceStub(channel)
 
-    code, details = await refused(stub.RepositoryIndex(pb2.RepositoryIndexRequest()))
+    code, details = await refused(stub.TraceSetting(pb2.TraceSettingRequest()))
 
     assert (code, "is not offered" in details) == (grpc.StatusCode.UNIMPLEMENTED, True)
 
@@ -206,105 +163,6 @@ async def test_a_call_that_carries_a_trace_is_answered_within_it(
     assert opened == [("/trimtab.serving.v1.Prediction/Predict", trace)]
 
 
-def tensor(name: str, values: np.ndarray[Any, Any], datatype: str) -> triton.InferInput:
-    made = triton.InferInput(name, list(values.shape), datatype)
-    made.set_data_from_numpy(values)
-    return made
-
-
-FEATURES = np.array([[1, 2, 3], [4, 5, np.nan]], np.float32)
-
-
-async def test_a_triton_client_gets_its_answer_from_the_version_that_it_names(address: str) -> None:
-    async with triton.InferenceServerClient(address) as client:
-        live = await client.infer(MODEL, [tensor("features", FEATURES, "FP32")], request_id="mine")
-        pinned = await client.infer(MODEL, [tensor("features", FEATURES, "FP32")], model_version="3")
-
-    np.testing.assert_array_equal(live.as_numpy("prediction"), [31, 4])
-    np.testing.assert_array_equal(pinned.as_numpy("prediction"), [33, 12])
-    assert (live.get_response().model_version, live.get_response().id) == ("1", "mine")
-    assert pinned.get_response().model_version == "3"
-
-
-async def test_typed_inputs_are_answered_like_raw_ones(channel: grpc.aio.Channel) -> None:
-    request = pb2.ModelInferRequest(model_name=MODEL)
-    declared = request.inputs.add(name="features", datatype="FP32", shape=[2, 3])
-    declared.contents.fp32_contents.extend(FEATURES.ravel().tolist())
-
-    answer = await pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
-
-    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [31, 4]
-    assert (answer.outputs[0].name, answer.outputs[0].datatype, list(answer.outputs[0].shape)) == (
-        "prediction",
-        "FP32",
-        [2],
-    )
-
-
-async def test_a_triton_client_with_a_key_takes_part_in_the_rollout_and_is_logged(
-    address: str, instance: Instance
-) -> None:
-    keys = np.array([b"one", b"two"], np.object_)
-    times = np.array([MIDNIGHT, MIDNIGHT + 5], np.int64)
-    inputs = [
-        tensor("features", FEATURES, "FP32"),
-        tensor("key", keys, "BYTES"),
-        tensor("event_time_ms", times, "INT64"),
-    ]
-    async with triton.InferenceServerClient(address) as client:
-        await client.infer(MODEL, inputs)
-
-    logged = [(answered, at) for batch in instance.log.drain([]) for answered, at in batch.rows]
-    assert sorted(answered.keys[at] for answered, at in logged) == ["one", "two"]
-    assert sorted(answered.event_time_ms[at] for answered, at in logged) == times.tolist()
-    assert sorted(answered.challenger[at] for answered, at in logged if answered.challenger is not None) == [
-        8,
-        32,
-    ]
-
-
-async def test_everything_perf_analyzer_asks_before_it_starts_is_answered(address: str) -> None:
-    async with triton.InferenceServerClient(address) as client:
-        assert await client.is_server_live()
-        assert await client.is_server_ready()
-        assert await client.is_model_ready(MODEL)
-        assert await client.is_model_ready(MODEL, "2")
-        assert not await client.is_model_ready(MODEL, "9")
-        assert (await client.get_server_metadata()).name == "trimtab"
-        metadata = await client.get_model_metadata(MODEL)
-        config = (await client.get_model_config(MODEL)).config
-
-    first = metadata.inputs[0]
-    assert (first.name, first.datatype, list(first.shape)) == ("features", "FP32", [-1, 3])
-    assert list(metadata.versions) == ["1", "2", "3"]
-    assert [(each.name, each.optional) for each in config.input] == [
-        ("features", False),
-        ("key", True),
-        ("event_time_ms", True),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "sentence"),
-    [
-        ([tensor("features", FEATURES[:, :2].copy(), "FP32")], r"the model takes \[rows, 3\]"),
-        ([tensor("pixels", FEATURES, "FP32")], "takes no input 'pixels'"),
-        ([tensor("key", np.array([b"a"], np.object_), "BYTES")], "no rows in an input 'features'"),
-        (
-            [tensor("features", FEATURES, "FP32"), tensor("key", np.array([b"a"], np.object_), "BYTES")],
-            "2 rows came with 1 values of 'key'",
-        ),
-    ],
-)
-async def test_a_tensor_that_does_not_fit_is_named(
-    address: str, inputs: list[triton.InferInput], sentence: str
-) -> None:
-    async with triton.InferenceServerClient(address) as client:
-        with pytest.raises(InferenceServerException, match=sentence) as caught:
-            await client.infer(MODEL, inputs)
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-
-
 async def test_rows_of_named_features_are_answered_in_whatever_order_and_nothing_is_logged(
     channel: grpc.aio.Channel, instance: Instance
 ) -> None:
@@ -327,3 +185,63 @@ async def test_rows_of_named_features_are_answered_in_whatever_order_and_nothing
     assert "which is not among the features: add it" in said
     code, said = await refused(score(ScoreRequest(model=MODEL, features=names, values=[1.0])))
     assert said == "1 values make no rows of 4 features: send one of each for each row"
+
+
+async def test_a_stream_answers_in_order_and_outlives_a_request_that_fails(
+    channel: grpc.aio.Channel, instance: Instance
+) -> None:
+    requests = [PredictRequest(model=MODEL, rows=[row(f"t{number}", distance=number)]) for number in range(9)]
+    requests[3] = PredictRequest(model=MODEL, rows=[b"{"])
+    requests[4] = PredictRequest(model="nobody", rows=[row()])
+    stream = PredictionStub(channel).PredictStream(iter(requests))
+
+    found = [each async for each in stream]
+
+    assert [each.failure.code for each in found if each.HasField("failure")] == [3, 5]
+    assert "row 0 of the request" in found[3].failure.message
+    said = [each.answer.predictions[0] for each in found if each.HasField("answer")]
+    assert said == [number + 200 for number in range(9) if number not in (3, 4)]
+    logged = [answered.keys[at] for batch in instance.log.drain([]) for answered, at in batch.rows]
+    assert sorted(logged) == [f"t{number}" for number in range(9) if number not in (3, 4)]
+
+
+async def test_a_stream_takes_no_request_before_the_last_is_answered(instance: Instance) -> None:
+    taken: list[int] = []
+
+    def requests() -> Iterator[PredictRequest]:
+        for number in range(9):
+            taken.append(number)
+            yield PredictRequest(model=MODEL, rows=[row()])
+
+    api = grpc_api.PredictionApi(instance.predictions, Explanations(instance.board))
+    answers = api.PredictStream(requests(), None)
+
+    for number in range(3):
+        assert next(answers).answer.predictions[0] == 202.5
+        assert taken == list(range(number + 1))
+
+
+async def test_a_stream_too_many_is_told_when_to_come_again(channel: grpc.aio.Channel) -> None:
+    request, predict = PredictRequest(model=MODEL, rows=[row()]), PredictionStub(channel).PredictStream
+    opened = [predict() for _ in range(64)]
+    for stream in opened:
+        await stream.write(request)
+        assert (await stream.read()).answer.predictions[0] == 202.5
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await predict(iter([request])).read()
+
+    error = rpc.error_of(refusal.value)
+    assert isinstance(error, Overloaded)
+    assert "64 streams are open already" in str(error)
+    assert error.retry_after_s == 1
+    for stream in opened:
+        stream.cancel()
+
+    async def has_room() -> bool:
+        try:
+            return bool((await predict(iter([request])).read()).answer.ids)
+        except grpc.aio.AioRpcError:
+            return False
+
+    await eventually(has_room)

@@ -6,6 +6,7 @@ Rejected
 ├── CannotServe      a version cannot be brought to answer here
 └── Conflict
     ├── NoLiveVersion
+    ├── NotDecidedHere
     ├── NotExplained
     └── VersionNotWarm
 """
@@ -54,3 +55,10 @@ class NotExplained(Conflict):
             f"version {version} of model {model!r} has no reference rows to explain against: train it again, "
             "or register it with some"
         )
+
+
+class NotDecidedHere(Conflict):
+    """The registry decides that, and every instance follows."""
+
+    def __init__(self, model: str, what: str, remedy: str) -> None:
+        super().__init__(f"the registry decides {what}, of model {model!r}, not one instance: {remedy}")

@@ -17,6 +17,7 @@ from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
 from trimtab_serving.errors import CannotServe, NoLiveVersion
 from trimtab_serving.files import ModelFiles, StoredFile
+from trimtab_serving.repeats import Answers, remembering
 from trimtab_serving.routing import NOBODY, Arms
 from trimtab_serving.rows import RowReader
 from trimtab_serving.snapshot import Board, Served, Snapshot
@@ -117,6 +118,7 @@ class Fleet:
         self._files = files
         self._reader_of = reader_of
         self._on_change = on_change
+        self._answers = Answers()
         self._models: dict[str, _Model] = {}
         self._known: frozenset[str] = frozenset()
         self._dirty = asyncio.Event()
@@ -222,7 +224,7 @@ class Fleet:
             try:
                 if held is None:
                     raise NoLiveVersion(model)
-                served[model] = _serve(held, self._reader_of(model), now)
+                served[model] = _serve(held, self._reader_of(model), now, self._answers)
             except TrimtabError as error:
                 if held is not None and now is not None:
                     served[model] = now  # a spec that does not fit unseats nobody
@@ -232,7 +234,7 @@ class Fleet:
         self._on_change()
 
 
-def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
+def _serve(held: _Model, reader: RowReader, now: Served | None, answers: Answers) -> Served:
     wanted = held.wanted
     loaded = [held.version(ref) for ref in (wanted.champion, wanted.challenger, wanted.previous)]
     usable = [version if version and _has_features(reader, version) else None for version in loaded]
@@ -240,12 +242,17 @@ def _serve(held: _Model, reader: RowReader, now: Served | None) -> Served:
     champion = champion or (now.champion if now and _has_features(reader, now.champion) else previous)
     if champion is None or wanted.champion is None:
         raise NoLiveVersion(wanted.model, held.why())
-    warm = {version.number: version for version in (challenger, previous, champion) if version}
+    before = now.warm.values() if now else ()
+    warm = {
+        version.number: remembering(version, reader.keep_ms, before, answers)
+        for version in (challenger, previous, champion)
+        if version
+    }
     return Served(
         model=wanted.model,
         generation=wanted.generation,
-        champion=champion,
-        challenger=challenger if challenger is not champion else None,
+        champion=warm[champion.number],
+        challenger=warm[challenger.number] if challenger and challenger is not champion else None,
         arms=wanted.arms,
         warm=MappingProxyType(warm),
         reader=reader,

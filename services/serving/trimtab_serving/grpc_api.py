@@ -1,5 +1,6 @@
 """gRPC door of serving: rows in, predictions and their reasons out."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,17 @@ from trimtab_contracts.serving.v1.serving_pb2 import (
     ExplainResponse,
     PredictRequest,
     PredictResponse,
+    PredictStreamResponse,
     ScoreRequest,
     ScoreResponse,
 )
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionServicer
+from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.errors import TrimtabError
 
 from trimtab_serving.explaining import Explanations
+from trimtab_serving.rows import ViewAge
 from trimtab_serving.usecases import Predictions
 
 SERVICE = "trimtab.serving.v1.Prediction"
@@ -38,12 +43,27 @@ class PredictionApi(PredictionServicer):
             versions=answer.versions,
             ids=answer.ids,
             features_until=None if until is None else to_timestamp(until),
+            arms=answer.arms,
+            views=[_view(each) for each in answer.views],
         )
         if answer.classes:
             response.classes.extend([answer.classes[int(number)] for number in response.predictions])
             response.class_names.extend(answer.classes)
             response.probabilities.extend(said.ravel().tolist())
         return response
+
+    def PredictStream(
+        self, requests: Iterator[PredictRequest], context: Any
+    ) -> Iterator[PredictStreamResponse]:
+        """Answer each request of a stream in its turn; one that fails is told so, and the next is answered."""
+        for request in requests:
+            try:
+                yield PredictStreamResponse(answer=self.Predict(request, context))
+            except TrimtabError as error:
+                failure = PredictStreamResponse.Failure(
+                    code=rpc.status_of(error).value[0], message=str(error)
+                )
+                yield PredictStreamResponse(failure=failure)
 
     def Explain(self, request: ExplainRequest, context: Any) -> ExplainResponse:
         """Say what each feature contributes to what a version answers."""
@@ -77,3 +97,8 @@ class PredictionApi(PredictionServicer):
         return ScoreResponse(
             predictions=(said.argmax(axis=1) if answer.classes else said).tolist(), version=answer.versions[0]
         )
+
+
+def _view(age: ViewAge) -> PredictResponse.View:
+    until = None if age.until_ms is None else to_timestamp(age.until_ms)
+    return PredictResponse.View(name=age.name, until=until, as_of_ms=age.as_of_ms)

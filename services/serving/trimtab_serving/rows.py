@@ -38,6 +38,16 @@ class Asked(NamedTuple):
     event_time_ms: list[int]
 
 
+class ViewAge(NamedTuple):
+    """How fresh a view was that rows looked into."""
+
+    name: str
+    until_ms: int | None
+    """Its watermark; None until it has one."""
+    as_of_ms: list[int]
+    """Of each row: the hop boundary that its values are of. Past the watermark they may still lack events."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Lookup:
     """Columns that come from one view."""
@@ -84,6 +94,11 @@ class RowReader:
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
         self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    @property
+    def keep_ms(self) -> int | None:
+        """How long answers to the same features are kept; None where they are not."""
+        return self._model.spec.serving.cache
 
     def prepare(self, features: tuple[str, ...], texts: tuple[str, ...] = ()) -> None:
         """Compile a version's features, in the order in which it takes them: numbers, and then texts.
@@ -156,6 +171,13 @@ class RowReader:
             matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
         texts = plan.evaluator.texts(asked.rows) if plan.texts else None
         return plan.evaluator.finish(matrix).astype(np.float32), texts
+
+    def ages(self, asked: Asked, takes: tuple[str, ...]) -> list[ViewAge]:
+        """Return how fresh the views are that what a version `takes` comes from."""
+        return [
+            ViewAge(view.name, view.until_ms, [view.layout.boundary_of(at) for at in asked.event_time_ms])
+            for view in (lookup.view for lookup in self._plans[takes].lookups)
+        ]
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""

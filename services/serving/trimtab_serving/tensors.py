@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trimtab_serving.errors import BadTensor
 
+_SHARED = "shared_memory_region"
 _LENGTH = struct.Struct("<I")
 
 
@@ -122,6 +123,10 @@ def _agreeing(declared: Any, values: list[Any]) -> list[Any]:
 
 
 def _disagree(declared: Any, found: int) -> None:
+    if _SHARED in declared.parameters:
+        raise BadTensor(
+            f"input {declared.name!r} is in shared memory, which is not read: send it in the request"
+        )
     raise BadTensor(
         f"input {declared.name!r} has {found} values and its shape {list(declared.shape)} says otherwise: make them agree"
     )

@@ -7,7 +7,7 @@ disk or socket, and leaves what it saw and said with the prediction log and the 
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from trimtab_runtime.clock import Clock
 
 from trimtab_serving import outcomes
 from trimtab_serving.errors import BadTensor
-from trimtab_serving.meter import Meter
+from trimtab_serving.meter import Meter, Totals
 from trimtab_serving.predictionlog import Answered, PredictionLog
-from trimtab_serving.rows import Inputs
+from trimtab_serving.rows import Inputs, ViewAge
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 Tensors = tuple[Inputs, Sequence[str], Sequence[int]]
 """What a version takes, and for each row the label's join key and the event time, or neither."""
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""The arms, as a caller is told of them."""
 
 
 class Answer(NamedTuple):
@@ -43,6 +45,10 @@ class Answer(NamedTuple):
     """The watermark of the online features that were used; None where none were."""
     classes: tuple[str, ...] = ()
     """Of a multiclass task, whose predictions are probabilities [rows, classes]."""
+    arms: Sequence[str] = ()
+    """That answered each row; none where the request took part in no rollout."""
+    views: Sequence[ViewAge] = ()
+    """That were looked into, as they were then."""
 
 
 class Question(NamedTuple):
@@ -84,7 +90,7 @@ class Predictions:
         try:
             return self._predict(served, rows, version, begun)
         except Exception:
-            self._meter.failed(model)
+            self._failed(served, begun)
             raise
 
     def infer(self, model: str, read: Callable[[Version], Tensors], version: int | str = 0) -> Answer:
@@ -109,7 +115,7 @@ class Predictions:
             times = times or [self._clock.now_ms()] * len(keys)
             return self._logged(served, Question(inputs, theirs, keys, times, arms, one_version=True), begun)
         except Exception:
-            self._meter.failed(model)
+            self._failed(served, begun)
             raise
 
     def score(self, model: str, names: Sequence[str], values: Floats, version: int = 0) -> Answer:
@@ -137,25 +143,37 @@ class Predictions:
         rows = values.reshape(-1, len(names))[:, [places[name] for name in answering.features]]
         return self._unlogged(served, answering, (np.ascontiguousarray(rows), None), begun)
 
+    def totals(self) -> Mapping[tuple[str, int], Totals]:
+        """Return what each version, by model and number, was asked since this process began."""
+        return self._meter.totals()
+
     def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
         reader = served.reader
         answering = served.pinned(version)
         asked = reader.read(rows, answering.inputs)
+        # The watermarks come first: what is read after them holds at least as much as they say.
+        until_ms, views = reader.features_until_ms(), reader.ages(asked, answering.inputs)
         inputs = reader.inputs(asked, answering.inputs)
         if version:
-            return self._unlogged(served, answering, inputs, begun)
+            answer = self._unlogged(served, answering, inputs, begun)
+            return answer._replace(features_until_ms=until_ms, views=views)
         theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
         arms = [served.arms.challenger_answers(key) for key in asked.keys]
         question = Question(inputs, theirs, asked.join_keys, asked.event_time_ms, arms)
-        return self._logged(served, question, begun, reader.features_until_ms())
+        return self._logged(served, question, begun)._replace(features_until_ms=until_ms, views=views)
 
     def _unlogged(self, served: Served, answering: Version, inputs: Inputs, begun: int) -> Answer:
         rows = len(inputs[0])
-        predictions = answering.run(*inputs)
-        self._meter.answered(served.model, rows, (perf_counter_ns() - begun) // 1000)
-        return Answer(predictions, [answering.number] * rows, self._ids(rows), classes=answering.classes)
+        predictions, versions = answering.run(*inputs), [answering.number] * rows
+        latency_us = (perf_counter_ns() - begun) // 1000
+        self._meter.answered(served.model, versions, latency_us, self._clock.now_ms())
+        return Answer(predictions, versions, self._ids(rows), classes=answering.classes)
 
-    def _logged(self, served: Served, question: Question, begun: int, until_ms: int | None = None) -> Answer:
+    def _failed(self, served: Served, begun: int) -> None:
+        latency_us = (perf_counter_ns() - begun) // 1000
+        self._meter.failed(served.model, served.champion.number, latency_us, self._clock.now_ms())
+
+    def _logged(self, served: Served, question: Question, begun: int) -> Answer:
         features, texts = question.inputs
         rows = len(features)
         ticket = self._log.enter(served.model, question.event_time_ms)
@@ -174,7 +192,7 @@ class Predictions:
                 if any(arms):
                     predictions = outcomes.chosen(arms, challenger, champion)
                     versions = [served.challenger.number if arm else served.champion.number for arm in arms]
-            ids = self._ids(rows)
+            ids, now_ms = self._ids(rows), self._clock.now_ms()
             latency_us = (perf_counter_ns() - begun) // 1000
             self._log.add(
                 Answered(
@@ -182,7 +200,7 @@ class Predictions:
                     ids,
                     question.keys,
                     question.event_time_ms,
-                    self._clock.now_ms(),
+                    now_ms,
                     champion,
                     challenger,
                     arms,
@@ -193,8 +211,9 @@ class Predictions:
             )
         finally:
             self._log.leave(ticket)
-        self._meter.answered(served.model, rows, latency_us)
-        return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served))
+        self._meter.answered(served.model, versions, latency_us, now_ms)
+        named = [CHALLENGER if arm else CHAMPION for arm in arms] or [CHAMPION] * rows
+        return Answer(predictions, versions, ids, classes=outcomes.classes_of(served), arms=named)
 
     def _challenge(self, served: Served, question: Question) -> Floats | None:
         if served.challenger is None:

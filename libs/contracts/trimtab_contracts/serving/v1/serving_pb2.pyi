@@ -245,6 +245,37 @@ Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 class PredictResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class View(_message.Message):
+        """How fresh a view was when the rows looked into it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        UNTIL_FIELD_NUMBER: _builtins.int
+        AS_OF_MS_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        @_builtins.property
+        def until(self) -> _timestamp_pb2.Timestamp:
+            """its watermark; absent until it has one"""
+
+        @_builtins.property
+        def as_of_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """of each row: the hop boundary that its values are of; past `until` they may lack events"""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            until: _timestamp_pb2.Timestamp | None = ...,
+            as_of_ms: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_ms", b"as_of_ms", "name", b"name", "until", b"until"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
@@ -253,6 +284,8 @@ class PredictResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     @_builtins.property
     def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
@@ -280,6 +313,14 @@ class PredictResponse(_message.Message):
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """rows x class_names, row by row"""
 
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that answered each row: champion or challenger; none where a version was pinned"""
+
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictResponse.View]:
+        """that the champion, or the pinned version, looks into"""
+
     def __init__(
         self,
         *,
@@ -291,14 +332,67 @@ class PredictResponse(_message.Message):
         classes: _abc.Iterable[_builtins.str] | None = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        arms: _abc.Iterable[_builtins.str] | None = ...,
+        views: _abc.Iterable[Global___PredictResponse.View] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features_until", b"features_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "classes", b"classes", "features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "probabilities", b"probabilities", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "class_names", b"class_names", "classes", b"classes", "features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "probabilities", b"probabilities", "versions", b"versions", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
+class PredictStreamResponse(_message.Message):
+    """What a stream answers to one of its requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Failure(_message.Message):
+        """As a call of its own would have failed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CODE_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        code: _builtins.int
+        """gRPC's number of the status"""
+        message: _builtins.str
+        def __init__(
+            self,
+            *,
+            code: _builtins.int = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answer(self) -> Global___PredictResponse: ...
+    @_builtins.property
+    def failure(self) -> Global___PredictStreamResponse.Failure: ...
+    def __init__(
+        self,
+        *,
+        answer: Global___PredictResponse | None = ...,
+        failure: Global___PredictStreamResponse.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___PredictStreamResponse: _TypeAlias = PredictStreamResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):

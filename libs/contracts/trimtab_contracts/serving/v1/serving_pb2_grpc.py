@@ -39,6 +39,11 @@ class PredictionStub:
                 request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/trimtab.serving.v1.Prediction/PredictStream',
+                request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/trimtab.serving.v1.Prediction/Explain',
                 request_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.ExplainRequest.SerializeToString,
@@ -56,6 +61,13 @@ class PredictionServicer:
 
     def Predict(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """Answers each request in the order in which they come; one that fails leaves the stream open.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -80,6 +92,11 @@ def add_PredictionServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.FromString,
                     response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictStreamResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -119,6 +136,33 @@ class Prediction:
             '/trimtab.serving.v1.Prediction/Predict',
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
             trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/trimtab.serving.v1.Prediction/PredictStream',
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictRequest.SerializeToString,
+            trimtab__contracts_dot_serving_dot_v1_dot_serving__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,6 +32,8 @@ class PredictionStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]
+    PredictStream: _grpc.StreamStreamMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictStreamResponse]
+    """Answers each request in the order in which they come; one that fails leaves the stream open."""
     Explain: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]
     """Says why a version answers as it does; what is explained is not logged as a prediction."""
     Score: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]
@@ -40,6 +42,8 @@ class PredictionStub:
 class PredictionAsyncStub(PredictionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictResponse]  # type: ignore[assignment]
+    PredictStream: _aio.StreamStreamMultiCallable[_serving_pb2.PredictRequest, _serving_pb2.PredictStreamResponse]  # type: ignore[assignment]
+    """Answers each request in the order in which they come; one that fails leaves the stream open."""
     Explain: _aio.UnaryUnaryMultiCallable[_serving_pb2.ExplainRequest, _serving_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why a version answers as it does; what is explained is not logged as a prediction."""
     Score: _aio.UnaryUnaryMultiCallable[_serving_pb2.ScoreRequest, _serving_pb2.ScoreResponse]  # type: ignore[assignment]
@@ -51,6 +55,14 @@ class PredictionServicer(metaclass=_abc_1.ABCMeta):
         request: _serving_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_serving_pb2.PredictResponse, _abc.Awaitable[_serving_pb2.PredictResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_serving_pb2.PredictRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_pb2.PredictStreamResponse], _abc.AsyncIterator[_serving_pb2.PredictStreamResponse]]:
+        """Answers each request in the order in which they come; one that fails leaves the stream open."""
 
     @_abc_1.abstractmethod
     def Explain(
