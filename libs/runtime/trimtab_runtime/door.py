@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.errors import TrimtabError
-from trimtab_runtime.pool import Pool
+from trimtab_runtime.pool import Pool, working_until
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,7 @@ def _wrap(method: str, handler: Any, loop: _Loop) -> Any:
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
+        working_until(context.time_remaining)
         try:
             for key, value in context.invocation_metadata():
                 if key == "traceparent":
@@ -160,6 +161,7 @@ def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
 def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def call(request: Any, context: Any) -> Iterator[Any]:
+        working_until(context.time_remaining)
         metadata = dict(context.invocation_metadata())
         try:
             with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):

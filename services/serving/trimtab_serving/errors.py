@@ -4,15 +4,17 @@ Rejected
 ├── BadRow           a row of the request is not a row of the model's source
 ├── BadTensor        a tensor of the request is not what the model takes
 ├── CannotServe      a version cannot be brought to answer here
-└── Conflict
-    ├── NoLiveVersion
-    ├── NotExplained
-    └── VersionNotWarm
+├── Conflict
+│   ├── NoLiveVersion
+│   ├── NotExplained
+│   └── VersionNotWarm
+└── Overloaded
+    └── ModelBusy    too many requests of one version wait already
 """
 
 from collections.abc import Iterable
 
-from trimtab_runtime.errors import Conflict, Rejected
+from trimtab_runtime.errors import Conflict, Overloaded, Rejected
 
 
 class BadRow(Rejected):
@@ -53,4 +55,13 @@ class NotExplained(Conflict):
         super().__init__(
             f"version {version} of model {model!r} has no reference rows to explain against: train it again, "
             "or register it with some"
+        )
+
+
+class ModelBusy(Overloaded):
+    """Too many requests of one version wait already; other models are not held up by them."""
+
+    def __init__(self, version: str, waiting: int) -> None:
+        super().__init__(
+            f"{version} has {waiting} requests waiting here, which is the most: send it again later, or slower"
         )
