@@ -2,7 +2,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from trimtab_runtime.pool import Pool
+from trimtab_runtime.pool import Pool, aside, working_until
 
 
 @pytest.fixture
@@ -46,3 +46,56 @@ def test_closing_waits_for_what_was_taken(pool: Pool) -> None:
     pool.close()
 
     assert sorted(done) == list(range(100))
+
+
+def test_calls_that_wait_keep_nobody_from_being_served(pool: Pool) -> None:
+    go, done = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        with aside():
+            go.wait(60)
+        done.release()
+
+    for _ in range(20):
+        pool.submit(wait)
+    pool.submit(done.release)
+
+    assert done.acquire(timeout=60)
+    go.set()
+    for _ in range(20):
+        assert done.acquire(timeout=60)
+
+
+def test_once_nobody_waits_there_are_as_many_threads_as_before(pool: Pool) -> None:
+    ended = threading.Semaphore(0)
+
+    def wait() -> None:
+        with aside():
+            pass
+
+    for _ in range(200):
+        pool.submit(wait).add_done_callback(lambda _: ended.release())
+    for _ in range(200):
+        assert ended.acquire(timeout=60)
+    while pool.threads > 3:  # one too many ends with its next call
+        pool.submit(ended.release)
+        assert ended.acquire(timeout=60)
+
+    assert pool.threads == 3
+    assert pool.tally().calls >= 200
+
+
+def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Pool) -> None:
+    heard: list[float] = []
+
+    def ask() -> None:
+        working_until(lambda: 2.5)
+        with aside() as seconds:
+            heard.append(seconds)
+
+    pool.submit(ask)
+    pool.close()
+
+    assert heard == [2.5]
+    with aside() as seconds:
+        assert seconds == float("inf")

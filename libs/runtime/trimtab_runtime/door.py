@@ -30,7 +30,7 @@ from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.errors import Overloaded, Rejected, TrimtabError
-from trimtab_runtime.pool import Pool
+from trimtab_runtime.pool import Pool, working_until
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +247,7 @@ def _let_in(request: Any) -> Any:
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
+        working_until(context.time_remaining)
         try:
             _let_in(request)
             for key, value in context.invocation_metadata():
@@ -262,6 +263,7 @@ def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
 def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def call(request: Any, context: Any) -> Iterator[Any]:
+        working_until(context.time_remaining)
         metadata = dict(context.invocation_metadata())
         try:
             with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):

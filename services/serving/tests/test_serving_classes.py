@@ -155,7 +155,7 @@ async def test_a_triton_client_gets_both_outputs(instance: Instance, tmp_path: P
 
 def test_a_graph_of_other_classes_than_its_record_names_is_not_served() -> None:
     with pytest.raises(CannotServe, match="gives 3 numbers for 1 rows"):
-        versions.load("m", 1, FEATURES, testing.classifier(CHAMPION), classes=("a", "b"))
+        versions.load("m", testing.graph(testing.classifier(CHAMPION)), 1, FEATURES, classes=("a", "b"))
 
 
 def by_note() -> bytes:
@@ -275,6 +275,6 @@ async def test_a_triton_client_brings_its_texts(instance: Instance, tmp_path: Pa
 
 def test_a_graph_of_texts_whose_record_names_none_is_not_served() -> None:
     with pytest.raises(CannotServe, match="and not one float input 'features': export it anew"):
-        versions.load("m", 1, FEATURES, by_note())
+        versions.load("m", testing.graph(by_note()), 1, FEATURES)
     with pytest.raises(CannotServe, match="takes 1 texts and its record names 2"):
-        versions.load("m", 1, FEATURES, by_note(), texts=("request.a", "request.b"))
+        versions.load("m", testing.graph(by_note()), 1, FEATURES, texts=("request.a", "request.b"))

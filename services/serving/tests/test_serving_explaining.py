@@ -85,6 +85,8 @@ def test_the_background_is_spread_over_the_whole_reference(tmp_path: Path) -> No
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
-    version = load(MODEL, 1, PROJECT.features, testing.linear_model([1, 1, 1]), sink.getvalue().to_pybytes())
+    version = load(
+        "m", testing.graph(testing.linear_model([1, 1, 1])), 1, PROJECT.features, sink.getvalue().to_pybytes()
+    )
 
     assert version.background[0][:, 0].tolist() == list(range(0, 1_000, 10))

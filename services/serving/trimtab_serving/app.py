@@ -7,7 +7,7 @@ and never wait for it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -27,8 +27,10 @@ from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from trimtab_serving import grpc_api, oip_api
+from trimtab_serving.cache import SessionCache
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Tables, Wishes
+from trimtab_serving.engines import OnnxEngine
 from trimtab_serving.explaining import Explanations
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
@@ -70,13 +72,13 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     writer, watermarks = LogWriter(board, predictions, journal, messages), Watermarks(messages)
     freshness = Freshness(clock, config.instance)
 
-    def board_changed() -> None:
-        heartbeat.changed()
-        writer.features_moved()
+    def board_changed(models: Collection[str]) -> None:
+        heartbeat.changed(models)
+        writer.features_moved(models)
 
     def features_moved(view: str, until_ms: int) -> None:
         watermarks.move(view, until_ms)
-        writer.features_moved()
+        writer.features_moved(board.current.served)
 
     def inputs_changed() -> None:
         fleet.know(book.models)
@@ -88,7 +90,15 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
 
     views, references = OnlineViews(book, mirror.records, inputs_changed), RefTables(book, mirror.records)
     readers = Readers(book, views, references)
-    fleet = Fleet(board, ModelFiles(config.state_dir / "models"), readers.of, board_changed)
+    cache = SessionCache(OnnxEngine(), config.model_memory_mb * _MB)
+    fleet = Fleet(
+        board,
+        ModelFiles(config.state_dir / "models"),
+        cache,
+        readers.of,
+        board_changed,
+        always_warm=frozenset(config.always_warm.split(",")),
+    )
     heartbeat = Heartbeat(fleet, messages)
     features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)
     tables = Tables(mirror, references, inputs_changed).follower(config.kafka_servers)
@@ -104,7 +114,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         tasks.create_task(tables.run())
         tasks.create_task(_every(_SAVE_S, mirror.save))
         await _catch_up([wanted, features, tables], config.catch_up_s if has_copy else None)
-        await fleet.settle()
+        await fleet.settled()
         await mirror.save()
         tasks.create_task(fleet.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))

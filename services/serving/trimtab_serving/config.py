@@ -20,6 +20,10 @@ class Config:
     """Requests worked on at once; Python runs one of them at a time, so more only get in each other's way."""
     max_waiting: int = 1024
     """Requests let in and not yet answered; one more is told to come back later."""
+    model_memory_mb: int = 2048
+    """How much memory the graphs of versions may take; those asked least recently go cold, and are loaded again when asked."""
+    always_warm: str = ""
+    """Models whose champion never goes cold, with commas."""
     log_limit_mb: int = 256
     """How much of the prediction log is kept on disk while Kafka is away."""
     mirror_limit_mb: int = 4096

@@ -4,16 +4,18 @@ Rejected
 ├── BadRow           a row of the request is not a row of the model's source
 ├── BadTensor        a tensor of the request is not what the model takes
 ├── CannotServe      a version cannot be brought to answer here
-└── Conflict
-    ├── NoLiveVersion
-    ├── NotDecidedHere
-    ├── NotExplained
-    └── VersionNotWarm
+├── Conflict
+│   ├── NoLiveVersion
+│   ├── NotDecidedHere
+│   ├── NotExplained
+│   └── VersionNotWarm
+└── Overloaded
+    └── ModelBusy    too many requests of one version wait already
 """
 
 from collections.abc import Iterable
 
-from trimtab_runtime.errors import Conflict, Rejected
+from trimtab_runtime.errors import Conflict, Overloaded, Rejected
 
 
 class BadRow(Rejected):
@@ -62,3 +64,12 @@ class NotDecidedHere(Conflict):
 
     def __init__(self, model: str, what: str, remedy: str) -> None:
         super().__init__(f"the registry decides {what}, of model {model!r}, not one instance: {remedy}")
+
+
+class ModelBusy(Overloaded):
+    """Too many requests of one version wait already; other models are not held up by them."""
+
+    def __init__(self, version: str, waiting: int) -> None:
+        super().__init__(
+            f"{version} has {waiting} requests waiting here, which is the most: send it again later, or slower"
+        )

@@ -3,18 +3,21 @@
 Whatever is wanted is loaded and warmed first, and only then put on the board, by one
 assignment; so a swap fails no request. A version that cannot be loaded leaves the
 board as it is and reports its sentence: a champion is only ever replaced by one that
-has answered.
+has answered. Every wanted version is loaded once, and so checked, before it is shown;
+after that one that nobody asks may go cold, unless it is on trial.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from trimtab_runtime import telemetry
 from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
 
+from trimtab_serving.cache import SessionCache
 from trimtab_serving.errors import CannotServe, NoLiveVersion
 from trimtab_serving.files import ModelFiles, StoredFile
 from trimtab_serving.repeats import Answers, remembering
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 PATIENCE = 5
 """How often loading may fail for a want of something else, such as a store that is away, before that is reported."""
+LOADING = 4
+"""Models whose versions are fetched and loaded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,11 @@ class Standing:
     champion_version: int
     """The version that answers; 0 for none."""
     versions: Sequence[tuple[int, bool, str]]
-    """Number, whether it is warm, and if not, why."""
+    """Number, whether it is in memory, and why not if it cannot be loaded."""
+    cold: Collection[int] = ()
+    """Those that were checked, and are loaded again by the request that asks them."""
+    bytes: int = 0
+    """What those in memory take, estimated."""
 
 
 @dataclass(slots=True)
@@ -95,6 +104,16 @@ class _Model:
         found = self.loaded.get((ref.number, ref.model.digest)) if ref is not None else None
         return found.version if found is not None else None
 
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether a version could not be loaded for want of something that may come."""
+        return any(loaded.attempts for loaded in self.loaded.values())
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether one of those has not been tried often enough to say so."""
+        return any(loaded.attempts and not loaded.error for loaded in self.loaded.values())
+
     def why(self) -> str:
         """Return why nothing answers."""
         errors = [loaded.error for loaded in self.loaded.values() if loaded.error]
@@ -110,18 +129,28 @@ class Fleet:
         self,
         board: Board,
         files: ModelFiles,
+        cache: SessionCache,
         reader_of: Callable[[str], RowReader],
-        on_change: Callable[[], None],
+        on_change: Callable[[Collection[str]], None],
+        *,
+        always_warm: Collection[str] = (),
     ) -> None:
-        """`reader_of` raises a `TrimtabError` for a model whose specs are not there; `on_change` hears of news."""
+        """`reader_of` raises a `TrimtabError` for a model whose specs are not there.
+
+        `on_change` hears of which models there is news. Champions of models that are `always_warm` never go cold.
+        """
         self._board = board
         self._files = files
+        self._cache = cache
         self._reader_of = reader_of
         self._on_change = on_change
         self._answers = Answers()
+        self._always_warm = always_warm
         self._models: dict[str, _Model] = {}
         self._known: frozenset[str] = frozenset()
+        self._changed: set[str] = set()
         self._dirty = asyncio.Event()
+        self._at_once = asyncio.Semaphore(LOADING)
 
     def want(self, wanted: Wanted) -> None:
         """Take a model's wanted state, unless a newer one is known."""
@@ -130,19 +159,19 @@ class Fleet:
             self._models[wanted.model] = _Model(wanted)
         elif wanted.generation >= held.wanted.generation:
             held.wanted = wanted
-        self._dirty.set()
+        self._mark([wanted.model])
 
     def forget(self, model: str) -> None:
         """Serve a model no longer."""
         self._models.pop(model, None)
-        self._dirty.set()
+        self._mark([model])
 
     def know(self, models: Iterable[str]) -> None:
         """Take the names of all models whose specs are applied; what failed for want of a spec is tried again."""
-        self._known = frozenset(models)
+        before, self._known = self._known, frozenset(models)
         for held in self._models.values():
             held.loaded = {place: loaded for place, loaded in held.loaded.items() if loaded.version}
-        self._dirty.set()
+        self._mark([*before, *self._known, *self._models])
 
     async def run(self) -> None:
         """Settle whenever something changes, until cancelled."""
@@ -151,44 +180,74 @@ class Fleet:
                 async with asyncio.timeout(RETRY_S):
                     await self._dirty.wait()
             except TimeoutError:
-                if not any(
-                    loaded.attempts for held in self._models.values() for loaded in held.loaded.values()
-                ):
+                if not any(held.is_tried_again for held in self._models.values()):
                     continue
+            await self.settle()
+
+    async def settled(self) -> None:
+        """Settle until each wanted version is warm, or is certain not to become so soon."""
+        await self.settle()
+        while any(held.is_waited_for for held in self._models.values()):
+            await asyncio.sleep(RETRY_S)
             await self.settle()
 
     async def settle(self) -> None:
         """Load what is wanted and not loaded, and show it on the board as it becomes warm."""
         self._dirty.clear()
-        self._show()
-        for held in list(self._models.values()):
-            wanted = held.wanted
+        changed, self._changed = self._changed, set()
+        changed |= {model for model, held in self._models.items() if held.is_tried_again}
+        self._show(changed)
+        self._cache.keep(self._never_cold())
+        touched = [held for model in changed if (held := self._models.get(model)) is not None]
+        await asyncio.gather(*map(self._bring_about, touched))
+        refs = [ref for held in self._models.values() for ref in held.wanted.refs()]
+        stored = [file for ref in refs for file in (ref.model, ref.reference) if file is not None]
+        self._files.keep_only({file.digest for file in stored})
+
+    async def _bring_about(self, held: _Model) -> None:
+        wanted = held.wanted
+        async with self._at_once:
             for ref in wanted.refs():
                 place = (ref.number, ref.model.digest)
                 before = held.loaded.get(place)
                 if before is None or before.attempts:
                     held.loaded[place] = await self._load(wanted, ref, before.attempts if before else 0)
-                    self._show()
-            keep = {(ref.number, ref.model.digest) for ref in wanted.refs()}
-            held.loaded = {place: loaded for place, loaded in held.loaded.items() if place in keep}
-            held.settled = wanted.generation
-            self._show()
-        refs = [ref for held in self._models.values() for ref in held.wanted.refs()]
-        stored = [file for ref in refs for file in (ref.model, ref.reference) if file is not None]
-        self._files.keep_only({file.digest for file in stored})
+                    self._show([wanted.model])
+        keep = {(ref.number, ref.model.digest) for ref in wanted.refs()}
+        held.loaded = {place: loaded for place, loaded in held.loaded.items() if place in keep}
+        held.settled = wanted.generation
+        self._show([wanted.model])
 
-    def standings(self) -> list[Standing]:
-        """Return what became of each wanted state."""
-        return [self._standing(held) for held in self._models.values()]
+    def _never_cold(self) -> set[str]:
+        """Return the digests of versions on trial, both sides of it, and of champions that are to stay."""
+        found = set()
+        for model, held in self._models.items():
+            wanted = held.wanted
+            if wanted.challenger is not None or model in self._always_warm:
+                stay = (wanted.champion, wanted.challenger)
+                found |= {ref.model.digest for ref in stay if ref is not None}
+        return found
+
+    def standings(self, models: Collection[str] | None = None) -> list[Standing]:
+        """Return what became of the wanted state of some models, or of each."""
+        if models is None:
+            return [self._standing(held) for held in self._models.values()]
+        return [self._standing(self._models[model]) for model in models if model in self._models]
 
     def _standing(self, held: _Model) -> Standing:
         served = self._board.current.served.get(held.wanted.model)
-        versions = []
+        versions, cold, taken = [], [], 0
         for ref in held.wanted.refs():
             loaded = held.loaded.get((ref.number, ref.model.digest), _Loaded())
-            versions.append((ref.number, loaded.version is not None, loaded.error))
+            graph = loaded.version.graph if loaded.version is not None else None
+            is_warm = graph is not None and graph.warm is not None
+            versions.append((ref.number, is_warm, loaded.error))
+            if graph is not None and is_warm:
+                taken += graph.size
+            elif graph is not None:
+                cold.append(ref.number)
         number = served.champion.number if served is not None else 0
-        return Standing(held.wanted, held.settled, number, versions)
+        return Standing(held.wanted, held.settled, number, versions, cold, taken)
 
     async def _load(self, wanted: Wanted, ref: Ref, attempts: int) -> _Loaded:
         name = f"version {ref.number} of {wanted.model}"
@@ -208,17 +267,24 @@ class Fleet:
         return _Loaded(version)
 
     def _open(self, model: str, ref: Ref) -> Version:
-        reference = None
-        if ref.reference is not None:
-            reference = self._files.fetch(ref.reference)
-        onnx = self._files.fetch(ref.model)
-        return load(model, ref.number, ref.features, onnx, reference, classes=ref.classes, texts=ref.texts)
+        name = f"version {ref.number} of model {model!r}"
+        reference = self._files.fetch(ref.reference) if ref.reference is not None else None
+        graph = self._cache.open(name, ref.model.digest, partial(self._files.fetch, ref.model))
+        return load(name, graph, ref.number, ref.features, reference, classes=ref.classes, texts=ref.texts)
 
-    def _show(self) -> None:
-        """Put on the board what can answer now."""
-        served, silent = dict[str, Served](), dict[str, str]()
-        for model in self._known:
-            held, now = self._models.get(model), self._board.current.served.get(model)
+    def _mark(self, models: Iterable[str]) -> None:
+        self._changed.update(models)
+        self._dirty.set()
+
+    def _show(self, models: Collection[str]) -> None:
+        """Put on the board what can answer now of some models."""
+        current = self._board.current
+        served, silent = dict(current.served), dict(current.silent)
+        for model in models:
+            silent.pop(model, None)
+            now, held = served.pop(model, None), self._models.get(model)
+            if model not in self._known:
+                continue
             if held is not None and held.wanted.champion is None:
                 now = None  # its first version is on its way, or it was taken out of service
             try:
@@ -231,7 +297,7 @@ class Fleet:
                 else:
                     silent[model] = str(error)
         self._board.current = Snapshot(MappingProxyType(served), MappingProxyType(silent))
-        self._on_change()
+        self._on_change(models)
 
 
 def _serve(held: _Model, reader: RowReader, now: Served | None, answers: Answers) -> Served:

@@ -66,11 +66,12 @@ class Messages:
             generation=standing.generation,
             champion_version=standing.champion_version,
             versions=[
-                ServingStatus.Loaded(number=number, warm=warm, error=error)
+                ServingStatus.Loaded(number=number, warm=warm, error=error, cold=number in standing.cold)
                 for number, warm, error in standing.versions
             ],
             lease_until=to_timestamp(now + LEASE_MS),
             at=to_timestamp(now),
+            memory_bytes=standing.bytes,
         )
         return records.outgoing(
             topics.SERVING_STATUS,

@@ -78,6 +78,8 @@ class PredictionLog:
         self._queue: deque[Answered | Ticket] = deque()
         self._reached: dict[str, int] = {}
         self._watermark: dict[str, int] = {}
+        self._behind: set[str] = set()
+        """Models whose watermark may have to move: of a thousand, few have traffic."""
         self.lost = 0
         """Rows that found the queue full: the control plane had not emptied it for a long while."""
 
@@ -102,6 +104,7 @@ class PredictionLog:
     def passed(self, model: str, time_ms: int) -> None:
         """Say that nothing at or before `time_ms` is going to be asked; only the control plane may."""
         self._reached[model] = max(self._reached.get(model, 0), time_ms)
+        self._behind.add(model)
 
     def drain(self, models: Collection[str]) -> list[Batch]:
         """Return all that was answered since the last time, and where the watermark of one of `models` moved, that.
@@ -119,9 +122,12 @@ class PredictionLog:
                 place = (found.served.model, self._partition_of(key))
                 groups.setdefault(place, {}).setdefault(id(found.served), []).append((found, at))
         batches = []
-        for model in {*models, *(model for model, _ in groups)}:
+        behind = [model for model in self._behind if model in models]
+        for model in {*behind, *(model for model, _ in groups)}:
             before = self._watermark.get(model, 0)
             after = self._move(model, (from_ms for name, from_ms in in_flight if name == model))
+            if after >= self._reached.get(model, 0):
+                self._behind.discard(model)
             for partition in range(self._partitions):
                 pieces = _pieces(groups.get((model, partition), {}).values())
                 if not pieces and after > before:

@@ -7,13 +7,14 @@ present, which a broker that was away gets anew.
 
 import asyncio
 import logging
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock
 
-from trimtab_serving.fleet import Fleet
+from trimtab_serving.fleet import Fleet, Standing
 from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
 from trimtab_serving.meter import Meter
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 METRICS_S = 5.0
+_AT_ONCE = 50
 
 
 class LogWriter:
@@ -65,12 +67,13 @@ class LogWriter:
             )
             self._lost = self._predictions.lost
 
-    def features_moved(self) -> None:
+    def features_moved(self, models: Iterable[str]) -> None:
         """Carry the log's watermark along with that of the features, so that a quiet model holds nobody up.
 
         A row is asked about when it happens, long before the events of its time are complete.
         """
-        for served in self._board.current.served.values():
+        all_served = self._board.current.served
+        for served in [all_served[model] for model in models if model in all_served]:
             if (until := served.reader.features_until_ms()) is not None:
                 self._predictions.passed(served.model, until - 1)
 
@@ -93,25 +96,43 @@ class LogWriter:
 
 
 class Heartbeat:
-    """Says what is loaded: every two seconds, and at once when something changes."""
+    """Says what is loaded: every two seconds, and at once of the models where something changes."""
 
     def __init__(self, fleet: Fleet, messages: Messages) -> None:
         self._fleet = fleet
         self._messages = messages
-        self._changed = asyncio.Event()
+        self._changed: set[str] = set()
+        self._news = asyncio.Event()
 
-    def changed(self) -> None:
-        """Let the next one go out at once."""
-        self._changed.set()
+    def changed(self, models: Iterable[str]) -> None:
+        """Let what is loaded of some models go out at once."""
+        self._changed.update(models)
+        self._news.set()
 
     async def beat(self, producer: Any) -> None:
-        """Beat for ever."""
+        """Beat for ever; a few models at a time, so that a thousand keep no request waiting."""
         while True:
-            self._changed.clear()
-            await records.send_all(producer, [self._messages.status(it) for it in self._fleet.standings()])
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._changed.wait()
+            due = self._fleet.standings()
+            until = asyncio.get_running_loop().time() + HEARTBEAT_S
+            for at in range(0, len(due), _AT_ONCE):
+                models = [standing.wanted.model for standing in due[at : at + _AT_ONCE]]
+                await self._say(producer, self._fleet.standings(models))
+                await asyncio.sleep(HEARTBEAT_S / 2 * _AT_ONCE / len(due) if len(due) > _AT_ONCE else 0)
+                await self._say_news(producer)
+            while (wait_s := until - asyncio.get_running_loop().time()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._news.wait()
+                await self._say_news(producer)
+
+    async def _say_news(self, producer: Any) -> None:
+        self._news.clear()
+        changed, self._changed = self._changed, set()
+        await self._say(producer, self._fleet.standings(changed))
+
+    async def _say(self, producer: Any, standings: Sequence[Standing]) -> None:
+        if standings:
+            await records.send_all(producer, [self._messages.status(it) for it in standings])
 
 
 class Watermarks:

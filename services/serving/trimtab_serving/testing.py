@@ -1,5 +1,6 @@
 """What tests of serving share: a tiny project, the records that other services would write, and serving without Kafka."""
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from trimtab_runtime.records import Outgoing
 from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_serving.cache import Entry, SessionCache
 from trimtab_serving.consumers import Features, Tables, Wishes
+from trimtab_serving.engines import Engine, OnnxEngine
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
 from trimtab_serving.meter import Meter
@@ -107,6 +110,11 @@ def version(
             writer.write_table(reference)
         made.reference.CopyFrom(artifacts.put(data_dir, sink.getvalue().to_pybytes()))
     return made
+
+
+def graph(onnx: bytes) -> Entry:
+    """Return an ONNX model opened in this process."""
+    return SessionCache(OnnxEngine(), 1 << 30).open("a graph", hashlib.sha256(onnx).hexdigest(), lambda: onnx)
 
 
 def spec(resource: specs.AnyResource, generation: int = 1) -> Outgoing:
@@ -262,8 +270,18 @@ class Raw:
 class Instance:
     """Serving without Kafka and without doors: hears records that it is handed, and answers."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        engine: Engine | None = None,
+        memory_bytes: int = 1 << 30,
+        always_warm: Sequence[str] = (),
+    ) -> None:
         self._state_dir = state_dir
+        self._engine = engine or OnnxEngine()
+        self._memory = memory_bytes
+        self._always_warm = always_warm
         self._offsets = itertools.count()
         self._begin()
 
@@ -276,7 +294,11 @@ class Instance:
         self.watermarks: list[tuple[str, int]] = []
         freshness = Freshness(self.clock, "serving-0")
         readers = Readers(self.book, self.views, self.references)
-        self.fleet = Fleet(self.board, ModelFiles(self._state_dir / "models"), readers.of, lambda: None)
+        self.cache = SessionCache(self._engine, self._memory)
+        files = ModelFiles(self._state_dir / "models")
+        self.fleet = Fleet(
+            self.board, files, self.cache, readers.of, lambda _: None, always_warm=self._always_warm
+        )
         self.log = PredictionLog(partial(featurelog.partition_of, partitions=2), 2)
         self.predictions = Predictions(self.board, self.log, self.meter, self.clock)
         self._wishes = Wishes(self.mirror, self.book, self.fleet, self._specs_changed)

@@ -18,7 +18,7 @@ from trimtab_core.losses import answered
 from trimtab_runtime.clock import Clock
 
 from trimtab_serving import outcomes
-from trimtab_serving.errors import BadTensor
+from trimtab_serving.errors import BadTensor, ModelBusy
 from trimtab_serving.meter import Meter, Totals
 from trimtab_serving.predictionlog import Answered, PredictionLog
 from trimtab_serving.rows import Inputs, ViewAge
@@ -223,6 +223,8 @@ class Predictions:
             if inputs is not None:
                 made = inputs(served.challenger.inputs) if callable(inputs) else inputs
                 return served.challenger.run(*made)
+        except ModelBusy:
+            pass  # it says so by having no answer; a line for each would only add to the load
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", served.challenger.number, served.model)
         return outcomes.nothing(served.challenger, len(question.inputs[0]))

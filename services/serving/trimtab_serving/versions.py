@@ -1,21 +1,24 @@
-"""Versions that answer: an ONNX file, verified, in a session of its own and warmed.
+"""Versions that answer: an ONNX file, verified, opened by an engine and warmed.
 
 A `Version` never changes and may be run by many threads at once. One that comes out
-of `load` has answered, with as many finite numbers as it was given rows.
+of `load` has answered, with as many finite numbers as it was given rows. Its graph may
+go cold after that, and is opened again by the request that asks it.
 """
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 from numpy.typing import NDArray
+from trimtab_runtime.errors import TrimtabError
 
+from trimtab_serving import lanes
+from trimtab_serving.cache import Entry
+from trimtab_serving.engines import Session
 from trimtab_serving.errors import CannotServe
+from trimtab_serving.lanes import Lane, Pace
 
 INPUT = "features"
 TEXTS = "texts"
@@ -29,12 +32,11 @@ _BACKGROUND = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Version:
-    """A warm version: `number`, and what it takes, in order."""
+    """A version: `number`, and what it takes, in order."""
 
     number: int
-    digest: str
     features: tuple[str, ...]
-    session: Any
+    graph: Entry
     output: str
     classes: tuple[str, ...]
     """Of a multiclass task; the output is then their probabilities."""
@@ -42,6 +44,8 @@ class Version:
     """What it takes besides that is a text, in order."""
     background: tuple[NDArray[np.float32], NDArray[np.object_]]
     """Rows of its reference, their features and their texts, none where it has none: what a prediction is explained against."""
+    pace: Pace
+    lane: Lane
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -54,84 +58,88 @@ class Version:
         """Return the predictions [rows] for features [rows, features] and, where it takes some, texts [rows, texts].
 
         Of a multiclass task they are probabilities [rows, classes].
+
+        Raises:
+            ModelBusy: too many wait for it already.
+            Unavailable: it is cold, and could not be opened again in time, or its engine is away.
         """
+        if len(features) <= self.pace.at_once:
+            return self._score(features, texts)
+        return self.lane.run(self._score, features, texts)
+
+    def _score(self, features: NDArray[np.float32], texts: NDArray[np.object_] | None) -> NDArray[np.float32]:
         given = {INPUT: features, TEXTS: texts} if self.texts else {INPUT: features}
-        answer = np.asarray(self.session.run([self.output], given)[0], np.float32)
+        answer = np.asarray(self.graph.session().score(self.output, given), np.float32)
         return answer if self.classes else answer.reshape(-1)
 
 
 def load(
-    model: str,
+    name: str,
+    graph: Entry,
     number: int,
     features: Sequence[str],
-    onnx: bytes,
     reference: bytes | None = None,
     *,
     classes: Sequence[str] = (),
     texts: Sequence[str] = (),
 ) -> Version:
-    """Open a version and warm it, on zeros and on a few rows of its reference where that is given.
+    """Make a version of a graph: checked, warmed on zeros and on a few rows of its reference, and timed.
+
+    `name` is what faults call it.
 
     Raises:
-        CannotServe: it is no ONNX model, takes something else than its features, or does not answer as it should.
+        CannotServe: it takes something else than its features, or does not answer as it should.
     """
-    name = f"version {number} of model {model!r}"
-    try:
-        session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions share no base
-        raise CannotServe(
-            f"{name} is no model that ONNX Runtime can open: {error}; train it again"
-        ) from error
+    session = graph.session()
     _check_inputs(name, session, {INPUT: len(features)} | ({TEXTS: len(texts)} if texts else {}))
-    digest = hashlib.sha256(onnx).hexdigest()
-    outputs = [output.name for output in session.get_outputs()]
-    of_classes = PROBABILITIES in outputs and len(classes) > 0
+    of_classes = PROBABILITIES in session.gives and len(classes) > 0
     numbers, words = _background(name, features, texts, reference)
     version = Version(
         number,
-        digest,
         tuple(features),
-        session,
-        PROBABILITIES if of_classes else outputs[0],
+        graph,
+        PROBABILITIES if of_classes else session.gives[0],
         tuple(classes) if of_classes else (),
         tuple(texts),
         (numbers, words),
+        Pace(lanes.BATCH_ROWS, together=False),
+        Lane(name, together=False),
     )
     for rows in _WARM_ROWS:
-        nothing = np.full((rows, len(texts)), "", object)
-        _warm(name, version, np.zeros((rows, len(features)), np.float32), nothing)
+        _warm(name, version, *_rows(version, rows))
     if len(numbers):
         _warm(name, version, numbers[:_EXAMPLES], words[:_EXAMPLES])
-    return version
+    pace = lanes.measure(lambda rows: version.run(*_rows(version, rows)))
+    return replace(version, pace=pace, lane=Lane(name, together=pace.together))
 
 
-def _check_inputs(name: str, session: Any, widths: Mapping[str, int]) -> None:
+def _rows(version: Version, rows: int) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+    """Return rows of nothing for a version to run."""
+    return np.zeros((rows, len(version.features)), np.float32), np.full(
+        (rows, len(version.texts)), "", object
+    )
+
+
+def _check_inputs(name: str, session: Session, widths: Mapping[str, int]) -> None:
     """Refuse a graph that takes something else than columns of numbers and of texts, so many of each."""
-    inputs = {taken.name: taken for taken in session.get_inputs()}
     types = {INPUT: "tensor(float)", TEXTS: "tensor(string)"}
-    if set(inputs) != set(widths) or any(taken.type != types[each] for each, taken in inputs.items()):
+    if set(session.takes) != set(widths) or any(
+        taken.type != types[each] for each, taken in session.takes.items()
+    ):
         wanted = f"one float input {INPUT!r}" + (f" and one of strings, {TEXTS!r}" if TEXTS in widths else "")
-        raise CannotServe(f"{name} takes {sorted(inputs)} and not {wanted}: export it anew")
+        raise CannotServe(f"{name} takes {sorted(session.takes)} and not {wanted}: export it anew")
     for each, named in widths.items():
-        width = inputs[each].shape[-1]
-        if isinstance(width, int) and width != named:
+        width = session.takes[each].width
+        if width is not None and width != named:
             raise CannotServe(f"{name} takes {width} {each} and its record names {named}: export it anew")
-
-
-def _options() -> Any:
-    """Return settings for throughput: many requests at once, each on the thread that it came on."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    return options
 
 
 def _warm(name: str, version: Version, features: NDArray[np.float32], texts: NDArray[np.object_]) -> None:
     try:
         answer = version.run(features, texts)
-    except Exception as error:  # ONNX Runtime's own exceptions share no base
+    except TrimtabError:
+        raise
+    except Exception as error:  # an engine's own exceptions share no base
         raise CannotServe(f"{name} fails on {len(features)} rows: {error}; export it anew") from error
     if answer.shape != (len(features), len(version.classes))[: answer.ndim]:
         raise CannotServe(f"{name} gives {answer.size} numbers for {len(features)} rows: export it anew")

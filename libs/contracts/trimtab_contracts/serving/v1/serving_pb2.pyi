@@ -158,20 +158,24 @@ class ServingStatus(_message.Message):
         NUMBER_FIELD_NUMBER: _builtins.int
         WARM_FIELD_NUMBER: _builtins.int
         ERROR_FIELD_NUMBER: _builtins.int
+        COLD_FIELD_NUMBER: _builtins.int
         number: _builtins.int
         warm: _builtins.bool
         error: _builtins.str
         """one sentence, if it could not be loaded"""
+        cold: _builtins.bool
+        """checked, and loaded again by the first request that asks it"""
         def __init__(
             self,
             *,
             number: _builtins.int = ...,
             warm: _builtins.bool = ...,
             error: _builtins.str = ...,
+            cold: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "number", b"number", "warm", b"warm"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cold", b"cold", "error", b"error", "number", b"number", "warm", b"warm"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,11 +186,14 @@ class ServingStatus(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     LEASE_UNTIL_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     instance: _builtins.str
     generation: _builtins.int
     """of the deployment that it stands at"""
     champion_version: _builtins.int
+    memory_bytes: _builtins.int
+    """what the warm versions take, estimated"""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServingStatus.Loaded]: ...
     @_builtins.property
@@ -203,10 +210,11 @@ class ServingStatus(_message.Message):
         versions: _abc.Iterable[Global___ServingStatus.Loaded] | None = ...,
         lease_until: _timestamp_pb2.Timestamp | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "lease_until", b"lease_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "champion_version", b"champion_version", "generation", b"generation", "instance", b"instance", "lease_until", b"lease_until", "model", b"model", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "champion_version", b"champion_version", "generation", b"generation", "instance", b"instance", "lease_until", b"lease_until", "memory_bytes", b"memory_bytes", "model", b"model", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
