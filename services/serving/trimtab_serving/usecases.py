@@ -18,10 +18,10 @@ from trimtab_core.losses import answered
 from trimtab_runtime.clock import Clock
 
 from trimtab_serving import outcomes
-from trimtab_serving.errors import BadTensor
+from trimtab_serving.errors import BadRow, BadTensor
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, PredictionLog
-from trimtab_serving.rows import Inputs
+from trimtab_serving.rows import Given, Inputs
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
@@ -71,10 +71,13 @@ class Predictions:
         self._id_prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
 
-    def predict(self, model: str, rows: Sequence[bytes], version: int = 0) -> Answer:
+    def predict(
+        self, model: str, rows: Sequence[bytes], version: int = 0, given: Given | None = None
+    ) -> Answer:
         """Answer for rows of the model's source, with the features as they were at each row's event time.
 
-        `version` pins a warm version; its answers are not logged.
+        `version` pins a warm version; its answers are not logged. It may be `given` features of views by a caller who has
+        them from elsewhere.
 
         Raises:
             UnknownModel, NoLiveVersion, VersionNotWarm, BadRow: what they say.
@@ -82,7 +85,7 @@ class Predictions:
         begun = perf_counter_ns()
         served = self._board.current.of(model)
         try:
-            return self._predict(served, rows, version, begun)
+            return self._predict(served, rows, version, begun, given)
         except Exception:
             self._meter.failed(model)
             raise
@@ -137,11 +140,17 @@ class Predictions:
         rows = values.reshape(-1, len(names))[:, [places[name] for name in answering.features]]
         return self._unlogged(served, answering, (np.ascontiguousarray(rows), None), begun)
 
-    def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
+    def _predict(
+        self, served: Served, rows: Sequence[bytes], version: int, begun: int, given: Given | None = None
+    ) -> Answer:
         reader = served.reader
         answering = served.pinned(version)
         asked = reader.read(rows, answering.inputs)
-        inputs = reader.inputs(asked, answering.inputs)
+        if given is not None and not version:
+            raise BadRow(
+                "features are given and no version is pinned: pin one, for such answers are not logged"
+            )
+        inputs = reader.inputs(asked, answering.inputs, given)
         if version:
             return self._unlogged(served, answering, inputs, begun)
         theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
