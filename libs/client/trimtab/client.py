@@ -234,12 +234,26 @@ class Trimtab(Managing):
         return answer
 
     async def predict(
-        self, model: str, rows: Sequence[Mapping[str, Any]], *, version: int = 0, timeout: float = 10.0
+        self,
+        model: str,
+        rows: Sequence[Mapping[str, Any] | bytes],
+        *,
+        version: int = 0,
+        given: Mapping[str, NDArray[np.float64]] | None = None,
+        timeout: float = 10.0,
     ) -> serving.PredictResponse:
-        """Return predictions for `rows` of the model's source; `version` pins one of the warm versions."""
+        """Return predictions for `rows` of the model's source, objects or JSON; `version` pins one of the warm versions.
+
+        Of a pinned version all the features of views may be `given`, [rows] by name, such as `join_features` returns.
+        """
         request = serving.PredictRequest(
-            model=model, rows=[msgspec.json.encode(row) for row in rows], version=version
+            model=model,
+            rows=[row if isinstance(row, bytes) else msgspec.json.encode(row) for row in rows],
+            version=version,
         )
+        if given:
+            request.given.extend(given)
+            request.given_values.extend(np.column_stack(list(given.values())).ravel().tolist())
         answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
         return answer
 
@@ -281,6 +295,27 @@ class Trimtab(Managing):
         if at_ms is not None:
             request.at.CopyFrom(to_timestamp(at_ms))
         return feature_table(given, await self._feature_store.GetOnlineFeatures(request, timeout=timeout))
+
+    async def join_features(
+        self,
+        names: Sequence[str],
+        entities: Mapping[str, Sequence[Any]],
+        at_ms: Sequence[int],
+        *,
+        timeout: float = 120.0,
+    ) -> tuple[dict[str, NDArray[np.float64]], int]:
+        """Return features of entities, [rows] by name, each as it was at a time of its own, from the archive.
+
+        `names` and `entities` are as of `features`; at most 500,000 values are asked for at a time. The number beside them
+        is up to when all is archived that they are made of: rows of later times have no values.
+        """
+        request = feature_store.JoinFeaturesRequest(
+            features=names, entities=entity_columns(entities), at_ms=at_ms
+        )
+        answer = await self._feature_store.JoinFeatures(request, timeout=timeout)
+        values = np.array(answer.values).reshape(len(at_ms), len(answer.names))
+        until_ms = from_timestamp(answer.until) if answer.HasField("until") else 0
+        return dict(zip(answer.names, values.T, strict=True)), until_ms
 
     async def training_set(
         self,

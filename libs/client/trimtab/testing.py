@@ -122,9 +122,10 @@ class World:
     async def backfill(self, hours: int) -> None:
         """Let some hours pass without asking for predictions, and wait until the archive holds them."""
         self.replay.requests = None
-        for _ in range(hours):
+        for at in range(hours):
             self._make_hour()
-            await self.replay.step(self.now_ms - HOUR_MS, self.now_ms)
+            pass_by = self.replay.step if at == hours - 1 else self.replay.play
+            await pass_by(self.now_ms - HOUR_MS, self.now_ms)
         for stream in self.replay.streams:
             await self.watermarks.wait("archive", stream.source, self.now_ms)
 

@@ -388,6 +388,7 @@ async def test_questions_that_wait_for_a_first_read_leave_a_thread_to_the_others
         nothing,
         nothing,
         nothing,
+        nothing,
         world.clock,
         patience_s=60.0,
         threads=threads,

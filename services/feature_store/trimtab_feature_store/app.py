@@ -25,6 +25,7 @@ from trimtab_feature_store.fold import Fold
 from trimtab_feature_store.grpc_api import FeatureStoreApi
 from trimtab_feature_store.historical import Historical
 from trimtab_feature_store.inpostgres import InPostgres
+from trimtab_feature_store.joining import Joining
 from trimtab_feature_store.online import Home, InMemory, OnlineViews
 from trimtab_feature_store.onray import OnRay
 from trimtab_feature_store.pins import Pins
@@ -89,6 +90,7 @@ async def run(config: Config) -> None:
         api = FeatureStoreApi(
             online,
             historical,
+            Joining(book, tables),
             Skew(historical, tables),
             Backfill(book, tables),
             EventReader(book, tables),

@@ -18,6 +18,8 @@ from trimtab_contracts.features.v1.features_pb2 import (
     GetOnlineFeaturesRequest,
     GetOnlineFeaturesResponse,
     HistoricalFeatures,
+    JoinFeaturesRequest,
+    JoinFeaturesResponse,
     ReadEventsRequest,
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreServicer
@@ -31,6 +33,7 @@ from trimtab_feature_store.backfill import Backfill, Sent, Taken
 from trimtab_feature_store.errors import BadQuestion
 from trimtab_feature_store.events import MOST_ROWS, EventReader, Extent
 from trimtab_feature_store.historical import Historical, Wanted, arrow_pieces
+from trimtab_feature_store.joining import Joining
 from trimtab_feature_store.online import Answer, OnlineViews
 from trimtab_feature_store.skew import Audit, Compared, Example, Skew
 from trimtab_feature_store.store import EVER_MS
@@ -46,6 +49,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self,
         online: OnlineViews,
         historical: Historical,
+        joining: Joining,
         skew: Skew,
         backfill: Backfill,
         events: EventReader,
@@ -61,6 +65,7 @@ class FeatureStoreApi(FeatureStoreServicer):
         self._loop = asyncio.get_running_loop()
         self._online = online
         self._historical = historical
+        self._joining = joining
         self._skew = skew
         self._backfill = backfill
         self._events = events
@@ -112,6 +117,16 @@ class FeatureStoreApi(FeatureStoreServicer):
         )
         for piece in arrow_pieces(made.rows):
             yield HistoricalFeatures(arrow=piece)
+
+    async def JoinFeatures(self, request: JoinFeaturesRequest, context: Any) -> JoinFeaturesResponse:
+        """Return features of entities in the past, each as it was at its own time."""
+        plan = self._online.plan(request.features)
+        joined = await self._joining.join(plan, _entity_columns(request), request.at_ms)
+        return JoinFeaturesResponse(
+            names=plan.names,
+            values=joined.values.ravel().tolist(),
+            until=to_timestamp(joined.until_ms) if joined.until_ms else None,
+        )
 
     async def GetArchiveWatermark(
         self, request: GetArchiveWatermarkRequest, context: Any
@@ -168,7 +183,7 @@ def _model(request: GetHistoricalFeaturesRequest) -> Model:
     return model
 
 
-def _entity_columns(request: GetOnlineFeaturesRequest) -> dict[str, list[str]]:
+def _entity_columns(request: GetOnlineFeaturesRequest | JoinFeaturesRequest) -> dict[str, list[str]]:
     columns = {column.field: list(column.values) for column in request.entities}
     if len(columns) < len(request.entities):
         fields = [column.field for column in request.entities]

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from trimtab_contracts import topics
-from trimtab_core.contract import entity_key, entity_text
 from trimtab_core.features import (
     Feature,
     FeatureFault,
@@ -30,10 +29,8 @@ from trimtab_core.features import (
     texts,
 )
 from trimtab_core.gatespecs import group_column
-from trimtab_core.grouping import Grouping
 from trimtab_core.lookup import Lookup
 from trimtab_core.pointintime import join_labels
-from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_runtime.errors import Rejected
 from trimtab_runtime.reftables import RefTables, lookups
@@ -43,16 +40,13 @@ from trimtab_feature_store.errors import BadWindow, NotArchivedYet
 from trimtab_feature_store.sharding import ShardedJoin
 from trimtab_feature_store.store import Flushing, Reach, Tables
 from trimtab_feature_store.tables import column_of, events_table
+from trimtab_feature_store.viewjoin import NOBODY, archived, as_texts, entities_of, ints, view_values
 
 FOLLOWS = (topics.TABLES,)
 
 _POLL_S = 0.05
-_TIMES = ("event_time_ms", "arrived_at_ms")
-_PLACE = ("partition", "offset")
 _OTHER_CLASS = -1.0
 """What the label join has for a label that is none of a model's classes: it is the row's label all the same."""
-_NOBODY = "\x00"
-"""Entity and key of a row that has none: no event has it either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +241,7 @@ class Making:
     def make(self) -> TrainingSet:
         """Read, join and leave out what has no label."""
         plan, spine = self._plan, self.spine()
-        at, keys = _ints(spine["event_time_ms"]), self.keys(spine)
+        at, keys = ints(spine["event_time_ms"]), self.keys(spine)
         matrix, words = self.features(spine), self.texts(spine)
         labels, without = self._labels(keys, at)
         other = labels == _OTHER_CLASS
@@ -267,15 +261,15 @@ class Making:
         )
         named = digest(rows)  # what gates group by is beside the dataset, and changes nothing that is fitted
         for name in plan.model.spec.groups:
-            groups = _texts(self._field(spine, name)).filter(pa.array(known))
-            groups = pc.if_else(pc.equal(groups, _NOBODY), "(none)", groups)
+            groups = as_texts(self._field(spine, name)).filter(pa.array(known))
+            groups = pc.if_else(pc.equal(groups, NOBODY), "(none)", groups)
             rows = rows.append_column(group_column(name), groups)
         strange = int(np.count_nonzero(other))
         return TrainingSet(rows, without + strange, plan.versions, named, strange)
 
     def features(self, spine: pa.Table) -> NDArray[np.float64]:
         """Return the numbers [rows, numbers] of some rows of the spine, as each would have been answered then."""
-        at = _ints(spine["event_time_ms"])
+        at = ints(spine["event_time_ms"])
         evaluator = RequestEvaluator(self._plan.features, self._plan.lookups)
         known_ms = np.minimum(at, self._plan.wanted.as_of_ms)
         matrix = evaluator.evaluate(self._own_fields(spine, evaluator.inputs), known_ms)
@@ -293,7 +287,7 @@ class Making:
 
     def keys(self, spine: pa.Table) -> pa.Array:
         """Return what the label of each row of the spine is found by, as text."""
-        return _texts(self._field(spine, self._plan.model.spec.label.on))
+        return as_texts(self._field(spine, self._plan.model.spec.label.on))
 
     def spine(self) -> pa.Table:
         """Return the archived events of the model's source, in order of event time."""
@@ -312,29 +306,18 @@ class Making:
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _view(self, view: FeatureView, spine: pa.Table, at: NDArray[np.int64]) -> NDArray[np.float64]:
-        source = self._plan.sources[view.spec.source]
-        layout = Layout.of(view.spec, source.spec.lateness)
-        wanted, entities = self._plan.wanted, view.spec.entities
-        longest = max(column.slots for column in layout.columns) * layout.hop_ms
-        fields = [*layout.fields, *entities]
-        start_ms = layout.boundary_of(wanted.start_ms) - longest
-        events = self._read(source, fields, start_ms, wanted.end_ms, ["id"] if layout.ends else [])
-        for name in entities:
-            events = events.filter(pc.is_valid(events[column_of(name)]))
-        events_of, spine_of = (
-            _entities([table[column_of(name)] for name in entities], table.num_rows)
-            for table in (events, spine)
-        )
-        columns = {name: events[column_of(name)] for name in layout.fields}
-        return self._join(
-            layout,
-            events_of,
-            _ints(events["event_time_ms"]),
-            Grouping(layout, source.spec.fields).values(columns, events.num_rows),
-            _ints(events["arrived_at_ms"]),
-            spine_of,
+        source, wanted = self._plan.sources[view.spec.source], self._plan.wanted
+        return view_values(
+            self._tables,
+            view,
+            source,
+            entities_of([spine[column_of(name)] for name in view.spec.entities], spine.num_rows),
             at,
-            events["id"].to_pylist() if layout.ends else (),
+            wanted.start_ms,
+            wanted.end_ms,
+            version=self._plan.versions[events_table(source.name)],
+            as_of_ms=wanted.as_of_ms,
+            join=self._join,
         )
 
     def _labels(self, keys: pa.Array, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
@@ -346,29 +329,24 @@ class Making:
         return join_labels(
             keys,
             at,
-            _texts(found[on]),
+            as_texts(found[on]),
             _classes(found[value], label.classes) if label.classes else _numbers(found[value]),
-            _ints(found["event_time_ms"]),
-            _ints(found["arrived_at_ms"]),
+            ints(found["event_time_ms"]),
+            ints(found["arrived_at_ms"]),
             label.within,
             wanted.as_of_ms,
         )
 
-    def _read(
-        self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int, more: Sequence[str] = ()
-    ) -> pa.Table:
-        """Return fields, times, place and `more` of archived rows, in an order that their storage has no part in."""
-        table = events_table(source.name)
-        found = self._tables.read(
-            table,
-            list(dict.fromkeys([*map(column_of, fields), *_TIMES, *_PLACE, *more])),
-            version=self._plan.versions[table],
-            start_ms=start_ms,
-            end_ms=end_ms,
-            arrived_by_ms=self._plan.wanted.as_of_ms,
+    def _read(self, source: Source, fields: Iterable[str], start_ms: int, end_ms: int) -> pa.Table:
+        return archived(
+            self._tables,
+            source,
+            fields,
+            start_ms,
+            end_ms,
+            version=self._plan.versions[events_table(source.name)],
+            as_of_ms=self._plan.wanted.as_of_ms,
         )
-        order = np.lexsort([_ints(found[name]) for name in ("offset", "partition", "event_time_ms")])
-        return found.take(pa.array(order))
 
     def _field(self, table: pa.Table, name: str) -> Any:
         return table[column_of(name)]
@@ -380,7 +358,7 @@ def digest(rows: pa.Table) -> str:
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         found.update(f"{name}\x00{column.type}\x00{len(column)}\x00".encode())
         if pa.types.is_string(column.type):
-            found.update(_ints(pc.binary_length(column)).tobytes())
+            found.update(ints(pc.binary_length(column)).tobytes())
             found.update("".join(column.to_pylist()).encode())
         else:
             found.update(np.ascontiguousarray(column.to_numpy()).tobytes())
@@ -397,41 +375,12 @@ def arrow_pieces(rows: pa.Table, size: int = 1_000_000) -> Iterator[bytes]:
         yield bytes(whole[start : start + size])
 
 
-def _texts(column: Any) -> pa.Array:
-    """Return entities or keys as the texts that name them everywhere."""
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not pa.types.is_string(whole.type):
-        coded = whole.dictionary_encode()
-        names = pa.array([entity_text(value) for value in coded.dictionary.to_pylist()], pa.string())
-        whole = names.take(coded.indices)
-    return pc.fill_null(whole, _NOBODY)
-
-
-def _entities(columns: Sequence[Any], rows: int) -> pa.Array:
-    """Return the entities that columns name together."""
-    if len(columns) == 1:
-        return _texts(columns[0])
-    named: dict[tuple[Any, ...], str] = {}
-    values = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * rows
-    texts = [named[each] if each in named else named.setdefault(each, _entity(each)) for each in values]
-    return pa.array(texts, pa.string())
-
-
-def _entity(values: tuple[Any, ...]) -> str:
-    key = entity_key(values)
-    return _NOBODY if key is None else key
-
-
 def _classes(column: Any, names: Sequence[str]) -> NDArray[np.float64]:
     """Return the number of each value's class, `_OTHER_CLASS` where it is none of `names`."""
-    found = pc.index_in(_texts(column), pa.array(names, pa.string()))
+    found = pc.index_in(as_texts(column), pa.array(names, pa.string()))
     return np.asarray(pc.fill_null(found, int(_OTHER_CLASS)).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
     """Return a numeric field's values, NaN where null."""
     return np.array(column.cast(pa.float64()).to_numpy(), np.float64)
-
-
-def _ints(column: Any) -> NDArray[np.int64]:
-    return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)

@@ -184,14 +184,14 @@ class OnlineViews:
             NotRead: a view has just changed, and what it was cannot answer.
             Unavailable: where the slots lie does not answer.
         """
-        rows = _rows(entities, plan)
+        rows = rows_asked(entities, plan)
         values = np.empty((rows, len(plan.names)))
         statuses = np.empty((rows, len(plan.names)), np.uint8)
         reads = []
         for each in plan.views:
             held, columns = self._answering(each)
             boundary, watermark_ms = held.layout.boundary_of(at_ms), held.until_ms
-            found, told = held.read(_entities(each.view, entities, rows), boundary)
+            found, told = held.read(entities_asked(each.view, entities, rows), boundary)
             values[:, each.places], statuses[:, each.places] = found[:, columns], told[:, columns]
             reads.append(ViewRead(held.name, boundary, watermark_ms, self._freshness.last_ms(held.name)))
         return Answer(plan.names, values, statuses, reads)
@@ -269,7 +269,7 @@ def _run(numbers: list[int]) -> Places:
     return slice(numbers[0], numbers[-1] + 1) if follow else np.array(numbers, np.intp)
 
 
-def _rows(entities: Mapping[str, Sequence[str]], plan: Plan) -> int:
+def rows_asked(entities: Mapping[str, Sequence[str]], plan: Plan) -> int:
     """Return how many rows are asked for."""
     lengths = {field: len(values) for field, values in entities.items()}
     rows = next(iter(lengths.values()), 1)
@@ -284,7 +284,7 @@ def _rows(entities: Mapping[str, Sequence[str]], plan: Plan) -> int:
     return rows
 
 
-def _entities(view: FeatureView, given: Mapping[str, Sequence[str]], rows: int) -> Sequence[str]:
+def entities_asked(view: FeatureView, given: Mapping[str, Sequence[str]], rows: int) -> Sequence[str]:
     """Return the view's entity of each row, of the columns given."""
     fields = view.spec.entities
     for field in fields:

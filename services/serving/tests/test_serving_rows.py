@@ -10,7 +10,7 @@ from trimtab_core.lookup import Lookup
 from trimtab_core.slots import FoldState
 from trimtab_runtime.reftables import RefTable
 from trimtab_serving import testing
-from trimtab_serving.errors import CannotServe
+from trimtab_serving.errors import BadRow, CannotServe
 from trimtab_serving.online import OnlineView
 from trimtab_serving.rows import RowReader
 from trimtab_serving.testing import Raw
@@ -85,3 +85,18 @@ def test_a_version_that_looks_into_what_is_no_column_cannot_be_served() -> None:
 
     with pytest.raises(CannotServe, match="names column 'size', which the table lacks"):
         reader.prepare(("zones[zone].size",))
+
+
+def test_features_of_views_that_are_given_take_the_place_of_the_online_ones() -> None:
+    reader = RowReader(PROJECT.model, PROJECT.pickups, {"speed": a_view("zone", ("3", 20.0))}, {})
+    features = ("request.distance", EXPECTED)
+    reader.prepare(features)
+    asked = reader.read(
+        [json.dumps({"trip": "t", "at": MIDNIGHT, "zone": 3, "distance": 5}).encode()], features
+    )
+
+    found = reader.inputs(asked, features, {"speed.mph_mean_1d": np.array([60.0])})[0]
+
+    assert found.tolist() == [[5, 5]]
+    with pytest.raises(BadRow, match=r"'speed.mph_mean_1d' is not among the features that are given"):
+        reader.inputs(asked, features, {})

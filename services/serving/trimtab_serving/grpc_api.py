@@ -18,8 +18,9 @@ from trimtab_runtime import rpc
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import TrimtabError
 
+from trimtab_serving.errors import BadRow
 from trimtab_serving.explaining import Explanations
-from trimtab_serving.rows import ViewAge
+from trimtab_serving.rows import Given, ViewAge
 from trimtab_serving.usecases import Predictions
 
 SERVICE = "trimtab.serving.v1.Prediction"
@@ -34,7 +35,7 @@ class PredictionApi(PredictionServicer):
 
     def Predict(self, request: PredictRequest, context: Any) -> PredictResponse:
         """Answer for some rows of the model's source."""
-        answer = self._predictions.predict(request.model, request.rows, request.version)
+        answer = self._predictions.predict(request.model, request.rows, request.version, _given(request))
         until = answer.features_until_ms
         said = answer.predictions
         response = PredictResponse(
@@ -102,3 +103,16 @@ class PredictionApi(PredictionServicer):
 def _view(age: ViewAge) -> PredictResponse.View:
     until = None if age.until_ms is None else to_timestamp(age.until_ms)
     return PredictResponse.View(name=age.name, until=until, as_of_ms=age.as_of_ms)
+
+
+def _given(request: PredictRequest) -> Given | None:
+    """Return the features of views that came with a request, by name; None if none did."""
+    if not request.given:
+        return None
+    rows, width = len(request.rows), len(request.given)
+    if len(request.given_values) != rows * width:
+        raise BadRow(
+            f"there are {len(request.given_values)} given values, and {rows} rows of {width}: send one of each a row"
+        )
+    values = np.array(request.given_values, np.float64).reshape(rows, width)
+    return dict(zip(request.given, values.T, strict=True))

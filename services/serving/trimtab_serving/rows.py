@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_core import features as core
 from trimtab_core import specs
+from trimtab_core.asking import Asking, NotARow
 from trimtab_core.contract import compile_contract, entity_key, entity_text
 from trimtab_core.features import FeatureFault, RequestEvaluator, ViewFeature
-from trimtab_core.timestamps import NOT_A_TIME, Zone, parse_timestamp, zone
 from trimtab_runtime.onlineview import OnlineView
 from trimtab_runtime.reftables import RefTable, RefTables, lookups
 from trimtab_runtime.specbook import SpecBook
@@ -23,6 +22,8 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_serving.errors import BadRow, CannotServe
 from trimtab_serving.online import OnlineViews
 
+Given = Mapping[str, NDArray[np.float64]]
+"""Features of views that the caller has, [rows] by name."""
 Inputs = tuple[NDArray[np.float32], NDArray[np.object_] | None]
 """Features [rows, features], and texts [rows, texts] of a version that takes some."""
 
@@ -59,6 +60,8 @@ class _Lookup:
     """Among the inputs of the features."""
     columns: list[int]
     """In the view's values."""
+    names: list[str]
+    """What they are called: view.column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,8 @@ class _Plan:
 
     evaluator: RequestEvaluator
     lookups: list[_Lookup]
-    fields: frozenset[str]
-    """Of a row: those that are read."""
-    times: list[tuple[str, Zone]]
-    """Those of them that are timestamps."""
+    asking: Asking
+    """Reads the fields that count of a row."""
     texts: bool
     """Whether some of the features are texts."""
 
@@ -91,7 +92,6 @@ class RowReader:
         self._views = views
         self._tables = tables
         self._contract = compile_contract(source.spec)
-        self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         self._always = frozenset((source.spec.key, source.spec.event_time, model.spec.label.on))
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
@@ -129,12 +129,7 @@ class RowReader:
         self._plans[takes] = _Plan(
             evaluator,
             [self._lookup(name, evaluator.inputs) for name in dict.fromkeys(_views_in(evaluator.inputs))],
-            fields,
-            [
-                (name, zone(field.timezone))
-                for name, field in self._source.spec.fields.items()
-                if name in fields and field.type == "timestamp"
-            ],
+            Asking(self._contract, fields),
             bool(texts),
         )
 
@@ -159,16 +154,18 @@ class RowReader:
             [row[time] for row in rows],
         )
 
-    def inputs(self, asked: Asked, takes: tuple[str, ...]) -> Inputs:
+    def inputs(self, asked: Asked, takes: tuple[str, ...], given: Given | None = None) -> Inputs:
         """Return what a version `takes`: float32 [rows, features], as it was at each row's event time, and its texts.
 
-        What is missing is NaN, or the empty text.
+        What is missing is NaN, or the empty text. Where features of views are `given`, none is looked up.
+
+        Raises:
+            BadRow: some are given, and not all that the version takes.
         """
         plan = self._plans[takes]
         matrix = plan.evaluator.evaluate(asked.rows, asked.event_time_ms)
         for lookup in plan.lookups:
-            entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
-            matrix[:, lookup.places] = lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
+            matrix[:, lookup.places] = self._looked_up(lookup, asked) if given is None else _of(lookup, given)
         texts = plan.evaluator.texts(asked.rows) if plan.texts else None
         return plan.evaluator.finish(matrix).astype(np.float32), texts
 
@@ -187,20 +184,14 @@ class RowReader:
 
     def _row(self, at: int, payload: bytes, plan: _Plan) -> dict[str, Any]:
         try:
-            row = self._decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRow(
-                f"row {at} of the request for model {self._model.name!r} is no JSON object ({error}): send one"
-            ) from error
-        for cleaner in self._contract.cleaners:
-            cleaner.clean(row)
-        for name, where in plan.times:
-            if (instant := parse_timestamp(row.get(name), where)) != NOT_A_TIME:
-                row[name] = instant
-        if reasons := self._contract.check_fields(row, plan.fields):
-            told = "; ".join(reason.message for reason in reasons)
-            raise BadRow(f"row {at} of the request for model {self._model.name!r}: {told}")
-        return row
+            return plan.asking.read(payload)
+        except NotARow as error:
+            raise BadRow(f"row {at} of the request for model {self._model.name!r}: {error}") from error
+
+    @staticmethod
+    def _looked_up(lookup: _Lookup, asked: Asked) -> NDArray[np.float64]:
+        entities = [_entity([row.get(name) for name in lookup.entities]) for row in asked.rows]
+        return lookup.view.values(entities, asked.event_time_ms)[:, lookup.columns]
 
     def _lookup(self, name: str, inputs: Sequence[core.Input]) -> _Lookup:
         view = self._views[name]
@@ -215,11 +206,18 @@ class RowReader:
             view.spec.entities,
             [at for at, _ in wanted],
             [columns.index(column) for _, column in wanted],
+            [f"{name}.{column}" for _, column in wanted],
         )
 
 
 def _views_in(inputs: Sequence[core.Input]) -> list[str]:
     return [each.view for each in inputs if isinstance(each, ViewFeature)]
+
+
+def _of(lookup: _Lookup, given: Given) -> NDArray[np.float64]:
+    if missing := [name for name in lookup.names if name not in given]:
+        raise BadRow(f"{missing[0]!r} is not among the features that are given: give all of views, or none")
+    return np.column_stack([given[name] for name in lookup.names])
 
 
 def _entity(values: Sequence[Any]) -> str:

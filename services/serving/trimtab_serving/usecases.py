@@ -18,10 +18,10 @@ from trimtab_core.losses import answered
 from trimtab_runtime.clock import Clock
 
 from trimtab_serving import outcomes
-from trimtab_serving.errors import BadTensor, ModelBusy
+from trimtab_serving.errors import BadRow, BadTensor, ModelBusy
 from trimtab_serving.meter import Meter, Totals
 from trimtab_serving.predictionlog import Answered, PredictionLog
-from trimtab_serving.rows import Inputs, ViewAge
+from trimtab_serving.rows import Given, Inputs, ViewAge
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
@@ -77,10 +77,13 @@ class Predictions:
         self._id_prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
 
-    def predict(self, model: str, rows: Sequence[bytes], version: int = 0) -> Answer:
+    def predict(
+        self, model: str, rows: Sequence[bytes], version: int = 0, given: Given | None = None
+    ) -> Answer:
         """Answer for rows of the model's source, with the features as they were at each row's event time.
 
-        `version` pins a warm version; its answers are not logged.
+        `version` pins a warm version; its answers are not logged. It may be `given` features of views by a caller who has
+        them from elsewhere.
 
         Raises:
             UnknownModel, NoLiveVersion, VersionNotWarm, BadRow: what they say.
@@ -88,7 +91,7 @@ class Predictions:
         begun = perf_counter_ns()
         served = self._board.current.of(model)
         try:
-            return self._predict(served, rows, version, begun)
+            return self._predict(served, rows, version, begun, given)
         except Exception:
             self._failed(served, begun)
             raise
@@ -147,13 +150,19 @@ class Predictions:
         """Return what each version, by model and number, was asked since this process began."""
         return self._meter.totals()
 
-    def _predict(self, served: Served, rows: Sequence[bytes], version: int, begun: int) -> Answer:
+    def _predict(
+        self, served: Served, rows: Sequence[bytes], version: int, begun: int, given: Given | None = None
+    ) -> Answer:
         reader = served.reader
         answering = served.pinned(version)
         asked = reader.read(rows, answering.inputs)
+        if given is not None and not version:
+            raise BadRow(
+                "features are given and no version is pinned: pin one, for such answers are not logged"
+            )
         # The watermarks come first: what is read after them holds at least as much as they say.
         until_ms, views = reader.features_until_ms(), reader.ages(asked, answering.inputs)
-        inputs = reader.inputs(asked, answering.inputs)
+        inputs = reader.inputs(asked, answering.inputs, given)
         if version:
             answer = self._unlogged(served, answering, inputs, begun)
             return answer._replace(features_until_ms=until_ms, views=views)

@@ -30,7 +30,7 @@ from trimtab.rawlog import RawLog
 from trimtab.typed import Reading, Typing
 
 _SHOWN = 5
-_aside = Console(stderr=True)
+aside = Console(stderr=True)
 Strings = list[str]
 # How files are read, for every command that takes some.
 SourceName = Annotated[str, typer.Argument(help="The source that the rows are of, as it was applied.")]
@@ -139,7 +139,7 @@ def ingest(
         done = ask(directory, lambda it: _ingest(it, log, source, opened, options, jobs))
     except BaseException as error:
         if not isinstance(error, Rejected) and not any(file.is_stdin for file in opened):
-            _aside.print("The same command again goes on where this one ended.")
+            aside.print("The same command again goes on where this one ended.")
         raise
     if as_json:
         print_json(done)
@@ -165,7 +165,7 @@ async def _ingest(
             if file.is_stdin:
                 job = Job(name, uuid4().hex)
             else:
-                with _aside.status(f"taking the digest of {file.path}"):
+                with aside.status(f"taking the digest of {file.path}"):
                     digest = await asyncio.to_thread(file.digest)
                 path = jobs / f"{name}-{digest[:16]}.json"
                 if not stack.enter_context(locked(path.with_suffix(".lock"), within=0.0)):
@@ -246,7 +246,7 @@ def rehearse(file: File, contract: Contract, first: Sequence[Ready], options: Op
     why = _told(refused)
     if len(refused) < len(first) or options.anyway:
         said = f"{file.path}: {len(refused):,} of the next {len(first):,} rows will be dead letters:"
-        _aside.print("\n  ".join([said, *why]), soft_wrap=True, highlight=False, markup=False)
+        aside.print("\n  ".join([said, *why]), soft_wrap=True, highlight=False, markup=False)
         return
     remedy = "mend that, or say --anyway"
     if any(reason.code is ReasonCode.LATE for reason in refused[0]):
@@ -323,7 +323,7 @@ class Bar:
             TextColumn(
                 "{task.fields[rows]:,} rows, {task.fields[pace]:,.0f}/s {task.fields[waits]}", markup=False
             ),
-            console=_aside,
+            console=aside,
         )
         total = limit or file.size or None
         self._task = self._progress.add_task(file.path, total=total, rows=self._before, pace=0.0, waits="")

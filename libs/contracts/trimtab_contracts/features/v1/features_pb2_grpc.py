@@ -44,6 +44,11 @@ class FeatureStoreStub:
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
                 _registered_method=True)
+        self.JoinFeatures = channel.unary_unary(
+                '/trimtab.features.v1.FeatureStore/JoinFeatures',
+                request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesResponse.FromString,
+                _registered_method=True)
         self.AuditSkew = channel.unary_unary(
                 '/trimtab.features.v1.FeatureStore/AuditSkew',
                 request_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.AuditSkewRequest.SerializeToString,
@@ -77,6 +82,13 @@ class FeatureStoreServicer:
 
     def GetHistoricalFeatures(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JoinFeatures(self, request, context):
+        """Point in time, from the archive.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -119,6 +131,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetHistoricalFeatures,
                     request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.FromString,
                     response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.SerializeToString,
+            ),
+            'JoinFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinFeatures,
+                    request_deserializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesResponse.SerializeToString,
             ),
             'AuditSkew': grpc.unary_unary_rpc_method_handler(
                     servicer.AuditSkew,
@@ -195,6 +212,33 @@ class FeatureStore:
             '/trimtab.features.v1.FeatureStore/GetHistoricalFeatures',
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.GetHistoricalFeaturesRequest.SerializeToString,
             trimtab__contracts_dot_features_dot_v1_dot_features__pb2.HistoricalFeatures.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.features.v1.FeatureStore/JoinFeatures',
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesRequest.SerializeToString,
+            trimtab__contracts_dot_features_dot_v1_dot_features__pb2.JoinFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

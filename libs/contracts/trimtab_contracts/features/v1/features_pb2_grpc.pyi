@@ -33,6 +33,8 @@ class FeatureStoreStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureStoreAsyncStub: ...
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]
     GetHistoricalFeatures: _grpc.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]
+    JoinFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.JoinFeaturesRequest, _features_pb2.JoinFeaturesResponse]
+    """Point in time, from the archive."""
     AuditSkew: _grpc.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]
     GetArchiveWatermark: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]
     """How far the archive has come with all that a model is trained on."""
@@ -45,6 +47,8 @@ class FeatureStoreAsyncStub(FeatureStoreStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetOnlineFeaturesRequest, _features_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     GetHistoricalFeatures: _aio.UnaryStreamMultiCallable[_features_pb2.GetHistoricalFeaturesRequest, _features_pb2.HistoricalFeatures]  # type: ignore[assignment]
+    JoinFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.JoinFeaturesRequest, _features_pb2.JoinFeaturesResponse]  # type: ignore[assignment]
+    """Point in time, from the archive."""
     AuditSkew: _aio.UnaryUnaryMultiCallable[_features_pb2.AuditSkewRequest, _features_pb2.AuditSkewResponse]  # type: ignore[assignment]
     GetArchiveWatermark: _aio.UnaryUnaryMultiCallable[_features_pb2.GetArchiveWatermarkRequest, _features_pb2.GetArchiveWatermarkResponse]  # type: ignore[assignment]
     """How far the archive has come with all that a model is trained on."""
@@ -66,6 +70,14 @@ class FeatureStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.GetHistoricalFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.HistoricalFeatures], _abc.AsyncIterator[_features_pb2.HistoricalFeatures]]: ...
+
+    @_abc_1.abstractmethod
+    def JoinFeatures(
+        self,
+        request: _features_pb2.JoinFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.JoinFeaturesResponse, _abc.Awaitable[_features_pb2.JoinFeaturesResponse]]:
+        """Point in time, from the archive."""
 
     @_abc_1.abstractmethod
     def AuditSkew(

@@ -227,6 +227,8 @@ class PredictRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    GIVEN_VALUES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     """pins one of the warm versions, if given; such predictions are not logged"""
@@ -234,16 +236,28 @@ class PredictRequest(_message.Message):
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """JSON objects: rows of the model's source, with the fields its features and views need"""
 
+    @_builtins.property
+    def given(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Features of views, as of each row's event time, where the caller has them: the online ones are not looked at.
+        view.column, all that the version takes; only with a pinned version
+        """
+
+    @_builtins.property
+    def given_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """rows x given, row by row; NaN where there is none"""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
         version: _builtins.int = ...,
+        given: _abc.Iterable[_builtins.str] | None = ...,
+        given_values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given", b"given", "given_values", b"given_values", "model", b"model", "rows", b"rows", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
