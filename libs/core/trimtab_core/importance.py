@@ -43,13 +43,15 @@ def leanings(
     label: Floats,
     *,
     seed: int = 0,
+    share: float = 1.0,
 ) -> tuple[list[Leaning], int]:
     """Return for each feature how much a model leans on it, most first, and of how many rows that was asked.
 
-    Of rows in time order at most 4,000, evenly spread, are asked, and fewer where there are more than 10 features. Features
-    that say the same stand in for each other, and so each seems to matter less than both do.
+    Of rows in time order at most 4,000, evenly spread, are asked, and fewer where there are more than 10 features; or only a
+    `share` of so many. Features that say the same stand in for each other, and so each seems to matter less than both do.
     """
-    most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_ANSWERS // max(len(names) * REPEATS, 1)))
+    most = min(_MOST_ROWS, _MOST_ANSWERS // max(len(names) * REPEATS, 1))
+    most = max(_LEAST_ROWS, round(most * share))
     at = np.linspace(0, len(label) - 1, min(len(label), most)).astype(np.int64)
     asked, truth = features[at], label[at]
     rng = np.random.default_rng(seed)

@@ -20,6 +20,7 @@ from trimtab_training.errors import RunFailed
 from trimtab_training.inputs import Inputs, Matrix, given
 
 OPSET = 18
+_MOST_CHECKED = 20_000
 TOLERANCE = 1e-3
 """Largest difference that is taken for rounding, relative to the spread of the predictions."""
 _DIGITS = 4 * float(np.finfo(np.float32).eps)
@@ -99,6 +100,11 @@ def answers(session: Any, features: Matrix | Inputs) -> NDArray[np.float64]:
 def run(model: bytes, features: Matrix | Inputs) -> NDArray[np.float64]:
     """Return the predictions of a serialised model, as `answers` does."""
     return answers(session(model), features)
+
+
+def to_check(features: Matrix | Inputs) -> Matrix | Inputs:
+    """Return the rows to check a graph by: at most 20,000, evenly spread, which takes little beside a fit to many more."""
+    return features[np.linspace(0, len(features) - 1, min(len(features), _MOST_CHECKED)).astype(np.int64)]
 
 
 def check(model: bytes, features: Matrix | Inputs, expected: NDArray[np.float64]) -> Any:

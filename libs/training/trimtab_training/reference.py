@@ -66,6 +66,8 @@ def unseen(
     said = np.full((len(rows), *predictions.shape[1:]), np.nan)
     if changed_ms is None:
         said[judged] = predictions
+        if found.start >= judged.start:
+            return said[found]
         places, folds = np.arange(found.start, judged.start), np.array_split(np.arange(judged.start), FOLDS)
     else:
         places = np.arange(found.start, found.stop)

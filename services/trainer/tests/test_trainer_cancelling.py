@@ -23,6 +23,7 @@ from trimtab_runtime.postgres import open_pool
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.store import PostgresStore
@@ -59,11 +60,11 @@ class Features:
 
 
 def children_in(folder: Path) -> list[str]:
-    """Return the processes whose command line names `folder`."""
+    """Return the processes whose log lies in `folder`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder).encode() in (process / "cmdline").read_bytes():
+            if (process / "fd" / "1").readlink().is_relative_to(folder):
                 found.append(process.name)
         except OSError:
             continue
@@ -71,7 +72,7 @@ def children_in(folder: Path) -> list[str]:
 
 
 async def test_a_run_that_is_cancelled_at_another_trainer_has_no_process_left(
-    postgres_dsn: str, tmp_path: Path
+    postgres_dsn: str, tmp_path: Path, nursery: Nursery
 ) -> None:
     schema, book, clock = f"trainer_{uuid.uuid4().hex[:8]}", a_book(), SystemClock()
     async with (
@@ -82,7 +83,7 @@ async def test_a_run_that_is_cancelled_at_another_trainer_has_no_process_left(
         champions: Any = SimpleNamespace(champion=lambda _: None)
         features: Any = Features()
         jobs = Jobs(
-            PostgresStore(pool), book, champions, features, ChildProcess(), Files(tmp_path), Runs(PostgresStore(pool)), clock,
+            PostgresStore(pool), book, champions, features, ChildProcess(nursery), Files(tmp_path), Runs(PostgresStore(pool)), clock,
             owner="one", lease_ms=60_000, patience_ms=60_000, folder=tmp_path / "jobs",
         )  # fmt: skip
         unasked: Any = None

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_core.specs import Model, ModelSpec, parse
 from trimtab_trainer import job, sandbox
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.usecases.entities import Champion, Recipe, TrainingSet
 from trimtab_training import choosing, export, fitting, reference
@@ -27,7 +28,7 @@ CLASSES = ["bad", "fair", "good", "superb"]
 
 @pytest.fixture
 def without_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do the job here: a process of its own spends seconds on imports, and three tests have one."""
+    """Do the job here: most tests are not about the process."""
 
     async def run(folder: Path, tell: Tell, **_: object) -> int:
         return job.main(folder, tell)
@@ -205,7 +206,7 @@ async def test_a_parameter_that_will_not_do_is_told(
     model = a_model(kind="hist_gradient_boosting", parameters=parameters)
 
     with pytest.raises(RunFailed, match=said):
-        await ChildProcess().fit(a_recipe(model), a_training_set(tmp_path), tmp_path, untold)
+        await ChildProcess(Nursery()).fit(a_recipe(model), a_training_set(tmp_path), tmp_path, untold)
 
 
 def test_unseen_predictions_do_not_know_the_answers() -> None:
@@ -256,14 +257,18 @@ def a_training_set(
     return TrainingSet(folder / "rows.arrow", (("events/trips", 1),), "digest", count, other)
 
 
-async def test_a_child_process_makes_a_candidate_beside_the_champion(tmp_path: Path) -> None:
+async def test_a_child_process_makes_a_candidate_beside_the_champion(
+    tmp_path: Path, nursery: Nursery
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
-    made = await ChildProcess().fit(a_recipe(a_model()), a_training_set(first), first, untold)
+    made = await ChildProcess(nursery).fit(a_recipe(a_model()), a_training_set(first), first, untold)
     champion = Champion(1, Files(tmp_path).put(made.model), made.features)
 
     model, told = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 5}), []
-    again = await ChildProcess().fit(a_recipe(model, champion), a_training_set(second), second, told.append)
+    again = await ChildProcess(nursery).fit(
+        a_recipe(model, champion), a_training_set(second), second, told.append
+    )
 
     assert again.metrics["champion_mae"] < 0.5
     fits = [Progress(Stage.FITTING, fit, 7, at, 5 if at else 0) for fit in range(1, 8) for at in range(6)]
@@ -293,12 +298,12 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
     folder = tmp_path / "folder"
     folder.mkdir()
     rows = a_training_set(folder)
-    first = await ChildProcess().fit(a_recipe(a_model()), rows, folder, untold)
+    first = await ChildProcess(Nursery()).fit(a_recipe(a_model()), rows, folder, untold)
     champion = Champion(
         1, Files(tmp_path).put(first.model), first.features, trained_to_ms=trained_to * MINUTE
     )
 
-    made = await ChildProcess().fit(a_recipe(a_model(), champion), rows, folder, untold)
+    made = await ChildProcess(Nursery()).fit(a_recipe(a_model(), champion), rows, folder, untold)
 
     with pa.ipc.open_file(made.evaluation) as reader:
         evaluation = reader.read_all()
@@ -311,10 +316,10 @@ async def test_the_champion_is_judged_by_rows_it_was_not_fitted_to_if_there_are_
 @pytest.mark.usefixtures("without_a_child")
 async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champions(tmp_path: Path) -> None:
     rows, model = a_training_set(tmp_path, task="multiclass"), a_model("multiclass")
-    first = await ChildProcess().fit(a_recipe(model), rows, tmp_path, untold)
+    first = await ChildProcess(Nursery()).fit(a_recipe(model), rows, tmp_path, untold)
     champion = Champion(1, Files(tmp_path).put(first.model), first.features, trained_to_ms=499 * MINUTE)
 
-    made = await ChildProcess().fit(a_recipe(model, champion), rows, tmp_path, untold)
+    made = await ChildProcess(Nursery()).fit(a_recipe(model, champion), rows, tmp_path, untold)
 
     assert made.classes == tuple(CLASSES)
     assert made.metrics["error_rate"] < 0.25 > made.metrics["champion_error_rate"]
@@ -330,7 +335,7 @@ async def test_a_candidate_of_classes_is_told_with_all_chances_beside_the_champi
     assert set(reference["prediction"].to_pylist()) == {0.0, 1.0, 2.0}
     assert 0 < pc.mean(reference["loss"]).as_py() < 1
 
-    before = await ChildProcess().fit(a_recipe(a_model(), champion), rows, tmp_path, untold)
+    before = await ChildProcess(Nursery()).fit(a_recipe(a_model(), champion), rows, tmp_path, untold)
     assert "champion_mae" not in before.metrics, "the live version is of another task"
 
 
@@ -339,30 +344,32 @@ async def test_rows_of_other_classes_are_told_where_too_few_are_left(tmp_path: P
     rows = a_training_set(tmp_path, 50, task="multiclass", other=7)
 
     with pytest.raises(RunFailed, match=r"7 rows have a label that is none of bad, .*: add it to label"):
-        await ChildProcess().fit(a_recipe(a_model("multiclass")), rows, tmp_path, untold)
+        await ChildProcess(Nursery()).fit(a_recipe(a_model("multiclass")), rows, tmp_path, untold)
 
 
 @pytest.mark.usefixtures("without_a_child")
 async def test_too_few_rows_are_a_sentence_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"50 labelled rows and trainer\.min_rows is 200"):
-        await ChildProcess().fit(a_recipe(a_model()), a_training_set(tmp_path, 50), tmp_path, untold)
+        await ChildProcess(Nursery()).fit(a_recipe(a_model()), a_training_set(tmp_path, 50), tmp_path, untold)
 
 
-async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, nursery: Nursery) -> None:
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout"):
-        await ChildProcess().fit(
+        await ChildProcess(nursery).fit(
             a_recipe(a_model(timeout="50ms")), a_training_set(tmp_path), tmp_path, untold
         )
 
 
-async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path) -> None:
+async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path, nursery: Nursery) -> None:
     endless = a_model(kind="hist_gradient_boosting", parameters={"max_iter": 10_000_000}, timeout="5s")
     told: list[Progress] = []
     with pytest.raises(RunFailed, match=r"longer than trainer\.timeout \(5 s\)"):
-        await ChildProcess().fit(a_recipe(endless), a_training_set(tmp_path), tmp_path, told.append)
+        await ChildProcess(nursery).fit(a_recipe(endless), a_training_set(tmp_path), tmp_path, told.append)
 
 
-async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(tmp_path: Path) -> None:
+async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(
+    tmp_path: Path, nursery: Nursery
+) -> None:
     wide = pa.table({f"f{at}": np.zeros(4_000) for at in range(2_000)})
     rows = a_training_set(tmp_path, 4_000)
     with pa.ipc.open_stream(rows.path) as reader:
@@ -373,12 +380,12 @@ async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(
         out.write_table(table)
 
     with pytest.raises(RunFailed, match=r"memory_mb.* 256"):
-        await ChildProcess().fit(a_recipe(a_model(memory_mb=256)), rows, tmp_path, untold)
+        await ChildProcess(nursery).fit(a_recipe(a_model(memory_mb=256)), rows, tmp_path, untold)
 
 
-async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path) -> None:
+async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path, nursery: Nursery) -> None:
     rows = a_training_set(tmp_path)
     (tmp_path / "rows.arrow").write_bytes(b"rubbish")
 
     with pytest.raises(RunFailed, match=r"exit 1 .*log"):
-        await ChildProcess().fit(a_recipe(a_model()), rows, tmp_path, untold)
+        await ChildProcess(nursery).fit(a_recipe(a_model()), rows, tmp_path, untold)

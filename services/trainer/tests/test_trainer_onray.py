@@ -3,7 +3,7 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_trainer import job, onray, sandbox
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.sandbox import ChildProcess
 from trimtab_trainer.usecases.entities import Fitted, Recipe, TrainingSet
 from trimtab_training.progress import Progress, Stage
@@ -40,6 +41,13 @@ def a_model(**trainer: object) -> Model:
     return model
 
 
+@pytest.fixture(scope="module")
+def nursery(ray_address: str) -> Iterator[Nursery]:
+    """One with the environment that comes with the cluster."""
+    with Nursery() as nursery:
+        yield nursery
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A job's folder with its rows."""
@@ -59,24 +67,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def fitted(
-    folder: Path, model: Model, address: str | None, tell: Callable[[Progress], object]
+    nursery: Nursery, folder: Path, model: Model, address: str | None, tell: Callable[[Progress], object]
 ) -> Fitted:
     rows = TrainingSet(folder / "rows.arrow", (), "digest", 400)
 
     def told(progress: Progress) -> None:
         tell(progress)
 
-    return await ChildProcess(address).fit(Recipe(model, 1, 400 * MINUTE), rows, folder, told)
+    return await ChildProcess(nursery, address).fit(Recipe(model, 1, 400 * MINUTE), rows, folder, told)
 
 
 def workers() -> list[psutil.Process]:
-    """The workers of our cluster that are at a run, each the parent of the run's process."""
+    """The workers of our cluster that are at a run, whose process is forked from one of theirs."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            command = process.cmdline()
-            if "trimtab_trainer.child" in command and any("trimtab-run-" in word for word in command):
-                found.append(process.parent() or process)
+        with suppress(psutil.Error, OSError):
+            if "trimtab-run-" in str(Path(f"/proc/{process.pid}/fd/1").readlink()):
+                found.append(process.parents()[1])
     return found
 
 
@@ -90,7 +97,7 @@ async def nobody_at_work() -> bool:
 
 @pytest.mark.real
 async def test_a_run_with_its_search_is_the_one_that_is_made_here(
-    folder: Path, tmp_path: Path, ray_address: str
+    folder: Path, tmp_path: Path, ray_address: str, nursery: Nursery
 ) -> None:
     quick = {"hist_gradient_boosting": {"max_iter": 5, "max_leaf_nodes": 4}}
     searched = {
@@ -105,7 +112,8 @@ async def test_a_run_with_its_search_is_the_one_that_is_made_here(
     (here / "rows.arrow").write_bytes((folder / "rows.arrow").read_bytes())
 
     made_here, there = await asyncio.gather(
-        fitted(here, model, None, told_here.append), fitted(folder, model, ray_address, told_there.append)
+        fitted(nursery, here, model, None, told_here.append),
+        fitted(nursery, folder, model, ray_address, told_there.append),
     )
 
     for made in (there.model, there.reference, there.evaluation, there.evidence):
@@ -125,9 +133,13 @@ def tried(told: list[Progress]) -> list[Any]:
 
 
 @pytest.mark.real
-async def test_a_run_whose_worker_is_lost_is_tried_again_on_another(folder: Path, ray_address: str) -> None:
+async def test_a_run_whose_worker_is_lost_is_tried_again_on_another(
+    folder: Path, ray_address: str, nursery: Nursery
+) -> None:
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(fitted(folder, a_model(kind="linear"), ray_address, lambda _: None))
+        running = tasks.create_task(
+            fitted(nursery, folder, a_model(kind="linear"), ray_address, lambda _: None)
+        )
         await eventually(at_work)
         for worker in workers():
             worker.kill()
@@ -137,9 +149,11 @@ async def test_a_run_whose_worker_is_lost_is_tried_again_on_another(folder: Path
 
 
 @pytest.mark.real
-async def test_a_run_that_is_cancelled_ends_on_its_worker(folder: Path, ray_address: str) -> None:
+async def test_a_run_that_is_cancelled_ends_on_its_worker(
+    folder: Path, ray_address: str, nursery: Nursery
+) -> None:
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(fitted(folder, a_model(**ENDLESS), ray_address, lambda _: None))
+        running = tasks.create_task(fitted(nursery, folder, a_model(**ENDLESS), ray_address, lambda _: None))
         await eventually(at_work)
         running.cancel()
 
@@ -164,7 +178,7 @@ def test_a_worker_holds_a_run_to_its_time_and_leaves_nothing_behind(
 async def test_without_a_cluster_the_run_waits_with_a_sentence(folder: Path) -> None:
     address = f"127.0.0.1:{ports.choose()}"
     with pytest.raises(RayAway, match=f"^Ray at {address} cannot be used: [^\n]+$"):
-        await fitted(folder, a_model(), address, lambda _: None)
+        await fitted(Nursery(), folder, a_model(), address, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +199,5 @@ async def test_a_driver_that_lost_its_cluster_loses_no_run(
     monkeypatch.setattr(sandbox, "run", run)
     hand_over(folder, [])
     with pytest.raises(RayAway, match=said):
-        await fitted(folder, a_model(kind="auto"), "auto", lambda _: None)
+        await fitted(Nursery(), folder, a_model(kind="auto"), "auto", lambda _: None)
     assert handed_over(folder) == []

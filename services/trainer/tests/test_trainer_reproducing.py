@@ -18,6 +18,7 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
 from trimtab_trainer import environment, job, sandbox
 from trimtab_trainer.errors import UnknownRun
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.testing import MemoryStore
@@ -128,7 +129,7 @@ class Place:
         self.features, self.champions = Features(model.spec.task), Champions()
         features: Any = self.features
         self.jobs = Jobs(
-            self.store, self.book, self.champions, features, ChildProcess(), Files(folder / "data"), Runs(self.store),
+            self.store, self.book, self.champions, features, ChildProcess(Nursery()), Files(folder / "data"), Runs(self.store),
             ManualClock(HOUR), owner="me", lease_ms=10_000, patience_ms=60_000, folder=folder / "jobs",
         )  # fmt: skip
 

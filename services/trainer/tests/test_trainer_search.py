@@ -12,6 +12,7 @@ import pytest
 from trimtab_core.specs import Model, ModelSpec, parse
 from trimtab_runtime.errors import Unavailable
 from trimtab_trainer import job, sandbox
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.sandbox import ChildProcess
 from trimtab_trainer.usecases.entities import Recipe, TrainingSet
 from trimtab_training import fitting, search, spaces, tpe
@@ -317,7 +318,7 @@ async def test_a_trial_that_its_process_dies_of_is_counted_and_the_search_goes_o
 
     monkeypatch.setattr(sandbox, "run", run)
     recipe = Recipe(model, 1, 600 * MINUTE)
-    made = await ChildProcess().fit(recipe, a_training_set(tmp_path), tmp_path, told.append)
+    made = await ChildProcess(Nursery()).fit(recipe, a_training_set(tmp_path), tmp_path, told.append)
 
     trials = ended(told)
     assert [trial.number for trial in trials] == [0, 1, 2, 3]

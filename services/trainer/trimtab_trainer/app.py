@@ -16,6 +16,7 @@ from trimtab_trainer.changes import Changes
 from trimtab_trainer.config import Config
 from trimtab_trainer.consumers import Deployments, subscriptions
 from trimtab_trainer.grpc_api import TrainerApi
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.orders import Orders
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.sandbox import ChildProcess, Files
@@ -48,7 +49,7 @@ async def run(config: Config) -> None:
             book,
             deployments,
             features,
-            ChildProcess(config.ray_address),
+            ChildProcess(opened.enter_context(Nursery()), config.ray_address),
             files,
             Runs(store),
             clock,

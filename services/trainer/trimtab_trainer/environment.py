@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import threadpoolctl
@@ -38,12 +39,17 @@ _FLAGS = (
 
 def recorded() -> dict[str, str]:
     """Return what this process runs on."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # noqa: TID251 - as the libraries read it
+    return {**installed(), "blas": _blas(), "threads": threads}
+
+
+@cache
+def installed() -> Mapping[str, str]:
+    """Return what does not change while this process lives: what it has loaded, or would load."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": " ".join(_flags()),
-        "blas": _blas(),
-        "threads": os.environ.get("OMP_NUM_THREADS", ""),  # noqa: TID251 - as the libraries read it
         "source": _source(),
         "distributions": _distributions(),
         **_versions(),

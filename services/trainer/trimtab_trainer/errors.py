@@ -8,10 +8,13 @@ Rejected
 ├── NoLog            (NotFound) a run has left no log
 └── RunEnded         (Conflict) a run is over, and cannot be cancelled
 
+Unavailable
+└── NurseryLost      the process that runs are forked from has ended
+
 A run that cannot give a candidate is `trimtab_training.errors.RunFailed`.
 """
 
-from trimtab_runtime.errors import Conflict, NotFound, Rejected
+from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
 
 
 class BadTrackingUri(Rejected):
@@ -61,3 +64,13 @@ class RunEnded(Conflict):
     def __init__(self, run_id: str, status: str) -> None:
         way_on = ": reject or roll back its version instead" if status == "succeeded" else ""
         super().__init__(f"run {run_id!r} has {status} and cannot be cancelled{way_on}")
+
+
+class NurseryLost(Unavailable):
+    """The process that runs are forked from has ended, and the run's with it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the process that runs are forked from has ended: the run begins again; if it does so each time, see what "
+            "the trainer printed"
+        )

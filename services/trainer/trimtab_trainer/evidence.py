@@ -28,6 +28,8 @@ from trimtab_training import export, fitting
 from trimtab_training.families import Floats, Matrix
 from trimtab_training.inputs import Inputs
 
+_SHARE_OF_LONG = 1 / 4
+"""Of the rows that importance is asked of otherwise."""
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
@@ -62,17 +64,27 @@ def found(
     predictions: Floats,
     champion: Floats | None,
     session: Any,
+    every: int,
 ) -> Found:
     """Return the evidence of a candidate, whose graph is ready to be asked.
 
-    `table` has the rows' columns, `names` are those that are features, and `champion` is NaN where it was not asked.
+    `table` has the rows' columns, `names` are those that are features, and `champion` is NaN where it was not asked. The fits
+    that judge it saw each `every`th row; where these were not all, a graph takes long, and is asked less of what it leans on.
     """
     label, times, task = rows.label[judged], rows.event_time_ms[judged], spec.task
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
     measures = measure(label, predictions)
     wanted = _wanted(spec)
     answers, shown = _asked(session, task, rows.features[judged])
-    leaning, asked = leanings(answers, spec.judged_by, names, shown, label, seed=spec.trainer.seed)
+    leaning, asked = leanings(
+        answers,
+        spec.judged_by,
+        names,
+        shown,
+        label,
+        seed=spec.trainer.seed,
+        share=1.0 if every == 1 else _SHARE_OF_LONG,
+    )
     document = {
         "task": task,
         "judged_by": spec.judged_by,

@@ -122,11 +122,20 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
 
     telling.reach(Stage.EXPORTING)
     graph = export.serialised(final.to_onnx())
-    asked = export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
+    shown = export.to_check(rows.features[judged])
+    asked = export.check(graph, shown, final.predict(shown))
     (folder / "model.onnx").write_bytes(graph)
     telling.reach(Stage.EXPLAINING)
     found = evidence.found(
-        model.spec, the.table, names + the.texts, rows, judged, predictions, champion, asked
+        model.spec,
+        the.table,
+        names + the.texts,
+        rows,
+        judged,
+        predictions,
+        champion,
+        asked,
+        made.plan.get("every", 1),
     )
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {

@@ -31,6 +31,7 @@ from trimtab_training.families import Floats
 from trimtab_training.progress import Progress, Stage, Tell, Telling
 
 from trimtab_trainer import job, sandbox
+from trimtab_trainer.nursery import Nursery
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,10 @@ def work(files: Mapping[str, bytes], place: Place) -> Iterator[Progress | tuple[
             (folder / name).write_bytes(content)
 
         async def child() -> int:
-            return await sandbox.run(folder, said.put, memory_mb=place.memory_mb, timeout_s=place.timeout_s)
+            with Nursery() as nursery:
+                return await sandbox.run(
+                    folder, said.put, nursery=nursery, memory_mb=place.memory_mb, timeout_s=place.timeout_s
+                )
 
         with ThreadPoolExecutor(1) as one:
             running = one.submit(asyncio.run, child())

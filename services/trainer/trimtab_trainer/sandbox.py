@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,23 +17,25 @@ from trimtab_training.families import own
 from trimtab_training.progress import Progress, Stage
 from trimtab_training.trials import Trial, deadly, hand_over, handed_over
 
+from trimtab_trainer.errors import NurseryLost
 from trimtab_trainer.job import FAILED
+from trimtab_trainer.nursery import Nursery, Order
 from trimtab_trainer.usecases.entities import Fitted, Plan, Recipe, Registered, StoredFile, TrainingSet
 
-_progress_of = msgspec.json.Decoder(Progress).decode
-
+_said = msgspec.json.Decoder(Progress | int).decode
 
 AWAY = 4
 """Exit code of a child that could not reach the cluster."""
 
 
 class ChildProcess:
-    """Fits in `python -m trimtab_trainer.child`, within the spec's memory and time; on a Ray cluster, if it has an address.
+    """Fits in a process of the nursery's, within the spec's memory and time; on a Ray cluster, if it has an address.
 
     There the child is Ray's driver, which dies with its cluster as this process must not.
     """
 
-    def __init__(self, ray_address: str | None = None) -> None:
+    def __init__(self, nursery: Nursery, ray_address: str | None = None) -> None:
+        self._nursery = nursery
         self._ray_address = ray_address
 
     async def fit(
@@ -45,7 +45,7 @@ class ChildProcess:
 
         Raises:
             RunFailed: it could not be done; it says why.
-            Unavailable: the champion's artifact cannot be read now, or the cluster is away.
+            Unavailable: the champion's artifact cannot be read now, the cluster is away, or the nursery was lost.
         """
         model, champion = recipe.model, recipe.champion
         live = champion and {
@@ -78,8 +78,8 @@ class ChildProcess:
         until_s, timeout_s = clock() + spec.timeout / 1000, spec.timeout / 1000
         while True:
             code = await run(
-                folder, watch.hear, memory_mb=spec.memory_mb, timeout_s=timeout_s, left_s=until_s - clock(),
-                ray_address=address,
+                folder, watch.hear, nursery=self._nursery, memory_mb=spec.memory_mb, timeout_s=timeout_s,
+                left_s=until_s - clock(), ray_address=address,
             )  # fmt: skip
             # Ray's driver dies of no trial: those are its workers'.
             if code in (0, FAILED) or address or not watch.died_of_a_trial(_ended(code, spec.memory_mb)):
@@ -194,42 +194,35 @@ def came_to(folder: Path, code: int, memory_mb: int) -> None:
 
 
 async def run(
-    folder: Path, tell: Callable[[Progress], None], *, memory_mb: int, timeout_s: float, left_s: float | None = None,
-    ray_address: str | None = None,
+    folder: Path, tell: Callable[[Progress], None], *, nursery: Nursery, memory_mb: int, timeout_s: float,
+    left_s: float | None = None, ray_address: str | None = None,
 ) -> int:  # fmt: skip
-    """Run the child, which writes how far it is to its standard output and all else to the log.
+    """Do the job in `folder` in a process of its own, and return how that ended.
 
     Of `timeout_s` it has `left_s` left, if that is given; its time does not run while it waits for a place on a cluster.
+
+    Raises:
+        RunFailed: it took too long.
+        NurseryLost: it was lost through no fault of its own.
     """
-    module, *more = ("raychild", str(timeout_s), ray_address) if ray_address else ("child",)
-    with (folder / "log").open("ab") as log:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            f"trimtab_trainer.{module}",
-            str(folder),
-            str(os.getpid()),
-            str(memory_mb),
-            *more,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-        )
-        try:
-            async with asyncio.timeout(timeout_s if left_s is None else left_s) as limit:
-                assert child.stdout is not None
-                async for line in child.stdout:
-                    tell(progress := _progress_of(line))
-                    if progress.stage is Stage.WAITING:
-                        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
-                return await child.wait()
-        except TimeoutError as error:
-            raise RunFailed(
-                f"the run took longer than trainer.timeout ({timeout_s:.0f} s) and was ended: raise it, or train on less"
-            ) from error
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
+    order = Order(folder=str(folder), memory_mb=memory_mb, ray_address=ray_address, timeout_s=timeout_s)
+    try:
+        async with (
+            nursery.started(order) as lines,
+            asyncio.timeout(timeout_s if left_s is None else left_s) as limit,
+        ):
+            async for line in lines:
+                said = _said(line)
+                if isinstance(said, int):
+                    return said
+                tell(said)
+                if said.stage is Stage.WAITING:
+                    limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+    except TimeoutError as error:
+        raise RunFailed(
+            f"the run took longer than trainer.timeout ({timeout_s:.0f} s) and was ended: raise it, or train on less"
+        ) from error
+    raise NurseryLost
 
 
 def _ended(code: int, memory_mb: int) -> str:
