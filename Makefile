@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PEERS := .venv-peers
+SERVING_PEERS := .venv-peers-serving
 TORCH := .venv-torch
 LOCK := .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
   --custom-compile-command 'make lock'
@@ -57,14 +58,19 @@ bench-%: setup
 	$(PY) loadtests/bench_$*.py
 
 bench-features: $(PEERS)/.installed
-$(PEERS)/.installed: loadtests/peers.lock | setup
-	.venv/bin/uv venv -q --clear --python $(PY) $(PEERS)
-	.venv/bin/uv pip install -q --python $(PEERS)/bin/python --compile-bytecode --require-hashes \
-	  -r loadtests/peers.lock
+bench-serving: $(SERVING_PEERS)/.installed $(SERVING_PEERS)/grpc_load
+$(PEERS)/.installed $(SERVING_PEERS)/.installed: .venv-%/.installed: loadtests/%.lock | setup
+	.venv/bin/uv venv -q --clear --python $(PY) .venv-$*
+	.venv/bin/uv pip install -q --python .venv-$*/bin/python --compile-bytecode --require-hashes -r $<
 	@touch $@
 
-lock: .venv/.installed ## bring requirements.lock and the peers' lock up to date with the manifests
+$(SERVING_PEERS)/grpc_load: $(wildcard loadtests/grpc_load/*) $(SERVING_PEERS)/.installed
+	@command -v go >/dev/null || { echo "Go 1.25 or newer is missing, which the load generator is built with"; exit 1; }
+	cd loadtests/grpc_load && go build -o ../../$@ .
+
+lock: .venv/.installed ## bring requirements.lock and the peers' locks up to date with the manifests
 	$(LOCK) loadtests/peers.in -o loadtests/peers.lock
+	$(LOCK) loadtests/peers-serving.in -o loadtests/peers-serving.lock
 	$(LOCK) --group dev $(OURS) $(addsuffix /pyproject.toml,$(DISTS)) -o requirements.lock
 	$(LOCK) --extra torch -c requirements.lock $(OURS) services/trainer/pyproject.toml -o requirements-torch.lock
 

@@ -1,255 +1,264 @@
-"""What Trimtab's serving costs, beside a plain threaded gRPC server that only calls ONNX Runtime.
+"""Trimtab's serving beside what else serves a model, while versions are swapped under it, and with its broker killed.
 
-Both are processes of their own on the same core, with the same model, stubs and number of threads; one client on
-another core asks them in turn, round by round, so that whatever else the machine does meets both alike. Trimtab routes,
-logs every prediction to a real Kafka and counts; the plain server rests while it is asked, and it is stopped while the
-plain server is. The claim is the median over the rounds of one rate over the other.
+All servers are processes of their own on one core, with the same model; one load generator on another core asks them in
+turns, round by round, and those that are not asked rest, so that whatever else the machine does meets all alike. Trimtab
+routes, logs every prediction to a real Kafka and counts; its peers only call ONNX Runtime. A claim about rates is the
+median over the rounds of one over the other.
 """
 
 import asyncio
 import json
 import logging
 import os
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import onnxruntime
-from load import ask, grpc_client, pin, ratios, start, stopped, summary
+from load import alone, ask, pin, ratios, stopped, summary
 from serving_client import write_bodies
-from skl2onnx import to_onnx
-from sklearn.ensemble import HistGradientBoostingRegressor
-from trimtab_contracts import topics
-from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
-from trimtab_contracts.serving.v1.serving_pb2 import PredictRequest
-from trimtab_core import specs
-from trimtab_core.slots import FoldState, Layout
-from trimtab_runtime import admin, artifacts, bus, records
-from trimtab_runtime.clock import iso
-from trimtab_runtime.records import Outgoing
-from trimtab_serving import testing
+from serving_faults import Deployments, logged, outage, swap
+from serving_project import apply, infer_bodies, predict_bodies, project, retold, train
+from serving_servers import GRPC_LOAD, THREADS, Server, compare, running, versions
+from serving_session import session
+from trimtab_contracts.registry.v1.registry_pb2 import VersionRef
+from trimtab_runtime import artifacts
 from trimtab_stack import environment, ports
 from trimtab_stack.kafka import Kafka
-from tritonclient.grpc import service_pb2 as pb2
 
 HERE = Path(__file__).parent
-ROUNDS, SECONDS = 6, 1.5
-CONCURRENCY, CHANNELS, THREADS = 32, 4, 4
-AT_LEAST = 0.7
+CONCURRENCIES, CHANNELS, JUDGED_AT = (1, 8, 32, 64), 4, 32
+SECONDS, SECONDS_JUDGED, SECONDS_LOOP = 0.6, 1.2, 0.5
+SETTINGS = {"ROUNDS": 5, "SWAPS": 100, "OUTAGE_S": 60}
+"""What the environment may make smaller for a quick look."""
+SWAP_ROUNDS = 4
 RATE = "requests_per_second"
 INFER, PREDICT = "/inference.GRPCInferenceService/ModelInfer", "/trimtab.serving.v1.Prediction/Predict"
-DAY = 86_400_000
-MIDNIGHT = 19_700 * DAY
-FIELDS = [f"f{number}" for number in range(12)]
-ZONES = 100
+ASKED = {
+    "trimtab": ("trimtab", INFER, "keyed"),
+    "trimtab_entity": ("trimtab", PREDICT, "entity"),
+    "mlserver": ("mlserver", INFER, "bare"),
+    "triton": ("triton", INFER, "bare"),
+    "plain": ("plain", INFER, "keyed"),
+    "echo": ("echo", INFER, "keyed"),
+}
+"""Server, method and requests of each row of the table; a key makes a request part of rollouts and of the log."""
+SAID = {
+    "trimtab": "Trimtab, Open Inference Protocol",
+    "trimtab_entity": "Trimtab, Predict with online features",
+    "mlserver": "MLServer",
+    "triton": "Triton",
+    "plain": "plain threaded gRPC server",
+    "echo": "bare echo: the load generator's limit",
+    "loop": "ONNX Runtime in a loop, no server",
+}
+Seen = Mapping[str, float]
+Rounds = dict[str, dict[int, list[dict[str, float]]]]
 
 
-def project() -> tuple[list[specs.Source | specs.FeatureView | specs.Model], tuple[str, ...]]:
-    """Return what is applied, and the 20 features of the model: 12 of the request, two of the clock, six of a view."""
-    row: dict[str, Any] = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "zone": {"type": "integer"}}
-    source = {"key": "id", "event_time": "at", "lateness": "1h"}
-    asked = {**source, "fields": row | {name: {"type": "number"} for name in FIELDS}}
-    told = {**source, "fields": row | {"speed": {"type": "number"}, "label": {"type": "number"}}}
-    aggregates = [{"field": "speed", "functions": ["mean", "max", "stddev"], "windows": ["1d", "2d"]}]
-    view = {"source": "told", "entity": "zone", "aggregates": aggregates, "hop": "6h", "ttl": "9d"}
-    features = [*(f"request.{name}" for name in FIELDS), "hour(at)", "weekday(at)", "zones.*"]
-    model = {
-        "task": "regression",
-        "source": "asked",
-        "features": features,
-        "label": {"source": "told", "on": "id", "value": "label", "within": "1h"},
-        "trainer": {"window": "9d"},
-        "rollout": {"cap": 9},
-    }
-    made = [
-        specs.parse(kind, {"metadata": {"name": name}, "spec": spec})
-        for kind, name, spec in (
-            ("Source", "asked", asked),
-            ("Source", "told", told),
-            ("FeatureView", "zones", view),
-            ("Model", "model", model),
-        )
-    ]
-    columns = specs.FeatureViewSpec.model_validate(view).columns()
-    return made, (*features[:-1], *(f"zones.{column}" for column in columns))
+def take_turns(
+    servers: Mapping[str, Server], directory: Path, model: Path, rounds: int, cores: tuple[int, int]
+) -> Rounds:
+    """Return what each round gave, of each row of the table and each number of calls at once."""
+    server_core, client_core = cores
+    found: Rounds = {name: {at_once: [] for at_once in CONCURRENCIES} for name in ASKED}
+    found["loop"] = {1: []}
+    loop = [sys.executable, str(HERE / "serving_loop.py"), str(model), str(SECONDS_LOOP)]
+    for number in range(rounds):
+        tell(f"round {number + 1} of {rounds}: all servers in turns")
+        for at_once in CONCURRENCIES:
+            for name, (server, *_) in ASKED.items():
+                seconds = SECONDS_JUDGED if at_once == JUDGED_AT else SECONDS
+                asking = client(servers, name, directory, seconds, at_once)
+                with stopped([other.process for at, other in servers.items() if at != server]):
+                    found[name][at_once].append(ask(servers[server].process.pid, asking, client_core))
+        with stopped([server.process for server in servers.values()]):
+            found["loop"][1].append(alone(loop, server_core))
+    return found
 
 
-def train(rng: np.random.Generator, seed: int) -> bytes:
-    """Return a model of 100 boosted trees over 20 features, as ONNX."""
-    features = rng.normal(size=(20_000, 20)).astype(np.float32)
-    label = 3 * features[:, 0] + features[:, 1] * features[:, 2] + rng.normal(size=20_000)
-    fitted = HistGradientBoostingRegressor(max_iter=100, random_state=seed).fit(features, label)
-    graph = to_onnx(fitted, features[:1], target_opset=18)
-    taken = graph.graph.input[0].name
-    for node in graph.graph.node:
-        node.input[:] = ["features" if name == taken else name for name in node.input]
-    graph.graph.input[0].name = "features"
-    return bytes(graph.SerializeToString())
+def tell(what: str) -> None:
+    """Say what is done now, apart from what is printed in the end."""
+    print(what, file=sys.stderr, flush=True)
 
 
-def infer_bodies(rng: np.random.Generator) -> list[bytes]:
-    """Return requests of one row each, with the key and the time that make them part of rollouts and of the log."""
-    bodies = []
-    for number in range(500):
-        request = pb2.ModelInferRequest(model_name="model", id=str(number))
-        request.inputs.add(name="features", datatype="FP32", shape=[1, 20])
-        request.inputs.add(name="key", datatype="BYTES", shape=[1])
-        request.inputs.add(name="event_time_ms", datatype="INT64", shape=[1])
-        key = f"key-{number}".encode()
-        request.raw_input_contents.append(rng.normal(size=20).astype(np.float32).tobytes())
-        request.raw_input_contents.append(len(key).to_bytes(4, "little") + key)
-        request.raw_input_contents.append((MIDNIGHT + DAY + number).to_bytes(8, "little"))
-        bodies.append(request.SerializeToString())
-    return bodies
+def client(
+    servers: Mapping[str, Server], name: str, directory: Path, seconds: float, at_once: int = JUDGED_AT
+) -> list[str]:
+    """Return the command of the load generator; of 0 seconds it asks until it is stopped."""
+    server, method, bodies = ASKED[name]
+    arguments = [servers[server].address, method, str(directory / bodies)]
+    return [str(GRPC_LOAD), *arguments, str(seconds), str(at_once), str(CHANNELS)]
 
 
-def predict_bodies(rng: np.random.Generator) -> list[bytes]:
-    """Return requests of one row each of the model's source, for which Trimtab looks the features up."""
-    bodies = []
-    for number in range(500):
-        row = {"id": f"key-{number}", "at": iso(MIDNIGHT + DAY + number), "zone": int(rng.integers(ZONES))}
-        row |= {name: float(rng.normal()) for name in FIELDS}
-        bodies.append(PredictRequest(model="model", rows=[json.dumps(row).encode()]).SerializeToString())
-    return bodies
-
-
-def online_features(
-    rng: np.random.Generator, view: specs.FeatureView, source: specs.Source
-) -> list[Outgoing]:
-    fold = FoldState(Layout.of(view.spec, source.spec.lateness))
-    zones, times = rng.integers(0, ZONES, 20_000), MIDNIGHT - rng.integers(0, 2 * DAY, 20_000)
-    fold.fold([str(zone) for zone in zones], times, rng.normal(20, 5, (20_000, 1)))
-    return testing.features(view.name, fold, MIDNIGHT + DAY, source.spec.partitions)
-
-
-async def publish(servers: str, found: list[Outgoing]) -> None:
-    producer = await bus.start_producer(servers)
-    try:
-        await records.send_all(producer, found)
-    finally:
-        await producer.stop()
-
-
-async def apply(servers: str, rng: np.random.Generator, refs: list[VersionRef]) -> None:
-    """Write what the registry and the feature store would: specs, features, and version 1 as the champion."""
-    resources, _ = project()
-    _, told, view, _ = resources
-    assert isinstance(view, specs.FeatureView)
-    assert isinstance(told, specs.Source)
-    family = topics.FEATURES.named(view.name, partitions=told.spec.partitions)
-    await admin.ensure_topics(servers, [*topics.STATIC, family])
-    wanted = testing.deployment("model", 1, refs[0])
-    await publish(servers, [*map(testing.spec, resources), *online_features(rng, view, told), wanted])
-
-
-def client(address: str, method: str, bodies: Path) -> list[str]:
-    """Return the command of the load client."""
-    return grpc_client(address, method, bodies, SECONDS, CONCURRENCY, CHANNELS)
-
-
-def measure(directory: Path) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
-    """Start everything, and return what each round gave: per kind of request, and with a challenger on trial."""
+def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Start everything, and return the claims and the details."""
     rng = np.random.default_rng(0)
-    cores = sorted(os.sched_getaffinity(0))
-    server_core, client_core = cores[0], cores[-1]
+    server_core, *_, client_core = sorted(os.sched_getaffinity(0))
     _, features = project()
-    onnx = [train(rng, seed) for seed in (0, 1)]
+    swaps = max(1, settings["SWAPS"] // SWAP_ROUNDS)
+    content = train(rng, 0)
+    model = directory / "model.onnx"
+    model.write_bytes(content)
     refs = [
-        VersionRef(number=number, model=artifacts.put(directory, content), features=features)
-        for number, content in enumerate(onnx, start=1)
+        VersionRef(number=number, model=artifacts.put(directory, retold(content, number)), features=features)
+        for number in range(1, (swaps + 1) * SWAP_ROUNDS + 3)
     ]
-    model, infer, predict = directory / "model.onnx", directory / "infer", directory / "predict"
-    model.write_bytes(onnx[0])
-    write_bodies(infer, infer_bodies(rng))
-    write_bodies(predict, predict_bodies(rng))
+    rows = rng.normal(size=(500, 20)).astype(np.float32)
+    bare = infer_bodies(rows, keyed=False)
+    write_bodies(directory / "keyed", infer_bodies(rows, keyed=True))
+    write_bodies(directory / "bare", bare)
+    write_bodies(directory / "entity", predict_bodies(rng))
+    ready, output = session(content)
 
+    tell("the servers start")
+    pin(os.getpid(), client_core)  # and with us the broker
     kafka = Kafka(directory / "kafka", ports.choose())
-    plain_at, trimtab_at = (f"{ports.LOOPBACK}:{ports.choose()}" for _ in range(2))
     environ = environment.inherited() | {
         "TRIMTAB_KAFKA_SERVERS": kafka.servers,
-        "TRIMTAB_GRPC_ADDRESS": trimtab_at,
         "TRIMTAB_STATE_DIR": str(directory / "state"),
         "TRIMTAB_SERVING_THREADS": str(THREADS),
     }
-    servers: list[subprocess.Popen[bytes]] = []
     try:
         kafka.start()
-        pin(kafka.process.pid, client_core)
         asyncio.run(apply(kafka.servers, rng, refs))
-        servers.append(
-            plain := start(
-                [sys.executable, str(HERE / "serving_plain.py"), str(model), plain_at, str(THREADS)],
-                environment.inherited(),
-                server_core,
-            )
-        )
-        servers.append(trimtab := start([sys.executable, "-m", "trimtab_serving"], environ, server_core))
-        for address in (plain_at, trimtab_at):
-            with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
-        rounds: dict[str, list[dict[str, float]]] = {"plain": [], "oip": [], "entity": []}
-        for _ in range(ROUNDS):
-            with stopped(trimtab.pid):
-                rounds["plain"].append(ask(plain.pid, client(plain_at, INFER, infer), client_core))
-            rounds["oip"].append(ask(trimtab.pid, client(trimtab_at, INFER, infer), client_core))
-            rounds["entity"].append(ask(trimtab.pid, client(trimtab_at, PREDICT, predict), client_core))
-        canary = Rollout(id="canary", strategy="canary", share=50)
-        asyncio.run(
-            publish(
-                kafka.servers, [testing.deployment("model", 2, refs[0], challenger=refs[1], rollout=canary)]
-            )
-        )
-        return rounds, [ask(trimtab.pid, client(trimtab_at, INFER, infer), client_core) for _ in range(2)]
+        with running(directory, model, environ, server_core) as servers:
+            compare(servers, bare[:50], ready.run([output], {"features": rows[:50]})[0].ravel())
+            made = versions(servers) | {"onnxruntime": onnxruntime.__version__, "kafka": kafka.version}
+            cores = (server_core, client_core)
+            rounds = take_turns(servers, directory, model, settings["ROUNDS"], cores)
+            asking = client(servers, "trimtab", directory, 0)
+            with stopped([server.process for name, server in servers.items() if name != "trimtab"]):
+                tell(f"{swaps * SWAP_ROUNDS} hot swaps")
+                swapped = swap_rounds(kafka.servers, refs, swaps, asking, client_core)
+                tell(f"the broker is killed for {settings['OUTAGE_S']} s")
+                broken = outage(kafka, settings["OUTAGE_S"], asking, client_core)
+                asked = [*flat(rounds, "trimtab", "trimtab_entity"), *sum(swapped, ()), broken]
+                answers = sum(int(each["requests"] - each["failures"]) for each in asked)
+                tell("the prediction log is counted")
+                in_log, twice = asyncio.run(logged(kafka.servers, answers))
     finally:
-        for server in servers:
-            server.kill()
-            server.wait()
         kafka.kill()
+    details = {
+        "settings": dict(settings),
+        "versions": made,
+        "swaps": [{"quiet": quiet, "swapping": swapping} for quiet, swapping in swapped],
+        "outage": broken,
+        "log": {"answers": answers, "logged": in_log, "logged_twice": twice},
+        "rounds": {
+            name: {at_once: summary(seen) for at_once, seen in each.items()} for name, each in rounds.items()
+        },
+    }
+    return claims(rounds, swapped, broken, answers - in_log), details
+
+
+def swap_rounds(
+    servers: str, refs: Sequence[VersionRef], swaps: int, asking: Sequence[str], core: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return what a caller saw in quiet and of so many swaps, some times in turn."""
+    deployments = Deployments(servers, generation=1)
+    begins = range(0, SWAP_ROUNDS * (swaps + 1), swaps + 1)
+    return [swap(deployments, refs[begin : begin + swaps + 3], asking, core) for begin in begins]
+
+
+def flat(rounds: Rounds, *names: str) -> list[dict[str, float]]:
+    return [seen for name in names for each in rounds[name].values() for seen in each]
+
+
+def claims(
+    rounds: Rounds, swaps: Sequence[tuple[Seen, Seen]], broken: Seen, lost: int
+) -> list[dict[str, Any]]:
+    """Return the claims: a sentence, the value, the bound."""
+
+    def over(ours: str, theirs: str) -> float:
+        found = ratios(rounds[ours][JUDGED_AT], rounds[theirs][JUDGED_AT], RATE)
+        return round(statistics.median(found), 3)
+
+    slower = [swapping["p99_ms"] / quiet["p99_ms"] for quiet, swapping in swaps]
+    failed = sum(int(seen["failures"]) for seen in flat(rounds, *ASKED))
+    failed_swapping = sum(int(seen["failures"]) for each in swaps for seen in each)
+    count = sum(int(swapping["swaps"]) for _, swapping in swaps)
+    return [
+        {
+            "claim": "Trimtab over the Open Inference Protocol, of MLServer's rate",
+            "value": over("trimtab", "mlserver"),
+            "at_least": 2.5,
+        },
+        {
+            "claim": "Trimtab over the Open Inference Protocol, of the plain threaded server's rate",
+            "value": over("trimtab", "plain"),
+            "at_least": 0.8,
+        },
+        {
+            "claim": "Trimtab's Predict with online features, of the plain threaded server's rate",
+            "value": over("trimtab_entity", "plain"),
+            "at_least": 0.6,
+        },
+        {"claim": "requests that failed while all were asked in turns", "value": failed, "at_most": 0},
+        {"claim": f"requests that failed in {count} hot swaps", "value": failed_swapping, "at_most": 0},
+        {
+            "claim": f"p99 in {count} hot swaps, of the quiet one with a version on trial",
+            "value": round(statistics.median(slower), 3),
+            "at_most": 1.5,
+        },
+        {
+            "claim": "requests that failed while the broker was killed",
+            "value": int(broken["failures"]),
+            "at_most": 0,
+        },
+        {"claim": "predictions lost from the log, of all answers of the run", "value": lost, "at_most": 0},
+    ]
+
+
+def holds(claim: Mapping[str, Any]) -> bool:
+    """Return whether a claim's value is within its bound."""
+    return bool(
+        claim.get("at_least", claim["value"]) <= claim["value"] <= claim.get("at_most", claim["value"])
+    )
+
+
+def table(rounds: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Return the medians of the rounds, with the least and the most of the rates, to be read."""
+    lines = [
+        f"{'':38}{'at once':>8}{'req/s':>8}{'spread':>16}{'p50 ms':>8}{'p99 ms':>8}{'server µs':>10}{'client':>7}"
+    ]
+    for name, said in SAID.items():
+        for at_once, seen in rounds[name].items():
+            spread = "{} to {}".format(*seen["spread"])
+            lines.append(
+                f"{said:38}{at_once:8}{seen[RATE]:8}{spread:>16}{seen['p50_ms']:8}{seen['p99_ms']:8}"
+                f"{seen['server_cpu_us']:10}{seen['client_cpu']:7}"
+            )
+            said = ""
+    return lines
+
+
+def settings_of(environ: Mapping[str, str]) -> dict[str, int]:
+    """Return the settings, those of the environment over ours."""
+    return {name: int(environ.get(f"BENCH_{name}", value)) for name, value in SETTINGS.items()}
 
 
 def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="bench-serving-") as directory:
-        rounds, canary = measure(Path(directory))
-    details: dict[str, Any] = {kind: summary(found) for kind, found in rounds.items()}
-    details |= {
-        "oip_with_canary": summary(canary),
-        "oip_over_plain": [round(ratio, 3) for ratio in ratios(rounds["oip"], rounds["plain"], RATE)],
-        "entity_over_plain": [round(ratio, 3) for ratio in ratios(rounds["entity"], rounds["plain"], RATE)],
-        "concurrency": CONCURRENCY,
-        "threads": THREADS,
-        "versions": {"grpcio": grpc.__version__, "onnxruntime": onnxruntime.__version__},
-    }
-    for kind, about in (
-        ("plain", "plain threaded gRPC server, ONNX Runtime only"),
-        ("oip", "Trimtab, Open Inference Protocol; routed, logged, counted"),
-        ("oip_with_canary", "the same with a challenger on trial, scored on every request"),
-        ("entity", "Trimtab, entity Predict; features looked up as well"),
-    ):
-        found = details[kind]
-        low, high = found["spread"]
-        print(
-            f"{found['requests_per_second']:6} requests/s ({low} to {high})  p50 {found['p50_ms']:5} ms  "
-            f"p99 {found['p99_ms']:6} ms  {found['server_cpu_us']:4} us CPU  failed {found['failures']}  {about}"
-        )
-    failures = sum(details[kind]["failures"] for kind in ("oip", "oip_with_canary", "entity"))
-    claims: list[dict[str, Any]] = [
-        {
-            "claim": "Trimtab over OIP, of a plain threaded gRPC server's requests per second",
-            "value": round(statistics.median(ratios(rounds["oip"], rounds["plain"], RATE)), 3),
-            "at_least": AT_LEAST,
-        },
-        {"claim": "requests that failed", "value": failures, "at_most": 0},
-    ]
-    print(json.dumps({"bench": "serving", "claims": claims, "details": details}))
-    held = claims[0]["value"] >= AT_LEAST and failures == 0
-    return 0 if held else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    settings = settings_of(environment.inherited())
+    with tempfile.TemporaryDirectory(prefix="bench-serving-", ignore_cleanup_errors=True) as directory:
+        claimed, details = measure(Path(directory), settings)
+    print(json.dumps({"bench": "serving", "claims": claimed, "details": details}))
+    print(", ".join(f"{name} {version}" for name, version in details["versions"].items()))
+    print(*table(details["rounds"]), sep="\n")
+    for claim in claimed:
+        bound = f"at least {claim['at_least']}" if "at_least" in claim else f"at most {claim['at_most']}"
+        print(f"{claim['claim']}: {claim['value']} ({bound}){'' if holds(claim) else ' DOES NOT HOLD'}")
+    return 0 if all(map(holds, claimed)) else 1
 
 
 if __name__ == "__main__":
+    if not GRPC_LOAD.exists():
+        sys.exit("the peers are not installed: run `make bench-serving`, which installs them")
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""Servers under load: each on a core, asked by a client on another, in turn, so that noise meets all alike."""
+"""Servers under load: each on a core, asked by a client on another, in turn, so that noise meets all alike.
+
+Nothing that is started here outlives the process that started it.
+"""
 
 import json
 import os
@@ -7,11 +10,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from trimtab_stack import leash
 
 HERE = Path(__file__).parent
 
@@ -22,38 +26,84 @@ def pin(pid: int | None, core: int) -> None:
         os.sched_setaffinity(int(thread), {core})
 
 
-def start(command: Sequence[str], environ: Mapping[str, str], core: int) -> subprocess.Popen[bytes]:
-    """Start a program on one core.
+def start(
+    command: Sequence[str], environ: Mapping[str, str], core: int, log: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program on one core; what it prints goes to `log`, or where ours goes.
 
     It stays in our session: Linux may give each session an equal share of a busy machine, and then a server in one of its
     own would be measured by what other sessions leave it.
     """
-    return subprocess.Popen(command, env=dict(environ), preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "-"]
+    with log.open("ab") if log else nullcontext() as output:
+        return subprocess.Popen(
+            [*leashed, *command],
+            env=dict(environ),
+            stdout=output,
+            stderr=output,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+
+
+def end(server: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
+    """End a server and the processes that it started; one that does not end in time is killed."""
+    if server.poll() is not None:
+        return
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(patience_s)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    server.wait()
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Let a process rest, so that it takes nothing from the core that it shares."""
-    os.kill(pid, signal.SIGSTOP)
+def stopped(servers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Let servers rest, so that they take nothing from the core that they share."""
+    for server in servers:
+        server.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for server in servers:
+            server.send_signal(signal.SIGCONT)
 
 
 def ask(pid: int, client: Sequence[str], core: int) -> dict[str, float]:
     """Return what a load client on a core saw of a server, and what a request cost the server's processes."""
     server = psutil.Process(pid)
     before = _cpu_s(server)
-    done = subprocess.run(
+    seen = _run(client, core)
+    return {**seen, "server_cpu_us": (_cpu_s(server) - before) / seen["requests"] * 1e6}
+
+
+def alone(loop: Sequence[str], core: int) -> dict[str, float]:
+    """Return what a program on a core saw that needs no server, so that its own CPU time is the server's."""
+    seen = _run(loop, core)
+    return {
+        **seen,
+        "server_cpu_us": seen["client_cpu"] / seen["requests_per_second"] * 1e6,
+        "client_cpu": 0.0,
+    }
+
+
+@contextmanager
+def under_load(client: Sequence[str], core: int) -> Iterator[dict[str, float]]:
+    """Have a load client ask that does so until its standard input ends; what it saw is in the mapping afterwards."""
+    seen: dict[str, float] = {}
+    asking = subprocess.Popen(
         client,
-        capture_output=True,
-        text=True,
-        check=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
-    spent, seen = _cpu_s(server) - before, dict(json.loads(done.stdout))
-    return {**seen, "server_cpu_us": spent / seen["requests"] * 1e6}
+    try:
+        yield seen
+    finally:
+        said, _ = asking.communicate(timeout=60)
+    seen.update(json.loads(said))
 
 
 def grpc_client(address: str, method: str, bodies: Path, seconds: float, *calls: int) -> list[str]:
@@ -81,6 +131,17 @@ def ratios(
 ) -> list[float]:
     """Return a figure of ours over theirs, a round each."""
     return [our[what] / their[what] for our, their in zip(ours, theirs, strict=True)]
+
+
+def _run(client: Sequence[str], core: int) -> dict[str, float]:
+    done = subprocess.run(
+        client,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    return dict(json.loads(done.stdout))
 
 
 def _cpu_s(server: psutil.Process) -> float:

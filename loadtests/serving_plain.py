@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime
+from serving_session import session
 from tritonclient.grpc import service_pb2 as pb2
 from tritonclient.grpc import service_pb2_grpc as pb2_grpc
 
@@ -20,11 +20,7 @@ class Plain(pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers ModelInfer."""
 
     def __init__(self, model: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._output = self._session.get_outputs()[0].name
+        self._session, self._output = session(model)
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         """Run the model on the first input."""
