@@ -1,11 +1,15 @@
 """The main story: the world changes, and the live model follows; what it was served is what it was trained on."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab import project
+from trimtab.backtest.running import backtest
+from trimtab.backtest.strategies import Wishes
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop, Verdict
 from trimtab_runtime.clock import from_timestamp
 from trimtab_runtime.testing import eventually
 
@@ -15,7 +19,7 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
 async def test_drift_becomes_a_better_model(
-    make_world: Callable[..., Any], spans: Callable[..., Any]
+    make_world: Callable[..., Any], spans: Callable[..., Any], tmp_path: Path
 ) -> None:
     async with make_world("becomes") as world:
         await world.backfill(48)
@@ -37,6 +41,7 @@ async def test_drift_becomes_a_better_model(
         assert deployment.champion.number == won.version
         assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
 
+        await assert_a_backtest_decides_alike(world, loops, tmp_path)
         await assert_no_skew(world)
 
         async def report_is_written() -> bool:
@@ -47,6 +52,41 @@ async def test_drift_becomes_a_better_model(
         assert won.drift.summary in {held.alert.sentence for held in alerts}
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services
+
+
+async def assert_a_backtest_decides_alike(world: Any, loops: Sequence[Loop], folder: Path) -> None:
+    """Live the same rows again in this process, and hold every drift, command, verdict and outcome against the ledger's."""
+    files = []
+    for source, payloads in world.sent.items():
+        (folder / f"{source}.jsonl").write_bytes(b"\n".join(payloads))
+        files.append(f"{source}={folder / source}.jsonl")
+    as_of = {
+        run.event.command_id: from_timestamp(run.event.as_of) for run in await world.trimtab.runs(world.name)
+    }
+    drifted = [loop for loop in loops if loop.HasField("drift")]
+    (first,) = [as_of[loop.command_id] for loop in loops if not loop.HasField("drift")]
+    wishes = Wishes(strategies=("on_drift",), from_ms=first, step_ms=HOUR_MS)
+
+    specs = project.parse(world.specs).resources
+    life = (await asyncio.to_thread(backtest, specs, files, wishes)).lives["on_drift"]
+
+    episodes = {loop.drift.episode: loop.drift for loop in drifted}.values()
+    assert {
+        (each.drift.episode, each.drift.kind, each.drift.at_ms, each.drift.changed_ms) for each in life.alarms
+    } == {
+        (each.episode, each.kind, from_timestamp(each.at), from_timestamp(each.changed_at))
+        for each in episodes
+    }
+    commanded = [loop for loop in drifted if loop.command_id]
+    assert {
+        each.command_id: (each.trigger, each.as_of_ms, each.version, each.outcome) for each in life.retrains
+    } == {
+        each.command_id: (each.trigger, as_of[each.command_id], each.version, each.state)
+        for each in commanded
+    }
+    assert {each.verdict.id: each.verdict.rows for each in life.retrains if each.verdict} == {
+        each.verdict.id: each.verdict.rows for each in commanded if each.verdict.outcome != Verdict.ADVANCE
+    }
 
 
 async def assert_no_skew(world: Any) -> None:

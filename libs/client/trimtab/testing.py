@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,8 @@ class World:
     made: int = 0
     specs: str = ""
     """What was applied, in YAML."""
+    sent: dict[str, list[bytes]] = field(default_factory=dict)
+    """All that was sent so far, by source."""
 
     async def live(
         self, hours: int, *, until: Callable[[Sequence[Loop]], bool] = lambda _: False
@@ -181,6 +183,8 @@ class World:
             _stream(f"{self.name}-asks", at, asks),
             _stream(f"{self.name}-truths", at + 30_000, truths),
         )
+        for stream in self.replay.streams:
+            self.sent.setdefault(stream.source, []).extend(stream.payloads)
         return Requests(self.name, at, asks, HOUR_MS)
 
 

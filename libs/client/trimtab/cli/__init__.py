@@ -19,6 +19,7 @@ from trimtab.cli import (
     answers,
     audit,
     backfill,
+    backtest,
     checks,
     datasets,
     deadletter,
@@ -51,6 +52,7 @@ init.add_to(app)
 project.add_to(app)
 answers.add_to(app)
 prove.add_to(app)
+backtest.add_to(app)
 ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)

@@ -1,0 +1,201 @@
+"""A project for a table with a label and nothing else: what `trimtab init` would write, made to be lived through.
+
+Contracts refuse nothing for its range here, for a world that drifts leaves the range of its
+first rows. Lengths of time follow from how long history is; without a column of times, a row is
+taken for a minute.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import specs
+from trimtab_core.contract import entity_text
+from trimtab_core.durations import format_duration
+from trimtab_core.losses import Task
+from trimtab_core.specs import Model, Resource
+from trimtab_runtime.errors import Rejected
+
+from trimtab import infer, project, scaffold
+from trimtab.backtest.history import LEAST_ROWS
+from trimtab.files import File, Row
+from trimtab.infer import Column
+
+_LOOKED_AT: Final = 50_000
+_MOST_CLASSES: Final = 20
+_MOST_CATEGORIES: Final = 50
+_ROW_TIME: Final = "row_time"
+_BEGIN_MS: Final = round(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
+_ROW_MS: Final = 60_000
+_BOUNDS: Final = ("min", "max", "enum")
+
+
+class Ordered:
+    """A file whose rows have no time: each is given one by its place."""
+
+    def __init__(self, file: File) -> None:
+        self.path = file.path
+        self._file = file
+
+    @property
+    def decimal_comma(self) -> bool:
+        """Whether `2,6` is a number."""
+        return self._file.decimal_comma
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows, in order."""
+        for row in self._file.rows():
+            fields = None if row.fields is None else row.fields | {_ROW_TIME: _time_of(row.number)}
+            yield Row(row.number, fields, row.line if fields is None else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """A project, and how the file is read for it."""
+
+    resources: Sequence[Resource]
+    file: File | Ordered
+    reading: Mapping[str, Any]
+    in_order: bool
+    """Whether the order of the file stands for time."""
+
+
+def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
+    """Return a project that predicts the column `label` of a file.
+
+    Raises:
+        Rejected: the file is empty, has no such columns, or its label cannot be predicted; it says what to do.
+    """
+    rows = [row.fields for row in islice(file.rows(), _LOOKED_AT) if row.fields is not None]
+    if not rows:
+        raise Rejected(f"{file.path} is empty: name a file with history in it")
+    if len(rows) < LEAST_ROWS:
+        raise Rejected(
+            f"{file.path} has {len(rows)} rows, and a backtest needs {LEAST_ROWS}: give it more history"
+        )
+    columns = infer.columns(rows, decimal_comma=file.decimal_comma)
+    in_order = not time and not any(each.type == "timestamp" for each in columns)
+    if in_order:
+        columns = [_row_time(len(rows)), *columns]
+    target = _label(columns, label, file.path)
+    classes = _classes(target, task)
+    chosen = columns
+    if target.type == "string":  # a scaffold knows labels that are numbers alone
+        shown = replace(target, type="boolean", numbers=np.zeros(target.rows))
+        chosen = [shown if each is target else each for each in columns]
+    wishes = scaffold.Wishes(
+        scaffold.resource_name(file.path.rpartition("/")[2].partition(".")[0]), label, "", time
+    )
+    plan = scaffold.plan(chosen, wishes)
+    text = "\n---\n".join(scaffold.files(plan, file=file.path, sampled=len(rows)).values())
+    found = [_loosened(each, plan, target, classes, task) for each in project.parse(text).resources]
+    how = scaffold.reading(plan, decimal_comma=file.decimal_comma)
+    reading = {
+        "columns": how.columns,
+        "nulls": how.nulls,
+        "time_formats": how.time_formats,
+        "row_id": how.row_id,
+    }
+    return Guessed(found, Ordered(file) if in_order else file, reading, in_order)
+
+
+def settled(model: Model, at_ms: NDArray[np.int64]) -> tuple[Model, int]:
+    """Return a guessed model with lengths of time that suit a history, and the step to live it in."""
+    rows, span_ms = len(at_ms), max(int(at_ms[-1] - at_ms[0]), 1_000)
+    window = max(50, min(500, rows // 100))
+    document = specs.to_document(model)
+    spec = document["spec"]
+    spec["label"]["within"] = "1s"
+    spec["trainer"] |= {"window": _lasting(span_ms // 4), "min_rows": max(10, min(200, rows // 20))}
+    spec["rollout"]["within"] = _lasting(span_ms // 20)
+    spec["monitoring"] = {"window": window, "false_alarms": f"1 per {_lasting(span_ms)}"}
+    spec["retrain"] = {
+        "on": ["data", "performance"],
+        "cooldown": _lasting(span_ms * window // rows),
+        "at_most": f"100 per {_lasting(span_ms)}",
+    }
+    found = specs.parse("Model", document)
+    assert isinstance(found, Model)
+    return found, max(span_ms // 1_000, 1_000)
+
+
+def _lasting(milliseconds: int) -> str:
+    return format_duration(max(milliseconds // 1_000, 1) * 1_000)
+
+
+def _row_time(rows: int) -> Column:
+    times = np.array([_time_of(number) for number in range(1, rows + 1)], np.int64)
+    return Column(_ROW_TIME, _ROW_TIME, "timestamp", rows, 0, rows, times=times, values=times.tolist())
+
+
+def _time_of(number: int) -> int:
+    return _BEGIN_MS + number * _ROW_MS
+
+
+def _label(columns: Sequence[Column], name: str, path: str) -> Column:
+    for column in columns:
+        if name in (column.name, column.field):
+            if column.distinct < 2:
+                raise Rejected(
+                    f"--label {name!r} is the same in every row of {path}, so there is nothing to learn: name another column"
+                )
+            return column
+    known = ", ".join(column.name for column in columns if column.name != _ROW_TIME)
+    raise Rejected(f"--label {name!r} is no column of {path}: name one of {known}")
+
+
+def _classes(label: Column, task: str) -> tuple[str, ...]:
+    """Return the classes of a label; none of a number, or of one that is 0 or 1 already."""
+    if task == "regression":
+        if label.numbers is None:
+            raise Rejected(
+                f"--task regression predicts a number, and {label.name!r} is a {label.type}: leave --task out"
+            )
+        return ()
+    if label.numbers is not None and (
+        not task or (label.low, label.high) == (0.0, 1.0) or label.type == "boolean"
+    ):
+        return ()
+    values = sorted({entity_text(value) for value in label.values if value is not None})
+    if not 2 <= len(values) <= _MOST_CLASSES or (task == "binary" and len(values) != 2):
+        wanted = "two" if task == "binary" else f"2 to {_MOST_CLASSES}"
+        raise Rejected(
+            f"--label {label.name!r} has {len(values):,} different values, and a classification needs {wanted}: name another "
+            "column, or say --task regression of a number"
+        )
+    return tuple(values)
+
+
+def _loosened(
+    resource: Resource, plan: scaffold.Plan, label: Column, classes: Sequence[str], task: str
+) -> Resource:
+    """Return what a scaffold has written as a backtest of it needs it."""
+    document = specs.to_document(resource)
+    spec = document["spec"]
+    if resource.kind == "Source":
+        kept = (spec["key"], spec["event_time"])
+        for name, held in spec["fields"].items():
+            loose = {key: value for key, value in held.items() if key not in _BOUNDS}
+            spec["fields"][name] = loose if name in kept else loose | {"nullable": True}
+        if label.type == "string":
+            spec["fields"][label.field] = {"type": "string", "nullable": True}
+    elif resource.kind == "Model":
+        words = [
+            each.field
+            for each in plan.columns
+            if each.type == "string"
+            and each not in (plan.key, plan.label)
+            and 2 <= each.distinct <= _MOST_CATEGORIES
+        ]
+        spec["features"] = [*spec["features"], *(f"request.{name}" for name in words if name != label.field)]
+        if classes or task in ("binary", "multiclass"):
+            of: Task = "multiclass" if len(classes) > 2 else "binary"
+            spec["task"] = of
+            spec["label"] |= {"classes": list(classes)} if classes else {}
+            spec["rollout"] = {"strategy": "canary", "steps": [10, 50, 100], "judge": "log_loss"}
+            spec["gates"] = [{"metric": "log_loss", "versus": "champion"}]
+    return specs.parse(resource.kind, document)

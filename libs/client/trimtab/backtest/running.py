@@ -1,0 +1,158 @@
+"""From specs and files to a backtest: which file holds which source's events, read, and lived."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final
+
+from trimtab_core.specs import ModelTest, Resource
+from trimtab_runtime.errors import Rejected
+
+from trimtab.backtest import guessing, history, strategies
+from trimtab.backtest.history import Events, Project
+from trimtab.backtest.strategies import Backtest, Wishes
+from trimtab.files import File
+
+_NOTHING_ASKED: Final = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Who hears how far a backtest is."""
+
+    on_rows: Callable[[str, int], object] = lambda _, __: None
+    """That so many more rows of a file were read."""
+    on_strategy: Callable[[str], object] = lambda _: None
+    on_time: Callable[[int], object] = lambda _: None
+    on_fit: Callable[[], object] = lambda: None
+
+
+_NOBODY: Final = Watching()
+
+
+def backtest(
+    resources: Iterable[Resource],
+    files: Sequence[str],
+    wishes: Wishes = _NOTHING_ASKED,
+    *,
+    model: str = "",
+    format: str = "",
+    encoding: str = "utf-8",
+    reading: Mapping[str, Any] | None = None,
+    watching: Watching = _NOBODY,
+) -> Backtest:
+    """Return what a model of `resources` would have done on the history in `files`, each a path or SOURCE=PATH.
+
+    Raises:
+        NotFound: there is no such file.
+        Rejected: files and specs do not make a history, or nothing can be said by it; it says why.
+    """
+    every = list(resources)
+    project = Project.of(every, model)
+    held = read(project, files, format=format, encoding=encoding, reading=reading, watching=watching)
+    return live(project, every, held, wishes, watching)
+
+
+def guessed(
+    file: File,
+    wishes: Wishes | None,
+    *,
+    label: str,
+    time: str = "",
+    task: str = "",
+    watching: Watching = _NOBODY,
+) -> Backtest:
+    """Return what a model of a file's column `label` would have done, of which nobody has written a spec.
+
+    Raises:
+        Rejected: nothing can be said by the file; it says why.
+    """
+    found = guessing.guess(file, label=label, time=time, task=task)
+    project = Project.of(found.resources)
+    [(name, source)] = project.sources.items()
+    rows = history.events(
+        source, [found.file], project.fields(name), found.reading, lambda rows: watching.on_rows(name, rows)
+    )
+    model, step_ms = guessing.settled(project.model, rows.at_ms)
+    project = replace(project, model=model)
+    asked = replace(_NOTHING_ASKED, step_ms=step_ms) if wishes is None else wishes
+    return live(project, [], {name: rows}, asked, watching)
+
+
+def live(
+    project: Project,
+    resources: Sequence[Resource],
+    held: Mapping[str, Events],
+    wishes: Wishes,
+    watching: Watching,
+) -> Backtest:
+    """Return what a project's model would have done on events that were read.
+
+    Raises:
+        Rejected: nothing can be said by them; it says why.
+    """
+    return strategies.run(
+        project,
+        history.history(project, held),
+        wishes,
+        tests=[each for each in resources if isinstance(each, ModelTest)],
+        on_strategy=watching.on_strategy,
+        on_time=watching.on_time,
+        on_fit=watching.on_fit,
+    )
+
+
+def read(
+    project: Project,
+    files: Sequence[str],
+    *,
+    format: str = "",
+    encoding: str = "utf-8",
+    reading: Mapping[str, Any] | None = None,
+    watching: Watching = _NOBODY,
+) -> dict[str, Events]:
+    """Return the events of each source that a model leans on.
+
+    Raises:
+        NotFound: there is no such file.
+        Rejected: a file cannot be read, or no file holds a source's events.
+    """
+    found = _files(project, files, format, encoding)
+    return {
+        name: history.events(
+            project.sources[name],
+            found[name],
+            project.fields(name),
+            reading or {},
+            lambda rows, name=name: watching.on_rows(name, rows),  # type: ignore[misc]
+        )
+        for name in project.sources
+    }
+
+
+def _files(project: Project, files: Sequence[str], format: str, encoding: str) -> dict[str, list[File]]:
+    """Return the files of each source: those that are named for it, or those whose columns are all that it must have."""
+    found: dict[str, list[File]] = {name: [] for name in project.sources}
+    for text in files:
+        name, equals, path = text.partition("=")
+        if equals and name in found:
+            found[name].append(File(path, format, encoding=encoding))
+            continue
+        file = File(text, format, encoding=encoding)
+        if file.is_stdin:
+            raise Rejected(
+                "history on standard input cannot be read twice: write it to a file, and name that"
+            )
+        first = next(islice(file.rows(), 1), None)
+        if first is None:
+            raise Rejected(f"{text} is empty: name a file with history in it")
+        for source, held in found.items():
+            if len(found) == 1 or history.covers(project.sources[source], first, project):
+                held.append(file)
+    for source, held in found.items():
+        if not held:
+            fields = ", ".join(sorted(project.fields(source) | {project.sources[source].spec.event_time}))
+            raise Rejected(
+                f"no file has the columns of source {source!r} ({fields}): name its file with --data {source}=FILE"
+            )
+    return found

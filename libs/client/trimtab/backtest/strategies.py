@@ -1,0 +1,178 @@
+"""Never, scheduled, on drift, always: the same history lived four times, and what each came to.
+
+They differ in what orders a retrain and in nothing else: the same first version, gates and
+rollout, and the policy's cooldown and budget (`always` has neither, for it is to show what
+retraining without end would buy). `on_drift` is the spec as it is written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import gating
+from trimtab_core.durations import Rate
+from trimtab_core.losses import Metric, aggregate
+from trimtab_core.policy import PolicySpec
+from trimtab_core.specs import Model, ModelTest, RetrainSpec
+from trimtab_core.timestamps import iso
+from trimtab_core.watched import Due, Watch
+from trimtab_runtime.errors import Rejected
+from trimtab_training.errors import RunFailed
+
+from trimtab.backtest.history import History, Project
+from trimtab.backtest.living import DueAt, Life, Living, Strategy
+from trimtab.backtest.workbench import Candidate, Spent, Workbench
+
+NAMES: Final = ("never", "scheduled", "on_drift", "always")
+ALWAYS: Final = 36
+"""Retrains that `always` makes over all of history, unless it is told how often."""
+_DAY_MS: Final = 86_400_000
+_SCHEDULES: Final = ((7 * _DAY_MS, "0 * * * *"), (90 * _DAY_MS, "0 3 * * *"), (400 * _DAY_MS, "0 3 * * 1"))
+"""How often `scheduled` retrains where the spec has no schedule, by how long history is; else once a month."""
+_MONTHLY: Final = "0 3 1 * *"
+_OUTLIERS: Final = 0.001
+"""So much of the rows may have times that lie anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a backtest."""
+
+    strategies: Sequence[str] = NAMES
+    from_ms: int | None = None
+    """From when on rows are answered, as of which the first version is trained; chosen, if not given."""
+    step_ms: int = 3_600_000
+    schedule: str = ""
+    every_ms: int | None = None
+    """How often `always` retrains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """What came of it."""
+
+    model: Model
+    history: History
+    from_ms: int
+    metric: Metric
+    lives: Mapping[str, Life]
+    schedule: str
+    every_ms: int
+    step_ms: int
+    first_seconds: float
+    first_rows: int
+    spent: Spent
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Of which rows there is an answer and a label."""
+        return ~np.isnan(next(iter(self.lives.values())).losses)
+
+    def value(self, name: str) -> float:
+        """Return what a strategy's losses come to."""
+        return aggregate(self.metric, self.lives[name].losses[self.answered])
+
+
+def run(
+    project: Project,
+    history: History,
+    wishes: Wishes,
+    *,
+    tests: Sequence[ModelTest] = (),
+    on_strategy: Callable[[str], object] = lambda _: None,
+    on_time: Callable[[int], object] = lambda _: None,
+    on_fit: Callable[[], object] = lambda: None,
+) -> Backtest:
+    """Live history by each strategy; `on_strategy`, `on_time` and `on_fit` hear how far it is.
+
+    Raises:
+        Rejected: no first version comes of it, or no row is left to be answered.
+    """
+    model = project.model
+    bench = Workbench(model, project.sources[model.spec.source], history, tests=tests, on_fit=on_fit)
+    from_ms = begin(bench) if wishes.from_ms is None else wishes.from_ms
+    last_ms = int(history.at_ms[-1])
+    if from_ms >= last_ms:
+        raise Rejected(f"history ends at {iso(last_ms)[:16]}: let it be answered from before that")
+    first = _first(bench, from_ms)
+    end_ms = int(history.at_ms[int((len(history) - 1) * (1 - _OUTLIERS))])
+    span_ms = max(end_ms - from_ms, 1)
+    every_ms = wishes.every_ms or max(span_ms // (ALWAYS + 1), wishes.step_ms)
+    schedule = wishes.schedule or model.spec.retrain.schedule or _schedule(span_ms)
+    lives = {}
+    for name in wishes.strategies:
+        on_strategy(name)
+        strategy = _strategy(name, model, schedule, from_ms, every_ms)
+        lives[name] = Living(bench, strategy, first, step_ms=wishes.step_ms).live(from_ms, on_time)
+    metric = model.spec.judged_by
+    found = Backtest(
+        model, history, from_ms, metric, lives, schedule, every_ms, wishes.step_ms, first.seconds,
+        len(first.shipped.fitted_to), bench.spent,
+    )  # fmt: skip
+    if not found.answered.any():
+        raise Rejected(f"no row after {iso(from_ms)[:16]} has a label: let it be answered from before that")
+    return found
+
+
+def begin(bench: Workbench) -> int:
+    """Return from when on rows are answered: once a training window has passed, or a third of the rows, whichever is first."""
+    at_ms, spec = bench.history.at_ms, bench.model.spec
+    start = int(at_ms[int(len(at_ms) * _OUTLIERS)])
+    third = int(at_ms[len(at_ms) // 3])
+    known = np.sort(bench.history.known_ms[~np.isnan(bench.history.label)])
+    least = int(known[min(2 * spec.trainer.min_rows, len(known) - 1)]) + 1
+    return max(min(start + spec.trainer.window, third), least)
+
+
+def _first(bench: Workbench, from_ms: int) -> Candidate:
+    found = bench.candidate(from_ms, None)
+    when = iso(from_ms)[:16]
+    if isinstance(found, RunFailed):
+        raise Rejected(f"the first version, as of {when}, cannot be trained: {found}")
+    if refused := gating.failed(bench.gates(found, None, 0)):
+        raise Rejected(
+            f"the first version, as of {when}, is refused, and nothing would ever answer: {refused[0].sentence}"
+        )
+    return found
+
+
+def _schedule(span_ms: int) -> str:
+    return next((schedule for until, schedule in _SCHEDULES if span_ms < until), _MONTHLY)
+
+
+def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: int) -> Strategy:
+    spec = model.spec.retrain
+    if name == "on_drift":
+        return Strategy(name, model, PolicySpec.of(spec), watches=True)
+    told = {"on": (), "schedule": None, "new_rows": None}
+    if name == "scheduled":
+        told |= {
+            "schedule": None if spec.new_rows and not spec.schedule else schedule,
+            "new_rows": spec.new_rows,
+        }
+        spec = spec.model_copy(update=told)
+        return Strategy(name, _with(model, spec), PolicySpec.of(spec))
+    free = {"cooldown": 0, "at_most": Rate(10**9, _DAY_MS)} if name == "always" else {}
+    spec = spec.model_copy(update=told | free)
+    due = _always(from_ms, every_ms) if name == "always" else (lambda _, __: ())
+    return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due)
+
+
+def _with(model: Model, retrain: RetrainSpec) -> Model:
+    return model.model_copy(update={"spec": model.spec.model_copy(update={"retrain": retrain})})
+
+
+def _always(from_ms: int, every_ms: int) -> DueAt:
+    """Return what is due at equal stretches of time, whatever happens."""
+
+    def due(before: Watch, until_ms: int) -> Sequence[Due]:
+        if not before.closed_ms:
+            return []
+        first = (before.closed_ms - from_ms) // every_ms + 1
+        last = (until_ms - from_ms) // every_ms
+        times = [from_ms + number * every_ms for number in range(max(first, 1), last + 1)]
+        return [Due("schedule", f"always/{at}", at, "That it is time again") for at in times]
+
+    return due

@@ -1,0 +1,212 @@
+"""Candidates as the trainer would have made them at a time, and what the registry's gates would have said of them.
+
+What two strategies order alike is fitted once: the same spec, the same rows.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from trimtab_core import baseline, gating, losses
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.behaviour import behave
+from trimtab_core.gating import Gate
+from trimtab_core.specs import LatencyGateSpec, Model, ModelTest, SizeGateSpec, Source
+from trimtab_runtime.errors import Rejected
+from trimtab_training import classes, export, fitting, making, search, timing
+from trimtab_training.errors import RunFailed
+from trimtab_training.families import Floats
+from trimtab_training.inputs import Inputs
+from trimtab_training.making import Shipped
+from trimtab_training.progress import Telling
+
+from trimtab.backtest.history import History
+
+_BLOCK = 8_192
+"""Rows of history that a candidate is asked at once."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """What fits have cost."""
+
+    seconds: float = 0.0
+    fits: int = 0
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A version that may come to serve."""
+
+    model: Model
+    """As a search has settled it."""
+    history: History
+    settings: Settings
+    places: NDArray[np.int64]
+    """Of the rows of history that it was trained on and judged by."""
+    rows: fitting.Rows
+    judged: slice
+    shipped: Shipped
+    spent: Spent
+    seconds: float
+    """That its fits took, those of its reference aside."""
+    _answers: dict[int, Floats] = field(default_factory=dict)
+
+    @property
+    def trained_to_ms(self) -> int:
+        """Event time of the newest row that it was fitted to."""
+        return int(self.shipped.fitted_to.event_time_ms[-1])
+
+    def answers(self, start: int, stop: int) -> Floats:
+        """Return what it says of rows [start, stop) of history: predictions [rows], or probabilities [rows, classes]."""
+        blocks = [self._block(at) for at in range(start // _BLOCK, (stop - 1) // _BLOCK + 1)]
+        whole = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        first = start // _BLOCK * _BLOCK
+        return whole[start - first : stop - first]
+
+    def _block(self, number: int) -> Floats:
+        if number not in self._answers:
+            rows = slice(number * _BLOCK, (number + 1) * _BLOCK)
+            self._answers[number] = self.shipped.final.predict(self.history.features[rows])
+        return self._answers[number]
+
+    def answers_at(self, places: NDArray[np.int64]) -> Floats:
+        """Return what it says of some rows of history."""
+        return self.shipped.final.predict(self.history.features[places])
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What is usual for it; None where nothing can be said."""
+        began = time.perf_counter()
+        seen, unseen = making.referred(self.model.spec, self.rows, self.judged, self.shipped)
+        self.spent.seconds += time.perf_counter() - began
+        shown = seen.features.numbers if isinstance(seen.features, Inputs) else seen.features
+        columns = {
+            **{name: shown[:, at].astype(np.float64) for at, name in enumerate(self.history.names)},
+            "prediction": classes.answers(unseen),
+            "loss": losses.loss(self.model.spec.judged_by, seen.label, unseen),
+            "event_time_ms": seen.event_time_ms.astype(np.float64),
+        }
+        try:
+            return baseline.calibrate(columns, self.settings)
+        except ValueError:  # as in monitoring, such a version is not watched
+            return None
+
+
+class Workbench:
+    """Makes candidates of one model over one history, each once."""
+
+    def __init__(
+        self,
+        model: Model,
+        source: Source,
+        history: History,
+        *,
+        tests: Sequence[ModelTest] = (),
+        on_fit: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`tests` are the behavioural ones of the project; `on_fit` hears of each fit.
+
+        Raises:
+            Rejected: the model has a trainer of its own, whose environment only a trainer makes.
+        """
+        if model.spec.trainer.kind == "own":
+            raise Rejected(
+                "trainer.kind 'own' runs in an environment that a trainer makes, and is not backtested: name another kind"
+            )
+        self.model, self.history = model, history
+        self.settings = Settings.of(model, source)
+        self.spent = Spent()
+        self._tests = [each for each in tests if each.spec.model == model.name]
+        self._on_fit = on_fit
+        self._made: dict[tuple[int, int | None], Candidate | RunFailed] = {}
+
+    def candidate(self, as_of_ms: int, changed_ms: int | None) -> Candidate | RunFailed:
+        """Return what a run as of a time makes of the rows known then, or why it fails."""
+        key = (as_of_ms, changed_ms)
+        if key not in self._made:
+            try:
+                self._made[key] = self._make(as_of_ms, changed_ms)
+            except RunFailed as error:
+                self._made[key] = error
+        return self._made[key]
+
+    def labelled(self, as_of_ms: int) -> NDArray[np.int64]:
+        """Return the places of the rows of the training window whose labels were known at a time."""
+        at_ms, spec = self.history.at_ms, self.model.spec.trainer
+        first, stop = np.searchsorted(at_ms, [as_of_ms - spec.window, as_of_ms], side="left")
+        return first + np.flatnonzero(self.history.known_ms[first:stop] <= as_of_ms)
+
+    def _make(self, as_of_ms: int, changed_ms: int | None) -> Candidate:
+        places, model = self.labelled(as_of_ms), self.model
+        places = places[making.first_place(model.spec, len(places)) :]
+        history = self.history
+        rows = fitting.Rows(history.features[places], history.label[places], history.at_ms[places])
+        judged = making.held_out(model.spec, rows)
+        began, telling = time.perf_counter(), Telling(lambda _: None)
+        with TemporaryDirectory() as folder:
+            model = search.settled(model, rows, judged, Path(folder), telling)
+        shipped = making.ship(model.spec, rows, judged, {"changed_ms": changed_ms}, telling, self._fit)
+        seconds = time.perf_counter() - began
+        self.spent.seconds += seconds
+        return Candidate(model, history, self.settings, places, rows, judged, shipped, self.spent, seconds)
+
+    def _fit(self, *given: Any) -> Any:
+        self.spent.fits += 1
+        fitted = fitting.fit(*given)
+        self._on_fit()
+        return fitted
+
+    def gates(self, candidate: Candidate, champion: Candidate | None, number: int) -> list[Gate]:
+        """Return what the gates and tests say of a candidate beside the live version `number`, 0 for none."""
+        spec, judged = self.model.spec, candidate.judged
+        if not spec.gates and not self._tests:
+            return []
+        places, rows = candidate.places[judged], candidate.rows[judged]
+        said = None
+        if champion is not None:
+            asked = making.asked_beside(rows.event_time_ms, champion.trained_to_ms)
+            found = champion.answers_at(places[asked])
+            said = np.full((len(rows), *found.shape[1:]), np.nan)
+            said[asked] = found
+        table = pa.table(
+            {
+                "label": rows.label,
+                **classes.evaluated(candidate.shipped.predictions, said),
+                **{name: values[places] for name, values in self.history.groups.items()},
+            }
+        )
+        offered = self._offered(candidate, champion, rows)
+        return gating.judge(spec, table, champion=number, candidate=offered)
+
+    def _offered(
+        self, candidate: Candidate, champion: Candidate | None, rows: fitting.Rows
+    ) -> Mapping[str, Any]:
+        """Return what is measured of a candidate's graph, as far as gates ask for it, and what its tests say."""
+        spec, offered = self.model.spec, dict[str, Any]()
+        if any(isinstance(gate, SizeGateSpec | LatencyGateSpec) for gate in spec.gates):
+            graph = export.serialised(candidate.shipped.final.to_onnx())
+            offered["model"] = {"size": len(graph)}
+            if any(isinstance(gate, LatencyGateSpec) for gate in spec.gates):
+                beside = None
+                if champion is not None:
+                    theirs = export.serialised(champion.shipped.final.to_onnx())
+                    beside = (export.session(theirs), rows.features)
+                offered["latency"] = timing.latency(export.session(graph), rows.features, beside)
+        if self._tests and not isinstance(rows.features, Inputs):
+            shown = rows.features
+            offered["tests"] = [
+                {"gate": f"test {test.name}: {name}", "passed": finding.passed, "sentence": finding.sentence}
+                for test in self._tests
+                for name, finding in behave(
+                    test.spec, self.history.names, shown, candidate.shipped.final.predict
+                )
+            ]
+        return offered

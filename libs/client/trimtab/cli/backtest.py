@@ -1,0 +1,241 @@
+"""`trimtab backtest`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from trimtab_core.durations import parse_duration
+from trimtab_core.schedules import checked_schedule
+from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Rejected
+
+from trimtab.cli.ingest import Encoding, Format, Map, Null, RowId, TimeFormat, reading
+from trimtab.cli.session import Json, console, moment, print_json, show
+from trimtab.files import File
+from trimtab.project import load
+
+if TYPE_CHECKING:
+    from trimtab.backtest.running import Watching
+    from trimtab.backtest.strategies import Backtest, Wishes
+
+_aside = Console(stderr=True)
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        help="History: CSV, JSONL or Parquet. SOURCE=FILE where its columns do not say whose events it holds; several may be given.",
+    ),
+]
+From = Annotated[
+    str,
+    typer.Option("--from", help="From when on rows are answered; the first version is trained as of then."),
+]
+Step = Annotated[
+    str, typer.Option(help="Lockstep of event time: a candidate answers from the step after it was ordered.")
+]
+TASKS = ("regression", "binary", "multiclass")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(backtest)
+
+
+def backtest(
+    project: Annotated[
+        Path | None, typer.Argument(help="A YAML file or a folder of specs; guessed from --label without it.")
+    ] = None,
+    data: Data = [],  # noqa: B006 - typer's form of a list that may be given
+    model: Annotated[str, typer.Option(help="Which model of the project, if it has several.")] = "",
+    label: Annotated[str, typer.Option(help="Without a project: the column to predict.")] = "",
+    time: Annotated[
+        str, typer.Option(help="Without a project: the column of times; else the first, or the file's order.")
+    ] = "",
+    task: Annotated[str, typer.Option(help=f"Without a project: {', '.join(TASKS)}.")] = "",
+    from_: From = "",
+    step: Step = "",
+    schedule: Annotated[
+        str, typer.Option(help="Of `scheduled`, as cron writes it; the spec's, or about monthly.")
+    ] = "",
+    every: Annotated[
+        str, typer.Option(help="How often `always` retrains, such as 7d; 36 times in all by default.")
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a page with charts there: .html or .md.")
+    ] = None,
+    format: Format = "",
+    map: Map = [],  # noqa: B006
+    time_format: TimeFormat = [],  # noqa: B006
+    null: Null = [],  # noqa: B006
+    row_id: RowId = "",
+    encoding: Encoding = "utf-8",
+    as_json: Json = False,
+) -> None:
+    """Say what a model would have done on history: never retrained, by schedule, on drift and always, and what each cost.
+
+    No Kafka is needed: the loop's own decisions are taken in this process. Without PROJECT, one is guessed for --label.
+    """
+    if not data:
+        raise Rejected("there is no history to live through: name a file with --data")
+    if output is not None and output.suffix not in (".html", ".md"):
+        raise Rejected(
+            f"--output {output} ends with neither .html nor .md: name a file of one of these forms"
+        )
+    with _needs_training():
+        from trimtab.backtest import running, telling
+    asked = wishes(from_, step, schedule, every)
+    how = reading(map, time_format, null, row_id)
+    if project is None:
+        file = _alone(data, label, task, format, encoding)
+        if row_id or map or null or time_format:
+            raise Rejected(
+                "--map, --null, --time-format and --row-id say how a project's fields are read: name the project"
+            )
+        given = asked if from_ or step or schedule or every else None
+        with progress() as watching:
+            found = running.guessed(file, given, label=label, time=time, task=task, watching=watching)
+    else:
+        for option, value in (("--label", label), ("--time", time), ("--task", task)):
+            if value:
+                raise Rejected(
+                    f"{option} {value!r} is said by the project's specs: leave it out, or the project"
+                )
+        resources = load(project).resources
+        with progress() as watching:
+            found = running.backtest(
+                resources,
+                data,
+                asked,
+                model=model,
+                format=format,
+                encoding=encoding,
+                reading=how,
+                watching=watching,
+            )
+    written = telling.page(found).write(output) if output is not None else []
+    if as_json:
+        print_json(telling.document(found))
+        return
+    tell(found)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def tell(found: "Backtest") -> None:
+    """Print a backtest for people."""
+    from trimtab.backtest import telling
+
+    show(telling.rows(found), as_json=False)
+    if alarms := telling.alarms(found):
+        show([{name: row[name] for name in list(row)[:5]} for row in alarms], as_json=False)
+    for sentence in telling.sentences(found):
+        console.print(sentence, highlight=False, markup=False)
+
+
+def wishes(from_: str, step: str, schedule: str = "", every: str = "") -> "Wishes":
+    """Return what options ask for.
+
+    Raises:
+        Rejected: one is not of its form.
+    """
+    from trimtab.backtest.strategies import Wishes
+
+    if schedule:
+        try:
+            checked_schedule(schedule)
+        except ValueError as error:
+            raise Rejected(f"--schedule {error}") from error
+    step_ms = _lasting("--step", step) if step else Wishes().step_ms
+    return Wishes(
+        from_ms=moment("--from", from_) if from_ else None,
+        step_ms=step_ms,
+        schedule=schedule,
+        every_ms=_lasting("--every", every) if every else None,
+    )
+
+
+def _lasting(option: str, text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise Rejected(f"{option} {error}") from error
+
+
+def _alone(data: list[str], label: str, task: str, format: str, encoding: str) -> File:
+    if not label:
+        raise Rejected(
+            "without a project, the column to predict has to be named: say --label COLUMN, or name the project"
+        )
+    if len(data) > 1:
+        raise Rejected(
+            f"without a project there is one file, and {len(data)} are named: write a project (trimtab init --from FILE)"
+        )
+    if task and task not in TASKS:
+        raise Rejected(f"--task {task!r} is none: write one of {', '.join(TASKS)}")
+    file = File(data[0], format, encoding=encoding)
+    if file.is_stdin:
+        raise Rejected("history on standard input cannot be read twice: write it to a file, and name that")
+    return file
+
+
+@contextmanager
+def _needs_training() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(("trimtab_training", "sklearn", "onnx")):
+            raise
+        raise Rejected(
+            f"a backtest fits models, and {error.name} is not installed: pip install 'trimtab[backtest]'"
+        ) from error
+
+
+@contextmanager
+def progress() -> Iterator["Watching"]:
+    """Show how far a backtest is, on standard error."""
+    from trimtab.backtest.running import Watching
+
+    with Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[said]}", markup=False),
+        TimeElapsedColumn(), console=_aside, transient=True,
+    ) as bar:  # fmt: skip
+        shown = _Shown(bar)
+        yield Watching(shown.rows, shown.strategy, shown.time, shown.fit)
+
+
+class _Shown:
+    """The lines of a progress."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+        self._rows: dict[str, int] = {}
+        self._now = ""
+        self._fits = 0
+
+    def rows(self, source: str, count: int) -> None:
+        """Show that more rows of a source were read."""
+        self._rows[source] = self._rows.get(source, 0) + count
+        self._show(f"reading {source}", f"{self._rows[source]:,} rows")
+
+    def strategy(self, name: str) -> None:
+        """Show that a strategy has begun."""
+        self._now, self._fits = name, 0
+        self._show(f"living {name}", "")
+
+    def time(self, at_ms: int) -> None:
+        """Show how far event time is."""
+        self._show(f"living {self._now}", f"{iso(at_ms)[:10]}, {self._fits} fits")
+
+    def fit(self) -> None:
+        """Count a fit."""
+        self._fits += 1
+
+    def _show(self, what: str, said: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=None, said=said)
+        self._bar.update(self._tasks[what], said=said)
