@@ -190,8 +190,8 @@ class Live:
 
         return Found()
 
-    async def score(self, model: str, features: list[str], rows: Any, *, version: int) -> Any:
-        assert version == self.version
+    async def score(self, model: str, features: list[str], rows: Any, *, version: int, **texts: Any) -> Any:
+        assert version == self.version and not texts["texts"].size
         return np.minimum(3.0 * rows[:, 0], self.most).astype(np.float64)
 
 
@@ -207,6 +207,47 @@ async def test_behaviour_is_held_against_the_live_version_on_the_newest_rows() -
         "t.yaml:7: ModelTest/minutes: ten: of version 3: Golden row 'ten' is answered 12, but 30 within 0 is expected."
     )
     assert "gets less on 1 of 3 rows" in further.said
+
+
+class OfClasses(Live):
+    """A Trimtab whose live version takes a note for bad if it says awful."""
+
+    async def deployment(self, model: str) -> Deployment:
+        deployment = await super().deployment(model)
+        deployment.champion.texts.append("text(request.note)")
+        deployment.champion.classes.extend(["bad", "fair", "good"])
+        return deployment
+
+    async def training_set(self, model: str, start_ms: int, end_ms: int) -> Any:
+        class Found:
+            def arrow(self) -> pa.Table:
+                notes = pa.array(["so awful", None, "fine"], pa.string())
+                return pa.table({"request.distance": [1.0, 5.0, None], "text(request.note)": notes})
+
+        return Found()
+
+    async def score(self, model: str, features: list[str], rows: Any, *, version: int, **given: Any) -> Any:
+        assert given["text_names"] == ["text(request.note)"] and len(rows) == len(given["texts"])
+        awful = np.array(["awful" in note for note in given["texts"][:, 0]])
+        return np.where(awful[:, None], [[0.8, 0.1, 0.1]], [[0.1, 0.3, 0.6]])
+
+
+OF_CLASSES = """
+kind: ModelTest
+metadata: {name: minutes}
+spec:
+  model: minutes
+  golden: [{name: bad, features: {request.distance: 1, "text(request.note)": AWFUL}, answer: bad}]
+  direction: [{name: worse, change: {"text(request.note)": awful}, never: more, of: good}]
+  invariance: [{name: note, change: {"text(request.note)": [fine, ""]}}]
+"""
+
+
+async def test_behaviour_of_classes_and_texts_is_held_against_the_live_version() -> None:
+    bad, note, worse = await against(OfClasses(), OF_CLASSES)
+
+    assert [each.state for each in (bad, worse, note)] == ["passed", "passed", "failed"]
+    assert "most from 0.8 to 0.1 with text(request.note) 'so awful' set to 'fine'" in note.said
 
 
 async def test_behaviour_waits_for_a_model_that_is_not_there_or_does_not_serve() -> None:

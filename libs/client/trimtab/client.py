@@ -591,22 +591,38 @@ class Trimtab(Managing):
         return answer
 
     async def score(
-        self, model: str, features: Sequence[str], rows: NDArray[np.float32], *, version: int = 0
+        self,
+        model: str,
+        features: Sequence[str],
+        rows: NDArray[np.float32],
+        *,
+        version: int = 0,
+        text_names: Sequence[str] = (),
+        texts: NDArray[np.object_] | None = None,
     ) -> NDArray[np.float64]:
         """Return what the live version, or a warm one that is pinned, answers for rows [rows, features] of features.
 
-        Nothing of it is logged.
+        `texts` [rows, texts] are those of the features that are texts. The answers are predictions [rows], or the probabilities
+        [rows, classes] of a multiclass task. Nothing of it is logged.
         """
         said = []
-        step = max(1, _MOST_VALUES // max(len(features), 1))
+        step = max(1, _MOST_VALUES // max(len(features) + len(text_names), 1))
         for start in range(0, len(rows), step):
             request = serving.ScoreRequest(
                 model=model,
                 features=features,
                 values=rows[start : start + step].ravel().tolist(),
                 version=version,
+                text_names=text_names,
+                texts=[] if texts is None else texts[start : start + step].ravel().tolist(),
             )
-            said.append(np.array((await self._serving.Score(request, timeout=_ANSWER_S)).predictions))
+            answer = await self._serving.Score(request, timeout=_ANSWER_S)
+            count = len(answer.predictions)
+            said.append(
+                np.array(answer.probabilities).reshape(count, -1)
+                if answer.probabilities
+                else np.array(answer.predictions)
+            )
         return np.concatenate(said) if said else np.empty(0)
 
     async def decide(self, what: str, model: str, number: int, *, actor: str, comment: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment
 from trimtab_core import examples, specs
-from trimtab_core.behaviour import MOST_ROWS, behave
+from trimtab_core.behaviour import MOST_ROWS, Asked, behave
 from trimtab_runtime.clock import from_timestamp
 from trimtab_runtime.errors import NotFound
 
@@ -122,18 +122,20 @@ async def _behaved(
     trimtab: Trimtab, project: Project, test: specs.ModelTest, deployment: Deployment
 ) -> Sequence[Outcome]:
     names, number = list(deployment.champion.features), deployment.champion.number
-    rows: NDArray[np.float32] = np.empty((0, len(names)), np.float32)
+    texts = list(deployment.champion.texts)
+    rows = np.empty((0, len(names)), np.float32), np.empty((0, len(texts)), object)
     if any(not case.rows for case in (*test.spec.invariance, *test.spec.direction)):
-        rows, why = await _newest_rows(trimtab, test.spec.model, deployment, names)
+        rows, why = await _newest_rows(trimtab, test.spec.model, deployment)
         if why:
             return list(waiting(project, test, why))
     loop = asyncio.get_running_loop()
 
-    def predict(asked: NDArray[np.float32]) -> NDArray[np.float64]:
-        answer = trimtab.score(test.spec.model, names, asked, version=number)
+    def predict(numbers: NDArray[np.float32], words: NDArray[np.object_]) -> NDArray[np.float64]:
+        answer = trimtab.score(test.spec.model, names, numbers, version=number, text_names=texts, texts=words)
         return asyncio.run_coroutine_threadsafe(answer, loop).result()
 
-    results = await asyncio.to_thread(lambda: list(behave(test.spec, names, rows, predict)))
+    asked = Asked(names, texts, tuple(deployment.champion.classes), rows, predict)
+    results = await asyncio.to_thread(lambda: list(behave(test.spec, asked)))
     places = dict(_cases(project, test))
     return [
         Outcome(
@@ -145,18 +147,24 @@ async def _behaved(
 
 
 async def _newest_rows(
-    trimtab: Trimtab, model: str, deployment: Deployment, names: Sequence[str]
-) -> tuple[NDArray[np.float32], str]:
-    """Return the rows at the end of what the live version was trained on, or why there are none."""
+    trimtab: Trimtab, model: str, deployment: Deployment
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.object_]], str]:
+    """Return the rows at the end of what the live version was trained on, its numbers and its texts, or why there are none."""
+    names, texts = deployment.champion.features, deployment.champion.texts
+    none = np.empty((0, 0), np.float32), np.empty((0, 0), object)
     trainer = (await trimtab.model(model)).spec.trainer
     end_ms = from_timestamp(deployment.champion.trained_to) + 1
     start_ms = end_ms - max(1, round(trainer.window * trainer.holdout))
     table = (await trimtab.training_set(model, start_ms, end_ms)).arrow()
-    if lacking := [name for name in names if name not in table.column_names]:
-        return np.empty(
-            0, np.float32
-        ), f"the live version takes {lacking[0]!r}, which the model's spec has no more"
+    if lacking := [name for name in [*names, *texts] if name not in table.column_names]:
+        return none, f"the live version takes {lacking[0]!r}, which the model's spec has no more"
     if not table.num_rows:
-        return np.empty(0, np.float32), "no rows that the live version was trained on are archived any more"
+        return none, "no rows that the live version was trained on are archived any more"
     newest = table.slice(max(0, table.num_rows - MOST_ROWS))
-    return np.column_stack([newest[name].to_numpy().astype(np.float32) for name in names]), ""
+    numbers = np.empty((len(newest), len(names)), np.float32)
+    for at, name in enumerate(names):
+        numbers[:, at] = newest[name].to_numpy()
+    words = np.empty((len(newest), len(texts)), object)
+    for at, name in enumerate(texts):
+        words[:, at] = newest[name].fill_null("").to_pylist()
+    return (numbers, words), ""

@@ -5,10 +5,10 @@ are for `trimtab test` alone, and stay in the project.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from trimtab_core.specbase import Name, Place, Spec, shown_value
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
@@ -16,8 +16,8 @@ from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 _STEP = re.compile(r"([+*-])\s*(\d+(?:\.\d+)?)")
 
 CaseName = Annotated[str, Field(min_length=1, max_length=120)]
-Value = float | bool | None
-"""Of a feature; null is a value that is missing."""
+Value = float | bool | str | None
+"""Of a feature, a number or a text; null is a value that is missing."""
 
 
 def step(text: str) -> tuple[str, float] | None:
@@ -26,17 +26,8 @@ def step(text: str) -> tuple[str, float] | None:
     return None if match is None else (match[1], float(match[2]))
 
 
-def _change(value: Any) -> Any:
-    if isinstance(value, str) and step(value) is None:
-        raise ValueError(
-            f"{shown_value(value)} is no change: write a number or null to set it to, '+1', '-1' or '*1.1', or a list of these"
-        )
-    return value
-
-
-One = Annotated[Value | str, BeforeValidator(_change)]
-Change = One | Annotated[tuple[One, ...], Field(min_length=1)]
-"""What a feature becomes: a value, `+1`, `-1` or `*1.1` of what it is, or each of a list of these in turn."""
+Change = Value | Annotated[tuple[Value, ...], Field(min_length=1)]
+"""What a feature becomes: a value, or of a number `+1`, `-1` or `*1.1` of what it is, or each of a list of these in turn."""
 
 Features = dict[str, Value]
 """Values by a feature's name; one that is not named is missing."""
@@ -47,12 +38,25 @@ class Golden(Spec):
 
     name: CaseName
     features: Features = Field(min_length=1)
-    answer: float
+    answer: float | str
+    """A number, or the name of the class that is said."""
+    of: str | None = None
+    """The class whose probability the number is."""
     within: float = Field(default=0.0, ge=0)
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if isinstance(self.answer, str) and (self.of is not None or self.within):
+            key = "of" if self.of is not None else "within"
+            yield (
+                (key,),
+                f"{shown_value(getattr(self, key))} is of a number, and the answer is the class {self.answer!r}: remove it",
+            )
 
 
 class _Changed(Spec):
     name: CaseName
+    of: str | None = None
+    """The class whose probability is looked at; where there are more than two and none is named, the one that changes most."""
     change: dict[str, Change] = Field(min_length=1)
     rows: tuple[Features, ...] = ()
     """The rows that are changed; the held-out ones, if none are given."""
@@ -72,6 +76,43 @@ class Direction(_Changed):
     never: Literal["less", "more"]
     within: float = Field(default=0.0, ge=0)
     """So much the wrong way is let pass."""
+
+
+def value_fault(name: str, value: Value, *, text: bool, change: bool) -> str:
+    """Return why a value is none of a feature, which is a text or a number; nothing, if it is one."""
+    if text:
+        if value is None or isinstance(value, str):
+            return ""
+        return f"{shown_value(value)} is a number, and {name!r} is a text: write a text, or null"
+    if not isinstance(value, str) or (change and step(value) is not None):
+        return ""
+    if change:
+        return (
+            f"{shown_value(value)} is no change of {name!r}, a number: write a number or null to set it to, '+1', '-1' or "
+            "'*1.1', or a list of these"
+        )
+    return f"{shown_value(value)} is a text, and {name!r} is a number: write a number, or null"
+
+
+def class_fault(case: "Golden | Invariance | Direction", classes: Sequence[str]) -> tuple[Place, str] | None:
+    """Return what a test says of classes that a model of these has not, or leaves unsaid, and where; of no classes give none."""
+    if case.of is not None and case.of not in classes:
+        remedy = f"name one of {', '.join(classes)}" if classes else "remove it, for the label is a number"
+        return ("of",), f"{case.of!r} is no class of the model: {remedy}"
+    if isinstance(case, Golden):
+        if isinstance(case.answer, str) and case.answer not in classes:
+            remedy = f"write one of {', '.join(classes)}" if classes else "write a number"
+            return ("answer",), f"{case.answer!r} is no class of the model: {remedy}"
+        if isinstance(case.answer, float) and case.of is None and len(classes) > 2:
+            return (
+                "answer",
+            ), f"{case.answer:g} of which class? Write of: CLASS, or the class that is said, in quotes"
+    if isinstance(case, Direction) and case.of is None and len(classes) > 2:
+        return (
+            (),
+            f"{case.name!r} says nothing of a class: write of: CLASS, whose probability may not get {case.never}",
+        )
+    return None
 
 
 def _instant(value: str) -> str:
@@ -151,6 +192,29 @@ class ModelTestSpec(Spec):
                 yield (kind, index, "change"), tuple(case.change)
                 for at, row in enumerate(case.rows):
                     yield (kind, index, "rows", at), tuple(row)
+
+    def disagreements(
+        self, texts: Set[str], numbers: Set[str], classes: Sequence[str]
+    ) -> Iterator[tuple[Place, str]]:
+        """Yield what does not go with a model of these features and classes, and where; of features it has not, nothing."""
+        for kind in ("golden", "invariance", "direction"):
+            for index, case in enumerate(getattr(self, kind)):
+                at: Place = (kind, index)
+                if (fault := class_fault(case, classes)) is not None:
+                    yield (*at, *fault[0]), fault[1]
+                if isinstance(case, Golden):
+                    rows: list[tuple[Place, Mapping[str, Change]]] = [((*at, "features"), case.features)]
+                else:
+                    rows = [((*at, "rows", number), row) for number, row in enumerate(case.rows)]
+                    rows.insert(0, ((*at, "change"), case.change))
+                for place, row in rows:
+                    for name, held in row.items():
+                        short, change = name.partition(" = ")[0], place[-1] == "change"
+                        text = short in texts
+                        for value in held if isinstance(held, tuple) else (held,):
+                            known = text or short in numbers
+                            if known and (said := value_fault(name, value, text=text, change=change)):
+                                yield (*place, name), said
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         seen: set[str] = set()

@@ -39,6 +39,13 @@ def given(inputs: Matrix | Inputs) -> dict[str, Any]:
     return {"features": inputs}
 
 
+def pair(inputs: Matrix | Inputs) -> tuple[Matrix, NDArray[np.object_]]:
+    """Return the numbers and the texts of some rows; of rows without texts no column of those."""
+    if isinstance(inputs, Inputs):
+        return inputs.numbers, inputs.texts
+    return inputs, np.empty((len(inputs), 0), object)
+
+
 def names(table: pa.Table, *, beside: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the features of a training set that are numbers, and those that are texts; columns `beside` them are none."""
     others = {"key", "event_time_ms", "label", *beside}

@@ -168,6 +168,10 @@ async def test_tests_travel_with_apply_and_need_no_topics_of_their_own() -> None
             "spec.golden.0.features", "is no feature of model 'minutes': did you mean 'request.distance'?",
         ),
         (
+            {"model": "minutes", "invariance": [{"name": "g", "change": {"request.distance": "+-1", "pace": 1}}]},
+            "spec.invariance.0.change.request.distance", "'+-1' is no change of 'request.distance', a number: write",
+        ),
+        (
             {"model": "minutes", "invariance": [{"name": "g", "change": {"request.distance": 1}}]},
             "spec.invariance.0.change",
             "'request.distance' is changed, and 'pace', which is computed from it, is not: change both",

@@ -1,6 +1,7 @@
 """A model of classes, and one of texts: what is answered by both doors, and what is logged."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from trimtab_contracts.serving.v1.serving_pb2 import (
     ExplainRequest,
     PredictRequest,
     PredictResponse,
+    ScoreRequest,
 )
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_contracts.topics import PREDICTIONS
@@ -271,6 +273,36 @@ async def test_a_triton_client_brings_its_texts(instance: Instance, tmp_path: Pa
         infer()
     with pytest.raises(BadTensor, match=r"has shape \[1, 2\], and the model takes \[rows, 1\]"):
         infer(texts=np.array([["busy", "calm"]], object))
+
+
+async def test_rows_of_texts_are_scored_and_classes_with_their_chances(
+    instance: Instance, tmp_path: Path
+) -> None:
+    api = grpc_api.PredictionApi(instance.predictions, Explanations(instance.board))
+    live = testing.version(tmp_path, 1, FEATURES, by_note())
+    live.texts.extend(WORDS)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+    asked = ScoreRequest(
+        model=MODEL,
+        features=FEATURES,
+        values=[1.0, 2.0],
+        text_names=["other", *WORDS],
+        texts=["x", "busy", "y", "calm"],
+    )
+
+    assert list(api.Score(asked, None).predictions) == [101, 2]
+    del asked.texts[2:]
+    with pytest.raises(BadTensor, match="2 rows of numbers came with 1 of texts: send one of each"):
+        api.Score(asked, None)
+    with pytest.raises(
+        BadTensor, match=f"takes '{re.escape(WORDS[0])}', which is not among the features: add it"
+    ):
+        api.Score(ScoreRequest(model=MODEL, features=FEATURES, values=[1.0]), None)
+
+    await instance.hear(testing.deployment(MODEL, 2, champion(tmp_path)))
+    found = api.Score(ScoreRequest(model=MODEL, features=FEATURES, values=[2.0, 0.0]), None)
+    assert list(found.predictions) == [2, 0]
+    assert list(found.probabilities[:3]) == softmax(-2, 0, 2)
 
 
 def test_a_graph_of_texts_whose_record_names_none_is_not_served() -> None:

@@ -91,12 +91,14 @@ class PredictionApi(PredictionServicer):
 
     def Score(self, request: ScoreRequest, context: Any) -> ScoreResponse:
         """Answer for rows of features."""
-        answer = self._predictions.score(
-            request.model, request.features, np.array(request.values, np.float32), request.version
-        )
+        numbers = (request.features, np.array(request.values, np.float32))
+        texts = (request.text_names, np.array(list(request.texts), object))
+        answer = self._predictions.score(request.model, numbers, texts, request.version)
         said = answer.predictions
         return ScoreResponse(
-            predictions=(said.argmax(axis=1) if answer.classes else said).tolist(), version=answer.versions[0]
+            predictions=(said.argmax(axis=1) if answer.classes else said).tolist(),
+            version=answer.versions[0],
+            probabilities=said.ravel().tolist() if answer.classes else [],
         )
 
 

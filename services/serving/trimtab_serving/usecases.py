@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ Tensors = tuple[Inputs, Sequence[str], Sequence[int]]
 """What a version takes, and for each row the label's join key and the event time, or neither."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 """The arms, as a caller is told of them."""
+Named = tuple[Sequence[str], NDArray[Any]]
+"""Names of features, and their values, row by row."""
 
 
 class Answer(NamedTuple):
@@ -121,8 +123,8 @@ class Predictions:
             self._failed(served, begun)
             raise
 
-    def score(self, model: str, names: Sequence[str], values: Floats, version: int = 0) -> Answer:
-        """Answer for rows of named features, laid one after the other; nothing of it is logged.
+    def score(self, model: str, numbers: Named, texts: Named, version: int = 0) -> Answer:
+        """Answer for rows of named features, numbers and texts, each laid one row after the other; nothing of it is logged.
 
         Raises:
             UnknownModel, NoLiveVersion, VersionNotWarm, BadTensor: what they say.
@@ -130,21 +132,16 @@ class Predictions:
         begun = perf_counter_ns()
         served = self._board.current.of(model)
         answering = served.pinned(version)
-        places = {name: at for at, name in enumerate(names)}
-        if answering.texts:
+        words = _taken(answering.number, answering.texts, *texts) if answering.texts else None
+        if words is not None and not answering.features:
+            features = np.empty((len(words), 0), np.float32)
+        else:
+            features = _taken(answering.number, answering.features, *numbers)
+        if words is not None and len(words) != len(features):
             raise BadTensor(
-                f"version {answering.number} takes the text {answering.texts[0]!r}, and values are numbers: call Predict"
+                f"{len(features)} rows of numbers came with {len(words)} of texts: send one of each"
             )
-        if missing := [name for name in answering.features if name not in places]:
-            raise BadTensor(
-                f"version {answering.number} takes {missing[0]!r}, which is not among the features: add it"
-            )
-        if not values.size or values.size % len(names):
-            raise BadTensor(
-                f"{values.size} values make no rows of {len(names)} features: send one of each for each row"
-            )
-        rows = values.reshape(-1, len(names))[:, [places[name] for name in answering.features]]
-        return self._unlogged(served, answering, (np.ascontiguousarray(rows), None), begun)
+        return self._unlogged(served, answering, (features, words), begun)
 
     def totals(self) -> Mapping[tuple[str, int], Totals]:
         """Return what each version, by model and number, was asked since this process began."""
@@ -240,6 +237,19 @@ class Predictions:
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
+
+
+def _taken(number: int, wanted: Sequence[str], names: Sequence[str], values: NDArray[Any]) -> NDArray[Any]:
+    """Return what a version takes of named values, [rows, wanted]."""
+    places = {name: at for at, name in enumerate(names)}
+    if missing := [name for name in wanted if name not in places]:
+        raise BadTensor(f"version {number} takes {missing[0]!r}, which is not among the features: add it")
+    if not values.size or values.size % len(names):
+        raise BadTensor(
+            f"{values.size} values make no rows of {len(names)} features: send one of each for each row"
+        )
+    rows = values.reshape(-1, len(names))[:, [places[name] for name in wanted]]
+    return np.ascontiguousarray(rows)
 
 
 def _take_the_same(served: Served) -> bool:

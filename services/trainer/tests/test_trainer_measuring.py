@@ -13,7 +13,7 @@ from trimtab_core.specs import Model, ModelTest, parse, to_document
 from trimtab_trainer import job
 from trimtab_trainer.behaving import results
 from trimtab_trainer.usecases.entities import TESTS
-from trimtab_training import export, fitting, timing
+from trimtab_training import export, fitting, inputs, timing
 
 
 def a_model(*gates: dict[str, Any], kind: str = "linear", **parameters: Any) -> Model:
@@ -71,10 +71,10 @@ TESTS_OF_M = {
 
 def test_tests_are_held_against_the_exported_graph(tmp_path: Path) -> None:
     names, rows = ["request.distance", "request.vendor"], some_rows()
-    assert results(tmp_path, graph_of(a_model()), names, rows.features) == []
+    assert results(tmp_path, graph_of(a_model()), names, [], [], rows.features) == []
     (tmp_path / TESTS).write_text(json.dumps([to_document(a_test(**TESTS_OF_M))]))
 
-    found = results(tmp_path, graph_of(a_model()), names, rows.features)
+    found = results(tmp_path, graph_of(a_model()), names, [], [], rows.features)
 
     assert [(each["gate"], each["passed"]) for each in found] == [
         ("test b: ten", True),
@@ -82,6 +82,38 @@ def test_tests_are_held_against_the_exported_graph(tmp_path: Path) -> None:
         ("test b: shorter", False),
     ]
     assert "gets less on 600 of 600 rows (100.0%)" in found[-1]["sentence"]
+
+
+def test_tests_of_classes_and_texts_are_held_against_the_exported_graph(tmp_path: Path) -> None:
+    spec = to_document(a_model())["spec"] | {
+        "task": "multiclass", "rollout": {}, "features": ["request.distance", "text(request.note)"],
+        "label": {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": ["bad", "fair", "good"]},
+    }  # fmt: skip
+    model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
+    assert isinstance(model, Model)
+    distance = np.random.default_rng(0).uniform(0, 10, (600, 1)).astype(np.float32)
+    awful = np.arange(600) % 3 == 0
+    label = np.where(awful, 0, np.where(distance[:, 0] > 5, 2, 1)).astype(np.float64)
+    shown = inputs.Inputs(distance, np.where(awful, "awful ride", "ride")[:, None].astype(object), (True,))
+    fitted = fitting.fit(model.spec, fitting.Rows(shown, label, np.arange(600) * 60_000))
+    note = "text(request.note)"
+    cases = {
+        "golden": [
+            {"name": "awful", "features": {"request.distance": 9, note: "Awful ride"}, "answer": "bad"}
+        ],
+        "direction": [{"name": "worse", "change": {note: "an AWFUL ride"}, "never": "less", "of": "bad"}],
+        "invariance": [{"name": "further", "change": {"request.distance": 9}, "at_most": 0.1}],
+    }
+    (tmp_path / TESTS).write_text(json.dumps([to_document(a_test(**cases))]))
+
+    session = export.session(export.serialised(fitted.to_onnx()))
+    found = results(tmp_path, session, ["request.distance"], [note], model.spec.label.classes, shown)
+
+    assert [(each["gate"], each["passed"]) for each in found] == [
+        ("test b: awful", True),
+        ("test b: further", False),
+        ("test b: worse", True),
+    ]
 
 
 def test_a_run_tells_both_and_what_gates_group_by_is_no_feature(tmp_path: Path) -> None:

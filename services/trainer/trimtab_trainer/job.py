@@ -157,7 +157,9 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "environment": environment.recorded() | theirs,
         "plan": made.plan,
         "latency": timing.latency(asked, rows.features[judged], beside),
-        "tests": behaving.results(folder, asked, names, rows.features[judged]),
+        "tests": behaving.results(
+            folder, asked, names, the.texts, model.spec.label.classes, rows.features[judged]
+        ),
     } | (brought.record(rows) if brought else {})
 
 

@@ -71,7 +71,7 @@ class Graph:
         return onnx.load_model_from_string(self.content)
 
     def _blank(self, features: Matrix | Inputs, said: Floats, finite: Any) -> str:
-        numbers = features.numbers if isinstance(features, Inputs) else features
+        numbers, _ = inputs.pair(features)
         missing = [
             name
             for name, column in zip(self.features, np.isnan(numbers[~finite]).any(0), strict=True)

@@ -23,7 +23,7 @@ from trimtab_core.specs import ModelSpec
 from trimtab_training import environments, ownworker, signature
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
-from trimtab_training.inputs import Inputs, Matrix
+from trimtab_training.inputs import Inputs, Matrix, pair
 
 _ROUNDING = 1e-3
 WHEEL, LOCK = "trainer", "requirements.lock"
@@ -143,9 +143,10 @@ def fit(spec: ModelSpec, features: Matrix | Inputs, labels: Floats, weights: Flo
 
 def _leave(at: str, features: Matrix | Inputs) -> None:
     """Leave what a trainer is shown of some rows where it looks for it; texts as JSON, of which nothing has to be unpickled."""
-    np.save(f"{at}-features.npy", features.numbers if isinstance(features, Inputs) else features)
-    if isinstance(features, Inputs):
-        Path(f"{at}-texts.json").write_text(json.dumps(features.texts.tolist()))
+    numbers, texts = pair(features)
+    np.save(f"{at}-features.npy", numbers)
+    if texts.shape[1]:
+        Path(f"{at}-texts.json").write_text(json.dumps(texts.tolist()))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

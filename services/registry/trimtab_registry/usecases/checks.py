@@ -18,6 +18,7 @@ from trimtab_core.features import (
     ExpressionFeature,
     Feature,
     FeatureFault,
+    TextFeature,
     nearest,
     resolve,
     tables_named,
@@ -263,6 +264,11 @@ class World:
                     yield Fault(test.key, path, said)
             if place[-1] == "change":
                 yield from _left_behind(test.key, path, names, features)
+        texts = {feature.name for feature in features if isinstance(feature, TextFeature)}
+        yield from in_spec(
+            test.key,
+            test.spec.disagreements(texts, set(known_names) - texts, model.spec.label.classes),
+        )
 
     def _unknown_source(self, at: str, path: str, name: str) -> Iterator[Fault]:
         if name not in self.sources and f"Source/{name}" not in self.unreadable:

@@ -548,6 +548,8 @@ class ScoreRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TEXT_NAMES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     """pins one of the warm versions, if given"""
@@ -559,6 +561,14 @@ class ScoreRequest(_message.Message):
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """rows x features, row by row; NaN where missing"""
 
+    @_builtins.property
+    def text_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of features that are texts, likewise"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """rows x texts, row by row; empty where missing"""
+
     def __init__(
         self,
         *,
@@ -566,10 +576,12 @@ class ScoreRequest(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
         version: _builtins.int = ...,
+        text_names: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "values", b"values", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "text_names", b"text_names", "texts", b"texts", "values", b"values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,18 +593,26 @@ class ScoreResponse(_message.Message):
 
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     @_builtins.property
-    def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of classes the number of the most probable one"""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """rows x classes, row by row; empty where the label is a number"""
+
     def __init__(
         self,
         *,
         predictions: _abc.Iterable[_builtins.float] | None = ...,
         version: _builtins.int = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["predictions", b"predictions", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predictions", b"predictions", "probabilities", b"probabilities", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
