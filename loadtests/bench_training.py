@@ -5,14 +5,15 @@ known, as many as make a fit take over ten seconds. Beside each other, in proces
 that may use one thread: scikit-learn's fit of the rows with the same parameters, and
 a whole run from the file of rows to the stored candidate, judged and exported, with
 its gates. Seconds of CPU, which other work on the machine disturbs least; the ratio of
-the medians. Then one run is made ten times in processes of their own.
+the medians. What a trainer loads once for all of its runs is told apart, as what
+the bare fit loads is not counted either. One run is made ten times, in processes that two
+nurseries fork in turns.
 """
 
 import asyncio
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 from trimtab_core.specs import Model, parse
+from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.sandbox import ChildProcess, Files
 from trimtab_trainer.usecases.entities import Recipe, TrainingSet
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))  # noqa: TID251
 TIMES = 10
-ROWS, ITERATIONS = 1_000_000, 150
+ROWS, ITERATIONS = 1_500_000, 150
 MOST = 1.25
 MINUTE = 60_000
 PARAMETERS = {"max_iter": ITERATIONS, "max_leaf_nodes": 63}
@@ -89,10 +92,10 @@ def write(folder: Path, x: Any, y: Any) -> TrainingSet:
     return TrainingSet(folder / "rows.arrow", (("events/trips", 1),), "digest", len(y))
 
 
-async def run(model: Model, rows: TrainingSet, folder: Path) -> tuple[dict[str, str], Any]:
+async def run(nursery: Nursery, model: Model, rows: TrainingSet, folder: Path) -> tuple[dict[str, str], Any]:
     """Do a run as the trainer does, and return the digests of what came out."""
     recipe = Recipe(model, 1, len_ms(rows.rows))
-    made = await ChildProcess().fit(recipe, rows, folder, lambda _: None)
+    made = await ChildProcess(nursery).fit(recipe, rows, folder, lambda _: None)
     files = Files(folder / "data")
     stored = {path.name: files.put(path).digest for path in (made.model, made.reference, made.evaluation)}
     return stored, made
@@ -102,12 +105,13 @@ def len_ms(rows: int) -> int:
     return rows * MINUTE
 
 
-def spent() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def spent(nursery: Nursery) -> tuple[float, float]:
+    """Return the seconds of CPU of a nursery itself, and of what it has forked and this process together."""
+    used = psutil.Process(nursery.pid).cpu_times()
+    return used.user + used.system, used.children_user + used.children_system + time.process_time()
 
 
-def costs(folder: Path) -> tuple[list[float], list[float], Any]:
+def costs(folder: Path, nursery: Nursery) -> tuple[list[float], list[float], Any]:
     x, y = trips(ROWS)
     np.savez(folder / "rows.npz", x=x, y=y)
     rows = write(folder, x, y)
@@ -117,14 +121,14 @@ def costs(folder: Path) -> tuple[list[float], list[float], Any]:
         command = [sys.executable, "-c", BARE, str(folder / "rows.npz"), str(ITERATIONS)]
         told = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
         bare.append(float(told.stdout))
-        before, began = spent(), time.process_time()
-        _, made = asyncio.run(run(a_model(PARAMETERS), rows, folder))
-        whole.append(spent() - before + time.process_time() - began)
+        before = sum(spent(nursery))
+        _, made = asyncio.run(run(nursery, a_model(PARAMETERS), rows, folder))
+        whole.append(sum(spent(nursery)) - before)
         print(f"bare {bare[-1]:.1f} s, run {whole[-1]:.1f} s: {whole[-1] / bare[-1]:.2f} times", flush=True)
     return bare, whole, made
 
 
-def again(folder: Path) -> int:
+def again(folder: Path, *nurseries: Nursery) -> int:
     """Return how many of the runs came out as the first did."""
     x, y = trips(20_000)
     rows, model = write(folder, x, y), a_model({"max_iter": 30})
@@ -133,18 +137,24 @@ def again(folder: Path) -> int:
         place = folder / str(at)
         place.mkdir()
         (place / "rows.arrow").symlink_to(rows.path)
-        found, _ = asyncio.run(run(model, rows, place))
+        found, _ = asyncio.run(run(nurseries[at % len(nurseries)], model, rows, place))
         digests.append(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest())
     return digests.count(digests[0])
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="bench-training-") as directory:
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as directory, Nursery() as nursery:
         folder = Path(directory)
         (folder / "again").mkdir()
-        same = again(folder / "again")
+        with Nursery() as other:
+            same = again(folder / "again", nursery, other)
         print(f"made again: {same} of {TIMES} came out the same, to the bit", flush=True)
-        bare, whole, made = costs(folder)
+        memory = psutil.Process(nursery.pid).memory_full_info()
+        print(
+            f"a nursery loads for {spent(nursery)[0]:.1f} s, once a trainer, and holds {memory.uss / 1e6:.0f} MB of its own",
+            flush=True,
+        )
+        bare, whole, made = costs(folder, nursery)
     ratio = statistics.median(whole) / statistics.median(bare)
     ratios = [each / fit for each, fit in zip(whole, bare, strict=True)]
     print(

@@ -309,3 +309,18 @@ def test_many_features_are_asked_of_fewer_rows() -> None:
     leanings(predict, "mae", [str(at) for at in range(200)], features, np.zeros(3_000))
 
     assert sum(counted) <= 210_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "expected"), [(6_000, 1.0, 4_000), (6_000, 0.25, 1_000), (300, 0.25, 300)]
+)
+def test_a_share_of_the_rows_is_asked_where_asking_takes_long(rows: int, share: float, expected: int) -> None:
+    features = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+
+    def predict(asked: Any) -> Floats:
+        return np.asarray(asked[:, 0], np.float64)
+
+    found, asked = leanings(predict, "mae", ["a", "b"], features, predict(features), share=share)
+
+    assert asked == expected
+    assert [each.feature for each in found] == ["a", "b"]

@@ -73,6 +73,7 @@ ALPHA = {"linear": {"alpha": {"min": 1, "max": 9}}}
 @pytest.mark.parametrize(
     ("trainer", "place", "said"),
     [
+        ({"memory_mb": 511}, "memory_mb", "511 is too little for any fit"),
         ({"kind": "linear", "search": {}}, "search", "kind linear is not searched for: write kind: auto"),
         ({"kind": "auto", "parameters": {"alpha": 1}}, "parameters", "alpha of which family?"),
         (

@@ -650,6 +650,9 @@ class AfterDriftSpec(Spec):
     """So many labelled rows of the new world at least; a tenth of the rows, and `trainer.min_rows`, if it is not given."""
 
 
+_LEAST_MEMORY_MB: Final = 512
+
+
 class TrainerSpec(Spec):
     """How a candidate is made."""
 
@@ -681,10 +684,17 @@ class TrainerSpec(Spec):
     judging: Literal["auto", "full"] = "auto"
     """Whether the fits that only judge may see a part of the rows, where a fit takes long."""
     timeout: Duration = parse_duration("15m")
-    memory_mb: int = Field(default=4096, ge=256)
+    memory_mb: int = 4096
+    """What a run may hold, at least 512: what fits are made with takes half of that."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         yield from self._own_faults()
+        if self.memory_mb < _LEAST_MEMORY_MB:
+            yield (
+                ("memory_mb",),
+                f"{self.memory_mb} is too little for any fit, for what fits are made with takes half of {_LEAST_MEMORY_MB}: "
+                f"write {_LEAST_MEMORY_MB} at least, or leave it out",
+            )
         if self.max_rows is not None and self.max_rows < self.min_rows:
             yield (
                 ("max_rows",),

@@ -68,8 +68,6 @@ _NETWORK: Final = {
     "dropout": _from(0.0, 0.0, 0.5),
     "weight_decay": _from(1e-4, 1e-6, 1e-1, log=True),
 }
-_NEEDS: Final = {"lightgbm": "lightgbm", "xgboost": "xgboost", "neural_network": "torch"}
-"""What a family is made of, where the trainer can be without it."""
 
 
 def of_family(family: str, spec: ModelSpec) -> Mapping[str, Tried]:
@@ -120,7 +118,7 @@ def chosen_among(search: SearchSpec) -> tuple[str, ...]:
         "hist_gradient_boosting",
         "linear",
         "random_forest",
-        *_NEEDS,
+        *families.NEEDS,
     )
     here = tuple(family for family in wanted if _installed(family))
     if not here:
@@ -132,5 +130,5 @@ def chosen_among(search: SearchSpec) -> tuple[str, ...]:
 
 
 def _installed(family: str) -> bool:
-    needed = _NEEDS.get(family)
+    needed = families.NEEDS.get(family)
     return family in families.HOMES and (needed is None or importlib.util.find_spec(needed) is not None)

@@ -15,18 +15,18 @@ MINUTE = 60_000
 ROWS = 800
 
 
-def a_job(folder: Path, task: str = "regression", **spec: Any) -> Model:
-    """Put a job of 800 rows into `folder`: x decides, zone 1 is noisier, and noise is noise."""
+def a_job(folder: Path, task: str = "regression", rows: int = ROWS, **spec: Any) -> Model:
+    """Put a job of some rows into `folder`: x decides, zone 1 is noisier, and noise is noise."""
     rng = np.random.default_rng(0)
-    x, zone = rng.normal(size=ROWS), rng.integers(0, 3, ROWS).astype(np.float64)
+    x, zone = rng.normal(size=rows), rng.integers(0, 3, rows).astype(np.float64)
     value = 20 + 3 * x + rng.normal(0, np.where(zone == 1, 3, 0.5))
     table = pa.table(
         {
-            "key": [str(at) for at in range(ROWS)],
-            "event_time_ms": np.arange(ROWS) * MINUTE,
+            "key": [str(at) for at in range(rows)],
+            "event_time_ms": np.arange(rows) * MINUTE,
             "request.x": x,
             "request.zone": zone,
-            "noise": rng.normal(size=ROWS),
+            "noise": rng.normal(size=rows),
             **({group_column("zone"): [f"{each:g}" for each in zone]} if "gates" in spec else {}),
             "label": {
                 "regression": value,
@@ -50,6 +50,21 @@ def a_job(folder: Path, task: str = "regression", **spec: Any) -> Model:
     assert isinstance(model, Model)
     (folder / "job.json").write_text(json.dumps({"model": {"metadata": {"name": "m"}, "spec": document}}))
     return model
+
+
+@pytest.mark.parametrize(("every", "asked"), [(1, 2_500), (16, 1_000)])
+def test_a_fit_that_took_long_is_asked_less_of_what_it_leans_on(
+    tmp_path: Path, every: int, asked: int
+) -> None:
+    a_job(tmp_path, rows=10_000)
+    job_of = json.loads((tmp_path / "job.json").read_text())
+    plan = {"plan": {"every": every, "stretches": 1}}
+    (tmp_path / "job.json").write_text(json.dumps(job_of | plan))
+
+    _, evidence = done(tmp_path)
+
+    assert evidence["importance"]["rows"] == asked
+    assert evidence["importance"]["features"][0]["feature"] == "request.x"
 
 
 def done(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

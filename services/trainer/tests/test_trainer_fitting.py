@@ -141,6 +141,15 @@ def test_a_graph_that_says_something_else_is_not_let_out() -> None:
         )
 
 
+def test_a_graph_is_checked_by_rows_from_the_oldest_to_the_newest_however_many_there_are() -> None:
+    few, many = np.arange(600)[:, None].astype(np.float32), np.arange(90_000)[:, None].astype(np.float32)
+
+    assert np.array_equal(export.to_check(few), few)
+    shown = np.asarray(export.to_check(many))[:, 0]
+    assert (len(shown), shown[0], shown[-1]) == (20_000, 0, 89_999)
+    assert set(np.diff(shown)) == {4, 5}
+
+
 def test_the_trees_of_a_forest_are_told_as_its_iterations() -> None:
     told: list[Progress] = []
     spec = a_model(kind="random_forest", parameters={"n_estimators": 3}).spec
@@ -370,17 +379,20 @@ async def test_a_fit_that_does_not_end_is_ended(tmp_path: Path, nursery: Nursery
 async def test_a_run_that_needs_more_memory_than_it_may_is_ended_with_the_limit(
     tmp_path: Path, nursery: Nursery
 ) -> None:
-    wide = pa.table({f"f{at}": np.zeros(4_000) for at in range(2_000)})
-    rows = a_training_set(tmp_path, 4_000)
-    with pa.ipc.open_stream(rows.path) as reader:
-        table = reader.read_all().drop_columns([f"f{at}" for at in range(4)])
-    for name in wide.column_names:
-        table = table.append_column(name, wide[name])
-    with pa.OSFile(str(rows.path), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+    count, wide = 12_000, tmp_path / "rows.arrow"
+    nothing = np.zeros(count)
+    columns: dict[str, Any] = {
+        "key": [""] * count,
+        "event_time_ms": np.arange(count) * MINUTE,
+        "label": nothing,
+    }
+    table = pa.table(columns | {f"f{at}": nothing for at in range(2_000)})
+    with pa.OSFile(str(wide), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
+    rows = TrainingSet(wide, (("events/trips", 1),), "digest", count)
 
-    with pytest.raises(RunFailed, match=r"memory_mb.* 256"):
-        await ChildProcess(nursery).fit(a_recipe(a_model(memory_mb=256)), rows, tmp_path, untold)
+    with pytest.raises(RunFailed, match=r"memory_mb.* 512"):
+        await ChildProcess(nursery).fit(a_recipe(a_model(memory_mb=512)), rows, tmp_path, untold)
 
 
 async def test_a_child_that_dies_is_told_with_its_log(tmp_path: Path, nursery: Nursery) -> None:

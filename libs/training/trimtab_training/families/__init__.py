@@ -61,8 +61,8 @@ HOMES: Final[Mapping[str, str]] = {
     "neural_network": "neural",
     "own": "own",
 }
-_EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "torch": "torch"}
-"""What installs a module that a trainer does without."""
+NEEDS: Final[Mapping[str, str]] = {"lightgbm": "lightgbm", "xgboost": "xgboost", "neural_network": "torch"}
+"""What a family is made of, where a trainer can be without it; the extra that installs it has the same name."""
 
 
 def of(spec: ModelSpec) -> Fit:
@@ -76,11 +76,11 @@ def of(spec: ModelSpec) -> Fit:
     try:
         fit: Fit = import_module(f"{__name__}.{HOMES[kind]}").fit
     except ModuleNotFoundError as error:
-        if (extra := _EXTRAS.get(error.name or "")) is None:
+        if error.name is None or error.name != NEEDS.get(kind):
             raise
         raise RunFailed(
             f"trainer.kind {kind!r} needs {error.name}, which this trainer lacks: "
-            f"pip install 'trimtab-trainer[{extra}]' where it runs, or choose another kind"
+            f"pip install 'trimtab-trainer[{error.name}]' where it runs, or choose another kind"
         ) from error
     except OSError as error:
         raise RunFailed(
