@@ -15,14 +15,16 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from load import alone, ask, pin, ratios, stopped, summary
+from numpy.typing import NDArray
 from serving_client import write_bodies
-from serving_faults import Deployments, logged, outage, swap
+from serving_faults import logged, outage, swap
 from serving_project import apply, infer_bodies, predict_bodies, project, retold, train
 from serving_servers import GRPC_LOAD, THREADS, Server, compare, running, versions
 from serving_session import session
@@ -58,17 +60,16 @@ SAID = {
     "loop": "ONNX Runtime in a loop, no server",
 }
 Seen = Mapping[str, float]
+Sample = tuple[list[bytes], NDArray[np.float32]]
 Rounds = dict[str, dict[int, list[dict[str, float]]]]
 
 
-def take_turns(
-    servers: Mapping[str, Server], directory: Path, model: Path, rounds: int, cores: tuple[int, int]
-) -> Rounds:
+def take_turns(servers: Mapping[str, Server], directory: Path, rounds: int, cores: tuple[int, int]) -> Rounds:
     """Return what each round gave, of each row of the table and each number of calls at once."""
     server_core, client_core = cores
     found: Rounds = {name: {at_once: [] for at_once in CONCURRENCIES} for name in ASKED}
     found["loop"] = {1: []}
-    loop = [sys.executable, str(HERE / "serving_loop.py"), str(model), str(SECONDS_LOOP)]
+    loop = [sys.executable, str(HERE / "serving_loop.py"), str(directory / "model.onnx"), str(SECONDS_LOOP)]
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}: all servers in turns")
         for at_once in CONCURRENCIES:
@@ -96,18 +97,17 @@ def client(
     return [str(GRPC_LOAD), *arguments, str(seconds), str(at_once), str(CHANNELS)]
 
 
-def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Start everything, and return the claims and the details."""
-    rng = np.random.default_rng(0)
-    server_core, *_, client_core = sorted(os.sched_getaffinity(0))
+def prepare(directory: Path, rng: np.random.Generator, files: int) -> tuple[list[VersionRef], Sample]:
+    """Write the model, so many versions of it, and the requests of each door.
+
+    Returns the versions, and some requests with the answers that they must get.
+    """
     _, features = project()
-    swaps = max(1, settings["SWAPS"] // SWAP_ROUNDS)
-    content = train(rng, 0)
-    model = directory / "model.onnx"
-    model.write_bytes(content)
+    content = train(rng)
+    (directory / "model.onnx").write_bytes(content)
     refs = [
         VersionRef(number=number, model=artifacts.put(directory, retold(content, number)), features=features)
-        for number in range(1, (swaps + 1) * SWAP_ROUNDS + 3)
+        for number in range(1, files + 1)
     ]
     rows = rng.normal(size=(500, 20)).astype(np.float32)
     bare = infer_bodies(rows, keyed=False)
@@ -115,7 +115,15 @@ def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str
     write_bodies(directory / "bare", bare)
     write_bodies(directory / "entity", predict_bodies(rng))
     ready, output = session(content)
+    return refs, (bare[:50], ready.run([output], {"features": rows[:50]})[0].ravel())
 
+
+def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Start everything, and return the claims and the details."""
+    rng = np.random.default_rng(0)
+    server_core, *_, client_core = sorted(os.sched_getaffinity(0))
+    swaps = max(1, settings["SWAPS"] // SWAP_ROUNDS)
+    refs, sample = prepare(directory, rng, (swaps + 1) * SWAP_ROUNDS + 2)
     tell("the servers start")
     pin(os.getpid(), client_core)  # and with us the broker
     kafka = Kafka(directory / "kafka", ports.choose())
@@ -126,21 +134,20 @@ def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str
     }
     try:
         kafka.start()
-        asyncio.run(apply(kafka.servers, rng, refs))
-        with running(directory, model, environ, server_core) as servers:
-            compare(servers, bare[:50], ready.run([output], {"features": rows[:50]})[0].ravel())
+        asyncio.run(apply(kafka.servers, rng, refs[0]))
+        with running(directory, directory / "model.onnx", environ, server_core) as servers:
+            compare(servers, *sample)
             made = versions(servers) | {"onnxruntime": onnxruntime.__version__, "kafka": kafka.version}
-            cores = (server_core, client_core)
-            rounds = take_turns(servers, directory, model, settings["ROUNDS"], cores)
+            rounds = take_turns(servers, directory, settings["ROUNDS"], (server_core, client_core))
             asking = client(servers, "trimtab", directory, 0)
             with stopped([server.process for name, server in servers.items() if name != "trimtab"]):
                 tell(f"{swaps * SWAP_ROUNDS} hot swaps")
-                swapped = swap_rounds(kafka.servers, refs, swaps, asking, client_core)
+                swapped = asyncio.run(swap(kafka.servers, refs, swaps, SWAP_ROUNDS, asking, client_core))
                 tell(f"the broker is killed for {settings['OUTAGE_S']} s")
                 broken = outage(kafka, settings["OUTAGE_S"], asking, client_core)
-                asked = [*flat(rounds, "trimtab", "trimtab_entity"), *sum(swapped, ()), broken]
-                answers = sum(int(each["requests"] - each["failures"]) for each in asked)
                 tell("the prediction log is counted")
+                asked = [*flat(rounds, "trimtab", "trimtab_entity"), *chain(*swapped), broken]
+                answers = sum(int(seen["requests"] - seen["failures"]) for seen in asked)
                 in_log, twice = asyncio.run(logged(kafka.servers, answers))
     finally:
         kafka.kill()
@@ -155,15 +162,6 @@ def measure(directory: Path, settings: Mapping[str, int]) -> tuple[list[dict[str
         },
     }
     return claims(rounds, swapped, broken, answers - in_log), details
-
-
-def swap_rounds(
-    servers: str, refs: Sequence[VersionRef], swaps: int, asking: Sequence[str], core: int
-) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Return what a caller saw in quiet and of so many swaps, some times in turn."""
-    deployments = Deployments(servers, generation=1)
-    begins = range(0, SWAP_ROUNDS * (swaps + 1), swaps + 1)
-    return [swap(deployments, refs[begin : begin + swaps + 3], asking, core) for begin in begins]
 
 
 def flat(rounds: Rounds, *names: str) -> list[dict[str, float]]:

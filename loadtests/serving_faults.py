@@ -11,9 +11,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from load import under_load
-from serving_project import publish
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
+from trimtab_runtime import bus, records
 from trimtab_serving import testing
 from trimtab_stack.kafka import Kafka
 
@@ -45,67 +45,65 @@ async def reading(servers: str, topic: topics.Topic[Any], *, from_start: bool) -
 class Deployments:
     """Says what is wanted, as the registry would, and waits until it is so."""
 
-    def __init__(self, servers: str, generation: int) -> None:
+    def __init__(self, statuses: Any, producer: Any, generation: int) -> None:
         """`generation` is the newest that was published."""
-        self._servers = servers
+        self._statuses = statuses
+        self._producer = producer
         self._generation = generation
 
-    async def put(self, *versions: tuple[VersionRef, VersionRef, VersionRef]) -> None:
-        """Make each of `versions`, a champion, its challenger and the one before it, wanted in turn; wait for each.
-
-        The challenger is on trial as a shadow and as a canary of half the traffic in turn.
+    async def put(self, champion: VersionRef, challenger: VersionRef, previous: VersionRef) -> None:
+        """Make versions the wanted ones, and wait until all are warm; the challenger is a shadow and a canary in turn.
 
         Raises:
-            TimeoutError: one is not warm in time.
+            TimeoutError: they are not in time.
         """
-        async with reading(self._servers, topics.SERVING_STATUS, from_start=False) as consumer:
-            for champion, challenger, previous in versions:
-                self._generation += 1
-                strategy = ("shadow", "canary")[self._generation % 2]
-                rollout = Rollout(id=f"r{self._generation}", strategy=strategy, share=50)
-                wanted = testing.deployment(
-                    "model",
-                    self._generation,
-                    champion,
-                    challenger=challenger,
-                    previous=previous,
-                    rollout=rollout,
-                )
-                await publish(self._servers, [wanted])
-                async with asyncio.timeout(PATIENCE_S):
-                    while not await self._warm(consumer, champion.number):
-                        pass
+        self._generation += 1
+        strategy = ("shadow", "canary")[self._generation % 2]
+        rollout = Rollout(id=f"r{self._generation}", strategy=strategy, share=50)
+        wanted = testing.deployment(
+            "model", self._generation, champion, challenger=challenger, previous=previous, rollout=rollout
+        )
+        await records.send_all(self._producer, [wanted])
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._warm(champion.number):
+                pass
 
-    async def _warm(self, consumer: Any, champion: int) -> bool:
+    async def _warm(self, champion: int) -> bool:
         warm = False
-        for batch in (await consumer.getmany(timeout_ms=200)).values():
+        for batch in (await self._statuses.getmany(timeout_ms=200)).values():
             for status in (topics.SERVING_STATUS.decode(record.value) for record in batch):
                 if status.generation == self._generation and status.champion_version == champion:
                     warm = all(version.warm for version in status.versions)
         return warm
 
 
-def swap(
-    deployments: Deployments, versions: Sequence[VersionRef], client: Sequence[str], core: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Promote the third of `versions` and each after it but the last, under load, with the next one on trial.
+async def swap(
+    servers: str, versions: Sequence[VersionRef], swaps: int, rounds: int, client: Sequence[str], core: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return what a caller saw in quiet, with a version on trial, and of so many swaps, some times in turn.
 
-    Returns what a caller saw in quiet, with a version on trial as well, and what it saw of the swaps, with how many
-    there were and the seconds that they took.
+    A swap promotes the version on trial and puts the next of `versions` on trial. What was seen of them holds how many
+    they were and the seconds that they took.
     """
-    wanted = [
-        (champion, challenger, previous)
-        for previous, champion, challenger in zip(versions, versions[1:], versions[2:], strict=False)
-    ]
-    asyncio.run(deployments.put(wanted[0]))
-    with under_load(client, core) as quiet:
-        time.sleep(QUIET_S)
-    with under_load(client, core) as swapping:
-        time.sleep(WARM_UP_S)
-        begun = time.monotonic()
-        asyncio.run(deployments.put(*wanted[1:]))
-        taken = time.monotonic() - begun
-    return quiet, {**swapping, "swaps": len(wanted) - 1, "seconds": taken}
+    wanted = iter(zip(versions[1:], versions[2:], versions, strict=False))
+    found = []
+    async with (
+        reading(servers, topics.SERVING_STATUS, from_start=False) as statuses,
+        bus.open_producer(servers) as producer,
+    ):
+        deployments = Deployments(statuses, producer, generation=1)
+        for _ in range(rounds):
+            await deployments.put(*next(wanted))
+            with under_load(client, core) as quiet:
+                await asyncio.sleep(QUIET_S)
+            with under_load(client, core) as swapping:
+                await asyncio.sleep(WARM_UP_S)
+                begun = time.monotonic()
+                for _ in range(swaps):
+                    await deployments.put(*next(wanted))
+                taken = time.monotonic() - begun
+            found.append((quiet, {**swapping, "swaps": swaps, "seconds": taken}))
+    return found
 
 
 def outage(kafka: Kafka, seconds: float, client: Sequence[str], core: int) -> dict[str, float]:

@@ -59,12 +59,12 @@ def project() -> tuple[list[specs.Source | specs.FeatureView | specs.Model], tup
     return made, (*features[:-1], *(f"zones.{column}" for column in columns))
 
 
-def train(rng: np.random.Generator, seed: int) -> bytes:
+def train(rng: np.random.Generator) -> bytes:
     """Return a model of 100 boosted trees over 20 features, as ONNX."""
     features = rng.normal(size=(20_000, 20)).astype(np.float32)
     label = 3 * features[:, 0] + features[:, 1] * features[:, 2] + rng.normal(size=20_000)
     with threadpool_limits(1):  # on a busy machine several would wait for one another
-        fitted = HistGradientBoostingRegressor(max_iter=100, random_state=seed).fit(features, label)
+        fitted = HistGradientBoostingRegressor(max_iter=100, random_state=0).fit(features, label)
     graph = to_onnx(fitted, features[:1], target_opset=18)
     taken = graph.graph.input[0].name
     for node in graph.graph.node:
@@ -116,21 +116,15 @@ def online_features(
     return testing.features(view.name, fold, MIDNIGHT + DAY, source.spec.partitions)
 
 
-async def publish(servers: str, found: list[Outgoing]) -> None:
-    producer = await bus.start_producer(servers)
-    try:
-        await records.send_all(producer, found)
-    finally:
-        await producer.stop()
-
-
-async def apply(servers: str, rng: np.random.Generator, refs: list[VersionRef]) -> None:
-    """Write what the registry and the feature store would: specs, features, and version 1 as the champion."""
+async def apply(servers: str, rng: np.random.Generator, champion: VersionRef) -> None:
+    """Write what the registry and the feature store would: specs, features, and the champion."""
     resources, _ = project()
     _, told, view, _ = resources
     assert isinstance(view, specs.FeatureView)
     assert isinstance(told, specs.Source)
     family = topics.FEATURES.named(view.name, partitions=told.spec.partitions)
     await admin.ensure_topics(servers, [*topics.STATIC, family])
-    wanted = testing.deployment("model", 1, refs[0])
-    await publish(servers, [*map(testing.spec, resources), *online_features(rng, view, told), wanted])
+    wanted = testing.deployment("model", 1, champion)
+    async with bus.open_producer(servers) as producer:
+        found = [*map(testing.spec, resources), *online_features(rng, view, told), wanted]
+        await records.send_all(producer, found)

@@ -7,6 +7,7 @@ where the load generator lies too. None is asked for a figure before it has give
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -156,21 +157,35 @@ def running(
 
 
 def wait(name: str, server: Server, log: Path) -> None:
-    """Wait until a server answers, and, where it knows models, until the model is ready."""
+    """Wait until a server listens, and, where it knows models, until the model is ready.
+
+    Raises:
+        SystemExit: it is not in time; what it printed is told.
+    """
     until = time.monotonic() + PATIENCE_S
-    with grpc.insecure_channel(server.address, options=CHANNEL) as channel:
-        stub = pb2_grpc.GRPCInferenceServiceStub(channel)
-        while time.monotonic() < until and server.process.poll() is None:
-            try:
-                if name in ("echo", "plain"):
-                    grpc.channel_ready_future(channel).result(timeout=1)
-                    return
-                if stub.ModelReady(pb2.ModelReadyRequest(name="model"), timeout=1).ready:
-                    return
-            except (grpc.RpcError, grpc.FutureTimeoutError):
-                pass
-            time.sleep(0.1)
+    while time.monotonic() < until and server.process.poll() is None:
+        if listens(server) and (name in ("echo", "plain") or is_ready(server)):
+            return
+        time.sleep(0.1)
     sys.exit(f"{name} did not start; the end of what it printed:\n{log.read_text()[-3000:]}")
+
+
+def listens(server: Server) -> bool:
+    host, port = server.address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def is_ready(server: Server) -> bool:
+    with grpc.insecure_channel(server.address, options=CHANNEL) as channel:
+        try:
+            asked = pb2.ModelReadyRequest(name="model")
+            return bool(pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(asked, timeout=5).ready)
+        except grpc.RpcError:
+            return False
 
 
 def compare(servers: Mapping[str, Server], bodies: list[bytes], expected: NDArray[np.float32]) -> None:
