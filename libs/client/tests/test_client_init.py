@@ -74,6 +74,26 @@ def churn(folder: Path, rng: Rng) -> Path:
     return path
 
 
+def reviews(folder: Path, rng: Rng, verdicts: Sequence[str] = ("poor", "fair", "good")) -> Path:
+    """Reviews whose words say how good a thing was, with a category, a text that is always the same, and tokens."""
+    words = {0: "never again awful and late", 1: "it was as one expects", 2: "lovely and quick thank you"}
+    at, rows = datetime(2024, 1, 1), []
+    for number in range(600):
+        kind = rng.choice([0, 0, 0, 1, 2] if len(verdicts) == 2 else [0, 1, 2, 2])
+        at += timedelta(hours=1)
+        said = [*words[kind].split(), rng.choice(["box", "man", "shop"]), f"n{number}"]
+        rng.shuffle(said)
+        rows.append(
+            {
+                "order_id": f"o{number}", "at": f"{at:%Y-%m-%dT%H:%M:%SZ}", "city": rng.choice(["ulm", "bonn", "No"]),
+                "comment": " ".join(said) if number % 50 else None, "token": f"{rng.getrandbits(64):x}", "channel": "web",
+                "price": round(rng.uniform(1, 90), 2), "verdict": verdicts[min(kind, len(verdicts) - 1)],
+            }
+        )  # fmt: skip
+    (path := folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 def planned(path: Path, **wishes: str) -> scaffold.Plan:
     file = File(str(path))
     rows = [row.fields for row in file.rows() if row.fields]
@@ -124,6 +144,51 @@ def test_a_project_is_applied_as_written_and_takes_all_rows_but_those_it_names(
     assert judged["refused"] == (3 if refused else 0)
 
 
+def test_a_label_of_a_few_texts_makes_a_model_of_classes_and_texts_are_features(tmp_path: Path) -> None:
+    plan = planned(reviews(tmp_path, Rng(1)), label="verdict")
+
+    model = resources(plan)["Model"]
+
+    assert (model.task, model.label.classes) == ("multiclass", ("fair", "good", "poor"))
+    assert {"request.price", "request.city", "text(request.comment)"} <= set(model.features)
+    assert not {"request.token", "request.channel", "request.order_id"} & set(model.features)
+    text = scaffold.files(plan, file="f", sampled=1)["model.yaml"]
+    for said in (
+        "# - request.token  # left out: 600 texts over 600 rows name things rather than kinds",
+        "# - request.channel  # left out: it is the same in every row",
+        "- text(request.comment)  # words, of which each counts by itself",
+        "task: multiclass  # it is one of 3 texts",
+        "judge: log_loss, within",
+    ):
+        assert said in text, said
+
+
+def test_of_two_texts_the_rarer_is_taken_for_the_positive_class(tmp_path: Path) -> None:
+    plan = planned(reviews(tmp_path, Rng(1), ("yes, again", "No")), label="verdict")
+
+    model = resources(plan)["Model"]
+
+    assert plan.label.type == "string"
+    assert (model.task, model.label.classes) == ("binary", ("yes, again", "No"))
+    assert (
+        "the rarer here; turn them round if it is not"
+        in scaffold.files(plan, file="f", sampled=1)["model.yaml"]
+    )
+
+
+def test_a_table_of_nothing_but_texts_has_its_label_among_them_and_its_key_is_no_text_of_words() -> None:
+    rows = [
+        {"text": f"this is note {n} of many", "ref": f"r{n}", "at": f"2024-01-{n % 28 + 1:02}", "outcome": "won" if n % 3 else "lost"}
+        for n in range(60)
+    ]  # fmt: skip
+    plan = scaffold.plan(infer.columns(rows), scaffold.Wishes("mine"))
+
+    assert (plan.key and plan.key.field, plan.label.field, plan.why["label"]) == (
+        "ref", "outcome", "a guess: it is called like a label",
+    )  # fmt: skip
+    assert resources(plan)["Model"].label.classes == ("won", "lost")
+
+
 def test_what_is_a_guess_or_looks_odd_is_said_beside_it(tmp_path: Path) -> None:
     trips = scaffold.files(planned(taxi(tmp_path, Rng(1))), file="f.csv", sampled=1)
     sensor = scaffold.files(planned(air(tmp_path, Rng(1))), file="f.csv", sampled=1)
@@ -140,7 +205,8 @@ def test_what_is_a_guess_or_looks_odd_is_said_beside_it(tmp_path: Path) -> None:
         (sensor["source.yaml"], '-200 stands in'),
         (sensor["source.yaml"], "nmhc_gt: {type: integer, nullable: true, min: 0, max: 1000}"),
         (customers["source.yaml"], 'enum: ["Month-to-month", "One year", "true"]}  # all that was seen: any other is refused'),
-        (customers["model.yaml"], "texts are no features by themselves: a view can have one as its entity (Contract)"),
+        (customers["model.yaml"], "- request.Contract  # a category of 3 values"),
+        (trips["model.yaml"], "task: regression  # it is a number with"),
         (customers["model.yaml"], "Predicts Churn: a guess: it is called like a label"),
     ):  # fmt: skip
         assert said in text
@@ -152,7 +218,10 @@ def test_a_person_who_knows_better_is_heard_or_told_why_not(tmp_path: Path) -> N
 
     assert (plan.label.field, resources(plan)["Model"].task) == ("TotalCharges", "regression")
     for wishes, said in (
-        ({"label": "Contract"}, "--label 'Contract' holds a string such as"),
+        (
+            {"label": "customerID"},
+            r"--label 'customerID' holds a string such as '00000-\d' and has 600 values, and a label is a number",
+        ),
         ({"label": "nosuch"}, "--label 'nosuch' is no column of the file: name one of customerID, signup"),
         ({"time": "Churn"}, "--time 'Churn' holds no times that are understood, but a boolean"),
         ({"key": "signup"}, "--key 'signup' holds times, and an instant is written in many ways"),

@@ -42,6 +42,11 @@ _FAR = 20.0
 _FAULTS = 0.005
 """unless more than such a share of all is so far away."""
 _LOOKED_AT = 2_000
+_SENTENCE = 3
+"""So many words a text has at the least, in half of the rows, of which each counts by itself."""
+_A_KIND = 20
+"""So many rows each value of a category has, on average."""
+MOST_KINDS = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +85,21 @@ class Column:
     def unique(self) -> bool:
         """Whether every row has a value of its own."""
         return self.nulls == 0 and self.distinct == self.rows
+
+    @property
+    def wordy(self) -> bool:
+        """Whether it is of texts of several words, of few of which it says the same twice."""
+        if self.type != "string" or self.is_category:
+            return False
+        there = [len(value.split()) for value in self.values if isinstance(value, str)]
+        return len(there) > 0 and float(np.median(there)) >= _SENTENCE
+
+    @property
+    def is_category(self) -> bool:
+        """Whether it is of a few texts that each mean something."""
+        return self.type == "string" and 2 <= self.distinct <= min(
+            MOST_KINDS, max(2, (self.rows - self.nulls) / _A_KIND)
+        )
 
 
 def columns(rows: Sequence[Mapping[str, Any]], *, decimal_comma: bool = False) -> list[Column]:

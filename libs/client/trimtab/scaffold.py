@@ -7,6 +7,7 @@ comment, for the person who knows the data to correct.
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,10 @@ _ENTITY = re.compile(
 )
 _ROW_ID = "row_id"
 _NUMERIC = ("integer", "number")
+_MOST_CLASSES = 50
+_A_CLASS = 5
+"""So many rows each class of a label has at the least, on average."""
+_LONGEST_CLASS = 200
 _TELLS = 0.98
 """A feature whose correlation with the label is higher may be the label itself in other words."""
 _HOPS = ((3 * _DAY, 10 * _MINUTE, (6, 36)), (30 * _DAY, _HOUR, (6, 24)), (730 * _DAY, 12 * _HOUR, (14, 56)))
@@ -90,6 +95,42 @@ class Plan:
     def features(self) -> list[tuple[Column, str]]:
         """Return the inputs, each with a warning if it nearly says the label."""
         return [(each, _tells(each, self.label)) for each in self._inputs()]
+
+    def texts(self) -> list[Column]:
+        """Return the columns of texts that can be features, categories first."""
+        rest = [each for each in self.columns if each not in (self.time, self.key, self.label)]
+        return [
+            *(each for each in rest if each.is_category),
+            *(each for each in rest if each.wordy and each.distinct > 1),
+        ]
+
+    def left_out(self) -> list[tuple[Column, str]]:
+        """Return the columns that are no features, and why."""
+        used = [self.time, self.key, self.label, *self._inputs(), *self.texts()]
+        found = []
+        for column in self.columns:
+            if column in used or column.type == "timestamp":
+                continue
+            if column.distinct < 2:
+                found.append((column, "it is the same in every row" if column.distinct else "it is empty"))
+            elif column.type == "string":
+                found.append(
+                    (
+                        column,
+                        f"{column.distinct:,} texts over {column.rows:,} rows name things rather than kinds",
+                    )
+                )
+            else:
+                found.append((column, "its numbers seem to be names"))
+        return found
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The values of a label that is a text; the rarest last, which of two is the positive one."""
+        if self.label.type != "string":
+            return ()
+        counts = Counter(value for value in self.label.values if value is not None)
+        return tuple(sorted(counts)) if len(counts) > 2 else tuple(name for name, _ in counts.most_common())
 
 
 def plan(columns: Sequence[Column], wishes: Wishes) -> Plan:
@@ -154,7 +195,7 @@ def _key(columns: Sequence[Column], wish: str, why: dict[str, str]) -> Column | 
     if named := [each for each in alone if _KEY.search(each.name)]:
         why["key"] = "no two rows have the same, and it is called like one"
         return named[0]
-    if texts := [each for each in alone if each.type == "string"]:
+    if texts := [each for each in alone if each.type == "string" and not each.wordy]:
         why["key"] = "no two rows have the same"
         return texts[0]
     why["key"] = "no column tells the rows apart: `--row-id` gives each an id on the way in"
@@ -164,10 +205,11 @@ def _key(columns: Sequence[Column], wish: str, why: dict[str, str]) -> Column | 
 def _label(columns: Sequence[Column], taken: Sequence[Column], wish: str, why: dict[str, str]) -> Column:
     if wish:
         found = _named(columns, wish, "--label")
-        if found.type not in (*_NUMERIC, "boolean"):
+        if found.type not in (*_NUMERIC, "boolean") and not _is_class(found):
+            values = f" and has {found.distinct:,} values" if found.type == "string" else ""
             raise Rejected(
-                f"--label {wish!r} holds {_shown(found)}, and a label is a number or a yes or no: write it as 0 and 1, "
-                "or name another column"
+                f"--label {wish!r} holds {_shown(found)}{values}, and a label is a number, a yes or no, or one of 2 to "
+                f"{_MOST_CLASSES} texts: name another column"
             )
         why["label"] = "as you said"
         return found
@@ -177,17 +219,21 @@ def _label(columns: Sequence[Column], taken: Sequence[Column], wish: str, why: d
         if each not in taken and each.type in (*_NUMERIC, "boolean") and each.distinct > 1
     ]
     free = [each for each in free if not _names(each)] or free
-    if not free:
+    classes = [each for each in columns if each not in taken and _is_class(each)]
+    if not free and not classes:
         raise Rejected(
-            "no column can be what is predicted, a number or a yes or no: name one with --label, or add one"
+            "no column can be what is predicted, a number, a yes or no, or one of a few texts: name one with --label, or add one"
         )
-    for pattern, said in (
-        (_LABEL, "it is called like a label"),
-        (_MEASURE, "it is called like something to predict"),
+    for pattern, said, fit in (
+        (_LABEL, "it is called like a label", [*free, *classes]),
+        (_MEASURE, "it is called like something to predict", free),
     ):
-        if called := [each for each in free if pattern.search(each.field)]:
+        if called := [each for each in fit if pattern.search(each.field)]:
             why["label"] = f"a guess: {said}"
             return called[0]
+    if not free:
+        why["label"] = "a guess: the last column of a few texts"
+        return classes[-1]
     binary = [each for each in free if _is_binary(each)]
     why["label"] = "a guess: the last yes or no" if binary else "a guess: the last number"
     return (binary or free)[-1]
@@ -211,6 +257,16 @@ def _entity(columns: Sequence[Column], taken: Sequence[Column | None], why: dict
         f"; others: {others}" if others else ""
     )
     return best
+
+
+def _is_class(column: Column) -> bool:
+    """Whether a column of texts is of a few that can be the classes of a label."""
+    most = min(_MOST_CLASSES, (column.rows - column.nulls) / _A_CLASS)
+    return (
+        column.type == "string"
+        and 2 <= column.distinct <= most
+        and max(len(value) for value in column.values if value is not None) <= _LONGEST_CLASS
+    )
 
 
 def _is_binary(column: Column) -> bool:
@@ -379,35 +435,53 @@ def _rhythm(plan: Plan) -> tuple[int, list[int]]:
 
 def _model(plan: Plan) -> Iterator[str]:
     label, rows = plan.label, len(_times(plan.time))
-    binary = _is_binary(label)
-    metric = "log_loss" if binary else "mae"
+    classes = plan.classes
+    binary = _is_binary(label) or len(classes) == 2
+    metric = "log_loss" if binary or classes else "mae"
     yield f"# Predicts {label.field}: {plan.why['label']}. Another column: trimtab init --label COLUMN."
     yield from ("apiVersion: trimtab/v1", "kind: Model", f"metadata: {{name: {model_name(plan)}}}", "spec:")
-    yield f"  task: {'binary' if binary else 'regression'}  # {'it has two values' if binary else f'it is a number with {label.distinct:,} values'}"
+    yield f"  task: {'binary' if binary else 'multiclass' if classes else 'regression'}  # {_task_said(label, binary=binary)}"
     yield f"  source: {plan.name}"
     yield "  features:  # only what is known when a prediction is asked for: take out what comes later"
     for column, tells in plan.features():
         line = f"- request.{column.field}"
         yield f"    # {line}  # {tells}: put it in if it is known by then" if tells else f"    {line}"
+    for column in plan.texts():
+        if column.is_category:
+            yield f"    - request.{column.field}  # a category of {column.distinct:,} values"
+        else:
+            yield f"    - text(request.{column.field})  # words, of which each counts by itself"
     clocks = ("weekday", "month") if plan.daily else ("hour", "weekday")
     yield from (f"    - {clock}({plan.time.field})" for clock in clocks)
     yield f"    - {_view_name(plan)}.*"
-    rest = [each for each in plan.columns if each not in (plan.key, plan.label)]
-    if texts := [each.field for each in rest if each.type == "string"]:
-        yield f"    # texts are no features by themselves: a view can have one as its entity ({', '.join(texts)})"
-    if names := [each.field for each in rest if _names(each)]:
-        yield f"    # numbers that seem to be names, as request.FIELD if they are not: {', '.join(names)}"
+    for column, said in plan.left_out():
+        yield f"    # - request.{column.field}  # left out: {said}"
     on = plan.key.field if plan.key else _ROW_ID
-    yield f"  label: {{source: {plan.name}, on: {_scalar(on)}, value: {_scalar(label.field)}, within: {'1d' if plan.daily else '1h'}}}"
+    named = f", classes: [{', '.join(_scalar(each) for each in classes)}]" if classes else ""
+    yield f"  label: {{source: {plan.name}, on: {_scalar(on)}, value: {_scalar(label.field)}, within: {'1d' if plan.daily else '1h'}{named}}}"
+    if len(classes) == 2:
+        yield "  # The second class is the positive one, whose probability is answered: the rarer here; turn them round if it is not."
+    elif classes:
+        yield "  # All classes that were seen, and a row of another is left out; more may be added at the end, later too."
     yield "  # The truth is in the row itself. Where it comes later, in a stream of its own, make that another source."
     window = format_duration(max(2, -(-plan.span_ms // _DAY) + 1) * _DAY)
     yield f"  trainer: {{kind: hist_gradient_boosting, window: {window}, min_rows: {max(10, min(200, rows // 4))}}}"
     yield "  gates:"
     yield f"    - {{metric: {metric}, versus: champion, better_by: 0.0, confidence: 0.95}}"
     yield f"    # - {{metric: {metric}, at_most: ...}}  # what is good enough to serve at all?"
-    cap = "" if binary else f", cap: {_cap(label):.15g}"
+    cap = "" if metric == "log_loss" else f", cap: {_cap(label):.15g}"
     yield f"  rollout: {{strategy: canary, steps: [10, 50, 100], judge: {metric}{cap}, within: 14d}}"
     yield f'  monitoring: {{window: {max(50, min(500, rows // 20))}, false_alarms: "1 per 90d"}}'
+
+
+def _task_said(label: Column, *, binary: bool) -> str:
+    if binary:
+        return "it has two values"
+    if label.type == "string":
+        return f"it is one of {label.distinct:,} texts"
+    few = label.type == "integer" and label.distinct <= _MOST_CLASSES
+    how = "; if they are classes: task: multiclass, with all of them in label.classes" if few else ""
+    return f"it is a number with {label.distinct:,} values{how}"
 
 
 def _cap(label: Column) -> float:

@@ -33,6 +33,14 @@ def test_a_sure_mistake_costs_much_but_not_everything() -> None:
     assert costs == pytest.approx([16.118, 16.118, np.log(2)], rel=1e-3)
 
 
+def test_a_probability_that_rounding_put_beyond_1_is_one_and_a_score_is_none() -> None:
+    over = float(np.nextafter(np.float32(1), np.float32(2)))
+    assert loss("log_loss", [1.0], [over]).tolist() == loss("log_loss", [1.0], [1.0]).tolist()
+    assert loss("log_loss", [1.0], [[-1e-7, over]]).tolist() == loss("log_loss", [1.0], [[0.0, 1.0]]).tolist()
+    with pytest.raises(ValueError, match=r"prediction 1\.01 in row 0 is no probability"):
+        loss("log_loss", [1.0], [1.01])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_row_that_is_no_number_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match=r"prediction .* in row 1 is not a finite number"):

@@ -23,6 +23,8 @@ LOWER_IS_BETTER: Final[dict[Metric, bool]] = {"mae": True, "rmse": True, "log_lo
 
 _SUREST = 1e-7
 """A probability is read as at least this far from 0 and 1, so that one sure mistake costs 16.1 and not infinity."""
+ROUNDING: Final = 1e-6
+"""So far beyond 0 and 1 a probability is still one: a forest's votes come to 1.0000001 in a graph of float32."""
 
 
 def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
@@ -49,7 +51,7 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
     if metric == "rmse":
         return np.asarray((truth - said) ** 2)
     _must("label", truth, (truth == 0) | (truth == 1), "is neither 0 nor 1")
-    _must("prediction", said, (said >= 0) & (said <= 1), "is no probability")
+    _must("prediction", said, are_probabilities(said), "is no probability")
     if metric == "error_rate":
         return np.asarray((said >= 0.5) != (truth == 1), dtype=np.float64)
     sure = np.clip(said, _SUREST, 1 - _SUREST)
@@ -59,6 +61,11 @@ def loss(metric: Metric, label: ArrayLike, prediction: ArrayLike) -> Floats:
 def said_class(probabilities: ArrayLike) -> Floats:
     """Return the number of the most probable class of each row of probabilities [rows, classes], the first of equals."""
     return np.asarray(np.argmax(probabilities, axis=1), np.float64)
+
+
+def are_probabilities(said: Floats) -> NDArray[np.bool_]:
+    """Return which values are probabilities, but for rounding."""
+    return np.asarray((said >= -ROUNDING) & (said <= 1 + ROUNDING))
 
 
 def answered(said: NDArray[Any]) -> NDArray[np.bool_]:
@@ -77,7 +84,7 @@ def _of_classes(metric: Metric, truth: Floats, said: Floats) -> Floats:
     _must("label", truth, (truth >= 0) & (truth == np.floor(truth)), "is no number of a class")
     for column in said.T:
         _must("prediction", column, np.isfinite(column), "is not a finite number")
-        _must("prediction", column, (column >= 0) & (column <= 1 + _SUREST), "is no probability")
+        _must("prediction", column, are_probabilities(column), "is no probability")
     if metric == "error_rate":
         return np.asarray(said_class(said) != truth, np.float64)
     known = truth < said.shape[1]

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.losses import Metric, Task, clip, loss
+from trimtab_core.losses import Metric, Task, are_probabilities, clip, loss
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import Row, Scored, Series, Watch
 
@@ -159,7 +159,7 @@ def _losses_of(
             chances[at] = np.nan if np.isnan(known).any() else 0.0
             chances[at, : len(known)] = known
     label = np.array([np.nan if value is None else value for value in labels])
-    readable = np.isfinite(label) & np.isfinite(chances).all(axis=1) & (width > 0)
+    readable = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (width > 0)
     losses = np.full(len(rows), np.nan)
     losses[readable] = clip(loss(metric, label[readable], chances[readable]), cap)
     return losses
@@ -173,7 +173,7 @@ def clipped_losses(
     prediction = np.array([np.nan if value is None else value for value in said])
     readable = np.isfinite(label) & np.isfinite(prediction)
     if metric in ("log_loss", "error_rate"):
-        readable &= ((label == 0) | (label == 1)) & (prediction >= 0) & (prediction <= 1)
+        readable &= ((label == 0) | (label == 1)) & are_probabilities(prediction)
     losses = np.full(len(label), np.nan)
     losses[readable] = clip(loss(metric, label[readable], prediction[readable]), cap)
     return losses

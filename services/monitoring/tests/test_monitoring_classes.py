@@ -84,6 +84,19 @@ def test_the_loss_of_a_row_is_that_of_the_chance_which_its_class_was_given(make_
     assert challenger == pytest.approx([np.nan, 0, np.nan, -np.log(0.5)], nan_ok=True, abs=1e-6)
 
 
+def test_chances_that_rounding_put_beyond_1_count_and_what_is_no_chance_does_not(make_model: Make) -> None:
+    over = float(np.nextafter(np.float32(1), np.float32(2)))
+    rows = [a_row(2, packed(0, 0, over)), a_row(2, packed(0, 0, 1.5)), a_row(1, packed(0, -3, 4))]
+
+    of_classes = windows.champion_losses(
+        make_model(task="multiclass", label=LABEL, rollout={"cap": 4}).spec, rows
+    )
+    of_two = windows.clipped_losses("log_loss", 4, [1.0, 1.0], [over, 1.5])
+
+    assert of_classes == pytest.approx([0, np.nan, np.nan], nan_ok=True, abs=1e-6)
+    assert of_two == pytest.approx([0, np.nan], nan_ok=True, abs=1e-6)
+
+
 def test_the_prediction_drifts_where_the_shares_of_the_classes_move(make_model: Make, reference: Any) -> None:
     settings = Settings.of(make_model(task="multiclass", label=LABEL, rollout={}), None)
     said = np.random.default_rng(0).choice([0.0, 2.0], len(reference["loss"]))

@@ -30,6 +30,7 @@ from trimtab_serving.explaining import Explanations
 from trimtab_serving.messages import Messages
 from trimtab_serving.testing import Instance
 from trimtab_stack import ports
+from trimtab_training import export, signature
 from tritonclient.grpc import InferInput
 from tritonclient.grpc import aio as triton
 from tritonclient.grpc import service_pb2 as pb2
@@ -303,6 +304,18 @@ async def test_rows_of_texts_are_scored_and_classes_with_their_chances(
     found = api.Score(ScoreRequest(model=MODEL, features=FEATURES, values=[2.0, 0.0]), None)
     assert list(found.predictions) == [2, 0]
     assert list(found.probabilities[:3]) == softmax(-2, 0, 2)
+
+
+def test_a_graph_that_a_person_brought_is_served_with_its_texts_and_its_classes() -> None:
+    of_texts = signature.adapted(by_note(), FEATURES, "regression", texts=WORDS)
+    classes = signature.adapted(testing.classifier(CHAMPION), FEATURES, "multiclass", classes=CLASSES)
+    numbers = np.array([[2.0]], np.float32)
+
+    live = versions.load("m", 1, FEATURES, export.serialised(of_texts), texts=WORDS)
+    assert live.run(numbers, np.array([["busy"]], object)).tolist() == [102]
+    live = versions.load("m", 1, FEATURES, export.serialised(classes), classes=CLASSES)
+    assert live.classes == CLASSES
+    assert live.run(numbers)[0] == softmax(-2, 0, 2)
 
 
 def test_a_graph_of_texts_whose_record_names_none_is_not_served() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import sklearn.ensemble  # noqa: F401 - threads that are not there yet when they are limited are not
 from threadpoolctl import threadpool_limits
 from trimtab_trainer.nursery import Nursery
 

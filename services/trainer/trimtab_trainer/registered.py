@@ -57,14 +57,7 @@ class Graph:
             )
         if not (finite := np.isfinite(said.reshape(len(said), -1)).all(axis=1)).all():
             raise RunFailed(self._blank(features, said, finite))
-        if self.classes:
-            return own.probable(said, "the model")
-        if self.task == "binary" and ((said < 0) | (said > 1)).any():
-            worst = said[np.argmax(np.abs(said - 0.5))]
-            raise RunFailed(
-                f"the model gives {worst:.4g}, and the task is binary: export the probability of the positive class"
-            )
-        return said
+        return own.probable(said, "the model") if self.task != "regression" else said
 
     def to_onnx(self) -> Any:
         """Return the graph."""

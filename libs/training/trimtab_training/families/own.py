@@ -179,7 +179,8 @@ class Remote:
             raise RunFailed(
                 f"the trainer's predict gave no number for {bad} of {rows} rows: features may be NaN, so allow for it"
             )
-        return probable(said, "the trainer's predict") if of_classes else said.reshape(-1)
+        said = said if of_classes else said.reshape(-1)
+        return said if self.line.task == "regression" else probable(said, "the trainer's predict")
 
     def to_onnx(self) -> Any:
         """Return the graph."""
@@ -195,18 +196,26 @@ class Remote:
 
 
 def probable(said: Floats, who: str) -> Floats:
-    """Return the probabilities [rows, classes] that somebody gave, without what rounding has put beyond 0 and 1.
+    """Return the probabilities [rows], or [rows, classes], that somebody gave, without what rounding has put beyond 0 and 1.
 
     Raises:
         RunFailed: they are none.
     """
-    off = np.maximum(np.abs(said.sum(axis=1) - 1), np.abs(said - np.clip(said, 0, 1)).max(axis=1))
+    within = np.clip(said, 0, 1)
+    if said.ndim == 1:
+        if (np.abs(said - within) > _ROUNDING).any():
+            worst = said[np.argmax(np.abs(said - 0.5))]
+            raise RunFailed(
+                f"{who} gives {worst:.4g}, and the task is binary: export the probability of the positive class"
+            )
+        return within
+    off = np.maximum(np.abs(said.sum(axis=1) - 1), np.abs(said - within).max(axis=1))
     if off.max() > _ROUNDING:
         row = ", ".join(f"{each:.4g}" for each in said[off.argmax()])
         raise RunFailed(
             f"{who} gives {row} for the classes of a row: give probabilities, which sum to 1 (a softmax)"
         )
-    return np.clip(said, 0, 1)
+    return within
 
 
 def _whole(value: Any) -> Any:
