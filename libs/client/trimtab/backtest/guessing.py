@@ -173,14 +173,17 @@ def _classes(label: Column, task: str) -> tuple[str, ...]:
 def _loosened(
     resource: Resource, plan: scaffold.Plan, label: Column, classes: Sequence[str], task: str
 ) -> Resource:
-    """Return what a scaffold has written as a backtest of it needs it."""
+    """Return what a scaffold has written as a backtest of it needs it.
+
+    Views are left out, and the month: over a history that is not many years long they always drift.
+    """
     document = specs.to_document(resource)
     spec = document["spec"]
     if resource.kind == "Source":
-        kept = (spec["key"], spec["event_time"])
+        needed = (spec["key"], spec["event_time"])
         for name, held in spec["fields"].items():
             loose = {key: value for key, value in held.items() if key not in _BOUNDS}
-            spec["fields"][name] = loose if name in kept else loose | {"nullable": True}
+            spec["fields"][name] = loose if name in needed else loose | {"nullable": True}
         if label.type == "string":
             spec["fields"][label.field] = {"type": "string", "nullable": True}
     elif resource.kind == "Model":
@@ -191,7 +194,14 @@ def _loosened(
             and each not in (plan.key, plan.label)
             and 2 <= each.distinct <= _MOST_CATEGORIES
         ]
-        spec["features"] = [*spec["features"], *(f"request.{name}" for name in words if name != label.field)]
+        kept = [name for name in spec["features"] if name.startswith(("request.", "hour(", "weekday("))]
+        if plan.time.field == _ROW_TIME:  # it tells nothing of clocks
+            kept = [name for name in kept if name.startswith("request.")]
+        spec["features"] = [*kept, *(f"request.{name}" for name in words if name != label.field)]
+        if not spec["features"]:
+            raise Rejected(
+                f"beside --label {label.name!r} no column can be a feature: name a file that has more"
+            )
         if classes or task in ("binary", "multiclass"):
             of: Task = "multiclass" if len(classes) > 2 else "binary"
             spec["task"] = of

@@ -252,7 +252,7 @@ class Living:
 
     def _judge(self, window: Window) -> list[Alarm]:
         """Judge a full window: return the alarms that it raises, and let the policy look again at episodes that go on."""
-        calibration = self._versions[window.version].calibration
+        calibration = self._versions[window.version].calibration(self._spec, self._bench.settings)
         if calibration is None:
             return []
         judged = detection.judge(

@@ -5,15 +5,33 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
-from trimtab_core.specs import ModelTest, Resource
+from trimtab_core.specs import Model, ModelTest, Resource
 from trimtab_runtime.errors import Rejected
 
-from trimtab.backtest import guessing, history, strategies
-from trimtab.backtest.history import Events, Project
+from trimtab.backtest import guessing, history, strategies, telling
+from trimtab.backtest.history import Events, History, Project
 from trimtab.backtest.strategies import Backtest, Wishes
+from trimtab.backtest.workbench import Shelf
 from trimtab.files import File
 
 _NOTHING_ASKED: Final = Wishes()
+BESIDE: Final = ("never", "on_drift")
+"""What is lived of the spec that is applied, to be beside the planned one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A planned spec on history, and the applied one."""
+
+    planned: Backtest
+    applied: Backtest | None = None
+    fault: str = ""
+    """Why the applied one could not be lived, if one is there."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as `plan --json` prints it."""
+        applied = None if self.applied is None else telling.document(self.applied)
+        return {"planned": telling.document(self.planned), "applied": applied, "fault": self.fault}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +94,46 @@ def guessed(
     model, step_ms = guessing.settled(project.model, rows.at_ms)
     project = replace(project, model=model)
     asked = replace(_NOTHING_ASKED, step_ms=step_ms) if wishes is None else wishes
-    return live(project, [], {name: rows}, asked, watching)
+    return replace(live(project, [], {name: rows}, asked, watching), in_order=found.in_order)
+
+
+def compared(
+    planned: Sequence[Resource],
+    applied: Sequence[Resource],
+    files: Sequence[str],
+    wishes: Wishes,
+    *,
+    model: str,
+    watching: Watching = _NOBODY,
+) -> Compared:
+    """Return what a model's planned spec would have done on history, beside the one that is applied, if one is.
+
+    Raises:
+        NotFound: there is no such file.
+        Rejected: nothing can be said of the planned spec; it says why.
+    """
+    project, shelf = Project.of(planned, model), Shelf()
+    held = read(project, files, watching=watching)
+    rows = history.history(project, held)
+    found = _lived(project, planned, rows, wishes, watching, shelf)
+    if not any(isinstance(each, Model) and each.name == model for each in applied):
+        return Compared(found)
+    try:
+        other = Project.of(applied, model)
+        if not _same_history(project, other):
+            shelf, rows = Shelf(), history.history(other, read(other, files, watching=watching))
+        asked = replace(wishes, from_ms=found.from_ms, strategies=BESIDE)
+        return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
+    except Rejected as error:
+        return Compared(found, fault=str(error))
+
+
+def _same_history(left: Project, right: Project) -> bool:
+    """Whether two projects make the same rows of the same files."""
+    one, other = left.model.spec, right.model.spec
+    return (left.features, left.sources, left.views) == (right.features, right.sources, right.views) and (
+        one.source, one.label, one.groups
+    ) == (other.source, other.label, other.groups)  # fmt: skip
 
 
 def live(
@@ -91,11 +148,23 @@ def live(
     Raises:
         Rejected: nothing can be said by them; it says why.
     """
+    return _lived(project, resources, history.history(project, held), wishes, watching, Shelf())
+
+
+def _lived(
+    project: Project,
+    resources: Sequence[Resource],
+    rows: History,
+    wishes: Wishes,
+    watching: Watching,
+    shelf: Shelf,
+) -> Backtest:
     return strategies.run(
         project,
-        history.history(project, held),
+        rows,
         wishes,
         tests=[each for each in resources if isinstance(each, ModelTest)],
+        shelf=shelf,
         on_strategy=watching.on_strategy,
         on_time=watching.on_time,
         on_fit=watching.on_fit,

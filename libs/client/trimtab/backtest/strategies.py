@@ -7,10 +7,11 @@ retraining without end would buy). `on_drift` is the spec as it is written.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from trimtab_core import gating
 from trimtab_core.durations import Rate
 from trimtab_core.losses import Metric, aggregate
@@ -23,7 +24,7 @@ from trimtab_training.errors import RunFailed
 
 from trimtab.backtest.history import History, Project
 from trimtab.backtest.living import DueAt, Life, Living, Strategy
-from trimtab.backtest.workbench import Candidate, Spent, Workbench
+from trimtab.backtest.workbench import Candidate, Shelf, Spent, Workbench
 
 NAMES: Final = ("never", "scheduled", "on_drift", "always")
 ALWAYS: Final = 36
@@ -64,6 +65,12 @@ class Backtest:
     first_seconds: float
     first_rows: int
     spent: Spent
+    in_order: bool = False
+    """Whether its times stand for places in a file."""
+
+    def row(self, at_ms: int) -> int:
+        """Return the number of the newest row at a time, from 1."""
+        return int(np.searchsorted(self.history.at_ms, at_ms, side="right"))
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -81,21 +88,37 @@ def run(
     wishes: Wishes,
     *,
     tests: Sequence[ModelTest] = (),
+    shelf: Shelf | None = None,
     on_strategy: Callable[[str], object] = lambda _: None,
     on_time: Callable[[int], object] = lambda _: None,
     on_fit: Callable[[], object] = lambda: None,
 ) -> Backtest:
-    """Live history by each strategy; `on_strategy`, `on_time` and `on_fit` hear how far it is.
+    """Live history by each strategy; `shelf` has what was made of it before, and `on_strategy`, `on_time` and `on_fit` hear how far it is.
 
     Raises:
         Rejected: no first version comes of it, or no row is left to be answered.
     """
     model = project.model
-    bench = Workbench(model, project.sources[model.spec.source], history, tests=tests, on_fit=on_fit)
+    bench = Workbench(
+        model, project.sources[model.spec.source], history, tests=tests, shelf=shelf, on_fit=on_fit
+    )
     from_ms = begin(bench) if wishes.from_ms is None else wishes.from_ms
     last_ms = int(history.at_ms[-1])
     if from_ms >= last_ms:
         raise Rejected(f"history ends at {iso(last_ms)[:16]}: let it be answered from before that")
+    with threadpool_limits(1):  # as in a run of the trainer, whose bits depend on it
+        return _lived(bench, project, wishes, from_ms, on_strategy, on_time)
+
+
+def _lived(
+    bench: Workbench,
+    project: Project,
+    wishes: Wishes,
+    from_ms: int,
+    on_strategy: Callable[[str], object],
+    on_time: Callable[[int], object],
+) -> Backtest:
+    model, history = project.model, bench.history
     first = _first(bench, from_ms)
     end_ms = int(history.at_ms[int((len(history) - 1) * (1 - _OUTLIERS))])
     span_ms = max(end_ms - from_ms, 1)
@@ -146,7 +169,7 @@ def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: in
     spec = model.spec.retrain
     if name == "on_drift":
         return Strategy(name, model, PolicySpec.of(spec), watches=True)
-    told = {"on": (), "schedule": None, "new_rows": None}
+    told: dict[str, Any] = {"on": (), "schedule": None, "new_rows": None}
     if name == "scheduled":
         told |= {
             "schedule": None if spec.new_rows and not spec.schedule else schedule,

@@ -13,7 +13,7 @@ from trimtab_core.durations import format_duration
 from trimtab_core.losses import aggregate
 from trimtab_core.timestamps import iso
 
-from trimtab.backtest.living import Alarm, Life
+from trimtab.backtest.living import Alarm, Life, Retrain
 from trimtab.backtest.strategies import Backtest
 from trimtab.pages import Block, Bullets, Heading, Items, Page, Picture, Table, Text
 from trimtab.svg import COLOURS, Dots, Line, Mark, plot
@@ -37,7 +37,7 @@ def document(found: Backtest) -> dict[str, Any]:
             }
             for name, life in found.lives.items()
         },
-        "alarms": [_alarm(each, life) for life in _watched(found) for each in life.alarms],
+        "alarms": [_alarm(found, each, life) for life in _watched(found) for each in life.alarms],
     }
 
 
@@ -49,14 +49,13 @@ def rows(found: Backtest) -> list[dict[str, Any]]:
             "strategy": name,
             found.metric: f"{found.value(name):.4g}",
             "beside never": _beside(found.value(name), first) if name != "never" else "",
-            "retrains": len(life.retrains),
-            "went live": _count(life, "live"),
-            "refused": _count(life, "refused"),
-            "rolled back": _count(life, "rolled_back"),
-            "failed": _count(life, "failed"),
             "alarms": len(life.alarms) if life.strategy.watches else None,
-            "rows fitted": f"{sum(each.rows for each in life.retrains):,}",
-            "seconds of fits": f"{sum(each.seconds for each in life.retrains):.1f}",
+            "retrains": len(life.retrains),
+            "live": _count(life, "live"),
+            "refused": _count(life, "refused"),
+            "other": len(life.retrains) - _count(life, "live") - _count(life, "refused"),
+            "rows": f"{sum(each.rows for each in life.retrains):,}",
+            "seconds": f"{sum(each.seconds for each in life.retrains):.1f}",
         }
         for name, life in found.lives.items()
     ]
@@ -66,7 +65,7 @@ def alarms(found: Backtest) -> list[dict[str, Any]]:
     """Return a row for each alarm."""
     return [
         {
-            "at": each["at"][:16].replace("T", " "),
+            "at": f"row {each['row']:,}" if found.in_order else _shown(each["at"]),
             "drift": each["kind"],
             "version": each["version"],
             "drifted": ", ".join(each["drifted"]),
@@ -74,7 +73,7 @@ def alarms(found: Backtest) -> list[dict[str, Any]]:
             "what was seen": each["summary"],
         }
         for life in _watched(found)
-        for each in (_alarm(alarm, life) for alarm in life.alarms)
+        for each in (_alarm(found, alarm, life) for alarm in life.alarms)
     ]
 
 
@@ -83,11 +82,17 @@ def sentences(found: Backtest) -> list[str]:
     history, answered = found.history, int(found.answered.sum())
     last = int(history.at_ms[-1])
     told = [
-        f"{len(history):,} rows; {answered:,} of them, from {_day(found.from_ms)} to {_day(last)}, were answered and have a "
-        f"label. The first version was trained on {found.first_rows:,} rows before that, in {found.first_seconds:.1f} s.",
+        f"{len(history):,} rows; {answered:,} of them, from {_when(found, found.from_ms)} to {_when(found, last)}, were "
+        f"answered and have a label. The first version was trained on {found.first_rows:,} rows before that, in "
+        f"{found.first_seconds:.1f} s.",
         f"{found.metric} is of the answers as a rollout would have given them, each row's loss counted as at most {found.model.spec.cap:g}; "
         "lower is better.",
     ]
+    if found.in_order:
+        told.append("The file has no times, so its order stands for them, a row for a minute.")
+    told.append(
+        "`rows` and `seconds` are what retrains were fitted to and took; `other` were rolled back, failed, or had not ended."
+    )
     if "scheduled" in found.lives:
         new_rows = found.lives["scheduled"].strategy.model.spec.retrain.new_rows
         schedule = found.lives["scheduled"].strategy.model.spec.retrain.schedule
@@ -132,7 +137,10 @@ def page(found: Backtest, title: str = "") -> Page:
     ]
     for name, life in found.lives.items():
         if life.retrains:
-            blocks += [Heading(f"Retrains of `{name}`"), Table([_retrain(each) for each in life.retrains])]
+            blocks += [
+                Heading(f"Retrains of `{name}`"),
+                Table([_retrain(found, each) for each in life.retrains]),
+            ]
     text = yaml.safe_dump(specs.to_document(model)["spec"], sort_keys=False, default_flow_style=None)
     blocks += [
         Heading("The spec"),
@@ -144,7 +152,7 @@ def page(found: Backtest, title: str = "") -> Page:
 
 def report(planned: Backtest, applied: Backtest | None, fault: str = "") -> str:
     """Return a section for a plan's Markdown report: what the planned spec would have done, beside what is applied."""
-    lines = ["", "## Backtest", "", _best(planned), ""]
+    lines = ["", f"## Backtest of `{planned.model.name}`", "", _best(planned), ""]
     beside = {"planned": planned} | ({"applied": applied} if applied is not None else {})
     names = ["strategy"]
     for called in beside:
@@ -153,8 +161,12 @@ def report(planned: Backtest, applied: Backtest | None, fault: str = "") -> str:
     for name in planned.lives:
         cells = [f"`{name}`"]
         for each in beside.values():
-            life = each.lives[name]
-            cells += [f"{each.value(name):.4g}", str(len(life.retrains)), str(_count(life, "refused"))]
+            life = each.lives.get(name)
+            cells += (
+                ["", "", ""]
+                if life is None
+                else [f"{each.value(name):.4g}", str(len(life.retrains)), str(_count(life, "refused"))]
+            )
         lines.append(f"| {' | '.join(cells)} |")
     if fault:
         lines += ["", f"What is applied now could not be lived beside it: {fault}"]
@@ -198,24 +210,20 @@ def _watched(found: Backtest) -> list[Life]:
     return [life for life in found.lives.values() if life.strategy.watches]
 
 
-def _alarm(alarm: Alarm, life: Life) -> dict[str, Any]:
+def _alarm(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
     drift = alarm.drift
     named = [each.feature for each in drift.features if each.drifted]
     return {
         "at": iso(drift.at_ms),
+        "row": found.row(drift.at_ms),
         "kind": drift.kind,
         "version": drift.version,
-        "drifted": named or [found_of(drift.kind)],
+        "drifted": named or ["loss" if drift.kind == "performance" else "prediction"],
         "severity": drift.severity,
         "summary": drift.summary,
         "policy": alarm.said,
         "outcome": _outcome(alarm, life),
     }
-
-
-def found_of(kind: str) -> str:
-    """Return what drifts in a kind of drift that is of no feature."""
-    return "loss" if kind == "performance" else "prediction"
 
 
 def _outcome(alarm: Alarm, life: Life) -> str:
@@ -224,9 +232,9 @@ def _outcome(alarm: Alarm, life: Life) -> str:
     return outcomes[alarm.commands[-1]] if alarm.commands else "declined"
 
 
-def _retrain(each: Any) -> dict[str, Any]:
+def _retrain(found: Backtest, each: Retrain) -> dict[str, Any]:
     return {
-        "as of": _minute(each.as_of_ms),
+        "as of": _when(found, each.as_of_ms),
         "trigger": each.trigger,
         "version": each.version or None,
         "rows": each.rows or None,
@@ -310,9 +318,10 @@ def _lasting(milliseconds: int) -> str:
     return format_duration(max(round(milliseconds / 1_000), 1) * 1_000)
 
 
-def _day(ms: int) -> str:
-    return iso(ms)[:10]
+def _when(found: Backtest, ms: int) -> str:
+    """Return a time, or the row that stands for it."""
+    return f"row {found.row(ms):,}" if found.in_order else _shown(iso(ms))
 
 
-def _minute(ms: int) -> str:
-    return iso(ms)[:16].replace("T", " ")
+def _shown(time: str) -> str:
+    return time[:16].replace("T", " ")

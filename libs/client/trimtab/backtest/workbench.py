@@ -6,10 +6,9 @@ What two strategies order alike is fitted once: the same spec, the same rows.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from trimtab_core import baseline, gating, losses
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.behaviour import behave
 from trimtab_core.gating import Gate
-from trimtab_core.specs import LatencyGateSpec, Model, ModelTest, SizeGateSpec, Source
+from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
 from trimtab_runtime.errors import Rejected
 from trimtab_training import classes, export, fitting, making, search, timing
 from trimtab_training.errors import RunFailed
@@ -35,7 +34,7 @@ _BLOCK = 8_192
 
 @dataclass(slots=True)
 class Spent:
-    """What fits have cost."""
+    """What fits have cost: seconds of CPU, which other work on the machine disturbs least."""
 
     seconds: float = 0.0
     fits: int = 0
@@ -45,19 +44,20 @@ class Spent:
 class Candidate:
     """A version that may come to serve."""
 
-    model: Model
-    """As a search has settled it."""
     history: History
-    settings: Settings
     places: NDArray[np.int64]
     """Of the rows of history that it was trained on and judged by."""
     rows: fitting.Rows
     judged: slice
     shipped: Shipped
+    trainer: TrainerSpec
+    """As a search has settled it."""
+    fit: fitting.Fit
     spent: Spent
     seconds: float
-    """That its fits took, those of its reference aside."""
+    """Of CPU that its fits took, those of its reference aside."""
     _answers: dict[int, Floats] = field(default_factory=dict)
+    _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
 
     @property
     def trained_to_ms(self) -> int:
@@ -81,23 +81,33 @@ class Candidate:
         """Return what it says of some rows of history."""
         return self.shipped.final.predict(self.history.features[places])
 
-    @cached_property
-    def calibration(self) -> Calibration | None:
-        """What is usual for it; None where nothing can be said."""
-        began = time.perf_counter()
-        seen, unseen = making.referred(self.model.spec, self.rows, self.judged, self.shipped)
-        self.spent.seconds += time.perf_counter() - began
+    def calibration(self, spec: ModelSpec, settings: Settings) -> Calibration | None:
+        """Return what is usual for it by a spec's settings; None where nothing can be said."""
+        if settings.key not in self._calibrations:
+            self._calibrations[settings.key] = self._calibrated(spec, settings)
+        return self._calibrations[settings.key]
+
+    def _calibrated(self, spec: ModelSpec, settings: Settings) -> Calibration | None:
+        began, settled = time.process_time(), spec.model_copy(update={"trainer": self.trainer})
+        seen, unseen = making.referred(settled, self.rows, self.judged, self.shipped, self.fit)
+        self.spent.seconds += time.process_time() - began
         shown = seen.features.numbers if isinstance(seen.features, Inputs) else seen.features
         columns = {
             **{name: shown[:, at].astype(np.float64) for at, name in enumerate(self.history.names)},
             "prediction": classes.answers(unseen),
-            "loss": losses.loss(self.model.spec.judged_by, seen.label, unseen),
+            "loss": losses.loss(spec.judged_by, seen.label, unseen),
             "event_time_ms": seen.event_time_ms.astype(np.float64),
         }
         try:
-            return baseline.calibrate(columns, self.settings)
+            return baseline.calibrate(columns, settings)
         except ValueError:  # as in monitoring, such a version is not watched
             return None
+
+
+Shelf = dict[tuple[str, int, int | None], Candidate | RunFailed]
+"""What was made of one history, by recipe, as of when, and since when the world is another."""
+_UNTOLD: Final = Telling(lambda _: None)
+_quiet = _UNTOLD.heard(fitting.fit)
 
 
 class Workbench:
@@ -110,9 +120,10 @@ class Workbench:
         history: History,
         *,
         tests: Sequence[ModelTest] = (),
+        shelf: "Shelf | None" = None,
         on_fit: Callable[[], object] = lambda: None,
     ) -> None:
-        """`tests` are the behavioural ones of the project; `on_fit` hears of each fit.
+        """`tests` are the behavioural ones of the project, `shelf` has what others made of the same history; `on_fit` hears of each fit.
 
         Raises:
             Rejected: the model has a trainer of its own, whose environment only a trainer makes.
@@ -126,23 +137,26 @@ class Workbench:
         self.spent = Spent()
         self._tests = [each for each in tests if each.spec.model == model.name]
         self._on_fit = on_fit
-        self._made: dict[tuple[int, int | None], Candidate | RunFailed] = {}
+        self._shelf: Shelf = {} if shelf is None else shelf
+        spec = model.spec
+        self._recipe = repr((spec.task, spec.label, spec.trainer, spec.judged_by, spec.cap))
 
     def candidate(self, as_of_ms: int, changed_ms: int | None) -> Candidate | RunFailed:
         """Return what a run as of a time makes of the rows known then, or why it fails."""
-        key = (as_of_ms, changed_ms)
-        if key not in self._made:
+        key = (self._recipe, as_of_ms, changed_ms)
+        if key not in self._shelf:
             try:
-                self._made[key] = self._make(as_of_ms, changed_ms)
+                self._shelf[key] = self._make(as_of_ms, changed_ms)
             except RunFailed as error:
-                self._made[key] = error
-        return self._made[key]
+                self._shelf[key] = error
+        return self._shelf[key]
 
     def labelled(self, as_of_ms: int) -> NDArray[np.int64]:
         """Return the places of the rows of the training window whose labels were known at a time."""
         at_ms, spec = self.history.at_ms, self.model.spec.trainer
         first, stop = np.searchsorted(at_ms, [as_of_ms - spec.window, as_of_ms], side="left")
-        return first + np.flatnonzero(self.history.known_ms[first:stop] <= as_of_ms)
+        known: NDArray[np.int64] = np.flatnonzero(self.history.known_ms[first:stop] <= as_of_ms)
+        return known + int(first)
 
     def _make(self, as_of_ms: int, changed_ms: int | None) -> Candidate:
         places, model = self.labelled(as_of_ms), self.model
@@ -150,17 +164,19 @@ class Workbench:
         history = self.history
         rows = fitting.Rows(history.features[places], history.label[places], history.at_ms[places])
         judged = making.held_out(model.spec, rows)
-        began, telling = time.perf_counter(), Telling(lambda _: None)
+        began, telling = time.process_time(), _UNTOLD
         with TemporaryDirectory() as folder:
             model = search.settled(model, rows, judged, Path(folder), telling)
         shipped = making.ship(model.spec, rows, judged, {"changed_ms": changed_ms}, telling, self._fit)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         self.spent.seconds += seconds
-        return Candidate(model, history, self.settings, places, rows, judged, shipped, self.spent, seconds)
+        return Candidate(
+            history, places, rows, judged, shipped, model.spec.trainer, self._fit, self.spent, seconds
+        )
 
     def _fit(self, *given: Any) -> Any:
         self.spent.fits += 1
-        fitted = fitting.fit(*given)
+        fitted = _quiet(*given)
         self._on_fit()
         return fitted
 

@@ -1,6 +1,6 @@
 """`trimtab backtest`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from trimtab_core.durations import parse_duration
+from trimtab_core.features import views_named
 from trimtab_core.schedules import checked_schedule
+from trimtab_core.specs import KINDS, FeatureView, Model, ModelTest, Resource, parse
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
 
@@ -19,7 +21,7 @@ from trimtab.files import File
 from trimtab.project import load
 
 if TYPE_CHECKING:
-    from trimtab.backtest.running import Watching
+    from trimtab.backtest.running import Compared, Watching
     from trimtab.backtest.strategies import Backtest, Wishes
 
 _aside = Console(stderr=True)
@@ -134,6 +136,58 @@ def tell(found: "Backtest") -> None:
         show([{name: row[name] for name in list(row)[:5]} for row in alarms], as_json=False)
     for sentence in telling.sentences(found):
         console.print(sentence, highlight=False, markup=False)
+
+
+def planned(
+    held: Mapping[str, Any], resources: Sequence[Resource], data: list[str], from_: str, step: str
+) -> tuple[dict[str, "Compared"], str]:
+    """Return what the models of a plan would have done on history, by name, and a Markdown section for each.
+
+    `held` are the documents that are applied, by kind/name. A model is left out that nothing changes for.
+    """
+    with _needs_training():
+        from trimtab.backtest import running, telling
+    applied = {
+        key: parse(key.partition("/")[0], document)
+        for key, document in held.items()
+        if key.partition("/")[0] in KINDS
+    }
+    whole = applied | {each.key: each for each in resources}
+    models = [each for each in resources if isinstance(each, Model)]
+    found = {}
+    for model in models:
+        if all(whole[key] == applied.get(key) for key in _leans_on(model, whole)):
+            continue
+        with progress() as watching:
+            found[model.name] = running.compared(
+                list(whole.values()), list(applied.values()), data, wishes(from_, step), model=model.name, watching=watching
+            )  # fmt: skip
+    return found, "".join(telling.report(each.planned, each.applied, each.fault) for each in found.values())
+
+
+def _leans_on(model: Model, whole: Mapping[str, Resource]) -> list[str]:
+    """Return what a model's decisions follow from, by kind/name: itself, its sources and views."""
+    spec = model.spec
+    views = {f"FeatureView/{name}" for text in spec.features for name in views_named(text)} & whole.keys()
+    sources = [spec.source, spec.label.source]
+    sources += [view.spec.source for key in views if isinstance(view := whole[key], FeatureView)]
+    tests = [
+        key for key, each in whole.items() if isinstance(each, ModelTest) and each.spec.model == model.name
+    ]
+    return [model.key, *views, *(f"Source/{name}" for name in sources if f"Source/{name}" in whole), *tests]
+
+
+def tell_compared(each: "Compared") -> None:
+    """Print a planned spec's backtest, beside that of the applied one, for people."""
+    from trimtab.backtest import telling
+
+    console.print(f"backtest of {each.planned.model.name}, as planned:", markup=False, highlight=False)
+    tell(each.planned)
+    if each.applied is not None:
+        console.print("as applied now:")
+        show(telling.rows(each.applied), as_json=False)
+    elif each.fault:
+        console.print(f"what is applied now could not be lived beside it: {each.fault}", markup=False)
 
 
 def wishes(from_: str, step: str, schedule: str = "", every: str = "") -> "Wishes":

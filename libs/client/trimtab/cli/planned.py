@@ -14,8 +14,10 @@ _MOST_LINES: Final = 200
 _LONGEST: Final = 200
 
 
-def write(path: Path | None, changes: Sequence[Mapping[str, Any]], faults: Sequence[Fault]) -> None:
-    """Write the report to `path`, if there is one.
+def write(
+    path: Path | None, changes: Sequence[Mapping[str, Any]], faults: Sequence[Fault], more: str = ""
+) -> None:
+    """Write the report to `path`, if there is one, with `more` under it.
 
     Raises:
         Rejected: the file cannot be written.
@@ -23,7 +25,7 @@ def write(path: Path | None, changes: Sequence[Mapping[str, Any]], faults: Seque
     if path is None:
         return
     try:
-        path.write_text(report(changes, faults), encoding="utf-8")
+        path.write_text(report(changes, faults) + more, encoding="utf-8")
     except OSError as error:
         raise Rejected(
             f"--markdown {path} cannot be written ({error.strerror}): name another file"

@@ -14,6 +14,7 @@ from trimtab_core import evolution, specs
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected, TrimtabError
 
+from trimtab.cli import backtest as histories
 from trimtab.cli import planned, tables
 from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import (
@@ -68,6 +69,13 @@ def plan(
     markdown: Annotated[
         Path | None, typer.Option(help="Write it there too, as a report for a pull request's comment.")
     ] = None,
+    backtest: Annotated[
+        bool,
+        typer.Option("--backtest", help="Say too what its models would have done on the history in --data."),
+    ] = False,
+    data: histories.Data = [],  # noqa: B006 - typer's form of a list that may be given
+    from_: histories.From = "",
+    step: histories.Step = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
@@ -75,6 +83,12 @@ def plan(
 
     Fails, with every fault and its place, if it cannot be applied.
     """
+    if backtest != bool(data):
+        raise Rejected(
+            "--backtest lives through history: name a file with --data"
+            if backtest
+            else "--data is for --backtest: say that too"
+        )
     try:
         project = _read(path, directory)
     except BadProject as error:
@@ -84,13 +98,25 @@ def plan(
     changes = [_change(held.get(resource.key), resource) for resource in project.resources]
     warnings = _gaps(project)
     planned.write(markdown, changes, faults)
+    lived: dict[str, Any] = {}
+    if backtest and not faults:
+        lived, report = histories.planned(held, project.resources, data, from_, step)
+        planned.write(markdown, changes, faults, report)
     if as_json:
         told = {"changes": changes, "faults": [asdict(fault) for fault in faults], "warnings": warnings}
-        print_json(told)
+        print_json(
+            told | ({"backtest": {name: each.document() for name, each in lived.items()}} if backtest else {})
+        )
     else:
         show([row for change in changes for row in _lines(change)], as_json=False)
         for said in warnings:
             console.print(f"warning: {said}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        for each in lived.values():
+            histories.tell_compared(each)
+        if backtest and not faults and not lived:
+            console.print(
+                "nothing changes that a model's decisions follow from, so there is nothing to backtest"
+            )
     if faults:
         raise BadProject(faults)
 

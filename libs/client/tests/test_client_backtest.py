@@ -1,0 +1,360 @@
+"""What a spec would have done on history: the loop's decisions over a file, and what is said of them."""
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from trimtab import cli, project
+from trimtab.backtest import history, strategies, telling
+from trimtab.backtest.history import Events, History, Project
+from trimtab.backtest.strategies import Backtest, Wishes
+from trimtab.backtest.workbench import Shelf
+from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
+from trimtab_core import specs
+from trimtab_core.losses import clip, loss
+from trimtab_core.timestamps import iso
+
+HOUR, DAY = 3_600_000, 86_400_000
+BEGIN = 1_700_000_000_000 // DAY * DAY
+PER_HOUR, HOURS, CHANGES = 20, 8 * 24, 5 * 24
+SPEC = """
+kind: Source
+metadata: {name: rides}
+spec:
+  key: id
+  event_time: at
+  lateness: 1h
+  fields:
+    id: {type: string}
+    at: {type: timestamp}
+    road: {type: string}
+    x: {type: number}
+    y: {type: number}
+---
+kind: FeatureView
+metadata: {name: road}
+spec:
+  source: rides
+  entity: road
+  aggregates: [{field: x, functions: [mean], windows: [6h]}]
+  hop: 1h
+  ttl: 10d
+---
+kind: Model
+metadata: {name: ride}
+spec:
+  task: regression
+  source: rides
+  features: [request.x, road.x_mean_6h]
+  label: {source: rides, on: id, value: y, within: 1h}
+  trainer: {kind: linear, window: 3d, half_life: 12h, min_rows: 100}
+  gates: [{metric: mae, versus: champion}]
+  rollout: {strategy: STRATEGY, steps: [50, 100], cap: 20, within: 2d}
+  monitoring: {window: 100, false_alarms: "1 per 90d"}
+  retrain: {RETRAIN}
+"""
+ON_DRIFT = "on: [performance], cooldown: 6h, at_most: 10 per 10d"
+
+
+def rides(*, slope: float = 2.0, later: float = 5.0) -> list[dict[str, Any]]:
+    """Rows of a world that changes its slope."""
+    rng = np.random.default_rng(3)
+    count = PER_HOUR * HOURS
+    at = BEGIN + np.arange(count) * (HOUR // PER_HOUR) + rng.integers(0, HOUR // PER_HOUR, count)
+    x, noise = rng.normal(0, 3, count).round(3), rng.normal(0, 0.5, count)
+    y = np.where(at < BEGIN + CHANGES * HOUR, slope, later) * x + noise
+    return [
+        {"id": f"r{n}", "at": iso(int(at[n])), "road": "ab"[n % 2], "x": float(x[n]), "y": float(y[n])}
+        for n in range(count)
+    ]
+
+
+def project_of(*, strategy: str = "canary", retrain: str = ON_DRIFT) -> Project:
+    return Project.of(project.parse(SPEC.replace("STRATEGY", strategy).replace("RETRAIN", retrain)).resources)
+
+
+@pytest.fixture(scope="module")
+def lived_history() -> History:
+    made = project_of()
+    rows = rides()
+    at_ms = np.array([int(np.datetime64(row["at"][:-1], "ms").astype(np.int64)) for row in rows])
+    columns = {name: [row[name] for row in rows] for name in made.fields("rides")}
+    return history.history(made, {"rides": Events(at_ms, columns)})
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Shelf:
+    return {}
+
+
+def lived(found: History, shelf: Shelf, *names: str, **of: Any) -> Backtest:
+    return strategies.run(project_of(**of), found, Wishes(names or strategies.NAMES), shelf=shelf)
+
+
+def test_on_drift_a_better_model_comes_and_each_strategy_is_charged_for_what_it_did(
+    lived_history: History, shelf: Shelf
+) -> None:
+    found = lived(lived_history, shelf)
+
+    said = telling.document(found)
+    assert list(said) == ["rows", "strategies", "alarms"]
+    assert said["rows"] == PER_HOUR * HOURS
+    assert list(said["strategies"]) == ["never", "scheduled", "on_drift", "always"]
+    assert all(
+        list(each) == ["metric", "value", "retrains", "refused"] for each in said["strategies"].values()
+    )
+    values = {name: each["value"] for name, each in said["strategies"].items()}
+    assert values["on_drift"] < values["never"] * 0.7
+    first = said["alarms"][0]
+    assert (first["kind"], first["version"], first["drifted"]) == ("performance", 1, ["loss"])
+    assert 0 <= np.datetime64(first["at"][:-1], "ms").astype(np.int64) - (BEGIN + CHANGES * HOUR) < DAY
+    never, always = (found.lives[name] for name in ("never", "always"))
+    assert (never.retrains, never.promotions, never.alarms) == ([], [], [])
+    assert len(always.retrains) > 20 and {each.outcome for each in always.retrains} >= {"refused", "live"}
+    assert all(each.rows and each.seconds for each in always.retrains)
+
+
+def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:
+    found = lived(lived_history, shelf, "never")
+    model = project_of().model
+    first = shelf[next(iter(shelf))]
+    start = int(np.searchsorted(lived_history.at_ms, found.from_ms))
+
+    said = first.answers(start, len(lived_history))  # type: ignore[union-attr]
+    expected = clip(loss("mae", lived_history.label[start:], said), model.spec.cap)
+    np.testing.assert_allclose(found.lives["never"].losses[start:], expected)
+    assert np.isnan(found.lives["never"].losses[:start]).all()
+    assert first.trained_to_ms < found.from_ms  # type: ignore[union-attr]
+
+
+def test_what_is_ordered_alike_is_fitted_once(lived_history: History, shelf: Shelf) -> None:
+    lived(lived_history, shelf)
+    again = lived(lived_history, shelf)
+
+    assert (again.spent.fits, again.spent.seconds) == (0, 0.0)
+
+
+def test_the_length_of_steps_does_not_move_what_is_seen(lived_history: History, shelf: Shelf) -> None:
+    made = project_of(retrain="on: []")
+
+    def alarms(step_ms: int) -> list[tuple[str, int]]:
+        found = strategies.run(made, lived_history, Wishes(("on_drift",), step_ms=step_ms), shelf=shelf)
+        return [(each.drift.episode, each.drift.at_ms) for each in found.lives["on_drift"].alarms]
+
+    assert alarms(HOUR) == alarms(7 * HOUR) != []
+
+
+@pytest.mark.parametrize("strategy", ["immediate", "shadow"])
+def test_a_candidate_comes_to_answer_as_its_rollout_says(
+    lived_history: History, shelf: Shelf, strategy: str
+) -> None:
+    life = lived(lived_history, shelf, "on_drift", strategy=strategy).lives["on_drift"]
+
+    won = next(each for each in life.retrains if each.outcome == "live")
+    (at_ms, version) = life.promotions[0]
+    assert version == won.version
+    if strategy == "immediate":
+        assert (won.settled_ms, won.verdict) == (won.as_of_ms, None)
+        assert at_ms - won.as_of_ms < 3 * HOUR
+    else:
+        assert won.verdict is not None and won.verdict.outcome == "PROMOTE"
+        assert won.settled_ms == won.verdict.at_ms > won.as_of_ms
+
+
+def test_schedules_and_new_rows_order_runs_at_their_times(lived_history: History, shelf: Shelf) -> None:
+    def as_of(when: str) -> list[int]:
+        retrain = f"on: [], {when}, cooldown: 1h, at_most: 100 per 10d"
+        life = lived(lived_history, shelf, "scheduled", retrain=retrain).lives["scheduled"]
+        return [each.as_of_ms for each in life.retrains]
+
+    scheduled, counted = as_of('schedule: "0 */12 * * *"'), as_of("new_rows: 700")
+
+    assert scheduled and all(at % (12 * HOUR) == 0 for at in scheduled)
+    first = int(np.searchsorted(lived_history.at_ms, counted[0]))
+    start = int(np.searchsorted(lived_history.at_ms, BEGIN + 64 * HOUR))
+    assert len(counted) > 1 and first - start == pytest.approx(700, abs=PER_HOUR)
+
+
+def test_features_and_labels_are_those_of_a_training_set(lived_history: History) -> None:
+    rows, at = rides(), PER_HOUR * 30 + 7
+    begin = int(lived_history.at_ms[at]) // HOUR * HOUR
+    seen = [
+        row["x"]
+        for row, time in zip(rows, lived_history.at_ms.tolist(), strict=True)
+        if begin - 6 * HOUR <= time < begin and row["road"] == rows[at]["road"]
+    ]
+
+    assert lived_history.names == ("request.x", "road.x_mean_6h")
+    np.testing.assert_allclose(lived_history.numbers[at], [rows[at]["x"], np.mean(seen)], rtol=1e-5)
+    assert lived_history.label[at] == rows[at]["y"]
+    assert lived_history.known_ms[at] == lived_history.at_ms[at]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> Any:
+    monkeypatch.setattr(sys, "argv", ["trimtab", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["x", "y"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_project_and_its_file_give_json_and_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project.yaml").write_text(SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT))
+    data, page = table(tmp_path / "rides.csv", rides()), tmp_path / "page.html"
+
+    code = run(
+        monkeypatch, "backtest", tmp_path / "project.yaml", "--data", data, "-o", page, "--every", "2d", "--json"
+    )  # fmt: skip
+
+    assert code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["strategies"]["on_drift"]["value"] < said["strategies"]["never"]["value"]
+    html = page.read_text()
+    assert html.count("<svg") == 2 and "went from" in html and "on_drift" in html
+
+
+def test_a_table_of_classes_without_times_is_lived_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    x, other = rng.normal(size=(2, 800)).round(3)
+    up = np.where(np.arange(800) < 500, x, -x) + rng.normal(0, 0.3, 800) > 0
+    rows = [
+        {"x": a, "other": b, "class": "UP" if c else "DOWN"}
+        for a, b, c in zip(x.tolist(), other.tolist(), up.tolist(), strict=True)
+    ]
+
+    assert (
+        run(
+            monkeypatch,
+            "backtest",
+            "--data",
+            table(tmp_path / "p.csv", rows),
+            "--label",
+            "class",
+            "--every",
+            "600m",
+        )
+        == 0
+    )
+
+    said = capsys.readouterr().out
+    assert "log_loss" in said and "stand" in said and "row " in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "sentence"),
+    [
+        ([], ["--label", "y"], "is empty: name a file with history in it"),
+        ([{"x": 1, "y": 2}] * 20, ["--label", "y"], "has 20 rows, and a backtest needs 100"),
+        ([{"x": n, "y": 2} for n in range(200)], ["--label", "y"], "is the same in every row"),
+        ([{"x": n, "y": n} for n in range(200)], ["--label", "z"], "--label 'z' is no column of"),
+        ([{"x": n, "y": n} for n in range(200)], [], "say --label COLUMN"),
+        ([{"x": n, "y": n} for n in range(200)], ["--label", "y", "--task", "rank"], "--task 'rank' is none"),
+        ([{"x": n, "y": n} for n in range(200)], ["--label", "y", "--task", "binary"], "a classification needs two"),
+        (
+            [{"when": f"yesterday {n}", "x": n, "y": n % 7} for n in range(200)],
+            ["--label", "y", "--time", "when"],
+            "--time 'when' holds no times that are understood",
+        ),
+        ([{"x": f"w{n}", "y": f"v{n}"} for n in range(200)], ["--label", "y"], "has 200 different values"),
+    ],
+)  # fmt: skip
+def test_rubbish_is_answered_with_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[dict[str, Any]],
+    words: list[str],
+    sentence: str,
+) -> None:
+    said = run(monkeypatch, "backtest", "--data", table(tmp_path / "some.csv", rows), *words)
+
+    assert sentence in str(said) and str(said).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda row: row | {"y": 1.0}, "is 1 in every row, so there is nothing to learn"),
+        (lambda row: row | {"at": "noon"}, "all 3,840 are refused, the first because at 'noon'"),
+        (lambda row: {name: row[name] for name in ("id", "at", "x")}, "has no row that source 'rides' takes"),
+        (lambda row: row | {"y": row["y"] * 1e6}, "is refused, and nothing would ever answer"),
+    ],
+)
+def test_history_that_a_project_cannot_learn_from_is_answered_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, sentence: str
+) -> None:
+    text = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT)
+    (tmp_path / "project.yaml").write_text(
+        text.replace("\n  gates: [", "\n  gates: [{metric: mae, at_most: 5}, ")
+    )
+    data = table(tmp_path / "rides.csv", [change(row) for row in rides()])
+
+    said = run(monkeypatch, "backtest", tmp_path / "project.yaml", "--data", data)
+
+    assert sentence in str(said) and str(said).count("\n") == 0
+
+
+class Registry:
+    """A registry that has a project applied."""
+
+    def __init__(self, text: str) -> None:
+        self._resources = []
+        for each in project.parse(text).resources:
+            held = ResourceMessage(kind=each.kind, name=each.name)
+            json_format.ParseDict(specs.to_document(each), held.document)
+            self._resources.append(held)
+
+    async def resources(self) -> list[ResourceMessage]:
+        return self._resources
+
+    async def apply(self, resources: Any, *, actor: str, validate_only: bool) -> None:
+        assert validate_only
+
+
+def test_a_plan_says_what_it_would_have_done_beside_what_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", "on: []")
+    (tmp_path / "project.yaml").write_text(SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT))
+    data, report = table(tmp_path / "rides.csv", rides()), tmp_path / "plan.md"
+    monkeypatch.setattr(
+        "trimtab.cli.project.ask", lambda _, question: asyncio.run(question(Registry(applied)))
+    )
+
+    words = ["plan", tmp_path / "project.yaml", "--backtest", "--markdown", report]
+    assert run(monkeypatch, *words, "--data", data) == 0
+
+    said = report.read_text()
+    assert "| changed | `Model/ride` | `spec.retrain" in said
+    lines = {
+        line.split("|")[1].strip(): line.split("|")[2:-1]
+        for line in said.splitlines()
+        if line.startswith("| `")
+    }
+    planned, _, _, before, retrains, _ = map(str.strip, lines["`on_drift`"])
+    assert float(planned) < float(before) and retrains == "0"
+    assert [cell.strip() for cell in lines["`always`"][3:]] == ["", "", ""]
+    assert "name a file with --data" in str(run(monkeypatch, *words))
+    monkeypatch.setattr(
+        "trimtab.cli.project.ask",
+        lambda _, question: asyncio.run(question(Registry((tmp_path / "project.yaml").read_text()))),
+    )
+    assert run(monkeypatch, *words, "--data", data) == 0
+    assert "Backtest" not in report.read_text()
