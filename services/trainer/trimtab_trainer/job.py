@@ -126,7 +126,6 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    reference.write(folder / "reference.arrow", model.spec, names, the.texts, made.reference, made.unseen)
     held_out = the.table.slice(judged.start)
     live = _live(folder, the)
     champion = _champion(live, held_out, task) if live else None
@@ -139,6 +138,9 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     graph = export.serialised(final.to_onnx())
     asked = export.check(graph, rows.features[judged], final.predict(rows.features[judged]))
     (folder / "model.onnx").write_bytes(graph)
+    shown = made.reference
+    said = export.answers(asked, shown.features[reference.examples(shown)])
+    reference.write(folder / "reference.arrow", model.spec, names, the.texts, shown, made.unseen, said)
     telling.reach(Stage.EXPLAINING)
     found = evidence.found(
         model.spec, the.table, names + the.texts, rows, judged, predictions, champion, asked
