@@ -5,12 +5,14 @@ fill two windows; if not, as many of the newest rows as the fit effectively saw,
 the losses of a world that it has forgotten would hide the next change.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
@@ -21,6 +23,7 @@ from trimtab_training.fitting import FOLDS, Effort, Fit, Rows
 from trimtab_training.inputs import Inputs
 
 MOST_ROWS = 50_000
+EXAMPLES = 8
 _WINDOWS = 5
 """Monitoring calibrates by runs of windows where the reference fills so many, and more cautiously where not."""
 _FEW_WINDOWS = 2
@@ -83,10 +86,25 @@ def unseen(
     return said[found]
 
 
+def examples(rows: Rows) -> NDArray[np.int64]:
+    """Return the places, among the rows of a reference, of those whose answers by the graph are kept with it."""
+    return np.unique(np.linspace(0, len(rows), EXAMPLES, endpoint=False).astype(np.int64))
+
+
 def write(
-    path: Path, spec: ModelSpec, names: Sequence[str], texts: Sequence[str], rows: Rows, unseen: Floats
+    path: Path,
+    spec: ModelSpec,
+    names: Sequence[str],
+    texts: Sequence[str],
+    rows: Rows,
+    unseen: Floats,
+    said: Floats,
 ) -> None:
-    """Write the rows of a reference, with the prediction of each, as an Arrow file."""
+    """Write the rows of a reference, with the prediction of each, as an Arrow file.
+
+    `said` is what the graph itself answers for its `examples`: whoever loads it can hold it to that. It stands in the
+    schema's metadata, to six digits, which is what float32 has on any machine.
+    """
     shown = rows.features
     numbers, words = (shown.numbers, shown.texts) if isinstance(shown, Inputs) else (shown, None)
     columns: dict[str, Any] = {name: numbers[:, at].astype(np.float64) for at, name in enumerate(names)}
@@ -95,4 +113,10 @@ def write(
     columns["prediction"] = classes.answers(unseen)
     columns["loss"] = losses.loss(spec.judged_by, rows.label, unseen)
     columns["event_time_ms"] = rows.event_time_ms
-    inputs.write(path, pa.table(columns))
+    kept = {"rows": examples(rows).tolist(), "answers": _digits(said)}
+    table = pa.table(columns)
+    inputs.write(path, table.replace_schema_metadata({"examples": json.dumps(kept)}))
+
+
+def _digits(said: Floats) -> list[Any]:
+    return [[float(f"{value:.6g}") for value in row] for row in said.reshape(len(said), -1).tolist()]

@@ -235,6 +235,29 @@ async def test_a_version_is_warmed_on_rows_of_its_reference(instance: Instance, 
     assert "for known rows" in error
 
 
+async def test_a_version_that_answers_otherwise_than_its_record_says_is_not_served(
+    instance: Instance, tmp_path: Path
+) -> None:
+    live, onnx = version(tmp_path, 1), testing.linear_model([1, 0, 0], bias=9)
+    await instance.hear(testing.deployment(MODEL, 1, live))
+    shown = pa.table({name: pa.array([0.0, 1.0, 2.0]) for name in PROJECT.features})
+
+    def recorded(number: int, *answers: float) -> VersionRef:
+        kept = json.dumps({"rows": [0, 2], "answers": [[answer] for answer in answers]})
+        reference = shown.replace_schema_metadata({"examples": kept})
+        return testing.version(tmp_path, number, PROJECT.features, onnx, reference)
+
+    await instance.hear(testing.deployment(MODEL, 2, recorded(2, 9, 12), previous=live))
+    [(_, is_warm, error), _] = standing(instance).versions
+    assert (is_warm, asked(instance, "t")) == (False, [1])
+    assert error.startswith(
+        f"version 2 of model '{MODEL}' gives 11 where its record says 12: its file is not"
+    )
+
+    await instance.hear(testing.deployment(MODEL, 3, recorded(3, 9, 11), previous=live))
+    assert asked(instance, "t") == [9]
+
+
 async def test_the_previous_champion_is_back_at_once(instance: Instance, tmp_path: Path) -> None:
     one, two = version(tmp_path, 1), version(tmp_path, 2)
     await instance.hear(testing.deployment(MODEL, 1, one))

@@ -5,29 +5,27 @@ of `load` has answered, with as many finite numbers as it was given rows. Its gr
 go cold after that, and is opened again by the request that asks it.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from trimtab_runtime.errors import TrimtabError
 
-from trimtab_serving import lanes
+from trimtab_serving import lanes, references
 from trimtab_serving.cache import Entry
 from trimtab_serving.engines import Session
 from trimtab_serving.errors import CannotServe
 from trimtab_serving.lanes import Lane, Pace
+from trimtab_serving.references import Rows
 
 INPUT = "features"
 TEXTS = "texts"
 OUTPUT = "prediction"
 PROBABILITIES = "probabilities"
 _WARM_ROWS = (1, 16)
-_EXAMPLES = 8
-_BACKGROUND = 100
-"""Rows of the reference that are kept for explanations, evenly spread over it."""
+_SHOWN = 8
+"""Rows of the reference that it is warmed on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +40,7 @@ class Version:
     """Of a multiclass task; the output is then their probabilities."""
     texts: tuple[str, ...]
     """What it takes besides that is a text, in order."""
-    background: tuple[NDArray[np.float32], NDArray[np.object_]]
+    background: Rows
     """Rows of its reference, their features and their texts, none where it has none: what a prediction is explained against."""
     pace: Pace
     lane: Lane
@@ -83,7 +81,7 @@ def load(
     classes: Sequence[str] = (),
     texts: Sequence[str] = (),
 ) -> Version:
-    """Make a version of a graph: checked, warmed on zeros and on a few rows of its reference, and timed.
+    """Make a version of a graph: checked, warmed on zeros and on rows of its reference, held to its examples, and timed.
 
     `name` is what faults call it.
 
@@ -93,7 +91,7 @@ def load(
     session = graph.session()
     _check_inputs(name, session, {INPUT: len(features)} | ({TEXTS: len(texts)} if texts else {}))
     of_classes = PROBABILITIES in session.gives and len(classes) > 0
-    numbers, words = _background(name, features, texts, reference)
+    shown = references.read(name, features, texts, reference)
     version = Version(
         number,
         tuple(features),
@@ -101,14 +99,16 @@ def load(
         PROBABILITIES if of_classes else session.gives[0],
         tuple(classes) if of_classes else (),
         tuple(texts),
-        (numbers, words),
+        shown.background,
         Pace(lanes.BATCH_ROWS, together=False),
         Lane(name, together=False),
     )
     for rows in _WARM_ROWS:
         _warm(name, version, *_rows(version, rows))
-    if len(numbers):
-        _warm(name, version, numbers[:_EXAMPLES], words[:_EXAMPLES])
+    if len(shown.background.numbers):
+        _warm(name, version, *(columns[:_SHOWN] for columns in shown.background))
+    if shown.answers.size:
+        references.hold(name, version.run(*shown.examples), shown.answers)
     pace = lanes.measure(lambda rows: version.run(*_rows(version, rows)))
     return replace(version, pace=pace, lane=Lane(name, together=pace.together))
 
@@ -145,30 +145,3 @@ def _warm(name: str, version: Version, features: NDArray[np.float32], texts: NDA
         raise CannotServe(f"{name} gives {answer.size} numbers for {len(features)} rows: export it anew")
     if not np.isfinite(answer).all():
         raise CannotServe(f"{name} gives {answer[~np.isfinite(answer)][0]} for known rows: train it again")
-
-
-def _background(
-    name: str, features: Sequence[str], texts: Sequence[str], reference: bytes | None
-) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
-    """Return some rows of a reference, an Arrow IPC stream or file with a column for each feature; none without one."""
-    if reference is None:
-        return np.empty((0, len(features)), np.float32), np.empty((0, len(texts)), object)
-    try:
-        table = _read_arrow(reference)
-        places = np.unique(np.linspace(0, len(table), _BACKGROUND, endpoint=False).astype(np.int64))
-        some = table.take(places) if len(table) else table
-        numbers = np.empty((len(some), len(features)), np.float32)
-        words = np.empty((len(some), len(texts)), object)
-        for at, each in enumerate(features):
-            numbers[:, at] = some[each].to_numpy().astype(np.float32)
-        for at, each in enumerate(texts):
-            words[:, at] = some[each].to_pylist()
-    except (pa.ArrowException, KeyError) as error:
-        raise CannotServe(f"the reference of {name} cannot be read: {error}; train it again") from error
-    return numbers, words
-
-
-def _read_arrow(content: bytes) -> pa.Table:
-    if content.startswith(b"ARROW1"):
-        return pa.ipc.open_file(io.BytesIO(content)).read_all()
-    return pa.ipc.open_stream(content).read_all()

@@ -123,6 +123,9 @@ def test_it_is_what_is_judged_and_let_out(bench: Bench) -> None:
     }  # fmt: skip
     assert bench.read("evaluation.arrow")["prediction"].to_numpy() == pytest.approx(3 * X[480:, 0], rel=1e-5)
     assert bench.read("reference.arrow").num_rows == ROWS
+    kept = json.loads(bench.read("reference.arrow").schema.metadata[b"examples"])
+    assert len(kept["rows"]) == 8
+    assert np.ravel(kept["answers"]) == pytest.approx(3 * X[kept["rows"], 0], rel=1e-5)
     served = (bench.folder / "model.onnx").read_bytes()
     assert export.run(served, X.astype(np.float32)) == pytest.approx(3 * X[:, 0], rel=1e-5)
     assert result["trained_to_ms"] == (ROWS - 1) * MINUTE  # nobody said, so it may have seen it all

@@ -111,7 +111,6 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     predictions, final = made.predictions, made.final
 
     telling.reach(Stage.EVALUATING)
-    reference.write(folder / "reference.arrow", model.spec, names, the.texts, made.reference, made.unseen)
     held_out = the.table.slice(judged.start)
     live = _live(folder, the)
     champion = _champion(live, held_out, task) if live else None
@@ -125,6 +124,9 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
     shown = export.to_check(rows.features[judged])
     asked = export.check(graph, shown, final.predict(shown))
     (folder / "model.onnx").write_bytes(graph)
+    shown = made.reference
+    said = export.answers(asked, shown.features[reference.examples(shown)])
+    reference.write(folder / "reference.arrow", model.spec, names, the.texts, shown, made.unseen, said)
     telling.reach(Stage.EXPLAINING)
     found = evidence.found(
         model.spec,
