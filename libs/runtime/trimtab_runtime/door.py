@@ -6,7 +6,7 @@ wrapped once, when they are added, so that a call pays for nothing here but a `t
 
 What it lets in it answers: while `max_waiting` calls wait for a thread, one more is told
 at once when to come back, and one whose deadline has passed before its turn came is not
-worked on (gRPC sees to that). A stream in both directions has a thread of its own, reads one request,
+worked on. A stream in both directions has a thread of its own, reads one request,
 answers it, and reads the next, so answers come in order and no more is held than one.
 
 A servicer may have handlers that are coroutines too, for calls that wait: those run
@@ -247,6 +247,10 @@ def _let_in(request: Any) -> Any:
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
+        if context.time_remaining() <= 0:  # that its caller has gone may not have been heard yet
+            context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the request's turn came"
+            )
         try:
             _let_in(request)
             for key, value in context.invocation_metadata():
