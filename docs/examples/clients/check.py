@@ -30,9 +30,9 @@ MIDNIGHT = 19_700 * 86_400_000
 ROW = {"trip": "1", "at": "2023-12-09T06:00:00Z", "zone": 7, "distance": 2.5}
 
 
-def run(*argv: str, at: Path, **environ: str) -> str:
+def run(*argv: str, at: Path) -> str:
     """Run a command and return what it prints."""
-    done = subprocess.run(argv, cwd=at, env=os.environ | environ, text=True, stdout=subprocess.PIPE)
+    done = subprocess.run(argv, cwd=at, text=True, stdout=subprocess.PIPE)
     if done.returncode:
         sys.exit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
@@ -46,10 +46,10 @@ def go() -> Sequence[str]:
     package = f"M{SERVING}=example/predict/serving"
     run(
         *(sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", SERVING),
+        *(f"--plugin={each.name}={each}" for each in (at / "build").glob("protoc-gen-*")),
         *("--go_out=.", "--go_opt=module=example/predict", f"--go_opt={package}"),
         *("--go-grpc_out=.", "--go-grpc_opt=module=example/predict", f"--go-grpc_opt={package}"),
         at=at,
-        PATH=f"{at / 'build'}{os.pathsep}{os.environ['PATH']}",
     )
     run("go", "build", "-o", "build/predict", ".", at=at)
     return [str(at / "build" / "predict")]
