@@ -105,9 +105,8 @@ class _Gate(grpc.ServerInterceptor):
         self._most = most
         self.threads = ThreadPoolExecutor(1, "door-refusing")
         refusing = _on(self.threads, lambda _, context: self._refuse(context))
-        self._refusal: Any = grpc.stream_stream_rpc_method_handler(
-            refusing
-        )  # it reads nothing, so it fits all calls
+        # It reads nothing, so it fits calls of every kind.
+        self._refusal: Any = grpc.stream_stream_rpc_method_handler(refusing)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of a call."""

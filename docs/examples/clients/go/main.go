@@ -63,8 +63,8 @@ func run(addresses, model string, row []byte) error {
 		return err
 	}
 	fmt.Printf("version %d, %s: %g\n", answer.Versions[0], answer.Arms[0], answer.Predictions[0])
-	for _, view := range answer.Views {
-		fmt.Printf("view %s: as of %s\n", view.Name, time.UnixMilli(view.AsOfMs[0]).UTC().Format(time.RFC3339))
+	for at, view := range answer.Views {
+		fmt.Printf("view %s: as of %s\n", view, time.UnixMilli(answer.AsOfMs[at]).UTC().Format(time.RFC3339))
 	}
 	return predictStream(ctx, client, model, row)
 }

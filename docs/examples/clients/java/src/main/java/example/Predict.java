@@ -74,8 +74,8 @@ public final class Predict {
             .predict(request(model, row));
     System.out.printf(
         "version %d, %s: %s%n", answer.getVersions(0), answer.getArms(0), number(answer.getPredictions(0)));
-    for (PredictResponse.View view : answer.getViewsList()) {
-      System.out.printf("view %s: as of %s%n", view.getName(), Instant.ofEpochMilli(view.getAsOfMs(0)));
+    for (int at = 0; at < answer.getViewsCount(); at++) {
+      System.out.printf("view %s: as of %s%n", answer.getViews(at), Instant.ofEpochMilli(answer.getAsOfMs(at)));
     }
   }
 
