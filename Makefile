@@ -13,7 +13,7 @@ BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
 export DO_NOT_TRACK := 1
 export UV_NATIVE_TLS := true
 
-.PHONY: help setup lock demo test test-torch lint types imports protos docs notebook bench up down
+.PHONY: help setup lock demo test test-torch lint types imports protos docs notebook example-clients bench up down
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -82,6 +82,9 @@ protos: setup ## generate the messages and stubs from protos/
 
 docs: setup ## generate docs/topics.md, docs/asyncapi.yaml and docs/configuration.md
 	$(PY) docs/generate.py
+
+example-clients: setup ## build the examples in Go and Java from the protos, and have them ask a real door
+	$(PY) docs/examples/clients/check.py
 
 notebook: setup ## execute docs/notebooks in a Trimtab of their own, and keep the outputs
 	$(PY) docs/notebooks/make.py

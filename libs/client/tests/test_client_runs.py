@@ -9,9 +9,10 @@ import grpc
 import pytest
 import typer
 from google.protobuf.struct_pb2 import Struct
+from trimtab.calling import Door
 from trimtab.cli import watching
 from trimtab.cli.runs import compared, reproduced, tried
-from trimtab.client import Trimtab, _Door
+from trimtab.client import Trimtab
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate, TableVersion
 from trimtab_contracts.training.v1.training_pb2 import Progress, Reproduction, Run, RunEvent, Trial
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -98,7 +99,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, *answers: Any, as_json: bool = Fals
 
     def ask(_: Path, question: Any) -> Any:
         trimtab = Trimtab.__new__(Trimtab)
-        trimtab._trainer = _Door("trainer", Trainer(*answers))
+        trimtab._trainer = Door("trainer", Trainer(*answers))
         return asyncio.run(question(trimtab))
 
     monkeypatch.setattr(watching, "ask", ask)
@@ -132,7 +133,7 @@ def test_a_watch_ends_as_the_run_does(
 
 async def test_a_trainer_that_stays_away_ends_the_watch() -> None:
     trimtab = Trimtab.__new__(Trimtab)
-    trimtab._trainer = _Door("trainer", Trainer(Away()))
+    trimtab._trainer = Door("trainer", Trainer(Away()))
 
     with pytest.raises(Unavailable, match="trainer cannot answer: no one is there"):
         await anext(trimtab.watch_run("run-1", patience_s=-1))

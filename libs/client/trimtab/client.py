@@ -27,19 +27,20 @@ from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1 import registry_pb2 as registry
 from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryStub
-from trimtab_contracts.serving.v1 import serving_pb2 as serving
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_contracts.training.v1 import training_pb2 as training
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerStub
 from trimtab_core import specs
 from trimtab_runtime import rpc, specbook
 from trimtab_runtime.clock import from_timestamp, to_timestamp
-from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 
 from trimtab import finding, registering
+from trimtab.calling import Door
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
 from trimtab.managing import Managing
+from trimtab.predicting import Predicting
 from trimtab.registering import File as File
 
 T = TypeVar("T", specs.Source, specs.Model)
@@ -48,8 +49,6 @@ MOST_ROWS = 2_000
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
 """Of one request of `ingest` that has several rows: well under what gRPC lets through."""
 _ANSWER_S = 15.0
-_MOST_VALUES = 250_000
-"""Of one request of `score`: 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +65,20 @@ class Backfilled:
     """Event time of the newest row in the archive, told where no row was sent."""
 
 
-class Trimtab(Managing):
+class Trimtab(Managing, Predicting):
     """A running Trimtab."""
 
     def __init__(
         self, channels: Mapping[str, grpc.aio.Channel], *, instances: Sequence[grpc.aio.Channel] = ()
     ) -> None:
         """`instances` are channels to each one of ingestion, where there are several."""
-        self._registry = _Door("registry", RegistryStub(channels["registry"]))
-        self._feature_store = _Door("feature store", FeatureStoreStub(channels["feature_store"]))
-        self._serving = _Door("serving", PredictionStub(channels["serving"]))
-        self._trainer = _Door("trainer", TrainerStub(channels["trainer"]))
-        self._monitoring = _Door("monitoring", MonitoringStub(channels["monitoring"]))
-        self._ingestion = _Door("ingestion", IngestionStub(channels["ingestion"]))
-        self._ingestions = [_Door("ingestion", IngestionStub(each)) for each in instances] or [
-            self._ingestion
-        ]
+        self._registry = Door("registry", RegistryStub(channels["registry"]))
+        self._feature_store = Door("feature store", FeatureStoreStub(channels["feature_store"]))
+        self._serving = Door("serving", PredictionStub(channels["serving"]))
+        self._trainer = Door("trainer", TrainerStub(channels["trainer"]))
+        self._monitoring = Door("monitoring", MonitoringStub(channels["monitoring"]))
+        self._ingestion = Door("ingestion", IngestionStub(channels["ingestion"]))
+        self._ingestions = [Door("ingestion", IngestionStub(each)) for each in instances] or [self._ingestion]
 
     @classmethod
     @asynccontextmanager
@@ -231,48 +228,6 @@ class Trimtab(Managing):
         """Begin a view's next generation: it is made anew from the archive, and answers as before until it is."""
         request = registry.RebuildViewRequest(name=view, actor=actor, reason=reason)
         answer: registry.Resource = await self._registry.RebuildView(request)
-        return answer
-
-    async def predict(
-        self,
-        model: str,
-        rows: Sequence[Mapping[str, Any] | bytes],
-        *,
-        version: int = 0,
-        given: Mapping[str, NDArray[np.float64]] | None = None,
-        timeout: float = 10.0,
-    ) -> serving.PredictResponse:
-        """Return predictions for `rows` of the model's source, objects or JSON; `version` pins one of the warm versions.
-
-        Of a pinned version all the features of views may be `given`, [rows] by name, such as `join_features` returns.
-        """
-        request = serving.PredictRequest(
-            model=model,
-            rows=[row if isinstance(row, bytes) else msgspec.json.encode(row) for row in rows],
-            version=version,
-        )
-        if given:
-            request.given.extend(given)
-            request.given_values.extend(np.column_stack(list(given.values())).ravel().tolist())
-        answer: serving.PredictResponse = await self._serving.Predict(request, timeout=timeout)
-        return answer
-
-    async def explain(
-        self,
-        model: str,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        version: int = 0,
-        samples: int = 0,
-        timeout: float = 30.0,
-    ) -> serving.ExplainResponse:
-        """Return what each feature contributes to the champion's, or `version`'s, predictions for `rows`.
-
-        The contributions are Shapley values, found by sampling; more `samples` make their standard errors smaller.
-        """
-        encoded = [msgspec.json.encode(row) for row in rows]
-        request = serving.ExplainRequest(model=model, rows=encoded, version=version, samples=samples)
-        answer: serving.ExplainResponse = await self._serving.Explain(request, timeout=timeout)
         return answer
 
     async def features(
@@ -590,41 +545,6 @@ class Trimtab(Managing):
         )
         return answer
 
-    async def score(
-        self,
-        model: str,
-        features: Sequence[str],
-        rows: NDArray[np.float32],
-        *,
-        version: int = 0,
-        text_names: Sequence[str] = (),
-        texts: NDArray[np.object_] | None = None,
-    ) -> NDArray[np.float64]:
-        """Return what the live version, or a warm one that is pinned, answers for rows [rows, features] of features.
-
-        `texts` [rows, texts] are those of the features that are texts. The answers are predictions [rows], or the probabilities
-        [rows, classes] of a multiclass task. Nothing of it is logged.
-        """
-        said = []
-        step = max(1, _MOST_VALUES // max(len(features) + len(text_names), 1))
-        for start in range(0, len(rows), step):
-            request = serving.ScoreRequest(
-                model=model,
-                features=features,
-                values=rows[start : start + step].ravel().tolist(),
-                version=version,
-                text_names=text_names,
-                texts=[] if texts is None else texts[start : start + step].ravel().tolist(),
-            )
-            answer = await self._serving.Score(request, timeout=_ANSWER_S)
-            count = len(answer.predictions)
-            said.append(
-                np.array(answer.probabilities).reshape(count, -1)
-                if answer.probabilities
-                else np.array(answer.predictions)
-            )
-        return np.concatenate(said) if said else np.empty(0)
-
     async def decide(self, what: str, model: str, number: int, *, actor: str, comment: str) -> Any:
         """Approve, reject or promote a version; `what` is the name of the call."""
         request = registry.DecideRequest(model=model, number=number, actor=actor, comment=comment)
@@ -737,38 +657,3 @@ def _requests(
         size += len(payload)
     if request.rows:
         yield request
-
-
-class _Door:
-    """One service's stub; what its calls fail with is ours, and names the service."""
-
-    def __init__(self, service: str, stub: Any) -> None:
-        self._service = service
-        self._stub = stub
-
-    def __getattr__(self, method: str) -> Any:
-        call = getattr(self._stub, method)
-
-        async def ask(request: Any, **options: Any) -> Any:
-            try:
-                return await call(request, **options)
-            except grpc.RpcError as error:
-                raise self._known(error) from error
-
-        return ask
-
-    async def stream(self, method: str, request: Any, **options: Any) -> AsyncIterator[Any]:
-        """Yield what a call answers, one by one."""
-        try:
-            async for part in getattr(self._stub, method)(request, **options):
-                yield part
-        except grpc.RpcError as error:
-            raise self._known(error) from error
-
-    def _known(self, error: grpc.RpcError) -> TrimtabError:
-        known = rpc.error_of(error)
-        return (
-            Unavailable(f"{self._service} cannot answer: {known}")
-            if isinstance(known, Unavailable)
-            else known
-        )

@@ -6,7 +6,7 @@ wrapped once, when they are added, so that a call pays for nothing here but a `t
 
 What it lets in it answers: while `max_waiting` calls wait for a thread, one more is told
 at once when to come back, and one whose deadline has passed before its turn came is not
-worked on (gRPC sees to that). A stream in both directions has a thread of its own, reads one request,
+worked on. A stream in both directions has a thread of its own, reads one request,
 answers it, and reads the next, so answers come in order and no more is held than one.
 
 A servicer may have handlers that are coroutines too, for calls that wait: those run
@@ -105,9 +105,8 @@ class _Gate(grpc.ServerInterceptor):
         self._most = most
         self.threads = ThreadPoolExecutor(1, "door-refusing")
         refusing = _on(self.threads, lambda _, context: self._refuse(context))
-        self._refusal: Any = grpc.stream_stream_rpc_method_handler(
-            refusing
-        )  # it reads nothing, so it fits all calls
+        # It reads nothing, so it fits calls of every kind.
+        self._refusal: Any = grpc.stream_stream_rpc_method_handler(refusing)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of a call."""
@@ -247,6 +246,10 @@ def _let_in(request: Any) -> Any:
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
+        if context.time_remaining() <= 0:  # that its caller has gone may not have been heard yet
+            context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the request's turn came"
+            )
         working_until(context.time_remaining)
         try:
             _let_in(request)

@@ -92,9 +92,23 @@ def error_of(error: grpc.RpcError) -> TrimtabError:
             return Rejected(f"{details}: send, or ask for, less at once")
         pause = _unpacked(error, RetryInfo()).retry_delay.ToTimedelta().total_seconds()
         return Overloaded(details, retry_after_s=pause) if pause else Overloaded(details)
+    known = _error(code, details)
+    if isinstance(known, Rejected):
+        known.faults = tuple(_faults(error))
+    return known
+
+
+def error_by_number(number: int, details: str) -> TrimtabError:
+    """Return the error of ours that a status stands for, by gRPC's number of it."""
+    return _error(
+        next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN), details
+    )
+
+
+def _error(code: grpc.StatusCode, details: str) -> TrimtabError:
     for kind, status in STATUSES.items():
         if status is code:
-            return kind(details, faults=_faults(error)) if issubclass(kind, Rejected) else kind(details)
+            return kind(details)
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return Unavailable(f"no answer in time: {details}")
     return TrimtabError(f"the other side failed ({code.name}): {details}")
@@ -266,6 +280,11 @@ def channel(addresses: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         target_of(addresses), options=CLIENT_OPTIONS, interceptors=[_UnaryCalls(), _StreamCalls()]
     )
+
+
+def blocking_channel(addresses: str) -> grpc.Channel:
+    """Open a channel for code without an event loop, which any thread may use."""
+    return grpc.insecure_channel(target_of(addresses), options=CLIENT_OPTIONS)
 
 
 def target_of(addresses: str) -> str:

@@ -50,10 +50,9 @@ async def test_a_prediction_joins_the_features_of_the_rows_event_time(channel: g
     assert len(set(answer.ids)) == 4
     assert answer.features_until == to_timestamp(MIDNIGHT + DAY)
     assert list(answer.arms) == ["champion"] * 4
-    (view,) = answer.views
-    assert (view.name, view.until) == (PROJECT.speed.name, answer.features_until)
+    assert (list(answer.views), list(answer.until_ms)) == ([PROJECT.speed.name], [MIDNIGHT + DAY])
     boundary = MIDNIGHT + 6 * HOUR
-    assert list(view.as_of_ms) == [boundary, MIDNIGHT, boundary, boundary]
+    assert list(answer.as_of_ms) == [boundary, MIDNIGHT, boundary, boundary]
 
 
 async def test_a_version_without_a_reference_is_not_explained(channel: grpc.aio.Channel) -> None:

@@ -32,3 +32,12 @@ def test_what_each_version_did_is_summed_for_good() -> None:
     assert totals["m", 1] == Totals(3, 2, 150, 1, 7, 30)
     assert totals["m", 2] == Totals(1, 1, 100, 0, 0, 10)
     assert [(each.predictions, each.failures) for each in meter.take()] == [(1, 1)]
+
+
+def test_totals_are_whole_though_nobody_takes_what_was_noted() -> None:
+    meter = Meter()
+    for _ in range(250_000):
+        meter.answered("m", (1,), 1, at_ms=0)
+
+    assert meter.totals()["m", 1].requests == 250_000
+    assert [each.predictions for each in meter.take()] == [200_000]

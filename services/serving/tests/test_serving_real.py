@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import grpc
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from trimtab.client import SERVICES, Trimtab
+from trimtab.predicting import Predictor
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, PredictRequest, PredictResponse
@@ -20,6 +23,7 @@ from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_core.slots import FoldState, Layout
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
@@ -44,18 +48,21 @@ class World:
         self.generation = 0
         self.project: Project = testing.project(f"-{uuid.uuid4().hex[:8]}")
         self.model = self.project.model.name
-        port = ports.choose()
-        self.address = f"127.0.0.1:{port}"
+        self.instance = f"serving-{uuid.uuid4().hex[:8]}"
+        self.address, self.process = self.made(self.instance)
+
+    def made(self, instance: str) -> tuple[str, ServiceProcess]:
+        """Return the address and the process of an instance that is not yet started."""
+        address = f"127.0.0.1:{ports.choose()}"
         environ = {
             **environment.inherited(),
-            "TRIMTAB_KAFKA_SERVERS": kafka.servers,
-            "TRIMTAB_GRPC_ADDRESS": self.address,
-            "TRIMTAB_STATE_DIR": str(path / "state"),
-            "TRIMTAB_INSTANCE": f"serving-{uuid.uuid4().hex[:8]}",
+            "TRIMTAB_KAFKA_SERVERS": self.kafka.servers,
+            "TRIMTAB_GRPC_ADDRESS": address,
+            "TRIMTAB_STATE_DIR": str(self.path / instance),
+            "TRIMTAB_INSTANCE": instance,
             "TRIMTAB_SERVING_CATCH_UP_S": "1",
         }
-        self.instance = environ["TRIMTAB_INSTANCE"]
-        self.process = ServiceProcess("serving", 0, environ, path / "serving.log")
+        return address, ServiceProcess("serving", 0, environ, self.path / f"{instance}.log")
 
     async def begin(self) -> None:
         view = self.project.speed
@@ -282,6 +289,55 @@ async def test_fifty_swaps_under_load_fail_no_request(world: World) -> None:
 
     assert load.failures == []
     assert load.versions == {1, 2}
+
+
+async def test_an_instance_that_is_killed_under_load_costs_its_clients_nothing(world: World) -> None:
+    """Two instances; a synchronous and an asynchronous client go to both, and one of the two is killed."""
+    address, other = world.made("another")
+    ids, errors, done = set[str](), list[str](), threading.Event()
+    addresses = f"{world.address},{address}"
+
+    def ask(predictor: Predictor) -> None:
+        while not done.is_set():
+            try:
+                ids.update(predictor.predict(world.model, world.rows("t"), timeout=60).ids)
+            except TrimtabError as error:
+                errors.append(str(error))
+
+    async def ask_async(trimtab: Trimtab) -> None:
+        while not done.is_set():
+            try:
+                ids.update((await trimtab.predict(world.model, world.rows("t"), timeout=60)).ids)
+            except TrimtabError as error:
+                errors.append(str(error))
+
+    async def both_answer() -> bool:
+        return len({said[:16] for said in ids}) == 2
+
+    async def so_many_more(count: int) -> bool:
+        return len(ids) >= count
+
+    try:
+        await asyncio.to_thread(other.start)
+        with Predictor.connect(addresses) as predictor:
+            async with (
+                Trimtab.connect(dict.fromkeys(SERVICES, addresses)) as trimtab,
+                asyncio.TaskGroup() as clients,
+            ):
+                for _ in range(2):
+                    clients.create_task(asyncio.to_thread(ask, predictor))
+                    clients.create_task(ask_async(trimtab))
+                try:
+                    await eventually(both_answer)
+                    await eventually(partial(so_many_more, len(ids) + 100))
+                    await asyncio.to_thread(other.kill)
+                    await eventually(partial(so_many_more, len(ids) + 300))
+                finally:
+                    done.set()
+    finally:
+        other.kill()
+
+    assert errors == []
 
 
 async def test_with_everything_else_down_it_restarts_and_answers_and_loses_nothing(world: World) -> None:

@@ -20,7 +20,7 @@ from trimtab_runtime.errors import TrimtabError
 
 from trimtab_serving.errors import BadRow
 from trimtab_serving.explaining import Explanations
-from trimtab_serving.rows import Given, ViewAge
+from trimtab_serving.rows import Given
 from trimtab_serving.usecases import Predictions
 
 SERVICE = "trimtab.serving.v1.Prediction"
@@ -45,7 +45,9 @@ class PredictionApi(PredictionServicer):
             ids=answer.ids,
             features_until=None if until is None else to_timestamp(until),
             arms=answer.arms,
-            views=[_view(each) for each in answer.views],
+            views=answer.views.names,
+            until_ms=answer.views.until_ms,
+            as_of_ms=answer.views.as_of_ms,
         )
         if answer.classes:
             response.classes.extend([answer.classes[int(number)] for number in response.predictions])
@@ -100,11 +102,6 @@ class PredictionApi(PredictionServicer):
             version=answer.versions[0],
             probabilities=said.ravel().tolist() if answer.classes else [],
         )
-
-
-def _view(age: ViewAge) -> PredictResponse.View:
-    until = None if age.until_ms is None else to_timestamp(age.until_ms)
-    return PredictResponse.View(name=age.name, until=until, as_of_ms=age.as_of_ms)
 
 
 def _given(request: PredictRequest) -> Given | None:

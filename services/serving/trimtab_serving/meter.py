@@ -1,16 +1,18 @@
 """Counts what the doors do, for `metrics.serving` and for whoever asks a door.
 
-Handlers only append to a queue, which is atomic; those who read the counts empty it.
+Handlers append to a queue, which is atomic; those who read the counts empty it, and a
+handler only where nobody has for long.
 """
 
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-_MOST_WAITING = 200_000
+_MOST_UNREAD, _MOST_WAITING = 50_000, 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,18 @@ class Meter:
     """Takes notes from many threads."""
 
     def __init__(self) -> None:
-        self._notes: deque[tuple[str, Sequence[int], int, int, bool]] = deque(maxlen=_MOST_WAITING)
+        self._notes: deque[tuple[str, Sequence[int], int, int, bool]] = deque()
         self._reading = threading.Lock()
         self._since: deque[tuple[str, int, int]] = deque(maxlen=_MOST_WAITING)
         self._totals: dict[tuple[str, int], Totals] = {}
 
     def answered(self, model: str, versions: Sequence[int], latency_us: int, at_ms: int) -> None:
         """Note a request that was answered, by a version for each row."""
-        self._notes.append((model, versions, latency_us, at_ms, True))
+        self._note(model, versions, latency_us, at_ms, True)
 
     def failed(self, model: str, version: int, latency_us: int, at_ms: int) -> None:
         """Note a request that was refused or failed, and which version it was for."""
-        self._notes.append((model, (version,), latency_us, at_ms, False))
+        self._note(model, (version,), latency_us, at_ms, False)
 
     def take(self) -> list[Traffic]:
         """Return what was noted since the last time, of each model that had traffic."""
@@ -72,6 +74,12 @@ class Meter:
         with self._reading:
             self._read()
             return {place: replace(totals) for place, totals in self._totals.items()}
+
+    def _note(self, *note: Any) -> None:
+        self._notes.append(note)
+        if len(self._notes) > _MOST_UNREAD:  # whoever takes is away, and totals are to stay whole
+            with self._reading:
+                self._read()
 
     def _read(self) -> None:
         for _ in range(len(self._notes)):

@@ -39,14 +39,14 @@ class Asked(NamedTuple):
     event_time_ms: list[int]
 
 
-class ViewAge(NamedTuple):
-    """How fresh a view was that rows looked into."""
+class Ages(NamedTuple):
+    """How fresh views were that rows looked into."""
 
-    name: str
-    until_ms: int | None
-    """Its watermark; None until it has one."""
-    as_of_ms: list[int]
-    """Of each row: the hop boundary that its values are of. Past the watermark they may still lack events."""
+    names: Sequence[str] = ()
+    until_ms: Sequence[int] = ()
+    """Their watermarks; 0 until there is one."""
+    as_of_ms: Sequence[int] = ()
+    """Rows x views, row by row: the hop boundary that the values are of. Past the watermark they may still lack events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +169,14 @@ class RowReader:
         texts = plan.evaluator.texts(asked.rows) if plan.texts else None
         return plan.evaluator.finish(matrix).astype(np.float32), texts
 
-    def ages(self, asked: Asked, takes: tuple[str, ...]) -> list[ViewAge]:
+    def ages(self, asked: Asked, takes: tuple[str, ...]) -> Ages:
         """Return how fresh the views are that what a version `takes` comes from."""
-        return [
-            ViewAge(view.name, view.until_ms, [view.layout.boundary_of(at) for at in asked.event_time_ms])
-            for view in (lookup.view for lookup in self._plans[takes].lookups)
-        ]
+        views = [lookup.view for lookup in self._plans[takes].lookups]
+        return Ages(
+            [view.name for view in views],
+            [view.until_ms or 0 for view in views],
+            [view.layout.boundary_of(at) for at in asked.event_time_ms for view in views],
+        )
 
     def features_until_ms(self) -> int | None:
         """Return the watermark of the online features that the model uses; None if it uses none."""

@@ -21,7 +21,7 @@ from trimtab_serving import outcomes
 from trimtab_serving.errors import BadRow, BadTensor, ModelBusy
 from trimtab_serving.meter import Meter, Totals
 from trimtab_serving.predictionlog import Answered, PredictionLog
-from trimtab_serving.rows import Given, Inputs, ViewAge
+from trimtab_serving.rows import Ages, Given, Inputs
 from trimtab_serving.snapshot import Board, Served
 from trimtab_serving.versions import Version
 
@@ -34,6 +34,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 """The arms, as a caller is told of them."""
 Named = tuple[Sequence[str], NDArray[Any]]
 """Names of features, and their values, row by row."""
+_NOTHING = Ages()
 
 
 class Answer(NamedTuple):
@@ -49,7 +50,7 @@ class Answer(NamedTuple):
     """Of a multiclass task, whose predictions are probabilities [rows, classes]."""
     arms: Sequence[str] = ()
     """That answered each row; none where the request took part in no rollout."""
-    views: Sequence[ViewAge] = ()
+    views: Ages = _NOTHING
     """That were looked into, as they were then."""
 
 
@@ -161,25 +162,39 @@ class Predictions:
         until_ms, views = reader.features_until_ms(), reader.ages(asked, answering.inputs)
         inputs = reader.inputs(asked, answering.inputs, given)
         if version:
-            answer = self._unlogged(served, answering, inputs, begun)
-            return answer._replace(features_until_ms=until_ms, views=views)
+            return self._unlogged(served, answering, inputs, begun, until_ms, views)
         theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
         arms = [served.arms.challenger_answers(key) for key in asked.keys]
         question = Question(inputs, theirs, asked.join_keys, asked.event_time_ms, arms)
-        return self._logged(served, question, begun)._replace(features_until_ms=until_ms, views=views)
+        return self._logged(served, question, begun, until_ms, views)
 
-    def _unlogged(self, served: Served, answering: Version, inputs: Inputs, begun: int) -> Answer:
+    def _unlogged(
+        self,
+        served: Served,
+        answering: Version,
+        inputs: Inputs,
+        begun: int,
+        until_ms: int | None = None,
+        views: Ages = _NOTHING,
+    ) -> Answer:
         rows = len(inputs[0])
         predictions, versions = answering.run(*inputs), [answering.number] * rows
         latency_us = (perf_counter_ns() - begun) // 1000
         self._meter.answered(served.model, versions, latency_us, self._clock.now_ms())
-        return Answer(predictions, versions, self._ids(rows), classes=answering.classes)
+        return Answer(predictions, versions, self._ids(rows), until_ms, answering.classes, (), views)
 
     def _failed(self, served: Served, begun: int) -> None:
         latency_us = (perf_counter_ns() - begun) // 1000
         self._meter.failed(served.model, served.champion.number, latency_us, self._clock.now_ms())
 
-    def _logged(self, served: Served, question: Question, begun: int) -> Answer:
+    def _logged(
+        self,
+        served: Served,
+        question: Question,
+        begun: int,
+        until_ms: int | None = None,
+        views: Ages = _NOTHING,
+    ) -> Answer:
         features, texts = question.inputs
         rows = len(features)
         ticket = self._log.enter(served.model, question.event_time_ms)
@@ -219,7 +234,7 @@ class Predictions:
             self._log.leave(ticket)
         self._meter.answered(served.model, versions, latency_us, now_ms)
         named = [CHALLENGER if arm else CHAMPION for arm in arms] or [CHAMPION] * rows
-        return Answer(predictions, versions, ids, classes=outcomes.classes_of(served), arms=named)
+        return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served), named, views)
 
     def _challenge(self, served: Served, question: Question) -> Floats | None:
         if served.challenger is None:

@@ -267,37 +267,6 @@ Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 class PredictResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class View(_message.Message):
-        """How fresh a view was when the rows looked into it."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        NAME_FIELD_NUMBER: _builtins.int
-        UNTIL_FIELD_NUMBER: _builtins.int
-        AS_OF_MS_FIELD_NUMBER: _builtins.int
-        name: _builtins.str
-        @_builtins.property
-        def until(self) -> _timestamp_pb2.Timestamp:
-            """its watermark; absent until it has one"""
-
-        @_builtins.property
-        def as_of_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-            """of each row: the hop boundary that its values are of; past `until` they may lack events"""
-
-        def __init__(
-            self,
-            *,
-            name: _builtins.str = ...,
-            until: _timestamp_pb2.Timestamp | None = ...,
-            as_of_ms: _abc.Iterable[_builtins.int] | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_ms", b"as_of_ms", "name", b"name", "until", b"until"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     MODEL_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
@@ -308,6 +277,8 @@ class PredictResponse(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    AS_OF_MS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     @_builtins.property
     def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
@@ -340,8 +311,16 @@ class PredictResponse(_message.Message):
         """that answered each row: champion or challenger; none where a version was pinned"""
 
     @_builtins.property
-    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictResponse.View]:
+    def views(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """that the champion, or the pinned version, looks into"""
+
+    @_builtins.property
+    def until_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the views: their watermarks; 0 until there is one"""
+
+    @_builtins.property
+    def as_of_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """rows x views, row by row: the hop boundary that the values are of; past the view's watermark they may lack events"""
 
     def __init__(
         self,
@@ -355,11 +334,13 @@ class PredictResponse(_message.Message):
         class_names: _abc.Iterable[_builtins.str] | None = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         arms: _abc.Iterable[_builtins.str] | None = ...,
-        views: _abc.Iterable[Global___PredictResponse.View] | None = ...,
+        views: _abc.Iterable[_builtins.str] | None = ...,
+        until_ms: _abc.Iterable[_builtins.int] | None = ...,
+        as_of_ms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features_until", b"features_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "class_names", b"class_names", "classes", b"classes", "features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "probabilities", b"probabilities", "versions", b"versions", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "as_of_ms", b"as_of_ms", "class_names", b"class_names", "classes", b"classes", "features_until", b"features_until", "ids", b"ids", "model", b"model", "predictions", b"predictions", "probabilities", b"probabilities", "until_ms", b"until_ms", "versions", b"versions", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
