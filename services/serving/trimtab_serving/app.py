@@ -41,6 +41,7 @@ from trimtab_serving.predictionlog import PredictionLog
 from trimtab_serving.producers import Heartbeat, LogWriter, Watermarks, measure
 from trimtab_serving.rows import Readers
 from trimtab_serving.snapshot import Board
+from trimtab_serving.streaming import Streams
 from trimtab_serving.usecases import Predictions
 
 log = logging.getLogger(__name__)
@@ -84,12 +85,14 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     def specs_changed() -> None:
         features.set_topics(views.update())
         tables.set_topics(references.update())
+        streams.update()
         inputs_changed()
 
     views, references = OnlineViews(book, mirror.records, inputs_changed), RefTables(book, mirror.records)
     readers = Readers(book, views, references)
     fleet = Fleet(board, ModelFiles(config.state_dir / "models"), readers.of, board_changed)
     heartbeat = Heartbeat(fleet, messages)
+    streams = Streams(config.kafka_servers, book, board, fleet.wants, meter, clock)
     features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)
     tables = Tables(mirror, references, inputs_changed).follower(config.kafka_servers)
     wishes = Wishes(mirror, book, fleet, specs_changed)
@@ -107,6 +110,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         await fleet.settle()
         await mirror.save()
         tasks.create_task(fleet.run())
+        tasks.create_task(streams.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))
         tasks.create_task(
             _speak(

@@ -175,6 +175,11 @@ class Fleet:
         stored = [file for ref in refs for file in (ref.model, ref.reference) if file is not None]
         self._files.keep_only({file.digest for file in stored})
 
+    def wants(self, model: str) -> bool:
+        """Return whether a version is to answer for a model, be it loaded or not."""
+        held = self._models.get(model)
+        return held is not None and held.wanted.champion is not None
+
     def standings(self) -> list[Standing]:
         """Return what became of each wanted state."""
         return [self._standing(held) for held in self._models.values()]
