@@ -55,8 +55,7 @@ def streams(instance: Instance) -> Streams:
 
 
 def worker(instance: Instance) -> Worker:
-    made = streams(instance)._worker(TopicPartition(f"events.{SOURCE}", 1))
-    return made
+    return streams(instance)._worker(TopicPartition(f"events.{SOURCE}", 1))
 
 
 def event(offset: int, value: bytes | None = None) -> Raw:

@@ -129,11 +129,8 @@ async def test_every_event_is_scored_once_while_processes_join_and_are_killed(wo
         return len(await world.scores()) > 0
 
     await publish(2)
-    joining = asyncio.create_task(asyncio.to_thread(world.second.start))
     await eventually(some, what="the first scores")
-    await publish(1)
-    await joining
-    await publish(1)
+    await asyncio.gather(asyncio.to_thread(world.second.start), publish(2))
     await asyncio.to_thread(world.first.kill)
     await publish(2)
 
