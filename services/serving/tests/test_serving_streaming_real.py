@@ -60,6 +60,7 @@ class World:
         made = [
             topics.FEATURES.named(view.name, **family),
             topics.EVENTS.named(self.source, **family),
+            topics.SCORES.named(self.source, **family),
             topics.TABLES.named(self.project.zones.name),
         ]
         await admin.ensure_topics(self.servers, [*topics.STATIC, *made])

@@ -22,9 +22,9 @@ from typing import Any
 from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
-from trimtab_runtime import admin, bus, records
+from trimtab_runtime import bus, records
 from trimtab_runtime.clock import Clock
-from trimtab_runtime.errors import Conflict, NotFound, Unavailable
+from trimtab_runtime.errors import Conflict, Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.pipeline import Broken, Pipeline
 from trimtab_runtime.records import Outgoing
@@ -67,7 +67,6 @@ class Streams:
         clock: Clock,
     ) -> None:
         """`is_wanted` says whether a model that does not answer is to: its version is on its way, or cannot be loaded."""
-        self.servers = servers
         self.board = board
         self.is_wanted = is_wanted
         self.meter = meter
@@ -90,11 +89,6 @@ class Streams:
     def models_of(self, source: str) -> Sequence[str]:
         """Return the models that score the events of a source."""
         return self._models.get(source, ())
-
-    async def open_scores(self, source: str) -> None:
-        """Make the topic of what is said of a source's events."""
-        partitions = self._book.source(source).spec.partitions
-        await admin.ensure_topics(self.servers, [topics.SCORES.named(source, partitions=partitions)])
 
     async def run(self) -> None:
         """Score until cancelled; what cannot be scored on stops no request."""
@@ -125,10 +119,6 @@ class Worker:
 
     async def restore(self) -> Sequence[Outgoing]:
         """Have nothing to restore: the board is everybody's."""
-        try:
-            await self._streams.open_scores(self._source)
-        except NotFound as error:  # its spec was removed a moment ago
-            raise Unavailable(str(error)) from error
         return []
 
     async def prepare(self, batch: Sequence[Any]) -> None:
