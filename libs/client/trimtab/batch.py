@@ -183,7 +183,7 @@ async def warm_version(trimtab: Trimtab, model: str, number: int) -> tuple[Deplo
         Conflict: there is none, or it is not warm.
     """
     deployment = await trimtab.deployment(model)
-    parts = [part for part in ("champion", "challenger", "previous") if deployment.HasField(part)]  # type: ignore[arg-type]
+    parts = [part for part in ("champion", "challenger", "previous") if deployment.HasField(part)]
     warm = {part: getattr(deployment, part) for part in parts}
     if number == 0 and "champion" in warm:
         return deployment, warm["champion"]

@@ -126,7 +126,7 @@ async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -
         await mirror.save()
         tasks.create_task(fleet.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))
-        said = [
+        said: list[Callable[[Any], Coroutine[Any, Any, None]]] = [
             writer.ship,
             heartbeat.beat,
             watermarks.publish,
