@@ -289,8 +289,10 @@ def form_of(output: Path) -> str:
     """Return how an output is written: csv, jsonl or parquet, as its name says.
 
     Raises:
-        Rejected: it says none of them.
+        Rejected: it says none of them, or there is no such folder.
     """
+    if not output.parent.is_dir():
+        raise Rejected(f"there is no folder {output.parent}: make it, or name another --output")
     if (form := _FORMS.get(output.suffix.lower())) is None:
         raise Rejected(
             f"--output {output.name!r} says no format that is written: call it .csv, .jsonl or .parquet"
@@ -322,7 +324,7 @@ def answers_of(scorer: Scorer, rows: Sequence[Read], said: Iterable[Said]) -> pa
     columns: list[Any] = [
         [row.number for row in rows],
         [
-            None if key is None else entity_text(key) if not isinstance(key, list | dict) else str(key)
+            None if key is None else str(key) if isinstance(key, list | dict) else entity_text(key)
             for key in keys
         ],
         [each and each.prediction for each in found],
