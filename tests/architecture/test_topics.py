@@ -74,7 +74,7 @@ def test_a_service_names_exactly_the_topics_that_the_table_gives_it(service: str
 
 
 def test_the_table_knows_every_service_and_nobody_else_but_people() -> None:
-    people = {"producers", "operators", "analysts", "compliance"}
+    people = {"producers", "applications", "operators", "analysts", "compliance"}
     told = {who for topic in topics.ALL for who in (*topic.producers, *dict(topic.readers))}
 
     assert told - people == set(PACKAGES)

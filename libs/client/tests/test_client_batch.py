@@ -132,7 +132,9 @@ def test_every_format_has_the_same_rows_also_where_there_are_none(tmp_path: Path
     assert contents(output) == []
 
 
-def test_a_format_that_is_not_written_is_refused_by_name() -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(Rejected, match="there is no folder nowhere: make it"):
+        form_of(Path("nowhere/out.csv"))
     with pytest.raises(Rejected, match=r"'out.xlsx' says no format that is written"):
         form_of(Path("out.xlsx"))
 

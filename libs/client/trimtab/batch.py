@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from trimtab_contracts.registry.v1.registry_pb2 import VersionRef
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionRef
 from trimtab_core import specs
 from trimtab_core.asking import Asking, NotARow
 from trimtab_core.contract import compile_contract, entity_text
@@ -98,18 +98,7 @@ class Scorer:
         Raises:
             Conflict: there is none, or it is not warm.
         """
-        deployment = await trimtab.deployment(model.name)
-        warm = [
-            getattr(deployment, part)
-            for part in ("champion", "challenger", "previous")
-            if deployment.HasField(part)
-        ]
-        version = next((each for each in warm if number in (0, each.number)), None)
-        if version is None:
-            listed = ", ".join(str(each.number) for each in warm) or "none"
-            raise Conflict(
-                f"version {number or 'champion'} of model {model.name!r} does not serve: warm are {listed}; promote one"
-            )
+        _, version = await warm_version(trimtab, model.name, number)
         resources = [
             from_message(each) for kind in ("FeatureView", "Table") for each in await trimtab.resources(kind)
         ]
@@ -185,6 +174,29 @@ class Scorer:
             Said(prediction, answer.probabilities[width * place : width * (place + 1)])
             for place, prediction in enumerate(predictions)
         ]
+
+
+async def warm_version(trimtab: Trimtab, model: str, number: int) -> tuple[Deployment, VersionRef]:
+    """Return the wanted state of a model, and a version of it that serves: the champion, if `number` is 0.
+
+    Raises:
+        Conflict: there is none, or it is not warm.
+    """
+    deployment = await trimtab.deployment(model)
+    parts = [part for part in ("champion", "challenger", "previous") if deployment.HasField(part)]
+    warm = {part: getattr(deployment, part) for part in parts}
+    if number == 0 and "champion" in warm:
+        return deployment, warm["champion"]
+    for version in warm.values():
+        if version.number == number:
+            return deployment, version
+    listed = ", ".join(str(each.number) for each in warm.values()) or "none"
+    said = (
+        f"version {number} of model {model!r} does not serve"
+        if number
+        else f"model {model!r} has no champion"
+    )
+    raise Conflict(f"{said}, and warm are {listed}: see `trimtab versions {model}`")
 
 
 @dataclass(slots=True)
@@ -277,8 +289,10 @@ def form_of(output: Path) -> str:
     """Return how an output is written: csv, jsonl or parquet, as its name says.
 
     Raises:
-        Rejected: it says none of them.
+        Rejected: it says none of them, or there is no such folder.
     """
+    if not output.parent.is_dir():
+        raise Rejected(f"there is no folder {output.parent}: make it, or name another --output")
     if (form := _FORMS.get(output.suffix.lower())) is None:
         raise Rejected(
             f"--output {output.name!r} says no format that is written: call it .csv, .jsonl or .parquet"
@@ -310,7 +324,7 @@ def answers_of(scorer: Scorer, rows: Sequence[Read], said: Iterable[Said]) -> pa
     columns: list[Any] = [
         [row.number for row in rows],
         [
-            None if key is None else entity_text(key) if not isinstance(key, list | dict) else str(key)
+            None if key is None else str(key) if isinstance(key, list | dict) else entity_text(key)
             for key in keys
         ],
         [each and each.prediction for each in found],

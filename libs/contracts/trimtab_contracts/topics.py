@@ -17,7 +17,7 @@ from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen, TableRecord
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
-from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, Score, ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 
 M = TypeVar("M", bound=Message)
@@ -144,7 +144,7 @@ EVENTS: Topic[Message] = Topic(
     value=None,
     encoding=Encoding.ROW,
     producers=("ingestion",),
-    readers=(("feature_store", SHARED), ("monitoring", SHARED)),
+    readers=(("feature_store", SHARED), ("monitoring", SHARED), ("serving", SHARED)),
     retention_ms=7 * _DAY_MS,
 )
 KEYED: Topic[Message] = Topic(
@@ -210,6 +210,16 @@ PREDICTIONS = _messages(
     encoding=Encoding.BINARY,
     producers=("serving",),
     readers=(("feature_store", SHARED), ("monitoring", SHARED)),
+    retention_ms=7 * _DAY_MS,
+)
+SCORES = _messages(
+    "scores.{source}",
+    Score,
+    about="What models that `score: [stream]` say of each event as it arrives, exactly once; the log of it is on predictions. "
+    "Same partition as the event.",
+    key="the source's key",
+    producers=("serving",),
+    readers=(("applications", SHARED),),
     retention_ms=7 * _DAY_MS,
 )
 METRICS_QUALITY = _messages(
@@ -366,7 +376,7 @@ AUDIT = _messages(
 )
 
 ALL: tuple[Topic[Any], ...] = (
-    RAW, EVENTS, SEEN, TABLES, KEYED, DEADLETTER, FEATURES, PREDICTIONS, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
+    RAW, EVENTS, SEEN, TABLES, KEYED, DEADLETTER, FEATURES, PREDICTIONS, SCORES, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
     METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
     ALERTS, AUDIT,
 )  # fmt: skip

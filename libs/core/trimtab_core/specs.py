@@ -983,6 +983,8 @@ class ModelSpec(Spec):
     or an expression of those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
     label: LabelSpec
     trainer: TrainerSpec
+    score: tuple[Literal["request", "stream"], ...] = Field(default=("request",), min_length=1)
+    """What is answered: `request`, whoever asks; `stream`, besides, every event of the source as it arrives, on `scores.<source>`."""
     gates: tuple[OneGate, ...] = ()
     rollout: RolloutSpec = RolloutSpec()
     monitoring: MonitoringSpec = MonitoringSpec()

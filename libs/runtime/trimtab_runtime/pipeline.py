@@ -92,9 +92,11 @@ class Pipeline:
         topics: Collection[str] = (),
         max_records: int = 2000,
         session_ms: int = SESSION_MS,
+        from_now: bool = False,
     ) -> None:
         """Read `topics` as the consumer group `service`, at most `max_records` of a partition at a time.
 
+        A partition that the group has never read is read from its beginning, or `from_now` on.
         A process that is not heard of for `session_ms` loses its partitions to the others.
         """
         self.servers = servers
@@ -102,6 +104,7 @@ class Pipeline:
         self.make_worker = make_worker
         self.max_records = max_records
         self.session_ms = session_ms
+        self.from_now = from_now
         self._topics = frozenset(topics)
         self._changed = asyncio.Event()
         self._membership: _Membership | None = None
@@ -270,7 +273,7 @@ class _Lane:
         """Restore a worker, and return from where it reads on, which is what is committed; older owners are fenced."""
         offset: int | None = await self._consumer.committed(self._place)
         if offset is None:
-            offset = int((await self._consumer.beginning_offsets([self._place]))[self._place])
+            offset = await self._first(transactions)
         try:
             worker = self._pipeline.make_worker(self._place)
             outputs = await worker.restore()
@@ -285,6 +288,14 @@ class _Lane:
         self._consumer.seek(self._place, offset)
         self._consumer.resume(self._place)
         self.worker = worker
+        return offset
+
+    async def _first(self, transactions: Transactions) -> int:
+        """Return from where a partition is read that the group has never read; from now on is from the same now ever after."""
+        if not self._pipeline.from_now:
+            return int((await self._consumer.beginning_offsets([self._place]))[self._place])
+        offset = int((await self._consumer.end_offsets([self._place]))[self._place])
+        await transactions.commit([], self._pipeline.service, self._place, offset)
         return offset
 
     async def _work(self, offset: int, transactions: Transactions) -> None:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FOLLOWS = (topics.SERVING_STATUS,)
 _FAMILIES: Mapping[str, Sequence[topics.Topic[Any]]] = {
-    "Source": (topics.RAW, topics.EVENTS, topics.SEEN),
+    "Source": (topics.RAW, topics.EVENTS, topics.SEEN, topics.SCORES),
     "FeatureView": (topics.KEYED, topics.FEATURES),
     "Table": (topics.TABLES,),
 }

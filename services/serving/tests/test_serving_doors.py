@@ -74,6 +74,19 @@ async def test_a_pinned_version_answers_and_is_not_logged(
     assert not any(batch.rows for batch in instance.log.drain([MODEL]))
 
 
+async def test_features_of_views_may_be_given_for_a_pinned_version_all_of_them_and_a_value_each_row(
+    channel: grpc.aio.Channel,
+) -> None:
+    def asked(version: int, *values: float) -> Any:
+        given = [f"{PROJECT.speed.name}.mph_mean_1d"]
+        request = PredictRequest(model=MODEL, rows=[row()], version=version, given=given, given_values=values)
+        return PredictionStub(channel).Predict(request)
+
+    assert list((await asked(3, 50)).predictions) == [7.5 + 500]
+    assert (await refused(asked(0, 50)))[1].startswith("features are given and no version is pinned")
+    assert (await refused(asked(3, 50, 60)))[1].startswith("there are 2 given values, and 1 rows of 1")
+
+
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [

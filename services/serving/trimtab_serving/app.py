@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -27,6 +28,7 @@ from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from trimtab_serving import grpc_api, oip_api
+from trimtab_serving.alone import Home, unpack
 from trimtab_serving.cache import SessionCache
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Tables, Wishes
@@ -43,6 +45,7 @@ from trimtab_serving.predictionlog import PredictionLog
 from trimtab_serving.producers import Heartbeat, LogWriter, Watermarks, measure
 from trimtab_serving.rows import Readers
 from trimtab_serving.snapshot import Board
+from trimtab_serving.streaming import Streams
 from trimtab_serving.usecases import Predictions
 
 log = logging.getLogger(__name__)
@@ -57,14 +60,27 @@ _FAREWELL_S = 2.0
 
 async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
+    await _run(config, Home.of(config))
+
+
+async def run_alone(bundle: Path, key: bytes | None, config: Config) -> None:
+    """Run from a bundle until cancelled; without Kafka in the settings with nothing else around.
+
+    Raises:
+        NotFound, BadBundle: it is not there, or not what was signed with `key`; without one no signature is asked for.
+    """
+    await _run(config, unpack(bundle, key, config))
+
+
+async def _run(config: Config, home: Home) -> None:
     with (
-        Mirror(config.state_dir / "mirror", config.mirror_limit_mb * _MB) as mirror,
+        Mirror(home.mirror, config.mirror_limit_mb * _MB) as mirror,
         Journal(config.state_dir / "log", config.log_limit_mb * _MB) as journal,
     ):
-        await _serve(config, mirror, journal)
+        await _serve(config, home, mirror, journal)
 
 
-async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
+async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -> None:
     clock, board, meter, book = SystemClock(), Board(), Meter(), SpecBook()
     messages = Messages(config.instance, clock)
     partitions = topics.PREDICTIONS.partitions
@@ -86,6 +102,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     def specs_changed() -> None:
         features.set_topics(views.update())
         tables.set_topics(references.update())
+        streams.update()
         inputs_changed()
 
     views, references = OnlineViews(book, mirror.records, inputs_changed), RefTables(book, mirror.records)
@@ -93,43 +110,43 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
     cache = SessionCache(OnnxEngine(), config.model_memory_mb * _MB)
     fleet = Fleet(
         board,
-        ModelFiles(config.state_dir / "models"),
+        ModelFiles(home.models),
         cache,
         readers.of,
         board_changed,
         always_warm=frozenset(config.always_warm.split(",")),
     )
     heartbeat = Heartbeat(fleet, messages)
+    streams = Streams(config.kafka_servers, book, board, fleet.wants, meter, clock)
     features = Features(mirror, views, freshness, features_moved).follower(config.kafka_servers)
     tables = Tables(mirror, references, inputs_changed).follower(config.kafka_servers)
-    wishes = Wishes(mirror, book, fleet, specs_changed)
+    wishes = Wishes(mirror, book, fleet, specs_changed, home.only)
     wanted = wishes.follower(config.kafka_servers)
     has_copy = wishes.replay()
     for view, until_ms in views.reached().items():
         features_moved(view, until_ms)
 
+    heard = [wanted, features, tables] if config.kafka_servers else []
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(wanted.run())
-        tasks.create_task(features.run())
-        tasks.create_task(tables.run())
+        for follower in heard:
+            tasks.create_task(follower.run())
         tasks.create_task(_every(_SAVE_S, mirror.save))
-        await _catch_up([wanted, features, tables], config.catch_up_s if has_copy else None)
+        await _catch_up(heard, config.catch_up_s if has_copy else None)
         await fleet.settled()
         await mirror.save()
         tasks.create_task(fleet.run())
         tasks.create_task(_every(_FLUSH_S, writer.flush))
-        tasks.create_task(
-            _speak(
-                config.kafka_servers,
-                [
-                    writer.ship,
-                    heartbeat.beat,
-                    watermarks.publish,
-                    partial(measure, meter, messages, clock),
-                    partial(freshness.publish, topics.METRICS_FEATURES),
-                ],
-            )
-        )
+        said: list[Callable[[Any], Coroutine[Any, Any, None]]] = [
+            writer.ship,
+            heartbeat.beat,
+            watermarks.publish,
+            partial(measure, meter, messages, clock),
+            partial(freshness.publish, topics.METRICS_FEATURES),
+        ]
+        if config.kafka_servers:
+            tasks.create_task(_speak(config.kafka_servers, said))
+        if home.only is None:  # events are for those that are always there
+            tasks.create_task(streams.run())
         answers = Predictions(board, predictions, meter, clock)
         try:
             async with door.serving(
@@ -145,7 +162,7 @@ async def _serve(config: Config, mirror: Mirror, journal: Journal) -> None:
         finally:
             await writer.flush()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL_S):
+                async with asyncio.timeout(_FAREWELL_S if config.kafka_servers else 0):
                     await writer.shipped()
 
 

@@ -6,7 +6,7 @@ the same functions, so what is answered with Kafka away is what would be with it
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
@@ -30,12 +30,20 @@ log = logging.getLogger(__name__)
 class Wishes:
     """Hears `specs` and `deployments`: what is to be served, and how."""
 
-    def __init__(self, mirror: Mirror, book: SpecBook, fleet: Fleet, on_specs: Callable[[], None]) -> None:
-        """`on_specs` is called after each change of the book."""
+    def __init__(
+        self,
+        mirror: Mirror,
+        book: SpecBook,
+        fleet: Fleet,
+        on_specs: Callable[[], None],
+        only: Collection[str] | None = None,
+    ) -> None:
+        """`on_specs` is called after each change of the book; only specs of `only`, as Kind/name, are for this process."""
         self._mirror = mirror
         self._book = book
         self._fleet = fleet
         self._on_specs = on_specs
+        self._only = None if only is None else frozenset(only)
 
     def follower(self, servers: str) -> Follower:
         """Return the follower that hears them; run it as a task."""
@@ -53,12 +61,19 @@ class Wishes:
 
     async def hear(self, topic: str, partition: int, records: Sequence[Any]) -> None:
         """Take in raw records of either topic."""
-        for record in keyed(records):
+        records = [record for record in keyed(records) if self._is_ours(topic, record.key)]
+        if not records:
+            return
+        for record in records:
             self._take(topic, record.key, record.value, traceparent_of(record))
         self._mirror.put(topic, partition, records)
         if topic == topics.SPECS.name:
             self._on_specs()
         await self._mirror.save()  # rare, and what a restart could not do without
+
+    def _is_ours(self, topic: str, key: bytes) -> bool:
+        name = key.decode(errors="replace")
+        return self._only is None or (name if topic == topics.SPECS.name else f"Model/{name}") in self._only
 
     def _take(self, topic: str, key: bytes, value: bytes | None, traceparent: str | None) -> None:
         try:

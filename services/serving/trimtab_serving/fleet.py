@@ -228,6 +228,11 @@ class Fleet:
                 found |= {ref.model.digest for ref in stay if ref is not None}
         return found
 
+    def wants(self, model: str) -> bool:
+        """Return whether a version is to answer for a model, be it loaded or not."""
+        held = self._models.get(model)
+        return held is not None and held.wanted.champion is not None
+
     def standings(self, models: Collection[str] | None = None) -> list[Standing]:
         """Return what became of the wanted state of some models, or of each."""
         if models is None:

@@ -10,7 +10,8 @@ import numpy as np
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
-from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, ServingStatus
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, Score, ServingStatus
+from trimtab_contracts.topics import Topic
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.records import Outgoing
@@ -19,6 +20,7 @@ from trimtab_serving import outcomes
 from trimtab_serving.fleet import Standing
 from trimtab_serving.meter import Traffic
 from trimtab_serving.predictionlog import Batch
+from trimtab_serving.usecases import Answer
 
 LEASE_MS = 6_000
 
@@ -56,6 +58,28 @@ class Messages:
             time_ms=batch.watermark_ms,
         )
         return msgspec.structs.replace(record, partition=batch.partition)
+
+    def score(
+        self, topic: Topic[Score], model: str, answer: Answer, at: int, event: Any, event_time_ms: int
+    ) -> Outgoing:
+        """Return what was said of an event, the `at`-th of an answer, for the partition that it came from."""
+        said, key = answer.predictions[at], (event.key or b"").decode(errors="replace")
+        message = Score(
+            model=model,
+            id=answer.ids[at],
+            event_id=records.ids([event])[0],
+            key=key,
+            event_time=to_timestamp(event_time_ms),
+            prediction=float(said.argmax() if answer.classes else said),
+            version=answer.versions[at],
+        )
+        if answer.classes:
+            message.class_name = answer.classes[int(message.prediction)]
+            message.probabilities.update(zip(answer.classes, said.tolist(), strict=True))
+        record = records.outgoing(
+            topic, message, key=key, id=message.id, source=self._instance, time_ms=event_time_ms
+        )
+        return msgspec.structs.replace(record, partition=event.partition)
 
     def status(self, standing: Standing) -> Outgoing:
         """Return a heartbeat; it holds until the lease is over."""

@@ -94,6 +94,12 @@ class Mirror:
                 self._pending[place] = _pack(stored)
         self._pending[_OFFSETS, f"{topic}/{partition}".encode()] = _OFFSET.pack(records[-1].offset + 1)
 
+    def begin_with(self, records: Sequence[Stored]) -> None:
+        """Take records that come from elsewhere than their topics, which are read from their beginnings all the same."""
+        for stored in records:
+            self._pending[_RECORDS, _place(stored.topic, stored.key)] = _pack(stored)
+        self._flush()
+
     async def save(self) -> None:
         """Write what was put; on return it survives a crash of the machine."""
         if self._pending:

@@ -129,11 +129,11 @@ class PredictionLog:
             if after >= self._reached.get(model, 0):
                 self._behind.discard(model)
             for partition in range(self._partitions):
-                pieces = _pieces(groups.get((model, partition), {}).values())
-                if not pieces and after > before:
-                    pieces = [[]]
-                batches += [Batch(model, partition, before, piece) for piece in pieces[:-1]]
-                batches += [Batch(model, partition, after, piece) for piece in pieces[-1:]]
+                cut = pieces(groups.get((model, partition), {}).values())
+                if not cut and after > before:
+                    cut = [[]]
+                batches += [Batch(model, partition, before, piece) for piece in cut[:-1]]
+                batches += [Batch(model, partition, after, piece) for piece in cut[-1:]]
         return batches
 
     def _move(self, model: str, in_flight: Iterable[int]) -> int:
@@ -143,11 +143,12 @@ class PredictionLog:
         return self._watermark[model]
 
 
-def _pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answered, int]]]:
-    pieces = []
+def pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answered, int]]]:
+    """Return the rows of each group, answers of one `Served`, cut to what one batch may hold."""
+    found = []
     for rows in groups:
         first = rows[0][0]
         width = first.features.shape[1] + (0 if first.texts is None else _TEXT * first.texts.shape[1])
         size = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, width)))
-        pieces += [rows[at : at + size] for at in range(0, len(rows), size)]
-    return pieces
+        found += [rows[at : at + size] for at in range(0, len(rows), size)]
+    return found

@@ -121,8 +121,8 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
 
     telling.reach(Stage.EXPORTING)
     graph = export.serialised(final.to_onnx())
-    shown = export.to_check(rows.features[judged])
-    asked = export.check(graph, shown, final.predict(shown))
+    checked = export.to_check(rows.features[judged])
+    asked = export.check(graph, checked, final.predict(checked))
     (folder / "model.onnx").write_bytes(graph)
     shown = made.reference
     said = export.answers(asked, shown.features[reference.examples(shown)])

@@ -40,6 +40,7 @@ def predict_file(
         raise Rejected(
             "rows on standard input cannot be gone on with: write them to a file first, and name that"
         )
+    named = hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:16]
     try:
         part = ask(
             directory,
@@ -48,7 +49,7 @@ def predict_file(
                 model,
                 file,
                 output,
-                directory / "predict",
+                directory / "predict" / f"{named}.lock",
                 version=version,
                 reading=reading,
                 patience_s=patience_s,
@@ -85,7 +86,7 @@ async def _predict(
     name: str,
     file: File,
     output: Path,
-    locks: Path,
+    lock: Path,
     *,
     version: int,
     reading: Mapping[str, Any],
@@ -95,8 +96,7 @@ async def _predict(
     source = await trimtab.source(model.spec.source)
     typing = Typing(source.spec, Reading(**reading, decimal_comma=file.decimal_comma))
     with ExitStack() as stack:
-        named = hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:16]
-        if not stack.enter_context(locked(locks / f"{named}.lock", within=0.0)):
+        if not stack.enter_context(locked(lock, within=0.0)):
             raise Rejected(f"{output} is being written by another command: wait for that")
         with aside.status(f"taking the digest of {file.path}"):
             digest = await asyncio.to_thread(file.digest)

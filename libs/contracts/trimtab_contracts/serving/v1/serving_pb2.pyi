@@ -146,6 +146,81 @@ class PredictionBatch(_message.Message):
 Global___PredictionBatch: _TypeAlias = PredictionBatch  # noqa: Y015
 
 @_typing.final
+class Score(_message.Message):
+    """What was said of one event as it arrived; the value on `scores.<source>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ProbabilitiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    id: _builtins.str
+    """of the prediction, as in the log: the same however often the event is scored"""
+    event_id: _builtins.str
+    """what the event is called"""
+    key: _builtins.str
+    """the source's"""
+    prediction: _builtins.float
+    """of a multiclass task the number of the most probable class"""
+    class_name: _builtins.str
+    """of a multiclass task"""
+    version: _builtins.int
+    """that answered"""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def probabilities(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        id: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        prediction: _builtins.float | None = ...,
+        class_name: _builtins.str = ...,
+        probabilities: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prediction", b"_prediction", "event_time", b"event_time", "prediction", b"prediction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prediction", b"_prediction", "class_name", b"class_name", "event_id", b"event_id", "event_time", b"event_time", "id", b"id", "key", b"key", "model", b"model", "prediction", b"prediction", "probabilities", b"probabilities", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__prediction: _TypeAlias = _typing.Literal["prediction"]  # noqa: Y015
+    _WhichOneofArgType__prediction: _TypeAlias = _typing.Literal["_prediction", b"_prediction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction) -> _WhichOneofReturnType__prediction | None: ...
+
+Global___Score: _TypeAlias = Score  # noqa: Y015
+
+@_typing.final
 class ServingStatus(_message.Message):
     """What an instance has loaded; the value on `serving.status`, keyed model@instance."""
 

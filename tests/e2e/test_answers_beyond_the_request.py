@@ -1,4 +1,4 @@
-"""A file of rows: answered like one by one, rows of long ago from the archive; killed half-way, and gone on with."""
+"""A file of rows is answered like one by one, killed half-way, and gone on with; a bundle answers as serving does."""
 
 import asyncio
 import csv
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from trimtab.cli import app
+from trimtab.client import SERVICES, Trimtab
 from trimtab.testing import HOUR_MS, World
 from trimtab_runtime.clock import iso
+from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.testing import eventually
+from trimtab_stack import environment, ports
 from trimtab_stack.stack import Stack
 from typer.testing import CliRunner
 
@@ -26,7 +30,7 @@ HOURS = 32
 MANY = 12_000
 
 
-async def test_a_file_is_answered_like_its_rows_one_by_one_and_gone_on_with_after_a_kill(
+async def test_a_file_and_a_bundle_are_answered_as_requests_are(
     make_world: Callable[..., Any], whole: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,6 +43,7 @@ async def test_a_file_is_answered_like_its_rows_one_by_one_and_gone_on_with_afte
         await rows_of_any_time_are_answered_as_they_would_have_been(world)
         await rows_that_cannot_be_read_are_told_and_the_others_answered()
         await a_killed_command_is_gone_on_with(world)
+        await a_bundle_answers_as_serving_does(world)
 
 
 async def rows_of_any_time_are_answered_as_they_would_have_been(world: World) -> None:
@@ -103,6 +108,33 @@ async def a_killed_command_is_gone_on_with(world: World) -> None:
     assert [(each["row"], each["id"]) for each in answers] == [(str(n + 1), f"m{n}") for n in range(MANY)]
     assert all(each["prediction"] and not each["error"] for each in answers)
     assert not content(job)
+
+
+async def a_bundle_answers_as_serving_does(world: World) -> None:
+    done = told(await run("model", "export", "file", "-o", "file.bundle", "--unsigned", "--json"))
+    assert (done["version"], done["signed"], done["features until"]) == (1, False, iso(world.now_ms))
+    rows = [{"id": f"b{n}", "at": iso(world.now_ms), "road": road, "x": 1.5} for n, road in enumerate("abcd")]
+    known = await world.trimtab.predict("file", rows, version=1)
+    address = f"127.0.0.1:{ports.choose()}"
+    environ = {**environment.inherited(), "TRIMTAB_GRPC_ADDRESS": address, "TRIMTAB_STATE_DIR": "edge"}
+    words = [sys.executable, "-m", "trimtab_serving", "--bundle", "file.bundle", "--unsigned"]
+    edge = await asyncio.to_thread(subprocess.Popen, words, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        async with Trimtab.connect({**addresses_of_nobody(), "serving": address}) as alone:
+
+            async def answers() -> list[float]:
+                with suppress(Unavailable):  # it is about to begin
+                    return list((await alone.predict("file", rows)).predictions)
+                return []
+
+            assert await eventually(answers, what="an answer from the bundle") == list(known.predictions)
+    finally:
+        edge.terminate()
+        await asyncio.to_thread(edge.wait)
+
+
+def addresses_of_nobody() -> dict[str, str]:
+    return dict.fromkeys(SERVICES, f"127.0.0.1:{ports.choose()}")
 
 
 async def archived_rows(world: World) -> list[dict[str, Any]]:

@@ -1,0 +1,173 @@
+"""Events that are scored as they arrive, on an instance without Kafka."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiokafka import TopicPartition
+from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Rollout
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, Score
+from trimtab_core.slots import FoldState, Layout
+from trimtab_runtime import records
+from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.featurelog import partition_of
+from trimtab_runtime.records import Outgoing
+from trimtab_serving import testing
+from trimtab_serving.streaming import Streams, Worker
+from trimtab_serving.testing import Instance, Raw
+
+DAY = 86_400_000
+MIDNIGHT = 19_700 * DAY
+PROJECT = testing.project(score=["stream"])
+MODEL, SOURCE = PROJECT.model.name, PROJECT.pickups.name
+
+
+@pytest.fixture
+async def instance(tmp_path: Path) -> AsyncIterator[Instance]:
+    """A canary at half of the keys: versions answer their number, plus ten times the zone's speed of 20 mph."""
+    made = Instance(tmp_path / "state")
+    fold = FoldState(Layout.of(PROJECT.speed.spec, PROJECT.dropoffs.spec.lateness))
+    fold.fold(["7", "7"], np.array([MIDNIGHT, MIDNIGHT + 1]), np.array([[10.0], [30.0]]))
+    one, two = (
+        testing.version(tmp_path, n, PROJECT.features, testing.linear_model([0, 0, 10], bias=n))
+        for n in (1, 2)
+    )
+    await made.hear(
+        *PROJECT.specs,
+        *testing.features(PROJECT.speed.name, fold, MIDNIGHT + DAY, 2),
+        testing.deployment(
+            MODEL, 1, one, challenger=two, rollout=Rollout(id="r", strategy="canary", share=50)
+        ),
+    )
+    yield made
+    made.close()
+
+
+def streams(instance: Instance) -> Streams:
+    made = Streams("", instance.book, instance.board, instance.fleet.wants, instance.meter, instance.clock)
+    made.update()
+    return made
+
+
+def worker(instance: Instance) -> Worker:
+    return streams(instance)._worker(TopicPartition(f"events.{SOURCE}", 1))
+
+
+def event(offset: int, value: bytes | None = None) -> Raw:
+    at = MIDNIGHT + DAY // 2 + offset
+    trip = f"t{offset}"
+    row = (
+        json.dumps({"trip": trip, "at": iso(at), "zone": 7, "distance": 1}).encode()
+        if value is None
+        else value
+    )
+    headers = records.row_headers(id=f"e{offset}", source=SOURCE, event_time_ms=at, arrived_at_ms=at)
+    return Raw(f"events.{SOURCE}", 1, offset, trip.encode(), row, headers)
+
+
+def watermark(offset: int, time_ms: int) -> Raw:
+    headers = records.watermark_headers(source=SOURCE, time_ms=time_ms, origin=1, origins=2)
+    return Raw(f"events.{SOURCE}", 1, offset, None, b"", headers)
+
+
+async def worked(worker: Worker, *batch: Raw) -> Sequence[Outgoing]:
+    await worker.prepare(batch)
+    return worker.process(batch)
+
+
+def batches(found: Sequence[Outgoing]) -> list[PredictionBatch]:
+    return [topics.PREDICTIONS.decode(each.value or b"") for each in found if each.topic == "predictions"]
+
+
+def scores(found: Sequence[Outgoing]) -> list[Score]:
+    return [topics.SCORES.decode(each.value or b"") for each in found if each.topic == f"scores.{SOURCE}"]
+
+
+async def test_an_event_is_answered_and_logged_as_a_request_for_its_row_is(instance: Instance) -> None:
+    events = [event(n) for n in range(40)]
+    asked = instance.predictions.predict(MODEL, [each.value or b"" for each in events])
+
+    found = await worked(worker(instance), *events)
+
+    said = scores(found)
+    assert [each.prediction for each in said] == asked.predictions.tolist()
+    assert [each.version for each in said] == list(asked.versions)
+    assert set(asked.versions) == {1, 2}
+    assert [(each.event_id, each.key) for each in said] == [(f"e{n}", f"t{n}") for n in range(40)]
+    assert {each.partition for each in found if each.topic == f"scores.{SOURCE}"} == {1}
+    logged = {
+        prediction: (key, time, champion, arm)
+        for each in batches(found)
+        for prediction, key, time, champion, arm in zip(
+            each.ids, each.keys, each.event_time_ms, each.champion, each.challenger_answered, strict=True
+        )
+    }
+    assert logged == {
+        each.id: (each.key, from_timestamp(each.event_time), 201, each.version == 2) for each in said
+    }
+    for record, batch in zip(
+        [each for each in found if each.topic == "predictions"], batches(found), strict=True
+    ):
+        assert {partition_of(key, topics.PREDICTIONS.partitions) for key in batch.keys} == {record.partition}
+
+
+async def test_a_prediction_has_the_same_id_whoever_scores_its_event(instance: Instance) -> None:
+    first, second = [scores(await worked(worker(instance), event(1), event(2))) for _ in range(2)]
+
+    assert [each.id for each in first] == [each.id for each in second]
+    assert len({each.id for each in first}) == 2
+
+
+async def test_the_logs_watermark_is_that_of_the_events_in_every_partition(instance: Instance) -> None:
+    it = worker(instance)
+    moved = batches(await worked(it, event(1), watermark(2, MIDNIGHT + DAY)))
+    still = batches(await worked(it, event(3)))
+
+    assert [each.watermark_ms for each in moved] == [MIDNIGHT + DAY] * topics.PREDICTIONS.partitions
+    assert [(len(each.ids), each.watermark_ms) for each in still] == [(1, MIDNIGHT + DAY)]
+    assert {each.instance for each in moved + still} == {f"stream/{SOURCE}/1"}
+
+
+async def test_an_event_that_cannot_be_scored_is_a_dead_letter_and_the_others_are_answered(
+    instance: Instance,
+) -> None:
+    found = await worked(worker(instance), event(1), event(2, b'{"trip": "t"}'), event(3))
+
+    [letter] = [topics.DEADLETTER.decode(each.value or b"") for each in found if each.topic == "deadletter"]
+    assert (letter.offset, letter.reasons[0].code) == (2, "not_scored")
+    assert "distance None is missing" in letter.reasons[0].message
+    assert [each.event_id for each in scores(found)] == ["e1", "e3"]
+
+
+async def test_events_wait_for_a_version_that_is_to_answer_and_pass_by_a_model_that_has_none(
+    tmp_path: Path,
+) -> None:
+    made = Instance(tmp_path / "state")
+    await made.hear(*PROJECT.specs)
+    assert await worked(worker(made), event(1)) == []
+
+    await made.hear(testing.deployment(MODEL, 1, testing.version(tmp_path, 1, PROJECT.features, b"rubbish")))
+    with pytest.raises(
+        Unavailable, match=f"wait for model '{MODEL}': .* is no model that ONNX Runtime can open"
+    ):
+        await worker(made).prepare([event(1)])
+    made.close()
+
+
+async def test_a_model_that_answers_requests_alone_scores_no_events(instance: Instance) -> None:
+    await instance.hear(testing.spec(testing.project().model, 2))
+
+    assert await worked(worker(instance), event(1)) == []
+
+
+def test_what_a_model_scores_is_said_once_and_something() -> None:
+    model: dict[str, Any] = PROJECT.model.spec.model_dump(mode="json", exclude_none=True)
+
+    assert model["score"] == ["stream"]
+    with pytest.raises(ValueError, match="score"):
+        testing.project(score=[])
