@@ -1,6 +1,7 @@
 """What a run measures of the graph that it exports: how long a row takes, and what its tests say."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from google.protobuf import json_format
 from trimtab_contracts.registry.v1.registry_pb2 import Latency
 from trimtab_core.specs import Model, ModelTest, parse, to_document
 from trimtab_trainer import job
-from trimtab_trainer.behaving import results
-from trimtab_trainer.usecases.entities import TESTS
 from trimtab_training import export, fitting, inputs, timing
+from trimtab_training.behaving import results
 
 
 def a_model(*gates: dict[str, Any], kind: str = "linear", **parameters: Any) -> Model:
@@ -69,12 +69,12 @@ TESTS_OF_M = {
 }  # fmt: skip
 
 
-def test_tests_are_held_against_the_exported_graph(tmp_path: Path) -> None:
+def test_tests_are_held_against_the_exported_graph() -> None:
     names, rows = ["request.distance", "request.vendor"], some_rows()
-    assert results(tmp_path, graph_of(a_model()), names, [], [], rows.features) == []
-    (tmp_path / TESTS).write_text(json.dumps([to_document(a_test(**TESTS_OF_M))]))
+    answers = partial(export.answers, graph_of(a_model()))
+    assert results([], answers, names, [], [], rows.features) == []
 
-    found = results(tmp_path, graph_of(a_model()), names, [], [], rows.features)
+    found = results([a_test(**TESTS_OF_M)], answers, names, [], [], rows.features)
 
     assert [(each["gate"], each["passed"]) for each in found] == [
         ("test b: ten", True),
@@ -84,7 +84,7 @@ def test_tests_are_held_against_the_exported_graph(tmp_path: Path) -> None:
     assert "gets less on 600 of 600 rows (100.0%)" in found[-1]["sentence"]
 
 
-def test_tests_of_classes_and_texts_are_held_against_the_exported_graph(tmp_path: Path) -> None:
+def test_tests_of_classes_and_texts_are_held_against_the_exported_graph() -> None:
     spec = to_document(a_model())["spec"] | {
         "task": "multiclass", "rollout": {}, "features": ["request.distance", "text(request.note)"],
         "label": {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": ["bad", "fair", "good"]},
@@ -104,10 +104,9 @@ def test_tests_of_classes_and_texts_are_held_against_the_exported_graph(tmp_path
         "direction": [{"name": "worse", "change": {note: "an AWFUL ride"}, "never": "less", "of": "bad"}],
         "invariance": [{"name": "further", "change": {"request.distance": 9}, "at_most": 0.1}],
     }
-    (tmp_path / TESTS).write_text(json.dumps([to_document(a_test(**cases))]))
 
-    session = export.session(export.serialised(fitted.to_onnx()))
-    found = results(tmp_path, session, ["request.distance"], [note], model.spec.label.classes, shown)
+    answers = partial(export.answers, export.session(export.serialised(fitted.to_onnx())))
+    found = results([a_test(**cases)], answers, ["request.distance"], [note], model.spec.label.classes, shown)
 
     assert [(each["gate"], each["passed"]) for each in found] == [
         ("test b: awful", True),
@@ -135,7 +134,7 @@ def test_a_run_tells_both_and_what_gates_group_by_is_no_feature(tmp_path: Path) 
         writer.write_table(table)
     model = a_model({"fairness": "request.gender", "of": "mae", "max_difference": 1})
     (tmp_path / "job.json").write_text(json.dumps({"model": to_document(model)}))
-    (tmp_path / TESTS).write_text(json.dumps([to_document(a_test(**TESTS_OF_M))]))
+    (tmp_path / "tests.json").write_text(json.dumps([to_document(a_test(**TESTS_OF_M))]))
 
     assert job.main(tmp_path, lambda _: None) == 0
 

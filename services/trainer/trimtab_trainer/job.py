@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
 from trimtab_core.gatespecs import group_column
-from trimtab_core.specs import Model
-from trimtab_training import classes, export, fitting, inputs, making, reference, search, timing
+from trimtab_core.specs import Model, ModelTest
+from trimtab_training import behaving, classes, export, fitting, inputs, making, reference, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats, own
 from trimtab_training.progress import Stage, Tell, Telling
 
-from trimtab_trainer import behaving, environment, evidence, registered
+from trimtab_trainer import environment, evidence, registered
+from trimtab_trainer.usecases.entities import TESTS
 
 log = logging.getLogger(__name__)
 
@@ -160,9 +162,20 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         "plan": made.plan,
         "latency": timing.latency(asked, rows.features[judged], beside),
         "tests": behaving.results(
-            folder, asked, names, the.texts, model.spec.label.classes, rows.features[judged]
+            _tests(folder),
+            partial(export.answers, asked),
+            names,
+            the.texts,
+            model.spec.label.classes,
+            rows.features[judged],
         ),
     } | (brought.record(rows) if brought else {})
+
+
+def _tests(folder: Path) -> list[ModelTest]:
+    """Return the tests that were applied when the job began."""
+    path = folder / TESTS
+    return [ModelTest.model_validate(each) for each in json.loads(path.read_text())] if path.exists() else []
 
 
 def _of_other_classes(count: int, model: Model) -> str:

@@ -148,6 +148,8 @@ class History:
     """As a model is shown them."""
     names: tuple[str, ...]
     """Of the features that are numbers, in order."""
+    texts: tuple[str, ...]
+    """Of those that are texts."""
     label: Floats
     """NaN where none came in time; of classes their numbers."""
     known_ms: Millis
@@ -230,8 +232,8 @@ def history(project: Project, held: Mapping[str, Events]) -> History:
     wanted = texts(project.features)
     shown: Matrix | Inputs = matrix
     if wanted:
-        words = RequestEvaluator(wanted).texts(spine.rows([each.field for each in wanted]))
-        shown = Inputs(matrix, words, tuple(each.words for each in wanted))
+        column = RequestEvaluator(wanted).texts(spine.rows([each.field for each in wanted]))
+        shown = Inputs(matrix, column, tuple(each.words for each in wanted))
     groups = {
         name: np.array(["(none)" if each is None else entity_text(each) for each in spine.columns[name]])
         for name in model.spec.groups
@@ -242,7 +244,8 @@ def history(project: Project, held: Mapping[str, Events]) -> History:
         for reason, count in each.refused.most_common()
     }
     names = tuple(each.name for each in numbers(project.features))
-    return History(spine.at_ms, shown, names, label, known_ms, groups, refused)
+    words = tuple(each.name for each in wanted)
+    return History(spine.at_ms, shown, names, words, label, known_ms, groups, refused)
 
 
 def _numbers(project: Project, held: Mapping[str, Events]) -> Floats:

@@ -15,11 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from trimtab_core import baseline, gating, losses
 from trimtab_core.baseline import Calibration, Settings
-from trimtab_core.behaviour import behave
 from trimtab_core.gating import Gate
 from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
 from trimtab_runtime.errors import Rejected
-from trimtab_training import classes, export, fitting, making, search, timing
+from trimtab_training import behaving, classes, export, fitting, making, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
 from trimtab_training.inputs import Inputs
@@ -216,13 +215,12 @@ class Workbench:
                     theirs = export.serialised(champion.shipped.final.to_onnx())
                     beside = (export.session(theirs), rows.features)
                 offered["latency"] = timing.latency(export.session(graph), rows.features, beside)
-        if self._tests and not isinstance(rows.features, Inputs):
-            shown = rows.features
-            offered["tests"] = [
-                {"gate": f"test {test.name}: {name}", "passed": finding.passed, "sentence": finding.sentence}
-                for test in self._tests
-                for name, finding in behave(
-                    test.spec, self.history.names, shown, candidate.shipped.final.predict
-                )
-            ]
+        offered["tests"] = behaving.results(
+            self._tests,
+            candidate.shipped.final.predict,
+            self.history.names,
+            self.history.texts,
+            spec.label.classes,
+            rows.features,
+        )
         return offered
