@@ -110,6 +110,7 @@ async def test_what_is_answered_from_memory_is_logged_and_keeps_to_its_arm(insta
 
     for answer in said:
         assert answer.predictions.tolist() == [2 + answer.versions[0]]
+        assert answer.arms == ["champion" if answer.versions[0] == 1 else "challenger"]
     assert {answer.versions[0] for answer in said} == {1, 2}
     logged = [answered.ids[at] for batch in instance.log.drain([]) for answered, at in batch.rows]
     assert sorted(logged) == sorted(answer.ids[0] for answer in said)
