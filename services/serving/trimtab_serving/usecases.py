@@ -154,13 +154,15 @@ class Predictions:
         reader = served.reader
         answering = served.pinned(version)
         asked = reader.read(rows, answering.inputs)
-        if given is not None and not version:
-            raise BadRow(
-                "features are given and no version is pinned: pin one, for such answers are not logged"
-            )
+        if given is not None:
+            if not version:
+                raise BadRow(
+                    "features are given and no version is pinned: pin one, for such answers are not logged"
+                )
+            return self._unlogged(served, answering, reader.inputs(asked, answering.inputs, given), begun)
         # The watermarks come first: what is read after them holds at least as much as they say.
         until_ms, views = reader.features_until_ms(), reader.ages(asked, answering.inputs)
-        inputs = reader.inputs(asked, answering.inputs, given)
+        inputs = reader.inputs(asked, answering.inputs)
         if version:
             return self._unlogged(served, answering, inputs, begun, until_ms, views)
         theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
