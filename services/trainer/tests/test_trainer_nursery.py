@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 from trimtab_core.specs import Model, parse, to_document
 from trimtab_runtime.testing import eventually
-from trimtab_trainer import sandbox
+from trimtab_trainer import child, sandbox
 from trimtab_trainer.errors import NurseryLost
 from trimtab_trainer.nursery import Nursery
 from trimtab_training.progress import Progress
@@ -120,6 +121,18 @@ async def test_nothing_has_run_where_runs_are_forked_however_many_were(
     assert psutil.Process(nursery.pid).num_threads() == 1
     assert psutil.Process(nursery.pid).children() == []
     assert (tmp_path / "one" / "model.onnx").read_bytes() == (tmp_path / "two" / "model.onnx").read_bytes()
+
+
+def test_nothing_is_forked_where_another_thread_runs() -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        with pytest.raises(RuntimeError, match="threads run where runs are forked"):
+            child.see_alone()
+    finally:
+        over.set()
+        other.join()
 
 
 async def test_a_run_that_is_cancelled_is_gone_and_the_one_beside_it_goes_on(

@@ -42,12 +42,22 @@ _LARGE = {"neural", "own"}
 def main(door: socket.socket) -> int:
     """Serve as the nursery; in a forked process do the run. Return the exit code."""
     _load()
-    if (threads := len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1) > 1:
+    see_alone()
+    given = _serve(door)
+    return 0 if given is None else _run(*given)
+
+
+def see_alone() -> None:
+    """See that no thread runs here beside this one.
+
+    Raises:
+        RuntimeError: one does.
+    """
+    threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
+    if threads > 1:
         raise RuntimeError(
             f"{threads} threads run where runs are forked, and a copy would have one: find who starts them"
         )
-    given = _serve(door)
-    return 0 if given is None else _run(*given)
 
 
 def _load() -> None:
