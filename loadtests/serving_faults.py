@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -120,16 +121,18 @@ def outage(kafka: Kafka, seconds: float, client: Sequence[str], core: int) -> di
 async def logged(servers: str, answers: int) -> tuple[int, int]:
     """Return how many predictions are in the log, and how many are in it more than once.
 
-    Waits until there are `answers`, as long as more of them come.
+    Reads to its end, and until there are `answers`, as long as more of them come.
     """
     seen: set[str] = set()
     rows, until = 0, time.monotonic() + PATIENCE_S
     async with reading(servers, topics.PREDICTIONS, from_start=True) as consumer:
-        while len(seen) < answers and time.monotonic() < until:
-            for batch in (await consumer.getmany(timeout_ms=500)).values():
-                for record in batch:
-                    ids = topics.PREDICTIONS.decode(record.value).ids
-                    rows += len(ids)
-                    seen.update(ids)
-                    until = time.monotonic() + PATIENCE_S if ids else until
+        while time.monotonic() < until:
+            batches = (await consumer.getmany(timeout_ms=1000)).values()
+            if not batches and len(seen) >= answers:
+                break
+            for record in chain(*batches):
+                ids = topics.PREDICTIONS.decode(record.value).ids
+                rows += len(ids)
+                seen.update(ids)
+                until = time.monotonic() + PATIENCE_S if ids else until
     return len(seen), rows - len(seen)
