@@ -41,8 +41,8 @@ def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None
         ["DataDriftPreset", "DataSummaryPreset"],
         current,
         reference.iloc[_evenly(len(reference))],
-        numerical_columns=list(reference.select_dtypes("number")),
-        categorical_columns=list(reference.select_dtypes(exclude="number")),
+        numerical_columns=[str(name) for name in reference.select_dtypes("number")],
+        categorical_columns=[str(name) for name in reference.select_dtypes(exclude="number")],
     )
     made.save_html(str(folder / "report.html"))
     made.save_json(str(folder / "report.json"))

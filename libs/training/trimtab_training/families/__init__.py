@@ -59,7 +59,6 @@ HOMES: Final[Mapping[str, str]] = {
     "lightgbm": "lightgbm",
     "xgboost": "xgboost",
     "neural_network": "neural",
-    "own": "own",
 }
 _EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "torch": "torch"}
 """What installs a module that a trainer does without."""
@@ -72,7 +71,7 @@ def of(spec: ModelSpec) -> Fit:
         RunFailed: what it rests on is not installed here.
     """
     kind = spec.trainer.kind
-    assert kind != "auto", "a search has settled it"
+    assert kind not in ("auto", "own"), "a search has settled it, or the trainer is a user's"
     try:
         fit: Fit = import_module(f"{__name__}.{HOMES[kind]}").fit
     except ModuleNotFoundError as error:
