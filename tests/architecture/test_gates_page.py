@@ -20,10 +20,19 @@ MODEL: dict[str, Any] = {
 
 
 def test_the_page_shows_gates_checks_and_all_kinds_of_tests() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert all(
         word in PAGE for word in ("kind: ModelTest", "kind: ContractTest", "kind: FeatureTest", "checks:")
     )
+
+
+def test_the_tests_of_texts_and_classes_on_the_page_go_with_a_model_of_such() -> None:
+    [document] = [yaml.safe_load(text) for text in BLOCKS if "name: verdict-behaviour" in text]
+    test = specs.parse("ModelTest", document)
+
+    assert isinstance(test, specs.ModelTest)
+    texts = {"text(request.comment)", "request.city"}
+    assert list(test.spec.disagreements(texts, set(), ["bad", "fair", "good"])) == []
 
 
 def block(key: str) -> Any:
@@ -68,5 +77,4 @@ def test_the_tests_on_the_page_load_and_those_that_need_no_model_hold_in_the_dem
     outcomes = list(proving.offline(loaded))
     assert [str(outcome) for outcome in outcomes if outcome.state != "passed"] == []
     assert len(outcomes) == 3
-    (behaviour,) = proving.behaviours(loaded)
-    assert behaviour.spec.model == "trip-minutes"
+    assert {each.spec.model for each in proving.behaviours(loaded)} == {"trip-minutes", "verdict"}

@@ -88,7 +88,7 @@ class Column:
 
     @property
     def wordy(self) -> bool:
-        """Whether it is of texts of several words, of few of which it says the same twice."""
+        """Whether it is of texts of several words each, and no category."""
         if self.type != "string" or self.is_category:
             return False
         there = [len(value.split()) for value in self.values if isinstance(value, str)]

@@ -21,6 +21,10 @@ FEATURES = ("request.x", "request.z")
 
 @pytest.fixture
 def stored(reference: dict[str, Any], tmp_path: Path) -> StoredFile:
+    return a_file(reference, tmp_path)
+
+
+def a_file(reference: dict[str, Any], tmp_path: Path) -> StoredFile:
     sink = pa.BufferOutputStream()
     table = pa.table({**reference, "key": pa.array(["k"] * len(reference["loss"]))})
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -73,6 +77,22 @@ async def test_a_report_is_html_and_json_where_it_was_promised(stored: StoredFil
     assert "request.x" in shown
     assert "request.z" not in shown  # it has no value on one side, which Evidently cannot show
     assert sorted(it.name for it in path.parent.iterdir()) == ["e.html", "e.json"]
+
+
+async def test_a_report_of_a_model_of_classes_shows_which_it_says(
+    reference: dict[str, Any], tmp_path: Path
+) -> None:
+    path, stream = tmp_path / "e.html", LabelStream("s", "id", "y", 1, ("low", "middle", "high"))
+    said = np.arange(len(reference["prediction"])) % 3.0
+    stored = a_file(reference | {"prediction": said}, tmp_path)
+    order = ReportOrder("e", "m", 1, stream, 0, 120, str(path))
+    chances = np.array([0, 0, 1.0]).tobytes()
+    rows = [row._replace(champion=2.0, champion_probabilities=chances) for row in window()]
+
+    await Workshop(tmp_path / "state").report(order, rows, FEATURES, stored)
+
+    shown = json.dumps(json.loads(path.with_suffix(".json").read_text()))
+    assert '"high"' in shown and '"middle"' in shown
 
 
 async def test_a_report_of_columns_that_nobody_shares_cannot_be_made(

@@ -1,10 +1,11 @@
 """The child process of a report: `python -m trimtab_monitoring.report FOLDER PARENT`.
 
-It reads `window.npz` and `reference.arrow` from its folder and writes `report.html`
-and `report.json`: Evidently's account of the window beside a sample of the reference.
-It decides nothing; what was decided, and at which levels, is in the drift event.
+It reads `window.npz`, `reference.arrow` and, of a prediction that is a class, the names
+of `classes.json` from its folder and writes `report.html` and `report.json`: Evidently's
+account of the window beside a sample of the reference. It decides nothing; what was decided, and at which levels, is in the drift event.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from trimtab_runtime.reports import report
 from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import Floats, read_reference
 
+_SAID = "prediction"
 _SAMPLE = 2_000
 """Reference rows that are shown at most, evenly spaced."""
 _LEFT_OUT = frozenset({"loss", "event_time_ms", "key", "label"})
@@ -29,7 +31,8 @@ def main(folder: Path) -> int:
     if not shown:
         print("no column has values on both sides: there is nothing to show", file=sys.stderr)
         return 1
-    _write(folder, *(_frame(columns, shown) for columns in (window, reference)))
+    classes = json.loads((folder / "classes.json").read_text())
+    _write(folder, *(_frame(columns, shown, classes) for columns in (window, reference)))
     return 0
 
 
@@ -38,7 +41,8 @@ def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None
         ["DataDriftPreset", "DataSummaryPreset"],
         current,
         reference.iloc[_evenly(len(reference))],
-        numerical_columns=list(reference.columns),
+        numerical_columns=[str(name) for name in reference.select_dtypes("number")],
+        categorical_columns=[str(name) for name in reference.select_dtypes(exclude="number")],
     )
     made.save_html(str(folder / "report.html"))
     made.save_json(str(folder / "report.json"))
@@ -48,8 +52,12 @@ def _is_shown(window: dict[str, Floats], reference: dict[str, Floats], name: str
     return name in window and all(np.isfinite(columns[name]).any() for columns in (window, reference))
 
 
-def _frame(columns: dict[str, Floats], shown: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({name: columns[name] for name in shown})
+def _frame(columns: dict[str, Floats], shown: list[str], classes: list[str]) -> pd.DataFrame:
+    """Return the columns that are shown; of a prediction that is the number of one of `classes`, their names."""
+    frame = pd.DataFrame({name: columns[name] for name in shown})
+    if classes and _SAID in shown:
+        frame[_SAID] = frame[_SAID].map(lambda said: classes[int(said)] if said == said else None)
+    return frame
 
 
 def _evenly(rows: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import: neither has a place in a process that answers marks within milliseconds.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -68,6 +69,8 @@ class Workshop:
         with _folder(self._folder) as folder:
             (folder / "reference.arrow").write_bytes(content)
             np.savez(folder / "window.npz", **_columns(rows, features))  # type: ignore[arg-type]
+            of_classes = any(row.champion_probabilities for row in rows)
+            (folder / "classes.json").write_text(json.dumps(order.labels.classes if of_classes else []))
             await _run("trimtab_monitoring.report", folder)
             path = Path(order.path)
             path.parent.mkdir(parents=True, exist_ok=True)

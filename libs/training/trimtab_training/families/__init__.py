@@ -59,7 +59,6 @@ HOMES: Final[Mapping[str, str]] = {
     "lightgbm": "lightgbm",
     "xgboost": "xgboost",
     "neural_network": "neural",
-    "own": "own",
 }
 NEEDS: Final[Mapping[str, str]] = {"lightgbm": "lightgbm", "xgboost": "xgboost", "neural_network": "torch"}
 """What a family is made of, where a trainer can be without it; the extra that installs it has the same name."""
@@ -72,7 +71,7 @@ def of(spec: ModelSpec) -> Fit:
         RunFailed: what it rests on is not installed here.
     """
     kind = spec.trainer.kind
-    assert kind != "auto", "a search has settled it"
+    assert kind not in ("auto", "own"), "a search has settled it, or the trainer is a user's"
     try:
         fit: Fit = import_module(f"{__name__}.{HOMES[kind]}").fit
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trimtab_core import losses
 from trimtab_core.specs import ModelSpec
 
 from trimtab_training import environments, ownworker, signature
@@ -25,7 +26,8 @@ from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
 from trimtab_training.inputs import Inputs, Matrix, pair
 
-_ROUNDING = 1e-3
+_SUM = 1e-3
+"""So far from 1 the probabilities of all classes may sum up to."""
 WHEEL, LOCK = "trainer", "requirements.lock"
 """What they are called in a job's folder: the wheel lies in a folder, for its own name tells pip what it is."""
 
@@ -201,17 +203,17 @@ def probable(said: Floats, who: str) -> Floats:
     Raises:
         RunFailed: they are none.
     """
-    within = np.clip(said, 0, 1)
+    within, fit = np.clip(said, 0, 1), losses.are_probabilities(said)
     if said.ndim == 1:
-        if (np.abs(said - within) > _ROUNDING).any():
+        if not fit.all():
             worst = said[np.argmax(np.abs(said - 0.5))]
             raise RunFailed(
                 f"{who} gives {worst:.4g}, and the task is binary: export the probability of the positive class"
             )
         return within
-    off = np.maximum(np.abs(said.sum(axis=1) - 1), np.abs(said - within).max(axis=1))
-    if off.max() > _ROUNDING:
-        row = ", ".join(f"{each:.4g}" for each in said[off.argmax()])
+    bad = ~fit.all(axis=1) | (np.abs(said.sum(axis=1) - 1) > _SUM)
+    if bad.any():
+        row = ", ".join(f"{each:.4g}" for each in said[bad.argmax()])
         raise RunFailed(
             f"{who} gives {row} for the classes of a row: give probabilities, which sum to 1 (a softmax)"
         )
