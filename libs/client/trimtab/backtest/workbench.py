@@ -19,7 +19,7 @@ from trimtab_core.behaviour import behave
 from trimtab_core.gating import Gate
 from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
 from trimtab_runtime.errors import Rejected
-from trimtab_training import classes, export, fitting, making, search, timing
+from trimtab_training import classes, export, families, fitting, making, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
 from trimtab_training.inputs import Inputs
@@ -140,6 +140,16 @@ class Workbench:
         self._shelf: Shelf = {} if shelf is None else shelf
         spec = model.spec
         self._recipe = repr((spec.task, spec.label, spec.trainer, spec.judged_by, spec.cap))
+
+    def load(self) -> None:
+        """Load what fits: of what is loaded later, a limit of threads would not hold.
+
+        Raises:
+            RunFailed: what the spec's family rests on is not installed.
+        """
+        kind = self.model.spec.trainer.kind
+        trainer = TrainerSpec(kind="linear" if kind == "auto" else kind, window=1)
+        families.of(self.model.spec.model_copy(update={"trainer": trainer}))
 
     def candidate(self, as_of_ms: int, changed_ms: int | None) -> Candidate | RunFailed:
         """Return what a run as of a time makes of the rows known then, or why it fails."""
