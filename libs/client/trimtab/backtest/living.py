@@ -39,6 +39,8 @@ class Strategy:
     watches: bool = False
     """Whether drift is looked for."""
     due: DueAt = lambda _, __: ()
+    quick: bool = False
+    """Whether its candidates are judged by one fit each."""
 
 
 @dataclass(slots=True)
@@ -303,7 +305,7 @@ class Living:
 
     def _run(self, retrain: Retrain, changed_ms: int | None) -> None:
         """Make the candidate that was ordered, hold it to its gates, and begin its rollout."""
-        found = self._bench.candidate(retrain.as_of_ms, changed_ms)
+        found = self._bench.candidate(retrain.as_of_ms, changed_ms, quick=self._strategy.quick)
         if isinstance(found, RunFailed):
             self._end(retrain, "failed", str(found), retrain.as_of_ms)
             return

@@ -27,7 +27,7 @@ from trimtab.backtest.living import DueAt, Life, Living, OnTime, Strategy
 from trimtab.backtest.workbench import Candidate, Shelf, Spent, Workbench
 
 NAMES: Final = ("never", "scheduled", "on_drift", "always")
-ALWAYS: Final = 36
+ALWAYS: Final = 30
 """Retrains that `always` makes over all of history, unless it is told how often."""
 _STEP_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
@@ -184,7 +184,7 @@ def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: in
     free = {"cooldown": 0, "at_most": Rate(10**9, _DAY_MS)} if name == "always" else {}
     spec = spec.model_copy(update=told | free)
     due = _always(from_ms, every_ms) if name == "always" else (lambda _, __: ())
-    return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due)
+    return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due, quick=name == "always")
 
 
 def _with(model: Model, retrain: RetrainSpec) -> Model:

@@ -64,7 +64,7 @@ def backtest(
         str, typer.Option(help="Of `scheduled`, as cron writes it; the spec's, or about monthly.")
     ] = "",
     every: Annotated[
-        str, typer.Option(help="How often `always` retrains, such as 7d; 36 times in all by default.")
+        str, typer.Option(help="How often `always` retrains, such as 7d; 30 times in all by default.")
     ] = "",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write a page with charts there: .html or .md.")
