@@ -331,6 +331,11 @@ def _must_tell(model: Model, label: Floats, rows: int) -> None:
         raise Rejected(
             f"{known.size} of {rows} rows have a label, and a backtest needs {LEAST_ROWS}: give it more history"
         )
+    if spec.task == "binary" and (strange := known[(known != 0) & (known != 1)]).size:
+        raise Rejected(
+            f"label {spec.label.value!r} is {strange[0]:g} in some row, and a binary task reads 0 and 1: name its two values in "
+            "label.classes"
+        )
     if (known == known[0]).all():
         shown = spec.label.classes[int(known[0])] if spec.label.classes else f"{known[0]:g}"
         raise Rejected(

@@ -25,6 +25,7 @@ from trimtab.backtest.workbench import Candidate, Workbench
 Floats = NDArray[np.float64]
 DueAt = Callable[[Watch, int], Sequence[Due]]
 """What is due between what is closed and a time, beside what the spec says."""
+OnTime = Callable[[int, float], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Strategy:
     watches: bool = False
     """Whether drift is looked for."""
     due: DueAt = lambda _, __: ()
+    quick: bool = False
+    """Whether its candidates are judged by one fit each."""
 
 
 @dataclass(slots=True)
@@ -112,8 +115,8 @@ class Living:
         self._first = self._closed = 0
         self.life = Life(strategy, np.full(len(bench.history), np.nan))
 
-    def live(self, from_ms: int, on_time: Callable[[int], object] = lambda _: None) -> Life:
-        """Live from a time to the end of history; `on_time` hears how far it is."""
+    def live(self, from_ms: int, on_time: OnTime = lambda _, __: None) -> Life:
+        """Live from a time to the end of history; `on_time` hears how far it is, as a time and as a share of the rows."""
         at_ms = self._history.at_ms
         start = int(np.searchsorted(at_ms, from_ms, side="left"))
         self._first = self._closed = start
@@ -126,7 +129,7 @@ class Living:
             before = step
             self._answer(start + first, start + stop)
             self._close(from_ms + (step + 1) * self._step_ms)
-            on_time(int(at_ms[start + stop - 1]))
+            on_time(int(at_ms[start + stop - 1]), stop / len(steps))
         return self.life
 
     def _answer(self, start: int, stop: int) -> None:
@@ -302,7 +305,7 @@ class Living:
 
     def _run(self, retrain: Retrain, changed_ms: int | None) -> None:
         """Make the candidate that was ordered, hold it to its gates, and begin its rollout."""
-        found = self._bench.candidate(retrain.as_of_ms, changed_ms)
+        found = self._bench.candidate(retrain.as_of_ms, changed_ms, quick=self._strategy.quick)
         if isinstance(found, RunFailed):
             self._end(retrain, "failed", str(found), retrain.as_of_ms)
             return

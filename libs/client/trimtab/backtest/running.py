@@ -10,6 +10,7 @@ from trimtab_runtime.errors import Rejected
 
 from trimtab.backtest import guessing, history, strategies, telling
 from trimtab.backtest.history import Events, History, Project
+from trimtab.backtest.living import OnTime
 from trimtab.backtest.strategies import Backtest, Wishes
 from trimtab.backtest.workbench import Shelf
 from trimtab.files import File
@@ -41,7 +42,7 @@ class Watching:
     on_rows: Callable[[str, int], object] = lambda _, __: None
     """That so many more rows of a file were read."""
     on_strategy: Callable[[str], object] = lambda _: None
-    on_time: Callable[[int], object] = lambda _: None
+    on_time: OnTime = lambda _, __: None
     on_fit: Callable[[], object] = lambda: None
 
 
@@ -73,7 +74,7 @@ def backtest(
 
 def guessed(
     file: File,
-    wishes: Wishes | None,
+    wishes: Wishes = _NOTHING_ASKED,
     *,
     label: str,
     time: str = "",
@@ -93,7 +94,7 @@ def guessed(
     )
     model, step_ms = guessing.settled(project.model, rows.at_ms)
     project = replace(project, model=model)
-    asked = replace(_NOTHING_ASKED, step_ms=step_ms) if wishes is None else wishes
+    asked = replace(wishes, step_ms=wishes.step_ms or step_ms)
     return replace(live(project, [], {name: rows}, asked, watching), in_order=found.in_order)
 
 

@@ -23,12 +23,13 @@ from trimtab_runtime.errors import Rejected
 from trimtab_training.errors import RunFailed
 
 from trimtab.backtest.history import History, Project
-from trimtab.backtest.living import DueAt, Life, Living, Strategy
+from trimtab.backtest.living import DueAt, Life, Living, OnTime, Strategy
 from trimtab.backtest.workbench import Candidate, Shelf, Spent, Workbench
 
 NAMES: Final = ("never", "scheduled", "on_drift", "always")
-ALWAYS: Final = 36
+ALWAYS: Final = 30
 """Retrains that `always` makes over all of history, unless it is told how often."""
+_STEP_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _SCHEDULES: Final = ((7 * _DAY_MS, "0 * * * *"), (90 * _DAY_MS, "0 3 * * *"), (400 * _DAY_MS, "0 3 * * 1"))
 """How often `scheduled` retrains where the spec has no schedule, by how long history is; else once a month."""
@@ -44,7 +45,8 @@ class Wishes:
     strategies: Sequence[str] = NAMES
     from_ms: int | None = None
     """From when on rows are answered, as of which the first version is trained; chosen, if not given."""
-    step_ms: int = 3_600_000
+    step_ms: int | None = None
+    """Of lockstep; an hour, if not given."""
     schedule: str = ""
     every_ms: int | None = None
     """How often `always` retrains."""
@@ -90,7 +92,7 @@ def run(
     tests: Sequence[ModelTest] = (),
     shelf: Shelf | None = None,
     on_strategy: Callable[[str], object] = lambda _: None,
-    on_time: Callable[[int], object] = lambda _: None,
+    on_time: OnTime = lambda _, __: None,
     on_fit: Callable[[], object] = lambda: None,
 ) -> Backtest:
     """Live history by each strategy; `shelf` has what was made of it before, and `on_strategy`, `on_time` and `on_fit` hear how far it is.
@@ -106,6 +108,7 @@ def run(
     last_ms = int(history.at_ms[-1])
     if from_ms >= last_ms:
         raise Rejected(f"history ends at {iso(last_ms)[:16]}: let it be answered from before that")
+    bench.load()
     with threadpool_limits(1):  # as in a run of the trainer, whose bits depend on it
         return _lived(bench, project, wishes, from_ms, on_strategy, on_time)
 
@@ -116,22 +119,23 @@ def _lived(
     wishes: Wishes,
     from_ms: int,
     on_strategy: Callable[[str], object],
-    on_time: Callable[[int], object],
+    on_time: OnTime,
 ) -> Backtest:
     model, history = project.model, bench.history
     first = _first(bench, from_ms)
     end_ms = int(history.at_ms[int((len(history) - 1) * (1 - _OUTLIERS))])
     span_ms = max(end_ms - from_ms, 1)
-    every_ms = wishes.every_ms or max(span_ms // (ALWAYS + 1), wishes.step_ms)
+    step_ms = wishes.step_ms or _STEP_MS
+    every_ms = wishes.every_ms or max(span_ms // (ALWAYS + 1), step_ms)
     schedule = wishes.schedule or model.spec.retrain.schedule or _schedule(span_ms)
     lives = {}
     for name in wishes.strategies:
         on_strategy(name)
         strategy = _strategy(name, model, schedule, from_ms, every_ms)
-        lives[name] = Living(bench, strategy, first, step_ms=wishes.step_ms).live(from_ms, on_time)
+        lives[name] = Living(bench, strategy, first, step_ms=step_ms).live(from_ms, on_time)
     metric = model.spec.judged_by
     found = Backtest(
-        model, history, from_ms, metric, lives, schedule, every_ms, wishes.step_ms, first.seconds,
+        model, history, from_ms, metric, lives, schedule, every_ms, step_ms, first.seconds,
         len(first.shipped.fitted_to), bench.spent,
     )  # fmt: skip
     if not found.answered.any():
@@ -180,7 +184,7 @@ def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: in
     free = {"cooldown": 0, "at_most": Rate(10**9, _DAY_MS)} if name == "always" else {}
     spec = spec.model_copy(update=told | free)
     due = _always(from_ms, every_ms) if name == "always" else (lambda _, __: ())
-    return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due)
+    return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due, quick=name == "always")
 
 
 def _with(model: Model, retrain: RetrainSpec) -> Model:

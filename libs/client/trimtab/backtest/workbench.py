@@ -18,7 +18,7 @@ from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.gating import Gate
 from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
 from trimtab_runtime.errors import Rejected
-from trimtab_training import behaving, classes, export, fitting, making, search, timing
+from trimtab_training import behaving, classes, export, families, fitting, making, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
 from trimtab_training.inputs import Inputs
@@ -103,8 +103,9 @@ class Candidate:
             return None
 
 
-Shelf = dict[tuple[str, int, int | None], Candidate | RunFailed]
-"""What was made of one history, by recipe, as of when, and since when the world is another."""
+Shelf = dict[tuple[str, int, int | None, bool], Candidate | RunFailed]
+"""What was made of one history, by recipe, as of when, since when the world is another, and how it was judged."""
+_QUICK: Final = {"every": 1, "stretches": 1}
 _UNTOLD: Final = Telling(lambda _: None)
 _quiet = _UNTOLD.heard(fitting.fit)
 
@@ -140,12 +141,27 @@ class Workbench:
         spec = model.spec
         self._recipe = repr((spec.task, spec.label, spec.trainer, spec.judged_by, spec.cap))
 
-    def candidate(self, as_of_ms: int, changed_ms: int | None) -> Candidate | RunFailed:
-        """Return what a run as of a time makes of the rows known then, or why it fails."""
-        key = (self._recipe, as_of_ms, changed_ms)
+    def load(self) -> None:
+        """Load what fits: of what is loaded later, a limit of threads would not hold.
+
+        Raises:
+            RunFailed: what the spec's family rests on is not installed.
+        """
+        kind = self.model.spec.trainer.kind
+        trainer = TrainerSpec(kind="linear" if kind == "auto" else kind, window=1)
+        families.of(self.model.spec.model_copy(update={"trainer": trainer}))
+
+    def candidate(
+        self, as_of_ms: int, changed_ms: int | None, *, quick: bool = False
+    ) -> Candidate | RunFailed:
+        """Return what a run as of a time makes of the rows known then, or why it fails.
+
+        A `quick` one is judged by one fit, as a run is whose fits take long.
+        """
+        key = (self._recipe, as_of_ms, changed_ms, quick)
         if key not in self._shelf:
             try:
-                self._shelf[key] = self._make(as_of_ms, changed_ms)
+                self._shelf[key] = self._make(as_of_ms, changed_ms, quick)
             except RunFailed as error:
                 self._shelf[key] = error
         return self._shelf[key]
@@ -157,16 +173,17 @@ class Workbench:
         known: NDArray[np.int64] = np.flatnonzero(self.history.known_ms[first:stop] <= as_of_ms)
         return known + int(first)
 
-    def _make(self, as_of_ms: int, changed_ms: int | None) -> Candidate:
+    def _make(self, as_of_ms: int, changed_ms: int | None, quick: bool) -> Candidate:
         places, model = self.labelled(as_of_ms), self.model
         places = places[making.first_place(model.spec, len(places)) :]
         history = self.history
         rows = fitting.Rows(history.features[places], history.label[places], history.at_ms[places])
         judged = making.held_out(model.spec, rows)
         began, telling = time.process_time(), _UNTOLD
+        job = {"changed_ms": changed_ms, "plan": _QUICK if quick else None}
         with TemporaryDirectory() as folder:
             model = search.settled(model, rows, judged, Path(folder), telling)
-        shipped = making.ship(model.spec, rows, judged, {"changed_ms": changed_ms}, telling, self._fit)
+        shipped = making.ship(model.spec, rows, judged, job, telling, self._fit)
         seconds = time.process_time() - began
         self.spent.seconds += seconds
         return Candidate(

@@ -64,7 +64,7 @@ def backtest(
         str, typer.Option(help="Of `scheduled`, as cron writes it; the spec's, or about monthly.")
     ] = "",
     every: Annotated[
-        str, typer.Option(help="How often `always` retrains, such as 7d; 36 times in all by default.")
+        str, typer.Option(help="How often `always` retrains, such as 7d; 30 times in all by default.")
     ] = "",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write a page with charts there: .html or .md.")
@@ -97,9 +97,8 @@ def backtest(
             raise Rejected(
                 "--map, --null, --time-format and --row-id say how a project's fields are read: name the project"
             )
-        given = asked if from_ or step or schedule or every else None
         with progress() as watching:
-            found = running.guessed(file, given, label=label, time=time, task=task, watching=watching)
+            found = running.guessed(file, asked, label=label, time=time, task=task, watching=watching)
     else:
         for option, value in (("--label", label), ("--time", time), ("--task", task)):
             if value:
@@ -203,10 +202,9 @@ def wishes(from_: str, step: str, schedule: str = "", every: str = "") -> "Wishe
             checked_schedule(schedule)
         except ValueError as error:
             raise Rejected(f"--schedule {error}") from error
-    step_ms = _lasting("--step", step) if step else Wishes().step_ms
     return Wishes(
         from_ms=moment("--from", from_) if from_ else None,
-        step_ms=step_ms,
+        step_ms=_lasting("--step", step) if step else None,
         schedule=schedule,
         every_ms=_lasting("--every", every) if every else None,
     )
@@ -281,15 +279,18 @@ class _Shown:
         self._now, self._fits = name, 0
         self._show(f"living {name}", "")
 
-    def time(self, at_ms: int) -> None:
+    def time(self, at_ms: int, share: float) -> None:
         """Show how far event time is."""
-        self._show(f"living {self._now}", f"{iso(at_ms)[:10]}, {self._fits} fits")
+        self._show(f"living {self._now}", f"{iso(at_ms)[:10]}, {self._fits} fits", share)
 
     def fit(self) -> None:
         """Count a fit."""
         self._fits += 1
 
-    def _show(self, what: str, said: str) -> None:
+    def _show(self, what: str, said: str, share: float | None = None) -> None:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=None, said=said)
-        self._bar.update(self._tasks[what], said=said)
+        if share is None:
+            self._bar.update(self._tasks[what], said=said)
+        else:
+            self._bar.update(self._tasks[what], said=said, total=1.0, completed=share)
