@@ -1,6 +1,7 @@
 """The threaded door takes plain handlers and coroutines side by side, and tells a failure of either."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from trimtab_contracts.features.v1.features_pb2_grpc import (
     add_FeatureStoreServicer_to_server,
 )
 from trimtab_runtime import door
-from trimtab_runtime.errors import NotFound
+from trimtab_runtime.errors import NotFound, Unavailable
 from trimtab_runtime.testing import eventually
 
 
@@ -122,3 +123,12 @@ async def test_a_coroutine_whose_caller_has_gone_is_cancelled(store: Any, servic
         return servicer.cancelled
 
     await eventually(is_cancelled, what="the coroutine cancelled")
+
+
+def test_an_address_that_somebody_listens_on_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=f"cannot listen on {address}: Address already in use"):
+            door.check_free(address)
+
+    door.check_free(address)

@@ -11,6 +11,7 @@ on the event loop of whoever opened the door, and wait in threads of their own.
 import asyncio
 import inspect
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import TrimtabError
+from trimtab_runtime.errors import TrimtabError, Unavailable
 from trimtab_runtime.pool import Pool, working_until
 
 log = logging.getLogger(__name__)
@@ -37,22 +38,24 @@ async def serving(
     register: Callable[[Any], None],
     names: Sequence[str],
     *,
-    threads: int,
+    threads: int | Pool,
     max_waiting: int,
     drain_s: float = 5.0,
+    shares_port: bool = False,
 ) -> AsyncIterator[Callable[[bool], None]]:
     """Serve on `address` what `register` adds to the server it is given, beside health and reflection.
 
     Yields a function that sets readiness; the door opens as not ready. On the way
-    out no new call is taken, and calls in flight have `drain_s` seconds to end.
+    out no new call is taken, and calls in flight have `drain_s` seconds to end. Where it
+    `shares_port`, other processes may listen there too, and the kernel spreads connections.
 
     Raises:
         Unavailable: the address cannot be had.
     """
-    pool: Any = Pool(threads)  # all that grpc asks of an executor
+    pool: Any = threads if isinstance(threads, Pool) else Pool(threads)  # all that grpc asks of an executor
     server = grpc.server(
         pool,
-        options=[*rpc.CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)],
+        options=[*rpc.CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))],
         maximum_concurrent_rpcs=max_waiting,
     )
     waiting = ThreadPoolExecutor(_WAITING, "door-waiting")  # threads are begun as they are needed
@@ -76,6 +79,20 @@ async def serving(
         await asyncio.to_thread(server.stop(drain_s).wait)
         await asyncio.to_thread(pool.close, drain_s)
         waiting.shutdown(wait=False, cancel_futures=True)
+
+
+def check_free(address: str) -> None:
+    """Raise `Unavailable` where somebody listens on `address`, a host:port, already, or it is none of ours."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended are nobody's
+            tried.bind(where)
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 class _Loop:
