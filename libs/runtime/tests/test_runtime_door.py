@@ -1,6 +1,7 @@
 """The threaded door takes plain handlers and coroutines side by side, and tells a failure of either."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
@@ -16,7 +17,7 @@ from trimtab_contracts.features.v1.features_pb2_grpc import (
     add_FeatureStoreServicer_to_server,
 )
 from trimtab_runtime import door, rpc
-from trimtab_runtime.errors import NotFound, Overloaded, Rejected
+from trimtab_runtime.errors import NotFound, Overloaded, Rejected, Unavailable
 from trimtab_runtime.testing import eventually
 
 
@@ -236,3 +237,12 @@ async def test_an_answer_that_is_too_large_for_the_client_is_no_overload(store: 
     error = rpc.error_of(raised.value)
     assert type(error) is Rejected
     assert str(error).endswith("send, or ask for, less at once")
+
+
+def test_an_address_that_somebody_listens_on_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=f"cannot listen on {address}: Address already in use"):
+            door.check_free(address)
+
+    door.check_free(address)

@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import logging
 import random
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import Overloaded, Rejected, TrimtabError
+from trimtab_runtime.errors import Overloaded, Rejected, TrimtabError, Unavailable
 from trimtab_runtime.pool import Pool, working_until
 
 log = logging.getLogger(__name__)
@@ -52,25 +53,27 @@ async def serving(
     register: Callable[[Any], None],
     names: Sequence[str],
     *,
-    threads: int,
+    threads: int | Pool,
     max_waiting: int,
     drain_s: float = 5.0,
+    shares_port: bool = False,
 ) -> AsyncIterator[Callable[[bool], None]]:
     """Serve on `address` what `register` adds to the server it is given, beside health and reflection.
 
     Yields a function that sets readiness; the door opens as not ready. On the way
-    out no new call is taken, and calls in flight have `drain_s` seconds to end.
+    out no new call is taken, and calls in flight have `drain_s` seconds to end. Where it
+    `shares_port`, other processes may listen there too, and the kernel spreads connections.
 
     Raises:
         Unavailable: the address cannot be had.
     """
-    pool: Any = Pool(threads)  # all that grpc asks of an executor
+    pool: Any = threads if isinstance(threads, Pool) else Pool(threads)  # all that grpc asks of an executor
     gate = _Gate(pool, max_waiting)
     server = grpc.server(
         pool,
         interceptors=[gate],
-        options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", 0)],
-        maximum_concurrent_rpcs=max_waiting + threads + _WAITING + _STREAMS + _REFUSED,
+        options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", int(shares_port))],
+        maximum_concurrent_rpcs=max_waiting + pool.size + _WAITING + _STREAMS + _REFUSED,
     )
     waiting = ThreadPoolExecutor(_WAITING, "door-waiting")  # threads are begun as they are needed
     streams = _Streams()
@@ -154,6 +157,20 @@ def _on(threads: ThreadPoolExecutor, behaviour: Any) -> Any:
     """Return a handler that runs on `threads`."""
     behaviour.experimental_thread_pool = threads
     return behaviour
+
+
+def check_free(address: str) -> None:
+    """Raise `Unavailable` where somebody listens on `address`, a host:port, already, or it is none of ours."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended are nobody's
+            tried.bind(where)
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 class _Loop:

@@ -46,6 +46,14 @@ def run_service(
     """
     try:
         loaded = settings.load(config, service, os.environ)  # noqa: TID251 - this is where every __main__ reads it
+    except TrimtabError as error:
+        sys.exit(str(error))
+    run_loaded(service, loaded, run)
+
+
+def run_loaded(service: str, loaded: ServiceConfig, run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Do the same for a configuration that is there already, as that of a worker is."""
+    try:
         otlp = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ  # noqa: TID251
         telemetry.start(service, instance=loaded.instance, trace_file=loaded.trace_file, otlp=otlp)
         _collect_rarely()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from trimtab.client import SERVICES, Trimtab
@@ -62,7 +65,13 @@ class World:
             "TRIMTAB_INSTANCE": instance,
             "TRIMTAB_SERVING_CATCH_UP_S": "1",
         }
+        self._environ = environ
         return address, ServiceProcess("serving", 0, environ, self.path / f"{instance}.log")
+
+    def workers(self, count: int) -> ServiceProcess:
+        """Return the service as several processes, in the place of the one."""
+        environ = self._environ | {"TRIMTAB_SERVING_WORKERS": str(count)}
+        return ServiceProcess("serving", 0, environ, self.path / "workers.log")
 
     async def begin(self) -> None:
         view = self.project.speed
@@ -267,16 +276,23 @@ async def test_features_that_are_here_move_the_watermark(world: World) -> None:
 async def test_traffic_is_measured(world: World) -> None:
     await world.ask("t")
 
-    async def measured() -> dict[str, float]:
-        found = await read_all(world.kafka.servers, topics.METRICS_SERVING)
-        return {
-            metric.name: metric.value
-            for metric in map(topics.METRICS_SERVING.decode, (r.value for r in found))
-        }
+    async def measured() -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for record in await read_all(world.kafka.servers, topics.METRICS_SERVING):
+            metric = topics.METRICS_SERVING.decode(record.value)
+            found.setdefault(metric.model, {})[metric.name] = metric.value
+        return found if world.model in found else {}
 
     metrics = await eventually(measured)
-    assert metrics.keys() == {"predictions", "failures", "latency_p50_ms", "latency_p99_ms"}
-    assert metrics["predictions"] > 0
+    ours, whole = metrics[world.model], metrics[""]
+    assert ours.keys() == {"predictions", "failures", "latency_p50_ms", "latency_p99_ms"}
+    assert ours["predictions"] > 0
+    assert whole.keys() == {
+        "queue_ms", "utilisation", "cold_loads", "versions_warm", "versions_cold", "memory_bytes",
+    }  # fmt: skip
+    assert whole["versions_warm"] >= 1
+    assert whole["memory_bytes"] > 0
+    assert whole["utilisation"] > 0
 
 
 async def test_fifty_swaps_under_load_fail_no_request(world: World) -> None:
@@ -389,3 +405,39 @@ async def told(load: Load, count: int) -> bool:
 def delete_artifacts(path: Path) -> None:
     for stored in list(path.glob("artifacts/*/*")):
         stored.unlink()
+
+
+async def test_workers_share_a_port_and_one_that_is_killed_is_begun_again(world: World) -> None:
+    await asyncio.to_thread(world.process.stop)
+    together = world.workers(2)
+    try:
+        await asyncio.to_thread(together.start)
+
+        async def answering() -> set[int]:
+            """Return the processes that listen on the port, once there are two."""
+            found = listening(int(world.address.rsplit(":", 1)[1]))
+            return found if len(found) == 2 else set()
+
+        before = await eventually(answering)
+        assert together.pid not in before
+        assert list((await world.ask("t")).versions) == list((await world.ask("u")).versions)
+        os.kill(min(before), signal.SIGKILL)
+
+        async def another() -> bool:
+            return (await answering()) > (before - {min(before)})
+
+        await eventually(another)
+        assert list((await world.ask("t")).versions) != []
+        await asyncio.to_thread(together.stop)
+        assert together.process.exit_code == 0
+        assert listening(int(world.address.rsplit(":", 1)[1])) == set()
+    finally:
+        together.kill()
+
+
+def listening(port: int) -> set[int]:
+    return {
+        found.pid
+        for found in psutil.net_connections("tcp")
+        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid is not None
+    }

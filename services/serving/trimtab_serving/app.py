@@ -8,7 +8,7 @@ and never wait for it.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +19,12 @@ from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2_grpc import add_PredictionServicer_to_server
 from trimtab_runtime import bus, door
 from trimtab_runtime.clock import SystemClock
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.freshness import Freshness
+from trimtab_runtime.lifecycle import run_loaded
+from trimtab_runtime.pool import Pool
 from trimtab_runtime.reftables import RefTables
 from trimtab_runtime.specbook import SpecBook
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -32,7 +34,7 @@ from trimtab_serving.alone import Home, unpack
 from trimtab_serving.cache import SessionCache
 from trimtab_serving.config import Config
 from trimtab_serving.consumers import Features, Tables, Wishes
-from trimtab_serving.engines import OnnxEngine
+from trimtab_serving.engines import Engine, OnnxEngine
 from trimtab_serving.explaining import Explanations
 from trimtab_serving.files import ModelFiles
 from trimtab_serving.fleet import Fleet
@@ -42,11 +44,13 @@ from trimtab_serving.meter import Meter
 from trimtab_serving.mirror import Mirror
 from trimtab_serving.online import OnlineViews
 from trimtab_serving.predictionlog import PredictionLog
-from trimtab_serving.producers import Heartbeat, LogWriter, Watermarks, measure
+from trimtab_serving.producers import Gauge, Heartbeat, LogWriter, Watermarks, measure
 from trimtab_serving.rows import Readers
 from trimtab_serving.snapshot import Board
 from trimtab_serving.streaming import Streams
+from trimtab_serving.triton import BACKENDS, TritonEngine
 from trimtab_serving.usecases import Predictions
+from trimtab_serving.workers import supervise
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +63,23 @@ _FAREWELL_S = 2.0
 
 
 async def run(config: Config) -> None:
+    """Run until cancelled, as several workers where that is asked."""
+    if config.workers < 1:
+        raise Rejected(f"TRIMTAB_SERVING_WORKERS is {config.workers}: it takes one or more")
+    if config.workers > 1:
+        await supervise(config, work)
+    else:
+        await run_one(config)
+
+
+def work(config: Config) -> None:
+    """Be one of several workers, until told to end."""
+    run_loaded("serving", config, partial(run_one, shares_port=True))
+
+
+async def run_one(config: Config, *, shares_port: bool = False) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
-    await _run(config, Home.of(config))
+    await _run(config, Home.of(config), shares_port=shares_port)
 
 
 async def run_alone(bundle: Path, key: bytes | None, config: Config) -> None:
@@ -69,19 +88,33 @@ async def run_alone(bundle: Path, key: bytes | None, config: Config) -> None:
     Raises:
         NotFound, BadBundle: it is not there, or not what was signed with `key`; without one no signature is asked for.
     """
-    await _run(config, unpack(bundle, key, config))
+    await _run(config, unpack(bundle, key, config), shares_port=False)
 
 
-async def _run(config: Config, home: Home) -> None:
+async def _run(config: Config, home: Home, *, shares_port: bool) -> None:
     with (
         Mirror(home.mirror, config.mirror_limit_mb * _MB) as mirror,
         Journal(config.state_dir / "log", config.log_limit_mb * _MB) as journal,
+        closing(_engine(config)) as engine,
     ):
-        await _serve(config, home, mirror, journal)
+        await _serve(config, home, mirror, journal, engine, shares_port=shares_port)
 
 
-async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -> None:
+def _engine(config: Config) -> Engine:
+    if not config.triton_address:
+        return OnnxEngine()
+    if config.triton_backend not in BACKENDS:
+        raise Rejected(
+            f"TRIMTAB_SERVING_TRITON_BACKEND is {config.triton_backend!r}: it is one of {', '.join(BACKENDS)}"
+        )
+    return TritonEngine(config.triton_address, config.triton_backend, config.instance)
+
+
+async def _serve(
+    config: Config, home: Home, mirror: Mirror, journal: Journal, engine: Engine, *, shares_port: bool
+) -> None:
     clock, board, meter, book = SystemClock(), Board(), Meter(), SpecBook()
+    threads = Pool(config.threads)
     messages = Messages(config.instance, clock)
     partitions = topics.PREDICTIONS.partitions
     predictions = PredictionLog(partial(partition_of, partitions=partitions), partitions)
@@ -107,7 +140,7 @@ async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -
 
     views, references = OnlineViews(book, mirror.records, inputs_changed), RefTables(book, mirror.records)
     readers = Readers(book, views, references)
-    cache = SessionCache(OnnxEngine(), config.model_memory_mb * _MB)
+    cache = SessionCache(engine, config.model_memory_mb * _MB)
     fleet = Fleet(
         board,
         ModelFiles(home.models),
@@ -140,7 +173,7 @@ async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -
             writer.ship,
             heartbeat.beat,
             watermarks.publish,
-            partial(measure, meter, messages, clock),
+            partial(measure, meter, Gauge(threads, fleet, cache), messages, clock),
             partial(freshness.publish, topics.METRICS_FEATURES),
         ]
         if config.kafka_servers:
@@ -153,8 +186,9 @@ async def _serve(config: Config, home: Home, mirror: Mirror, journal: Journal) -
                 config.grpc_address,
                 partial(register, answers, board),
                 [grpc_api.SERVICE, oip_api.SERVICE],
-                threads=config.threads,
+                threads=threads,
                 max_waiting=config.max_waiting,
+                shares_port=shares_port,
             ) as set_ready:
                 board.ready = True
                 set_ready(True)

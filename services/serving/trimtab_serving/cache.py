@@ -55,6 +55,11 @@ class Entry:
         self.used_ns = monotonic_ns()
         return self.warm or self._cache.reopen(self)
 
+    def forget(self, session: Session) -> None:
+        """Count `session` as gone, unless it has been loaded again already."""
+        if self.warm is session:
+            self.warm = None
+
 
 class SessionCache:
     """The graphs of one process."""
@@ -101,12 +106,6 @@ class SessionCache:
     def used_bytes(self) -> int:
         """Return how much of the budget is taken."""
         return sum(entry.size for entry in list(self._entries.values()) if entry.warm is not None)
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for entry in list(self._entries.values()):
-            entry.warm = None
-        self._engine.close()
 
     def _load(self, entry: Entry) -> Session:
         session = self._engine.load(entry.name, entry.content())

@@ -16,6 +16,8 @@ class Config:
     """Where this process keeps its copy of specs, deployments, features and models, and the log not yet sent."""
     instance: str = "serving-0"
     """Name of this process among serving's."""
+    workers: int = 1
+    """Processes that share the address, each an instance of its own; as many as there are cores, at most."""
     threads: int = 4
     """Requests worked on at once; Python runs one of them at a time, so more only get in each other's way."""
     max_waiting: int = 1024
@@ -24,6 +26,10 @@ class Config:
     """How much memory the graphs of versions may take; those asked least recently go cold, and are loaded again when asked."""
     always_warm: str = ""
     """Models whose champion never goes cold, with commas."""
+    triton_address: str = ""
+    """host:port of a Triton that runs the models, with --model-control-mode=explicit; in this process, if not set."""
+    triton_backend: str = "onnxruntime"
+    """The backend of that Triton that runs them: onnxruntime, or python, where that can import onnxruntime."""
     log_limit_mb: int = 256
     """How much of the prediction log is kept on disk while Kafka is away."""
     mirror_limit_mb: int = 4096

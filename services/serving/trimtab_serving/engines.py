@@ -5,7 +5,7 @@ once, and lives for as long as anyone holds it: so a request that has taken a se
 gets its answer from it, whatever is unloaded meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import onnxruntime
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from trimtab_serving.errors import CannotServe
 
 
-class Input(NamedTuple):
-    """What a graph takes under one name."""
+class Tensor(NamedTuple):
+    """What a graph takes or gives under one name."""
 
     type: str
     """As ONNX Runtime says it: `tensor(float)`, `tensor(string)`."""
-    width: int | None
-    """Of its last dimension, where that is fixed."""
+    shape: tuple[int | None, ...]
+    """None where a dimension is not fixed."""
 
 
 class Session(Protocol):
     """A graph that answers."""
 
     @property
-    def takes(self) -> Mapping[str, Input]:
+    def takes(self) -> Mapping[str, Tensor]:
         """What it takes, by name."""
         ...
 
     @property
-    def gives(self) -> Sequence[str]:
-        """The names of what it answers."""
+    def gives(self) -> Mapping[str, Tensor]:
+        """What it answers, by name, in order."""
         ...
 
     @property
@@ -45,6 +45,7 @@ class Session(Protocol):
         """Return one output for inputs of so many rows.
 
         Raises:
+            Forgotten: the engine has it no longer.
             Unavailable: the engine is away.
         """
         ...
@@ -78,8 +79,8 @@ class OnnxSession:
     def __init__(self, onnx: bytes) -> None:
         self._session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
         self._run = self._session.run
-        self.takes = {each.name: Input(each.type, _width(each.shape)) for each in self._session.get_inputs()}
-        self.gives = tuple(each.name for each in self._session.get_outputs())
+        self.takes = {each.name: _tensor(each) for each in self._session.get_inputs()}
+        self.gives = {each.name: _tensor(each) for each in self._session.get_outputs()}
         self.size = size_of(onnx)
 
     def score(self, output: str, given: Mapping[str, Any]) -> NDArray[Any]:
@@ -88,24 +89,33 @@ class OnnxSession:
         return answer
 
 
+def opened(name: str, onnx: bytes) -> OnnxSession:
+    """Open a graph in this process.
+
+    Raises:
+        CannotServe: it is none; `name` is what the fault calls it.
+    """
+    try:
+        return OnnxSession(onnx)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base
+        raise CannotServe(
+            f"{name} is no model that ONNX Runtime can open: {error}; train it again"
+        ) from error
+
+
 class OnnxEngine:
     """ONNX Runtime in this process."""
 
     def load(self, name: str, onnx: bytes) -> Session:
         """Open a graph."""
-        try:
-            return OnnxSession(onnx)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base
-            raise CannotServe(
-                f"{name} is no model that ONNX Runtime can open: {error}; train it again"
-            ) from error
+        return opened(name, onnx)
 
     def close(self) -> None:
         """Do nothing: sessions go with whoever holds them."""
 
 
-def _width(shape: Sequence[int | str | None]) -> int | None:
-    return shape[-1] if shape and isinstance(shape[-1], int) else None
+def _tensor(told: Any) -> Tensor:
+    return Tensor(told.type, tuple(size if isinstance(size, int) else None for size in told.shape))
 
 
 def _options() -> Any:

@@ -11,11 +11,14 @@ Rejected
 │   └── VersionNotWarm
 └── Overloaded
     └── ModelBusy    too many requests of one version wait already
+
+Unavailable
+└── Forgotten        an engine no longer has what was loaded into it
 """
 
 from collections.abc import Iterable
 
-from trimtab_runtime.errors import Conflict, Overloaded, Rejected
+from trimtab_runtime.errors import Conflict, Overloaded, Rejected, Unavailable
 
 
 class BadRow(Rejected):
@@ -73,3 +76,7 @@ class ModelBusy(Overloaded):
         super().__init__(
             f"{version} has {waiting} requests waiting here, which is the most: send it again later, or slower"
         )
+
+
+class Forgotten(Unavailable):
+    """An engine no longer has what was loaded into it; loading it again may help."""

@@ -9,6 +9,7 @@ after that one that nobody asks may go cold, unless it is on trial.
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -267,6 +268,7 @@ class Fleet:
                 return _Loaded(error=str(error) if attempts + 1 >= PATIENCE else "", attempts=attempts + 1)
             except TrimtabError as error:
                 log.error("%s cannot be loaded: %s", name, error)
+                traceback.clear_frames(error.__traceback__)  # or what it is about would stay loaded
                 return _Loaded(error=str(error))
         log.info("%s is warm", name)
         return _Loaded(version)

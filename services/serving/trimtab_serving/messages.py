@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -132,28 +132,28 @@ class Messages:
             "latency_p99_ms": traffic.p99_ms,
         }
         return [
-            self._metric(traffic, name, value, from_ms, to_ms)
+            self._metric(traffic.model, name, value, traffic.predictions, from_ms, to_ms)
             for name, value in values.items()
             if not math.isnan(value)
         ]
 
-    def _metric(self, traffic: Traffic, name: str, value: float, from_ms: int, to_ms: int) -> Outgoing:
+    def gauges(self, found: Mapping[str, float], from_ms: int, to_ms: int) -> list[Outgoing]:
+        """Return what the whole instance was like between two times; these metrics are of no model."""
+        return [self._metric("", name, value, 0, from_ms, to_ms) for name, value in found.items()]
+
+    def _metric(self, model: str, name: str, value: float, rows: int, from_ms: int, to_ms: int) -> Outgoing:
+        of = model or self._instance
         message = Metric(
-            id=f"{self._instance}/{traffic.model}/{name}/{to_ms}",
-            model=traffic.model,
+            id=f"{self._instance}/{of}/{name}/{to_ms}",
+            model=model,
             name=name,
             value=value,
             window_from=to_timestamp(from_ms),
             window_to=to_timestamp(to_ms),
-            rows=traffic.predictions,
+            rows=rows,
         )
         return records.outgoing(
-            topics.METRICS_SERVING,
-            message,
-            key=traffic.model,
-            id=message.id,
-            source=self._instance,
-            time_ms=to_ms,
+            topics.METRICS_SERVING, message, key=of, id=message.id, source=self._instance, time_ms=to_ms
         )
 
 

@@ -9,11 +9,14 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from time import monotonic, process_time
 from typing import Any
 
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock
+from trimtab_runtime.pool import Pool
 
+from trimtab_serving.cache import SessionCache
 from trimtab_serving.fleet import Fleet, Standing
 from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
@@ -161,12 +164,44 @@ class Watermarks:
             await self._moved.wait()
 
 
-async def measure(meter: Meter, messages: Messages, clock: Clock, producer: Any) -> None:
-    """Publish what was counted, every five seconds, of the models that had traffic."""
+class Gauge:
+    """Reads how full an instance is: what to scale it by."""
+
+    def __init__(self, threads: Pool, fleet: Fleet, cache: SessionCache) -> None:
+        self._threads = threads
+        self._fleet = fleet
+        self._cache = cache
+        self._before = self._now()
+
+    def read(self) -> dict[str, float]:
+        """Return each measure since the last reading, by name."""
+        (wall_s, cpu_s, calls, waited_ns, loads), self._before = self._before, self._now()
+        spent = [
+            now - before
+            for now, before in zip(self._before, (wall_s, cpu_s, calls, waited_ns, loads), strict=True)
+        ]
+        standings = self._fleet.standings()
+        return {
+            "queue_ms": spent[3] / 1e6 / spent[2] if spent[2] else 0.0,
+            "utilisation": spent[1] / spent[0] if spent[0] else 0.0,
+            "cold_loads": spent[4],
+            "versions_warm": sum(is_warm for it in standings for _, is_warm, _ in it.versions),
+            "versions_cold": sum(len(it.cold) for it in standings),
+            "memory_bytes": self._cache.used_bytes(),
+        }
+
+    def _now(self) -> tuple[float, ...]:
+        done = self._threads.tally()
+        return monotonic(), process_time(), done.calls, done.waited_ns, self._cache.reopened
+
+
+async def measure(meter: Meter, gauge: Gauge, messages: Messages, clock: Clock, producer: Any) -> None:
+    """Publish every five seconds what was counted of the models that had traffic, and how full the instance is."""
     from_ms = clock.now_ms()
     while True:
         await asyncio.sleep(METRICS_S)
         to_ms = clock.now_ms()
         found = [record for traffic in meter.take() for record in messages.metrics(traffic, from_ms, to_ms)]
+        found += messages.gauges(gauge.read(), from_ms, to_ms)
         await records.send_all(producer, found)
         from_ms = to_ms

@@ -15,7 +15,7 @@ from trimtab_runtime.errors import TrimtabError
 from trimtab_serving import lanes, references
 from trimtab_serving.cache import Entry
 from trimtab_serving.engines import Session
-from trimtab_serving.errors import CannotServe
+from trimtab_serving.errors import CannotServe, Forgotten
 from trimtab_serving.lanes import Lane, Pace
 from trimtab_serving.references import Rows
 
@@ -67,7 +67,13 @@ class Version:
 
     def _score(self, features: NDArray[np.float32], texts: NDArray[np.object_] | None) -> NDArray[np.float32]:
         given = {INPUT: features, TEXTS: texts} if self.texts else {INPUT: features}
-        answer = np.asarray(self.graph.session().score(self.output, given), np.float32)
+        session = self.graph.session()
+        try:
+            said = session.score(self.output, given)
+        except Forgotten:
+            self.graph.forget(session)
+            said = self.graph.session().score(self.output, given)
+        answer = np.asarray(said, np.float32)
         return answer if self.classes else answer.reshape(-1)
 
 
@@ -96,7 +102,7 @@ def load(
         number,
         tuple(features),
         graph,
-        PROBABILITIES if of_classes else session.gives[0],
+        PROBABILITIES if of_classes else next(iter(session.gives)),
         tuple(classes) if of_classes else (),
         tuple(texts),
         shown.background,
@@ -106,7 +112,7 @@ def load(
     for rows in _WARM_ROWS:
         _warm(name, version, *_rows(version, rows))
     if len(shown.background.numbers):
-        _warm(name, version, *(columns[:_SHOWN] for columns in shown.background))
+        _warm(name, version, shown.background.numbers[:_SHOWN], shown.background.words[:_SHOWN])
     if shown.answers.size:
         references.hold(name, version.run(*shown.examples), shown.answers)
     pace = lanes.measure(lambda rows: version.run(*_rows(version, rows)))
@@ -129,7 +135,7 @@ def _check_inputs(name: str, session: Session, widths: Mapping[str, int]) -> Non
         wanted = f"one float input {INPUT!r}" + (f" and one of strings, {TEXTS!r}" if TEXTS in widths else "")
         raise CannotServe(f"{name} takes {sorted(session.takes)} and not {wanted}: export it anew")
     for each, named in widths.items():
-        width = session.takes[each].width
+        width = session.takes[each].shape[-1]
         if width is not None and width != named:
             raise CannotServe(f"{name} takes {width} {each} and its record names {named}: export it anew")
 
