@@ -78,12 +78,17 @@ async def fitted(
 
 
 def workers() -> list[psutil.Process]:
-    """The workers of our cluster that are at a run, whose process is forked from one of theirs."""
+    """The workers of our cluster that are at a run, each the parent of the nursery that forks the run's process."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error, OSError):
-            if "trimtab-run-" in str(Path(f"/proc/{process.pid}/fd/1").readlink()):
-                found.append(process.parents()[1])
+        with suppress(psutil.Error):
+            parent = process.parent()
+            if (
+                parent
+                and "trimtab_trainer.child" in process.cmdline()
+                and parent.cmdline()[0].startswith("ray::")
+            ):
+                found.append(parent)
     return found
 
 
