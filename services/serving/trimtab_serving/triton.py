@@ -81,7 +81,7 @@ class TritonEngine:
         self._client = InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
         self._address = address
         self._backend = backend
-        self._prefix = f"trimtab.{owner}."
+        self._prefix = f"trimtab.{owner}-load-"
         self._numbers = itertools.count(1)
         self._unloading = ThreadPoolExecutor(1, "triton-unload")
         self._sweeping = threading.Lock()
