@@ -41,8 +41,8 @@ $(TORCH)/.installed: requirements-torch.lock | setup
 	  > $$(echo $(TORCH)/lib/python3*/site-packages)/the-rest.pth
 	@touch $@
 
-test: lint types imports ## all tests, on the real Kafka and PostgreSQL
-	.venv/bin/pytest
+test: lint types imports ## all tests, in two processes, each with a real Kafka and PostgreSQL
+	.venv/bin/pytest -n 2 --dist loadfile
 
 up: setup ## start Kafka, PostgreSQL and the services, and leave them running
 	.venv/bin/trimtab up

@@ -1,3 +1,8 @@
-"""Loads the fixtures that start the real Kafka and PostgreSQL, once a run."""
+"""Loads the fixtures that start the real Kafka and PostgreSQL, once a process of tests."""
+
+import os
 
 pytest_plugins = ["trimtab_stack.pytest_plugin"]
+
+# Of two processes each is given a width, which a console takes for good, whatever a test says later.
+os.environ.pop("COLUMNS", None)  # noqa: TID251 - before anything reads it

@@ -62,7 +62,7 @@ class Stage:
         async def probe() -> bool:
             return all("at work" in self._log(number).read_text() for number in range(len(self._workers)))
 
-        await eventually(probe, what="all workers at work", deadline_s=60)
+        await eventually(probe, what="all workers at work")
 
     def said(self) -> str:
         """Return what all the workers logged."""
@@ -78,7 +78,7 @@ class Stage:
         async def moved() -> bool:
             return sum(now - then >= 100 for now, then in zip(self.seen, before, strict=True)) >= partitions
 
-        await eventually(moved, what=f"effects in {partitions} partitions", deadline_s=60)
+        await eventually(moved, what=f"effects in {partitions} partitions")
 
     async def assert_exact(self) -> None:
         """Wait until all has had its effect, and look at every single one."""
@@ -86,7 +86,7 @@ class Stage:
         async def done() -> bool:
             return sum(self.seen) >= self.sent
 
-        await eventually(done, what=f"{self.sent} effects", deadline_s=90)
+        await eventually(done, what=f"{self.sent} effects")
         total = 0
         for partition in range(PARTITIONS):
             counts: dict[bytes, int] = {}
@@ -174,7 +174,7 @@ async def stopped(worker: Any) -> None:
     async def probe() -> bool:
         return bool(psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
 
-    await eventually(probe, what="a worker that stands still", deadline_s=60)
+    await eventually(probe, what="a worker that stands still")
 
 
 async def test_workers_that_are_killed_lose_and_repeat_nothing(stage: Stage) -> None:

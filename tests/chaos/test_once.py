@@ -112,7 +112,7 @@ class Stream:
                 ]
             return len(self.let_in) >= count
 
-        await eventually(probe, what=f"{count} events", deadline_s=60)
+        await eventually(probe, what=f"{count} events")
 
     async def open(self) -> None:
         families = (topics.RAW, topics.EVENTS, topics.SEEN)

@@ -50,7 +50,7 @@ async def test_a_candidate_waits_for_its_checks_and_a_test_that_it_breaks_refuse
         async def is_live() -> bool:
             return (await trimtab.loop(loop.id)).state == "live"
 
-        await eventually(is_live, what="that version 1 is live", deadline_s=60.0)
+        await eventually(is_live, what="that version 1 is live")
         (first,) = await trimtab.versions(name)
         assert [(gate.gate, gate.passed) for gate in first.gates] == [
             ("mae between road", True),

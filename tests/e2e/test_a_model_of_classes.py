@@ -42,7 +42,7 @@ async def test_texts_are_features_and_classes_are_predicted(make_world: Callable
             found = {reading.name: reading for reading in health.metrics}
             return found if {"log_loss", "prediction_drift"} <= found.keys() else None
 
-        found = await eventually(watched, what="a window of losses and one of predictions", deadline_s=60)
+        found = await eventually(watched, what="a window of losses and one of predictions")
         assert 0 < found["log_loss"].value < 0.8
         assert found["prediction_drift"].value < 0.5
 
@@ -50,6 +50,6 @@ async def test_texts_are_features_and_classes_are_predicted(make_world: Callable
             audit = await world.trimtab.audit_skew("classes")
             return audit if audit.rows == world.replay.tally.predictions else None
 
-        audit = await eventually(compared, what="every prediction compared", deadline_s=120)
+        audit = await eventually(compared, what="every prediction compared")
         assert (audit.mismatched, audit.rows_of_old_features, audit.rows_without_event) == (0, 0, 0), audit
         assert {feature.name for feature in audit.features} >= set(FEATURES)

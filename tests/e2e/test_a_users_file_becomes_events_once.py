@@ -48,7 +48,7 @@ async def test_a_users_file_becomes_events_once_though_the_command_is_killed(
     async with Trimtab.connect(addresses(whole.environ)) as trimtab:
         await trimtab.apply(project.load(Path("meters")).resources, actor="test")
     first = start(*ingest, *SLOWLY)
-    await eventually(some, what="an acknowledged row", deadline_s=60.0)
+    await eventually(some, what="an acknowledged row")
     first.kill()
     first.communicate()
     at_its_end = acknowledged()
@@ -93,7 +93,7 @@ async def ids_in(topic: str, stack: Stack, count: int) -> Counter[str]:
 
     await consumer.start()
     try:
-        await eventually(all_read, what=f"{count} rows in {topic}", deadline_s=60.0)
+        await eventually(all_read, what=f"{count} rows in {topic}")
     finally:
         await consumer.stop()
     return found

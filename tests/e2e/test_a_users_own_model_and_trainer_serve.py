@@ -71,7 +71,7 @@ async def test_a_users_model_serves_until_their_trainer_makes_another(
         async def serves(number: int) -> bool:
             return bool((await world.trimtab.deployment(world.name)).champion.number == number)
 
-        await eventually(lambda: serves(2), what="the user's model to serve", deadline_s=60)
+        await eventually(lambda: serves(2), what="the user's model to serve")
         refused, serving = sorted(await world.trimtab.versions(world.name), key=lambda it: it.number)
         assert [gate.passed for gate in (*refused.gates, *serving.gates)] == [False, True]
         assert serving.candidate.parameters["origin"] == "good.onnx"
@@ -88,7 +88,7 @@ async def test_a_users_model_serves_until_their_trainer_makes_another(
         )
         code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
         assert code == 0, said
-        await eventually(lambda: serves(3), what="a version of the user's trainer", deadline_s=90)
+        await eventually(lambda: serves(3), what="a version of the user's trainer")
         runs = [run.event for run in await world.trimtab.runs(world.name)]
         assert [run.trigger for run in runs] == ["trainer", "registered", "registered"]
         assert runs[0].candidate.environment["trainer.mytrainer"] == "1.0"

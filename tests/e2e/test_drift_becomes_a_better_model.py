@@ -47,7 +47,7 @@ async def test_drift_becomes_a_better_model(
         async def report_is_written() -> bool:
             return await asyncio.to_thread(Path(won.drift.report).exists)
 
-        await eventually(report_is_written, what="the report that the drift event names", deadline_s=90)
+        await eventually(report_is_written, what="the report that the drift event names")
         alerts = await world.trimtab.alerts(world.name)
         assert won.drift.summary in {held.alert.sentence for held in alerts}
         services = {span["service"] for span in spans(won.trace_id)}
@@ -101,8 +101,8 @@ async def assert_no_skew(world: Any) -> None:
         return found if found.rows == world.replay.tally.predictions else None
 
     # The last hour alone is asked for until it is there, for an audit recomputes all that it is asked for.
-    await eventually(the_last_are_archived, what="the last hour compared", deadline_s=120)
-    audit = await eventually(all_are_compared, what="every prediction of the story compared", deadline_s=120)
+    await eventually(the_last_are_archived, what="the last hour compared")
+    audit = await eventually(all_are_compared, what="every prediction of the story compared")
     assert (audit.mismatched, audit.rows_without_event, audit.rows_of_old_features) == (0, 0, 0), audit
     assert [feature.name for feature in audit.features] == ["request.x", f"{world.name}-road.y_mean_6h"]
 

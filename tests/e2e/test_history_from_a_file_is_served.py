@@ -82,7 +82,7 @@ async def test_history_from_a_file_is_served_and_what_was_refused_of_it_can_be_r
                 [sum(each) / len(each) for each in miles], rel=1e-9
             )
 
-        await eventually(has_history, what="the view with its history", deadline_s=60)
+        await eventually(has_history, what="the view with its history")
 
 
 def write(specs: Path, trips: Path) -> list[list[float]]:

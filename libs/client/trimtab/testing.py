@@ -154,7 +154,7 @@ class World:
                 return [await self.trimtab.loops(self.name)]
             return []
 
-        return (await eventually(probe, what="an answer from monitoring", deadline_s=60.0))[0]
+        return (await eventually(probe, what="an answer from monitoring"))[0]
 
     def _make_hour(self) -> Requests:
         """Make the next hour, hand its events to the replay, and return what is asked in it."""

@@ -24,7 +24,7 @@ from trimtab_core.episodes import EpisodeState, step
 
 WINDOW = 500
 TWO_OF_THREE = Rule(2, 3)
-NO_TOLERANCE: dict[Kind, float] = {"numeric": 0.0, "categorical": 0.0}
+NO_TOLERANCE: dict[Kind, float] = {"numeric": 0.0, "categorical": 0.0, "text": 0.0}
 Columns = dict[str, np.ndarray[Any, Any]]
 
 
@@ -41,6 +41,16 @@ def categorical(rng: np.random.Generator, rows: int) -> Columns:
     return {f"x{number}": rng.choice(30, rows, p=shares / shares.sum()) for number in range(6)}
 
 
+def worded(rng: np.random.Generator, rows: int) -> Columns:
+    words = np.array([f"word{number}" for number in range(30)], object)
+    shares = 1 / np.arange(1, 31)
+    return {
+        "t": np.array(
+            [" ".join(row) for row in rng.choice(words, (rows, 3), p=shares / shares.sum())], object
+        )
+    }
+
+
 def weekly(rng: np.random.Generator, rows: int) -> Columns:
     """Two hundred rows a day, a window of two and a half days, weekends that differ by half a sigma."""
     weekend = np.arange(rows) // 200 % 7 >= 5
@@ -50,9 +60,8 @@ def weekly(rng: np.random.Generator, rows: int) -> Columns:
 
 
 def kinds_of(columns: Columns) -> dict[str, Kind]:
-    return {
-        name: "categorical" if column.dtype.kind == "i" else "numeric" for name, column in columns.items()
-    }
+    kinds: dict[str, Kind] = {"i": "categorical", "O": "text"}
+    return {name: kinds.get(column.dtype.kind, "numeric") for name, column in columns.items()}
 
 
 def windows_of(columns: Columns, start: int = 0) -> list[Columns]:
@@ -73,7 +82,7 @@ def count_alarms(verdicts: list[WindowVerdict]) -> int:
     return alarms
 
 
-@pytest.mark.parametrize("stream", [gaussian, heavy_tailed, categorical, weekly])
+@pytest.mark.parametrize("stream", [gaussian, heavy_tailed, categorical, worded, weekly])
 def test_without_change_alarms_come_about_as_often_as_stated(
     stream: Callable[[np.random.Generator, int], Columns],
 ) -> None:

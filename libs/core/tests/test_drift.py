@@ -106,18 +106,52 @@ def test_nothing_is_scored_from_nothing() -> None:
         score(fitted([1.0]), np.array([]))
 
 
-@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+TALK = np.array(
+    ["the", "a", "of", "taxi", "driver", "late", "rude", "fare", "price", "card", "app", "wait", "rain"],
+    object,
+)
+
+
+def texts(rows: int, *, about: str = "", share: float = 0.0, seed: int = 1) -> Any:
+    """Return texts of five common words, a `share` of which ends with `about`."""
+    rng = np.random.default_rng(seed)
+    weights = 1 / np.arange(1, len(TALK) + 1)
+    words = rng.choice(TALK, (rows, 5), p=weights / weights.sum())
+    ends = np.where(rng.random(rows) < share, about, "")
+    return np.array([f"{' '.join(row)}. {end}" for row, end in zip(words, ends, strict=True)], object)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1), st.lists(st.none() | st.text(max_size=20), min_size=1))
+def test_a_score_of_texts_is_a_distance(reference: list[str], window: list[str | None]) -> None:
+    was, now = np.array(reference, object), np.array(window, object)
+    profile = fitted(was, "text")
+
+    assert 0 <= score(profile, now) <= 1
+    assert score(profile, was) == pytest.approx(0, abs=1e-3)
+    assert sum(profile.shares) == pytest.approx(1, abs=1e-5)
+    assert msgspec.json.decode(msgspec.json.encode(profile), type=Reference) == profile
+
+
+def test_a_new_subject_a_new_language_and_silence_move_texts_and_their_order_and_length_do_not() -> None:
+    profile, usual = fitted(texts(5_000), "text"), score(fitted(texts(5_000), "text"), texts(1_000, seed=2))
+    backwards = np.array([" ".join(each.split()[::-1]) for each in texts(1_000, seed=2)], object)
+    doubled = np.array([each + each for each in texts(1_000, seed=2)], object)
+
+    assert usual < 0.05
+    assert score(profile, texts(1_000, about="refund", share=0.3, seed=2)) > 3 * usual
+    assert score(profile, np.full(1_000, "der Fahrer kam zu spät", object)) > 0.9
+    assert score(profile, np.append(texts(500, seed=2), np.full(500, "", object))) > 0.4
+    assert score(profile, backwards) == pytest.approx(usual, abs=1e-6)
+    assert score(profile, doubled) == pytest.approx(usual, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["numeric", "categorical", "text"])
 def test_many_windows_score_as_each_would_against_the_other_rows(kind: Kind) -> None:
-    values = RNG.integers(0, 9, 300).astype(np.float64)
+    values = texts(300) if kind == "text" else RNG.integers(0, 9, 300).astype(np.float64)
     profile = fitted(values, kind)
     rows = np.arange(40, 140).reshape(1, 2, 50)
-    alone = Reference(
-        kind,
-        250,
-        tuple(np.bincount(profile.bins(np.delete(values, rows[0, 1])), minlength=len(profile.shares)) / 250),
-        profile.edges,
-        profile.categories,
-    )
+    others = tuple(profile.shares_of(np.delete(values, rows[0, 1])))
+    alone = Reference(kind, 250, others, profile.edges, profile.categories)
 
     assert against_rest(profile, profile.bins(values), rows)[0, 1] == pytest.approx(
         score(alone, values[rows[0, 1]])

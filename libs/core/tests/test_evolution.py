@@ -24,7 +24,7 @@ BEFORE: dict[str, Any] = {
         "count": {"type": "integer", "default": 0},
     },
 }
-_GONE = object()
+_GONE = "(gone)"
 
 
 def changed(changes: dict[str, Any]) -> list[tuple[str, str]]:

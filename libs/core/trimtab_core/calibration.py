@@ -19,7 +19,7 @@ from trimtab_core.losses import rise_over_rest
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.15, "categorical": 0.15}
+TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.15, "categorical": 0.15, "text": 0.15}
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
 Gaussian a shift of a quarter sigma. The null is drawn from training rows alone and so knows nothing of how the world
 ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""

@@ -5,8 +5,9 @@ pass; a score alone decides nothing, `calibration` says how large is unusual.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -15,15 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Bins = Counts | NDArray[np.float32]
 Column = NDArray[Any]
-Kind = Literal["numeric", "categorical"]
+Kind = Literal["numeric", "categorical", "text"]
 
 MOST_EDGES: Final = 200
 MOST_CATEGORIES: Final = 50
+MOST_WORDS: Final = 200
 
 _GRID: Final = np.linspace(0, 1, 101)
 _TAIL: Final = 0.1
 _LARGEST: Final = 1e308
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Reference:
     """The shares of a column's values in the rows that windows are compared with.
 
     `shares` has one entry a bin and sums to 1. Numeric: below all `edges`, one bin up to and with each edge, above all,
-    missing. Categorical: one bin for each of `categories`, any other value, missing.
+    missing. Categorical: one bin for each of `categories`, any other value, missing. Text: likewise of words, over which a
+    row is shared out.
     """
 
     kind: Kind
@@ -40,13 +45,15 @@ class Reference:
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
 
-    def bins(self, values: Column) -> Counts:
-        """Return the number of each value's bin, in the order of `shares`."""
-        return (
-            _numeric_bins(self.edges, values)
-            if self.kind == "numeric"
-            else _category_bins(self.categories, values)
-        )
+    def bins(self, values: Column) -> Bins:
+        """Return the number of each value's bin [rows], in the order of `shares`; of texts their parts in each [rows, bins]."""
+        if self.kind == "numeric":
+            return _numeric_bins(self.edges, values)
+        return (_category_bins if self.kind == "categorical" else _word_bins)(self.categories, values)
+
+    def shares_of(self, values: Column) -> Floats:
+        """Return the share of `values` in each bin."""
+        return _total(self.bins(values), len(self.shares)) / len(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Null:
 def fit_reference(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> dict[str, Reference]:
     """Profile each column named in `kinds`; numeric columns are float64 with NaN as missing.
 
-    In categorical columns None and NaN are missing, and 3.0 is the same category as 3.
+    In categorical columns None and NaN are missing, and 3.0 is the same category as 3; a text without words is missing.
 
     Raises:
         ValueError: a column is absent or has no rows.
@@ -103,8 +110,7 @@ def score(reference: Reference, values: Column) -> float:
     """
     if len(values) == 0:
         raise ValueError("a window of no rows has no drift score: pass at least one row")
-    counts = np.bincount(reference.bins(values), minlength=len(reference.shares))
-    return float(distance(reference.kind, np.asarray(reference.shares), counts / len(values)))
+    return float(distance(reference.kind, np.asarray(reference.shares), reference.shares_of(values)))
 
 
 def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
@@ -129,18 +135,28 @@ def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
     return scores
 
 
-def against_rest(reference: Reference, bins: Counts, rows: Counts) -> Floats:
+def against_rest(reference: Reference, bins: Bins, rows: Counts) -> Floats:
     """Return the score of each window of row numbers, along the last axis of `rows`, against all rows outside it.
 
     `bins` are those of the rows that `reference` was fitted to.
     """
     most, lead = len(reference.shares), rows.shape[:-1]
-    number = np.arange(math.prod(lead)).reshape(*lead, 1)
-    inside = np.bincount((bins[rows] + number * most).ravel(), minlength=number.size * most).reshape(
-        *lead, most
-    )
-    outside = np.bincount(bins, minlength=most) - inside
-    return distance(reference.kind, outside / (bins.size - rows.shape[-1]), inside / rows.shape[-1])
+    if bins.ndim == 2:
+        windows = rows.reshape(-1, rows.shape[-1])
+        inside = np.stack([bins[window].sum(axis=0, dtype=np.float64) for window in windows]).reshape(
+            *lead, most
+        )
+    else:
+        number = np.arange(math.prod(lead)).reshape(*lead, 1)
+        inside = _total((bins[rows] + number * most).ravel(), number.size * most).reshape(*lead, most)
+    outside = np.maximum(_total(bins, most) - inside, 0)  # which rounding may put below
+    return distance(reference.kind, outside / (len(bins) - rows.shape[-1]), inside / rows.shape[-1])
+
+
+def _total(bins: Bins, most: int) -> Floats:
+    if bins.ndim == 2:
+        return np.asarray(bins.sum(axis=0, dtype=np.float64))
+    return np.bincount(bins, minlength=most).astype(np.float64)
 
 
 def _jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -169,16 +185,18 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind) -> Reference:
         if present.size:
             at = np.linspace(0, 1, MOST_EDGES)
             edges = tuple(float(edge) for edge in np.unique(np.quantile(present, at, method="inverted_cdf")))
+    elif kind == "categorical":
+        categories = _commonest((key for key in _keys(values) if key is not None), MOST_CATEGORIES)
     else:
-        seen = Counter(key for key in _keys(values) if key is not None)
-        ranked = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-        categories = tuple(key for key, _ in ranked[:MOST_CATEGORIES])
-    bare = Reference(kind, len(values), (), edges, categories)
+        categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2
-    counts = np.bincount(bare.bins(values), minlength=bins)
-    return Reference(
-        kind, len(values), tuple(float(share) for share in counts / len(values)), edges, categories
-    )
+    shares = Reference(kind, len(values), (0.0,) * bins, edges, categories).shares_of(values)
+    return Reference(kind, len(values), tuple(float(share) for share in shares), edges, categories)
+
+
+def _commonest(found: Iterable[str], most: int) -> tuple[str, ...]:
+    ranked = sorted(Counter(found).items(), key=lambda item: (-item[1], item[0]))
+    return tuple(name for name, _ in ranked[:most])
 
 
 def _numeric_bins(edges: tuple[float, ...], values: Column) -> Counts:
@@ -194,6 +212,22 @@ def _category_bins(categories: tuple[str, ...], values: Column) -> Counts:
     number[None] = len(categories) + 1
     other = len(categories)
     return np.fromiter((number.get(key, other) for key in _keys(values)), dtype=np.int64, count=len(values))
+
+
+def _word_bins(known: tuple[str, ...], values: Column) -> NDArray[np.float32]:
+    number = {word: position for position, word in enumerate(known)}
+    other, missing = len(known), len(known) + 1
+    found = np.zeros((len(values), len(known) + 2), np.float32)
+    for row, words in zip(found, _words(values), strict=True):
+        for word in words:
+            row[number.get(word, other)] += 1 / len(words)
+        row[missing] = not words
+    return found
+
+
+def _words(values: Column) -> Iterable[Collection[str]]:
+    """Yield the words of each text, each once, as a model with `text(...)` is shown them."""
+    return (set(_WORD.findall(key)) if key is not None else () for key in _keys(values))
 
 
 def _finite(values: Column) -> Floats:

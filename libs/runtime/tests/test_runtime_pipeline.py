@@ -89,7 +89,7 @@ class Topics:
         async def there() -> bool:
             return len(await self.read(self.out)) >= len(values)
 
-        await eventually(there, what=f"{len(values)} records", deadline_s=60)
+        await eventually(there, what=f"{len(values)} records")
         assert await self.read(self.out) == list(values)
 
     def pipeline(
@@ -183,7 +183,7 @@ async def test_topics_that_change_while_records_flow_lose_and_repeat_nothing(top
             async def goes_on(before: int = before) -> bool:
                 return sending.done() or len(await topics.read(topics.out)) > before + 200
 
-            await eventually(goes_on, what="records", deadline_s=60)
+            await eventually(goes_on, what="records")
         await sending
         await topics.arrives(*values)
         pipeline.set_topics([])

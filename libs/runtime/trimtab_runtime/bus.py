@@ -26,7 +26,7 @@ from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Record
-from trimtab_runtime.starting import naming_no_brokers, started
+from trimtab_runtime.starting import member, naming_no_brokers, started
 
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
@@ -108,19 +108,7 @@ async def consume(
     turns: defaultdict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def make() -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            *by_name,
-            bootstrap_servers=servers,
-            group_id=service,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            session_timeout_ms=6_000,
-            heartbeat_interval_ms=1_000,
-            max_poll_interval_ms=600_000,
-            retry_backoff_ms=50,
-            fetch_max_wait_ms=100,
-        )
+        return member(servers, service, *by_name)
 
     async def work(place: TopicPartition, batch: Sequence[Any]) -> None:
         async with turns[place]:

@@ -20,6 +20,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLarg
 from trimtab_runtime.errors import TrimtabError, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Outgoing
+from trimtab_runtime.starting import member
 from trimtab_runtime.transactions import FAILURES, Transactions
 
 log = logging.getLogger(__name__)
@@ -151,15 +152,11 @@ class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.lanes: dict[TopicPartition, _Lane] = {}
         self.broken: Broken | None = None
         self.heartbeat_ms = max(100, pipeline.session_ms // 10)
-        self.consumer = AIOKafkaConsumer(
-            bootstrap_servers=pipeline.servers,
-            group_id=pipeline.service,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
+        self.consumer = member(
+            pipeline.servers,
+            pipeline.service,
             session_timeout_ms=pipeline.session_ms,
             heartbeat_interval_ms=self.heartbeat_ms,
-            max_poll_interval_ms=600_000,
             retry_backoff_ms=20,
             fetch_max_wait_ms=250,
             metadata_max_age_ms=10_000,

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 async def eventually(
-    probe: Callable[[], Awaitable[T]], *, what: str = "condition", deadline_s: float = 60.0
+    probe: Callable[[], Awaitable[T]], *, what: str = "condition", deadline_s: float = 120.0
 ) -> T:
     """Return the first true thing that `probe` answers.
 

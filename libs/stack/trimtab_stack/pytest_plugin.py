@@ -1,4 +1,4 @@
-"""Gives tests the real Kafka and PostgreSQL, a real schema registry and a Ray cluster, each started once a run and only if a test asks for them.
+"""Gives tests the real Kafka and PostgreSQL, a real schema registry and a Ray cluster, each started once a process of tests and only if a test asks for them.
 
 Tests that use these fixtures are marked `real`. All share the servers, so each uses topics, groups, schemas and subjects of its
 own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.

@@ -191,7 +191,7 @@ class World:
             wanted = [("features", view, p) for view in (self.view, self.city) for p in range(PARTITIONS)]
             return all(self.watermarks.get(stage, 0) >= time_ms for stage in wanted)
 
-        await eventually(all_have, what=f"features up to {time_ms}", deadline_s=60)
+        await eventually(all_have, what=f"features up to {time_ms}")
 
     def archived(self, source: str) -> list[tuple[int, int]]:
         table = DeltaTable(str(self.data_dir / "delta" / "events" / source))
@@ -560,7 +560,7 @@ async def test_history_from_a_file_is_in_the_views_once_though_the_store_is_kill
             values, _ = await store.online(world.view, END)
             return bool(values[:, 1].sum() == sum(by_hand(rides, zone, END)[1] for zone in ZONES))
 
-        await eventually(has_history, what="the view with its history", deadline_s=60)
+        await eventually(has_history, what="the view with its history")
         now, _ = await store.online(world.view, END)
         city, _ = await store.online(world.city, END, [""])
 

@@ -20,8 +20,8 @@ from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.errors import TrimtabError
-from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.specbook import SpecBook
+from trimtab_runtime.starting import AGAIN_AFTER_S, member, started
 
 from trimtab_feature_store import deadletters, tables
 from trimtab_feature_store.shelves import PREDICTIONS_PRESS, Press, Shelf, event_press
@@ -80,29 +80,23 @@ class Archive(ConsumerRebalanceListener):  # type: ignore[misc]
     async def run(self) -> None:
         """Read and flush; a broker that is away is waited for."""
         while True:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._servers,
-                group_id=GROUP,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                session_timeout_ms=6_000,
-                heartbeat_interval_ms=1_000,
-                max_poll_interval_ms=600_000,
-                metadata_max_age_ms=5_000,
-                retry_backoff_ms=50,
-                fetch_max_wait_ms=_POLL_MS,
-                max_partition_fetch_bytes=4_194_304,
-            )
             try:
-                await consumer.start()
-                await self._read(consumer)
+                async with started(self._member, "the archive") as consumer:
+                    await self._read(consumer)
             except KafkaError as error:
                 log.warning("the archive waits for Kafka: %s", error)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(AGAIN_AFTER_S)
             finally:
-                await finish(consumer.stop())
                 self.on_partitions_revoked(())
+
+    def _member(self) -> AIOKafkaConsumer:
+        return member(
+            self._servers,
+            GROUP,
+            metadata_max_age_ms=5_000,
+            fetch_max_wait_ms=_POLL_MS,
+            max_partition_fetch_bytes=4_194_304,
+        )
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Forget what is not archived yet: whoever gets the partitions reads it again."""

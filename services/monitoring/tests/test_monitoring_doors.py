@@ -51,7 +51,7 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
     ready, made = asyncio.Event(), list[Mock]()
     topics_made = AsyncMock(side_effect=[Unavailable("no controller"), None, None])
 
-    def consumer(**_: Any) -> Mock:
+    def consumer(*_: Any) -> Mock:
         lost = (
             KafkaError("Unexpected error during coordination") if len(made) == 1 else asyncio.CancelledError
         )
@@ -60,7 +60,7 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
         )
         return made[-1]
 
-    monkeypatch.setattr(intake, "AIOKafkaConsumer", consumer)
+    monkeypatch.setattr(intake, "member", consumer)
     monkeypatch.setattr(admin, "ensure_topics", topics_made)
     monkeypatch.setattr(intake, "_BACKOFF_S", 0)
     with pytest.raises(asyncio.CancelledError):

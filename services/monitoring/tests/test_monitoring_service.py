@@ -155,7 +155,7 @@ class Outside:
             except grpc.RpcError:  # it is starting, or has not heard of the model yet
                 return False
 
-        await eventually(probe, what=f"closing of {model}", deadline_s=60)
+        await eventually(probe, what=f"closing of {model}")
 
     async def loop_in(self, model: str, state: str, deadline_s: float = 30) -> Loop:
         async def probe() -> Loop | None:
@@ -211,7 +211,7 @@ async def _a_watched_model(outside: Outside, make_model: Make, make_source: Make
         except grpc.RpcError:  # it is starting, or has not heard of the model yet
             return False
 
-    await eventually(known, what=f"{name} in monitoring", deadline_s=60)
+    await eventually(known, what=f"{name} in monitoring")
     return name
 
 

@@ -18,7 +18,7 @@ from trimtab_contracts.topics import Undecodable
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.specbook import SpecBook
-from trimtab_runtime.starting import started
+from trimtab_runtime.starting import member, started
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.news import SOURCE
@@ -72,18 +72,7 @@ class Intake:
                 await _commit(consumer, {place: batch[-1].offset + 1 for place, batch in batches.items()})
 
     def _consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
-            group_id=GROUP,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            session_timeout_ms=6_000,
-            heartbeat_interval_ms=1_000,
-            max_poll_interval_ms=600_000,
-            retry_backoff_ms=50,
-            fetch_max_wait_ms=100,
-        )
+        return member(self._servers, GROUP)
 
     def specs_changed(self) -> None:
         """Hear, from the next poll on, what the models that are applied now call for."""

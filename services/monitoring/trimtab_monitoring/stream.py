@@ -2,25 +2,32 @@
 
 Faust would acknowledge a record whose agent has raised or was cut off, so the agent
 acknowledges by itself, once the effect is stored or the record is a dead letter. It
-holds no table; the inbox row in the effect's transaction tells a repeated event.
+holds no table; the inbox row in the effect's transaction tells a repeated event. Faust
+ends where its look for Kafka finds none: it is begun once Kafka is there, and again.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import DriftEvent
 from trimtab_runtime import bus
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Record
+from trimtab_runtime.starting import AGAIN_AFTER_S, naming_no_brokers, started
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.news import SOURCE
 from trimtab_monitoring.usecases.retraining import Retraining
+
+log = logging.getLogger(__name__)
 
 HEARS = (topics.DRIFT,)
 
@@ -61,20 +68,36 @@ class PolicyStream:
         self._subscription = bus.each(topics.DRIFT, _answering(retraining))
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Answer drift until cancelled.
+        """Answer drift until cancelled; a Kafka that is away is waited for.
 
         Raises:
-            Unavailable: the application ended by itself.
+            Unavailable: the application ended by itself, and not for Kafka.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                await self._answer(ready)
+            except KafkaError as error:
+                log.warning("the stream of %s waits for Kafka: %r", topics.DRIFT.name, error)
+                await asyncio.sleep(AGAIN_AFTER_S)
+
+    async def _answer(self, ready: asyncio.Event) -> None:
+        async with started(self._consumer, self._application):
+            pass  # Kafka is there: an application of Faust's that finds none leaves loops and sockets open
         app = self._app()
         try:
-            await app.start()
+            with naming_no_brokers():
+                await app.start()
             ready.set()
             await app.wait_until_stopped()
+            if isinstance(app.crash_reason, KafkaError):
+                raise app.crash_reason
             raise Unavailable(f"the stream of {topics.DRIFT.name} ended: {app.crash_reason!r}")
         finally:
             await finish(app.stop())
+
+    def _consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(bootstrap_servers=self._servers)
 
     def _app(self) -> Any:
         app = faust.App(

@@ -79,7 +79,7 @@ class World:
         )
         try:
             async with rpc.channel(self.address) as channel:
-                await eventually(lambda: _serves(channel, process), what="a ready registry", deadline_s=60)
+                await eventually(lambda: _serves(channel, process), what="a ready registry")
             yield process
         finally:
             if process.returncode is None:
