@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 from trimtab import cli, project
-from trimtab.backtest import history, strategies, telling
+from trimtab.backtest import history, running, strategies, telling
 from trimtab.backtest.history import Events, History, Project
 from trimtab.backtest.strategies import Backtest, Wishes
 from trimtab.backtest.workbench import Shelf
@@ -20,6 +20,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessa
 from trimtab_core import specs
 from trimtab_core.losses import clip, loss
 from trimtab_core.timestamps import iso
+from trimtab_runtime.errors import Rejected
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_700_000_000_000 // DAY * DAY
@@ -227,6 +228,31 @@ def test_a_project_and_its_file_give_json_and_a_page(
     assert said["strategies"]["on_drift"]["value"] < said["strategies"]["never"]["value"]
     html = page.read_text()
     assert html.count("<svg") == 2 and "went from" in html and "on_drift" in html
+
+
+def test_a_file_is_read_for_each_source_whose_columns_it_has(tmp_path: Path) -> None:
+    text = (
+        SPEC.replace("STRATEGY", "canary")
+        .replace("RETRAIN", ON_DRIFT)
+        .replace("label: {source: rides", "label: {source: ends")
+    )
+    ends = "\n---\nkind: Source\nmetadata: {name: ends}\nspec:\n  key: id\n  event_time: end\n  lateness: 1h\n  fields:\n"
+    fields = "    id: {type: string}\n    end: {type: timestamp}\n    y: {type: number}\n"
+    made = Project.of(project.parse(text.replace("    y: {type: number}\n", "") + ends + fields).resources)
+    asked = table(
+        tmp_path / "asked.csv",
+        [{name: row[name] for name in ("id", "at", "road", "x")} for row in rides()[:200]],
+    )
+    ended = table(
+        tmp_path / "ended.csv", [{"id": row["id"], "end": row["at"], "y": row["y"]} for row in rides()[:200]]
+    )
+
+    held = running.read(made, [str(asked), f"ends={ended}"])
+    assert {name: len(each.at_ms) for name, each in held.items()} == {"rides": 200, "ends": 200}
+    found = history.history(made, running.read(made, [str(ended), str(asked)]))
+    np.testing.assert_array_equal(found.label, [row["y"] for row in rides()[:200]])
+    with pytest.raises(Rejected, match=r"no file has the columns of source 'ends' .*--data ends=FILE"):
+        running.read(made, [str(asked)])
 
 
 def test_a_table_of_classes_without_times_is_lived_in_its_order(

@@ -61,7 +61,6 @@ class Backtest:
     from_ms: int
     metric: Metric
     lives: Mapping[str, Life]
-    schedule: str
     every_ms: int
     step_ms: int
     first_seconds: float
@@ -135,7 +134,7 @@ def _lived(
         lives[name] = Living(bench, strategy, first, step_ms=step_ms).live(from_ms, on_time)
     metric = model.spec.judged_by
     found = Backtest(
-        model, history, from_ms, metric, lives, schedule, every_ms, step_ms, first.seconds,
+        model, history, from_ms, metric, lives, every_ms, step_ms, first.seconds,
         len(first.shipped.fitted_to), bench.spent,
     )  # fmt: skip
     if not found.answered.any():

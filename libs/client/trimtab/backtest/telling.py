@@ -101,7 +101,8 @@ def sentences(found: Backtest) -> list[str]:
         told.append(f"`scheduled` retrains {' and '.join(when)}.")
     if "always" in found.lives:
         told.append(
-            f"`always` retrains every {_lasting(found.every_ms)}, with no cooldown and no budget; its gates hold like the others'."
+            f"`always` retrains every {_lasting(found.every_ms)}, with no cooldown and no budget; its gates hold like the others', "
+            "over candidates that are judged by one fit each."
         )
     told += [_false_alarms(found, life) for life in _watched(found)]
     told.append(
@@ -115,16 +116,22 @@ def sentences(found: Backtest) -> list[str]:
     return told
 
 
-def page(found: Backtest, title: str = "") -> Page:
+def page(found: Backtest) -> Page:
     """Return it as a page."""
     model = found.model
     blocks: list[Block] = [
         Text(_best(found)),
         Picture("error", _errors(found), f"{found.metric} over time; dots are versions that came to answer."),
-        Picture(
-            "gain",
-            _gains(found),
-            f"What each strategy has saved beside never retraining, in {found.metric} summed over rows.",
+        *(
+            [
+                Picture(
+                    "gain",
+                    _gains(found),
+                    f"What each strategy has saved beside never retraining, in {found.metric} summed over rows.",
+                )
+            ]
+            if "never" in found.lives
+            else []
         ),
         Heading("Strategies"),
         Table(rows(found)),
@@ -147,7 +154,7 @@ def page(found: Backtest, title: str = "") -> Page:
         Items({"model": model.name}),
         Bullets([f"`{line}`" for line in text.splitlines()]),
     ]
-    return Page(title or f"Backtest of {model.name}", blocks)
+    return Page(f"Backtest of {model.name}", blocks)
 
 
 def report(planned: Backtest, applied: Backtest | None, fault: str = "") -> str:
@@ -155,8 +162,8 @@ def report(planned: Backtest, applied: Backtest | None, fault: str = "") -> str:
     lines = ["", f"## Backtest of `{planned.model.name}`", "", _best(planned), ""]
     beside = {"planned": planned} | ({"applied": applied} if applied is not None else {})
     names = ["strategy"]
-    for called in beside:
-        names += [f"{planned.metric}, {called}", f"retrains, {called}", f"refused, {called}"]
+    for called, each in beside.items():
+        names += [f"{each.metric}, {called}", f"retrains, {called}", f"refused, {called}"]
     lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for name in planned.lives:
         cells = [f"`{name}`"]
@@ -256,8 +263,6 @@ def _errors(found: Backtest) -> str:
 
 
 def _gains(found: Backtest) -> str:
-    if "never" not in found.lives:
-        return plot("", "", "", [], in_time=True)
     answered, edges = found.answered, _edges(found)
     at_ms = found.history.at_ms[answered]
     never = found.lives["never"].losses[answered]
