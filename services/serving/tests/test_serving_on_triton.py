@@ -206,7 +206,7 @@ async def test_what_an_instance_left_behind_is_unloaded_by_its_successor(
     session = successor.load("m", onnx)
 
     assert len(before) == len(left)
-    assert server.models() == ["trimtab.serving-0.1", "trimtab.serving-1.1"]
+    assert server.models() == ["trimtab.serving-0-load-1", "trimtab.serving-1-load-1"]
     given = {"features": np.full((2, 3), 0.25, np.float32)}
     assert session.score("prediction", given).tolist() == [0.25, 0.25]
     successor.close()

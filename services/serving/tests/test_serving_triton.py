@@ -120,7 +120,6 @@ async def test_a_tensor_that_does_not_fit_is_named(
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-<<<<<<< HEAD
 Answers = SimpleQueue[tuple[blocking.InferResult | None, InferenceServerException | None]]
 
 
@@ -289,12 +288,3 @@ async def test_shared_memory_is_refused_in_a_sentence(address: str) -> None:
     async with triton.InferenceServerClient(address) as client:
         with pytest.raises(InferenceServerException, match="in shared memory, which is not read"):
             await client.infer(MODEL, [shared])
-=======
-    assert len(before) == len(left)
-    assert server.models() == ["trimtab.serving-0-load-1", "trimtab.serving-1-load-1"]
-    given = {"features": np.full((2, 3), 0.25, np.float32)}
-    assert session.score("prediction", given).tolist() == [0.25, 0.25]
-    successor.close()
-    other.close()
-    assert server.models() == []
->>>>>>> engines-1
