@@ -311,9 +311,9 @@ def test_a_graph_that_a_person_brought_is_served_with_its_texts_and_its_classes(
     classes = signature.adapted(testing.classifier(CHAMPION), FEATURES, "multiclass", classes=CLASSES)
     numbers = np.array([[2.0]], np.float32)
 
-    live = versions.load("m", 1, FEATURES, export.serialised(of_texts), texts=WORDS)
+    live = versions.load("m", testing.graph(export.serialised(of_texts)), 1, FEATURES, texts=WORDS)
     assert live.run(numbers, np.array([["busy"]], object)).tolist() == [102]
-    live = versions.load("m", 1, FEATURES, export.serialised(classes), classes=CLASSES)
+    live = versions.load("m", testing.graph(export.serialised(classes)), 1, FEATURES, classes=CLASSES)
     assert live.classes == CLASSES
     assert live.run(numbers)[0] == softmax(-2, 0, 2)
 

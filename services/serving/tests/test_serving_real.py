@@ -57,7 +57,16 @@ class World:
     def made(self, instance: str) -> tuple[str, ServiceProcess]:
         """Return the address and the process of an instance that is not yet started."""
         address = f"127.0.0.1:{ports.choose()}"
-        environ = {
+        environ = self._environ(instance, address)
+        return address, ServiceProcess("serving", 0, environ, self.path / f"{instance}.log")
+
+    def workers(self, count: int) -> ServiceProcess:
+        """Return the service as several processes, in the place of the one."""
+        environ = self._environ(self.instance, self.address) | {"TRIMTAB_SERVING_WORKERS": str(count)}
+        return ServiceProcess("serving", 0, environ, self.path / "workers.log")
+
+    def _environ(self, instance: str, address: str) -> dict[str, str]:
+        return {
             **environment.inherited(),
             "TRIMTAB_KAFKA_SERVERS": self.kafka.servers,
             "TRIMTAB_GRPC_ADDRESS": address,
@@ -65,13 +74,6 @@ class World:
             "TRIMTAB_INSTANCE": instance,
             "TRIMTAB_SERVING_CATCH_UP_S": "1",
         }
-        self._environ = environ
-        return address, ServiceProcess("serving", 0, environ, self.path / f"{instance}.log")
-
-    def workers(self, count: int) -> ServiceProcess:
-        """Return the service as several processes, in the place of the one."""
-        environ = self._environ | {"TRIMTAB_SERVING_WORKERS": str(count)}
-        return ServiceProcess("serving", 0, environ, self.path / "workers.log")
 
     async def begin(self) -> None:
         view = self.project.speed
