@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from trimtab_core.specs import ModelSpec
+from trimtab_runtime.ort import onnxruntime
 
 from trimtab_training.errors import RunFailed
 from trimtab_training.export import OPSET

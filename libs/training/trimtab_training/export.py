@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
+from trimtab_runtime.ort import onnxruntime
 
 from trimtab_training.errors import RunFailed
 from trimtab_training.inputs import Inputs, Matrix, given

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
+from trimtab_runtime.ort import onnxruntime
 
 from trimtab_training import export
 from trimtab_training.errors import RunFailed

@@ -8,8 +8,8 @@ gets its answer from it, whatever is unloaded meanwhile.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-import onnxruntime
 from numpy.typing import NDArray
+from trimtab_runtime.ort import onnxruntime
 
 from trimtab_serving.errors import CannotServe
 

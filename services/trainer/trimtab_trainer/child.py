@@ -31,9 +31,8 @@ from trimtab_trainer.nursery import Order
 _ENVIRON = {
     # One thread a run: OpenMP's threads wait by spinning, and the machine has other work.
     "OMP_NUM_THREADS": "1",
-    # Threads that Arrow's allocator and ONNX Runtime begin when they are loaded; the latter's would tell its maker.
+    # A thread that Arrow's allocator begins when it is loaded.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "ORT_DISABLE_TELEMETRY": "1",
 }
 _LARGE = {"neural", "own"}
 """Families that load what most runs do without."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Artifact
@@ -19,6 +18,7 @@ from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core import losses
 from trimtab_runtime import artifacts
 from trimtab_runtime.follow import Follower
+from trimtab_runtime.ort import onnxruntime
 
 CAP = 60.0
 """Minutes at most that a trip's error counts: the cap of the demo's rollout."""
