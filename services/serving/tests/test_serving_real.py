@@ -411,6 +411,7 @@ def delete_artifacts(path: Path) -> None:
 
 async def test_workers_share_a_port_and_one_that_is_killed_is_begun_again(world: World) -> None:
     await asyncio.to_thread(world.process.stop)
+    await world.deploy(1)  # whose file is there again
     together = world.workers(2)
     try:
         await asyncio.to_thread(together.start)
