@@ -27,7 +27,8 @@ from trimtab.infer import Column
 
 _LOOKED_AT: Final = 50_000
 _MOST_CLASSES: Final = 20
-_MOST_CATEGORIES: Final = 50
+_OF_ROWS: Final = ("request.", "text(request.")
+_OF_CLOCKS: Final = ("hour(", "weekday(")
 _ROW_TIME: Final = "row_time"
 _BEGIN_MS: Final = round(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
 _ROW_MS: Final = 60_000
@@ -187,17 +188,9 @@ def _loosened(
         if label.type == "string":
             spec["fields"][label.field] = {"type": "string", "nullable": True}
     elif resource.kind == "Model":
-        words = [
-            each.field
-            for each in plan.columns
-            if each.type == "string"
-            and each not in (plan.key, plan.label)
-            and 2 <= each.distinct <= _MOST_CATEGORIES
-        ]
-        kept = [name for name in spec["features"] if name.startswith(("request.", "hour(", "weekday("))]
-        if plan.time.field == _ROW_TIME:  # it tells nothing of clocks
-            kept = [name for name in kept if name.startswith("request.")]
-        spec["features"] = [*kept, *(f"request.{name}" for name in words if name != label.field)]
+        clocks = plan.time.field != _ROW_TIME  # which tells nothing of them
+        kinds = _OF_ROWS + _OF_CLOCKS if clocks else _OF_ROWS
+        spec["features"] = [name for name in spec["features"] if name.startswith(kinds)]
         if not spec["features"]:
             raise Rejected(
                 f"beside --label {label.name!r} no column can be a feature: name a file that has more"
