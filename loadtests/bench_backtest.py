@@ -30,7 +30,7 @@ ROWS = int(os.environ.get("BENCH_ROWS", "360000"))  # noqa: TID251
 DAY_MS = 86_400_000
 BEGIN_MS = 1_514_764_800_000
 DAYS = 1_095
-LEAST = 10_000
+LEAST = 5_000
 SPEC = """
 kind: Source
 metadata: {name: trips}
