@@ -131,6 +131,15 @@ def test_an_outcome_counts_once_and_only_for_the_loop_in_flight() -> None:
     assert ended.failures == 1
 
 
+def test_what_was_due_and_came_to_nothing_is_no_reason_to_wait_when_the_world_changes() -> None:
+    due = DriftSignal("m", "due1", "schedule", 0.0)
+    state = outcome(decide(SPEC, PolicyState(), due).state, False, DAY)
+
+    assert state.failures == 0
+    assert decide(SPEC, state, a_signal(day=7)).action == "retrain"
+    assert outcome(decide(SPEC, state, a_signal(day=7)).state, False, 8 * DAY).failures == 1
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.integers(0, 200), st.sampled_from(["drift", "helped", "failed"]))

@@ -27,7 +27,7 @@ class PolicySpec:
 
     on: tuple[DriftKind, ...] = ("data", "performance")
     cooldown_s: float = 7 * 86_400.0
-    """Least time between two commands; doubled for each retrain in a row that did not help."""
+    """Least time between two commands; doubled for each retrain in a row that drift called for and that did not help."""
     at_most: tuple[int, float] = (4, 60 * 86_400.0)
     """So many commands in so many seconds."""
 
@@ -62,6 +62,8 @@ class Answer:
     command_id: str
     helped: bool | None = None
     """None while its loop runs."""
+    was_due: bool = False
+    """Whether it was for what is due without drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class PolicyState:
     in_flight: str | None = None
     """The command whose loop has not ended."""
     failures: int = 0
-    """Retrains in a row that did not help."""
+    """Retrains in a row that drift called for and that did not help."""
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
@@ -117,6 +119,8 @@ def reconsider(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Dec
 def outcome(state: PolicyState, helped: bool | None, at: float, command: str | None = None) -> PolicyState:
     """Take in the end of the loop in flight; a repeated or foreign outcome changes nothing.
 
+    What was due without drift may come to nothing without fault: in a quiet world no candidate is better, and to back off then
+    would be to rest when the world changes.
     `helped` is None if it was cancelled, which says nothing of retraining: an episode that goes on may have another
     attempt, and the back-off stays as it is. Cooldown and budget are spent all the same.
     `command` names the loop that ended; without it, the one in flight is meant.
@@ -127,7 +131,8 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
         replace(answer, helped=bool(helped)) if answer.command_id == state.in_flight else answer
         for answer in state.answers
     )
-    failures = 0 if helped else state.failures + (helped is False)
+    for_drift = any(answer.command_id == state.in_flight and not answer.was_due for answer in state.answers)
+    failures = 0 if helped else state.failures + (helped is False and for_drift)
     return replace(state, in_flight=None, failures=failures, last_outcome_at=at, answers=answers)
 
 
@@ -183,7 +188,8 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
 def _command(state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple[float, ...]) -> Decision:
     command = command_id(signal.episode, attempt)
     others = [answer for answer in state.answers if answer.episode != signal.episode]
-    answers = (*others, Answer(signal.episode, attempt, command))[-_REMEMBERED:]
+    given = Answer(signal.episode, attempt, command, was_due=signal.kind in get_args(DueKind))
+    answers = (*others, given)[-_REMEMBERED:]
     after = replace(
         state,
         last_command_at=signal.at,

@@ -44,16 +44,19 @@ def document(found: Backtest) -> dict[str, Any]:
 def rows(found: Backtest) -> list[dict[str, Any]]:
     """Return a row for each strategy."""
     first = found.value("never") if "never" in found.lives else None
+    others = {
+        name: len(life.retrains) - _count(life, "live") - _count(life, "refused")
+        for name, life in found.lives.items()
+    }
     return [
         {
             "strategy": name,
             found.metric: f"{found.value(name):.4g}",
-            "beside never": _beside(found.value(name), first) if name != "never" else "",
-            "alarms": len(life.alarms) if life.strategy.watches else None,
+            "vs never": _beside(found.value(name), first) if name != "never" else "",
             "retrains": len(life.retrains),
             "live": _count(life, "live"),
             "refused": _count(life, "refused"),
-            "other": len(life.retrains) - _count(life, "live") - _count(life, "refused"),
+            **({"other": others[name]} if any(others.values()) else {}),
             "rows": f"{sum(each.rows for each in life.retrains):,}",
             "seconds": f"{sum(each.seconds for each in life.retrains):.1f}",
         }
