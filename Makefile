@@ -57,7 +57,7 @@ bench: setup ## all benchmarks, whichever fails; bench-NAME runs one
 bench-%: setup
 	$(PY) loadtests/bench_$*.py
 
-bench-features: $(PEERS)/.installed
+bench-features bench-drift: $(PEERS)/.installed
 bench-serving: $(SERVING_PEERS)/.installed $(SERVING_PEERS)/grpc_load
 $(PEERS)/.installed $(SERVING_PEERS)/.installed: .venv-%/.installed: loadtests/%.lock | setup
 	.venv/bin/uv venv -q --clear --python $(PY) .venv-$*

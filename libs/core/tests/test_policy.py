@@ -164,5 +164,5 @@ def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, i
 
 
 def test_a_kind_that_nothing_watches_is_refused_with_those_that_something_does() -> None:
-    with pytest.raises(ValueError, match="'data', 'prediction' or 'performance'"):
-        specs.RetrainSpec.model_validate({"on": ["concept"]})
+    with pytest.raises(ValueError, match="'data', 'prediction', 'performance' or 'concept'"):
+        specs.RetrainSpec.model_validate({"on": ["skew"]})

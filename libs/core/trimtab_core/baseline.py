@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
+from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Kind, Reference, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.losses import Metric, clip
@@ -22,7 +23,9 @@ from trimtab_core.specs import Model, Source
 Floats = NDArray[np.float64]
 
 KINDS: Final = 3
-"""Kinds of drift that are watched, and share the rate of false alarms: data, prediction, performance."""
+"""Kinds of drift that are always watched, and share the rate of false alarms: data, prediction, performance."""
+LOOKS: Final = 10
+"""So many times a window a change of the concept is looked for."""
 NOT_FEATURES: Final = frozenset({"prediction", "loss", "event_time_ms", "key", "label"})
 """Columns of a reference that are no features."""
 _MOST: Final = 0.05
@@ -42,6 +45,8 @@ class Settings:
     cap: float
     categorical: tuple[str, ...]
     """Features, and `prediction` where that is the number of a class."""
+    concept: bool = False
+    """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -61,14 +66,26 @@ class Settings:
                 *sorted(set(categorical) & set(model.spec.features)),
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
+            concept="concept" in model.spec.retrain.on,
         )
+
+    @property
+    def look(self) -> int | None:
+        """How many labelled rows are looked at together for a change of the concept, None if that is not watched."""
+        return max(1, self.window // LOOKS) if self.concept else None
+
+    @property
+    def shares(self) -> int:
+        """How many kinds of drift share the rate of false alarms."""
+        return KINDS + self.concept
 
     @property
     def key(self) -> str:
         """The settings as text: equal texts, equal settings."""
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
-        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}"
+        concept = "; concept" if self.concept else ""
+        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +104,8 @@ class Calibration:
     performance: LevelThreshold
     limits: Mapping[str, float]
     null_shares: Mapping[str, float]
+    change: ChangeThreshold | None = None
+    """None where a change of the concept is not watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +148,9 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
             "loss": _loss_limit(performance),
         },
         null_shares={name: float(np.isnan(columns[name]).mean()) for name in features},
+        change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
+        if settings.concept
+        else None,
     )
 
 
@@ -139,10 +161,10 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     spec's rate speaks of.
     """
     if event_time_ms is None or len(event_time_ms) < 2 or event_time_ms[-1] <= event_time_ms[0]:
-        return _UNTIMED / KINDS
+        return _UNTIMED / settings.shares
     rows_a_ms = (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
     windows = rows_a_ms * settings.false_alarms.per_ms / settings.window
-    return min(settings.false_alarms.count / windows, _MOST) / KINDS
+    return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 
 def _limit(thresholds: DriftThresholds, name: str, kind: Kind) -> float:

@@ -138,10 +138,17 @@ def judge_window(
     of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
     """
     scores = {name: score(references[name], columns[name]) for name in thresholds.nulls}
+    return judge_scores(thresholds, {name: references[name].kind for name in scores}, scores)
+
+
+def judge_scores(
+    thresholds: DriftThresholds, kinds: Mapping[str, Kind], scores: Mapping[str, float]
+) -> WindowVerdict:
+    """Judge a window by its scores, as `judge_window` does."""
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
-        small = effect < thresholds.tolerance[references[name].kind]
+        small = effect < thresholds.tolerance[kinds[name]]
         p_values[name] = 1.0 if small else float(null.p(scores[name]))
     return _verdict(thresholds, scores, p_values)
 

@@ -5,7 +5,7 @@ Pure: the same windows in the same order give the same readings and the same epi
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from trimtab_core import episodes
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
-from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState
+from trimtab_core.concept import watch_losses
+from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState, episode_id
 from trimtab_core.losses import aggregate
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
@@ -46,6 +47,12 @@ class Judged:
     episodes: Mapping[DriftKind, EpisodeState]
     alarms: tuple[tuple[DriftAlarm, Finding], ...]
 
+    @property
+    def kinds(self) -> tuple[DriftKind, ...]:
+        """The kinds whose episodes, if they go on, are answered again at the end of this window."""
+        found = tuple(finding.kind for finding in self.findings)
+        return (*found, "concept") if "performance" in found and "concept" in self.episodes else found
+
 
 def judge(
     model: str,
@@ -56,6 +63,8 @@ def judge(
     before: Mapping[DriftKind, EpisodeState],
 ) -> Judged:
     """Judge a window and take it into the episodes; `features` names those that its rows carry."""
+    if isinstance(window, PerformanceWindow) and window.kind == "concept":
+        return _look(model, window, calibration, settings, before)
     readings = _Readings(model, window)
     if isinstance(window, DataWindow):
         columns = window.columns(features)
@@ -78,6 +87,7 @@ def judge(
         after[finding.kind] = state
         if alarm is not None:
             alarms.append((alarm, finding))
+    after |= _concept_ended(window, findings, after)
     told = [reading for finding in findings for reading in finding.readings]
     return Judged(window, tuple(findings), (*told, *others), after, tuple(alarms))
 
@@ -93,7 +103,13 @@ def drift(
 ) -> Drift:
     """Return an alarm as it is told, with its evidence; `report` is where the report will be."""
     window = judged.window
-    if finding.kind == "performance":
+    from_ms, rows = window.rows[0].at_ms, len(window.rows)
+    if finding.kind == "concept":
+        (value,) = alarm.scores.values()
+        (loss,) = finding.readings
+        from_ms, rows, limit = loss.from_ms, loss.rows, loss.threshold or 0.0
+        summary = _worse(loss, alarm.version, calibration)
+    elif finding.kind == "performance":
         (loss,) = finding.readings
         value, limit = loss.value, loss.threshold or 0.0
         summary = _worse(loss, alarm.version, calibration)
@@ -106,8 +122,8 @@ def drift(
         version=window.version,
         kind=alarm.kind,
         at_ms=window.end[0],
-        from_ms=window.rows[0].at_ms,
-        rows=len(window.rows),
+        from_ms=from_ms,
+        rows=rows,
         score=value,
         threshold=limit,
         severity=value / limit,
@@ -117,6 +133,51 @@ def drift(
         recorded_ms=recorded_ms,
         changed_ms=round(alarm.changed_at * 1000),
     )
+
+
+def _concept_ended(
+    window: Window, findings: Sequence[Finding], states: Mapping[DriftKind, EpisodeState]
+) -> Mapping[DriftKind, EpisodeState]:
+    """Return the state of `concept` if this window of performance, begun after its change was found, is clear."""
+    open_at = states.get("concept", EpisodeState()).opened_at
+    if open_at is None or window.rows[0].at_ms / 1000 < open_at:
+        return {}
+    clear = any(finding.kind == "performance" and finding.verdict.clear for finding in findings)
+    return {"concept": EpisodeState(str(window.version))} if clear else {}
+
+
+def _look(
+    model: str,
+    window: PerformanceWindow,
+    calibration: Calibration,
+    settings: Settings,
+    before: Mapping[DriftKind, EpisodeState],
+) -> Judged:
+    """Look for a change in a few rows, unless one has been found: then a clear window of performance ends it."""
+    state, version = before.get("concept", EpisodeState()), str(window.version)
+    if state.version != version:
+        state = EpisodeState(version)
+    quiet = Judged(window, (), (), {**before, "concept": state}, ())
+    if state.episode is not None or calibration.change is None:
+        return quiet
+    times = [row.at_ms / 1000 for row in window.rows]
+    sums, change = watch_losses(calibration.change, state.change, window.losses, times)
+    if change is None:
+        return replace(quiet, episodes={**before, "concept": replace(state, change=sums)})
+    opened = window.rows[change.at].at_ms
+    episode = episode_id(model, version, "concept", opened / 1000)
+    mean, usual = (aggregate(settings.metric, [value]) for value in (change.mean, change.usual))
+    told = Reading(
+        "performance", model, window.version, settings.metric, mean, round(change.began * 1000), opened,
+        change.rows, threshold=usual,
+    )  # fmt: skip
+    verdict = WindowVerdict({"loss": mean}, {}, 0.0, True, False, ("loss",))
+    alarm = DriftAlarm(
+        episode, model, version, "concept", opened / 1000, 0.0, ("loss",), verdict.scores, {}, change.began
+    )
+    finding = Finding("concept", verdict, (told,))
+    opened_state = EpisodeState(version, (), episode, opened / 1000)
+    return Judged(window, (finding,), (), {**before, "concept": opened_state}, ((alarm, finding),))
 
 
 def _ranked(alarm: DriftAlarm) -> tuple[FeatureDrift, ...]:

@@ -5,13 +5,14 @@ been reached or another version is live; its id depends on nothing but what it i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
 
 from trimtab_core.calibration import Rule, WindowVerdict
+from trimtab_core.concept import ChangeState
 
-DriftKind = Literal["data", "prediction", "performance"]
+DriftKind = Literal["data", "prediction", "performance", "concept"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class EpisodeState:
     """Where the open episode's window began, in seconds of event time."""
     began: tuple[float, ...] = ()
     """Where each of `recent` began."""
+    change: ChangeState = field(default_factory=ChangeState)
+    """Of `concept`, which has no windows to count: what the losses so far have come to."""
 
 
 @dataclass(frozen=True, slots=True)

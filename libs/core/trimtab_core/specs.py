@@ -924,8 +924,8 @@ class AlertsSpec(Spec):
     """How serious an alert has to be."""
 
 
-DriftKind = Literal["data", "prediction", "performance"]
-"""What is watched, and may call for a retrain."""
+DriftKind = Literal["data", "prediction", "performance", "concept"]
+"""What is watched, and may call for a retrain; `concept` is watched only where it does."""
 
 
 class RetrainSpec(Spec):

@@ -107,6 +107,7 @@ class Watch:
     """Of the windows that are being filled."""
     data: Series = Series()
     performance: Series = Series()
+    concept: Series = Series()
     episodes: Mapping[DriftKind, EpisodeState] = field(default_factory=dict)
     trial: Trial | None = None
     predictions: int = 0

@@ -2,7 +2,7 @@
 
 Rows are taken in order of (time, id). A window of `data` holds predictions, one of
 `performance` those that have a label, so that each is as long as what it is held
-against. A new live version starts both afresh, and a row that an older one still
+against; a few of those are a look of `concept`, which is held against nothing by itself. A new live version starts both afresh, and a row that an older one still
 answered after that is counted and not windowed.
 """
 
@@ -26,10 +26,12 @@ class Partial:
 
     data: list[Row] = field(default_factory=list)
     performance: list[Scored] = field(default_factory=list)
+    concept: list[Scored] = field(default_factory=list)
 
     def matches(self, watch: Watch) -> bool:
         """Whether these are the rows that `watch` speaks of."""
-        return _series(self.data) == watch.data and _series(self.performance) == watch.performance
+        held = (_series(self.data), _series(self.performance), _series(self.concept))
+        return held == (watch.data, watch.performance, watch.concept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,11 @@ class DataWindow:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceWindow:
-    """A full window of labelled predictions."""
+    """A full window of labelled predictions, or as `concept` the few of them that a change is looked for in."""
 
     version: int
     rows: Sequence[Scored]
-    kind: Literal["performance"] = "performance"
+    kind: Literal["performance", "concept"] = "performance"
 
     @property
     def end(self) -> tuple[int, str]:
@@ -76,13 +78,15 @@ Window = DataWindow | PerformanceWindow
 
 
 def fill(
-    watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int
+    watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int, look: int | None = None
 ) -> tuple[Watch, Partial, list[Window]]:
     """Take in `rows` with the clipped loss of each, NaN without a label; return what is full, in order of its end.
 
+    `look` is how many labelled rows a look of `concept` has, None if there are none.
+
     `partial` stays as it was, for the transaction may yet be undone.
     """
-    partial = Partial(list(partial.data), list(partial.performance))
+    partial = Partial(list(partial.data), list(partial.performance), list(partial.concept))
     full: list[Window] = []
     version, generation = watch.version, watch.generation
     for row, lost in zip(rows, losses.tolist(), strict=True):
@@ -97,7 +101,13 @@ def fill(
             full.append(DataWindow(version, partial.data))
             partial.data = []
         if lost == lost:
-            partial.performance.append(Scored(row.at_ms, row.id, lost))
+            scored = Scored(row.at_ms, row.id, lost)
+            if look is not None:
+                partial.concept.append(scored)
+                if len(partial.concept) == look:
+                    full.append(PerformanceWindow(version, partial.concept, "concept"))
+                    partial.concept = []
+            partial.performance.append(scored)
             if len(partial.performance) == window:
                 full.append(PerformanceWindow(version, partial.performance))
                 partial.performance = []
@@ -107,6 +117,7 @@ def fill(
         generation=generation,
         data=_series(partial.data),
         performance=_series(partial.performance),
+        concept=_series(partial.concept),
         predictions=watch.predictions + len(rows),
         labels=watch.labels + sum(row.label is not None for row in rows),
     )
@@ -118,16 +129,20 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
 
     Rows and labels that came after their time was closed were not counted then, and do not make a window longer now.
     """
-    data, performance = Partial().data, Partial().performance
+    whole = Partial()
     for row, lost in zip(rows, losses.tolist(), strict=True):
         if row.version != watch.version:
             continue
         if watch.data.rows and (row.at_ms, row.id) >= (watch.data.first_ms, watch.data.first_id):
-            data.append(row)
-        place = (watch.performance.first_ms, watch.performance.first_id)
-        if watch.performance.rows and lost == lost and (row.at_ms, row.id) >= place:
-            performance.append(Scored(row.at_ms, row.id, lost))
-    return Partial(data[: watch.data.rows], performance[: watch.performance.rows])
+            whole.data.append(row)
+        for series, held in ((watch.performance, whole.performance), (watch.concept, whole.concept)):
+            if series.rows and lost == lost and (row.at_ms, row.id) >= (series.first_ms, series.first_id):
+                held.append(Scored(row.at_ms, row.id, lost))
+    return Partial(
+        whole.data[: watch.data.rows],
+        whole.performance[: watch.performance.rows],
+        whole.concept[: watch.concept.rows],
+    )
 
 
 def champion_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:

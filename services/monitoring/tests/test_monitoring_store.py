@@ -9,6 +9,7 @@ import asyncpg
 import numpy as np
 import pytest
 from trimtab_core.baseline import Uncalibrated
+from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
@@ -188,9 +189,14 @@ async def test_a_unit_that_fails_leaves_nothing_behind(store: Store) -> None:
 
 async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
     trial = Trial("r", 3, 2, 10, JudgeSpec(cap=5.0, steps=(0,)), decided_ms=20, said_at_step=0)
+    change = ChangeState((0.5, 0.0, 1.25), (3, 1, 4), (7.5, 9.0, 7.0))
+    states = {
+        "data": EpisodeState("2", (True, False), None, None),
+        "concept": EpisodeState("2", change=change),
+    }
     watch = Watch(
         closed_ms=9, version=2, generation=3, settings="s", data=Series(1, 5, "p"), performance=Series(),
-        episodes={"data": EpisodeState("2", (True, False), None, None)}, trial=trial, predictions=7, labels=6,
+        concept=Series(4, 6, "q"), episodes=states, trial=trial, predictions=7, labels=6,
     )  # fmt: skip
     policy = PolicyState(1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),))
 

@@ -19,7 +19,7 @@ from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
-from trimtab_core.watched import Due, Row, Series, Watch
+from trimtab_core.watched import Drift, Due, Row, Series, Watch
 from trimtab_core.windows import Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
@@ -111,7 +111,7 @@ class Closing:
                 LabelStream.of(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
             )
         losses = windows.champion_losses(spec, rows)
-        watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window)
+        watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window, settings.look)
         since = await _since(unit, model, before, rows)
         fresh, counted = occasions.counted(model, before, rows, since)
         due = [*occasions.scheduled(model, before, reached), *counted]
@@ -136,11 +136,13 @@ class Closing:
         """Return the watch with the rows of its unfinished windows: those at hand, or from the store."""
         watch = unit.watch
         if watch.settings != settings.key:
-            return replace(watch, settings=settings.key, data=Series(), performance=Series()), Partial()
+            empty = Series()
+            watch = replace(watch, settings=settings.key, data=empty, performance=empty, concept=empty)
+            return watch, Partial()
         partial = self._partials.get(model.name, Partial())
         if partial.matches(watch):
             return watch, partial
-        starts = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
+        starts = [series.first_ms for series in (watch.data, watch.performance, watch.concept) if series.rows]
         if not starts:
             return watch, Partial()
         rows, _ = await unit.rows(LabelStream.of(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
@@ -156,7 +158,8 @@ class Closing:
         calibration, features = held
         judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes)
         await unit.tell(judged.readings)
-        await unit.keep_readings(window.kind, judged.readings)
+        if judged.readings:
+            await unit.keep_readings(window.kind, judged.readings)
         for alarm, finding in judged.alarms:
             with telemetry.span("drift found", model=model.name, drift=finding.kind):
                 path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
@@ -164,7 +167,7 @@ class Closing:
                     judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
                 )
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
-                await unit.order_report(_report(model, judged, drift.episode, path))
+                await unit.order_report(_report(model, judged, drift, path))
                 news: list[News] = [
                     drift,
                     _alert(drift.episode, model.name, drift.summary, drift.recorded_ms),
@@ -177,9 +180,9 @@ class Closing:
     async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
         """Let the policy decide again about episodes that go on."""
         fresh = {alarm.episode for alarm, _ in judged.alarms}
-        for finding in judged.findings:
-            episode = judged.episodes[finding.kind].episode
-            if episode is not None and episode not in fresh and finding.kind in model.spec.retrain.on:
+        for kind in judged.kinds:
+            episode = judged.episodes[kind].episode
+            if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
                 await self._retraining.look_again(unit, episode, judged.window.end[0])
 
     async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
@@ -214,14 +217,14 @@ async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -
     return found
 
 
-def _report(model: Model, judged: Judged, episode: str, path: Path) -> ReportOrder:
+def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:
     labels, window = LabelStream.of(model), judged.window
     return ReportOrder(
-        episode=episode,
+        episode=drift.episode,
         model=model.name,
         version=window.version,
         labels=labels,
-        from_ms=window.rows[0].at_ms,
+        from_ms=drift.from_ms,
         to_ms=window.end[0],
         path=str(path),
     )

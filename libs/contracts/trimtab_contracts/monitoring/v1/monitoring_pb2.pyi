@@ -156,7 +156,7 @@ class DriftEvent(_message.Message):
     model: _builtins.str
     version: _builtins.int
     kind: _builtins.str
-    """data, prediction, performance"""
+    """data, prediction, performance, concept"""
     episode: _builtins.str
     loop_id: _builtins.str
     rows: _builtins.int
@@ -391,7 +391,7 @@ class Loop(_message.Message):
     id: _builtins.str
     model: _builtins.str
     trigger: _builtins.str
-    """data, prediction, performance, manual"""
+    """data, prediction, performance, concept, manual"""
     state: _builtins.str
     """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed, cancelled"""
     open: _builtins.bool

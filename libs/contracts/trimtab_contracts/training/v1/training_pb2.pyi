@@ -44,7 +44,7 @@ class RetrainCommand(_message.Message):
     model: _builtins.str
     loop_id: _builtins.str
     trigger: _builtins.str
-    """data, prediction, performance, schedule, new_rows, spec, trainer, manual, registered"""
+    """data, prediction, performance, concept, schedule, new_rows, spec, trainer, manual, registered"""
     episode: _builtins.str
     """the occasion, each of which gives one command; empty if a person asked"""
     attempt: _builtins.int

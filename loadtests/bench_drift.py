@@ -1,0 +1,443 @@
+"""What is promised of drift, held against streams of which it is known whether they change.
+
+Four parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
+and detectors of others at an equal rate of false alarms; rollouts of equals and of a worse version under continuous looking;
+and what a monitored prediction costs. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
+eight minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
+whether all claims hold.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import drift_peers
+import numpy as np
+from drift_streams import CONCEPTS, STREAMS, Columns, gaussian
+from scipy.stats import chi2
+from sklearn.ensemble import HistGradientBoostingClassifier
+from trimtab_core.calibration import (
+    TOLERANCE,
+    Rule,
+    WindowVerdict,
+    calibrate,
+    calibrate_mean,
+    judge_level,
+    judge_scores,
+    judge_window,
+)
+from trimtab_core.concept import ChangeState, ChangeThreshold, calibrate_change, watch_losses
+from trimtab_core.drift import fit_reference
+from trimtab_core.episodes import EpisodeState, step
+from trimtab_core.judge import JudgeSpec, JudgeState, update
+
+SHARE = float(os.environ.get("BENCH_SHARE", "1"))  # noqa: TID251
+PEERS = Path(__file__).parent.parent / ".venv-peers/bin/python"
+RIVER = Path(__file__).parent / "river_detectors.py"
+
+RATES = (1 / 20, 1 / 100)
+EXPECTED = 30
+"""Alarms that the stated rate makes expected in a family."""
+AT_MOST = 1.5
+"""Times the stated rate that the lower bound of the observed one may be."""
+SHAPES = {"texts": ((100, 20), (500, 10), (1_000, 5))}
+USUAL = ((100, 100), (500, 20), (5_000, 5))
+"""(rows of a window, features), of which each has an equal part of a family's windows."""
+QUICK = ((100, 10), (500, 5))
+"""What stands for them all in a quick look, as a large calibration takes seconds however few windows follow."""
+REFERENCES = 2
+NO_TOLERANCE = dict.fromkeys(TOLERANCE, 0.0)
+RULE = Rule()
+
+SHIFTS = (0.25, 0.5, 1.0)
+SHIFTED, FEATURES, SHIFT_RATE, PATIENCE = 100, 10, 1 / 20, 20
+"""Windows so small that the measures differ: at 500 rows all of them find a quarter of a sigma at once."""
+WINDOW = 500
+ROWS_BETWEEN, QUIET_ROWS, BEFORE, AFTER, HELD_OUT = 5_000, 100_000, 1_000, 4_000, 5_000
+ALPHA, LOOKED = 0.05, 6_000
+
+
+class Table:
+    """The lines of the table, and whether all that is claimed holds."""
+
+    def __init__(self) -> None:
+        """Begin without a line."""
+        self.holds = True
+        self._lines: list[tuple[str, str, str]] = []
+
+    def claim(self, what: str, value: str, holds: bool) -> None:
+        """Add a line that must hold."""
+        self.holds &= holds
+        self.tell(what, value, "holds" if holds else "DOES NOT HOLD")
+
+    def tell(self, what: str, value: str, note: str = "") -> None:
+        """Add a line, and print it at once."""
+        self._lines.append((what, value, note))
+        print(f"{what}: {value} {note}", flush=True)
+
+    def show(self) -> None:
+        """Print all lines as a table."""
+        widths = [max(len(line[at]) for line in self._lines) for at in range(2)]
+        print()
+        for what, value, note in self._lines:
+            print(f"{what:{widths[0]}}  {value:{widths[1]}}  {note}".rstrip())
+
+
+def count_alarms(verdicts: Sequence[WindowVerdict], rule: Rule = RULE) -> list[int]:
+    """Return the numbers of the windows with which an episode opens."""
+    state, found = EpisodeState(), list[int]()
+    for at, verdict in enumerate(verdicts):
+        state, alarm = step(state, verdict, float(at), rule=rule, model="m", version="1", kind="data")
+        if alarm is not None:
+            found.append(at)
+    return found
+
+
+def lower_bound(alarms: int) -> float:
+    """Return the least mean of a Poisson count that would show so many alarms or more in one case of 20."""
+    return float(chi2.ppf(0.05, 2 * alarms)) / 2 if alarms else 0.0
+
+
+def quiet_stream(family: str, window: int, features: int, windows: int, seed: int) -> dict[str, Any]:
+    """Play windows of one reference without a change, and return how many alarms were raised."""
+    rng = np.random.default_rng(seed)
+    size = max(20 * window, 10_000)
+    columns, kinds = STREAMS[family](rng, size + windows * window, features)
+    reference = {name: column[:size] for name, column in columns.items()}
+    fitted = fit_reference(reference, kinds)
+    thresholds = {
+        rate: calibrate(reference, kinds, window=window, false_alarms=rate, seed=seed, tolerance=NO_TOLERANCE)
+        for rate in RATES
+    }
+    live = [
+        {name: column[first : first + window] for name, column in columns.items()}
+        for first in range(size, size + windows * window, window)
+    ]
+    began = time.process_time()
+    verdicts = {RATES[0]: [judge_window(thresholds[RATES[0]], fitted, each) for each in live]}
+    spent = time.process_time() - began
+    verdicts[RATES[1]] = [
+        judge_scores(thresholds[RATES[1]], kinds, each.scores) for each in verdicts[RATES[0]]
+    ]
+    shipped = [
+        judge_scores(replace(thresholds[RATES[0]], tolerance=TOLERANCE), kinds, each.scores)
+        for each in verdicts[RATES[0]]
+    ]
+    few = max(1, round(2 * SHARE))
+    evidently = [drift_peers.evidently(reference, each, kinds) for each in live[:few]]
+    return {
+        "windows": windows,
+        "alarms": {rate: len(count_alarms(found)) for rate, found in verdicts.items()},
+        "shipped": len(count_alarms(shipped)),
+        "flagged": [sum(each) / len(each) for each in evidently],
+        "us": spent / (windows * window) * 1e6,
+        "what": (family, window, features),
+    }
+
+
+def false_alarms(table: Table, directory: Path) -> None:
+    """Play streams without a change, and claim that alarms are about as rare as stated."""
+    quick = SHARE < 0.5
+    references = 1 if quick else REFERENCES
+    windows = math.ceil(EXPECTED / min(RATES) / len(QUICK if quick else USUAL) / references * SHARE)
+    with ProcessPoolExecutor(2) as pool:
+        asked = {
+            family: [
+                pool.submit(quiet_stream, family, *shape, windows, seed)
+                for shape in (QUICK if quick else SHAPES.get(family, USUAL))
+                for seed in range(references)
+            ]
+            for family in STREAMS
+        }
+        for family, parts in asked.items():
+            tell_family(table, family, [each.result() for each in parts])
+
+
+def tell_family(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -> None:
+    played = sum(each["windows"] for each in parts)
+    for rate in RATES:
+        raised = sum(each["alarms"][rate] for each in parts)
+        table.claim(
+            f"false alarms, {family}, 1 in {1 / rate:.0f} stated",
+            f"1 in {played / raised:.0f}" if raised else f"none in {played}",
+            lower_bound(raised) <= AT_MOST * rate * played,
+        )
+    shapes = dict.fromkeys(each["what"][1:] for each in parts)
+    raised_by = {
+        shape: [sum(each["alarms"][rate] for each in parts if each["what"][1:] == shape) for rate in RATES]
+        for shape in shapes
+    }
+    by_shape = ", ".join(
+        f"{rows} x {features}: {of[0]} and {of[1]}" for (rows, features), of in raised_by.items()
+    )
+    flagged = [share for each in parts for share in each["flagged"]]
+    table.tell(f"  alarms of {played} windows, rows x features", by_shape)
+    table.tell("  with the tolerance as shipped, 1 in 20 stated", str(sum(each["shipped"] for each in parts)))
+    table.tell(
+        "  Evidently's preset",
+        f"some feature in {np.mean([share > 0 for share in flagged]):.0%} of {len(flagged)} windows, "
+        f"dataset drift in {np.mean([share >= 0.5 for share in flagged]):.0%}",
+    )
+    costs = ", ".join(
+        f"{1e6 / np.median([each['us'] for each in parts if each['what'][1:] == shape]):,.0f}"
+        for shape in shapes
+    )
+    table.tell("  predictions monitored a second of one core", costs)
+
+
+def level_at(scores: Sequence[float], rule: Rule, rate: float) -> float:
+    """Return the least level from which on upwards `scores` without a change raise at most `rate` alarms a window.
+
+    It is looked for from above: below it there is one where a single alarm is never over.
+    """
+    wanted, found = int(rate * len(scores)), max(scores)
+    for level in np.unique(scores)[::-1]:
+        over = [WindowVerdict({}, {}, 0.0, each > level, each <= level, ()) for each in scores]
+        if len(count_alarms(over, rule)) > wanted:
+            break
+        found = float(level)
+    return found
+
+
+def shifts(table: Table, directory: Path) -> None:
+    """Compare measures on ten features of which one has moved, at an equal rate of false alarms of the same rule."""
+    rng = np.random.default_rng(0)
+    reference, kinds = gaussian(rng, 50 * SHIFTED, FEATURES)
+    fitted = fit_reference(reference, kinds)
+    measures: dict[str, Callable[[Columns], float]] = {
+        "Evidently's Wasserstein": drift_peers.Wasserstein(reference),
+        "Evidently's PSI": drift_peers.Psi(reference),
+        "KS, least p of the features": drift_peers.Ks(reference),
+        "MMD, Gaussian kernel": drift_peers.Mmd(reference),
+    }
+    quiet = [gaussian(rng, SHIFTED, FEATURES)[0] for _ in range(max(100, round(600 * SHARE)))]
+    runs = max(10, round(60 * SHARE))
+    moved = {
+        shift: [
+            [
+                {name: x + shift * (name == "x3") for name, x in gaussian(rng, SHIFTED, FEATURES)[0].items()}
+                for _ in range(PATIENCE)
+            ]
+            for _ in range(runs)
+        ]
+        for shift in SHIFTS
+    }
+    for rule in (RULE, Rule(1, 1)):
+        delays: dict[str, dict[float, list[float]]] = {}
+        thresholds = calibrate(
+            reference, kinds, window=SHIFTED, false_alarms=SHIFT_RATE, rule=rule, tolerance=NO_TOLERANCE
+        )
+        raised = len(count_alarms([judge_window(thresholds, fitted, each) for each in quiet], rule))
+        for name, floor in (("Trimtab", NO_TOLERANCE), ("Trimtab, with its tolerance", TOLERANCE)):
+            held = replace(thresholds, tolerance=floor)
+            delays[name] = {
+                shift: [
+                    delay([judge_window(held, fitted, each) for each in run], rule) for run in moved[shift]
+                ]
+                for shift in SHIFTS
+            }
+        for name, measure in measures.items():
+            level = level_at([measure(each) for each in quiet], rule, SHIFT_RATE)
+            delays[name] = {
+                shift: [
+                    delay(
+                        [
+                            WindowVerdict({}, {}, 0.0, (at := measure(each)) > level, at <= level, ())
+                            for each in run
+                        ],
+                        rule,
+                    )
+                    for run in moved[shift]
+                ]
+                for shift in SHIFTS
+            }
+        said = f"{rule.k} of {rule.n}"
+        table.tell(
+            f"Trimtab's false alarms, rule {said}", f"{raised} of {len(quiet)} windows, 1 in 20 stated"
+        )
+        for shift in SHIFTS:
+            compare(
+                table,
+                f"shift of {shift:g} sigma, rule {said}, windows",
+                {name: of[shift] for name, of in delays.items()},
+            )
+
+
+def delay(verdicts: Sequence[WindowVerdict], rule: Rule) -> float:
+    """Return with which of the windows after the change the alarm is raised, counted from 1; infinite if with none."""
+    found = count_alarms(verdicts, rule)
+    return found[0] + 1 if found else math.inf
+
+
+def compare(table: Table, what: str, delays: Mapping[str, Sequence[float]]) -> None:
+    """Claim that Trimtab misses no more and is no slower than the best of the others, but for noise.
+
+    What was missed counts as seen at the end of the wait; means differ by noise where they are within two standard errors.
+    """
+    longest = max(max((each for each in of if each < math.inf), default=1) for of in delays.values())
+    waited = {name: np.minimum(of, longest) for name, of in delays.items()}
+    ours = waited["Trimtab"]
+    for name, of in delays.items():
+        missed = sum(each == math.inf for each in of)
+        value = f"mean {waited[name].mean():.1f}, median {np.median(of):.0f}, missed {missed} of {len(of)}"
+        if name != "Trimtab":
+            table.tell(f"    {name}", value)
+            continue
+        others = {other: it for other, it in waited.items() if not other.startswith("Trimtab")}
+        best = min(others.values(), key=lambda it: float(it.mean()))
+        noise = 2 * math.sqrt(ours.var() / len(ours) + best.var() / len(best))
+        table.claim(f"  {what}", value, bool(ours.mean() <= best.mean() + noise))
+
+
+def mistakes(concept: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a model's mistakes on held-out rows, on quiet rows, and on runs with a change after BEFORE rows."""
+    rng = np.random.default_rng(seed)
+    draw = CONCEPTS[concept]
+    model = HistGradientBoostingClassifier(max_iter=60, random_state=0).fit(*draw(rng, 10_000, False))
+
+    def wrong(rows: int, changed: bool) -> np.ndarray:
+        x, y = draw(rng, rows, changed)
+        return (model.predict(x) != y).astype(np.float64)
+
+    runs = max(10, round(60 * SHARE))
+    changed = [np.concatenate([wrong(BEFORE, False), wrong(AFTER, True)]) for _ in range(runs)]
+    return wrong(HELD_OUT, False), wrong(round(QUIET_ROWS * max(SHARE, 0.2)), False), np.stack(changed)
+
+
+def concepts(table: Table, directory: Path) -> None:
+    """Compare detectors on a model's mistakes before and after the concept changes."""
+    held, quiet, changed = {}, {}, {}
+    for seed, concept in enumerate(CONCEPTS):
+        held[concept], quiet[concept], changed[concept] = mistakes(concept, seed)
+    parts = {"held": held, "quiet": quiet, "changed": changed}
+    streams = {f"{name} {what}": rows for what, of in parts.items() for name, rows in of.items()}
+    file = directory / "streams.npz"
+    np.savez(file, concepts=list(CONCEPTS), before=BEFORE, **streams)  # type: ignore[arg-type]
+    command = [str(PEERS), str(RIVER), str(file), str(ROWS_BETWEEN)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    theirs = json.loads(done.stdout)
+    for concept in CONCEPTS:
+        threshold = calibrate_change(held[concept], rows_between=ROWS_BETWEEN, tolerance=0)
+        raised = len(seen(threshold, quiet[concept]))
+        expected = len(quiet[concept]) / ROWS_BETWEEN
+        table.claim(
+            f"false alarms, mistakes of {concept}, 1 in {ROWS_BETWEEN:,} rows stated",
+            f"{raised} where {expected:.0f} are stated",
+            lower_bound(raised) <= AT_MOST * expected,
+        )
+        alike, as_many = tuned(held[concept], quiet[concept], expected)
+        delays = {
+            name: [
+                next((at - BEFORE + 1 for at in seen(level, run) if at >= BEFORE), math.inf)
+                for run in changed[concept]
+            ]
+            for name, level in (("Trimtab", alike), (f"Trimtab by its own level ({raised} false)", threshold))
+        }
+        for name, of in theirs.items():
+            if name.startswith(f"{concept}/"):
+                label = f"river's {name.partition('/')[2]} ({of['false']} false)"
+                delays[label] = [math.inf if each is None else each for each in of["delays"]]
+        delays["Trimtab's windows of 500, 2 of 3"] = [
+            rows_of(windows_delay(held[concept], run[BEFORE:])) for run in changed[concept]
+        ]
+        compare(table, f"mistakes of {concept} after a change ({as_many} false), rows", delays)
+
+
+def tuned(held: np.ndarray, quiet: np.ndarray, wanted: float) -> tuple[ChangeThreshold, int]:
+    """Return the loosest threshold that raises at most as many alarms as wanted, as the peers have theirs, and how many."""
+    found = []
+    for part in (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15):
+        threshold = calibrate_change(held, rows_between=ROWS_BETWEEN * part, tolerance=0)
+        raised = len(seen(threshold, quiet))
+        if raised <= wanted or not found:
+            found.append((threshold, raised))
+    return found[-1]
+
+
+def seen(threshold: ChangeThreshold, rows: np.ndarray) -> list[int]:
+    """Return the rows at which a change is told."""
+    found, first = list[int](), 0
+    while first < len(rows):
+        _, change = watch_losses(threshold, ChangeState(), rows[first:], range(first, len(rows)))
+        if change is None:
+            break
+        first += change.at + 1
+        found.append(first - 1)
+    return found
+
+
+def windows_delay(held: np.ndarray, rows: np.ndarray) -> float:
+    level = calibrate_mean(held, window=WINDOW, false_alarms=WINDOW / ROWS_BETWEEN, rounds=400)
+    return delay([judge_level(level, each) for each in rows.reshape(-1, WINDOW)], RULE)
+
+
+def rows_of(windows: float) -> float:
+    return windows * WINDOW
+
+
+def rollouts(table: Table, directory: Path) -> None:
+    """Play rollouts that are looked at after each row."""
+    rng = np.random.default_rng(1)
+    runs = max(100, round(2_000 * SHARE))
+    draws: dict[str, tuple[float, Callable[[int], np.ndarray]]] = {
+        "errors of 5 %": (1.0, lambda rows: (rng.random(rows) < 0.05).astype(np.float64)),
+        "lognormal losses clipped at their 99th percentile": (10.0, lambda rows: rng.lognormal(0, 1, rows)),
+        "losses of Student's t clipped far out": (60.0, lambda rows: np.abs(rng.standard_t(1.5, rows))),
+    }
+    for name, (cap, draw) in draws.items():
+        spec = JudgeSpec(cap=cap, alpha=ALPHA)
+        ends = [update(spec, JudgeState(), draw(LOOKED), draw(LOOKED)).decided for _ in range(runs)]
+        for wrong, word in (("promote", "promotions"), ("rollback", "rollbacks")):
+            share = ends.count(wrong) / runs
+            table.claim(
+                f"false {word} of equals, {name}",
+                f"{share:.1%} of {runs}, alpha {ALPHA:.0%}",
+                lower_bound(ends.count(wrong)) <= ALPHA * runs,
+            )
+    spec = JudgeSpec(cap=1.0, alpha=ALPHA)
+    states = [
+        update(spec, JudgeState(), (rng.random(20_000) < 0.05) * 1.0, (rng.random(20_000) < 0.08) * 1.0)
+        for _ in range(runs)
+    ]
+    found = sum(state.decided == "rollback" for state in states) / runs
+    fixed = (1.96 + 2.326) ** 2 * (0.05 * 0.95 + 0.08 * 0.92) / 0.03**2
+    table.claim("5 % against 8 % errors, found", f"{found:.1%} of {runs}", found >= 0.99)
+    table.tell(
+        "  rows a side: median, and the fixed-size test's for 99 % at the same alpha",
+        f"{np.median([state.n for state in states]):.0f} and {fixed:.0f}",
+    )
+
+
+PARTS: Mapping[str, Callable[[Table, Path], None]] = {
+    "rollouts": rollouts,
+    "concepts": concepts,
+    "shifts": shifts,
+    "false_alarms": false_alarms,
+}
+
+
+def main(asked: Sequence[str]) -> int:
+    if not PEERS.exists():
+        sys.exit("the peers are not installed: run `make bench-drift`, which installs them")
+    if unknown := set(asked) - PARTS.keys():
+        sys.exit(f"there is no part {', '.join(sorted(unknown))}: name some of {', '.join(PARTS)}")
+    table, began = Table(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-drift-") as directory:
+        for name in asked or PARTS:
+            PARTS[name](table, Path(directory))
+    table.tell("seconds taken", f"{time.monotonic() - began:.0f}")
+    table.show()
+    return 0 if table.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""Streams of which it is known whether and when they change: features without and with a shift, and models' mistakes.
+
+All are drawn from a generator that is passed in, so that a run says the same again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core.drift import Kind
+
+Floats = NDArray[np.float64]
+Columns = dict[str, NDArray[Any]]
+Stream = Callable[[np.random.Generator, int, int], tuple[Columns, dict[str, Kind]]]
+"""Draws so many rows of so many features, and says what kind each is."""
+
+ROWS_A_DAY = 200
+_POOL = 2_000
+
+
+def gaussian(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    return _columns([rng.normal(size=rows) for _ in range(features)], "numeric")
+
+
+def heavy_tailed(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """Student's t of 1.2 degrees of freedom: it has a mean and no variance."""
+    return _columns([rng.standard_t(1.2, rows) for _ in range(features)], "numeric")
+
+
+def categorical(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """Thirty categories, of which a few are common and most are rare."""
+    shares = 1 / np.arange(1, 31) ** 1.2
+    drawn = rng.choice(30, (features, rows), p=shares / shares.sum())
+    return _columns([column.astype(np.float64) for column in drawn], "categorical")
+
+
+def mixed(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """In equal parts: Gaussian, heavy-tailed, categories, and counts of which a tenth is missing."""
+    counts, _ = gaussian(rng, rows, features - 3 * (features // 4))
+    sparse = {name: np.where(rng.random(rows) < 0.1, np.nan, np.exp(x).round()) for name, x in counts.items()}
+    drawn = [draw(rng, rows, features // 4) for draw in (gaussian, heavy_tailed, categorical)]
+    parts = [*drawn, (sparse, dict.fromkeys(sparse, "numeric"))]
+    columns = [column for part, _ in parts for column in part.values()]
+    kinds: list[Kind] = [kind for _, of in parts for kind in of.values()]  # type: ignore[misc]
+    return _columns(columns)[0], {f"x{at}": kind for at, kind in enumerate(kinds)}
+
+
+def weekly(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """Gaussian, of which half differ at weekends by half a sigma."""
+    columns, kinds = gaussian(rng, rows, features)
+    weekend = 0.5 * (np.arange(rows) // ROWS_A_DAY % 7 >= 5)
+    return {name: x + weekend if at % 2 else x for at, (name, x) in enumerate(columns.items())}, kinds
+
+
+def texts(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """One feature in five is a text of one to twelve words of three hundred, the others are Gaussian."""
+    columns, kinds = gaussian(rng, rows, features)
+    shares = 1 / np.arange(1, 301)
+    words = np.array([f"w{at}" for at in range(300)])
+    said = [" ".join(rng.choice(words, size, p=shares / shares.sum())) for size in rng.integers(1, 13, _POOL)]
+    pool = np.array(said, object)
+    for at in range(0, features, 5):
+        columns[f"x{at}"], kinds[f"x{at}"] = pool[rng.integers(0, _POOL, rows)], "text"
+    return columns, kinds
+
+
+STREAMS: dict[str, Stream] = {
+    "gaussian": gaussian,
+    "heavy-tailed": heavy_tailed,
+    "categorical": categorical,
+    "mixed": mixed,
+    "weekly": weekly,
+    "texts": texts,
+}
+
+
+def _columns(columns: list[NDArray[Any]], kind: Kind = "numeric") -> tuple[Columns, dict[str, Kind]]:
+    named = {f"x{at}": column for at, column in enumerate(columns)}
+    return named, dict.fromkeys(named, kind)
+
+
+def sea(rng: np.random.Generator, rows: int, changed: bool) -> tuple[Floats, Floats]:
+    """Return features [rows, 3] and labels of SEA (Street and Kim 2001): a sum's threshold goes from 8 to 9.5; 10 % noise."""
+    x = rng.uniform(0, 10, (rows, 3))
+    return x, _noisy(rng, x[:, 0] + x[:, 1] <= (9.5 if changed else 8.0), 0.1)
+
+
+def hyperplane(rng: np.random.Generator, rows: int, changed: bool) -> tuple[Floats, Floats]:
+    """Return features [rows, 5] and labels of a hyperplane (Hulten, Spencer and Domingos 2001) that turns; 5 % noise."""
+    x = rng.uniform(0, 1, (rows, 5))
+    weights = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
+    if changed:
+        weights = weights[[0, 1, 4, 3, 2]]
+    return x, _noisy(rng, x @ weights >= weights.sum() / 2, 0.05)
+
+
+def stagger(rng: np.random.Generator, rows: int, changed: bool) -> tuple[Floats, Floats]:
+    """Return features [rows, 3] and labels of STAGGER (Schlimmer and Granger 1986), from its first rule to its third; 5 % noise."""
+    size, shape, colour = (rng.integers(0, 3, rows) for _ in range(3))
+    truth = size > 0 if changed else (size == 0) & (colour == 0)
+    return np.column_stack([size, shape, colour]).astype(np.float64), _noisy(rng, truth, 0.05)
+
+
+CONCEPTS: dict[str, Callable[[np.random.Generator, int, bool], tuple[Floats, Floats]]] = {
+    "SEA": sea,
+    "hyperplane": hyperplane,
+    "STAGGER": stagger,
+}
+
+
+def _noisy(rng: np.random.Generator, truth: NDArray[np.bool_], share: float) -> Floats:
+    flipped = rng.random(len(truth)) < share
+    return (truth ^ flipped).astype(np.float64)
