@@ -64,9 +64,9 @@ spec:
 ON_DRIFT = "on: [performance], cooldown: 6h, at_most: 10 per 10d"
 
 
-def rides(*, slope: float = 2.0, later: float = 5.0) -> list[dict[str, Any]]:
+def rides(*, slope: float = 2.0, later: float = 5.0, seed: int = 3) -> list[dict[str, Any]]:
     """Rows of a world that changes its slope."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     count = PER_HOUR * HOURS
     at = BEGIN + np.arange(count) * (HOUR // PER_HOUR) + rng.integers(0, HOUR // PER_HOUR, count)
     x, noise = rng.normal(0, 3, count).round(3), rng.normal(0, 0.5, count)
@@ -83,8 +83,11 @@ def project_of(*, strategy: str = "canary", retrain: str = ON_DRIFT) -> Project:
 
 @pytest.fixture(scope="module")
 def lived_history() -> History:
+    return history_of(rides())
+
+
+def history_of(rows: list[dict[str, Any]]) -> History:
     made = project_of()
-    rows = rides()
     at_ms = np.array([int(np.datetime64(row["at"][:-1], "ms").astype(np.int64)) for row in rows])
     columns = {name: [row[name] for row in rows] for name in made.fields("rides")}
     return history.history(made, {"rides": Events(at_ms, columns)})
@@ -120,6 +123,19 @@ def test_on_drift_a_better_model_comes_and_each_strategy_is_charged_for_what_it_
     assert (never.retrains, never.promotions, never.alarms) == ([], [], [])
     assert len(always.retrains) > 20 and {each.outcome for each in always.retrains} >= {"refused", "live"}
     assert all(each.rows and each.seconds for each in always.retrains)
+
+
+def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() -> None:
+    found = history_of(rides(seed=4))
+    by_windows, by_rows = (
+        lived(found, {}, "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
+        for kind in ("performance", "concept")
+    )
+
+    seen = by_rows.alarms[0].drift
+    assert seen.kind == "concept"
+    assert BEGIN + CHANGES * HOUR < seen.at_ms < by_windows.alarms[0].drift.at_ms - 8 * HOUR
+    assert "live" in [each.outcome for each in by_rows.retrains]
 
 
 def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:

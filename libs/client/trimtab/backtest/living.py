@@ -182,8 +182,10 @@ class Living:
         lost = windows.champion_losses(spec, rows)
         watch, full = before, list[Window]()
         if self._strategy.watches:
-            size = spec.monitoring.window
-            watch, self._partial, full = windows.fill(before, self._partial, rows, lost, size)
+            settings = self._bench.settings
+            watch, self._partial, full = windows.fill(
+                before, self._partial, rows, lost, settings.window, settings.look
+            )
         elif rows:
             watch = replace(before, version=rows[-1].version, generation=rows[-1].generation)
         since = [self._since(*each) for each in occasions.stretches(before, rows)] if rows else []
@@ -267,9 +269,9 @@ class Living:
             drift = detection.drift(judged, alarm, finding, calibration, report="", recorded_ms=0)
             fresh.append(self._open.setdefault(drift.episode, Alarm(drift)))
         self.life.alarms += fresh
-        for finding in judged.findings:
-            episode = judged.episodes[finding.kind].episode
-            if episode in self._answered and finding.kind in self._spec.retrain.on:
+        for kind in judged.kinds:
+            episode = judged.episodes[kind].episode
+            if episode in self._answered and kind in self._spec.retrain.on:
                 self._look_again(self._open[episode], window.end[0])
         return fresh
 
