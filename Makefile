@@ -43,7 +43,7 @@ $(TORCH)/.installed: requirements-torch.lock | setup
 	@touch $@
 
 test: lint types imports ## all tests, in two processes, each with a real Kafka and PostgreSQL
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 up: setup ## start Kafka, PostgreSQL and the services, and leave them running
 	.venv/bin/trimtab up

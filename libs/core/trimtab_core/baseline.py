@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab_core import calibration as levels
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
-from trimtab_core.drift import Kind, Reference, fit_reference
+from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
 from trimtab_core.durations import Rate
 from trimtab_core.losses import Metric, clip
 from trimtab_core.specs import Model, Source
@@ -44,7 +44,7 @@ class Settings:
     metric: Metric
     cap: float
     categorical: tuple[str, ...]
-    """Features, and `prediction` where that is the number of a class."""
+    """Features that are numbers of kinds, and `prediction` where that is the number of a class; a text is a category by itself."""
     concept: bool = False
     """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
 
@@ -99,7 +99,7 @@ class Calibration:
     features: tuple[str, ...]
     references: Mapping[str, Reference]
     data: DriftThresholds | None
-    """None where no feature is a number."""
+    """None where there is no feature."""
     prediction: DriftThresholds
     performance: LevelThreshold
     limits: Mapping[str, float]
@@ -115,7 +115,7 @@ class Uncalibrated:
     fault: str
 
 
-def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 0) -> Calibration:
+def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 0) -> Calibration:
     """Work out a version's calibration from the columns of its reference, in order of time.
 
     Raises:
@@ -125,9 +125,7 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
         raise ValueError(f"the reference has no {' and no '.join(sorted(missing))}: train the version again")
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
-    kinds: dict[str, Kind] = {
-        name: "categorical" if name in settings.categorical else "numeric" for name in features
-    }
+    kinds = {name: _kind(name, columns[name], settings) for name in features}
     drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
     data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
@@ -147,11 +145,17 @@ def calibrate(columns: Mapping[str, Floats], settings: Settings, *, seed: int = 
             "prediction": _limit(prediction, "prediction", of_prediction),
             "loss": _loss_limit(performance),
         },
-        null_shares={name: float(np.isnan(columns[name]).mean()) for name in features},
+        null_shares={name: missing_share(columns[name]) for name in features},
         change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
         if settings.concept
         else None,
     )
+
+
+def _kind(name: str, column: Column, settings: Settings) -> Kind:
+    if name.startswith("text("):
+        return "text"
+    return "categorical" if column.dtype == object or name in settings.categorical else "numeric"
 
 
 def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> float:

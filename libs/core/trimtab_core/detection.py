@@ -11,10 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes
+from trimtab_core import episodes, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
+from trimtab_core.drift import Column, missing_share
 from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState, episode_id
 from trimtab_core.losses import aggregate
 from trimtab_core.timestamps import iso
@@ -67,7 +68,7 @@ def judge(
         return _look(model, window, calibration, settings, before)
     readings = _Readings(model, window)
     if isinstance(window, DataWindow):
-        columns = window.columns(features)
+        columns = windows.columns(window.rows, features)
         findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
         others = _nulls(readings, columns, calibration)
     else:
@@ -230,7 +231,7 @@ class _Readings:
         )  # fmt: skip
 
 
-def _data(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Iterator[Finding]:
+def _data(readings: _Readings, columns: Mapping[str, Column], calibration: Calibration) -> Iterator[Finding]:
     if calibration.data is None:
         return
     verdict = judge_window(calibration.data, calibration.references, columns)
@@ -242,7 +243,7 @@ def _data(readings: _Readings, columns: Mapping[str, Floats], calibration: Calib
     yield Finding("data", verdict, tuple(told))
 
 
-def _prediction(readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration) -> Finding:
+def _prediction(readings: _Readings, columns: Mapping[str, Column], calibration: Calibration) -> Finding:
     verdict = judge_window(calibration.prediction, calibration.references, columns)
     value = verdict.scores["prediction"]
     told = readings.one("drift", "prediction_drift", value, calibration.limits["prediction"])
@@ -259,10 +260,10 @@ def _performance(
 
 
 def _nulls(
-    readings: _Readings, columns: Mapping[str, Floats], calibration: Calibration
+    readings: _Readings, columns: Mapping[str, Column], calibration: Calibration
 ) -> tuple[Reading, ...]:
     """Return the null shares of those features that have nulls, or had; the threshold is what was usual."""
-    shares = {name: float(np.isnan(columns[name]).mean()) for name in calibration.features}
+    shares = {name: missing_share(columns[name]) for name in calibration.features}
     return tuple(
         readings.one("quality", "null_share", share, calibration.null_shares[name], name)
         for name, share in shares.items()

@@ -94,12 +94,18 @@ class Null:
 def fit_reference(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> dict[str, Reference]:
     """Profile each column named in `kinds`; numeric columns are float64 with NaN as missing.
 
-    In categorical columns None and NaN are missing, and 3.0 is the same category as 3; a text without words is missing.
+    In categorical columns None, NaN and the empty text are missing, and 3.0 is the same category as 3; a text without words is
+    missing.
 
     Raises:
         ValueError: a column is absent or has no rows.
     """
     return {name: _fit(name, columns, kind) for name, kind in kinds.items()}
+
+
+def missing_share(values: Column) -> float:
+    """Return the share of `values` that are missing: NaN, or of texts those that are empty."""
+    return float((values == "" if values.dtype.kind in "OU" else np.isnan(values)).mean())
 
 
 def score(reference: Reference, values: Column) -> float:
@@ -239,7 +245,7 @@ def _keys(values: Column) -> Iterable[str | None]:
 
 
 def _key(value: object) -> str | None:
-    if value is None:
+    if value is None or value == "":
         return None
     if isinstance(value, float):
         if value != value:

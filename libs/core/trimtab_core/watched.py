@@ -32,6 +32,8 @@ class Row(NamedTuple):
     label: float | None
     champion_probabilities: bytes | None = None
     challenger_probabilities: bytes | None = None
+    texts: bytes | None = None
+    """A JSON list of those features that are texts, in order; None if there are none."""
 
 
 class Scored(NamedTuple):

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core.drift import Column
 from trimtab_core.losses import Metric, Task, are_probabilities, clip, loss
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import Row, Scored, Series, Watch
 
 Floats = NDArray[np.float64]
+_texts_of = msgspec.json.Decoder(list[str]).decode
 
 
 @dataclass(slots=True)
@@ -47,13 +50,6 @@ class DataWindow:
         """The place of its last row."""
         return self.rows[-1].at_ms, self.rows[-1].id
 
-    def columns(self, features: Sequence[str]) -> dict[str, Floats]:
-        """Return the columns by name; `features` names those of each row, in order."""
-        matrix = np.frombuffer(b"".join(row.features for row in self.rows)).reshape(len(self.rows), -1)
-        columns: dict[str, Floats] = dict(zip(features, matrix.T, strict=True))
-        columns["prediction"] = np.array([row.champion for row in self.rows])
-        return columns
-
 
 @dataclass(frozen=True, slots=True)
 class PerformanceWindow:
@@ -75,6 +71,18 @@ class PerformanceWindow:
 
 
 Window = DataWindow | PerformanceWindow
+
+
+def columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
+    """Return the features and the predictions of rows by name; `features` are what each carries: numbers, and then texts."""
+    matrix = np.frombuffer(b"".join(row.features for row in rows)).reshape(len(rows), -1)
+    numbers, texts = features[: matrix.shape[1]], features[matrix.shape[1] :]
+    found: dict[str, Column] = dict(zip(numbers, matrix.T, strict=True))
+    if texts:
+        words = [_texts_of(row.texts) if row.texts else [""] * len(texts) for row in rows]
+        found |= zip(texts, np.array(words, object).T, strict=True)
+    found["prediction"] = np.array([row.champion for row in rows])
+    return found
 
 
 def fill(

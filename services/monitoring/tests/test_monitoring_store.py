@@ -264,6 +264,19 @@ async def test_a_version_is_known_by_its_reference_and_by_what_its_predictions_c
     assert await store.version("m", 3) is None
 
 
+async def test_texts_are_kept_with_what_predictions_carry(store: Store) -> None:
+    said = replace(predicted(("a", 10), names=("a",)), text_names=("b", "c"), texts=[b'["x", ""]'])
+    await store.take(Arrivals([said]))
+
+    version = await store.version("m", 1)
+    assert version is not None and version.features == ("a", "b", "c")
+    async with store.begin("m") as unit:
+        ((row,), _) = await unit.rows(LABELS, after_ms=0, until_ms=1_000)
+    assert row.texts == b'["x", ""]'
+    with pytest.raises(BadBatch):
+        await store.take(Arrivals([predicted(("d", 20), names=("a",))]))
+
+
 async def test_how_far_a_version_was_trained_is_kept_and_what_is_labelled_since_is_counted(
     store: Store,
 ) -> None:

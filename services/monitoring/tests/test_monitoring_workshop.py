@@ -42,13 +42,19 @@ def window(rows: int = 120) -> list[Row]:
 
 
 async def test_a_calibration_in_a_child_is_the_one_made_here(
-    stored: StoredFile, reference: dict[str, Any], world: Any, tmp_path: Path
+    reference: dict[str, Any], world: Any, tmp_path: Path
 ) -> None:
     settings = world.calibrations.settings(world.specs.model("m"))
+    rows = len(reference["loss"])
+    reference |= {
+        name: np.array(["a", "b and c", ""] * rows, object)[:rows] for name in ("kind", "text(note)")
+    }
 
-    found = await Workshop(tmp_path / "state").calibrate(stored, settings)
+    found = await Workshop(tmp_path / "state").calibrate(a_file(reference, tmp_path), settings)
 
     assert found == calibrate(reference, settings)
+    kinds = {name: each.kind for name, each in found.references.items()}
+    assert (kinds["kind"], kinds["text(note)"]) == ("categorical", "text")
     assert list((tmp_path / "state" / "workshop").iterdir()) == []
 
 
@@ -79,20 +85,26 @@ async def test_a_report_is_html_and_json_where_it_was_promised(stored: StoredFil
     assert sorted(it.name for it in path.parent.iterdir()) == ["e.html", "e.json"]
 
 
-async def test_a_report_of_a_model_of_classes_shows_which_it_says(
+async def test_a_report_of_classes_and_categories_shows_them_by_name_and_leaves_words_out(
     reference: dict[str, Any], tmp_path: Path
 ) -> None:
     path, stream = tmp_path / "e.html", LabelStream("s", "id", "y", 1, ("low", "middle", "high"))
     said = np.arange(len(reference["prediction"])) % 3.0
-    stored = a_file(reference | {"prediction": said}, tmp_path)
+    texts = {"request.kind": ["taxi", "van"] * (len(said) // 2), "text(request.note)": ["so so"] * len(said)}
+    stored = a_file(reference | {"prediction": said} | texts, tmp_path)
     order = ReportOrder("e", "m", 1, stream, 0, 120, str(path))
     chances = np.array([0, 0, 1.0]).tobytes()
-    rows = [row._replace(champion=2.0, champion_probabilities=chances) for row in window()]
+    rows = [
+        row._replace(champion=2.0, champion_probabilities=chances, texts=b'["van", "so so"]')
+        for row in window()
+    ]
 
-    await Workshop(tmp_path / "state").report(order, rows, FEATURES, stored)
+    await Workshop(tmp_path / "state").report(order, rows, (*FEATURES, *texts), stored)
 
     shown = json.dumps(json.loads(path.with_suffix(".json").read_text()))
     assert '"high"' in shown and '"middle"' in shown
+    assert '"taxi"' in shown and '"van"' in shown
+    assert "so so" not in shown
 
 
 async def test_a_report_of_columns_that_nobody_shares_cannot_be_made(

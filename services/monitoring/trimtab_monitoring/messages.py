@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, cast, get_args
 
+import msgspec
 import numpy as np
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
@@ -68,6 +69,11 @@ def predicted(batch: PredictionBatch) -> Predicted:
             raise BadBatch(
                 f"batch {batch.id} has {len(column)} of {name}: {rows} rows of {classes} classes have {rows * classes}"
             )
+    words = len(batch.text_names)
+    if len(batch.texts) != rows * words:
+        raise BadBatch(
+            f"batch {batch.id} has {len(batch.texts)} texts: {rows} rows of {words} have {rows * words}"
+        )
     return Predicted(
         model=batch.model,
         version=batch.champion_version,
@@ -82,6 +88,10 @@ def predicted(batch: PredictionBatch) -> Predicted:
         challenger=list(batch.challenger) if batch.challenger_version else None,
         features=_by_row(batch.features, rows),
         **{name: _by_row(column, rows) for name, column in chances.items() if classes},
+        text_names=tuple(batch.text_names),
+        texts=[msgspec.json.encode(batch.texts[at * words : at * words + words]) for at in range(rows)]
+        if words
+        else None,
     )
 
 

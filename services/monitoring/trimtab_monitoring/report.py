@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from trimtab_core.drift import Column, missing_share
 from trimtab_runtime.parent import die_with
 from trimtab_runtime.reports import report
 
 from trimtab_monitoring.config import NICE
-from trimtab_monitoring.reference import Floats, read_reference
+from trimtab_monitoring.reference import read_reference
 
 _SAID = "prediction"
 _SAMPLE = 2_000
@@ -48,13 +49,16 @@ def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None
     made.save_json(str(folder / "report.json"))
 
 
-def _is_shown(window: dict[str, Floats], reference: dict[str, Floats], name: str) -> bool:
-    return name in window and all(np.isfinite(columns[name]).any() for columns in (window, reference))
+def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str) -> bool:
+    """Return whether there is something to show of a column; of words Evidently would show each text as a category."""
+    if name not in window or name.startswith("text("):
+        return False
+    return all(missing_share(columns[name]) < 1 for columns in (window, reference))
 
 
-def _frame(columns: dict[str, Floats], shown: list[str], classes: list[str]) -> pd.DataFrame:
+def _frame(columns: dict[str, Column], shown: list[str], classes: list[str]) -> pd.DataFrame:
     """Return the columns that are shown; of a prediction that is the number of one of `classes`, their names."""
-    frame = pd.DataFrame({name: columns[name] for name in shown})
+    frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
     if classes and _SAID in shown:
         frame[_SAID] = frame[_SAID].map(lambda said: classes[int(said)] if said == said else None)
     return frame

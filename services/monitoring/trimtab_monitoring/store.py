@@ -43,9 +43,9 @@ REPORT_ATTEMPTS = 3
 _PREDICTIONS = """
 INSERT INTO predictions (model, version, generation, challenger_version, rollout_id,
                          id, key, event_time_ms, champion, challenger, features,
-                         champion_probabilities, challenger_probabilities)
+                         champion_probabilities, challenger_probabilities, texts)
 SELECT $1, $2, $3, $4, $5, * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::float8[], $10::float8[], $11::bytea[],
-                                         $12::bytea[], $13::bytea[])
+                                         $12::bytea[], $13::bytea[], $14::bytea[])
 ON CONFLICT DO NOTHING
 """
 _LABELS = """
@@ -109,12 +109,12 @@ class PostgresStore:
             known = await connection.fetchval(
                 "INSERT INTO versions (model, number, features) VALUES ($1, $2, $3) ON CONFLICT (model, number)"
                 " DO UPDATE SET features = coalesce(versions.features, excluded.features) RETURNING features",
-                *place, predicted.feature_names,
+                *place, predicted.carries,
             )  # fmt: skip
             features = fresh[place] = tuple(known)
-        if features != predicted.feature_names:
+        if features != predicted.carries:
             raise BadBatch(
-                f"predictions of version {predicted.version} of {predicted.model!r} carry {predicted.feature_names}, "
+                f"predictions of version {predicted.version} of {predicted.model!r} carry {predicted.carries}, "
                 f"and until now carried {features}: a version's features do not change"
             )
 
@@ -279,7 +279,7 @@ async def _put_predictions(connection: Connection, predicted: Predicted) -> None
         _PREDICTIONS, predicted.model, predicted.version, predicted.generation, predicted.challenger_version,
         predicted.rollout_id, predicted.ids, predicted.keys, predicted.event_time_ms, predicted.champion,
         predicted.challenger or none, predicted.features,
-        predicted.champion_probabilities or none, predicted.challenger_probabilities or none,
+        predicted.champion_probabilities or none, predicted.challenger_probabilities or none, predicted.texts or none,
     )  # fmt: skip
 
 

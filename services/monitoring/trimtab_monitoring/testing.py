@@ -87,9 +87,9 @@ class MemoryStore:
     def _put_predictions(self, predicted: Predicted) -> None:
         place = (predicted.model, predicted.version)
         known = self._tables.versions.get(place, Version(*place, reference=None))
-        if known.features and known.features != predicted.feature_names:
-            raise BadBatch(f"{predicted.feature_names} are not {known.features}")
-        self._tables.versions[place] = replace(known, features=predicted.feature_names)
+        if known.features and known.features != predicted.carries:
+            raise BadBatch(f"{predicted.carries} are not {known.features}")
+        self._tables.versions[place] = replace(known, features=predicted.carries)
         for at, name in enumerate(predicted.ids):
             row = Row(
                 at_ms=predicted.event_time_ms[at],
@@ -104,6 +104,7 @@ class MemoryStore:
                 label=None,
                 champion_probabilities=_at(predicted.champion_probabilities, at),
                 challenger_probabilities=_at(predicted.challenger_probabilities, at),
+                texts=_at(predicted.texts, at),
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
 

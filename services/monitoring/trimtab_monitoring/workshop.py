@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from trimtab_core import windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.watched import Row
 from trimtab_runtime import artifacts
@@ -68,7 +68,9 @@ class Workshop:
         content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
         with _folder(self._folder) as folder:
             (folder / "reference.arrow").write_bytes(content)
-            np.savez(folder / "window.npz", **_columns(rows, features))  # type: ignore[arg-type]
+            found = windows.columns(rows, features)
+            texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
+            np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]
             of_classes = any(row.champion_probabilities for row in rows)
             (folder / "classes.json").write_text(json.dumps(order.labels.classes if of_classes else []))
             await _run("trimtab_monitoring.report", folder)
@@ -86,12 +88,6 @@ def _folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as name:
         yield Path(name)
-
-
-def _columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    matrix = np.frombuffer(b"".join(row.features for row in rows)).reshape(len(rows), -1)
-    columns: dict[str, NDArray[np.float64]] = dict(zip(features, matrix.T, strict=True))
-    return {**columns, "prediction": np.array([row.champion for row in rows])}
 
 
 async def _run(module: str, folder: Path) -> None:

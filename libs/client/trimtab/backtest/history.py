@@ -32,7 +32,7 @@ from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Resource, Source, Table
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamps, zone
 from trimtab_runtime.errors import Rejected
-from trimtab_training.inputs import Inputs, Matrix
+from trimtab_training.inputs import Inputs, Matrix, pair
 
 from trimtab.files import Row
 from trimtab.typed import Reading, Typing
@@ -165,7 +165,17 @@ class History:
     @property
     def numbers(self) -> Matrix:
         """The features that are numbers, float32 [rows, numbers]."""
-        return self.features.numbers if isinstance(self.features, Inputs) else self.features
+        return pair(self.features)[0]
+
+    @property
+    def words(self) -> NDArray[np.object_]:
+        """The features that are texts [rows, texts]."""
+        return pair(self.features)[1]
+
+    @property
+    def carries(self) -> tuple[str, ...]:
+        """The names of both, as monitoring knows what a prediction carries."""
+        return self.names + self.texts
 
 
 def events(

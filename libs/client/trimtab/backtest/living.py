@@ -10,6 +10,7 @@ the order in which monitoring and the registry ask it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from trimtab_core import detection, gating, losses, occasions, policy, trial, windows
@@ -230,6 +231,11 @@ class Living:
         history, span = self._history, range(start, stop)
         features = np.ascontiguousarray(history.numbers[start:stop], np.float64)
         blob, width = features.tobytes(), features.shape[1] * 8
+        words = (
+            [msgspec.json.encode(each) for each in history.words[start:stop].tolist()]
+            if history.texts
+            else [None] * len(span)
+        )
         champion, chances = _said(self._versions[standing.champion].answers(start, stop))
         challenger: Sequence[float | None] = [None] * len(span)
         other: Sequence[bytes | None] = challenger  # type: ignore[assignment]
@@ -239,7 +245,7 @@ class Living:
         return (
             Row(
                 at, f"{place:012}", standing.champion, standing.generation, standing.challenger, standing.rollout_id,
-                mine, theirs, blob[number * width : (number + 1) * width], truth, my_chances, their_chances,
+                mine, theirs, blob[number * width : (number + 1) * width], truth, my_chances, their_chances, words[number],
             )
             for number, (place, at, mine, theirs, truth, my_chances, their_chances) in enumerate(
                 zip(span, history.at_ms[start:stop].tolist(), champion, challenger, label, chances, other, strict=True)
@@ -261,7 +267,7 @@ class Living:
         if calibration is None:
             return []
         judged = detection.judge(
-            self._name, window, self._history.names, calibration, self._bench.settings, self._watch.episodes
+            self._name, window, self._history.carries, calibration, self._bench.settings, self._watch.episodes
         )
         self._watch = replace(self._watch, episodes=judged.episodes)
         fresh = []

@@ -21,7 +21,7 @@ from trimtab_runtime.errors import Rejected
 from trimtab_training import behaving, classes, export, families, fitting, making, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
-from trimtab_training.inputs import Inputs
+from trimtab_training.inputs import pair
 from trimtab_training.making import Shipped
 from trimtab_training.progress import Telling
 
@@ -90,9 +90,10 @@ class Candidate:
         began, settled = time.process_time(), spec.model_copy(update={"trainer": self.trainer})
         seen, unseen = making.referred(settled, self.rows, self.judged, self.shipped, self.fit)
         self.spent.seconds += time.process_time() - began
-        shown = seen.features.numbers if isinstance(seen.features, Inputs) else seen.features
+        numbers, words = pair(seen.features)
         columns = {
-            **{name: shown[:, at].astype(np.float64) for at, name in enumerate(self.history.names)},
+            **{name: numbers[:, at].astype(np.float64) for at, name in enumerate(self.history.names)},
+            **{name: words[:, at] for at, name in enumerate(self.history.texts)},
             "prediction": classes.answers(unseen),
             "loss": losses.loss(spec.judged_by, seen.label, unseen),
             "event_time_ms": seen.event_time_ms.astype(np.float64),

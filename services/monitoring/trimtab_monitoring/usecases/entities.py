@@ -35,6 +35,14 @@ class Predicted:
     champion_probabilities: Sequence[bytes] | None = None
     """Of a multiclass task: one row's chances each, float64 in the order of the classes."""
     challenger_probabilities: Sequence[bytes] | None = None
+    text_names: tuple[str, ...] = ()
+    texts: Sequence[bytes] | None = None
+    """One row's features that are texts each, a JSON list in the order of `text_names`."""
+
+    @property
+    def carries(self) -> tuple[str, ...]:
+        """The features of each row: numbers, and then texts."""
+        return self.feature_names + self.text_names
 
 
 @dataclass(frozen=True, slots=True)
