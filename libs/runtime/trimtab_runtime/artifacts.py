@@ -116,6 +116,8 @@ def fetch(artifact: Artifact) -> bytes:
         Gone: there is no such file.
         Unavailable: they cannot be read.
     """
+    if not artifact.digest:
+        raise Corrupt(f"artifact {artifact.uri!r} is named without a digest: register the version again")
     try:
         content = _read(artifact.uri)
     except FileNotFoundError as error:

@@ -31,6 +31,29 @@ def test_a_wrong_argument_is_refused_with_what_is_right(
     assert said in capsys.readouterr().err
 
 
+SWALLOWED = """
+import os, signal, time
+from trimtab_stack.__main__ import _stop
+signal.signal(signal.SIGTERM, _stop)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except SystemExit:
+    pass
+try:
+    time.sleep(60)
+finally:
+    time.sleep(2.5)  # to stop takes its time, and is not broken off
+    print("stopped")
+"""
+
+
+def test_an_exit_that_was_swallowed_is_raised_again_and_one_that_was_heard_is_not() -> None:
+    told = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=50)
+
+    assert (told.returncode, told.stdout) == (0, "stopped\n")
+
+
 @pytest.mark.real
 def test_a_start_that_is_interrupted_leaves_nothing_behind(
     tmp_path: Path, fake_environ: Mapping[str, str], stack: Stack

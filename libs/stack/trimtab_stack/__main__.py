@@ -16,6 +16,7 @@ from trimtab_stack.stack import SERVICES, Stack
 from trimtab_stack.supervisor import log_path
 
 _LOOK_SECONDS = 0.2
+_HEARD_SECONDS = 1.0
 
 log = logging.getLogger("trimtab_stack")
 
@@ -69,6 +70,16 @@ def _stop(number: int, _frame: object) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)  # stopping is under way and has its own deadlines
     log.info("received %s", signal.Signals(number).name)
+    signal.signal(signal.SIGALRM, _stop_again)
+    signal.setitimer(signal.ITIMER_REAL, _HEARD_SECONDS, _HEARD_SECONDS)
+    sys.exit(0)
+
+
+def _stop_again(number: int, frame: object) -> None:
+    """Raise the exit anew where it was not heard: what is raised while a library calls back is swallowed."""
+    if isinstance(sys.exc_info()[1], SystemExit):  # it is being heard
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return
     sys.exit(0)
 
 

@@ -173,6 +173,7 @@ async def logged(servers: str, model: str) -> list[str]:
     for partition in range(topics.PREDICTIONS.partitions):
         async for batch in read_partition(servers, topics.PREDICTIONS.name, partition):
             for record in batch:
-                message = topics.PREDICTIONS.decode(record.value)
-                found += list(message.ids) if message.model == model else []
+                with suppress(topics.Undecodable):  # which others may have left there
+                    message = topics.PREDICTIONS.decode(record.value)
+                    found += list(message.ids) if message.model == model else []
     return found

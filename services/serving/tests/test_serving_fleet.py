@@ -207,6 +207,15 @@ async def test_an_artifact_that_was_tampered_with_is_not_loaded(instance: Instan
     assert "is not what its digest" in error
 
 
+async def test_a_version_that_names_no_artifact_is_not_loaded(instance: Instance, tmp_path: Path) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    await instance.hear(testing.deployment(MODEL, 2, VersionRef(number=2, features=PROJECT.features)))
+
+    assert asked(instance, "t") == [1]
+    [(_, _, error)] = standing(instance).versions
+    assert "is named without a digest" in error
+
+
 async def test_an_artifact_that_comes_late_is_waited_for_before_anything_is_reported(
     instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class ModelFiles:
             Unavailable: they cannot be read.
         """
         path = self._directory / file.digest
-        if path.exists():
+        with suppress(OSError):  # it is not here, or not to be read; a digest that is none names no file
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == file.digest:
                 return content
