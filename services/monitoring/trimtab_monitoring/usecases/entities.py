@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
 
@@ -236,19 +237,6 @@ class Closed:
 
 News = Reading | Drift | Verdict | Command | Alert | Closed
 """All that monitoring tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What a gate found."""
-
-    gate: str
-    passed: bool
-    value: float
-    limit: float
-    low: float | None
-    high: float | None
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
