@@ -1,7 +1,7 @@
-"""Gives tests the real Kafka and PostgreSQL, a real schema registry and a Ray cluster, each started once a process of tests and only if a test asks for them.
+"""Gives tests the real Kafka and PostgreSQL, started once a file, and a schema registry, an MLflow server and a Ray cluster, once a process of tests.
 
-Tests that use these fixtures are marked `real`. All share the servers, so each uses topics, groups, schemas and subjects of its
-own. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
+Each is started only if a test asks for it; tests that do are marked `real`. A file's tests share the servers, so each uses topics, groups,
+schemas and subjects of its own; what other files left behind no file meets, in whichever order they run. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
 """
 
 import os
@@ -18,7 +18,7 @@ from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 _GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """A stack of Kafka and PostgreSQL alone; PostgreSQL does not wait for the disk."""
     given = os.environ.copy()  # noqa: TID251  a test run is configured by its environment
@@ -30,13 +30,13 @@ def stack() -> Iterator[Stack]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_servers(stack: Stack) -> str:
     """The bootstrap servers of the real Kafka."""
     return stack.environ[KAFKA_SERVERS]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres_dsn(stack: Stack) -> str:
     """The address of the real PostgreSQL."""
     return stack.environ[POSTGRES_DSN]
