@@ -31,6 +31,7 @@ from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
+from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
@@ -148,6 +149,7 @@ async def serve(dsn: str) -> None:
             Names(store, clock),
             Deleting(store, clock),
             Collector(store, clock, nothing, Retention()),
+            ExternalChecks(store, clock, roles),
         )
 
         async def read(request: StringValue, _: Any) -> StringValue:
