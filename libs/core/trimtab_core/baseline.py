@@ -17,6 +17,7 @@ from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
 from trimtab_core.durations import Rate
+from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
 from trimtab_core.specs import Model, Source
 
@@ -153,7 +154,7 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
 
 
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
-    if name.startswith("text("):
+    if are_words(name):
         return "text"
     return "categorical" if column.dtype == object or name in settings.categorical else "numeric"
 

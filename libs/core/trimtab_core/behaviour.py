@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.features import TextFeature
+from trimtab_core.features import TextFeature, are_words
 from trimtab_core.findings import Finding
 from trimtab_core.losses import said_class
 from trimtab_core.testspecs import (
@@ -174,7 +174,7 @@ def _rows(rows: Sequence[Features], asked: Asked) -> tuple[Matrix, Texts]:
 
 def _seen(name: str, value: Any) -> str:
     """Return a text as a model is shown it."""
-    return TextFeature(name, "", name.startswith("text(")).read(value)
+    return TextFeature(name, "", are_words(name)).read(value)
 
 
 def _each(change: Change) -> Sequence[Any]:

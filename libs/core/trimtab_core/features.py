@@ -104,6 +104,11 @@ class TextFeature:
         return text.lower() if self.words else text
 
 
+def are_words(name: str) -> bool:
+    """Return whether a text feature of this name is words of which each counts by itself, and not a category."""
+    return name.startswith("text(")
+
+
 Input = ViewFeature | RequestFeature | CalendarFeature | TableFeature
 """A feature that is read from somewhere."""
 

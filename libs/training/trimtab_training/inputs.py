@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from trimtab_core.features import are_words
 
 Matrix = NDArray[np.float32]
 
@@ -64,7 +65,7 @@ def of(table: pa.Table, numbers: Sequence[str], texts: Sequence[str]) -> Matrix 
     columns = np.empty((table.num_rows, len(texts)), object)
     for at, name in enumerate(texts):
         columns[:, at] = as_seen(table[name])
-    return Inputs(matrix, columns, tuple(name.startswith("text(") for name in texts))
+    return Inputs(matrix, columns, tuple(map(are_words, texts)))
 
 
 def write(path: Path, table: pa.Table) -> None:

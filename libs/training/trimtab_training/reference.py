@@ -20,7 +20,7 @@ from trimtab_training import classes, fitting, inputs
 from trimtab_training.choosing import Window, within
 from trimtab_training.families import Floats
 from trimtab_training.fitting import FOLDS, Effort, Fit, Rows
-from trimtab_training.inputs import Inputs
+from trimtab_training.inputs import pair
 
 MOST_ROWS = 50_000
 EXAMPLES = 8
@@ -91,6 +91,20 @@ def examples(rows: Rows) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, len(rows), EXAMPLES, endpoint=False).astype(np.int64))
 
 
+def columns(
+    spec: ModelSpec, names: Sequence[str], texts: Sequence[str], rows: Rows, unseen: Floats
+) -> dict[str, NDArray[Any]]:
+    """Return the rows of a reference, with the prediction of each, column by column, as monitoring reads them."""
+    numbers, words = pair(rows.features)
+    return {
+        **{name: numbers[:, at].astype(np.float64) for at, name in enumerate(names)},
+        **{name: words[:, at] for at, name in enumerate(texts)},
+        "prediction": classes.answers(unseen),
+        "loss": losses.loss(spec.judged_by, rows.label, unseen),
+        "event_time_ms": rows.event_time_ms,
+    }
+
+
 def write(
     path: Path,
     spec: ModelSpec,
@@ -105,16 +119,8 @@ def write(
     `said` is what the graph itself answers for its `examples`: whoever loads it can hold it to that. It stands in the
     schema's metadata, to six digits, which is what float32 has on any machine.
     """
-    shown = rows.features
-    numbers, words = (shown.numbers, shown.texts) if isinstance(shown, Inputs) else (shown, None)
-    columns: dict[str, Any] = {name: numbers[:, at].astype(np.float64) for at, name in enumerate(names)}
-    if words is not None:
-        columns |= {name: words[:, at] for at, name in enumerate(texts)}
-    columns["prediction"] = classes.answers(unseen)
-    columns["loss"] = losses.loss(spec.judged_by, rows.label, unseen)
-    columns["event_time_ms"] = rows.event_time_ms
     kept = {"rows": examples(rows).tolist(), "answers": _digits(said)}
-    table = pa.table(columns)
+    table = pa.table(columns(spec, names, texts, rows, unseen))
     inputs.write(path, table.replace_schema_metadata({"examples": json.dumps(kept)}))
 
 

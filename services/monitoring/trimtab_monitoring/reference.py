@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from trimtab_core.arrow import table_of
 from trimtab_core.drift import Column
-
-_FILE_MAGIC = b"ARROW1"
 
 
 def read_reference(path: Path) -> dict[str, Column]:
@@ -15,10 +14,7 @@ def read_reference(path: Path) -> dict[str, Column]:
     Raises:
         ValueError: it is no such file.
     """
-    content = path.read_bytes()
-    reading = pa.ipc.open_file if content.startswith(_FILE_MAGIC) else pa.ipc.open_stream
-    with reading(pa.BufferReader(content)) as reader:
-        table = reader.read_all()
+    table = table_of(path.read_bytes())
     found: dict[str, Column] = {}
     for field in table.schema:
         if (

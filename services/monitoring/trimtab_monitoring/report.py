@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from trimtab_core.drift import Column, missing_share
+from trimtab_core.features import are_words
 from trimtab_runtime.parent import die_with
 from trimtab_runtime.reports import report
 
@@ -51,7 +52,7 @@ def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None
 
 def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str) -> bool:
     """Return whether there is something to show of a column; of words Evidently would show each text as a category."""
-    if name not in window or name.startswith("text("):
+    if name not in window or are_words(name):
         return False
     return all(missing_share(columns[name]) < 1 for columns in (window, reference))
 

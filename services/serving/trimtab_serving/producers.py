@@ -175,16 +175,15 @@ class Gauge:
 
     def read(self) -> dict[str, float]:
         """Return each measure since the last reading, by name."""
-        (wall_s, cpu_s, calls, waited_ns, loads), self._before = self._before, self._now()
-        spent = [
-            now - before
-            for now, before in zip(self._before, (wall_s, cpu_s, calls, waited_ns, loads), strict=True)
-        ]
+        before, self._before = self._before, self._now()
+        wall_s, cpu_s, calls, waited_ns, loads = (
+            now - then for now, then in zip(self._before, before, strict=True)
+        )
         standings = self._fleet.standings()
         return {
-            "queue_ms": spent[3] / 1e6 / spent[2] if spent[2] else 0.0,
-            "utilisation": spent[1] / spent[0] if spent[0] else 0.0,
-            "cold_loads": spent[4],
+            "queue_ms": waited_ns / 1e6 / calls if calls else 0.0,
+            "utilisation": cpu_s / wall_s if wall_s else 0.0,
+            "cold_loads": loads,
             "versions_warm": sum(is_warm for it in standings for _, is_warm, _ in it.versions),
             "versions_cold": sum(len(it.cold) for it in standings),
             "memory_bytes": self._cache.used_bytes(),

@@ -4,7 +4,6 @@ The trainer records beside the rows what the graph answered for some of them whe
 was exported; a graph that answers something else here is not the one that was judged.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from trimtab_core.arrow import table_of
 
 from trimtab_serving.errors import CannotServe
 
@@ -47,7 +47,7 @@ def read(name: str, features: Sequence[str], texts: Sequence[str], content: byte
         nothing = Rows(np.empty((0, len(features)), np.float32), np.empty((0, len(texts)), object))
         return Reference(nothing, nothing, np.empty((0, 1)))
     try:
-        table = _table(content)
+        table = table_of(content)
         kept = json.loads((table.schema.metadata or {}).get(b"examples", '{"rows": [], "answers": []}'))
         spread = np.unique(np.linspace(0, len(table), _BACKGROUND, endpoint=False).astype(np.int64))
         return Reference(
@@ -90,9 +90,3 @@ def _rows(
     for at, each in enumerate(texts):
         words[:, at] = some[each].to_pylist()
     return Rows(numbers, words)
-
-
-def _table(content: bytes) -> pa.Table:
-    if content.startswith(b"ARROW1"):
-        return pa.ipc.open_file(io.BytesIO(content)).read_all()
-    return pa.ipc.open_stream(content).read_all()

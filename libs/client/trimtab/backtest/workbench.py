@@ -13,15 +13,14 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from trimtab_core import baseline, gating, losses
+from trimtab_core import baseline, gating
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.gating import Gate
 from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
 from trimtab_runtime.errors import Rejected
-from trimtab_training import behaving, classes, export, families, fitting, making, search, timing
+from trimtab_training import behaving, classes, export, families, fitting, making, reference, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
-from trimtab_training.inputs import pair
 from trimtab_training.making import Shipped
 from trimtab_training.progress import Telling
 
@@ -90,14 +89,7 @@ class Candidate:
         began, settled = time.process_time(), spec.model_copy(update={"trainer": self.trainer})
         seen, unseen = making.referred(settled, self.rows, self.judged, self.shipped, self.fit)
         self.spent.seconds += time.process_time() - began
-        numbers, words = pair(seen.features)
-        columns = {
-            **{name: numbers[:, at].astype(np.float64) for at, name in enumerate(self.history.names)},
-            **{name: words[:, at] for at, name in enumerate(self.history.texts)},
-            "prediction": classes.answers(unseen),
-            "loss": losses.loss(spec.judged_by, seen.label, unseen),
-            "event_time_ms": seen.event_time_ms.astype(np.float64),
-        }
+        columns = reference.columns(spec, self.history.names, self.history.texts, seen, unseen)
         try:
             return baseline.calibrate(columns, settings)
         except ValueError:  # as in monitoring, such a version is not watched
