@@ -93,8 +93,13 @@ async def full(store: Any, servicer: Servicer) -> list[Any]:
     """Have the only thread held, and as many calls wait for it as may."""
     held = [ask(store, "hold")]
     await asyncio.to_thread(servicer.held.wait, 60)
-    while len(held) < 40:  # those too many are refused
+    while len(held) < 40:
         held.append(ask(store, str(len(held))))
+
+    async def those_too_many_are_refused() -> bool:
+        return sum(call.done() for call in held) == 33
+
+    await eventually(those_too_many_are_refused)
     return held
 
 
@@ -154,13 +159,8 @@ async def test_a_call_too_many_is_refused_at_once_and_told_when_to_come_again(
 ) -> None:
     calls = await full(store, servicer)
 
-    async def refusal() -> Any:
-        ended = [call for call in calls if call.done()]
-        return ended[0] if len(ended) == 33 else None
-
-    error = await eventually(refusal)
     with pytest.raises(grpc.RpcError) as raised:
-        await error
+        await next(call for call in calls if call.done())
     known = rpc.error_of(raised.value)
     assert isinstance(known, Overloaded)
     assert str(known) == "6 requests wait already: send it again, later and slower, or add instances"
