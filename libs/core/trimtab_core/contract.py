@@ -27,7 +27,14 @@ from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
 from trimtab_core.syntax import one_line
-from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS, NOT_A_TIME, parse_timestamp, parse_timestamps, zone
+from trimtab_core.timestamps import (
+    EARLIEST_MS,
+    LATEST_MS,
+    NOT_A_TIME,
+    parse_timestamp,
+    parse_timestamps,
+    zone,
+)
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""

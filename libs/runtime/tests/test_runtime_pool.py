@@ -10,7 +10,7 @@ from trimtab_runtime.testing import Handed
 def pool() -> Iterator[Handed]:
     made = Handed(Pool(3))
     yield made
-    made.close()
+    made.end()
 
 
 def test_a_call_that_fails_takes_no_thread_with_it(pool: Handed, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,7 +54,7 @@ def test_closing_waits_for_what_was_taken(pool: Handed) -> None:
     for number in range(100):
         pool.submit(done.append, number)
 
-    pool.close()
+    pool.end()
 
     assert sorted(done) == list(range(100))
 
@@ -106,7 +106,7 @@ def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Handed) -
             heard.append(seconds)
 
     pool.submit(ask)
-    pool.close()
+    pool.end()
 
     assert heard == [2.5]
     with aside() as seconds:

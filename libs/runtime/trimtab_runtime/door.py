@@ -99,7 +99,6 @@ async def serving(
     finally:
         set_ready(False)
         await asyncio.to_thread(server.stop(drain_s).wait)
-        unary.close()
         await asyncio.to_thread(pool.close, drain_s)
         for threaded in (rest, waiting, streams.threads):
             threaded.shutdown(wait=False, cancel_futures=True)

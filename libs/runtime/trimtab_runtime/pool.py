@@ -69,7 +69,11 @@ class Source(Protocol):
     """Where calls come from."""
 
     def next(self) -> Job | None:
-        """Wait for the next call; None once no more will come. Many threads wait at once, and a call is told one of them."""
+        """Wait for the next call; None once it is closed. Many threads wait at once, and a call is told one of them."""
+        ...
+
+    def close(self) -> None:
+        """Let those that wait go; no call is under way."""
         ...
 
 
@@ -96,6 +100,7 @@ class Pool:
         """Calls that were announced and that no thread has begun."""
         self._source: Source | None = None
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._kept: deque[Job] = deque()
         self._working = 0
         self._aside = 0
@@ -110,7 +115,7 @@ class Pool:
         return len(self._threads)
 
     def serve(self, source: Source) -> None:
-        """Begin to work on the calls of `source`, until it has no more."""
+        """Begin to work on the calls of `source`."""
         with self._lock:
             self._source = source
             for _ in range(self.size + 1):
@@ -130,7 +135,16 @@ class Pool:
             return sum(self._threads.values(), self._left)
 
     def close(self, patience_s: float = 5.0) -> None:
-        """Wait until the threads have ended, as they do once the source has; one that is stuck is left behind after `patience_s`."""
+        """End the threads, once all calls that were announced have been worked on.
+
+        After `patience_s` they are left behind, with what they wait for: a call that is stuck may yet have something to say.
+        """
+        with self._lock:
+            source = self._source
+            ended = self._ended.wait_for(lambda: not self._working and not self.waiting, patience_s)
+        if source is None or not ended:
+            return
+        source.close()
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -176,7 +190,9 @@ class Pool:
             tally.waited_ns += self.waited_ns
             try:
                 job.run()
-            except Exception:  # the edge: a call answers its caller itself, and this thread has others to serve
+            except (
+                Exception
+            ):  # the edge: a call answers its caller itself, and this thread has others to serve
                 log.exception("a call failed outside its handler")
             _here.remaining = None
             job, ends = self._done(tally)
@@ -200,6 +216,8 @@ class Pool:
             if self._kept and self._working <= most:
                 return self._next_kept(), False
             self._working -= 1
+            if not self._working:
+                self._ended.notify_all()
             if len(self._threads) <= most + 1:
                 return None, False
             del self._threads[threading.current_thread()]

@@ -41,6 +41,10 @@ class Handed:
         self._jobs: SimpleQueue[_Handed | None] = SimpleQueue()
         pool.serve(self)
 
+    def end(self, patience_s: float = 5.0) -> None:
+        """End the pool's threads, once what was handed to them is done."""
+        self.pool.close(patience_s)
+
     def submit(self, work: Callable[..., object], *arguments: object) -> None:
         """Have `work(*arguments)` done by one of the threads."""
         assert self.pool.announce(sys.maxsize)
@@ -53,10 +57,9 @@ class Handed:
             self._jobs.put(None)  # for the next thread
         return job
 
-    def close(self, patience_s: float = 5.0) -> None:
-        """End the threads, once what was handed to them is done."""
+    def close(self) -> None:
+        """Let the threads go."""
         self._jobs.put(None)
-        self.pool.close(patience_s)
 
 
 class _Handed:

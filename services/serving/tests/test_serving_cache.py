@@ -187,7 +187,7 @@ def test_a_request_waits_for_a_cold_graph_as_long_as_its_caller_does(engine: Eng
     while not told:
         threading.Event().wait(0.001)
     engine.held_up.set()
-    pool.close(60)
+    pool.end(60)
 
     assert str(told[0]) == "graph a was not loaded in time: ask again"
     assert told[1] is first.warm

@@ -135,7 +135,7 @@ def test_rows_that_a_version_fails_on_fail_for_whoever_brought_them_alone(
 
 def test_what_nobody_waits_for_any_longer_is_not_computed(request: pytest.FixtureRequest) -> None:
     pool, refused = Handed(Pool(1)), Future[Exception]()
-    request.addfinalizer(pool.close)
+    request.addfinalizer(pool.end)
     asked = Asked(together=True)
     request.addfinalizer(asked.end)
 
@@ -158,7 +158,7 @@ def test_what_nobody_waits_for_any_longer_is_not_computed(request: pytest.Fixtur
 
 def test_a_slow_version_leaves_the_doors_threads_to_others(request: pytest.FixtureRequest) -> None:
     pool, others = Handed(Pool(2)), threading.Semaphore(0)
-    request.addfinalizer(pool.close)
+    request.addfinalizer(pool.end)
     asked = Asked(together=True)
     request.addfinalizer(asked.end)
     for _ in range(50):
