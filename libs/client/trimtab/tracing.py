@@ -85,6 +85,10 @@ def _made_of(version: Version, run: Run, datasets: Iterable[Dataset], loops: Ite
     beside = candidate.champion_version
     below += [Branch(f"version {beside}", "the champion that it was evaluated beside")] if beside else []
     below += [
+        Branch(f"version {each.version}", f"a member, which counts {each.weight:.4g}", [Branch(f"run/{each.run_id}")])
+        for each in candidate.members
+    ]
+    below += [
         Branch(f"loop/{loop.id}", f"{loop.trigger}: {loop.outcome or loop.reason}")
         for loop in loops
         if loop.id == version.loop_id
