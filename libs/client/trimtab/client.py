@@ -468,9 +468,7 @@ class Trimtab(Managing, Predicting):
 
         Weights count by their share of all. The mean is a version of its own, held to what any other is.
         """
-        return await registering.combine(
-            self, self._trainer, model, versions, actor=actor, comment=comment
-        )
+        return await registering.combine(self, self._trainer, model, versions, actor=actor, comment=comment)
 
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""

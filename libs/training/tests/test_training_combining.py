@@ -163,7 +163,9 @@ def test_what_does_not_fit_the_model_is_told(told: dict[str, Any], said: str) ->
 
 def test_a_version_of_other_classes_is_told() -> None:
     other = part(b"", 0.5, task="multiclass", classes=("walk", "bike"))
-    with pytest.raises(RunFailed, match="version 3 knows the classes walk, bike, and label.classes are walk, bike, bus"):
+    with pytest.raises(
+        RunFailed, match=r"version 3 knows the classes walk, bike, and label\.classes are walk, bike, bus"
+    ):
         combined([other, other], FEATURES, (), "multiclass", CLASSES)
 
 
@@ -171,13 +173,17 @@ def test_a_whole_that_says_something_else_than_its_parts_is_not_let_out() -> Non
     parts = [part(first_column(), 0.5), part(first_column(3), 0.5, name="version 5")]
     other = combined([part(first_column(), 0.5), part(first_column(3.001), 0.5)], FEATURES, (), "regression")
 
-    with pytest.raises(RunFailed, match="one graph of version 3 and version 5 differs from their mean on [0-9]+ of 400 rows"):
+    with pytest.raises(
+        RunFailed, match=r"one graph of version 3 and version 5 differs from their mean on [0-9]+ of 400 rows"
+    ):
         combining.check(other, parts, FEATURES, (), X)
 
 
 def test_graphs_that_no_one_opset_has_are_told() -> None:
     # Up to opset 12 the axes of ReduceSum are an attribute, from 13 on an input.
-    old = a_graph([helper.make_node("ReduceSum", ["features"], ["prediction"], axes=[1], keepdims=0)], {}, opset=12)
+    old = a_graph(
+        [helper.make_node("ReduceSum", ["features"], ["prediction"], axes=[1], keepdims=0)], {}, opset=12
+    )
     parts = [part(old, 0.5), part(first_column(), 0.5)]
 
     with pytest.raises((RunFailed, onnx.checker.ValidationError), match="ReduceSum"):

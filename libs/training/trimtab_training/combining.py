@@ -34,7 +34,6 @@ class Part:
     features: tuple[str, ...]
     texts: tuple[str, ...]
     task: str
-    """Empty where nobody knows."""
     classes: tuple[str, ...]
 
 
@@ -54,45 +53,18 @@ def combined(
     """
     for part in parts:
         _fits(part, features, texts, task, classes)
-    whole = helper.make_graph([], "ensemble", _inputs(features, texts), [])
-    functions, opsets, ir_version, weighed = [], dict[str, int](), 0, list[str]()
-    for at, part in enumerate(parts):
-        prefix, model = f"part{at}_", onnx.load_model_from_string(part.content)
-        answer = "probabilities" if classes else model.graph.output[0].name
-        _prefix(model, prefix)
-        for each in model.opset_import:
-            domain = "" if each.domain == "ai.onnx" else each.domain
-            opsets[domain] = max(opsets.get(domain, 0), each.version)
-        ir_version = max(ir_version, model.ir_version)
-        functions += model.functions
-        whole.node.extend(_columns(part, prefix, features, texts))
-        whole.node.extend(model.graph.node)
-        whole.initializer.extend(model.graph.initializer)
-        whole.sparse_initializer.extend(model.graph.sparse_initializer)
-        whole.initializer.append(
-            helper.make_tensor(f"{prefix}weight", TensorProto.FLOAT, [], [part.weight])
-        )
-        whole.node.append(helper.make_node("Reshape", [prefix + answer, "shape"], [f"{prefix}said"]))
-        whole.node.append(
-            helper.make_node("Mul", [f"{prefix}said", f"{prefix}weight"], [f"{prefix}weighed"])
-        )
-        weighed.append(f"{prefix}weighed")
+    whole = helper.make_model(helper.make_graph([], "ensemble", _inputs(features, texts), []), ir_version=0)
+    del whole.opset_import[:]
     shape = [-1, len(classes)] if classes else [-1]
-    whole.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [len(shape)], shape))
-    whole.node.append(helper.make_node("Sum", weighed, ["mean"]))
+    whole.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [len(shape)], shape))
+    weighed = [_add(whole, part, f"part{at}_", features, texts) for at, part in enumerate(parts)]
     if classes:
-        export.probabilities_of(whole, "mean", range(len(classes)), len(classes))
+        whole.graph.node.append(helper.make_node("Sum", weighed, ["mean"]))
+        export.probabilities_of(whole.graph, "mean", range(len(classes)), len(classes))
     else:
-        whole.node.append(helper.make_node("Identity", ["mean"], ["prediction"]))
-        whole.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
-    return export.serialised(
-        helper.make_model(
-            whole,
-            functions=functions,
-            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
-            ir_version=ir_version,
-        )
-    )
+        whole.graph.node.append(helper.make_node("Sum", weighed, ["prediction"]))
+        whole.graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None]))
+    return export.serialised(whole)
 
 
 def check(
@@ -110,9 +82,7 @@ def check(
             f"{_named(parts)} cannot be one graph ({error}): export them for one opset, and register those"
         ) from error
     answers = [export.run(part.content, _given(part, features, texts, rows)) for part in parts]
-    expected: NDArray[np.float64] = sum(
-        part.weight * each for part, each in zip(parts, answers, strict=True)
-    )  # type: ignore[assignment]
+    expected: NDArray[np.float64] = sum(part.weight * each for part, each in zip(parts, answers, strict=True))  # type: ignore[assignment]
     limit = _DIGITS * max(float(np.abs(each).max()) for each in answers)
     # What is no number is wrong too.
     if wrong := int((~(np.abs(said - expected) <= limit)).reshape(len(said), -1).any(axis=1).sum()):
@@ -125,7 +95,7 @@ def check(
 def _fits(
     part: Part, features: Sequence[str], texts: Sequence[str], task: str, classes: Sequence[str]
 ) -> None:
-    if part.task not in ("", task):
+    if part.task != task:
         raise RunFailed(f"{part.name} is of task {part.task}, and the model's is {task}: leave it out")
     if task == "multiclass" and part.classes != tuple(classes):
         raise RunFailed(
@@ -138,6 +108,30 @@ def _fits(
             f"{part.name} takes {', '.join(gone)}, which the model's features no longer have: add that to them, or leave "
             "the version out"
         )
+
+
+def _add(whole: Any, part: Part, prefix: str, features: Sequence[str], texts: Sequence[str]) -> str:
+    """Add a part to the whole, and return what its answers, times its weight, are called there."""
+    model, graph = onnx.load_model_from_string(part.content), whole.graph
+    answer = "probabilities" if part.task == "multiclass" else model.graph.output[0].name
+    _prefix(model, prefix)
+    graph.node.extend([*_columns(part, prefix, features, texts), *model.graph.node])
+    graph.initializer.extend(model.graph.initializer)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    whole.functions.extend(model.functions)
+    whole.ir_version = max(whole.ir_version, model.ir_version)
+    known = {each.domain: each for each in whole.opset_import}
+    for each in model.opset_import:
+        domain = "" if each.domain == "ai.onnx" else each.domain
+        if domain in known:
+            known[domain].version = max(known[domain].version, each.version)
+        else:
+            whole.opset_import.append(helper.make_opsetid(domain, each.version))
+    said, weight, weighed = f"{prefix}said", f"{prefix}weight", f"{prefix}weighed"
+    graph.initializer.append(helper.make_tensor(weight, TensorProto.FLOAT, [], [part.weight]))
+    graph.node.append(helper.make_node("Reshape", [prefix + answer, "shape"], [said]))
+    graph.node.append(helper.make_node("Mul", [said, weight], [weighed]))
+    return weighed
 
 
 def _inputs(features: Sequence[str], texts: Sequence[str]) -> list[Any]:
@@ -153,12 +147,16 @@ def _columns(part: Part, prefix: str, features: Sequence[str], texts: Sequence[s
         if name == "texts" and not taken:
             continue
         places = f"{prefix}{name}_places"
-        at = helper.make_tensor(places, TensorProto.INT64, [len(taken)], [all_there.index(it) for it in taken])
+        at = helper.make_tensor(
+            places, TensorProto.INT64, [len(taken)], [all_there.index(it) for it in taken]
+        )
         yield helper.make_node("Constant", [], [places], value=at)
         yield helper.make_node("Gather", [name, places], [prefix + name], axis=1)
 
 
-def _given(part: Part, features: Sequence[str], texts: Sequence[str], rows: Matrix | Inputs) -> Matrix | Inputs:
+def _given(
+    part: Part, features: Sequence[str], texts: Sequence[str], rows: Matrix | Inputs
+) -> Matrix | Inputs:
     numbers, words = pair(rows)
     mine = np.ascontiguousarray(numbers[:, [features.index(name) for name in part.features]])
     if not part.texts:

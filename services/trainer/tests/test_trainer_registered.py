@@ -327,7 +327,9 @@ def test_the_mean_of_versions_is_judged_by_rows_that_none_of_them_has_seen(bench
 
 def test_versions_that_cannot_be_one_are_told_why(bench: Bench) -> None:
     bench.combine(a_model(), a_model(), features=("request.x", "request.gone"))
-    assert bench.run()["error"].startswith("version 3 takes request.gone, which the model's features no longer have")
+    assert bench.run()["error"].startswith(
+        "version 3 takes request.gone, which the model's features no longer have"
+    )
 
     bench.combine(a_model(), a_model(), task="binary")
     assert bench.run()["error"].startswith("version 3 is of task binary, and the model's is regression")

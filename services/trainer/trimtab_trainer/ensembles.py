@@ -54,6 +54,10 @@ async def _part(store: Store, model: str, member: Member, weight: float) -> Regi
             f"run {member.run_id!r} made no version of model {model!r}: name versions of that model"
         )
     made = event.candidate
+    if not made.HasField("document"):
+        raise BadEnsemble(
+            f"version {member.version} is older than the record of what runs are made of: leave it out"
+        )
     return RegisteredModel.Part(
         member=Member(version=member.version, run_id=member.run_id, weight=weight),
         version=VersionRef(
@@ -64,5 +68,5 @@ async def _part(store: Store, model: str, member: Member, weight: float) -> Regi
             classes=made.classes,
             texts=made.texts,
         ),
-        task=json_format.MessageToDict(made.document).get("spec", {}).get("task", ""),
+        task=json_format.MessageToDict(made.document)["spec"]["task"],
     )

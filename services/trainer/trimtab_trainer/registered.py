@@ -102,7 +102,10 @@ class Brought:
         newer = int(np.searchsorted(rows.event_time_ms, self.trained_to_ms, side="right"))
         found = slice(max(held_out.start, newer), held_out.stop)
         if found.stop - found.start < LEAST:
-            who, remedy = "the model", ", or name no --trained-to and have it judged by the newest rows all the same"
+            who, remedy = (
+                "the model",
+                ", or name no --trained-to and have it judged by the newest rows all the same",
+            )
             if self.parts:
                 who, remedy = f"one of {self.origin}", ""
             raise RunFailed(
@@ -129,8 +132,8 @@ class Brought:
             RunFailed: it answers with what is no prediction, or otherwise than its parts do.
         """
         if self.parts:
-            shown = export.to_check(rows.features)
-            combining.check(self.graph.content, self.parts, self.graph.features, self.texts, shown)
+            checked = export.to_check(rows.features)
+            combining.check(self.graph.content, self.parts, self.graph.features, self.texts, checked)
         said = self.graph.predict(rows.features)
         shown, unseen = self.at_work(rows, said, judged)
         newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))

@@ -31,9 +31,7 @@ def combine(
     Of classes the probabilities are averaged. It is judged by rows that are newer than what any of them was trained on.
     """
     counted = _weighed(versions, weights)
-    command = ask(
-        directory, lambda trimtab: trimtab.combine(model, counted, actor=actor(), comment=comment)
-    )
+    command = ask(directory, lambda trimtab: trimtab.combine(model, counted, actor=actor(), comment=comment))
     ordered(directory, model, command, wait=wait, as_json=as_json)
 
 
