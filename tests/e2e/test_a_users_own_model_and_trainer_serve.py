@@ -85,8 +85,6 @@ async def test_a_users_model_serves_until_their_trainer_makes_another(
         await eventually(lambda: serves(3), what="the mean of the two to serve")
         answer = await world.trimtab.predict(world.name, [row])
         assert list(answer.predictions) == pytest.approx([0.95 * 8.0 - 0.05 * 36.0], rel=1e-6)
-        code, said = await trimtab(whole, "lineage", f"model/{world.name}@champion")
-        assert "version 1 (a member, which counts 0.05)" in said, said
 
         (tmp_path / "model.yaml").write_text(with_own_trainer(world.specs))
         code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
