@@ -1,4 +1,4 @@
-"""What a user brings along serves as what Trimtab made: a model of their own, and what they change it for."""
+"""What a user brings along serves as what Trimtab made: a model of their own, the mean of two, and what they change it for."""
 
 import asyncio
 import subprocess
@@ -79,6 +79,13 @@ async def test_a_users_model_serves_until_their_trainer_makes_another(
         answer = await world.trimtab.predict(world.name, [row])
         assert (list(answer.predictions), list(answer.versions)) == ([8.0], [2])
 
+        await world.backfill(4)  # rows that neither of the two has seen
+        code, said = await trimtab(whole, "model", "combine", world.name, "2", "1", "--weights", "19,1")
+        assert code == 0, said
+        await eventually(lambda: serves(3), what="the mean of the two to serve")
+        answer = await world.trimtab.predict(world.name, [row])
+        assert list(answer.predictions) == pytest.approx([0.95 * 8.0 - 0.05 * 36.0], rel=1e-6)
+
         (tmp_path / "model.yaml").write_text(with_own_trainer(world.specs))
         code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
         assert code == 1
@@ -88,9 +95,9 @@ async def test_a_users_model_serves_until_their_trainer_makes_another(
         )
         code, said = await trimtab(whole, "apply", str(tmp_path / "model.yaml"))
         assert code == 0, said
-        await eventually(lambda: serves(3), what="a version of the user's trainer")
+        await eventually(lambda: serves(4), what="a version of the user's trainer")
         runs = [run.event for run in await world.trimtab.runs(world.name)]
-        assert [run.trigger for run in runs] == ["trainer", "registered", "registered"]
+        assert [run.trigger for run in runs] == ["trainer", "registered", "registered", "registered"]
         assert runs[0].candidate.environment["trainer.mytrainer"] == "1.0"
         assert runs[0].candidate.metrics["mae"] < 1
 

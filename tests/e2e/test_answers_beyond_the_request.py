@@ -1,4 +1,5 @@
-"""A file of rows is answered like one by one, killed half-way, and gone on with; a bundle answers as serving does."""
+"""A file of rows is answered like one by one, killed half-way, and gone on with; a bundle answers as serving does; a model's
+answers are another's events."""
 
 import asyncio
 import csv
@@ -17,8 +18,10 @@ from click.testing import Result
 from trimtab.cli import app
 from trimtab.client import SERVICES, Trimtab
 from trimtab.testing import HOUR_MS, World
+from trimtab_contracts import topics
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.pipeline import read_partition
 from trimtab_runtime.testing import eventually
 from trimtab_stack import environment, ports
 from trimtab_stack.stack import Stack
@@ -44,6 +47,7 @@ async def test_a_file_and_a_bundle_are_answered_as_requests_are(
         await rows_that_cannot_be_read_are_told_and_the_others_answered()
         await a_killed_command_is_gone_on_with(world)
         await a_bundle_answers_as_serving_does(world)
+        await what_a_model_says_is_what_another_is_asked(world)
 
 
 async def rows_of_any_time_are_answered_as_they_would_have_been(world: World) -> None:
@@ -131,6 +135,93 @@ async def a_bundle_answers_as_serving_does(world: World) -> None:
     finally:
         edge.terminate()
         await asyncio.to_thread(edge.wait)
+
+
+CHAIN = """
+---
+kind: Source
+metadata: {name: file-guesses}
+spec:
+  predictions_of: file
+  key: id
+  event_time: at
+  lateness: 1h
+  partitions: 2
+  fields:
+    id: {type: string}
+    at: {type: timestamp}
+    road: {type: string}
+    prediction: {type: number}
+    prediction_version: {type: integer}
+---
+kind: FeatureView
+metadata: {name: file-guessed}
+spec:
+  source: file-guesses
+  entity: road
+  aggregates: [{field: prediction, functions: [mean], windows: [2h]}]
+  hop: 1h
+  ttl: 10d
+---
+kind: Model
+metadata: {name: file-second}
+spec:
+  task: regression
+  source: file-guesses
+  score: [stream]
+  features: [request.prediction, file-guessed.prediction_mean_2h]
+  label: {source: file-truths, on: id, value: y, within: 1h}
+  trainer: {kind: linear, window: 5d, min_rows: 100}
+  rollout: {strategy: immediate, cap: 20}
+"""
+
+
+async def what_a_model_says_is_what_another_is_asked(world: World) -> None:
+    await asyncio.to_thread(Path("chain.yaml").write_text, scoring(world.specs) + CHAIN)
+    told(await run("apply", "chain.yaml", "--json"))
+
+    async def guesses() -> list[dict[str, Any]]:
+        await world.backfill(1)
+        events = (await world.trimtab.events("file-guesses")).arrow()
+        found: list[dict[str, Any]] = events.to_pylist()
+        return found
+
+    await eventually(guesses, what="the first predictions as events", deadline_s=60)
+    begun = world.made
+    await world.backfill(4)
+    await world.watermarks.wait("archive", "file-guesses", world.now_ms)
+    events = (await world.trimtab.events("file-guesses")).arrow().to_pylist()
+    mine = [each for each in events if int(each["id"].removeprefix("file-")) >= begun]
+    asked = {each["id"]: each for each in map(json.loads, world.sent["file-asks"])}
+    assert sorted(each["id"] for each in mine) == sorted(f"file-{n}" for n in range(begun, world.made))
+    assert all((each["road"], each["prediction_version"]) == (asked[each["id"]]["road"], 1) for each in mine)
+    assert np.abs([each["prediction"] - 2 * asked[each["id"]]["x"] for each in mine]).mean() < 2
+
+    done = await run("model", "train", "file-second", "--wait")
+    assert done.exit_code == 0, (done.stderr, done.exception)
+
+    async def said() -> list[Any]:
+        await world.backfill(1)
+        topic = topics.SCORES.named("file-guesses")
+        return [
+            topic.decode(record.value)
+            for partition in range(2)
+            async for batch in read_partition(world.servers, topic.name, partition)
+            for record in batch
+        ]
+
+    scores = await eventually(said, what="what the second model says of the first one's", deadline_s=60)
+    events = (await world.trimtab.events("file-guesses")).arrow().to_pylist()
+    first = {each["id"]: each["prediction"] for each in events}
+    assert {each.model for each in scores} == {"file-second"}
+    assert {each.key for each in scores} <= set(first)
+    # The second was taught by the truth, which the first one's answer is near to.
+    assert np.abs([each.prediction - first[each.key] for each in scores]).mean() < 2
+
+
+def scoring(specs: str) -> str:
+    """Return a world's specs, whose model scores events too."""
+    return specs.replace("source: file-asks", "source: file-asks\n  score: [request, stream]")
 
 
 def addresses_of_nobody() -> dict[str, str]:

@@ -125,6 +125,17 @@ def resources() -> list[Resource]:
     return found
 
 
+def a_chained_source() -> Resource:
+    """Return a source of the predictions of model m."""
+    [asks] = [each for each in resources() if each.name == "asks"]
+    made = Resource()
+    made.CopyFrom(asks)
+    made.name = "guesses"
+    made.document.fields["metadata"].struct_value.update({"name": "guesses"})
+    made.document.fields["spec"].struct_value.update({"predictions_of": "m"})
+    return made
+
+
 def test_the_wide_form_says_who_uses_what() -> None:
     lineage = Lineage(resources())
 
@@ -158,3 +169,13 @@ def test_the_wide_form_says_who_uses_what() -> None:
     )
     assert lineage.uses("m", "rides") == ["features of speed"]
     assert lineage.uses("m", "asks") == ["rows", "label"]
+
+
+def test_the_wide_form_says_what_a_source_of_predictions_is_made_of() -> None:
+    lineage = Lineage([*resources(), a_chained_source()])
+
+    assert {row["source"]: row["predictions of"] for row in lineage.rows("Source")} == {
+        "asks": "", "rides": "", "guesses": "m",
+    }  # fmt: skip
+    [model] = lineage.rows("Model")
+    assert model["predictions are events of"] == "guesses"

@@ -10,11 +10,17 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab import cli
-from trimtab.cli import managing, models, project
+from trimtab.cli import combining, managing, models, project
 from trimtab.client import SERVICES, Trimtab
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import ListLoopsResponse, Loop
-from trimtab_contracts.registry.v1.registry_pb2 import Candidate
-from trimtab_contracts.training.v1.training_pb2 import ListRunsResponse, Run, RunEvent
+from trimtab_contracts.registry.v1.registry_pb2 import Candidate, ListVersionsResponse, Member, Version
+from trimtab_contracts.training.v1.training_pb2 import (
+    CombineRequest,
+    ListRunsResponse,
+    Run,
+    RunEvent,
+    TrainResponse,
+)
 from trimtab_registry.testing import Harness, documents
 from trimtab_runtime.clock import iso, to_timestamp
 from trimtab_runtime.errors import Conflict, NotFound, Rejected
@@ -36,13 +42,20 @@ class Channel:
 
 
 class Trainer:
-    """Knows the runs first and second, which were trained on the same rows."""
+    """Knows the runs first and second, which were trained on the same rows; remembers what is to be combined."""
+
+    def __init__(self) -> None:
+        self.combined: list[CombineRequest] = []
+
+    async def Combine(self, request: CombineRequest, _: Any) -> TrainResponse:
+        self.combined.append(request)
+        return TrainResponse(command_id="c-1")
 
     async def ListRuns(self, request: Any, _: Any) -> ListRunsResponse:
         return ListRunsResponse(runs=[self._run(name) for name in ("second", "first")])
 
     async def GetRun(self, request: Any, _: Any) -> Run:
-        if request.run_id not in ("first", "second"):
+        if request.run_id not in ("first", "second", "third"):
             raise NotFound(f"there is no run {request.run_id!r}")
         return self._run(request.run_id)
 
@@ -83,16 +96,21 @@ def registry() -> Harness:
 
 
 @pytest.fixture
+def trainer() -> Trainer:
+    return Trainer()
+
+
+@pytest.fixture
 def tell(
-    registry: Harness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    registry: Harness, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Run the command and return what it prints, its lines as one."""
-    apis = {"registry": registry.api(), "trainer": Trainer(), "monitoring": Monitoring()}
+    apis = {"registry": registry.api(), "trainer": trainer, "monitoring": Monitoring()}
     channels: dict[str, Any] = {name: Channel(apis.get(name)) for name in SERVICES}
     trimtab = Trimtab(channels)
     monkeypatch.setenv("TRIMTAB_ACTOR", "ann")
     monkeypatch.setenv("COLUMNS", "200")
-    for module in (managing, models, project):
+    for module in (combining, managing, models, project):
         monkeypatch.setattr(module, "ask", lambda _, question: asyncio.run(question(trimtab)))
 
     def run(*words: str) -> str:
@@ -112,6 +130,75 @@ def test_an_alias_finds_its_version_and_says_what_it_named(tell: Callable[..., s
     assert "names nothing; it named version 2" in tell("model", "alias", "minutes", "0", "stable")
     with pytest.raises(NotFound, match="called 'stable'"):
         tell("model", "versions", "minutes@stable")
+
+
+def test_versions_are_combined_by_their_numbers_or_what_they_are_called(
+    tell: Callable[..., str], trainer: Trainer
+) -> None:
+    said = tell(
+        "model",
+        "combine",
+        "minutes",
+        "1",
+        "champion",
+        "--weights",
+        "0.6,0.4",
+        "--comment",
+        "both",
+        "--no-wait",
+    )
+
+    assert said == "ordered: follow it with `trimtab loop show c-1`\n"
+    [request] = trainer.combined
+    assert (request.model, request.requested_by, request.comment) == ("minutes", "ann", "both")
+    found = [(member.version, member.run_id, member.weight) for member in request.members]
+    assert found == [(1, "first", 0.6), (2, "second", 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1"], "versions are 1: name two or more, each once"),
+        (["1", "1"], "versions are 1, 1: name two or more, each once"),
+        (["1", "2", "--weights", "0.6"], "--weights has 1 for 2 versions: write one for each"),
+        (["1", "2", "--weights", "much,little"], "--weights 'much,little' is no list of numbers: write it like 0.6,0.4"),
+        (["1", "7"], "7"),
+    ],
+)  # fmt: skip
+def test_versions_that_cannot_be_combined_are_told_at_once(
+    tell: Callable[..., str], trainer: Trainer, words: list[str], said: str
+) -> None:
+    with pytest.raises((Rejected, NotFound), match=said):
+        tell("model", "combine", "minutes", *words, "--no-wait")
+    assert not trainer.combined
+
+
+async def test_a_version_whose_files_went_is_not_combined(trainer: Trainer) -> None:
+    class Registry:
+        async def ListVersions(self, request: Any, _: Any) -> ListVersionsResponse:
+            return ListVersionsResponse(versions=[Version(number=1, files_gone=to_timestamp(86_400_000))])
+
+    channels = {name: Channel({"registry": Registry(), "trainer": trainer}.get(name)) for name in SERVICES}
+    with pytest.raises(Rejected, match=r"the files of version 1 of minutes went 1970-01-02T.*: leave it out"):
+        await Trimtab(channels).combine("minutes", {"1": 1.0, "2": 1.0}, actor="ann")
+    assert not trainer.combined
+
+
+def test_the_lineage_of_an_ensemble_names_its_members(tell: Callable[..., str], registry: Harness) -> None:
+    members = [
+        Member(version=1, run_id="first", weight=0.25),
+        Member(version=2, run_id="second", weight=0.75),
+    ]
+    asyncio.run(registry.consider("third", champion=2, members=members))
+
+    [run] = json.loads(tell("lineage", "model/minutes@3", "--json"))["branches"]
+    told = [
+        (each["what"], each["said"], each["branches"]) for each in run["branches"] if "member" in each["said"]
+    ]
+    assert [(what, said) for what, said, _ in told] == [
+        ("version 1", "a member, which counts 0.25"), ("version 2", "a member, which counts 0.75"),
+    ]  # fmt: skip
+    assert told[0][2][0]["what"] == "run/first"
 
 
 def test_tags_are_put_and_taken_off(tell: Callable[..., str]) -> None:

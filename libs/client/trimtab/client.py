@@ -461,6 +461,15 @@ class Trimtab(Managing, Predicting):
             trained_to_ms=trained_to_ms,
         )
 
+    async def combine(
+        self, model: str, versions: Mapping[str, float], *, actor: str, comment: str = ""
+    ) -> str:
+        """Order the evaluation of the weighted mean of some versions, each by its number or an alias; return the command's id.
+
+        Weights count by their share of all. The mean is a version of its own, held to what any other is.
+        """
+        return await registering.combine(self, self._trainer, model, versions, actor=actor, comment=comment)
+
     async def runs(self, model: str = "") -> list[training.Run]:
         """Return the runs of a model, newest first."""
         return list((await self._trainer.ListRuns(training.ListRunsRequest(model=model))).runs)

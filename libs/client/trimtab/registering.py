@@ -1,20 +1,22 @@
-"""Brings a user's own files to the trainer: a model, the rows that are usual for it, a wheel.
+"""Brings a user's own files to the trainer: a model, the rows that are usual for it, a wheel; and has versions made one.
 
 A file is sent once: one that is kept already is sent again and changes nothing.
 """
 
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab_contracts.registry.v1.registry_pb2 import Member
 from trimtab_contracts.training.v1 import training_pb2 as training
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import from_timestamp, iso, to_timestamp
 from trimtab_runtime.errors import Rejected
 
 from trimtab import mlflowmodels
+from trimtab.managing import Managing
 
 _PART_BYTES = 1 << 20
 _MOST_S = 600.0
@@ -89,3 +91,24 @@ async def register(
     if trained_to_ms is not None:
         request.trained_to.CopyFrom(to_timestamp(trained_to_ms))
     return str((await trainer.Register(request)).command_id)
+
+
+async def combine(
+    registry: Managing, trainer: Any, model: str, versions: Mapping[str, float], *, actor: str, comment: str
+) -> str:
+    """Order the evaluation of the mean of some versions; return the command's id.
+
+    Raises:
+        NotFound: one of them is not there.
+        Rejected: the files of one of them went.
+    """
+    members = []
+    for called, weight in versions.items():
+        version = await registry.called(model, called)
+        if version.HasField("files_gone"):
+            raise Rejected(
+                f"the files of version {version.number} of {model} went {iso(from_timestamp(version.files_gone))}: leave it out"
+            )
+        members.append(Member(version=version.number, run_id=version.candidate.run_id, weight=weight))
+    request = training.CombineRequest(model=model, members=members, comment=comment, requested_by=actor)
+    return str((await trainer.Combine(request)).command_id)

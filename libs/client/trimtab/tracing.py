@@ -1,6 +1,6 @@
 """What a version was made of and what became of it, as a tree that can be read from either end."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,9 @@ async def _of_model(trimtab: Trimtab, model: str, called: str) -> Branch:
         return Branch(f"model/{model} {branches[0].what}", branches[0].said, branches[0].branches)
     spec = await trimtab.resource("Model", model)
     parsed = specs.Model.model_validate(document(spec))
-    return Branch(f"model/{model}", f"generation {spec.generation}", [*_leans_on(parsed), *branches])
+    sources = [specs.Source.model_validate(document(each)) for each in await trimtab.resources("Source")]
+    made_of = {each.name: each.spec.predictions_of for each in sources if each.spec.predictions_of}
+    return Branch(f"model/{model}", f"generation {spec.generation}", [*_leans_on(parsed, made_of), *branches])
 
 
 def _made_of(version: Version, run: Run, datasets: Iterable[Dataset], loops: Iterable[Loop]) -> list[Branch]:
@@ -84,6 +86,14 @@ def _made_of(version: Version, run: Run, datasets: Iterable[Dataset], loops: Ite
     below = [_dataset(each) for each in datasets if each.run == candidate.run_id]
     beside = candidate.champion_version
     below += [Branch(f"version {beside}", "the champion that it was evaluated beside")] if beside else []
+    below += [
+        Branch(
+            f"version {each.version}",
+            f"a member, which counts {each.weight:.4g}",
+            [Branch(f"run/{each.run_id}")],
+        )
+        for each in candidate.members
+    ]
     below += [
         Branch(f"loop/{loop.id}", f"{loop.trigger}: {loop.outcome or loop.reason}")
         for loop in loops
@@ -134,14 +144,19 @@ def _dataset(dataset: Dataset) -> Branch:
     )
 
 
-def _leans_on(model: specs.Model) -> list[Branch]:
-    """Return the specs that a model's is made of."""
+def _leans_on(model: specs.Model, made_of: Mapping[str, str]) -> list[Branch]:
+    """Return the specs that a model's is made of; `made_of` says of which model's predictions a source is."""
+
+    def source(name: str, said: str) -> Branch:
+        maker = [Branch(f"model/{made_of[name]}", "whose predictions these are")] if name in made_of else []
+        return Branch(f"source/{name}", said, maker)
+
     spec = model.spec
     views = sorted(set[str]().union(*map(views_named, spec.features)) - {"request"})
     tables = sorted(set[str]().union(*map(tables_named, spec.features)))
     return [
-        Branch(f"source/{spec.source}", "its rows"),
-        Branch(f"source/{spec.label.source}", f"its label, {spec.label.value}"),
+        source(spec.source, "its rows"),
+        source(spec.label.source, f"its label, {spec.label.value}"),
         *(Branch(f"featureview/{name}", "features") for name in views),
         *(Branch(f"table/{name}", "features") for name in tables),
     ]

@@ -129,11 +129,11 @@ RAW: Topic[Message] = Topic(
     name="raw.{source}",
     about="What producers send, in the source's format; a record with `content-type` application/json is JSON. `ce_arrivedat` may state when it arrived, `ce_id` what the event is called; `ce_replayof` names "
     "the dead letter that is sent again, to the partition it came from; a record of type `trimtab.watermark` says that "
-    "nothing at or before its `ce_time` will follow in its partition.",
+    "nothing at or before its `ce_time` will follow in its partition. Of a source that is `predictions_of` a model serving is the producer.",
     key="the source's key",
     value=None,
     encoding=Encoding.ROW,
-    producers=("producers", "ingestion"),
+    producers=("producers", "ingestion", "serving"),
     readers=(("ingestion", SHARED),),
     retention_ms=7 * _DAY_MS,
 )

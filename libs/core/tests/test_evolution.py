@@ -52,6 +52,7 @@ def spec(document: dict[str, Any]) -> SourceSpec:
 BREAKS: list[tuple[dict[str, Any], str, str]] = [
     ({"key": "other"}, "key", "'other' was 'id', which producers and readers hold to"),
     ({"event_time": "then"}, "event_time", "'then' was 'at'"),
+    ({"predictions_of": "m"}, "predictions_of", "'m' was None: its events would mean something else"),
     ({"format": "avro"}, "format.type", "'avro' was 'json', in which producers send it"),
     ({"lateness": "1h"}, "lateness", "'1h' is shorter than it was, 2h: rows that came in time would be late"),
     ({"unknown_fields": "reject"}, "unknown_fields", "'reject' was 'keep'"),

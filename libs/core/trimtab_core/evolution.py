@@ -43,6 +43,9 @@ def _broken(before: SourceSpec, after: SourceSpec) -> _Broken:
         if was != now:
             said = f"{now!r} was {was!r}, which producers and readers hold to"
             yield (role,), said, f"keep {role}: {was}"
+    if after.predictions_of != before.predictions_of:
+        said = f"{after.predictions_of!r} was {before.predictions_of!r}: its events would mean something else"
+        yield ("predictions_of",), said, "keep what it was"
     yield from _other_format(before.format, after.format)
     if after.lateness < before.lateness:
         was, now = format_duration(before.lateness), format_duration(after.lateness)

@@ -337,6 +337,8 @@ class SourceSpec(Spec):
     """The major version: one over 1 is a source of its own, `name.v2`, beside the one before."""
     key: FieldName
     event_time: FieldName
+    predictions_of: Name | None = None
+    """The model whose predictions are its events: serving writes one for each event that the model scores."""
     lateness: Duration
     keep: Duration | None = None
     """How far behind the watermark the archive keeps events, such as `400d`; for ever, if not given."""

@@ -179,6 +179,14 @@ def test_idle_partitions_are_moved_on_with_the_busy_ones(book: SpecBook, worker:
     assert due(book, [worker, idle]) == []
 
 
+def test_a_source_of_predictions_is_moved_on_by_who_makes_them_alone(book: SpecBook, worker: Ingest) -> None:
+    worker.process([raw(0, row(1))])
+    trips = book.source("trips")
+    book.put(trips.model_copy(update={"spec": trips.spec.model_copy(update={"predictions_of": "minutes"})}))
+
+    assert due(book, [worker]) == []
+
+
 def test_a_row_sent_over_grpc_is_keyed_by_its_key_field(book: SpecBook) -> None:
     source = book.source("trips")
 

@@ -1,8 +1,10 @@
 """Moves event time on where nobody else does.
 
-A producer that knows its own time, such as a replay, writes watermark records. For
-every other source this loop writes them: once a second, the newest event time seen
-less the source's lateness, to each partition this process owns, idle ones included.
+A producer that knows its own time, such as a replay, writes watermark records, and so
+does who scores the events that a source of predictions is made of: it alone knows which
+are still to be scored. For every other source this loop writes them: once a second, the
+newest event time seen less the source's lateness, to each partition this process owns,
+idle ones included.
 """
 
 import asyncio
@@ -38,6 +40,8 @@ def due(book: SpecBook, workers: Iterable[Ingest]) -> list[Outgoing]:
         if worker.source not in newest or worker.source not in book.sources:
             continue
         spec = book.sources[worker.source].spec
+        if spec.predictions_of is not None:
+            continue
         reached = newest[worker.source] - spec.lateness
         if reached > (worker.watermark_ms or 0):
             headers = records.watermark_headers(

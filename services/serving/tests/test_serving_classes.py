@@ -21,9 +21,10 @@ from trimtab_contracts.serving.v1.serving_pb2 import (
 )
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionStub
 from trimtab_contracts.topics import PREDICTIONS
+from trimtab_core import specs
 from trimtab_runtime import door
 from trimtab_runtime.clock import ManualClock
-from trimtab_serving import grpc_api, oip_api, testing, versions
+from trimtab_serving import carrying, grpc_api, oip_api, testing, versions
 from trimtab_serving.app import register
 from trimtab_serving.errors import BadRow, BadTensor, CannotServe
 from trimtab_serving.explaining import Explanations
@@ -323,3 +324,26 @@ def test_a_graph_of_texts_whose_record_names_none_is_not_served() -> None:
         versions.load("m", testing.graph(by_note()), 1, FEATURES)
     with pytest.raises(CannotServe, match="takes 1 texts and its record names 2"):
         versions.load("m", testing.graph(by_note()), 1, FEATURES, texts=("request.a", "request.b"))
+
+
+async def test_a_row_of_predictions_names_the_class_and_the_probabilities_that_its_source_has(
+    instance: Instance, tmp_path: Path
+) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, champion(tmp_path)))
+    row = {"trip": "t", "at": "2023-11-20T00:00:00Z", "distance": 3.0}
+    answer = instance.predictions.predict(MODEL, [json.dumps(row).encode()])
+    fields = {
+        "trip": {"type": "string"},
+        "at": {"type": "timestamp"},
+        "prediction": {"type": "string"},
+        "probability_quick": {"type": "number"},
+    }
+    spec = {"predictions_of": MODEL, "key": "trip", "event_time": "at", "lateness": "2h", "fields": fields}
+    source = specs.Source.model_validate({"metadata": {"name": "guesses"}, "spec": spec})
+    event = testing.Raw("events.pickups", 0, 0, b"t", json.dumps(row).encode(), [])
+
+    [made] = carrying.rows(source, answer, [event], [1_700_000_000_000])
+
+    said = float(answer.predictions[0][2])
+    expected = {"trip": "t", "at": row["at"], "prediction": "quick", "probability_quick": said}
+    assert json.loads(made.value or b"") == expected

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, Score
+from trimtab_core import specs
 from trimtab_core.slots import FoldState, Layout
 from trimtab_runtime import records
 from trimtab_runtime.clock import from_timestamp, iso
@@ -163,6 +164,65 @@ async def test_a_model_that_answers_requests_alone_scores_no_events(instance: In
     await instance.hear(testing.spec(testing.project().model, 2))
 
     assert await worked(worker(instance), event(1)) == []
+
+
+def guesses(**fields: Any) -> specs.Source:
+    """Return a source of the model's predictions."""
+    known = {"trip": {"type": "string"}, "at": {"type": "timestamp"}, "zone": {"type": "integer"}}
+    document = {
+        "predictions_of": MODEL,
+        "key": "trip",
+        "event_time": "at",
+        "lateness": "2h",
+        "fields": known | fields,
+    }
+    return specs.Source.model_validate({"metadata": {"name": "guesses"}, "spec": document})
+
+
+async def test_what_is_said_of_an_event_is_a_row_of_the_sources_that_are_made_of_it(
+    instance: Instance,
+) -> None:
+    said = {
+        "prediction": {"type": "number"},
+        "prediction_id": {"type": "string"},
+        "prediction_version": {"type": "integer"},
+    }
+    await instance.hear(
+        testing.spec(guesses(**said)),
+        testing.spec(guesses().model_copy(update={"metadata": specs.Metadata(name="bare")})),
+    )
+    events = [event(1), watermark(2, MIDNIGHT), event(3, b'{"trip": "t"}'), event(4)]
+
+    found = await worked(worker(instance), *events)
+
+    rows = [each for each in found if each.topic == "raw.guesses"]
+    scored = scores(found)
+    assert [json.loads(each.value or b"") for each in rows[:2]] == [
+        {"trip": each.key, "at": iso(from_timestamp(each.event_time)), "zone": 7, "prediction": each.prediction,
+         "prediction_id": each.id, "prediction_version": each.version}
+        for each in scored
+    ]  # fmt: skip
+    for row, its in zip(rows, [events[0], events[3]], strict=False):
+        was, now = records.origin(its), records.origin(Raw("", 1, 0, None, b"", row.headers))
+        assert (row.key, row.partition, now.event_time_ms, now.arrived_at_ms) == (
+            its.key, 1, was.event_time_ms, was.arrived_at_ms,
+        )  # fmt: skip
+        assert records.IS_JSON in row.headers
+    assert [dict(each.headers)["ce_id"].decode() for each in rows[:2]] == [each.id for each in scored]
+    until = records.origin(Raw("", 1, 0, None, b"", rows[2].headers))
+    assert (len(rows), until.is_watermark, until.event_time_ms, rows[2].partition) == (3, True, MIDNIGHT, 1)
+    bare = [json.loads(each.value) for each in found if each.topic == "raw.bare" and each.value]
+    assert [set(each) for each in bare] == [{"trip", "at", "zone"}] * 2
+
+
+async def test_time_goes_on_in_a_source_of_predictions_while_its_model_has_no_version(tmp_path: Path) -> None:
+    made = Instance(tmp_path / "state")
+    await made.hear(*PROJECT.specs, testing.spec(guesses()))
+
+    [moved] = await worked(worker(made), event(1), watermark(2, MIDNIGHT))
+
+    assert (moved.topic, moved.key, moved.partition) == ("raw.guesses", None, 1)
+    made.close()
 
 
 def test_what_a_model_scores_is_said_once_and_something() -> None:

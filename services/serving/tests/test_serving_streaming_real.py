@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_core.slots import FoldState, Layout
+from trimtab_core.specs import FieldSpec, Metadata, Source
 from trimtab_runtime import admin, bus, records
 from trimtab_runtime.clock import iso
 from trimtab_runtime.pipeline import read_partition
@@ -40,8 +41,19 @@ class World:
         self.servers = servers
         self.project = testing.project(f"-{uuid.uuid4().hex[:8]}", score=["stream"])
         self.model, self.source = self.project.model.name, self.project.pickups.name
+        self.guesses = self._guesses()
         self.version = testing.version(path, 1, self.project.features, testing.linear_model([1, 0, 10]))
         self.first, self.second = (self._process(path / str(number)) for number in range(2))
+
+    def _guesses(self) -> Source:
+        """Return a source of the model's predictions."""
+        pickups = self.project.pickups
+        fields = {name: pickups.spec.fields[name] for name in ("trip", "at")}
+        said = {"prediction": FieldSpec(type="number")}
+        changes = {"predictions_of": self.model, "fields": fields | said}
+        return Source(
+            metadata=Metadata(name=f"{self.source}-guesses"), spec=pickups.spec.model_copy(update=changes)
+        )
 
     def _process(self, path: Path) -> ServiceProcess:
         environ = {
@@ -61,6 +73,7 @@ class World:
             topics.FEATURES.named(view.name, **family),
             topics.EVENTS.named(self.source, **family),
             topics.SCORES.named(self.source, **family),
+            topics.RAW.named(self.guesses.name, **family),
             topics.TABLES.named(self.project.zones.name),
         ]
         await admin.ensure_topics(self.servers, [*topics.STATIC, *made])
@@ -68,6 +81,7 @@ class World:
         fold.fold(["7", "7"], np.array([MIDNIGHT, MIDNIGHT + 1]), np.array([[10.0], [30.0]]))
         await self.publish(
             *self.project.specs,
+            testing.spec(self.guesses),
             *testing.features(view.name, fold, MIDNIGHT + DAY, 2),
             testing.deployment(self.model, 1, self.version),
         )
@@ -98,12 +112,19 @@ class World:
     async def read(self, topic: topics.Topic[Any]) -> list[Any]:
         """Return all messages that are committed."""
         found = []
-        for partition in range(topic.partitions):
-            async for batch in read_partition(self.servers, topic.name, partition):
-                for record in batch:
-                    with suppress(topics.Undecodable):  # which others may have left there
-                        found.append(topic.decode(record.value))
+        for record in await self.records(topic):
+            with suppress(topics.Undecodable):  # which others may have left there
+                found.append(topic.decode(record.value))
         return found
+
+    async def records(self, topic: topics.Topic[Any]) -> list[Any]:
+        """Return all records that are committed."""
+        return [
+            record
+            for partition in range(topic.partitions)
+            async for batch in read_partition(self.servers, topic.name, partition)
+            for record in batch
+        ]
 
     async def scores(self) -> list[Any]:
         return await self.read(topics.SCORES.named(self.source, partitions=PARTITIONS))
@@ -149,3 +170,7 @@ async def test_every_event_is_scored_once_while_processes_join_and_are_killed(wo
         f"t{number}" for number in range(EVENTS)
     )
     assert {each for batch in logged for each in batch.ids} == {each.id for each in said}
+    rows = await world.records(topics.RAW.named(world.guesses.name, partitions=PARTITIONS))
+    assert Counter(
+        (json.loads(row.value)["trip"], row.partition, dict(row.headers)["ce_id"].decode()) for row in rows
+    ) == Counter((each.key, int(each.key[1:]) % PARTITIONS, each.id) for each in said)

@@ -1,10 +1,11 @@
 """Kafka door of serving for models that `score: [stream]`: events in, what is said of them out.
 
 Each partition of events.<source> is scored by one process of the group. What a batch
-becomes, on `predictions` and on scores.<source>, and the offset after it are one
-transaction, and a prediction's id is that of its event's place: so every event that a
-model had a version for is in the log once, whatever is killed. It is answered as a
-request is: from the board, with the same arms.
+becomes, on `predictions`, on scores.<source> and on raw.<source> of the sources that are
+made of a model's predictions, and the offset after it are one transaction, and a
+prediction's id is that of its event's place: so every event that a model had a version
+for is in the log once, whatever is killed. It is answered as a request is: from the
+board, with the same arms.
 
 In the log each partition of events is a writer of its own, whose watermark is that of
 its events; whoever scores it next goes on with that.
@@ -22,6 +23,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
+from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Conflict, Unavailable
@@ -30,6 +32,7 @@ from trimtab_runtime.pipeline import Broken, Pipeline
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.specbook import SpecBook
 
+from trimtab_serving import carrying
 from trimtab_serving.messages import Messages
 from trimtab_serving.meter import Meter
 from trimtab_serving.predictionlog import Answered, Batch, PredictionLog, pieces
@@ -73,6 +76,7 @@ class Streams:
         self.clock = clock
         self._book = book
         self._models: Mapping[str, Sequence[str]] = {}
+        self._made_of: Mapping[str, Sequence[Source]] = {}
         self._pipeline = Pipeline(
             servers, service=GROUP, make_worker=self._worker, max_records=_MOST_RECORDS, from_now=True
         )
@@ -83,12 +87,20 @@ class Streams:
         for name, model in self._book.models.items():
             if "stream" in model.spec.score and model.spec.source in self._book.sources:
                 found[model.spec.source].append(name)
-        self._models = found
+        made_of = defaultdict(list)
+        for source in self._book.sources.values():
+            if source.spec.predictions_of is not None:
+                made_of[source.spec.predictions_of].append(source)
+        self._models, self._made_of = found, made_of
         self._pipeline.set_topics([topics.EVENTS.named(source).name for source in found])
 
     def models_of(self, source: str) -> Sequence[str]:
         """Return the models that score the events of a source."""
         return self._models.get(source, ())
+
+    def made_of(self, model: str) -> Sequence[Source]:
+        """Return the sources whose events are the predictions of a model."""
+        return self._made_of.get(model, ())
 
     async def run(self) -> None:
         """Score until cancelled; what cannot be scored on stops no request."""
@@ -132,21 +144,27 @@ class Worker:
             records.origin(record).event_time_ms or 0 for record in batch if records.is_watermark(record)
         ]
         watermark_ms = max([self._watermark_ms, *marks])
+        moved = watermark_ms > self._watermark_ms
         ready: list[Outgoing] = []
         for model in self._streams.models_of(self._source):
-            if model not in self._streams.board.current.served:
-                if self._streams.is_wanted(model):
-                    why = self._streams.board.current.silent.get(model, "it is being loaded")
-                    raise Unavailable(f"events of {self._source!r} wait for model {model!r}: {why}")
-                continue  # it has no version yet, and nothing to say
-            refused: list[Outgoing] = []
-            scored = await asyncio.to_thread(self._score, model, events, refused)
-            moved = watermark_ms > self._watermark_ms
-            ready += [
-                *refused,
-                *self._log(model, scored, watermark_ms, moved=moved),
-                *self._scores(model, scored),
-            ]
+            if model in self._streams.board.current.served:
+                refused: list[Outgoing] = []
+                scored = await asyncio.to_thread(self._score, model, events, refused)
+                ready += [
+                    *refused,
+                    *self._log(model, scored, watermark_ms, moved=moved),
+                    *self._scores(model, scored),
+                    *self._carried(model, scored),
+                ]
+            elif self._streams.is_wanted(model):
+                why = self._streams.board.current.silent.get(model, "it is being loaded")
+                raise Unavailable(f"events of {self._source!r} wait for model {model!r}: {why}")
+            # Else it has no version yet, and nothing to say of these events, nor later.
+            if moved:
+                ready += [
+                    carrying.watermark(made, watermark_ms, self._partition)
+                    for made in self._streams.made_of(model)
+                ]
         self._watermark_ms, self._ready = watermark_ms, ready
 
     def process(self, batch: Sequence[Any]) -> Sequence[Outgoing]:
@@ -196,6 +214,11 @@ class Worker:
             for at, event in enumerate(each.events):
                 time_ms = each.answered.event_time_ms[at]
                 yield self._messages.score(topic, model, each.answer, at, event, time_ms)
+
+    def _carried(self, model: str, scored: Sequence[_Scored]) -> Iterable[Outgoing]:
+        for source in self._streams.made_of(model):
+            for each in scored:
+                yield from carrying.rows(source, each.answer, each.events, each.answered.event_time_ms)
 
     def _letter(self, model: str, event: Any, error: Exception) -> Outgoing:
         reason = Reason(code="not_scored", message=f"model {model!r} cannot score it: {error}")

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from trimtab_contracts import topics
+from trimtab_contracts.registry.v1.registry_pb2 import Candidate, Member
 from trimtab_contracts.training.v1.training_pb2 import (
+    CombineRequest,
     GetRunRequest,
     ListTrialsRequest,
     NoteRunRequest,
     RegisterRequest,
     RetrainCommand,
+    RunEvent,
     TrainRequest,
     Trial,
     UploadRequest,
@@ -22,7 +25,8 @@ from trimtab_core.specs import parse
 from trimtab_runtime.clock import ManualClock, from_timestamp, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.specbook import SpecBook
-from trimtab_trainer.errors import BadNote, NothingArchived, UnknownRun
+from trimtab_trainer import messages
+from trimtab_trainer.errors import BadEnsemble, BadNote, NothingArchived, UnknownRun
 from trimtab_trainer.grpc_api import TrainerApi
 from trimtab_trainer.orders import Orders
 from trimtab_trainer.sandbox import Files
@@ -207,6 +211,63 @@ async def test_a_model_that_was_not_uploaded_is_not_found(tmp_path: Path, digest
     api, producer = an_api(REACHED, tmp_path)
     with pytest.raises(NotFound, match=r"no file of digest .* is stored: send it first"):
         await api.Register(RegisterRequest(model="m", digest=digest), None)
+
+    assert not producer.sent
+
+
+class Runs:
+    """Knows what two runs made of model m, and of another's."""
+
+    async def get(self, run_id: str) -> Any:
+        made = Candidate(features=["request.x"], trained_to=to_timestamp(int(run_id[-1]) * 1000))
+        made.model.digest = run_id
+        made.document.update({"spec": {"task": "binary"}})
+        event = RunEvent(model="m" if run_id != "run-9" else "other", candidate=made)
+        return SimpleNamespace(message=event.SerializeToString()) if run_id != "run-0" else None
+
+
+def members(*told: tuple[int, float]) -> list[Member]:
+    return [Member(version=number, run_id=f"run-{number}", weight=weight) for number, weight in told]
+
+
+@pytest.mark.parametrize(("weights", "shares"), [((0.0, 0.0), [0.5, 0.5]), ((3.0, 1.0), [0.75, 0.25])])
+async def test_versions_are_ordered_to_be_one_that_has_seen_what_any_of_them_has(
+    weights: tuple[float, float], shares: list[float]
+) -> None:
+    store: Any = Runs()
+    api, producer = an_api(REACHED, store=store)
+    named = members((5, weights[0]), (3, weights[1]))
+    await api.Combine(CombineRequest(model="m", members=named, comment="both", requested_by="ann"), None)
+
+    [command] = producer.sent
+    assert (command.trigger, command.requested_by) == ("registered", "ann")
+    assert command.reason == f"versions 5 ({shares[0]}) and 3 ({shares[1]}) are combined: both"
+    found = [
+        (each.member.version, each.member.weight, each.version.model.digest, each.task)
+        for each in command.registered.parts
+    ]
+    assert found == [(5, shares[0], "run-5", "binary"), (3, shares[1], "run-3", "binary")]
+    assert from_timestamp(command.registered.trained_to) == 5000
+    brought = messages.registered(command.registered)
+    assert (brought.model, [part.version for part in brought.parts]) == (None, [5, 3])
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ([(3, 0)], "members are 3: name two versions or more, each once"),
+        ([(3, 1), (3, 2)], "members are 3, 3: name two versions or more, each once"),
+        ([(3, 1), (5, 0)], "the weight of version 5 is 0: write a number over 0"),
+        ([(3, 1), (5, float("nan"))], "the weight of version 5 is nan"),
+        ([(3, 1), (9, 1)], "run 'run-9' made no version of model 'm': name versions of that model"),
+        ([(3, 1), (0, 1)], "run-0"),
+    ],
+)
+async def test_versions_that_cannot_be_weighed_are_refused(named: list[tuple[int, float]], said: str) -> None:
+    store: Any = Runs()
+    api, producer = an_api(REACHED, store=store)
+    with pytest.raises((BadEnsemble, UnknownRun), match=said):
+        await api.Combine(CombineRequest(model="m", members=members(*named)), None)
 
     assert not producer.sent
 

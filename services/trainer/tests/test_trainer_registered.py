@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from trimtab_core.specs import parse, to_document
 from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
-from trimtab_trainer.usecases.entities import Registered, StoredFile
+from trimtab_trainer.usecases.entities import Part, Registered, StoredFile
 from trimtab_training import export
 from trimtab_training.inputs import Inputs
 from trimtab_training.progress import Progress
@@ -72,6 +72,17 @@ class Bench:
         self.store.bring(
             Registered(self.stored(content), sent, trained_to_ms, "model.onnx"), unasked, self.folder
         )
+
+    def combine(self, *contents: bytes, trained_to_ms: int = 490 * MINUTE, **told: Any) -> None:
+        known = {"features": ("request.x", "request.z"), "texts": (), "task": self.task, "classes": ()} | told
+        weights = [(1 + at) / sum(range(1, 1 + len(contents))) for at in range(len(contents))]
+        parts = [
+            Part(3 + at, f"run-{3 + at}", weight, self.stored(content), **known)
+            for at, (content, weight) in enumerate(zip(contents, weights, strict=True))
+        ]
+        unasked: Any = None
+        origin = "versions 3 (0.3333) and 4 (0.6667)"
+        self.store.bring(Registered(None, None, trained_to_ms, origin, tuple(parts)), unasked, self.folder)
 
     def run(self) -> dict[str, Any]:
         spec = {
@@ -299,3 +310,30 @@ def test_too_few_rows_to_judge_it_by_are_told(bench: Bench) -> None:
     bench.register(a_model(), trained_to_ms=580 * MINUTE)
 
     assert bench.run()["error"].startswith("19 labelled rows are newer than what the model was trained on")
+
+
+def test_the_mean_of_versions_is_judged_by_rows_that_none_of_them_has_seen(bench: Bench) -> None:
+    bench.combine(a_model(weights=(0, 0)), a_model(weights=(4.5, 0)))
+    result = bench.run()
+
+    assert result["metrics"]["mae"] == pytest.approx(np.abs(3 * X[491:, 0] - LABEL[491:]).mean(), rel=1e-5)
+    assert result["trained_to_ms"] == 490 * MINUTE
+    assert result["parameters"]["kind"] == "ensemble"
+    served = (bench.folder / "model.onnx").read_bytes()
+    assert export.run(served, X.astype(np.float32)) == pytest.approx(3 * X[:, 0], rel=1e-5)
+    kept = json.loads(bench.read("reference.arrow").schema.metadata[b"examples"])
+    assert len(kept["rows"]) == 8
+
+
+def test_versions_that_cannot_be_one_are_told_why(bench: Bench) -> None:
+    bench.combine(a_model(), a_model(), features=("request.x", "request.gone"))
+    assert bench.run()["error"].startswith(
+        "version 3 takes request.gone, which the model's features no longer have"
+    )
+
+    bench.combine(a_model(), a_model(), task="binary")
+    assert bench.run()["error"].startswith("version 3 is of task binary, and the model's is regression")
+
+    bench.combine(a_model(), a_model(), trained_to_ms=580 * MINUTE)
+    said = "19 labelled rows are newer than what one of versions 3 (0.3333) and 4 (0.6667) was trained on, and it takes 100"
+    assert bench.run()["error"] == f"{said} to judge it: wait for more"

@@ -16,6 +16,7 @@ from trimtab_trainer.usecases.entities import (
     Job,
     News,
     Note,
+    Part,
     Registered,
     Reproduction,
     Status,
@@ -243,7 +244,8 @@ async def test_trials_of_other_rows_or_another_spec_are_forgotten_by_who_holds_t
 async def test_the_model_that_a_job_is_to_judge_comes_back_with_it(
     store: Store, reference: StoredFile | None
 ) -> None:
-    brought = Registered(StoredFile("/m", "d1", 7), reference, 5_000, "m.onnx")
+    part = Part(3, "run-3", 0.6, StoredFile("/p", "d3", 8), ("x",), ("text(y)",), "binary", ("no", "yes"))
+    brought = Registered(StoredFile("/m", "d1", 7), reference, 5_000, "m.onnx", (part,))
     news = queued("a", trigger="registered")
     await store.add(replace(news, job=replace(news.job, registered=brought)))
 

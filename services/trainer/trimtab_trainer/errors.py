@@ -3,6 +3,7 @@
 Rejected
 ├── BadTrackingUri   a setting names no MLflow server
 ├── NothingArchived  a model has nothing yet that it could be trained on
+├── BadEnsemble      what cannot be one version
 ├── BadNote          a note that says nothing, too much, or is nobody's
 ├── UnknownRun       (NotFound)
 ├── NoLog            (NotFound) a run has left no log
@@ -35,6 +36,10 @@ class NothingArchived(Rejected):
             f"model {model!r} has nothing to be trained on: not all of its sources have archived events; "
             "send some, or say as of when to train, and the run will wait for them"
         )
+
+
+class BadEnsemble(Rejected):
+    """What is named cannot become one version."""
 
 
 class BadNote(Rejected):

@@ -1,4 +1,4 @@
-"""gRPC door of the trainer: order a run, bring a model along, look at runs, cancel one."""
+"""gRPC door of the trainer: order a run, bring a model along or make one of several, look at runs, cancel one."""
 
 import asyncio
 import uuid
@@ -7,6 +7,7 @@ from typing import Any
 
 from trimtab_contracts.training.v1.training_pb2 import (
     CancelRunRequest,
+    CombineRequest,
     GetRunLogRequest,
     GetRunLogResponse,
     GetRunRequest,
@@ -33,6 +34,7 @@ from trimtab_runtime import artifacts, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_training.trials import best
 
+from trimtab_trainer.ensembles import ensemble
 from trimtab_trainer.errors import BadNote, NoLog, UnknownRun
 from trimtab_trainer.messages import artifact, to_trial
 from trimtab_trainer.orders import Orders
@@ -80,11 +82,20 @@ class TrainerApi(TrainerServicer):
             trained_to=request.trained_to if request.HasField("trained_to") else None,
             origin=request.origin,
         )
-        said = f"{request.origin} is registered" + (f": {request.comment}" if request.comment else "")
+        return await self._judge(request, brought, f"{request.origin} is registered")
+
+    async def Combine(self, request: CombineRequest, context: Any) -> TrainResponse:
+        """Order the evaluation of the mean of some versions, as of how far the archive has come."""
+        made = await ensemble(self._store, request.model, request.members)
+        return await self._judge(request, made, f"{made.origin} are combined")
+
+    async def _judge(
+        self, request: RegisterRequest | CombineRequest, brought: RegisteredModel, said: str
+    ) -> TrainResponse:
         command_id = await self._orders.place(
             request.model,
             trigger="registered",
-            reason=said,
+            reason=said + (f": {request.comment}" if request.comment else ""),
             requested_by=request.requested_by,
             registered=brought,
         )

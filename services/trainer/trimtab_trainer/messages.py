@@ -7,6 +7,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMes
 from trimtab_contracts.registry.v1.registry_pb2 import (
     Interval,
     Latency,
+    Member,
     TableVersion,
     TrainingPlan,
     VersionRef,
@@ -22,6 +23,7 @@ from trimtab_trainer.usecases.entities import (
     Candidate,
     Champion,
     News,
+    Part,
     Plan,
     Registered,
     Reproduction,
@@ -112,6 +114,9 @@ def candidate_message(run_id: str, candidate: Candidate) -> CandidateMessage:
         plan=_plan(fitted.plan),
         classes=fitted.classes,
         texts=fitted.texts,
+        members=[
+            Member(version=part.version, run_id=part.run_id, weight=part.weight) for part in candidate.parts
+        ],
     )
 
 
@@ -155,10 +160,25 @@ def to_trial(trial: Trial, *, best: bool) -> TrialMessage:
 def registered(message: RegisteredModel) -> Registered:
     """Return the model that a command brings along."""
     return Registered(
-        _stored(message.model),
+        _stored(message.model) if message.HasField("model") else None,
         _stored(message.reference) if message.HasField("reference") else None,
         from_timestamp(message.trained_to) if message.HasField("trained_to") else None,
         message.origin,
+        tuple(map(_part, message.parts)),
+    )
+
+
+def _part(message: RegisteredModel.Part) -> Part:
+    member, version = message.member, message.version
+    return Part(
+        version=member.version,
+        run_id=member.run_id,
+        weight=member.weight,
+        model=_stored(version.model),
+        features=tuple(version.features),
+        texts=tuple(version.texts),
+        task=message.task,
+        classes=tuple(version.classes),
     )
 
 

@@ -1,4 +1,4 @@
-"""A model that a person brings along, in the place of one that is fitted.
+"""A model that a person brings along, or has made of several versions, in the place of one that is fitted.
 
 It is judged, compared and exported by the same steps as a fitted one. It answers with one finite number a row, a
 probability where those are asked for, or one for each class, or the run fails with what to change.
@@ -6,7 +6,7 @@ probability where those are asked for, or one for each class, or the run fails w
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 from trimtab_core.specs import ModelSpec
-from trimtab_training import export, inputs, reference, signature
+from trimtab_training import combining, export, inputs, reference, signature
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats, Matrix, own
 from trimtab_training.fitting import Rows
@@ -87,6 +87,9 @@ class Brought:
     trained_to_ms: int | None
     rows: Rows | None
     """The rows that came with it."""
+    texts: tuple[str, ...] = ()
+    parts: tuple[combining.Part, ...] = ()
+    """The versions that it is the mean of."""
 
     def unseen(self, rows: Rows, held_out: slice) -> slice:
         """Return the places to judge by: of the held-out ones those that are newer than its own training.
@@ -99,9 +102,15 @@ class Brought:
         newer = int(np.searchsorted(rows.event_time_ms, self.trained_to_ms, side="right"))
         found = slice(max(held_out.start, newer), held_out.stop)
         if found.stop - found.start < LEAST:
+            who, remedy = (
+                "the model",
+                ", or name no --trained-to and have it judged by the newest rows all the same",
+            )
+            if self.parts:
+                who, remedy = f"one of {self.origin}", ""
             raise RunFailed(
-                f"{max(0, found.stop - found.start)} labelled rows are newer than what the model was trained on, and it takes "
-                f"{LEAST} to judge it: wait for more, or name no --trained-to and have it judged by the newest rows all the same"
+                f"{max(0, found.stop - found.start)} labelled rows are newer than what {who} was trained on, and it takes "
+                f"{LEAST} to judge it: wait for more{remedy}"
             )
         return found
 
@@ -117,7 +126,14 @@ class Brought:
         return rows, unseen
 
     def made(self, rows: Rows, judged: slice) -> Made:
-        """Return what a fit would come to: nothing is fitted, and the model has seen what it has seen."""
+        """Return what a fit would come to: nothing is fitted, and the model has seen what it has seen.
+
+        Raises:
+            RunFailed: it answers with what is no prediction, or otherwise than its parts do.
+        """
+        if self.parts:
+            checked = export.to_check(rows.features)
+            combining.check(self.graph.content, self.parts, self.graph.features, self.texts, checked)
         said = self.graph.predict(rows.features)
         shown, unseen = self.at_work(rows, said, judged)
         newest = slice(max(0, len(shown) - reference.MOST_ROWS), len(shown))
@@ -130,7 +146,11 @@ class Brought:
         """
         newest = int(rows.event_time_ms[-1])
         return {
-            "parameters": {"kind": "registered", "origin": self.origin, "sha256": self.digest},
+            "parameters": {
+                "kind": "ensemble" if self.parts else "registered",
+                "origin": self.origin,
+                "sha256": self.digest,
+            },
             "trained_to_ms": newest if self.trained_to_ms is None else min(self.trained_to_ms, newest),
         }
 
@@ -145,9 +165,15 @@ def brought(folder: Path, features: Sequence[str], texts: Sequence[str], spec: M
         return None
     told, task = json.loads((folder / "registered.json").read_text()), spec.task
     classes = spec.label.classes if task == "multiclass" else ()
-    content = (folder / "registered.onnx").read_bytes()
+    parts = tuple(_part(folder, part) for part in told.get("parts", ()))
     try:
-        graph = export.serialised(signature.adapted(content, features, task, texts=texts, classes=classes))
+        if parts:
+            content = graph = combining.combined(parts, features, texts, task, classes)
+        else:
+            content = (folder / "registered.onnx").read_bytes()
+            graph = export.serialised(
+                signature.adapted(content, features, task, texts=texts, classes=classes)
+            )
     except onnx.checker.ValidationError as error:
         raise RunFailed(f"the model is not well formed ({error}): export it anew") from error
     reference = folder / "registered.parquet"
@@ -157,6 +183,20 @@ def brought(folder: Path, features: Sequence[str], texts: Sequence[str], spec: M
         hashlib.sha256(content).hexdigest(),
         told["trained_to_ms"],
         _rows(reference, features, texts, spec.label.classes) if reference.exists() else None,
+        tuple(texts),
+        parts,
+    )
+
+
+def _part(folder: Path, told: Mapping[str, Any]) -> combining.Part:
+    return combining.Part(
+        name=f"version {told['version']}",
+        content=(folder / f"version-{told['version']}.onnx").read_bytes(),
+        weight=told["weight"],
+        features=tuple(told["features"]),
+        texts=tuple(told["texts"]),
+        task=told["task"],
+        classes=tuple(told["classes"]),
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -70,7 +71,7 @@ class ChildProcess:
             earlier.unlink(missing_ok=True)
         spec = model.spec.trainer
         # What a user has brought along is at hand here, and only here.
-        is_theirs = spec.kind == "own" or (folder / "registered.onnx").exists()
+        is_theirs = spec.kind == "own" or (folder / "registered.json").exists()
         address = None if is_theirs else self._ray_address
         if address:
             await asyncio.to_thread(cluster.look_for, address)
@@ -153,10 +154,17 @@ class Files:
         if registered is None:
             self._bring_trainer(trainer, folder)
             return
-        (folder / "registered.onnx").write_bytes(artifacts.fetch(_named(registered.model)))
+        if registered.model is not None:
+            (folder / "registered.onnx").write_bytes(artifacts.fetch(_named(registered.model)))
+        for part in registered.parts:
+            (folder / f"version-{part.version}.onnx").write_bytes(artifacts.fetch(_named(part.model)))
         if registered.reference is not None:
             (folder / "registered.parquet").write_bytes(artifacts.fetch(_named(registered.reference)))
-        known = {"origin": registered.origin, "trained_to_ms": registered.trained_to_ms}
+        known = {
+            "origin": registered.origin,
+            "trained_to_ms": registered.trained_to_ms,
+            "parts": [asdict(part) for part in registered.parts],
+        }
         (folder / "registered.json").write_text(json.dumps(known))
 
     def _bring_trainer(self, trainer: specs.TrainerSpec, folder: Path) -> None:

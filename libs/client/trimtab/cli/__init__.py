@@ -21,6 +21,7 @@ from trimtab.cli import (
     backfill,
     backtest,
     checks,
+    combining,
     datasets,
     deadletter,
     demo,
@@ -69,6 +70,7 @@ app.add_typer(alerts.app, name="alert", help="What a person should look at, and 
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
 models.app.command()(register.register)
+models.app.command()(combining.combine)
 models.app.command()(exporting.export)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)

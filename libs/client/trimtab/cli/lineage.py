@@ -59,6 +59,7 @@ class Lineage:
             "event time": source.spec.event_time,
             "lateness": format_duration(source.spec.lateness),
             "fields": len(source.spec.fields),
+            "predictions of": source.spec.predictions_of or "",
             "views": ", ".join(views),
             "models": ", ".join(models),
         }
@@ -98,6 +99,9 @@ class Lineage:
             "features": ", ".join(model.spec.features),
             "label": f"{model.spec.label.source}.{model.spec.label.value}",
             "trainer": model.spec.trainer.kind,
+            "predictions are events of": ", ".join(
+                each.name for each in self._sources.values() if each.spec.predictions_of == model.name
+            ),
         }
 
     def _of(self, model: specs.Model) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from trimtab_core import evolution, specs
+from trimtab_core import chains, evolution, specs
 from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
 from trimtab_core.features import (
@@ -105,6 +105,8 @@ class World:
         for source in self.sources.values():
             if source.key in changed:
                 found += self._name_faults(source)
+            if source.spec.predictions_of is not None:  # what changes may lie far up the chain
+                found += self._chain_faults(source, source.spec.predictions_of)
         for view in self.views.values():
             if changed & {view.key, f"Source/{view.spec.source}"}:
                 found += self._view_faults(view)
@@ -117,11 +119,14 @@ class World:
         return found
 
     def leaning_on(self, key: str) -> list[str]:
-        """Return the views, models and tests (kind/name) that lean on a resource."""
+        """Return the sources, views, models and tests (kind/name) that lean on a resource."""
         views = [view.key for view in self.views.values() if f"Source/{view.spec.source}" == key]
         models = [model.key for model in self.models.values() if key in self._leans_on(model) - {model.key}]
         tests = [test.key for test in self.tests.values() if f"Model/{test.spec.model}" == key]
-        return sorted([*views, *models, *tests])
+        sources = [
+            source.key for source in self.sources.values() if f"Model/{source.spec.predictions_of}" == key
+        ]
+        return sorted([*views, *models, *tests, *sources])
 
     def partitions(self, source: str) -> int:
         """Return the partitions of a source's topics."""
@@ -138,6 +143,39 @@ class World:
             *(f"Source/{source}" for source in upstream),
             *(f"Table/{table}" for feature in model.spec.features for table in tables_named(feature)),
         }
+
+    def _chain_faults(self, source: specs.Source, name: str) -> Iterator[Fault]:
+        """Yield what a source of predictions says otherwise than the model that makes them."""
+        at, model = source.key, self.models.get(name)
+        if model is None:
+            if f"Model/{name}" not in self.unreadable:
+                known = ", ".join(sorted(self.models)) or "none is applied"
+                said = f"{name!r} is no model: apply it too, or name one of: {known}"
+                yield Fault(at, "spec.predictions_of", said)
+            return
+        if circle := self._circle(source):
+            said = f"{name!r} would be made of its own predictions ({' → '.join(circle)}): let it take no such source"
+            yield Fault(at, "spec.predictions_of", said)
+        elif (scored := self.sources.get(model.spec.source)) is not None:
+            yield from in_spec(at, chains.disagreements(source.spec, model.spec, scored.spec))
+
+    def _circle(self, source: specs.Source) -> list[str]:
+        """Return how a source of predictions comes to be made of itself: sources and models by turns; nothing, if it does not."""
+        ahead, seen = [[source.name]], set[str]()
+        while ahead:
+            path = ahead.pop()
+            if len(path) > 1 and path[-1] == source.name:
+                return path
+            here = self.sources.get(path[-1])
+            model = self.models.get(here.spec.predictions_of or "") if here else None
+            if model is None or path[-1] in seen:
+                continue
+            seen.add(path[-1])
+            upstream = sorted(
+                key.removeprefix("Source/") for key in self._leans_on(model) if key.startswith("Source/")
+            )
+            ahead += [[*path, model.name, name] for name in upstream]
+        return []
 
     def _name_faults(self, source: specs.Source) -> Iterator[Fault]:
         twin = next(

@@ -40,16 +40,34 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
-    """A model that a person brings along: it is evaluated, and none is fitted."""
+class Part:
+    """A version that is to be part of another."""
 
+    version: int
+    run_id: str
+    weight: float
+    """In the mean; those of all parts sum to 1."""
     model: StoredFile
+    features: tuple[str, ...]
+    texts: tuple[str, ...]
+    task: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A model that a person brings along, or has made of versions that there are: it is evaluated, and none is fitted."""
+
+    model: StoredFile | None
+    """None where it is made of parts."""
     reference: StoredFile | None = None
     """Rows that are usual for it; those of the training window, if there is none."""
     trained_to_ms: int | None = None
     """Event time of the newest row that it was fitted to, if that is known."""
     origin: str = ""
-    """A file's name, or where in MLflow it is."""
+    """A file's name, or where in MLflow it is, or the versions."""
+    parts: tuple[Part, ...] = ()
+    """Versions that it is the mean of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +240,8 @@ class Candidate:
     model_generation: int
     seed: int
     recipe: Recipe
+    parts: tuple[Part, ...] = ()
+    """The versions that it is the mean of, if it is an ensemble."""
 
 
 @dataclass(frozen=True, slots=True)

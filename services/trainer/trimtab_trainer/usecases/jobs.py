@@ -253,6 +253,7 @@ class Jobs:
             model_generation=recipe.generation,
             seed=recipe.model.spec.trainer.seed,
             recipe=recipe,
+            parts=job.registered.parts if job.registered else (),
         )
         return replace(self._news(job, Status.SUCCEEDED), candidate=candidate)
 

@@ -205,6 +205,7 @@ class Candidate(_message.Message):
     DEFINITIONS_FIELD_NUMBER: _builtins.int
     CHAMPION_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     champion_version: _builtins.int
     """evaluated beside it; 0 if there was none"""
@@ -287,6 +288,10 @@ class Candidate(_message.Message):
 
     @_builtins.property
     def plan(self) -> Global___TrainingPlan: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
+        """versions of the model that it is the mean of, if it is an ensemble"""
+
     def __init__(
         self,
         *,
@@ -317,14 +322,43 @@ class Candidate(_message.Message):
         definitions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         champion: Global___VersionRef | None = ...,
         plan: Global___TrainingPlan | None = ...,
+        members: _abc.Iterable[Global___Member] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "document", b"document", "evaluation", b"evaluation", "evidence", b"evidence", "latency", b"latency", "model", b"model", "parameters", b"parameters", "plan", b"plan", "reference", b"reference", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "classes", b"classes", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "latency", b"latency", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "texts", b"texts", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion", b"champion", "champion_version", b"champion_version", "classes", b"classes", "dataset_digest", b"dataset_digest", "definitions", b"definitions", "document", b"document", "environment", b"environment", "evaluation", b"evaluation", "evidence", b"evidence", "features", b"features", "intervals", b"intervals", "latency", b"latency", "members", b"members", "metrics", b"metrics", "model", b"model", "model_generation", b"model_generation", "parameters", b"parameters", "plan", b"plan", "recipe", b"recipe", "reference", b"reference", "rows", b"rows", "run_id", b"run_id", "seed", b"seed", "tables", b"tables", "tests", b"tests", "texts", b"texts", "trained_from", b"trained_from", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Member(_message.Message):
+    """A version that is part of another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    run_id: _builtins.str
+    weight: _builtins.float
+    """in the mean; those of all members sum to 1"""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):

@@ -93,19 +93,47 @@ Global___RetrainCommand: _TypeAlias = RetrainCommand  # noqa: Y015
 
 @_typing.final
 class RegisteredModel(_message.Message):
-    """A model that a person brings along."""
+    """A model that a person brings along, or has made of versions that there are."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Part(_message.Message):
+        """A version that is to be part of it: what it takes and gives, as its run said."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MEMBER_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        TASK_FIELD_NUMBER: _builtins.int
+        task: _builtins.str
+        @_builtins.property
+        def member(self) -> _registry_pb2.Member: ...
+        @_builtins.property
+        def version(self) -> _registry_pb2.VersionRef: ...
+        def __init__(
+            self,
+            *,
+            member: _registry_pb2.Member | None = ...,
+            version: _registry_pb2.VersionRef | None = ...,
+            task: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "version", b"version"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "task", b"task", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     MODEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     TRAINED_TO_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
-    """a file's name, or where in MLflow it is"""
+    """a file's name, or where in MLflow it is, or the versions"""
     @_builtins.property
     def model(self) -> _common_pb2.Artifact:
-        """ONNX, as it was sent"""
+        """ONNX, as it was sent; none where there are parts"""
 
     @_builtins.property
     def reference(self) -> _common_pb2.Artifact:
@@ -115,6 +143,8 @@ class RegisteredModel(_message.Message):
     def trained_to(self) -> _timestamp_pb2.Timestamp:
         """event time of the newest row that it was fitted to, if that is known"""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisteredModel.Part]: ...
     def __init__(
         self,
         *,
@@ -122,10 +152,11 @@ class RegisteredModel(_message.Message):
         reference: _common_pb2.Artifact | None = ...,
         trained_to: _timestamp_pb2.Timestamp | None = ...,
         origin: _builtins.str = ...,
+        parts: _abc.Iterable[Global___RegisteredModel.Part] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "origin", b"origin", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "origin", b"origin", "parts", b"parts", "reference", b"reference", "trained_to", b"trained_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -928,3 +959,34 @@ class RegisterRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015
+
+@_typing.final
+class CombineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    comment: _builtins.str
+    requested_by: _builtins.str
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.Member]:
+        """two at the least; weights count by their share of all, or alike if all are 0"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        members: _abc.Iterable[_registry_pb2.Member] | None = ...,
+        comment: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "members", b"members", "model", b"model", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CombineRequest: _TypeAlias = CombineRequest  # noqa: Y015

@@ -84,6 +84,11 @@ class TrainerStub:
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
                 _registered_method=True)
+        self.Combine = channel.unary_unary(
+                '/trimtab.training.v1.Trainer/Combine',
+                request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CombineRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
+                _registered_method=True)
         self.Reproduce = channel.unary_unary(
                 '/trimtab.training.v1.Trainer/Reproduce',
                 request_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.ReproduceRequest.SerializeToString,
@@ -160,6 +165,13 @@ class TrainerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Combine(self, request, context):
+        """Orders a run that evaluates the mean of some versions as a version of its own, as of how far the archive has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reproduce(self, request, context):
         """Queues a run that makes another once more and compares the two; it gives no candidate.
         """
@@ -218,6 +230,11 @@ def add_TrainerServicer_to_server(servicer, server):
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
                     request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.SerializeToString,
+            ),
+            'Combine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Combine,
+                    request_deserializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CombineRequest.FromString,
                     response_serializer=trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.SerializeToString,
             ),
             'Reproduce': grpc.unary_unary_rpc_method_handler(
@@ -495,6 +512,33 @@ class Trainer:
             target,
             '/trimtab.training.v1.Trainer/Register',
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.RegisterRequest.SerializeToString,
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Combine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.training.v1.Trainer/Combine',
+            trimtab__contracts_dot_training_dot_v1_dot_training__pb2.CombineRequest.SerializeToString,
             trimtab__contracts_dot_training_dot_v1_dot_training__pb2.TrainResponse.FromString,
             options,
             channel_credentials,

@@ -47,6 +47,8 @@ class TrainerStub:
     """Keeps a file by its digest; one that is kept already may be sent again."""
     Register: _grpc.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]
     """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+    Combine: _grpc.UnaryUnaryMultiCallable[_training_pb2.CombineRequest, _training_pb2.TrainResponse]
+    """Orders a run that evaluates the mean of some versions as a version of its own, as of how far the archive has come."""
     Reproduce: _grpc.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]
     """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
@@ -69,6 +71,8 @@ class TrainerAsyncStub(TrainerStub):
     """Keeps a file by its digest; one that is kept already may be sent again."""
     Register: _aio.UnaryUnaryMultiCallable[_training_pb2.RegisterRequest, _training_pb2.TrainResponse]  # type: ignore[assignment]
     """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+    Combine: _aio.UnaryUnaryMultiCallable[_training_pb2.CombineRequest, _training_pb2.TrainResponse]  # type: ignore[assignment]
+    """Orders a run that evaluates the mean of some versions as a version of its own, as of how far the archive has come."""
     Reproduce: _aio.UnaryUnaryMultiCallable[_training_pb2.ReproduceRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Queues a run that makes another once more and compares the two; it gives no candidate."""
 
@@ -148,6 +152,14 @@ class TrainerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.TrainResponse, _abc.Awaitable[_training_pb2.TrainResponse]]:
         """Orders a run that evaluates a model that was uploaded, as of how far the archive has come."""
+
+    @_abc_1.abstractmethod
+    def Combine(
+        self,
+        request: _training_pb2.CombineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainResponse, _abc.Awaitable[_training_pb2.TrainResponse]]:
+        """Orders a run that evaluates the mean of some versions as a version of its own, as of how far the archive has come."""
 
     @_abc_1.abstractmethod
     def Reproduce(
