@@ -213,12 +213,9 @@ class MemoryStore:
 
     async def wanted(self, model: str, labels: LabelStream, at_most: int) -> list[WantedLabel]:
         """Return the newest predictions that are to be labelled and have no label yet."""
-        found = [
-            self._tables.wanted[model, row.id]
-            for row in self.joined(model, labels, -1, 2**62)
-            if row.label is None and (model, row.id) in self._tables.wanted
-        ]
-        return sorted(found, key=lambda it: (-it.at_ms, it.id))[:at_most]
+        rows = sorted(self.joined(model, labels, -1, 2**62), key=lambda row: (-row.at_ms, row.id))
+        asked = [row.id for row in rows if row.label is None and (model, row.id) in self._tables.wanted]
+        return [self._tables.wanted[model, each] for each in asked[:at_most]]
 
     async def next_report(self) -> ReportOrder | None:
         """Return the oldest report that is still to be made; one that was tried does not come again so soon."""
