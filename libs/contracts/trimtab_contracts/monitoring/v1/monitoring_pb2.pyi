@@ -44,7 +44,7 @@ class Metric(_message.Message):
     model: _builtins.str
     version: _builtins.int
     name: _builtins.str
-    """mae, drift, p_value, null_share, predictions_per_second, ..."""
+    """mae, estimated_mae, drift, p_value, null_share, predictions_per_second, ..."""
     feature: _builtins.str
     """empty for the model as a whole"""
     value: _builtins.float
