@@ -47,21 +47,23 @@ async def test_a_window_is_estimated_before_its_labels_come_and_never_again(worl
     assert {"mae", "estimated_mae"} <= {it.name for it in shown}
 
 
-async def test_a_process_that_begins_again_fills_the_same_windows(
+async def test_monitors_that_take_turns_or_begin_again_fill_the_same_windows(
     new_world: Make, learning_desk: Any, flow: Make
 ) -> None:
-    part, plain, restarted = flow(0, 250), new_world(desk=learning_desk), new_world(desk=learning_desk)
-    for world in (plain, restarted):
+    part, plain, one = flow(0, 250), new_world(desk=learning_desk), new_world(desk=learning_desk)
+    other = new_world(one.store, desk=learning_desk)
+    for world in (plain, one):
         await world.ready()
         await world.store.take(Arrivals([part.predicted()]))
-    for until in (30, 130, 249):
-        await restarted.mark(part.times[until], labels_ms=part.times[0])
-        await restarted.close()
-        restarted.restart()
+    for until, turn in ((30, one), (99, other), (130, one), (180, other), (249, one)):
+        await turn.mark(part.times[until], labels_ms=part.times[0])
+        await turn.close()
+        if turn is other:
+            other.restart()
     await predict(plain, part)
 
-    assert estimates(restarted) == estimates(plain)
-    assert (await restarted.store.watch("m")).ahead == (await plain.store.watch("m")).ahead
+    assert estimates(one) == estimates(plain)
+    assert (await one.store.watch("m")).ahead == (await plain.store.watch("m")).ahead
 
 
 async def test_labels_that_belie_an_estimate_make_the_next_unknown_until_they_agree(

@@ -91,7 +91,7 @@ class Estimating:
         if held.settings != settings.key:
             begun = held.reached_ms or unit.watch.closed_ms
             return replace(held, reached_ms=begun, rows=Series(), settings=settings.key), []
-        partial = self._partials.get(model, [])
+        partial = self._partials.get(model, []) if held.rows.rows else []
         if not ahead.are_held(held, partial):
             rows, _ = await unit.predictions(after_ms=held.rows.first_ms - 1, until_ms=held.reached_ms)
             partial = ahead.restore(held, rows)
