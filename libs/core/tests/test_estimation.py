@@ -109,6 +109,10 @@ def test_a_reference_that_is_small_or_has_no_labels_says_so() -> None:
     del held["label"]
     found = estimation.fit(held, FEATURES, metric="log_loss", cap=4, window=200)
     assert "its reference holds no labels" in found.unknown
+    held = rows("log_loss", 2_000, 0)
+    held["prediction"][7] = 1.5
+    found = estimation.fit(held, FEATURES, metric="log_loss", cap=4, window=200)
+    assert "some predictions in its reference are no probabilities" in found.unknown
 
 
 def test_what_no_row_of_the_reference_was_like_is_unknown() -> None:

@@ -119,6 +119,8 @@ def fit(
         others = {name: np.delete(column, fold, axis=0) for name, column in held.items()}
         learnt = _learn(unable, others, asked)
         said[fold] = expected(learnt, {name: column[fold] for name, column in held.items()})
+    if not np.isfinite(said).all():
+        return _why(unable, "some predictions in its reference are no probabilities: train it again")
     off = losses - said
     error, chance = calibration_error(off, said, bins=_BINS, confidence=CONFIDENCE, seed=seed)
     limit = LOSS_TOLERANCE * float(losses.mean())
@@ -165,7 +167,7 @@ def estimate(estimator: Estimator, columns: Columns) -> Estimate | Unknown:
         share = _outside(known, columns[name])
         if share > MOST_OUTSIDE:
             return Unknown(
-                f"{name} is outside of what the version was trained on in {share:.0%} of the window's rows, and nothing is "
+                f"{name} is outside of what the version's reference has seen in {share:.0%} of the window's rows, and nothing is "
                 f"known of what it does there; up to {MOST_OUTSIDE:.0%} is let pass"
             )
     said = expected(estimator, columns)
@@ -212,8 +214,9 @@ def _blame(of_classes: bool) -> str:
 
 
 def _newest(columns: Columns) -> dict[str, NDArray[Any]]:
-    """Return the newest rows that have a loss and a prediction."""
-    whole = np.isfinite(columns["loss"]) & np.isfinite(columns["prediction"])
+    """Return the newest rows that have a loss, a prediction and, where there are labels, a label."""
+    asked = [columns[name] for name in ("loss", "prediction", "label") if name in columns]
+    whole = np.isfinite(asked).all(axis=0)
     rows = np.flatnonzero(whole)[-_MOST_ROWS:]
     return {name: column[rows] for name, column in columns.items()}
 

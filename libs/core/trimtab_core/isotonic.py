@@ -52,11 +52,6 @@ def rising(x: Floats, y: Floats) -> Curve:
         level.append(mean)
         weight.append(count)
     last = [*(begin - 1 for begin in first[1:]), len(places) - 1]
-    ends = sorted(
-        {
-            (edge, value)
-            for pair, value in zip(zip(first, last, strict=True), level, strict=True)
-            for edge in pair
-        }
-    )
-    return Curve(tuple(float(places[edge]) for edge, _ in ends), tuple(value for _, value in ends))
+    blocks = zip(first, last, level, strict=True)
+    points = [(float(places[edge]), mean) for begin, end, mean in blocks for edge in sorted({begin, end})]
+    return Curve(tuple(at for at, _ in points), tuple(mean for _, mean in points))
