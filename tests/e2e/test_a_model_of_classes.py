@@ -40,10 +40,13 @@ async def test_texts_are_features_and_classes_are_predicted(make_world: Callable
         async def watched() -> Any:
             health = await world.trimtab.health("classes")
             found = {reading.name: reading for reading in health.metrics}
-            return found if {"log_loss", "prediction_drift"} <= found.keys() else None
+            return found if {"log_loss", "estimated_log_loss", "prediction_drift"} <= found.keys() else None
 
         found = await eventually(watched, what="a window of losses and one of predictions")
         assert 0 < found["log_loss"].value < 0.8
+        estimate = found["estimated_log_loss"]
+        assert "320 held-out rows, and to know what rows lose takes 500" in estimate.unknown
+        assert not estimate.HasField("value")
         assert found["prediction_drift"].value < 0.5
 
         async def compared() -> Any:

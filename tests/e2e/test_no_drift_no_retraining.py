@@ -19,4 +19,8 @@ async def test_a_stream_without_drift_causes_no_retraining(make_world: Callable[
         assert len(await world.trimtab.runs(world.name)) == 1
         health = await world.trimtab.health(world.name)
         assert health.labels == world.replay.tally.predictions - health.unlabelled - world.per_hour
-        assert {metric.name for metric in health.metrics} >= {"mae"}
+        metrics = {metric.name: metric for metric in health.metrics}
+        assert "mae" in metrics
+        estimate = metrics["estimated_mae"]
+        assert estimate.unknown == ""
+        assert estimate.low < estimate.value < estimate.high

@@ -647,6 +647,11 @@ class Trimtab(Managing, Predicting):
         )
         return answer
 
+    async def wanted_labels(self, model: str, *, limit: int = 0) -> list[monitoring.WantedLabel]:
+        """Return the predictions whose label would tell most and has not come yet, newest first."""
+        request = monitoring.ListWantedLabelsRequest(model=model, limit=limit)
+        return list((await self._monitoring.ListWantedLabels(request)).labels)
+
 
 def _requests(
     source: str, rows: Iterable[Mapping[str, Any] | bytes], ids: Iterable[str], arrived_at_ms: Iterable[int]

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from trimtab_contracts.common.v1.common_pb2 import Watermark
 from trimtab_contracts.features.v1.features_pb2 import FeatureRecord
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Seen, TableRecord
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, DriftEvent, Metric, Verdict, WantedLabel
 from trimtab_contracts.registry.v1.registry_pb2 import AuditEntry, Deployment, Resource, VersionEvent
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch, Score, ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
@@ -243,7 +243,7 @@ METRICS_DRIFT = _messages(
 METRICS_PERFORMANCE = _messages(
     "metrics.performance",
     Metric,
-    about="Realised performance, per window.",
+    about="Performance per window: realised, and as `estimated_<metric>` before the labels have come, which is never revised.",
     key="model",
     producers=("monitoring",),
     readers=(("analysts", SHARED),),
@@ -337,6 +337,16 @@ VERDICTS = _messages(
     readers=(("registry", SHARED),),
     retention_ms=90 * _DAY_MS,
 )
+LABELS_WANTED = _messages(
+    "labels.wanted",
+    WantedLabel,
+    about="Predictions whose label would tell most, with the chance that each was asked for, where a model's spec says "
+    "`monitoring.labels_wanted`.",
+    key="model",
+    producers=("monitoring",),
+    readers=(("applications", SHARED),),
+    retention_ms=30 * _DAY_MS,
+)
 SERVING_STATUS = _messages(
     "serving.status",
     ServingStatus,
@@ -378,7 +388,7 @@ AUDIT = _messages(
 ALL: tuple[Topic[Any], ...] = (
     RAW, EVENTS, SEEN, TABLES, KEYED, DEADLETTER, FEATURES, PREDICTIONS, SCORES, METRICS_QUALITY, METRICS_DRIFT, METRICS_PERFORMANCE,
     METRICS_SERVING, METRICS_FEATURES, DRIFT, COMMANDS_RETRAIN, RUNS, SPECS, VERSIONS, DEPLOYMENTS, VERDICTS, SERVING_STATUS, WATERMARKS,
-    ALERTS, AUDIT,
+    LABELS_WANTED, ALERTS, AUDIT,
 )  # fmt: skip
 STATIC: tuple[Topic[Any], ...] = tuple(topic for topic in ALL if not topic.is_family)
 """The topics that exist before any spec is applied."""

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
+from trimtab_core import estimation
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
 from trimtab_core.durations import Rate
+from trimtab_core.estimation import Estimator
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
 from trimtab_core.specs import Model, Source
@@ -27,7 +29,7 @@ KINDS: Final = 3
 """Kinds of drift that are always watched, and share the rate of false alarms: data, prediction, performance."""
 LOOKS: Final = 10
 """So many times a window a change of the concept is looked for."""
-NOT_FEATURES: Final = frozenset({"prediction", "loss", "event_time_ms", "key", "label"})
+NOT_FEATURES: Final = frozenset({"prediction", "loss", "event_time_ms", "key", "label", "probabilities"})
 """Columns of a reference that are no features."""
 _MOST: Final = 0.05
 """False alarms a window at most, however thin the traffic: a rate so high that it asks for more would mean nothing."""
@@ -107,6 +109,8 @@ class Calibration:
     null_shares: Mapping[str, float]
     change: ChangeThreshold | None = None
     """None where a change of the concept is not watched."""
+    estimator: Estimator | None = None
+    """None where what rows lose was not learnt, which deciding does not need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,12 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         if settings.concept
         else None,
     )
+
+
+def learn_losses(columns: Mapping[str, Column], settings: Settings) -> Estimator:
+    """Learn from the columns of a reference, in order of time, what a row without a label is expected to lose."""
+    features = [name for name in columns if name not in NOT_FEATURES]
+    return estimation.fit(columns, features, metric=settings.metric, cap=settings.cap, window=settings.window)
 
 
 def _kind(name: str, column: Column, settings: Settings) -> Kind:

@@ -112,7 +112,7 @@ def drift(
         summary = _worse(loss, alarm.version, calibration)
     elif finding.kind == "performance":
         (loss,) = finding.readings
-        value, limit = loss.value, loss.threshold or 0.0
+        value, limit = loss.value or 0.0, loss.threshold or 0.0
         summary = _worse(loss, alarm.version, calibration)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]

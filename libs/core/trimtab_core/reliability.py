@@ -46,19 +46,29 @@ def calibration(asked: Calibration, label: Floats, prediction: Floats, *, seed: 
         raise ValueError(
             "a calibration error is of labels of 0 and 1 and of probabilities: pass such rows alone"
         )
-    order = np.argsort(prediction, kind="stable")
-    off = (label - prediction)[order]
-    bins = [part for part in np.array_split(off, asked.bins) if part.size]
-    share = np.array([part.size / off.size for part in bins])
-    gap = np.abs([part.mean() for part in bins])
-    noise = np.array([part.std() / np.sqrt(part.size) for part in bins])
-    drawn = np.abs(np.random.default_rng(seed).normal(size=(_ROUNDS, share.size))) * noise
-    reach = float(np.quantile(drawn @ share, asked.confidence))
-    value = float(share @ gap)
+    value, reach = calibration_error(
+        label - prediction, prediction, bins=asked.bins, confidence=asked.confidence, seed=seed
+    )
     low, high = max(value - reach, 0.0), value + reach
+    bins = min(asked.bins, label.size)
     passed, how = at_most(value, low, high, asked.at_most, asked.unsure)
     said = (
-        f"The candidate's calibration error over {share.size} bins of about {bins[0].size} rows is {value:.4g} (between "
+        f"The candidate's calibration error over {bins} bins of about {-(-label.size // bins)} rows is {value:.4g} (between "
         f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence), {how} the limit of at most {asked.at_most:.4g}."
     )
     return Finding(passed, value, asked.at_most, low, high, said)
+
+
+def calibration_error(
+    off: Floats, said: Floats, *, bins: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """Return how far, on average, what was said is off in bins of as many rows each, and what chance alone adds to that.
+
+    `off` [rows] is what came true less what was `said` [rows], by which rows are put into bins.
+    """
+    parts = [part for part in np.array_split(off[np.argsort(said, kind="stable")], bins) if part.size]
+    share = np.array([part.size / off.size for part in parts])
+    gap = np.abs([part.mean() for part in parts])
+    noise = np.array([part.std() / np.sqrt(part.size) for part in parts])
+    drawn = np.abs(np.random.default_rng(seed).normal(size=(_ROUNDS, share.size))) * noise
+    return float(share @ gap), float(np.quantile(drawn @ share, confidence))

@@ -910,6 +910,8 @@ class MonitoringSpec(Spec):
     """The rate of alarms that is accepted while nothing has changed."""
     persistence: tuple[int, int] = (2, 3)
     """An alarm needs k of the last n windows over the threshold."""
+    labels_wanted: int | None = Field(default=None, ge=1)
+    """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         k, n = self.persistence

@@ -34,6 +34,8 @@ class Row(NamedTuple):
     challenger_probabilities: bytes | None = None
     texts: bytes | None = None
     """A JSON list of those features that are texts, in order; None if there are none."""
+    key: str = ""
+    """By which its label is found."""
 
 
 class Scored(NamedTuple):
@@ -97,6 +99,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """How far predictions are taken in whose labels may still come, and the window of them that is being filled."""
+
+    reached_ms: int = 0
+    version: int = 0
+    generation: int = 0
+    rows: Series = Series()
+    settings: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """How the newest labelled rows of a version disagree with what was expected of them; empty if they agree."""
+
+    version: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
 
@@ -115,6 +136,8 @@ class Watch:
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()
+    ahead: Ahead = Ahead()
+    doubt: Doubt = Doubt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +156,22 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One number of one window."""
+    """One number of one window; None where it is not known, and then `unknown` says why."""
 
     subject: Subject
     model: str
     version: int
     name: str
-    value: float
+    value: float | None
     from_ms: int
     to_ms: int
     rows: int
     feature: str = ""
     threshold: float | None = None
+    low: float | None = None
+    """Of an estimate: its bounds."""
+    high: float | None = None
+    unknown: str = ""
 
     @property
     def id(self) -> str:

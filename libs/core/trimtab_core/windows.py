@@ -85,6 +85,14 @@ def columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
     return found
 
 
+def said(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
+    """Return the `columns` of rows, and where they are of classes the live version's `probabilities` [rows, classes]."""
+    found = columns(rows, features)
+    if any(row.champion_probabilities for row in rows):
+        found["probabilities"] = _chances([row.champion_probabilities for row in rows])
+    return found
+
+
 def fill(
     watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int, look: int | None = None
 ) -> tuple[Watch, Partial, list[Window]]:
@@ -174,18 +182,24 @@ def _losses_of(
     labels = [row.label for row in rows]
     if task != "multiclass":
         return clipped_losses(metric, cap, labels, said)
+    chances = _chances(probabilities)
+    label = np.array([np.nan if value is None else value for value in labels])
+    readable = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (chances.shape[1] > 0)
+    losses = np.full(len(rows), np.nan)
+    losses[readable] = clip(loss(metric, label[readable], chances[readable]), cap)
+    return losses
+
+
+def _chances(probabilities: Sequence[bytes | None]) -> Floats:
+    """Return probabilities [rows, classes], NaN where there are none."""
     width = max((len(each) for each in probabilities if each), default=0) // 8
-    chances = np.full((len(rows), width), np.nan)
+    chances = np.full((len(probabilities), width), np.nan)
     for at, each in enumerate(probabilities):
         if each:  # of an older version, which may know fewer classes: it gave the others no chance
             known = np.frombuffer(each)
             chances[at] = np.nan if np.isnan(known).any() else 0.0
             chances[at, : len(known)] = known
-    label = np.array([np.nan if value is None else value for value in labels])
-    readable = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (width > 0)
-    losses = np.full(len(rows), np.nan)
-    losses[readable] = clip(loss(metric, label[readable], chances[readable]), cap)
-    return losses
+    return chances
 
 
 def clipped_losses(

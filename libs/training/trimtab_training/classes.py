@@ -27,11 +27,12 @@ def evaluated(predictions: Floats, champion: Floats | None) -> dict[str, Any]:
     else:
         found["champion_prediction"] = pa.array(answers(champion), mask=~losses.answered(champion))
     if predictions.ndim == 2:
-        found["probabilities"] = _lists(predictions)
+        found["probabilities"] = lists(predictions)
         if champion is not None:
-            found["champion_probabilities"] = _lists(champion)
+            found["champion_probabilities"] = lists(champion)
     return found
 
 
-def _lists(matrix: Floats) -> Any:
+def lists(matrix: Floats) -> Any:
+    """Return probabilities [rows, classes] as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])

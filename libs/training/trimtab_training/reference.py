@@ -114,13 +114,17 @@ def write(
     unseen: Floats,
     said: Floats,
 ) -> None:
-    """Write the rows of a reference, with the prediction of each, as an Arrow file.
+    """Write the rows of a reference, with the prediction and the label of each, as an Arrow file.
 
+    Of more classes than two the `probabilities` of all are there too, so that what a row without a label loses can be learnt.
     `said` is what the graph itself answers for its `examples`: whoever loads it can hold it to that. It stands in the
     schema's metadata, to six digits, which is what float32 has on any machine.
     """
     kept = {"rows": examples(rows).tolist(), "answers": _digits(said)}
-    table = pa.table(columns(spec, names, texts, rows, unseen))
+    found: dict[str, Any] = columns(spec, names, texts, rows, unseen) | {"label": rows.label}
+    if unseen.ndim == 2:
+        found["probabilities"] = classes.lists(unseen)
+    table = pa.table(found)
     inputs.write(path, table.replace_schema_metadata({"examples": json.dumps(kept)}))
 
 

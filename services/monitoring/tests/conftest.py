@@ -1,7 +1,7 @@
 """A small world to be watched: one model, its reference, and traffic made to order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from trimtab_core.baseline import Calibration, Settings, calibrate
+from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
 from trimtab_core.specs import Model, Source
-from trimtab_core.watched import Drift, Standing
+from trimtab_core.watched import Drift, Reading, Standing
 from trimtab_monitoring.testing import MemoryStore
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
+    Closed,
     Labelled,
     Mark,
     News,
@@ -144,16 +145,19 @@ class Specs:
 
 
 class Desk:
-    """Calibrates at once, from the references that a test filed."""
+    """Calibrates at once, from the references that a test filed; what rows lose it learns where that is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, learns: bool = False) -> None:
+        self._learns = learns
         self.files: dict[str, dict[str, Floats]] = {"/1": a_reference(), "/2": a_reference(seed=8)}
         self._made: dict[tuple[str, str], Calibration] = {}
 
     async def calibrate(self, reference: StoredFile, settings: Settings) -> Calibration:
         place = (reference.uri, settings.key)
         if place not in self._made:
-            self._made[place] = calibrate(self.files[reference.uri], settings)
+            columns = self.files[reference.uri]
+            learnt = learn_losses(columns, settings) if self._learns else None
+            self._made[place] = replace(calibrate(columns, settings), estimator=learnt)
         return self._made[place]
 
 
@@ -217,6 +221,11 @@ class World:
         """Return the news of one kind."""
         return [news for news in self.memory.told if isinstance(news, kind)]
 
+    def decided(self, kind: Any = object) -> list[Any]:
+        """Return the news that follows from the rows alone: not how far it is, nor estimates, which read what labels had come."""
+        estimates = [it for it in self.told(Reading) if it.name.startswith("estimated_")]
+        return [it for it in self.told(kind) if not isinstance(it, Closed) and it not in estimates]
+
     def drifts(self) -> list[Drift]:
         return self.told(Drift)
 
@@ -224,6 +233,11 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+@pytest.fixture(scope="session")
+def learning_desk() -> Desk:
+    return Desk(learns=True)
 
 
 @pytest.fixture

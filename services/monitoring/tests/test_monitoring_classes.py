@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
-from trimtab_core import detection, windows
-from trimtab_core.baseline import Settings, calibrate
+from trimtab_core import detection, estimation, windows
+from trimtab_core.baseline import Settings, calibrate, learn_losses
+from trimtab_core.calibration import Rule
+from trimtab_core.durations import Rate
 from trimtab_core.watched import Reading, Row
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.reference import read_reference
 from trimtab_monitoring.usecases.arriving import Gathering, LabelReader
 from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream
 
@@ -36,6 +41,33 @@ def packed(*chances: float) -> bytes:
 
 def a_row(label: float | None, champion: bytes | None, challenger: bytes | None = None) -> Row:
     return Row(0, "a", 1, 1, 2, "", 0.0, 0.0, b"", label, champion, challenger)
+
+
+def test_what_rows_lose_is_learnt_from_the_chances_of_each_class_that_a_reference_holds(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(4)
+    chances = rng.dirichlet((1, 1, 1), 900)
+    label = (rng.random((900, 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    table = pa.table(
+        {
+            "request.x": rng.normal(size=900), "prediction": chances.argmax(axis=1), "loss": -np.log(chances[np.arange(900), label]),
+            "label": label, "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(chances.ravel()), 3),
+        }
+    )  # fmt: skip
+    with pa.OSFile(str(tmp_path / "it"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    columns = read_reference(tmp_path / "it")
+    settings = Settings(100, Rate(1, 1), Rule(), "log_loss", 4.0, ("prediction",))
+
+    estimator = learn_losses(columns, settings)
+
+    assert columns["probabilities"] == pytest.approx(chances)
+    assert (estimator.unknown, len(estimator.chances), set(estimator.known)) == ("", 3, {"request.x"})
+    rows = [a_row(None, packed(*each))._replace(features=b"\0" * 8) for each in chances[:200]]
+    found = estimation.estimate(estimator, windows.said(rows, ["request.x"]))
+    assert isinstance(found, estimation.Estimate)
+    assert found.value == pytest.approx(columns["loss"].mean(), rel=0.2)
 
 
 def test_the_chances_of_a_batch_are_kept_row_by_row() -> None:

@@ -95,10 +95,7 @@ async def test_decisions_do_not_depend_on_how_the_rows_came(new_world: Make, flo
         await shuffled.mark(parts[-1].times[-1])
         await shuffled.close()
 
-        def decided(world: Any) -> list[Any]:
-            return [it for it in world.memory.told if not isinstance(it, Closed)]
-
-        assert decided(shuffled) == decided(plain)
+        assert shuffled.decided() == plain.decided()
         assert await shuffled.store.watch("m") == await plain.store.watch("m")
 
 
@@ -116,10 +113,7 @@ async def test_monitors_that_take_turns_decide_as_one(new_world: Make, flow: Mak
         await shared.mark(parts[0].times[0] + (until - 1) * 60_000)
         await (shared, other, other)[turn % 3].close()
 
-    def decided(world: Any) -> list[Any]:
-        return [it for it in world.memory.told if not isinstance(it, Closed)]
-
-    assert decided(shared) == decided(plain)
+    assert shared.decided() == plain.decided()
 
 
 async def test_what_comes_again_changes_nothing(world: Any, flow: Make) -> None:
@@ -247,7 +241,7 @@ async def test_a_version_nobody_knows_is_waited_for_only_while_its_deployment_ma
     await world.close()
 
     assert (await world.store.watch("m")).predictions == 120
-    assert world.told(Reading) == []
+    assert world.decided(Reading) == []
 
 
 async def test_new_settings_start_windows_afresh(world: Any, flow: Make, make_model: Make) -> None:
@@ -265,13 +259,16 @@ async def test_new_settings_start_windows_afresh(world: Any, flow: Make, make_mo
 async def test_a_long_absence_is_made_good_in_steps(
     world: Any, flow: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab_monitoring.usecases.closing.MOST_ROWS", 70)
+    for door in ("closing", "estimating"):
+        monkeypatch.setattr(f"trimtab_monitoring.usecases.{door}.MOST_ROWS", 70)
     await world.ready()
 
     await world.live(flow(0, 500))
 
     assert (await world.store.watch("m")).predictions == 500
     assert len(world.told(Closed)) == 8
+    estimates = [it for it in world.told(Reading) if it.name == "estimated_mae"]
+    assert [it.rows for it in estimates] == [100] * 5
 
 
 async def test_nulls_are_readings_of_quality_where_there_are_any(world: Any, flow: Make) -> None:

@@ -88,5 +88,5 @@ async def test_the_change_found_does_not_depend_on_how_the_rows_came(
 
     assert [it.kind for it in plain.drifts()].count("concept") == 1
     assert steps.drifts() == plain.drifts()
-    assert steps.told(Reading) == plain.told(Reading)
+    assert steps.decided(Reading) == plain.decided(Reading)
     assert await steps.store.watch("m") == await plain.store.watch("m")

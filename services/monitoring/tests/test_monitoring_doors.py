@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -20,7 +21,7 @@ from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.usecases.arriving import LabelReader, label_streams
-from trimtab_monitoring.usecases.entities import Closed, Command, LabelStream, Loop, Version
+from trimtab_monitoring.usecases.entities import Closed, Command, LabelStream, Loop, Version, WantedLabel
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_runtime import admin
 from trimtab_runtime.errors import Unavailable
@@ -172,6 +173,25 @@ def test_news_goes_to_its_topic_under_its_key_and_id() -> None:
     assert (closed.topic, closed.key) == ("watermarks", b"monitoring/m/0/")
     assert dict(order.headers)["ce_correlationid"] == b"l"
     assert dict(order.headers)["ce_id"] == b"c"
+
+
+def test_an_estimate_is_told_with_its_bounds_and_what_is_not_known_without_a_value() -> None:
+    estimate = Reading("performance", "m", 2, "estimated_mae", 0.0, 10, 20, 5, low=0.0, high=1.5)
+    nothing = replace(estimate, value=None, low=None, high=None, unknown="It is not known.")
+    asked = WantedLabel("m", 2, "p", "k", 1_500, 0.5, None, 0.25, 1_000, 2_000, 100)
+
+    known, unknown, label = (
+        (record.topic, json.loads(record.value or b""))
+        for record in news.outgoing([estimate, nothing, asked])
+    )
+
+    assert known[0] == unknown[0] == "metrics.performance"
+    assert (known[1]["value"], known[1]["low"], known[1]["high"]) == (0, 0, 1.5)
+    assert not {"value", "low", "high"} & unknown[1].keys()
+    assert unknown[1]["unknown"] == "It is not known."
+    assert label[0] == "labels.wanted"
+    assert (label[1]["key"], label[1]["chance"], label[1]["id"]) == ("k", 0.25, "m/p")
+    assert "expected_loss" not in label[1]
 
 
 def test_a_loop_is_told_with_its_trace_and_without_what_it_has_not() -> None:

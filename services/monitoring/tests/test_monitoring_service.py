@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from aiokafka import AIOKafkaConsumer
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab_contracts import topics
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetModelHealthRequest, ListLoopsRequest, Loop
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
+    GetModelHealthRequest,
+    ListLoopsRequest,
+    ListWantedLabelsRequest,
+    Loop,
+)
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Resource, Rollout, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
@@ -222,6 +228,48 @@ async def _live(outside: Outside, model: str, part: Any) -> None:
     await outside.closed(model, part.times[-1])
 
 
+async def _told(outside: Outside, topic: topics.Topic[Any], model: str, name: str, count: int) -> list[Any]:
+    """Return what was told on a topic, under a name if it has one, once it is as many."""
+
+    async def told() -> list[Any] | None:
+        found = await outside.all_of(topic, model)
+        named = [it for it in found if getattr(it, "name", name) == name]
+        return named if len(named) >= count else None
+
+    found = await eventually(told, what=f"{count} of {name} of {model}")
+    assert found
+    return found
+
+
+async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_come(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    asking = partial(make_model, monitoring={"window": 100, "false_alarms": "1 per 90d", "labels_wanted": 5})
+    model = await _a_watched_model(outside, asking, make_source, reference)
+    part = flow(0, 120)
+    await outside.pass_time(f"{model}-truths", part.times[0])
+    await outside.predict(part.predicted(model=model), watermark_ms=part.times[-1])
+
+    async def estimated() -> Any:
+        return next((it for it in (await outside.health(model)).metrics), None)
+
+    estimate = await eventually(estimated, what=f"an estimate of {model}")
+    assert (estimate.name, estimate.rows, estimate.unknown) == ("estimated_mae", 100, "")
+    assert estimate.low < estimate.value < estimate.high
+    assert await _told(outside, topics.METRICS_PERFORMANCE, model, "estimated_mae", 1) == [estimate]
+    asked = (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
+    assert len(asked) == 5
+    told = await _told(outside, topics.LABELS_WANTED, model, "", 5)
+    assert {it.id: it for it in told} == {it.id: it for it in asked}
+
+    labelled = part.labelled(after_ms=0)
+    await outside.come_true(f"{model}-truths", labelled.keys, labelled.event_time_ms, labelled.values)
+    await outside.closed(model, part.times[-1])
+    (realised,) = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 1)
+    assert estimate.low < realised.value < estimate.high
+    assert not (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
+
+
 async def test_drift_gives_one_command_and_its_story(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:
@@ -248,7 +296,7 @@ async def test_drift_gives_one_command_and_its_story(
 
     (command,) = await outside.all_of(topics.COMMANDS_RETRAIN, model)
     assert (command.id, command.loop_id, command.as_of) == (loop.command_id, loop.id, event.at)
-    metrics = await outside.all_of(topics.METRICS_PERFORMANCE, model)
+    metrics = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 7)
     assert [metric.rows for metric in metrics] == [100] * 7
     assert all(metric.HasField("threshold") for metric in metrics)
 
@@ -267,7 +315,7 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
 
     health = await outside.health(model)
     assert (health.predictions, health.labels, health.unlabelled) == (300, 300, 0)
-    metrics = await outside.all_of(topics.METRICS_PERFORMANCE, model)
+    metrics = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 3)
     windows = {
         metric.id: (from_timestamp(metric.window_from), from_timestamp(metric.window_to))
         for metric in metrics

@@ -28,6 +28,7 @@ from trimtab_monitoring.usecases.entities import (
     ReportOrder,
     StoredFile,
     Version,
+    WantedLabel,
 )
 from trimtab_monitoring.usecases.ports import Store
 from trimtab_runtime.postgres import open_pool
@@ -242,15 +243,57 @@ async def test_a_loop_is_found_by_the_beginning_of_its_id_that_no_other_has(stor
 async def test_health_tells_what_waits_and_the_newest_readings(store: Store) -> None:
     await store.take(Arrivals([predicted(("a", 10), ("b", 20))]))
     reading = Reading("performance", "m", 1, "mae", 2.0, 0, 10, 1, threshold=3.0)
+    estimates = [
+        replace(reading, name="estimated_mae", value=None, threshold=None, unknown="It is not known.")
+    ]
     async with store.begin("m") as unit:
         await unit.keep_readings("performance", [replace(reading, value=9.0)])
         await unit.keep_readings("performance", [reading])
+        await unit.keep_readings("estimate", estimates)
         await unit.save_watch(Watch(closed_ms=10, predictions=1))
 
     health = await store.health("m")
 
-    assert (health.waiting, list(health.readings), health.watch.predictions) == (1, [reading], 1)
+    assert (health.waiting, list(health.readings), health.watch.predictions) == (
+        1,
+        [*estimates, reading],
+        1,
+    )
     assert (await store.health("nobody's")).watch == Watch()
+
+
+async def test_predictions_are_read_without_their_labels_all_of_each_instant(store: Store) -> None:
+    await store.take(
+        Arrivals([predicted(("a", 10), ("c", 20), ("b", 20), ("d", 30))], [labelled(("a", 15, 1.0))])
+    )
+
+    async with store.begin("m") as unit:
+        whole, until = await unit.predictions(after_ms=0, until_ms=50)
+        part, reached = await unit.predictions(after_ms=0, until_ms=50, at_most=2)
+        instant, at = await unit.predictions(after_ms=10, until_ms=50, at_most=1)
+
+    assert [(row.id, row.label, row.key) for row in whole] == [
+        (name, None, f"key-{name}") for name in ("a", "b", "c", "d")
+    ]
+    assert ([row.id for row in part], [row.id for row in instant]) == (["a"], ["b", "c"])
+    assert (until, reached, at) == (50, 19, 20)
+
+
+async def test_what_is_to_be_labelled_is_told_until_it_has_a_label_or_is_forgotten(store: Store) -> None:
+    await store.take(Arrivals([predicted(("a", 10), ("b", 20), ("c", 30), ("d", 40))]))
+    asked = [WantedLabel("m", 1, it, f"key-{it}", 5, 0.5, None, 0.25, 0, 9, 4) for it in "abc"]
+    async with store.begin("m") as unit:
+        await unit.put_wanted(asked)
+        await unit.put_wanted([replace(asked[0], chance=1.0)])
+
+    assert await store.wanted("m", LABELS, 10) == asked[::-1]
+    assert await store.wanted("m", LABELS, 1) == [asked[2]]
+    assert await store.wanted("other", LABELS, 10) == []
+
+    await store.take(Arrivals(labelled=[labelled(("c", 35, 1.0), ("b", 10, 1.0))]))
+    assert await store.wanted("m", LABELS, 10) == [asked[1], asked[0]]
+    await store.forget("m", before_ms=15, at_most=10)
+    assert await store.wanted("m", LABELS, 10) == [asked[1]]
 
 
 async def test_a_version_is_known_by_its_reference_and_by_what_its_predictions_carry(store: Store) -> None:

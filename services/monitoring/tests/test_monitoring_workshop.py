@@ -1,13 +1,14 @@
 """Work in child processes: what comes back, and what a fault leaves behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from trimtab_core.baseline import calibrate
+from trimtab_core.baseline import calibrate, learn_losses
 from trimtab_core.watched import Row
 from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, StoredFile
 from trimtab_monitoring.workshop import CannotBeDone, Workshop
@@ -52,7 +53,8 @@ async def test_a_calibration_in_a_child_is_the_one_made_here(
 
     found = await Workshop(tmp_path / "state").calibrate(a_file(reference, tmp_path), settings)
 
-    assert found == calibrate(reference, settings)
+    assert found == replace(calibrate(reference, settings), estimator=learn_losses(reference, settings))
+    assert found.estimator is not None and found.estimator.trees is not None
     kinds = {name: each.kind for name, each in found.references.items()}
     assert (kinds["kind"], kinds["text(note)"]) == ("categorical", "text")
     assert list((tmp_path / "state" / "workshop").iterdir()) == []

@@ -6,10 +6,11 @@ It reads `reference.arrow` and `settings.json` from its folder and writes
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from trimtab_core.baseline import Settings, calibrate
+from trimtab_core.baseline import Settings, calibrate, learn_losses
 from trimtab_runtime.parent import die_with
 
 from trimtab_monitoring.config import NICE
@@ -20,7 +21,8 @@ def main(folder: Path) -> int:
     """Do the work in `folder`."""
     settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
     try:
-        found = calibrate(read_reference(folder / "reference.arrow"), settings)
+        columns = read_reference(folder / "reference.arrow")
+        found = replace(calibrate(columns, settings), estimator=learn_losses(columns, settings))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -13,6 +13,8 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     ListLoopsResponse,
     ListSilencesRequest,
     ListSilencesResponse,
+    ListWantedLabelsRequest,
+    ListWantedLabelsResponse,
     Loop,
     ModelHealth,
     Silence,
@@ -26,6 +28,8 @@ from trimtab_monitoring.errors import UnknownLoop
 from trimtab_monitoring.usecases import entities
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
+
+_MOST_WANTED = 1_000
 
 
 class MonitoringApi(MonitoringServicer):
@@ -55,6 +59,16 @@ class MonitoringApi(MonitoringServicer):
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
         return messages.health(model.name, standing.champion if standing else 0, found)
+
+    async def ListWantedLabels(
+        self, request: ListWantedLabelsRequest, context: Any
+    ) -> ListWantedLabelsResponse:
+        """Return the newest predictions that are to be labelled and have no label yet."""
+        model = self._specs.model(request.model)
+        asked = await self._store.wanted(
+            model.name, entities.LabelStream.of(model), min(request.limit or _MOST_WANTED, _MOST_WANTED)
+        )
+        return ListWantedLabelsResponse(labels=[messages.wanted_label(each) for each in asked])
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

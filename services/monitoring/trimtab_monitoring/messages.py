@@ -28,6 +28,7 @@ from trimtab_monitoring.usecases.entities import (
     Silence,
     StoredFile,
     Version,
+    WantedLabel,
 )
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
@@ -258,9 +259,30 @@ def metric(reading: Reading) -> pb.Metric:
         feature=reading.feature,
         value=reading.value,
         threshold=reading.threshold,
+        low=reading.low,
+        high=reading.high,
+        unknown=reading.unknown,
         window_from=to_timestamp(reading.from_ms),
         window_to=to_timestamp(reading.to_ms),
         rows=reading.rows,
+    )
+
+
+def wanted_label(asked: WantedLabel) -> pb.WantedLabel:
+    """Return a prediction that is to be labelled."""
+    return pb.WantedLabel(
+        id=f"{asked.model}/{asked.id}",
+        model=asked.model,
+        version=asked.version,
+        prediction_id=asked.id,
+        key=asked.key,
+        at=to_timestamp(asked.at_ms),
+        prediction=asked.prediction,
+        expected_loss=asked.expected,
+        chance=asked.chance,
+        window_from=to_timestamp(asked.from_ms),
+        window_to=to_timestamp(asked.to_ms),
+        rows=asked.rows,
     )
 
 

@@ -12,7 +12,7 @@ from trimtab_runtime import records
 from trimtab_runtime.records import Outgoing
 
 from trimtab_monitoring import messages
-from trimtab_monitoring.usecases.entities import Alert, Closed, Command, News
+from trimtab_monitoring.usecases.entities import Alert, Closed, Command, News, WantedLabel
 
 SOURCE = "monitoring"
 _METRICS = {
@@ -42,6 +42,9 @@ def _outgoing(item: News) -> Outgoing:
             return _record(topics.COMMANDS_RETRAIN, order, item.model, item.id, item.as_of_ms, item.loop_id)
         case Alert():
             return _record(topics.ALERTS, messages.alert(item), item.subject, item.id, item.at_ms)
+        case WantedLabel():
+            wanted = messages.wanted_label(item)
+            return _record(topics.LABELS_WANTED, wanted, item.model, wanted.id, item.at_ms)
         case Closed():
             key = f"monitoring/{item.model}/0/"
             return _record(

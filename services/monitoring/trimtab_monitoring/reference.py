@@ -11,6 +11,8 @@ from trimtab_core.drift import Column
 def read_reference(path: Path) -> dict[str, Column]:
     """Return the columns of an Arrow IPC file or stream: numbers, NaN where one is missing, and texts, empty where one is.
 
+    A column of lists of the same length is a matrix [rows, length].
+
     Raises:
         ValueError: it is no such file.
     """
@@ -23,6 +25,9 @@ def read_reference(path: Path) -> dict[str, Column]:
             or pa.types.is_boolean(field.type)
         ):
             found[field.name] = np.asarray(table[field.name].to_numpy(zero_copy_only=False), np.float64)
+        elif pa.types.is_fixed_size_list(field.type):
+            numbers = table[field.name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            found[field.name] = np.asarray(numbers, np.float64).reshape(-1, field.type.list_size)
         elif pa.types.is_string(field.type):
             found[field.name] = np.asarray(
                 table[field.name].fill_null("").to_numpy(zero_copy_only=False), object

@@ -22,12 +22,14 @@ from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
     Labelled,
+    LabelStream,
     Loop,
     Mark,
     Predicted,
     ReportOrder,
     StoredFile,
     Version,
+    WantedLabel,
     events_stream,
     predictions_stream,
 )
@@ -36,6 +38,7 @@ _calibration_of = msgspec.json.Decoder(Calibration).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
 _order_of = msgspec.json.Decoder(ReportOrder).decode
 _readings_of = msgspec.json.Decoder(list[Reading]).decode
+_wanted_of = msgspec.json.Decoder(WantedLabel).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 
 REPORT_ATTEMPTS = 3
@@ -62,6 +65,14 @@ SET partitions = excluded.partitions, time_ms = greatest(marks.time_ms, excluded
 _REACH = """
 SELECT stream, min(time_ms) AS time_ms, count(*) >= max(partitions) AS complete, max(heard_at) < $3 AS silent
 FROM marks WHERE stream IN ($1, $2) GROUP BY stream, instance
+"""
+_WANTED = """
+SELECT wanted FROM wanted JOIN predictions AS p USING (model, id)
+WHERE model = $1 AND NOT EXISTS (
+    SELECT FROM labels
+    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+)
+ORDER BY p.event_time_ms DESC, id LIMIT $4
 """
 _NEXT_REPORT = """
 UPDATE reports SET attempts = attempts + 1, tried_at = now()
@@ -225,6 +236,12 @@ class PostgresStore:
                 "SELECT readings FROM readings WHERE model = $1 ORDER BY series", model
             )
         return Health(watch, waiting, [reading for row in rows for reading in _readings_of(row["readings"])])
+
+    async def wanted(self, model: str, labels: LabelStream, at_most: int) -> list[WantedLabel]:
+        """Return the newest predictions that are to be labelled and have no label yet."""
+        with outages():
+            rows = await self._pool.fetch(_WANTED, model, labels.name, labels.within_ms, at_most)
+        return [_wanted_of(row["wanted"]) for row in rows]
 
     async def next_report(self) -> ReportOrder | None:
         """Return the oldest report that is still to be made; if it fails, it comes again after five minutes."""

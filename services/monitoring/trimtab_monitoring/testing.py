@@ -26,6 +26,7 @@ from trimtab_monitoring.usecases.entities import (
     ReportOrder,
     Silence,
     Version,
+    WantedLabel,
     events_stream,
     predictions_stream,
 )
@@ -46,6 +47,7 @@ class _Tables:
     policies: dict[str, PolicyState] = field(default_factory=dict)
     loops: dict[str, Loop] = field(default_factory=dict)
     readings: dict[tuple[str, str], Sequence[Reading]] = field(default_factory=dict)
+    wanted: dict[tuple[str, str], WantedLabel] = field(default_factory=dict)
     reports: dict[str, tuple[ReportOrder, int]] = field(default_factory=dict)
     inbox: set[str] = field(default_factory=set)
     told: list[News] = field(default_factory=list)
@@ -105,6 +107,7 @@ class MemoryStore:
                 champion_probabilities=_at(predicted.champion_probabilities, at),
                 challenger_probabilities=_at(predicted.challenger_probabilities, at),
                 texts=_at(predicted.texts, at),
+                key=predicted.keys[at],
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
 
@@ -208,6 +211,12 @@ class MemoryStore:
         ]
         return Health(watch, sum(row.at_ms > watch.closed_ms for row in rows), readings)
 
+    async def wanted(self, model: str, labels: LabelStream, at_most: int) -> list[WantedLabel]:
+        """Return the newest predictions that are to be labelled and have no label yet."""
+        rows = sorted(self.joined(model, labels, -1, 2**62), key=lambda row: (-row.at_ms, row.id))
+        asked = [row.id for row in rows if row.label is None and (model, row.id) in self._tables.wanted]
+        return [self._tables.wanted[model, each] for each in asked[:at_most]]
+
     async def next_report(self) -> ReportOrder | None:
         """Return the oldest report that is still to be made; one that was tried does not come again so soon."""
         for episode, (order, attempts) in self._tables.reports.items():
@@ -239,6 +248,7 @@ class MemoryStore:
         ]
         for place in old[:at_most]:
             del self._tables.predictions[place]
+            self._tables.wanted.pop(place, None)
         return len(old[:at_most])
 
     async def forget_labels(self, stream: str, *, before_ms: int, at_most: int) -> int:
@@ -352,13 +362,14 @@ class MemoryUnit:
         self, labels: LabelStream, *, after_ms: int, until_ms: int, at_most: int | None = None
     ) -> tuple[list[Row], int]:
         """Return the predictions of (after, until] with their labels, and up to when they are complete."""
-        rows = self._store.joined(self._model, labels, after_ms, until_ms)
-        if at_most is None or len(rows) <= at_most:
-            return rows, until_ms
-        last = rows[at_most].at_ms
-        if whole := [row for row in rows if row.at_ms < last]:
-            return whole, last - 1
-        return [row for row in rows if row.at_ms == last], last
+        return _whole_instants(self._store.joined(self._model, labels, after_ms, until_ms), until_ms, at_most)
+
+    async def predictions(
+        self, *, after_ms: int, until_ms: int, at_most: int | None = None
+    ) -> tuple[list[Row], int]:
+        """Return the predictions of (after, until] without their labels, and up to when they are complete."""
+        none = LabelStream("", "", "", 0)
+        return _whole_instants(self._store.joined(self._model, none, after_ms, until_ms), until_ms, at_most)
 
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
@@ -388,6 +399,11 @@ class MemoryUnit:
         """Keep the newest readings of a series."""
         self._tables.readings[self._model, series] = tuple(readings)
 
+    async def put_wanted(self, wanted: Sequence[WantedLabel]) -> None:
+        """Remember which predictions are to be labelled."""
+        for each in wanted:
+            self._tables.wanted.setdefault((self._model, each.id), each)
+
     async def order_report(self, order: ReportOrder) -> None:
         """Queue a report, once an episode."""
         self._tables.reports.setdefault(order.episode, (order, 0))
@@ -395,6 +411,16 @@ class MemoryUnit:
     async def tell(self, told: Sequence[News]) -> None:
         """Tell, if the transaction is not undone."""
         self._tables.told.extend(told)
+
+
+def _whole_instants(rows: list[Row], until_ms: int, at_most: int | None) -> tuple[list[Row], int]:
+    """Return about `at_most` of `rows`, all of each instant, and up to when they are complete."""
+    if at_most is None or len(rows) <= at_most:
+        return rows, until_ms
+    last = rows[at_most].at_ms
+    if whole := [row for row in rows if row.at_ms < last]:
+        return whole, last - 1
+    return [row for row in rows if row.at_ms == last], last
 
 
 def _at(column: Sequence[bytes] | None, at: int) -> bytes | None:

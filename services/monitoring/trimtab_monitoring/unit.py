@@ -5,7 +5,7 @@ of a model come one after the other, and its news leaves with the change or not 
 all.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
-from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder
+from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder, WantedLabel
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
@@ -28,7 +28,7 @@ _policy_of = msgspec.json.Decoder(PolicyState).decode
 # statistics are.
 JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
-       p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts
+       p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
@@ -37,6 +37,12 @@ FROM predictions AS p LEFT JOIN LATERAL (
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
+"""
+_PREDICTED = """
+SELECT event_time_ms, id, version, generation, challenger_version, rollout_id, champion, challenger,
+       features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key
+FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3
+ORDER BY event_time_ms, id LIMIT $4
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
@@ -86,6 +92,19 @@ async def fetch_rows(
     return [Row(*row) for row in found]
 
 
+async def _whole_instants(
+    fetch: Callable[[int, int | None], Awaitable[list[Row]]], until_ms: int, at_most: int | None
+) -> tuple[list[Row], int]:
+    """Return about `at_most` rows, all of each instant, by `fetch(until, limit)`, and up to when they are complete."""
+    rows = await fetch(until_ms, None if at_most is None else at_most + 1)
+    if at_most is None or len(rows) <= at_most:
+        return rows, until_ms
+    last = rows[-1].at_ms
+    if whole := [row for row in rows if row.at_ms < last]:
+        return whole, last - 1
+    return await fetch(last, None), last
+
+
 class PostgresUnit:
     """One transaction on one model."""
 
@@ -116,14 +135,22 @@ class PostgresUnit:
         self, labels: LabelStream, *, after_ms: int, until_ms: int, at_most: int | None = None
     ) -> tuple[list[Row], int]:
         """Return the predictions of (after, until] with their labels, and up to when they are complete."""
-        limit = None if at_most is None else at_most + 1
-        rows = await fetch_rows(self._connection, self._model, labels, after_ms, until_ms, limit)
-        if at_most is None or len(rows) <= at_most:
-            return rows, until_ms
-        last = rows[-1].at_ms
-        if whole := [row for row in rows if row.at_ms < last]:
-            return whole, last - 1
-        return await fetch_rows(self._connection, self._model, labels, after_ms, last, None), last
+
+        async def fetch(until_ms: int, limit: int | None) -> list[Row]:
+            return await fetch_rows(self._connection, self._model, labels, after_ms, until_ms, limit)
+
+        return await _whole_instants(fetch, until_ms, at_most)
+
+    async def predictions(
+        self, *, after_ms: int, until_ms: int, at_most: int | None = None
+    ) -> tuple[list[Row], int]:
+        """Return the predictions of (after, until] without their labels, and up to when they are complete."""
+
+        async def fetch(until_ms: int, limit: int | None) -> list[Row]:
+            found = await self._connection.fetch(_PREDICTED, self._model, after_ms, until_ms, limit)
+            return [Row(*row) for row in found]
+
+        return await _whole_instants(fetch, until_ms, at_most)
 
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
@@ -162,6 +189,14 @@ class PostgresUnit:
             "INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)"
             " ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings",
             self._model, series, text(readings),
+        )  # fmt: skip
+
+    async def put_wanted(self, wanted: Sequence[WantedLabel]) -> None:
+        """Remember which predictions are to be labelled, as long as those are kept."""
+        await self._connection.execute(
+            "INSERT INTO wanted (model, id, wanted) SELECT $1, * FROM unnest($2::text[], $3::jsonb[])"
+            " ON CONFLICT DO NOTHING",
+            self._model, [it.id for it in wanted], [text(it) for it in wanted],
         )  # fmt: skip
 
     async def order_report(self, order: ReportOrder) -> None:

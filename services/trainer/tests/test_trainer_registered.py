@@ -170,7 +170,7 @@ def test_its_reference_is_the_data_that_came_with_it(bench: Bench) -> None:
     bench.run()
 
     found = bench.read("reference.arrow")
-    assert found.column_names == ["request.x", "request.z", "prediction", "loss", "event_time_ms"]
+    assert found.column_names == ["request.x", "request.z", "prediction", "loss", "event_time_ms", "label"]
     assert found["event_time_ms"].to_pylist() == [at * MINUTE for at in range(200)]
     assert found["request.x"].to_numpy() == pytest.approx(reference["request.x"].to_numpy()[::-1], rel=1e-5)
     assert found["loss"].to_numpy() == pytest.approx(np.abs(found["request.x"].to_numpy()), rel=1e-4)
@@ -281,6 +281,9 @@ def test_a_model_of_classes_and_texts_is_judged_and_let_out(classed: Bench) -> N
     usual = classed.read("reference.arrow")
     assert usual["text(request.word)"].to_pylist()[:2] == ["up", ""]
     assert usual["loss"].to_numpy().mean() > 1, "its labels were drawn by lot"
+    chances = np.array(usual["probabilities"].to_pylist())
+    assert usual["label"].to_pylist()[:4] == [0, 1, 2, 0]
+    assert -np.log(chances[0, 0]) == pytest.approx(usual["loss"][0].as_py())
 
 
 @pytest.mark.parametrize(

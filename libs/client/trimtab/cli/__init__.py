@@ -26,8 +26,10 @@ from trimtab.cli import (
     deadletter,
     demo,
     exporting,
+    health,
     ingest,
     init,
+    labels,
     loops,
     managing,
     models,
@@ -67,11 +69,13 @@ app.add_typer(runs.app, name="run", help="Training runs.")
 app.add_typer(deadletter.app, name="deadletter", help="Rows that were refused: why, and once more.")
 app.add_typer(loops.app, name="loop", help="The loop ledger: what drifted, and what was made of it.")
 app.add_typer(alerts.app, name="alert", help="What a person should look at, and silences.")
+app.add_typer(labels.app, name="labels", help="Labels that people give: which would tell most.")
 app.add_typer(datasets.app, name="dataset", help="Training sets: write them to files, compare them.")
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
 models.app.command()(register.register)
 models.app.command()(combining.combine)
 models.app.command()(exporting.export)
+models.app.command()(health.health)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

@@ -199,6 +199,7 @@ async def _look(view: View, trimtab: Trimtab) -> None:
             metric.threshold if metric.HasField("threshold") else None,
         )
         for metric in health.metrics
+        if metric.HasField("value")
     ]
 
 

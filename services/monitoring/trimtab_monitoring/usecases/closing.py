@@ -10,45 +10,24 @@ were batched.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
-from trimtab_core import detection, occasions, trial, windows
-from trimtab_core.baseline import Calibration, Settings
+from trimtab_core import ahead, detection, occasions, trial, windows
+from trimtab_core.baseline import Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Due, Row, Series, Watch
-from trimtab_core.windows import Partial, Window
+from trimtab_core.windows import DataWindow, Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import loops
 from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases.estimating import MOST_ROWS, Estimating, Judges
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
-
-MOST_ROWS = 5_000
-"""Rows that one transaction closes at most, so that a long absence is made good in steps."""
-
-
-class Judges(Protocol):
-    """What windows are held against."""
-
-    def settings(self, model: Model) -> Settings:
-        """Return the settings that a model's spec states now."""
-        ...
-
-    async def ready(
-        self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]] | None:
-        """Return a version's calibration and the features its rows carry; None if it has none and never will.
-
-        Raises:
-            NotCalibrated: it is being worked out.
-        """
-        ...
 
 
 class Closing:
@@ -68,6 +47,7 @@ class Closing:
         self._reports = reports
         self._silent_ms = silent_ms
         self._on_report = on_report
+        self._estimating = Estimating(store, judges)
         self._partials: dict[str, Partial] = {}
         self._reached: dict[str, int] = {}
 
@@ -87,16 +67,17 @@ class Closing:
         if reach is None:
             return False
         predicted, labelled = reach
+        more = await self._estimating.estimate(spec, predicted)
         until = min(predicted, labelled - label.within)
         standing = self._rollouts.standing(model)
         if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
-            return False
+            return more
         async with self._store.begin(model) as unit:
             reached, promised = await self._close(unit, spec, until)
         self._reached[model] = reached
         if promised:
             self._on_report()
-        return reached < until
+        return more or reached < until
 
     async def _close(self, unit: Unit, model: Model, until: int) -> tuple[int, bool]:
         """Return up to where the model is closed now, and whether a report was promised."""
@@ -156,6 +137,10 @@ class Closing:
         if held is None:
             return watch, 0
         calibration, features = held
+        doubt = watch.doubt
+        if isinstance(window, DataWindow):
+            losses = windows.champion_losses(model.spec, window.rows)
+            doubt = ahead.doubt(window, losses, features, calibration, doubt)
         judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes)
         await unit.tell(judged.readings)
         if judged.readings:
@@ -175,7 +160,7 @@ class Closing:
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
         await self._look_again(unit, model, judged)
-        return replace(watch, episodes=judged.episodes), len(judged.alarms)
+        return replace(watch, episodes=judged.episodes, doubt=doubt), len(judged.alarms)
 
     async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
         """Let the policy decide again about episodes that go on."""

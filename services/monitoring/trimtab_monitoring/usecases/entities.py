@@ -235,7 +235,26 @@ class Closed:
     time_ms: int
 
 
-News = Reading | Drift | Verdict | Command | Alert | Closed
+@dataclass(frozen=True, slots=True)
+class WantedLabel:
+    """A prediction that is to be labelled, of a window of `rows` predictions."""
+
+    model: str
+    version: int
+    id: str
+    key: str
+    at_ms: int
+    prediction: float
+    expected: float | None
+    """What it is expected to lose, where that can be said."""
+    chance: float
+    """Of being asked for."""
+    from_ms: int
+    to_ms: int
+    rows: int
+
+
+News = Reading | Drift | Verdict | Command | Alert | Closed | WantedLabel
 """All that monitoring tells."""
 
 

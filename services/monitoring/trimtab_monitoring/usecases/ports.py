@@ -17,6 +17,7 @@ from trimtab_monitoring.usecases.entities import (
     News,
     ReportOrder,
     Version,
+    WantedLabel,
 )
 
 
@@ -45,6 +46,12 @@ class Unit(Protocol):
         """
         ...
 
+    async def predictions(
+        self, *, after_ms: int, until_ms: int, at_most: int | None = None
+    ) -> tuple[list[Row], int]:
+        """Return the predictions of (after, until] as `rows` does, without their labels."""
+        ...
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         ...
@@ -67,6 +74,10 @@ class Unit(Protocol):
 
     async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
         """Keep the newest readings of a series for whoever looks at the model."""
+        ...
+
+    async def put_wanted(self, wanted: Sequence[WantedLabel]) -> None:
+        """Remember which predictions are to be labelled; one that is known so changes nothing."""
         ...
 
     async def order_report(self, order: ReportOrder) -> None:
@@ -129,6 +140,10 @@ class Store(Protocol):
 
     async def health(self, model: str) -> Health:
         """Return what is known of a model."""
+        ...
+
+    async def wanted(self, model: str, labels: LabelStream, at_most: int) -> list[WantedLabel]:
+        """Return the newest predictions that are to be labelled and have no label yet."""
         ...
 
     async def next_report(self) -> ReportOrder | None:

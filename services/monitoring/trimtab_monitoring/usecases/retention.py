@@ -56,7 +56,9 @@ class Retention:
 
     async def _needed_from(self, model: str) -> int:
         watch, reports_from = await self._store.watch(model), await self._store.reports_from(model)
-        needed = [series.first_ms for series in (watch.data, watch.performance) if series.rows]
+        needed = [
+            series.first_ms for series in (watch.data, watch.performance, watch.ahead.rows) if series.rows
+        ]
         if reports_from is not None:
             needed.append(reports_from)
         return min([watch.closed_ms - self._keep_ms, *needed])

@@ -39,22 +39,26 @@ class Metric(_message.Message):
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     version: _builtins.int
     name: _builtins.str
-    """mae, drift, p_value, null_share, predictions_per_second, ..."""
+    """mae, estimated_mae, drift, p_value, null_share, predictions_per_second, ..."""
     feature: _builtins.str
     """empty for the model as a whole"""
     value: _builtins.float
+    """not there where it is unknown"""
     threshold: _builtins.float
     rows: _builtins.int
     revision: _builtins.int
     low: _builtins.float
-    """of an expectation: where the value should be"""
+    """of an expectation: where the value should be; of an estimate: where the realised one will be, 19 times in 20"""
     high: _builtins.float
     held: _builtins.bool
     """whether it is there"""
+    unknown: _builtins.str
+    """why there is no value, in a sentence"""
     @_builtins.property
     def window_from(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -69,7 +73,7 @@ class Metric(_message.Message):
         version: _builtins.int = ...,
         name: _builtins.str = ...,
         feature: _builtins.str = ...,
-        value: _builtins.float = ...,
+        value: _builtins.float | None = ...,
         threshold: _builtins.float | None = ...,
         window_from: _timestamp_pb2.Timestamp | None = ...,
         window_to: _timestamp_pb2.Timestamp | None = ...,
@@ -78,10 +82,11 @@ class Metric(_message.Message):
         low: _builtins.float | None = ...,
         high: _builtins.float | None = ...,
         held: _builtins.bool | None = ...,
+        unknown: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "held", b"held", "high", b"high", "low", b"low", "threshold", b"threshold", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "held", b"held", "high", b"high", "low", b"low", "threshold", b"threshold", "value", b"value", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "threshold", b"threshold", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "threshold", b"threshold", "unknown", b"unknown", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
@@ -91,6 +96,8 @@ class Metric(_message.Message):
     _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
     @_typing.overload
@@ -99,6 +106,8 @@ class Metric(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
@@ -577,6 +586,116 @@ class ModelHealth(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelHealth: _TypeAlias = ModelHealth  # noqa: Y015
+
+@_typing.final
+class WantedLabel(_message.Message):
+    """A prediction whose label would tell much, of a window of `rows` predictions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PREDICTION_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LOSS_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
+    WINDOW_FROM_FIELD_NUMBER: _builtins.int
+    WINDOW_TO_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    model: _builtins.str
+    version: _builtins.int
+    prediction_id: _builtins.str
+    key: _builtins.str
+    """what the label is to carry in the field that `label.on` names"""
+    prediction: _builtins.float
+    """of more classes than two: the number of the one that was said"""
+    expected_loss: _builtins.float
+    """in the loss of the model's judged metric, where it can be said"""
+    chance: _builtins.float
+    """of being asked for: the sum of loss / chance over a window's rows that were, by `rows`, has no bias"""
+    rows: _builtins.int
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """event time of what was predicted"""
+
+    @_builtins.property
+    def window_from(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def window_to(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        prediction_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        prediction: _builtins.float = ...,
+        expected_loss: _builtins.float | None = ...,
+        chance: _builtins.float = ...,
+        window_from: _timestamp_pb2.Timestamp | None = ...,
+        window_to: _timestamp_pb2.Timestamp | None = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_loss", b"_expected_loss", "at", b"at", "expected_loss", b"expected_loss", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_loss", b"_expected_loss", "at", b"at", "chance", b"chance", "expected_loss", b"expected_loss", "id", b"id", "key", b"key", "model", b"model", "prediction", b"prediction", "prediction_id", b"prediction_id", "rows", b"rows", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_loss: _TypeAlias = _typing.Literal["expected_loss"]  # noqa: Y015
+    _WhichOneofArgType__expected_loss: _TypeAlias = _typing.Literal["_expected_loss", b"_expected_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_loss) -> _WhichOneofReturnType__expected_loss | None: ...
+
+Global___WantedLabel: _TypeAlias = WantedLabel  # noqa: Y015
+
+@_typing.final
+class ListWantedLabelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    limit: _builtins.int
+    """1,000 at most, and if not given"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWantedLabelsRequest: _TypeAlias = ListWantedLabelsRequest  # noqa: Y015
+
+@_typing.final
+class ListWantedLabelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedLabel]:
+        """without a label so far, newest first"""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[Global___WantedLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWantedLabelsResponse: _TypeAlias = ListWantedLabelsResponse  # noqa: Y015
 
 @_typing.final
 class ListAlertsRequest(_message.Message):

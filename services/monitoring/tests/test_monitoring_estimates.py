@@ -1,0 +1,173 @@
+"""How well a model does is told before its labels come, or why not; and which labels would tell most."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from trimtab_core.watched import Reading, Watch
+from trimtab_monitoring.usecases.entities import Arrivals, LabelStream, StoredFile, Version, WantedLabel
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def world(new_world: Make, learning_desk: Any) -> Any:
+    return new_world(desk=learning_desk)
+
+
+def estimates(world: Any) -> list[Reading]:
+    return [it for it in world.told(Reading) if it.name == "estimated_mae"]
+
+
+async def predict(world: Any, part: Any) -> None:
+    """Let predictions come whose labels may take an hour yet."""
+    await world.store.take(Arrivals([part.predicted()]))
+    await world.mark(part.times[-1], labels_ms=part.times[0])
+    await world.close()
+
+
+async def test_a_window_is_estimated_before_its_labels_come_and_never_again(world: Any, flow: Make) -> None:
+    await world.ready()
+    part = flow(0, 250)
+
+    await predict(world, part)
+    before = estimates(world)
+    assert world.decided() == []
+    await world.live(part)
+
+    assert estimates(world) == before
+    assert [(it.from_ms, it.to_ms, it.rows) for it in before] == [
+        (part.times[0], part.times[99], 100), (part.times[100], part.times[199], 100),
+    ]  # fmt: skip
+    realised = [it for it in world.told(Reading) if it.name == "mae"]
+    for estimate, real in zip(before, realised, strict=True):
+        assert estimate.low < real.value < estimate.high
+        assert estimate.low < estimate.value < estimate.high
+    shown = (await world.store.health("m")).readings
+    assert {"mae", "estimated_mae"} <= {it.name for it in shown}
+
+
+async def test_monitors_that_take_turns_or_begin_again_fill_the_same_windows(
+    new_world: Make, learning_desk: Any, flow: Make
+) -> None:
+    part, plain, one = flow(0, 250), new_world(desk=learning_desk), new_world(desk=learning_desk)
+    other = new_world(one.store, desk=learning_desk)
+    for world in (plain, one):
+        await world.ready()
+        await world.store.take(Arrivals([part.predicted()]))
+    for until, turn in ((30, one), (99, other), (130, one), (180, other), (249, one)):
+        await turn.mark(part.times[until], labels_ms=part.times[0])
+        await turn.close()
+        if turn is other:
+            other.restart()
+    await predict(plain, part)
+
+    assert estimates(one) == estimates(plain)
+    assert (await one.store.watch("m")).ahead == (await plain.store.watch("m")).ahead
+
+
+async def test_labels_that_belie_an_estimate_make_the_next_unknown_until_they_agree(
+    world: Any, flow: Make
+) -> None:
+    await world.ready()
+
+    await world.live(flow(0, 100, error=1.0))
+    await predict(world, flow(100, 100))
+    await world.live(flow(100, 100), flow(200, 100))
+
+    first, doubted, believed = estimates(world)
+    assert first.value is not None
+    assert (doubted.value, doubted.low, doubted.threshold) == (None, None, None)
+    assert "Unknown of version 1: the newest 100 rows with labels have a mae of" in doubted.unknown
+    assert believed.value is not None
+
+
+async def test_while_a_drift_that_labels_have_shown_stands_estimates_are_unknown(
+    world: Any, flow: Make
+) -> None:
+    await world.ready()
+
+    await world.live(flow(0, 300, error=3.0), flow(300, 100))
+
+    assert any(it.kind == "performance" for it in world.drifts())
+    assert "performance drift" in estimates(world)[-1].unknown
+    assert estimates(world)[-1].value is None
+
+
+async def test_a_version_without_a_reference_is_unknown(world: Any, flow: Make) -> None:
+    await world.store.put_versions([Version("m", 1, None)])
+
+    await predict(world, flow(0, 100))
+
+    (told,) = estimates(world)
+    assert told.value is None
+    assert "no reference of held-out rows" in told.unknown
+
+
+async def test_a_watch_from_before_estimates_begins_where_it_is_closed(world: Any, flow: Make) -> None:
+    await world.ready()
+    old, new = flow(0, 100), flow(100, 100)
+    async with world.store.begin("m") as unit:
+        await unit.save_watch(Watch(closed_ms=old.times[-1]))
+    await world.store.take(Arrivals([old.predicted()]))
+
+    await predict(world, new)
+
+    assert [it.from_ms for it in estimates(world)] == [new.times[0]]
+
+
+async def test_windows_wait_for_their_calibration_and_are_then_estimated(world: Any, flow: Make) -> None:
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    await predict(world, flow(0, 120))
+    assert estimates(world) == []
+
+    await world.ready()
+    await world.close()
+
+    assert len(estimates(world)) == 1
+
+
+async def test_labels_are_asked_for_where_the_spec_says_how_many(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    world.specs.models["m"] = make_model(
+        monitoring={"window": 100, "false_alarms": "1 per 90d", "labels_wanted": 10}
+    )
+    await world.ready()
+    part = flow(0, 200)
+    await predict(world, part)
+
+    asked = world.told(WantedLabel)
+    assert len(asked) == 20
+    assert {it.from_ms for it in asked} == {part.times[0], part.times[100]}
+    for each in asked:
+        at = int(each.id[1:])
+        assert (each.key, each.at_ms, each.prediction) == (f"k{at}", part.times[at], 2 * part.x[at])
+        assert 0.05 <= each.chance <= 1
+        assert each.expected is not None
+        assert each.expected > 0
+
+    labels = part.labelled([int(each.id[1:]) for each in asked[:4]])
+    await world.store.take(Arrivals(labelled=[labels]))
+    left = await world.store.wanted("m", _labels(world), 100)
+    assert [it.id for it in left] == sorted((it.id for it in asked[4:]), reverse=True)
+    assert await world.store.wanted("m", _labels(world), 3) == left[:3]
+
+
+async def test_labels_are_asked_for_at_random_where_nothing_is_expected(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    world.specs.models["m"] = make_model(
+        monitoring={"window": 100, "false_alarms": "1 per 90d", "labels_wanted": 10}
+    )
+    await world.store.put_versions([Version("m", 1, None)])
+
+    await predict(world, flow(0, 100))
+
+    asked = world.told(WantedLabel)
+    assert [it.expected for it in asked] == [None] * 10
+    assert [it.chance for it in asked] == pytest.approx([0.1] * 10)
+
+
+def _labels(world: Any) -> LabelStream:
+    return LabelStream.of(world.specs.model("m"))

@@ -1,0 +1,121 @@
+"""Estimating: how well a model does where its labels have not come yet, and which of them would tell most.
+
+It goes ahead of the closing, as far as predictions are complete. A window is estimated
+in the transaction that takes it in, so once, whichever instance does it and whatever
+dies; nothing is decided by it.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from trimtab_core import ahead
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.specs import Model
+from trimtab_core.watched import Ahead, Row, Series
+from trimtab_core.windows import DataWindow
+
+from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.usecases.entities import WantedLabel
+from trimtab_monitoring.usecases.ports import Store, Unit
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 5_000
+"""Rows that one transaction takes in at most, so that a long absence is made good in steps."""
+
+
+class Judges(Protocol):
+    """What windows are held against."""
+
+    def settings(self, model: Model) -> Settings:
+        """Return the settings that a model's spec states now."""
+        ...
+
+    async def ready(
+        self, model: str, version: int, settings: Settings, generation: int
+    ) -> tuple[Calibration, Sequence[str]] | None:
+        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+
+        Raises:
+            NotCalibrated: it is being worked out.
+        """
+        ...
+
+
+class Estimating:
+    """Estimates windows of predictions, and asks for labels."""
+
+    def __init__(self, store: Store, judges: Judges) -> None:
+        self._store = store
+        self._judges = judges
+        self._partials: dict[str, list[Row]] = {}
+        self._reached: dict[str, int] = {}
+
+    async def estimate(self, model: Model, until: int) -> bool:
+        """Take in what `model` predicted up to `until`, or a part of it, and return whether more is left.
+
+        A window that waits for its version's calibration is left for later, and holds up nothing else.
+
+        Raises:
+            Unavailable: PostgreSQL is away.
+        """
+        if until <= self._reached.get(model.name, 0):
+            return False
+        try:
+            async with self._store.begin(model.name) as unit:
+                reached, partial = await self._take(unit, model, until)
+        except NotCalibrated as error:
+            log.info("estimating waits: %s", error)
+            return False
+        self._partials[model.name], self._reached[model.name] = partial, reached
+        return reached < until
+
+    async def _take(self, unit: Unit, model: Model, until: int) -> tuple[int, list[Row]]:
+        """Return up to where predictions are taken in now, and the rows of the window that they leave unfilled."""
+        watch, settings = unit.watch, self._judges.settings(model)
+        before, partial = await self._resume(unit, model.name, settings)
+        if until <= before.reached_ms:
+            return before.reached_ms, partial
+        rows, reached = await unit.predictions(after_ms=before.reached_ms, until_ms=until, at_most=MOST_ROWS)
+        after, partial, full = ahead.fill(before, partial, rows, reached, settings.window)
+        for window in full:
+            await self._tell(unit, model, settings, window, after.generation)
+        await unit.save_watch(replace(watch, ahead=after))
+        return reached, partial
+
+    async def _resume(self, unit: Unit, model: str, settings: Settings) -> tuple[Ahead, list[Row]]:
+        """Return what was reached with the rows of the unfinished window: those at hand, or from the store."""
+        held = unit.watch.ahead
+        if held.settings != settings.key:
+            begun = held.reached_ms or unit.watch.closed_ms
+            return replace(held, reached_ms=begun, rows=Series(), settings=settings.key), []
+        partial = self._partials.get(model, []) if held.rows.rows else []
+        if not ahead.are_held(held, partial):
+            rows, _ = await unit.predictions(after_ms=held.rows.first_ms - 1, until_ms=held.reached_ms)
+            partial = ahead.restore(held, rows)
+        return held, partial
+
+    async def _tell(
+        self, unit: Unit, model: Model, settings: Settings, window: DataWindow, generation: int
+    ) -> None:
+        """Tell the estimate of a window, and which of its labels are wanted."""
+        held = await self._judges.ready(model.name, window.version, settings, generation)
+        calibration, features = held or (None, ())
+        reading = ahead.estimated(model.name, window, features, calibration, settings, unit.watch)
+        await unit.keep_readings("estimate", [reading])
+        await unit.tell([reading])
+        if count := model.spec.monitoring.labels_wanted:
+            chosen = ahead.wanted(model.name, window, features, calibration, count)
+            asked = [_asked(model.name, window, each) for each in chosen]
+            await unit.put_wanted(asked)
+            await unit.tell(asked)
+
+
+def _asked(model: str, window: DataWindow, chosen: ahead.Wanted) -> WantedLabel:
+    row, rows = chosen.row, window.rows
+    return WantedLabel(
+        model, window.version, row.id, row.key, row.at_ms, row.champion, chosen.expected, chosen.chance,
+        rows[0].at_ms, rows[-1].at_ms, len(rows),
+    )  # fmt: skip
