@@ -115,6 +115,8 @@ class Watch:
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()
+    rules: Mapping[str, int] = field(default_factory=dict)
+    """Of limits on metrics that are broken: for how many windows in a row; -1 where that was told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -400,3 +400,25 @@ async def test_a_label_that_is_a_class_has_the_number_that_the_model_gives_it(st
     assert ([row.label for row in rows], count) == ([2.0, 1.0, 0.0], 3)
     rows, count = await found(LABELS)
     assert ([row.label for row in rows], count) == ([7.0, None, None], 1)
+
+
+async def test_the_newest_rows_are_of_one_version_and_come_with_their_labels(store: Store) -> None:
+    await store.take(
+        Arrivals(
+            [
+                predicted(*((f"a{at}", at) for at in range(10, 20))),
+                predicted(("b", 15), ("c", 18), version=2),
+            ],
+            [labelled(("a18", 18, 0.5))],
+        )
+    )
+
+    async def found(version: int, at_most: int, since_ms: int = 0, until_ms: int = 99) -> Any:
+        return await store.newest_rows(
+            "m", version, LABELS, since_ms=since_ms, until_ms=until_ms, at_most=at_most
+        )
+
+    assert [(row.id, row.label) for row in await found(1, 2)] == [("a18", 0.5), ("a19", None)]
+    assert [row.id for row in await found(1, 99, 12, 14)] == ["a12", "a13"]
+    assert [row.id for row in await found(2, 99)] == ["b", "c"]
+    assert await found(3, 99) == await found(1, 99, 20) == []

@@ -22,6 +22,7 @@ from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
     Labelled,
+    LabelStream,
     Loop,
     Mark,
     Predicted,
@@ -62,6 +63,12 @@ SET partitions = excluded.partitions, time_ms = greatest(marks.time_ms, excluded
 _REACH = """
 SELECT stream, min(time_ms) AS time_ms, count(*) >= max(partitions) AS complete, max(heard_at) < $3 AS silent
 FROM marks WHERE stream IN ($1, $2) GROUP BY stream, instance
+"""
+_FIRST_OF_NEWEST = """
+SELECT min(event_time_ms) FROM (
+    SELECT event_time_ms FROM predictions
+    WHERE model = $1 AND version = $2 AND event_time_ms >= $3 AND event_time_ms < $4 ORDER BY event_time_ms DESC LIMIT $5
+) AS newest
 """
 _NEXT_REPORT = """
 UPDATE reports SET attempts = attempts + 1, tried_at = now()
@@ -244,6 +251,19 @@ class PostgresStore:
                 self._pool, order.model, order.labels, order.from_ms - 1, order.to_ms, None
             )
         return [row for row in rows if row.version == order.version]
+
+    async def newest_rows(
+        self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int
+    ) -> list[Row]:
+        """Return the newest predictions of a version in [since, until), joined with their labels, in order."""
+        with outages():
+            first_ms = await self._pool.fetchval(
+                _FIRST_OF_NEWEST, model, version, since_ms, until_ms, at_most
+            )
+            if first_ms is None:
+                return []
+            rows = await fetch_rows(self._pool, model, labels, first_ms - 1, until_ms - 1, None)
+        return [row for row in rows if row.version == version][-at_most:]
 
     async def reports_from(self, model: str) -> int | None:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
