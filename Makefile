@@ -49,10 +49,10 @@ test: lint types imports ## all tests, in two processes, each with a real Kafka 
 alertmanager: .tools/alertmanager ## build Prometheus' Alertmanager, which a test of alerts then takes
 .tools/alertmanager:
 	@command -v go >/dev/null || { echo "Go 1.25 or newer is missing, which Alertmanager is built with"; exit 1; }
-	mkdir -p .tools && cp -r "$$(go mod download -json $(ALERTMANAGER) | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" .tools/source
+	rm -rf .tools/source && mkdir -p .tools && cp -r "$$(go mod download -json $(ALERTMANAGER) | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" .tools/source
 	chmod -R u+w .tools/source && mkdir -p .tools/source/ui/app/dist
 	echo 'The pages are not in the module; the API is whole.' > .tools/source/ui/app/dist/index.html
-	cd .tools/source && go build -o ../alertmanager ./cmd/alertmanager
+	cd .tools/source && go build -buildvcs=false -o ../alertmanager ./cmd/alertmanager
 	rm -r .tools/source
 
 up: setup ## start Kafka, PostgreSQL and the services, and leave them running

@@ -1,7 +1,9 @@
 """`trimtab metrics` and `trimtab report MODEL`, and both clients, against a real server of the protocol."""
 
+import ast
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -42,7 +44,7 @@ TOLD = [metric(0, threshold=6.0), metric(1, "null_share", feature="request.[x]")
 
 
 class Servicer(MonitoringServicer):
-    """Tells the metrics; a watch breaks off after each, and goes on behind its position. Knows the model `m` alone."""
+    """Tells the metrics; a watch breaks off after each, and goes on behind its position. Knows two models alone."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -82,7 +84,7 @@ class Servicer(MonitoringServicer):
         return monitoring.ModelHealth(model=request.model, watermark=to_timestamp(NOON))
 
     def _know(self, model: str, context: Any) -> None:
-        if model != "m":
+        if model not in ("m", "trip-minutes"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no model {model!r}")
 
 
@@ -145,6 +147,21 @@ async def test_a_watch_goes_on_where_it_broke_off_with_and_without_an_event_loop
         assert list(itertools.islice(observer.watch_metrics("m"), 3)) == TOLD
         assert observer.metrics("m", limit=3).messages == tuple(TOLD)
         assert observer.report("m", rows=7).html == b"<html></html>"
+
+
+async def test_the_code_on_the_page_runs(
+    door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    [code] = re.findall(r"```python\n(from trimtab.client .*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    running = eval(compile(code, "metrics.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+
+    with pytest.raises(NotFound, match="that was all"):
+        await running
+
+    assert names["frame"]["value"].tolist() == [4.5, 7.0]
+    assert capsys.readouterr().out.splitlines() == ["mae  4.5", "null_share request.[x] 4.5", "mae  7.0"]
 
 
 def test_a_watch_of_what_has_been_away_for_too_long_ends() -> None:

@@ -56,6 +56,14 @@ def test_a_rule_of_every_feature_is_told_of_each_and_one_of_a_feature_of_that_al
     ]
 
 
+def test_two_rules_that_say_the_same_count_a_window_once() -> None:
+    told = played(
+        [rule(windows=2), rule(windows=2, severity="info")], [reading(7)], [reading(7)], [reading(5)]
+    )
+
+    assert [len(each) for each in told] == [0, 1, 1]
+
+
 def test_a_window_that_says_nothing_of_a_metric_changes_nothing() -> None:
     told = played([rule(windows=2)], [reading(7)], [reading(9, name="drift")], [reading(7)])
 

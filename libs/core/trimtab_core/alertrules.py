@@ -36,10 +36,13 @@ def take(
 
     `before` holds, by place, for how many windows in a row a limit has been broken, or -1 where that was told.
     """
-    state, told = dict(before), list[Told]()
+    state, told, looked_at = dict(before), list[Told](), set[str]()
     for rule in rules:
         for reading in _of(rule, readings):
             place = _place(rule, reading.feature)
+            if place in looked_at:  # by a rule that says the same
+                continue
+            looked_at.add(place)
             count = state.pop(place, 0)
             if not _breaks(rule, reading.value):
                 if count == _FIRED:
