@@ -70,15 +70,23 @@ def test_a_window_that_says_nothing_of_a_metric_changes_nothing() -> None:
     assert [len(each) for each in told] == [0, 0, 1]
 
 
-def test_a_rule_that_was_taken_out_or_changed_is_over() -> None:
-    state, _ = take([rule()], {}, [reading(7)], 0)
+def test_a_rule_that_was_taken_out_or_changed_is_over_with_the_severity_it_had() -> None:
+    state, _ = take([rule(severity="critical")], {}, [reading(7)], 0)
 
     state, told = take([rule(above=8)], state, [reading(7)], 1)
 
     assert state == {}
-    assert [(each.broken, each.sentence) for each in told] == [
-        (False, "The rule 'mae above 6, 1 in a row:' is no more in the spec.")
+    assert [(each.broken, each.severity, each.sentence) for each in told] == [
+        (False, "critical", "The rule 'mae above 6, 1 in a row:' is no more in the spec.")
     ]
+
+
+def test_what_was_told_is_over_with_the_severity_it_was_told_with() -> None:
+    state, _ = take([rule(severity="critical")], {}, [reading(7)], 0)
+
+    _, told = take([rule(severity="info")], state, [reading(5)], 1)
+
+    assert [(each.broken, each.severity) for each in told] == [(False, "critical")]
 
 
 def test_a_value_below_breaks_a_rule_that_says_so() -> None:

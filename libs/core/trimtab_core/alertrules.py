@@ -1,19 +1,16 @@
 """Limits that a user puts on a model's metrics, held against the readings of its windows.
 
 A rule fires once when its limit has been broken for as many windows in a row as it says,
-and is over once with the first window that keeps it, or with the spec that no longer has
-it. Pure: the same readings in the same order fire the same.
+and is over once with the first window that keeps it or finds the rule taken out of the
+spec. Pure: the same readings in the same order fire the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from trimtab_core.specs import AlertRule, Severity
 from trimtab_core.timestamps import iso
-from trimtab_core.watched import Reading
-
-_FIRED: Final = -1
+from trimtab_core.watched import Breach, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +27,11 @@ class Told:
 
 
 def take(
-    rules: Sequence[AlertRule], before: Mapping[str, int], readings: Sequence[Reading], at_ms: int
-) -> tuple[Mapping[str, int], list[Told]]:
-    """Return what is remembered after the readings of a window that ended at `at_ms`, and what is to be told.
+    rules: Sequence[AlertRule], before: Mapping[str, Breach], readings: Sequence[Reading], at_ms: int
+) -> tuple[Mapping[str, Breach], list[Told]]:
+    """Return which limits are broken after the readings of a window that ended at `at_ms`, and what is to be told.
 
-    `before` holds, by place, for how many windows in a row a limit has been broken, or -1 where that was told.
+    What is over is told with the severity with which it began, whatever the spec says by then.
     """
     state, told, looked_at = dict(before), list[Told](), set[str]()
     for rule in rules:
@@ -43,20 +40,20 @@ def take(
             if place in looked_at:  # by a rule that says the same
                 continue
             looked_at.add(place)
-            count = state.pop(place, 0)
+            held = state.pop(place, Breach(0, rule.severity))
             if not _breaks(rule, reading.value):
-                if count == _FIRED:
-                    told.append(Told(place, rule.severity, False, _kept(rule, reading), reading.to_ms))
+                if held.told:
+                    told.append(Told(place, held.severity, False, _kept(rule, reading), reading.to_ms))
                 continue
-            state[place] = count if count == _FIRED else count + 1
-            if state[place] == rule.windows:
-                state[place] = _FIRED
-                told.append(Told(place, rule.severity, True, _broken(rule, reading), reading.to_ms))
+            if not held.told:
+                held = Breach(held.windows + 1, rule.severity, told=held.windows + 1 >= rule.windows)
+                if held.told:
+                    told.append(Told(place, rule.severity, True, _broken(rule, reading), reading.to_ms))
+            state[place] = held
     for place in [place for place in state if not any(place.startswith(_place(rule, "")) for rule in rules)]:
-        if state.pop(place) == _FIRED:
-            told.append(
-                Told(place, "info", False, f"The rule {place.strip()!r} is no more in the spec.", at_ms)
-            )
+        if (gone := state.pop(place)).told:
+            sentence = f"The rule {place.strip()!r} is no more in the spec."
+            told.append(Told(place, gone.severity, False, sentence, at_ms))
     return state, told
 
 

@@ -13,7 +13,7 @@ from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
-from trimtab_core.watched import Reading, Row, Series, Trial, Watch
+from trimtab_core.watched import Breach, Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.testing import MemoryStore
@@ -197,6 +197,7 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
     watch = Watch(
         closed_ms=9, version=2, generation=3, settings="s", data=Series(1, 5, "p"), performance=Series(),
         concept=Series(4, 6, "q"), episodes=states, trial=trial, predictions=7, labels=6,
+        breaches={"mae above 6": Breach(2, "critical", told=True)},
     )  # fmt: skip
     policy = PolicyState(1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),))
 

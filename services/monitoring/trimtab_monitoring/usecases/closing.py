@@ -160,8 +160,8 @@ class Closing:
         await unit.tell(judged.readings)
         if judged.readings:
             await unit.keep_readings(window.kind, judged.readings)
-        rules, told = alertrules.take(
-            model.spec.alerts.rules, watch.rules, judged.readings, window.rows[-1].at_ms
+        breaches, told = alertrules.take(
+            model.spec.alerts.rules, watch.breaches, judged.readings, window.rows[-1].at_ms
         )
         await unit.tell([_of_rule(model.name, each, self._clock.now_ms()) for each in told])
         for alarm, finding in judged.alarms:
@@ -179,7 +179,7 @@ class Closing:
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
         await self._look_again(unit, model, judged)
-        return replace(watch, episodes=judged.episodes, rules=rules), len(judged.alarms)
+        return replace(watch, episodes=judged.episodes, breaches=breaches), len(judged.alarms)
 
     async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
         """Let the policy decide again about episodes that go on."""
