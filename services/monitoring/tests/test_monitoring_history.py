@@ -221,6 +221,21 @@ async def test_a_quiet_watch_says_so_and_ends_with_the_monitor(
         assert str(await waiting) == "this monitor ends: watch again from the last position"
 
 
+async def test_a_watch_waits_behind_news_that_were_forgotten_before_it_read_them(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab_monitoring.usecases.history._BEAT_S", 0.01)
+    async with AsyncExitStack() as stack:
+        books, history, _ = await stack.enter_async_context(asked(world, monkeypatch))
+        await books.tell(reading(10), reading(20))
+        watch = await stack.enter_async_context(aclosing(history.watch(Wanted("m"), 0)))
+        assert await anext(watch) == ([], 0)
+        await history._look()
+        await books.history.forget("m", before_ms=99, at_most=10)
+
+        assert await anext(watch) == ([], 2)
+
+
 class Drawer:
     """Says what it was asked to draw."""
 

@@ -135,12 +135,15 @@ class History:
             position = await self._store.position(wanted.model, wanted.since_ms) if after is None else after
             yield [], position
             while True:
+                seen = ear.position
                 told = await self._store.told(wanted.model, position, _PAGE)
                 if told:
                     position = told[-1][0]
                     if found := [reading for _, reading in told if wanted.takes(reading)]:
                         yield found, position
-                elif not await self._hear(ear, position):
+                    continue
+                position = max(position, seen)  # what was seen there is forgotten by now
+                if not await self._hear(ear, position):
                     yield [], position
         finally:
             ear.watchers -= 1
