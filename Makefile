@@ -4,6 +4,7 @@ PY := .venv/bin/python
 PEERS := .venv-peers
 SERVING_PEERS := .venv-peers-serving
 TORCH := .venv-torch
+ALERTMANAGER := github.com/prometheus/alertmanager@v0.35.0
 LOCK := .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
   --custom-compile-command 'make lock'
 DISTS := $(wildcard libs/* services/*)
@@ -13,7 +14,7 @@ BENCHES := $(patsubst loadtests/bench_%.py,%,$(wildcard loadtests/bench_*.py))
 export DO_NOT_TRACK := 1
 export UV_NATIVE_TLS := true
 
-.PHONY: help setup lock demo test test-torch lint types imports protos docs notebook example-clients bench up down
+.PHONY: help setup lock demo alertmanager test test-torch lint types imports protos docs notebook example-clients bench up down
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -44,6 +45,15 @@ $(TORCH)/.installed: requirements-torch.lock | setup
 
 test: lint types imports ## all tests, in two processes, each with a real Kafka and PostgreSQL
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+alertmanager: .tools/alertmanager ## build Prometheus' Alertmanager, which a test of alerts then takes
+.tools/alertmanager:
+	@command -v go >/dev/null || { echo "Go 1.25 or newer is missing, which Alertmanager is built with"; exit 1; }
+	rm -rf .tools/source && mkdir -p .tools && cp -r "$$(go mod download -json $(ALERTMANAGER) | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" .tools/source
+	chmod -R u+w .tools/source && mkdir -p .tools/source/ui/app/dist
+	echo 'The pages are not in the module; the API is whole.' > .tools/source/ui/app/dist/index.html
+	cd .tools/source && go build -buildvcs=false -o ../alertmanager ./cmd/alertmanager
+	rm -r .tools/source
 
 up: setup ## start Kafka, PostgreSQL and the services, and leave them running
 	.venv/bin/trimtab up

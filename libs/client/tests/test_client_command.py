@@ -17,8 +17,11 @@ from trimtab import cli, project
 from trimtab.cli import session
 from trimtab.cli.stack import parse_scale
 from trimtab.client import SERVICES
+from trimtab_contracts import topics
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.registry.v1.registry_pb2 import Resource
 from trimtab_core.specs import to_document
+from trimtab_runtime import admin, bus, records
 from trimtab_runtime.errors import Fault, Rejected, Unavailable
 from trimtab_stack import state
 from trimtab_stack.environment import inherited
@@ -193,6 +196,30 @@ def test_a_topic_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path, ka
     assert done.stderr.startswith(
         "trimtab: topic 'events.nowhere' does not exist yet: apply what it belongs to"
     )
+
+
+@pytest.mark.real
+def test_tail_once_prints_what_is_there_and_ends(tmp_path: Path, kafka_servers: str) -> None:
+    there = {"TRIMTAB_REGISTRY_ADDRESS": "127.0.0.1:1", "TRIMTAB_KAFKA_SERVERS": kafka_servers}
+
+    async def tell() -> None:
+        await admin.ensure_topics(kafka_servers, [topics.METRICS_DRIFT])
+        async with bus.open_producer(kafka_servers) as producer:
+            metrics = [Metric(id=name, model=name, name="drift", value=0.5) for name in ("m", "n")]
+            told = [
+                records.outgoing(topics.METRICS_DRIFT, it, key=it.id, id=it.id, source="test", time_ms=1)
+                for it in metrics
+            ]
+            await records.send_all(producer, told)
+
+    asyncio.run(tell())
+    done = trimtab("tail", "metrics.drift", "--once", "--dir", str(tmp_path), environ=there)
+    first = trimtab("tail", "metrics.drift", "--once", "--limit", "1", "--dir", str(tmp_path), environ=there)
+
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["value"]["id"] for line in told) == ["m", "n"]
+    assert {line["value"]["value"] for line in told} == {0.5}
+    assert len(first.stdout.splitlines()) == 1
 
 
 def test_a_stack_is_started_with_the_settings_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from trimtab.calling import Door
 from trimtab.datasets import Dataset, Events, TrainingSet, entity_columns, feature_table
 from trimtab.finding import SERVICES as SERVICES
 from trimtab.managing import Managing
+from trimtab.observing import Observing
 from trimtab.predicting import Predicting
 from trimtab.registering import File as File
 
@@ -65,7 +66,7 @@ class Backfilled:
     """Event time of the newest row in the archive, told where no row was sent."""
 
 
-class Trimtab(Managing, Predicting):
+class Trimtab(Managing, Observing, Predicting):
     """A running Trimtab."""
 
     def __init__(

@@ -32,6 +32,7 @@ from trimtab_core.gatespecs import FairnessGateSpec as FairnessGateSpec
 from trimtab_core.gatespecs import LatencyGateSpec as LatencyGateSpec
 from trimtab_core.gatespecs import SizeGateSpec as SizeGateSpec
 from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.metricnames import OF_MODELS
 from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
 from trimtab_core.specbase import FieldName as FieldName
@@ -919,13 +920,54 @@ class MonitoringSpec(Spec):
             yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
 
 
+Severity = Literal["info", "warning", "critical"]
+
+
+class AlertRule(Spec):
+    """A limit on one of a model's metrics; whoever breaks it is told of."""
+
+    metric: str
+    """What `metrics.drift`, `.performance` and `.quality` call it, such as mae or null_share."""
+    feature: str | None = None
+    """Of this feature; each of them, and the model as a whole, if not given."""
+    above: float | None = None
+    """Broken above it."""
+    below: float | None = None
+    """Broken below it."""
+    windows: int = Field(default=1, ge=1, le=1_000)
+    """So many windows in a row have to break it."""
+    severity: Severity = "warning"
+
+    @property
+    def limit(self) -> str:
+        """The limit in words."""
+        parts = (("above", self.above), ("below", self.below))
+        return " or ".join(f"{word} {value:g}" for word, value in parts if value is not None)
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.metric not in OF_MODELS:
+            yield (
+                ("metric",),
+                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(OF_MODELS))}",
+            )
+        if self.above is None and self.below is None:
+            yield (), "the rule has no limit: give it above, below or both"
+        elif self.above is not None and self.below is not None and self.below > self.above:
+            yield (
+                ("below",),
+                f"{self.below:g} is more than above, {self.above:g}: every value would break the rule",
+            )
+
+
 class AlertsSpec(Spec):
-    """Who is told of a model's alerts."""
+    """Who is told of a model's alerts, and of what besides drift and rollouts."""
 
     to: tuple[Name, ...] | None = None
     """Sinks, which are a setting of monitoring; all of them, if not given."""
-    at_least: Literal["info", "warning", "critical"] = "info"
+    at_least: Severity = "info"
     """How serious an alert has to be."""
+    rules: tuple[AlertRule, ...] = ()
+    """Limits on the model's metrics."""
 
 
 DriftKind = Literal["data", "prediction", "performance", "concept"]

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
+from trimtab_core.specs import Severity
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
@@ -118,6 +119,17 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
+class Breach:
+    """A limit on a metric that is broken."""
+
+    windows: int
+    """For so many in a row; of one that was told, as many as it took."""
+    severity: Severity
+    """With which it was, or will be, told."""
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
 
@@ -138,6 +150,8 @@ class Watch:
     fresh: Fresh = Fresh()
     ahead: Ahead = Ahead()
     doubt: Doubt = Doubt()
+    breaches: Mapping[str, Breach] = field(default_factory=dict)
+    """Limits on metrics that are broken, by what names the rule and the feature."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A small world to be watched: one model, its reference, and traffic made to order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
+from trimtab_core.metricnames import BY_SUBJECT
 from trimtab_core.specs import Model, Source
 from trimtab_core.watched import Drift, Reading, Standing
 from trimtab_monitoring.testing import MemoryStore
@@ -231,8 +232,13 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    """A world whose metrics, when it ends, have names that `docs/metrics.md` explains."""
+    found = World()
+    yield found
+    told = {(reading.subject, reading.name) for reading in found.told(Reading)}
+    known = {(subject, name) for subject, names in BY_SUBJECT.items() for name in names}
+    assert told <= known, "a new name goes into trimtab_core.metricnames and docs/metrics.md"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ import pytest
 from trimtab_core.baseline import Uncalibrated
 from trimtab_core.watched import Row, Standing
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
+from trimtab_monitoring.testing import MemoryHistory
 from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, StoredFile, Version
+from trimtab_monitoring.usecases.history import START, Wanted
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.rounds import Rounds
@@ -122,12 +124,29 @@ async def _no_report(world: Any) -> bool:
     return not world.memory._tables.reports
 
 
+def sweeper(world: Any) -> Retention:
+    history = MemoryHistory(world.memory)
+    return Retention(world.store, history, world.specs, keep_ms=2 * DAY, history_ms=400 * DAY)
+
+
+async def test_a_sweep_keeps_readings_for_their_own_time(world: Any, flow: Make) -> None:
+    await world.ready()
+    await world.live(flow(0, 200), flow(200, 10, step_ms=DAY))
+    history = MemoryHistory(world.memory)
+    kept = await history.page(Wanted("m"), START, 1_000)
+
+    await sweeper(world).sweep()
+    assert await history.page(Wanted("m"), START, 1_000) == kept != []
+    await Retention(world.store, history, world.specs, keep_ms=2 * DAY, history_ms=DAY).sweep()
+    assert await history.page(Wanted("m"), START, 1_000) == []
+
+
 async def test_a_sweep_keeps_what_is_young_and_what_a_window_still_needs(world: Any, flow: Make) -> None:
     await world.ready()
     early = flow(0, 130, step_ms=60_000)
     late = flow(130, 20, step_ms=DAY)
     await world.live(early)
-    retention = Retention(world.store, world.specs, keep_ms=2 * DAY)
+    retention = sweeper(world)
     assert await retention.sweep() == 0
 
     await world.live(late)
@@ -145,7 +164,7 @@ async def test_a_sweep_keeps_what_is_young_and_what_a_window_still_needs(world: 
 async def test_a_sweep_keeps_the_rows_of_a_report_that_is_still_to_be_made(world: Any, flow: Make) -> None:
     await world.ready()
     await world.live(flow(0, 200), flow(200, 300, shift=2.0), flow(500, 50, step_ms=DAY))
-    retention, printer = Retention(world.store, world.specs, keep_ms=2 * DAY), Printer()
+    retention, printer = sweeper(world), Printer()
     await retention.sweep()
 
     async with running(Reports(world.store, printer).work()):

@@ -286,3 +286,19 @@ async def _reference(world: Any, number: int) -> Any:
     from trimtab_monitoring.usecases.entities import StoredFile, Version
 
     return Version("m", number, StoredFile(f"/{number}", "", 0))
+
+
+async def test_a_limit_on_a_metric_that_is_broken_is_an_alert_until_it_holds(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    rules = [{"metric": "mae", "above": 1.0, "severity": "critical"}]
+    world.specs.models["m"] = make_model(alerts={"rules": rules})
+    await world.ready()
+
+    await world.live(flow(0, 100), flow(100, 200, error=3.0), flow(300, 100))
+
+    told = [alert for alert in world.told(Alert) if alert.kind == "rule"]
+    assert [(alert.severity, alert.resolved) for alert in told] == [("critical", False), ("critical", True)]
+    assert len({alert.occasion for alert in told}) == 1
+    assert len({alert.id for alert in told}) == 2
+    assert told[0].sentence.endswith("above 1.")

@@ -1,6 +1,7 @@
 """The service as a process, over the real Kafka and PostgreSQL: it watches, is killed, and goes on."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
+from trimtab.calling import Door
+from trimtab.observing import Observing
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     GetModelHealthRequest,
@@ -301,6 +304,13 @@ async def test_drift_gives_one_command_and_its_story(
     assert all(metric.HasField("threshold") for metric in metrics)
 
 
+class Client(Observing):
+    """The part of the Python client that asks for metrics and reports."""
+
+    def __init__(self, stub: Any) -> None:
+        self._monitoring = Door("monitoring", stub)
+
+
 async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothing(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:
@@ -308,6 +318,9 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
     first, second = flow(0, 150), flow(150, 150)
     await _live(outside, model, first)
     await outside.predict(second.predicted(model=model), watermark_ms=second.times[-1])
+    client = Client(outside.stub)
+    watch = client.watch_metrics(model, names=["mae"], since_ms=0)
+    heard = [await anext(watch)]
 
     await outside.service.end(signal.SIGKILL)
     await outside.service.start()
@@ -322,6 +335,20 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
     }
     times = [*first.times, *second.times]
     assert sorted(windows.values()) == [(times[at], times[at + 99]) for at in (0, 100, 200)]
+
+    heard += [await anext(watch), await anext(watch)]
+    await watch.aclose()  # type: ignore[attr-defined]
+    assert heard == sorted(metrics, key=lambda metric: windows[metric.id])
+    assert list((await client.metrics(model, subject="performance")).messages) == heard
+    assert list((await client.metrics(model, names=["mae"], limit=2)).messages) == heard[1:]
+    drift = (await client.metrics(model, subject="drift")).messages
+    assert {metric.id for metric in drift} == {
+        metric.id for metric in await outside.all_of(topics.METRICS_DRIFT, model)
+    }
+    made = await client.report(model, rows=150)
+    assert (made.version, made.rows, made.last_ms) == (1, 150, times[-1])
+    assert b"request.x" in made.html
+    assert "metrics" in json.loads(made.json)
 
 
 async def test_a_trial_is_judged_and_its_verdict_told_once(

@@ -13,7 +13,7 @@ from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
-from trimtab_core.watched import Reading, Row, Series, Trial, Watch
+from trimtab_core.watched import Breach, Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.testing import MemoryStore
@@ -198,6 +198,7 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
     watch = Watch(
         closed_ms=9, version=2, generation=3, settings="s", data=Series(1, 5, "p"), performance=Series(),
         concept=Series(4, 6, "q"), episodes=states, trial=trial, predictions=7, labels=6,
+        breaches={"mae above 6": Breach(2, "critical", told=True)},
     )  # fmt: skip
     policy = PolicyState(1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),))
 
@@ -443,3 +444,25 @@ async def test_a_label_that_is_a_class_has_the_number_that_the_model_gives_it(st
     assert ([row.label for row in rows], count) == ([2.0, 1.0, 0.0], 3)
     rows, count = await found(LABELS)
     assert ([row.label for row in rows], count) == ([7.0, None, None], 1)
+
+
+async def test_the_newest_rows_are_of_one_version_and_come_with_their_labels(store: Store) -> None:
+    await store.take(
+        Arrivals(
+            [
+                predicted(*((f"a{at}", at) for at in range(10, 20))),
+                predicted(("b", 15), ("c", 18), version=2),
+            ],
+            [labelled(("a18", 18, 0.5))],
+        )
+    )
+
+    async def found(version: int, at_most: int, since_ms: int = 0, until_ms: int = 99) -> Any:
+        return await store.newest_rows(
+            "m", version, LABELS, since_ms=since_ms, until_ms=until_ms, at_most=at_most
+        )
+
+    assert [(row.id, row.label) for row in await found(1, 2)] == [("a18", 0.5), ("a19", None)]
+    assert [row.id for row in await found(1, 99, 12, 14)] == ["a12", "a13"]
+    assert [row.id for row in await found(2, 99)] == ["b", "c"]
+    assert await found(3, 99) == await found(1, 99, 20) == []

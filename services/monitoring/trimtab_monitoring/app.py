@@ -16,6 +16,7 @@ from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.config import Config
 from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.grpc_api import MonitoringApi
+from trimtab_monitoring.historystore import PostgresHistory
 from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.news import SOURCE
 from trimtab_monitoring.sinks import sinks
@@ -24,7 +25,9 @@ from trimtab_monitoring.stream import PolicyStream
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
+from trimtab_monitoring.usecases.history import History
 from trimtab_monitoring.usecases.ledger import Ledger
+from trimtab_monitoring.usecases.ondemand import OnDemand
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -42,7 +45,7 @@ async def run(config: Config) -> None:
         bus.open_producer(config.kafka_servers, linger_ms=0) as producer,
         aiohttp.ClientSession() as session,
     ):
-        store = PostgresStore(pool)
+        store, readings = PostgresStore(pool), PostgresHistory(pool)
         reports = Reports(store, workshop)
         rounds = Rounds()
 
@@ -63,11 +66,19 @@ async def run(config: Config) -> None:
             store, book, deployments, calibrations, retraining, clock,
             reports=config.data_dir.absolute() / "reports", silent_ms=round(config.silent_s * 1000), on_report=reports.ordered,
         )  # fmt: skip
-        retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
+        retention = Retention(
+            store,
+            readings,
+            book,
+            keep_ms=config.keep_days * _DAY_MS,
+            history_ms=config.history_days * _DAY_MS,
+        )
+        history, on_demand = History(readings, book), OnDemand(store, book, deployments, workshop)
         told = sinks(config.alert_sinks, config.alert_secret, session, clock)
         alerting = Alerting(PostgresAlerts(pool), book, told, clock)
         heard = subscriptions(Ledger(store, clock), rounds.wake, alerting)
-        api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments, alerting))
+        answering = MonitoringApi(store, book, deployments, alerting, history, on_demand)
+        api = partial(add_MonitoringServicer_to_server, answering)
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
         async with (
@@ -85,6 +96,7 @@ async def run(config: Config) -> None:
             tasks.create_task(calibrations.work())
             tasks.create_task(reports.work())
             tasks.create_task(retention.work())
+            tasks.create_task(history.work())
             tasks.create_task(alerting.work())
             for event in begun:
                 await event.wait()

@@ -27,6 +27,8 @@ class Config:
     """A serving instance that has said nothing for so long holds no window back."""
     keep_days: int = 30
     """Predictions and labels are kept so many days of event time behind what is closed."""
+    history_days: int = 400
+    """Metrics can be asked for so many days of event time back from what is closed."""
     alert_sinks: str = field(default="", repr=False)
     """Where alerts go: `name=webhook:https://...`, or `slack:` or `alertmanager:` in its place; several with spaces."""
     alert_secret: str = field(default="", repr=False)

@@ -2,8 +2,10 @@
 
 Rejected
 ├── BadBatch         a batch of predictions contradicts itself
+├── BadQuestion      a question about metrics or for a report that has no answer
 ├── BadSilence       a silence about nothing, or of no time
 ├── BadSinks         a setting that names no sinks
+├── NothingToReport  (NotFound)
 ├── UnknownLoop      (NotFound)
 └── UnknownSilence   (NotFound)
 Unavailable
@@ -16,6 +18,14 @@ from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 
 class BadBatch(Rejected):
     """A batch of predictions whose columns do not fit together."""
+
+
+class BadQuestion(Rejected):
+    """A question about metrics, or for a report, that contradicts itself."""
+
+
+class NothingToReport(NotFound):
+    """There are no rows, or nothing to hold them against."""
 
 
 class BadSilence(Rejected):

@@ -1,6 +1,7 @@
-"""gRPC door of monitoring: the loop ledger, the health of models, and alerts."""
+"""gRPC door of monitoring: the loop ledger, the health of models, their metrics and reports, and alerts."""
 
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     EndSilenceRequest,
@@ -16,27 +17,41 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     ListWantedLabelsRequest,
     ListWantedLabelsResponse,
     Loop,
+    MakeReportRequest,
+    MakeReportResponse,
     ModelHealth,
+    QueryRequest,
+    QueryResponse,
     Silence,
     SilenceAlertsRequest,
+    WatchRequest,
+    WatchResponse,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
-from trimtab_runtime.clock import from_timestamp
+from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import UnknownLoop
 from trimtab_monitoring.usecases import entities
 from trimtab_monitoring.usecases.alerting import Alerting
+from trimtab_monitoring.usecases.history import History
+from trimtab_monitoring.usecases.ondemand import OnDemand
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 
 _MOST_WANTED = 1_000
+_PIECE: Final = 1024 * 1024
+"""Bytes of a file in one message."""
 
 
 class MonitoringApi(MonitoringServicer):
     """Answers `trimtab.monitoring.v1.Monitoring`."""
 
-    def __init__(self, store: Store, specs: Specs, rollouts: Rollouts, alerting: Alerting) -> None:
+    def __init__(
+        self, store: Store, specs: Specs, rollouts: Rollouts, alerting: Alerting, history: History, on_demand: OnDemand
+    ) -> None:  # fmt: skip
         self._alerting = alerting
+        self._history = history
+        self._on_demand = on_demand
         self._store = store
         self._specs = specs
         self._rollouts = rollouts
@@ -69,6 +84,34 @@ class MonitoringApi(MonitoringServicer):
             model.name, entities.LabelStream.of(model), min(request.limit or _MOST_WANTED, _MOST_WANTED)
         )
         return ListWantedLabelsResponse(labels=[messages.wanted_label(each) for each in asked])
+
+    async def Query(self, request: QueryRequest, context: Any) -> AsyncIterator[QueryResponse]:
+        """Return the metrics of a model that match, in order of time."""
+        async for page in self._history.query(messages.wanted(request.filter), request.limit):
+            yield QueryResponse(metrics=messages.metrics(page))
+
+    async def Watch(self, request: WatchRequest, context: Any) -> AsyncIterator[WatchResponse]:
+        """Return metrics as they are told, until the caller ends."""
+        after = request.after if request.HasField("after") else None
+        async for told, position in self._history.watch(messages.wanted(request.filter), after):
+            yield WatchResponse(metrics=messages.metrics(told), position=position)
+
+    async def MakeReport(self, request: MakeReportRequest, context: Any) -> AsyncIterator[MakeReportResponse]:
+        """Return a report of the newest rows of the live version."""
+        made = await self._on_demand.report(
+            request.model, messages.at_ms(request, "since"), messages.at_ms(request, "until"), request.rows
+        )
+        about = MakeReportResponse.About(
+            version=made.version,
+            rows=made.rows,
+            first=to_timestamp(made.first_ms),
+            last=to_timestamp(made.last_ms),
+        )
+        yield MakeReportResponse(about=about)
+        for at in range(0, len(made.html), _PIECE):
+            yield MakeReportResponse(html=made.html[at : at + _PIECE])
+        for at in range(0, len(made.json), _PIECE):
+            yield MakeReportResponse(json=made.json[at : at + _PIECE])
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

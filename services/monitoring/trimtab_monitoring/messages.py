@@ -30,6 +30,7 @@ from trimtab_monitoring.usecases.entities import (
     Version,
     WantedLabel,
 )
+from trimtab_monitoring.usecases.history import Wanted
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
 _RUN_STATES = {
@@ -419,12 +420,31 @@ def health(model: str, version: int, found: Health) -> pb.ModelHealth:
         predictions=watch.predictions + found.waiting,
         labels=watch.labels,
         unlabelled=watch.predictions - watch.labels,
-        metrics=_metrics(found.readings),
+        metrics=metrics(found.readings),
     )
     if watch.closed_ms:
         message.watermark.CopyFrom(to_timestamp(watch.closed_ms))
     return message
 
 
-def _metrics(readings: Iterable[Reading]) -> list[pb.Metric]:
+def metrics(readings: Iterable[Reading]) -> list[pb.Metric]:
+    """Return readings."""
     return [metric(reading) for reading in readings]
+
+
+def wanted(filter: pb.MetricFilter) -> Wanted:
+    """Return which readings are asked for."""
+    return Wanted(
+        model=filter.model,
+        names=tuple(filter.names),
+        features=tuple(filter.features),
+        version=filter.version,
+        subject=filter.subject,
+        since_ms=at_ms(filter, "since"),
+        until_ms=at_ms(filter, "until"),
+    )
+
+
+def at_ms(message: Any, field: str) -> int | None:
+    """Return the time in a field of a message, or None if it has none."""
+    return from_timestamp(getattr(message, field)) if message.HasField(field) else None

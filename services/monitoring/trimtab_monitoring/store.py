@@ -74,6 +74,12 @@ WHERE model = $1 AND NOT EXISTS (
 )
 ORDER BY p.event_time_ms DESC, id LIMIT $4
 """
+_FIRST_OF_NEWEST = """
+SELECT min(event_time_ms) FROM (
+    SELECT event_time_ms FROM predictions
+    WHERE model = $1 AND version = $2 AND event_time_ms >= $3 AND event_time_ms < $4 ORDER BY event_time_ms DESC LIMIT $5
+) AS newest
+"""
 _NEXT_REPORT = """
 UPDATE reports SET attempts = attempts + 1, tried_at = now()
 WHERE episode = (
@@ -261,6 +267,19 @@ class PostgresStore:
                 self._pool, order.model, order.labels, order.from_ms - 1, order.to_ms, None
             )
         return [row for row in rows if row.version == order.version]
+
+    async def newest_rows(
+        self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int
+    ) -> list[Row]:
+        """Return the newest predictions of a version in [since, until), joined with their labels, in order."""
+        with outages():
+            first_ms = await self._pool.fetchval(
+                _FIRST_OF_NEWEST, model, version, since_ms, until_ms, at_most
+            )
+            if first_ms is None:
+                return []
+            rows = await fetch_rows(self._pool, model, labels, first_ms - 1, until_ms - 1, None)
+        return [row for row in rows if row.version == version][-at_most:]
 
     async def reports_from(self, model: str) -> int | None:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""

@@ -30,6 +30,7 @@ from trimtab_monitoring.usecases.entities import (
     events_stream,
     predictions_stream,
 )
+from trimtab_monitoring.usecases.history import START, Place, Wanted
 
 
 @dataclass(slots=True)
@@ -234,6 +235,13 @@ class MemoryStore:
         rows = self.joined(order.model, order.labels, order.from_ms - 1, order.to_ms)
         return [row for row in rows if row.version == order.version]
 
+    async def newest_rows(
+        self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int
+    ) -> list[Row]:
+        """Return the newest predictions of a version in [since, until), in order."""
+        rows = self.joined(model, labels, since_ms - 1, until_ms - 1)
+        return [row for row in rows if row.version == version][-at_most:]
+
     async def reports_from(self, model: str) -> int | None:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
         waiting = [order.from_ms for order, _ in self._tables.reports.values() if order.model == model]
@@ -257,6 +265,57 @@ class MemoryStore:
         for place in old[:at_most]:
             del self._tables.labels[place]
         return len(old[:at_most])
+
+
+class MemoryHistory:
+    """The readings among the news of a store in memory, less what was forgotten."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._forgotten: dict[str, int] = {}
+
+    def _kept(self, model: str) -> dict[int, Reading]:
+        """Return a model's readings by position, of each the newest revision."""
+        newest = {
+            it.id: (at, it)
+            for at, it in enumerate(self._store.told, start=1)
+            if isinstance(it, Reading) and it.model == model and it.to_ms >= self._forgotten.get(model, it.to_ms)
+        }  # fmt: skip
+        return dict(sorted(newest.values()))
+
+    async def page(self, wanted: Wanted, after: Place, limit: int) -> list[tuple[Place, Reading]]:
+        """Return the first readings behind a place, each with its own, in order of time."""
+        found = [it for it in self._kept(wanted.model).values() if wanted.takes(it)]
+        return [(_place(it), it) for it in sorted(found, key=_place) if _place(it) > after][:limit]
+
+    async def before_newest(self, wanted: Wanted, number: int) -> Place:
+        """Return the place behind which the newest `number` readings are."""
+        found = sorted(_place(it) for it in self._kept(wanted.model).values() if wanted.takes(it))
+        return found[-number - 1] if len(found) > number else START
+
+    async def told(self, model: str, after: int, limit: int) -> list[tuple[int, Reading]]:
+        """Return readings behind a position, in the order in which they were told."""
+        return [(at, it) for at, it in self._kept(model).items() if at > after][:limit]
+
+    async def position(self, model: str, since_ms: int | None) -> int:
+        """Return the position behind which all readings are that end at or after a time, or the last."""
+        kept = self._kept(model)
+        newer = [at for at, it in kept.items() if since_ms is not None and it.to_ms >= since_ms]
+        return min(newer) - 1 if newer else max(kept, default=0)
+
+    async def positions(self, models: Sequence[str]) -> dict[str, int]:
+        """Return the last position of each model that has one."""
+        return {model: max(kept) for model in models if (kept := self._kept(model))}
+
+    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+        """Delete the readings of windows that ended before a time."""
+        old = sum(it.to_ms < before_ms for it in self._kept(model).values())
+        self._forgotten[model] = max(before_ms, self._forgotten.get(model, before_ms))
+        return old
+
+
+def _place(reading: Reading) -> Place:
+    return reading.to_ms, reading.id
 
 
 class MemoryAlerts:

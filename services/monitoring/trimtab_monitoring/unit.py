@@ -44,6 +44,11 @@ SELECT event_time_ms, id, version, generation, challenger_version, rollout_id, c
 FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3
 ORDER BY event_time_ms, id LIMIT $4
 """
+_HISTORY = """
+INSERT INTO history (model, to_ms, id, subject, name, feature, version, reading)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::jsonb[])
+ON CONFLICT (model, to_ms, id) DO UPDATE SET sequence = DEFAULT, reading = excluded.reading
+"""
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS (
@@ -208,5 +213,12 @@ class PostgresUnit:
         )
 
     async def tell(self, told: Sequence[News]) -> None:
-        """Leave `told` in the outbox."""
+        """Leave `told` in the outbox, and the readings among it in the history."""
         await outbox.put(self._connection, list(news.outgoing(told)))
+        readings = {(it.model, it.id): it for it in told if isinstance(it, Reading)}.values()
+        if readings:
+            columns = zip(
+                *((it.model, it.to_ms, it.id, it.subject, it.name, it.feature, it.version, text(it)) for it in readings),
+                strict=True,
+            )  # fmt: skip
+            await self._connection.execute(_HISTORY, *map(list, columns))

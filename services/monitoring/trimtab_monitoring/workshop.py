@@ -7,7 +7,6 @@ import: neither has a place in a process that answers marks within milliseconds.
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -40,6 +39,7 @@ class Workshop:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "workshop"
+        self._drawing = asyncio.Lock()
 
     async def calibrate(self, reference: StoredFile, settings: Settings) -> Calibration:
         """Return the calibration that a reference gives.
@@ -65,21 +65,35 @@ class Workshop:
             Unavailable: the reference cannot be read now.
             Overwhelmed: the work took too long, or was killed.
         """
+        html, json_ = await self.draw(order.labels.classes, rows, features, reference)
+        path = Path(order.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, content in ((".json", json_), (".html", html)):
+            made = path.with_suffix(f"{suffix}.new")
+            made.write_bytes(content)
+            made.rename(path.with_suffix(suffix))
+
+    async def draw(
+        self, classes: Sequence[str], rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+    ) -> tuple[bytes, bytes]:
+        """Return the report of `rows` beside the reference, as HTML and as JSON; it waits for one that is being made.
+
+        Raises:
+            Corrupt, CannotBeDone: it cannot be made of these.
+            Unavailable: the reference cannot be read now.
+            Overwhelmed: the work took too long, or was killed.
+        """
         content = await asyncio.to_thread(artifacts.fetch, messages.artifact(reference))
-        with _folder(self._folder) as folder:
-            (folder / "reference.arrow").write_bytes(content)
-            found = windows.columns(rows, features)
-            texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
-            np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]
-            of_classes = any(row.champion_probabilities for row in rows)
-            (folder / "classes.json").write_text(json.dumps(order.labels.classes if of_classes else []))
-            await _run("trimtab_monitoring.report", folder)
-            path = Path(order.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for suffix in (".json", ".html"):
-                made = path.with_suffix(f"{suffix}.new")
-                shutil.copyfile(folder / f"report{suffix}", made)
-                made.rename(path.with_suffix(suffix))
+        async with self._drawing:
+            with _folder(self._folder) as folder:
+                (folder / "reference.arrow").write_bytes(content)
+                found = windows.columns(rows, features)
+                texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
+                np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]
+                of_classes = any(row.champion_probabilities for row in rows)
+                (folder / "classes.json").write_text(json.dumps(classes if of_classes else []))
+                await _run("trimtab_monitoring.report", folder)
+                return (folder / "report.html").read_bytes(), (folder / "report.json").read_bytes()
 
 
 @contextmanager

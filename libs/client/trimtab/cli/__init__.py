@@ -32,6 +32,7 @@ from trimtab.cli import (
     labels,
     loops,
     managing,
+    metrics,
     models,
     project,
     prove,
@@ -61,6 +62,7 @@ ingest.add_to(app)
 backfill.add_to(app)
 streams.add_to(app)
 report.add_to(app)
+metrics.add_to(app)
 managing.add_to(app, models.app)
 app.add_typer(models.app, name="model", help="Versions of a model, and what serves.")
 app.add_typer(checks.app, name="check", help="What tools outside say of a version.")

@@ -15,6 +15,7 @@ from trimtab_runtime.errors import NotFound, Rejected
 
 from trimtab import deadletters, metrics, profile
 from trimtab.card import Card
+from trimtab.cli import modelreport
 from trimtab.cli.lineage import Lineage
 from trimtab.cli.session import (
     HOME,
@@ -52,24 +53,49 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
-    source: Annotated[str, typer.Option(help="Whose data.")],
+    model: Annotated[str, typer.Argument(help="A model that is live.")] = "",
+    source: Annotated[str, typer.Option(help="In the place of a model: whose data.")] = "",
     day: Annotated[
         list[str] | None,
-        typer.Option(help="A day (yyyy-mm-dd, UTC), once or several times; the newest by default."),
+        typer.Option(
+            help="Of a source: a day (yyyy-mm-dd, UTC), once or several times; the newest by default."
+        ),
     ] = None,
-    since: Annotated[str, typer.Option("--from", help="One page from this day on.")] = "",
-    until: Annotated[str, typer.Option(help="That page ends before this day.")] = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Of a source one page, from this day on; of a model from this day or time on."
+        ),
+    ] = "",
+    until: Annotated[str, typer.Option("--until", "--to", help="And before this one.")] = "",
     rows: Annotated[
-        int, typer.Option(min=1, help="Look at so many events of a page, a fair sample.")
+        int,
+        typer.Option(
+            min=1, help="Of a model the newest so many rows; of a source a fair sample of so many a page."
+        ),
     ] = 10_000,
-    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("reports"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The folder to write to; of a model also the file, x.html.")
+    ] = Path("reports"),
     card: Annotated[
-        bool, typer.Option("--card", help="Write the data card alone, which takes no Evidently.")
+        bool, typer.Option("--card", help="Of a source: write its data card alone, which takes no Evidently.")
     ] = False,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """Write what SOURCE's data are like: a page and its numbers for each day, and the source's data card."""
+    """Write what MODEL's newest rows are like beside what it was trained on; or what a source's data are like.
+
+    Of a model: Evidently's report, as HTML and JSON. Of a source: a page and its numbers for each day, and its data card.
+    """
+    if bool(model) == bool(source):
+        raise Rejected("a report is of a model or of a source: name MODEL, or --source SOURCE")
+    if model:
+        if card or day:
+            raise Rejected(
+                "--card and --day are for a source: leave them out, or name times with --from and --to"
+            )
+        modelreport.report(directory, model, out, since=since, until=until, rows=rows, as_json=as_json)
+        return
     if card and (day or since or until):
         raise Rejected("--card stands beside a time, and a card is of all times: leave out one or the other")
     pages = spans(day or [], since, until)

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,15 @@ def moment(option: str, text: str) -> int:
         return parse_iso(text)
     except ValueError as error:
         raise Rejected(f"{option} {text!r} is no time: write one such as 2020-03-15T12:00:00Z") from error
+
+
+def day_or_moment(option: str, text: str) -> int:
+    """Return the milliseconds since the epoch of an option's day, such as 2020-03-15 (its midnight, UTC), or time.
+
+    Raises:
+        Rejected: it is neither.
+    """
+    return moment(option, f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else text)
 
 
 def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:

@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from trimtab_runtime.errors import NotFound
 
 from trimtab import metrics
 from trimtab.cli.session import HOME, Directory, Json, environ, plain, show, wanted
-from trimtab.reading import opened
+from trimtab.reading import committed, opened
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,12 +26,15 @@ def add_to(app: typer.Typer) -> None:
 def tail(
     topic: str,
     beginning: Annotated[bool, typer.Option("--from-beginning", help="Also what is there already.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="What is there already, and no more.")] = False,
     limit: Annotated[int, typer.Option(help="Stop after so many records; 0 for never.")] = 0,
     directory: Directory = HOME,
 ) -> None:
     """Print the records of TOPIC as JSON lines, as they come."""
     [servers] = wanted(environ(directory), "TRIMTAB_KAFKA_SERVERS")
-    asyncio.run(_tail(servers, topic, _described(topic), beginning, limit))
+    described = _described(topic)
+    found = _there(servers, topic) if once else _coming(servers, topic, beginning)
+    asyncio.run(_print(found, described, limit))
 
 
 def _described(name: str) -> Topic[Any]:
@@ -40,16 +44,35 @@ def _described(name: str) -> Topic[Any]:
     raise NotFound(f"there is no topic {name!r}: Trimtab has {', '.join(topic.name for topic in topics.ALL)}")
 
 
-async def _tail(servers: str, name: str, topic: Topic[Any], beginning: bool, limit: int) -> None:
+async def _there(servers: str, name: str) -> AsyncGenerator[Any, None]:
+    """Yield the records of a topic up to its end, a partition after the other."""
+    async with opened(servers) as consumer:
+        await _must_exist(consumer, name)
+    async for record in committed(servers, name):
+        yield record
+
+
+async def _coming(servers: str, name: str, beginning: bool) -> AsyncGenerator[Any, None]:
+    """Yield the records of a topic as they come, for ever."""
     reset = "earliest" if beginning else "latest"
     async with opened(servers, auto_offset_reset=reset, isolation_level="read_committed") as consumer:
-        if name not in await consumer.topics():
-            raise NotFound(
-                f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
-            )
+        await _must_exist(consumer, name)
         consumer.subscribe([name])
-        printed = 0
         async for record in consumer:
+            yield record
+
+
+async def _must_exist(consumer: Any, name: str) -> None:
+    if name not in await consumer.topics():
+        raise NotFound(
+            f"topic {name!r} does not exist yet: apply what it belongs to, or look at `trimtab get`"
+        )
+
+
+async def _print(records: AsyncGenerator[Any, None], topic: Topic[Any], limit: int) -> None:
+    printed = 0
+    async with aclosing(records) as found:
+        async for record in found:
             print(json.dumps(_line(topic, record)), flush=True)
             printed += 1
             if printed == limit:

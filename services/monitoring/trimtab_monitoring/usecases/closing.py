@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import ahead, detection, occasions, trial, windows
+from trimtab_core import ahead, alertrules, detection, occasions, trial, windows
 from trimtab_core.baseline import Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
@@ -145,6 +145,10 @@ class Closing:
         await unit.tell(judged.readings)
         if judged.readings:
             await unit.keep_readings(window.kind, judged.readings)
+        breaches, told = alertrules.take(
+            model.spec.alerts.rules, watch.breaches, judged.readings, window.rows[-1].at_ms
+        )
+        await unit.tell([_of_rule(model.name, each, self._clock.now_ms()) for each in told])
         for alarm, finding in judged.alarms:
             with telemetry.span("drift found", model=model.name, drift=finding.kind):
                 path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
@@ -160,7 +164,8 @@ class Closing:
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
         await self._look_again(unit, model, judged)
-        return replace(watch, episodes=judged.episodes, doubt=doubt), len(judged.alarms)
+        watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches)
+        return watch, len(judged.alarms)
 
     async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
         """Let the policy decide again about episodes that go on."""
@@ -228,6 +233,14 @@ def _over(model: Model, judged: Judged, before: Mapping[DriftKind, EpisodeState]
             fired = _alert(state.episode, model.name, sentence, now_ms)
             told.append(replace(fired, id=f"{fired.id}/resolved", resolved=True))
     return told
+
+
+def _of_rule(model: str, told: alertrules.Told, now_ms: int) -> Alert:
+    occasion = f"{model}/rule/{told.place}"
+    name = f"{occasion}/{told.to_ms}" + ("" if told.broken else "/resolved")
+    return Alert(
+        name, model, told.severity, "rule", told.sentence, now_ms, occasion, resolved=not told.broken
+    )
 
 
 def _alert(episode: str, model: str, sentence: str, at_ms: int) -> Alert:

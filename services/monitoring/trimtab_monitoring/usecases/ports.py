@@ -158,6 +158,12 @@ class Store(Protocol):
         """Return the rows that a report is about."""
         ...
 
+    async def newest_rows(
+        self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int
+    ) -> list[Row]:
+        """Return the newest predictions of a version in [since, until), joined with their labels, in order."""
+        ...
+
     async def reports_from(self, model: str) -> int | None:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
         ...

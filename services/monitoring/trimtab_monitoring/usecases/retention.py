@@ -1,4 +1,4 @@
-"""Lets go of predictions and labels that nothing will ask for again.
+"""Lets go of predictions and labels that nothing will ask for again, and of readings that are old.
 
 What is younger than the stated time behind the closed mark stays, and so does every
 row of a window that is still being filled, or of a report that is still to be made.
@@ -9,9 +9,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from trimtab_core.watched import Watch
 from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases.entities import LabelStream
+from trimtab_monitoring.usecases.history import HistoryStore
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -25,10 +27,14 @@ _BATCHES = 4
 class Retention:
     """Sweeps now and then."""
 
-    def __init__(self, store: Store, specs: Specs, *, keep_ms: int) -> None:
+    def __init__(
+        self, store: Store, history: HistoryStore, specs: Specs, *, keep_ms: int, history_ms: int
+    ) -> None:
         self._store = store
+        self._history = history
         self._specs = specs
         self._keep_ms = keep_ms
+        self._history_ms = history_ms
 
     async def work(self) -> None:
         """Sweep until cancelled."""
@@ -42,10 +48,14 @@ class Retention:
     async def sweep(self) -> int:
         """Delete a little of what is no longer needed, and return how many rows went."""
         models = dict(self._specs.models)
-        needed = {name: await self._needed_from(name) for name in models}
+        needed: dict[str, int] = {}
         gone = 0
-        for name, before_ms in needed.items():
-            gone += await _drain(partial(self._store.forget, name, before_ms=before_ms))
+        for name in models:
+            watch = await self._store.watch(name)
+            needed[name] = await self._needed_from(name, watch)
+            gone += await _drain(partial(self._store.forget, name, before_ms=needed[name]))
+            told_from = watch.closed_ms - self._history_ms
+            gone += await _drain(partial(self._history.forget, name, before_ms=told_from))
         streams: dict[str, int] = {}
         for name, model in models.items():
             stream = LabelStream.of(model).name
@@ -54,8 +64,8 @@ class Retention:
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
 
-    async def _needed_from(self, model: str) -> int:
-        watch, reports_from = await self._store.watch(model), await self._store.reports_from(model)
+    async def _needed_from(self, model: str, watch: Watch) -> int:
+        reports_from = await self._store.reports_from(model)
         needed = [
             series.first_ms for series in (watch.data, watch.performance, watch.ahead.rows) if series.rows
         ]

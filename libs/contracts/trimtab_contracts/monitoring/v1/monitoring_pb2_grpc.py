@@ -54,6 +54,21 @@ class MonitoringStub:
                 request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsResponse.FromString,
                 _registered_method=True)
+        self.Query = channel.unary_stream(
+                '/trimtab.monitoring.v1.Monitoring/Query',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/trimtab.monitoring.v1.Monitoring/Watch',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.MakeReport = channel.unary_stream(
+                '/trimtab.monitoring.v1.Monitoring/MakeReport',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.FromString,
+                _registered_method=True)
         self.ListAlerts = channel.unary_unary(
                 '/trimtab.monitoring.v1.Monitoring/ListAlerts',
                 request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsRequest.SerializeToString,
@@ -99,6 +114,26 @@ class MonitoringServicer:
 
     def ListWantedLabels(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Query(self, request, context):
+        """The history of a model's metrics, as far back as it is kept, and what is told of them from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MakeReport(self, request, context):
+        """Evidently's report of the newest rows of the live version beside its reference.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -150,6 +185,21 @@ def add_MonitoringServicer_to_server(servicer, server):
                     servicer.ListWantedLabels,
                     request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsRequest.FromString,
                     response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsResponse.SerializeToString,
+            ),
+            'Query': grpc.unary_stream_rpc_method_handler(
+                    servicer.Query,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchResponse.SerializeToString,
+            ),
+            'MakeReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.MakeReport,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.SerializeToString,
             ),
             'ListAlerts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAlerts,
@@ -280,6 +330,87 @@ class Monitoring:
             '/trimtab.monitoring.v1.Monitoring/ListWantedLabels',
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsRequest.SerializeToString,
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListWantedLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Query(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/Query',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/Watch',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/MakeReport',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,11 @@ class MonitoringStub:
     GetLoop: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]
     GetModelHealth: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]
     ListWantedLabels: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListWantedLabelsRequest, _monitoring_pb2.ListWantedLabelsResponse]
+    Query: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.QueryRequest, _monitoring_pb2.QueryResponse]
+    """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+    Watch: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]
+    MakeReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]
+    """Evidently's report of the newest rows of the live version beside its reference."""
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]
     SilenceAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -48,6 +53,11 @@ class MonitoringAsyncStub(MonitoringStub):
     GetLoop: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]  # type: ignore[assignment]
     GetModelHealth: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]  # type: ignore[assignment]
     ListWantedLabels: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListWantedLabelsRequest, _monitoring_pb2.ListWantedLabelsResponse]  # type: ignore[assignment]
+    Query: _aio.UnaryStreamMultiCallable[_monitoring_pb2.QueryRequest, _monitoring_pb2.QueryResponse]  # type: ignore[assignment]
+    """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+    Watch: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]  # type: ignore[assignment]
+    MakeReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]  # type: ignore[assignment]
+    """Evidently's report of the newest rows of the live version beside its reference."""
     ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]  # type: ignore[assignment]
     SilenceAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]  # type: ignore[assignment]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -82,6 +92,29 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.ListWantedLabelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ListWantedLabelsResponse, _abc.Awaitable[_monitoring_pb2.ListWantedLabelsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Query(
+        self,
+        request: _monitoring_pb2.QueryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.QueryResponse], _abc.AsyncIterator[_monitoring_pb2.QueryResponse]]:
+        """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _monitoring_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.WatchResponse], _abc.AsyncIterator[_monitoring_pb2.WatchResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def MakeReport(
+        self,
+        request: _monitoring_pb2.MakeReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.MakeReportResponse], _abc.AsyncIterator[_monitoring_pb2.MakeReportResponse]]:
+        """Evidently's report of the newest rows of the live version beside its reference."""
 
     @_abc_1.abstractmethod
     def ListAlerts(

@@ -1,0 +1,105 @@
+"""`trimtab metrics`."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
+from trimtab_core.durations import parse_duration
+from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_runtime.errors import Rejected
+
+from trimtab.cli.session import HOME, Directory, Json, ask, console, day_or_moment, plain, print_json, show
+from trimtab.client import Trimtab
+from trimtab.observing import Filters
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("metrics")(metrics)
+
+
+def metrics(
+    model: str,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Of this name, such as mae; again for another.")
+    ] = None,
+    feature: Annotated[list[str] | None, typer.Option(help="Of this feature; again for another.")] = None,
+    version: Annotated[int, typer.Option(help="Of this version.")] = 0,
+    subject: Annotated[str, typer.Option(help="drift, performance or quality.")] = "",
+    since: Annotated[
+        str,
+        typer.Option(help="Event time: a day, a time, or how long before what is closed, such as 7d."),
+    ] = "",
+    until: Annotated[str, typer.Option(help="Before this day or time.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="The newest so many; 0 for all.")] = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with what is told from now on.")] = False,
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Show what monitoring measured of MODEL, window by window, in order of time."""
+    filters = Filters(
+        names=name or [], features=feature or [], version=version, subject=subject,
+        until_ms=day_or_moment("--until", until) if until else None,
+    )  # fmt: skip
+    if watch and until:
+        raise Rejected("--until is for what was, and --watch for what comes: leave one of them out")
+
+    async def look(trimtab: Trimtab) -> Sequence[Metric]:
+        filters["since_ms"] = await _since(trimtab, model, since) if since else None
+        if not watch:
+            return (await trimtab.metrics(model, limit=limit, **filters)).messages
+        async for metric in trimtab.watch_metrics(model, **filters):
+            _print(metric, as_json=as_json)
+        return ()
+
+    found = ask(directory, look)
+    if as_json:
+        print_json([plain(metric) for metric in found])
+        return
+    show(
+        [row(metric) for metric in found],
+        as_json=False,
+        empty=f"no metric of {model} matches: what is measured comes with each full window of predictions",
+    )
+
+
+async def _since(trimtab: Trimtab, model: str, text: str) -> int:
+    """Return the time that `--since` means; a length of time is before the model's watermark, which a replay has too."""
+    try:
+        length = parse_duration(text)
+    except ValueError:
+        return day_or_moment("--since", text)
+    return from_timestamp((await trimtab.health(model)).watermark) - length
+
+
+def row(metric: Metric) -> dict[str, Any]:
+    """Return a metric as a row of a table."""
+    return {
+        "window": f"{_at(metric.window_from)} to {_at(metric.window_to)}",
+        "version": metric.version,
+        "metric": metric.name,
+        "feature": metric.feature,
+        "value": metric.value,
+        "usual up to": metric.threshold if metric.HasField("threshold") else None,
+        "rows": metric.rows,
+    }
+
+
+def _print(metric: Metric, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plain(metric)), flush=True)
+        return
+    usual = f", usual up to {metric.threshold:.4g}" if metric.HasField("threshold") else ""
+    of = f" of {metric.feature}" if metric.feature else ""
+    console.print(
+        f"{_at(metric.window_to)}  version {metric.version}  {metric.name}{of} {metric.value:.4g}{usual}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _at(stamp: Any) -> str:
+    return iso(from_timestamp(stamp))[:16]

@@ -1,0 +1,109 @@
+"""Limits on metrics: when they fire, when they are over, and what is no rule."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from trimtab_core.alertrules import take
+from trimtab_core.specs import AlertRule
+from trimtab_core.watched import Reading
+
+
+def rule(**more: Any) -> AlertRule:
+    return AlertRule.model_validate({"metric": "mae", "above": 6, **more})
+
+
+def reading(value: float, *, name: str = "mae", feature: str = "") -> Reading:
+    return Reading("performance", "m", 3, name, value, 0, 60_000, 500, feature)
+
+
+def played(rules: list[AlertRule], *windows: list[Reading]) -> list[list[tuple[bool, str]]]:
+    state: Any = {}
+    told = []
+    for at, readings in enumerate(windows):
+        state, found = take(rules, state, readings, at)
+        told.append([(each.broken, each.sentence) for each in found])
+    return told
+
+
+def test_a_rule_fires_once_and_is_over_once() -> None:
+    told = played([rule()], [reading(5)], [reading(7)], [reading(8)], [reading(6)], [reading(5)])
+
+    assert [[broken for broken, _ in each] for each in told] == [[], [True], [], [False], []]
+    assert told[1][0][1] == (
+        "The mae of version 3 is 7 over 500 predictions of 1970-01-01T00:00 to 1970-01-01T00:01: above 6."
+    )
+    assert told[3][0][1].endswith("no longer above 6.")
+
+
+def test_a_rule_of_several_windows_waits_for_as_many_in_a_row() -> None:
+    values = (7, 7, 5, 7, 7, 7, 7, 5)
+    told = played([rule(windows=3)], *([reading(value)] for value in values))
+
+    assert [[broken for broken, _ in each] for each in told] == [[], [], [], [], [], [True], [], [False]]
+    assert told[5][0][1].endswith("above 6, 3 windows in a row.")
+
+
+def test_a_rule_of_every_feature_is_told_of_each_and_one_of_a_feature_of_that_alone() -> None:
+    window = [reading(0.5, name="null_share", feature=name) for name in ("x", "z")]
+    every, one = (
+        rule(metric="null_share", **more) for more in ({"above": 0.2}, {"feature": "x", "above": 0.3})
+    )
+
+    assert len(played([every], window)[0]) == 2
+    assert [said for _, said in played([one], window)[0]] == [
+        "The null_share of x of version 3 is 0.5 over 500 predictions of 1970-01-01T00:00 to 1970-01-01T00:01: above 0.3."
+    ]
+
+
+def test_two_rules_that_say_the_same_count_a_window_once() -> None:
+    told = played(
+        [rule(windows=2), rule(windows=2, severity="info")], [reading(7)], [reading(7)], [reading(5)]
+    )
+
+    assert [len(each) for each in told] == [0, 1, 1]
+
+
+def test_a_window_that_says_nothing_of_a_metric_changes_nothing() -> None:
+    told = played([rule(windows=2)], [reading(7)], [reading(9, name="drift")], [reading(7)])
+
+    assert [len(each) for each in told] == [0, 0, 1]
+
+
+def test_a_rule_that_was_taken_out_or_changed_is_over_with_the_severity_it_had() -> None:
+    state, _ = take([rule(severity="critical")], {}, [reading(7)], 0)
+
+    state, told = take([rule(above=8)], state, [reading(7)], 1)
+
+    assert state == {}
+    assert [(each.broken, each.severity, each.sentence) for each in told] == [
+        (False, "critical", "The rule 'mae above 6, 1 in a row:' is no more in the spec.")
+    ]
+
+
+def test_what_was_told_is_over_with_the_severity_it_was_told_with() -> None:
+    state, _ = take([rule(severity="critical")], {}, [reading(7)], 0)
+
+    _, told = take([rule(severity="info")], state, [reading(5)], 1)
+
+    assert [(each.broken, each.severity) for each in told] == [(False, "critical")]
+
+
+def test_a_value_below_breaks_a_rule_that_says_so() -> None:
+    assert [len(it) for it in played([rule(above=None, below=0.1)], [reading(0.2)], [reading(0.05)])] == [
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"metric": "mea"}, "'mea' is not measured of a model: use one of drift, error_rate, log_loss, mae"),
+        ({"above": None}, "the rule has no limit"),
+        ({"below": 7}, "every value would break the rule"),
+    ],
+)
+def test_what_is_no_rule_says_why(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        rule(**given)

@@ -1,0 +1,93 @@
+"""Reports that somebody asks for: the newest rows of the live version beside what it was trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from trimtab_core.timestamps import iso
+from trimtab_core.watched import Row
+
+from trimtab_monitoring.errors import BadQuestion, NothingToReport
+from trimtab_monitoring.usecases.entities import LabelStream, StoredFile
+from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
+
+MOST_ROWS: Final = 100_000
+_ROWS: Final = 10_000
+_FIRST_MS: Final = -(2**62)
+_LAST_MS: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report and what it is about."""
+
+    version: int
+    rows: int
+    first_ms: int
+    last_ms: int
+    html: bytes
+    json: bytes
+
+
+class Drawer(Protocol):
+    """Makes reports, away from this process's loop."""
+
+    async def draw(
+        self, classes: Sequence[str], rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+    ) -> tuple[bytes, bytes]:
+        """Return the report of `rows` beside the reference, as HTML and as JSON.
+
+        Raises:
+            TrimtabError: it could not be made.
+        """
+        ...
+
+
+class OnDemand:
+    """Makes the reports that are asked for."""
+
+    def __init__(self, store: Store, specs: Specs, rollouts: Rollouts, drawer: Drawer) -> None:
+        self._store = store
+        self._specs = specs
+        self._rollouts = rollouts
+        self._drawer = drawer
+
+    async def report(self, name: str, since_ms: int | None, until_ms: int | None, rows: int) -> Report:
+        """Return a report of the newest `rows` (10,000, if 0) predictions of the live version in [since, until).
+
+        Raises:
+            BadQuestion: the times or the number of rows make no sense.
+            NothingToReport: there is no live version, no such prediction, or no reference.
+            NotFound: there is no such model.
+            TrimtabError: it could not be made.
+        """
+        if not 0 <= rows <= MOST_ROWS:
+            raise BadQuestion(f"rows {rows} is not between 1 and {MOST_ROWS}: ask for so many")
+        if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+            raise BadQuestion(f"until {iso(until_ms)} is not after since {iso(since_ms)}: name a later time")
+        model = self._specs.model(name)
+        standing = self._rollouts.standing(name)
+        if standing is None or not standing.champion:
+            raise NothingToReport(f"model {name!r} has no live version: there is nothing to report of it yet")
+        version = await self._store.version(name, standing.champion)
+        if version is None or version.reference is None:
+            raise NothingToReport(
+                f"version {standing.champion} of {name!r} came without a reference: there is nothing to hold its rows against"
+            )
+        labels = LabelStream.of(model)
+        found = await self._store.newest_rows(
+            name, version.number, labels, at_most=rows or _ROWS,
+            since_ms=_FIRST_MS if since_ms is None else since_ms, until_ms=_LAST_MS if until_ms is None else until_ms,
+        )  # fmt: skip
+        if not found:
+            raise NothingToReport(
+                f"no prediction of version {version.number} of {name!r} is stored{_between(since_ms, until_ms)}: "
+                "ask it for some, or name another time"
+            )
+        html, json = await self._drawer.draw(labels.classes, found, version.features, version.reference)
+        return Report(version.number, len(found), found[0].at_ms, found[-1].at_ms, html, json)
+
+
+def _between(since_ms: int | None, until_ms: int | None) -> str:
+    said = "" if since_ms is None else f" from {iso(since_ms)}"
+    return said if until_ms is None else f"{said} before {iso(until_ms)}"
