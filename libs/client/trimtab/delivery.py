@@ -23,6 +23,8 @@ class Delivery:
     loops: int
     declined: int
     """Loops in which the policy saw no cause to retrain."""
+    rehearsed: int
+    """Loops in which a dry run said what it would have ordered."""
     commanded: int
     live: int
     """Loops that ended with a new live version."""
@@ -58,6 +60,7 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
         model=model,
         loops=len(loops),
         declined=sum(loop.state == "declined" for loop in loops),
+        rehearsed=sum(loop.state == "dry_run" for loop in loops),
         commanded=len(commanded),
         live=len(live),
         live_a_month=len(live) * _MONTH_MS / span_ms if span_ms else None,

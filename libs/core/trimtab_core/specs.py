@@ -908,6 +908,8 @@ class MonitoringSpec(Spec):
     """The rate of alarms that is accepted while nothing has changed."""
     persistence: tuple[int, int] = (2, 3)
     """An alarm needs k of the last n windows over the threshold."""
+    clear: float = Field(default=0.5, gt=0, lt=1)
+    """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         k, n = self.persistence
@@ -940,6 +942,10 @@ class RetrainSpec(Spec):
     """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
+    severe: float | None = Field(default=None, ge=1)
+    """Drift of so many times what is usual does not wait for the cooldown; all drift does, if not given."""
+    dry_run: bool = False
+    """Whether it is only told what drift, schedule and new rows would have ordered."""
 
 
 class CardSpec(Spec):

@@ -183,9 +183,10 @@ class Drift:
     changed_ms: int | None = None
     """Where the first window began that was over; None in what was kept before it was told."""
 
-    def signal(self, now_ms: int) -> DriftSignal:
-        """Return it as the retrain policy reads it at an event time."""
-        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, self.severity)
+    def signal(self, now_ms: int, severity: float | None = None) -> DriftSignal:
+        """Return it as the retrain policy reads it at an event time, as severe as it is then, or was when it was told."""
+        now = self.severity if severity is None else severity
+        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now)
 
 
 @dataclass(frozen=True, slots=True)

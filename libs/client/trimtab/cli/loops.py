@@ -94,6 +94,7 @@ def _figures(each: delivery.Delivery) -> dict[str, Any]:
         "model": each.model,
         "loops": each.loops,
         "declined": each.declined,
+        "dry runs": each.rehearsed,
         "commanded": each.commanded,
         "live": each.live,
         "live a month": each.live_a_month,

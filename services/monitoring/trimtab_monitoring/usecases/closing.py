@@ -174,16 +174,18 @@ class Closing:
                 ]
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
-        await self._look_again(unit, model, judged)
+        await self._look_again(unit, model, judged, detection.severities(judged, calibration))
         return replace(watch, episodes=judged.episodes), len(judged.alarms)
 
-    async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
+    async def _look_again(
+        self, unit: Unit, model: Model, judged: Judged, severities: Mapping[DriftKind, float]
+    ) -> None:
         """Let the policy decide again about episodes that go on."""
         fresh = {alarm.episode for alarm, _ in judged.alarms}
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
-                await self._retraining.look_again(unit, episode, judged.window.end[0])
+                await self._retraining.look_again(unit, episode, judged.window.end[0], severities.get(kind))
 
     async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
         """Say what the judge has to say of the step at which the rollout stands."""

@@ -14,10 +14,12 @@ from trimtab_core.watched import Drift, Due, Verdict
 
 from trimtab_monitoring.usecases.entities import Command, Gate, Loop
 
-_ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
+_ORDER: Final = (
+    "triggered", "declined", "dry_run", "commanded", "training", "gating", "failed", "cancelled",
+)  # fmt: skip
 """The states before there is a version, from the first to the last."""
 _ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed", "cancelled"})
-_RESTING: Final = _ENDED | {"declined", "awaiting_checks", "awaiting_approval"}
+_RESTING: Final = _ENDED | {"declined", "dry_run", "awaiting_checks", "awaiting_approval"}
 """States in which nothing more happens by itself."""
 
 Stage = Literal[
@@ -116,6 +118,11 @@ def due(model: str, due: Due, at_ms: int, traceparent: str | None) -> Loop:
 def declined(loop: Loop, decision: Decision, at_ms: int) -> Loop:
     """Write down why the policy gives no command."""
     return replace(_reach(loop, "declined", at_ms), reason=decision.reason)
+
+
+def rehearsed(loop: Loop, decision: Decision, at_ms: int) -> Loop:
+    """Write down what a dry run would have ordered, and why."""
+    return replace(_reach(loop, "dry_run", at_ms), reason=decision.reason)
 
 
 def commanded(loop: Loop, command: Command) -> Loop:
