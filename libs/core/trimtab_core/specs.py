@@ -874,6 +874,23 @@ def _approval(value: Any) -> Any:
     raise PydanticCustomError("unfit", "{said}", {"said": said})
 
 
+class GuardrailsSpec(Spec):
+    """When a challenger is taken back without waiting for labels: requests that it fails or is slow at, and the champion is not."""
+
+    failures: float = Field(default=0.01, ge=0, lt=1)
+    """The share of requests that it may fail beyond the champion's."""
+    slow: float = Field(default=0.05, ge=0, lt=1)
+    """The share of requests that it may be slow at beyond the champion's."""
+    latency: Duration | None = None
+    """From how long on a run of a version is slow; if not given, that follows from the champion's runs."""
+    slower: float = Field(default=3.0, ge=1)
+    """A run is slow from so many times the champion's 99th percentile on."""
+    least: Duration = parse_duration("10ms")
+    """No run that is shorter is slow, whatever the champion's."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """The chance that one within all this is taken back for it, over the whole rollout."""
+
+
 class RolloutSpec(Spec):
     """How an accepted candidate comes to serve."""
 
@@ -886,6 +903,7 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
+    guardrails: GuardrailsSpec = GuardrailsSpec()
     checks: Annotated[ChecksSpec | None, BeforeValidator(_checks)] = None
     """What tools outside have to post: names like `[smoke]`, or with who may post them and until when."""
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.guardrails import GuardSpec, GuardState, Which
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
 
@@ -34,6 +35,18 @@ class Row(NamedTuple):
     challenger_probabilities: bytes | None = None
     texts: bytes | None = None
     """A JSON list of those features that are texts, in order; None if there are none."""
+
+
+class Asked(NamedTuple):
+    """A request that two versions were asked alike, by its first row."""
+
+    at_ms: int
+    id: str
+    challenger_version: int
+    champion: float
+    challenger: float | None
+    champion_us: int
+    challenger_us: int
 
 
 class Scored(NamedTuple):
@@ -97,6 +110,22 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A rollout as its guardrails remember it."""
+
+    rollout_id: str
+    challenger: int
+    spec: GuardSpec
+    from_ms: int
+    """Requests before it are taken in, or were none of the rollout's."""
+    after_id: str = ""
+    """Of the requests at that time, those up to here too."""
+    state: GuardState = field(default_factory=GuardState)
+    tripped_ms: int | None = None
+    said: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
 
@@ -112,6 +141,7 @@ class Watch:
     concept: Series = Series()
     episodes: Mapping[DriftKind, EpisodeState] = field(default_factory=dict)
     trial: Trial | None = None
+    guard: Guard | None = None
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()
@@ -207,3 +237,5 @@ class Verdict:
     sentence: str
     at_ms: int
     recorded_ms: int
+    guardrail: Which | Literal[""] = ""
+    """That was tripped; the evidence is then for that, and the rows are requests."""

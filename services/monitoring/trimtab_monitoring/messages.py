@@ -51,7 +51,9 @@ def predicted(batch: PredictionBatch) -> Predicted:
     }  # fmt: skip
     if batch.challenger_version:
         columns["challenger"] = batch.challenger
-    for name, column in columns.items():
+    times = {"champion_us": batch.champion_us, "challenger_us": batch.challenger_us}
+    times = {name: column for name, column in times.items() if column}
+    for name, column in (columns | times).items():
         if len(column) != rows:
             raise BadBatch(
                 f"batch {batch.id} has {rows} ids and {len(column)} of {name}: send one of each a row"
@@ -92,6 +94,7 @@ def predicted(batch: PredictionBatch) -> Predicted:
         texts=[msgspec.json.encode(batch.texts[at * words : at * words + words]) for at in range(rows)]
         if words
         else None,
+        **{name: list(column) for name, column in times.items()},
     )
 
 
@@ -281,6 +284,7 @@ def verdict(found: Verdict) -> pb.Verdict:
         sentence=found.sentence,
         at=to_timestamp(found.at_ms),
         recorded_at=to_timestamp(found.recorded_ms),
+        guardrail=found.guardrail,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Reading, Row, Watch
+from trimtab_core.watched import Asked, Reading, Row, Watch
 from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
@@ -37,6 +37,11 @@ FROM predictions AS p LEFT JOIN LATERAL (
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
+"""
+_ASKED = """
+SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us, challenger_us FROM predictions
+WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND challenger_us IS NOT NULL
+ORDER BY event_time_ms, id LIMIT $6
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
@@ -124,6 +129,15 @@ class PostgresUnit:
         if whole := [row for row in rows if row.at_ms < last]:
             return whole, last - 1
         return await fetch_rows(self._connection, self._model, labels, after_ms, last, None), last
+
+    async def asked(
+        self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
+    ) -> list[Asked]:
+        """Return the requests of a rollout that both versions were asked alike, in order."""
+        rows = await self._connection.fetch(
+            _ASKED, self._model, from_ms, after_id, until_ms, rollout_id, at_most
+        )
+        return [Asked(*row) for row in rows]
 
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""

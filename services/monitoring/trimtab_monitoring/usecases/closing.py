@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from trimtab_core import detection, occasions, trial, windows
+from trimtab_core import detection, guarding, occasions, trial, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
@@ -92,14 +92,17 @@ class Closing:
         if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
             return False
         async with self._store.begin(model) as unit:
-            reached, promised = await self._close(unit, spec, until)
+            reached, promised = await self._close(unit, spec, until, predicted)
         self._reached[model] = reached
         if promised:
             self._on_report()
         return reached < until
 
-    async def _close(self, unit: Unit, model: Model, until: int) -> tuple[int, bool]:
-        """Return up to where the model is closed now, and whether a report was promised."""
+    async def _close(self, unit: Unit, model: Model, until: int, predicted: int) -> tuple[int, bool]:
+        """Return up to where the model is closed now, and whether a report was promised.
+
+        Predictions are complete up to `predicted`, and with their labels up to `until`.
+        """
         before, spec = unit.watch, model.spec
         rows: list[Row] = []
         promised = False
@@ -123,6 +126,7 @@ class Closing:
             else:
                 watch, alarms = await self._judge(unit, model, settings, watch, each)
                 promised = promised or alarms > 0
+        watch = await self._guard(unit, model, watch, predicted)
         watch = await self._say(unit, model, watch)
         if watch == before:
             return reached, False
@@ -187,22 +191,47 @@ class Closing:
             if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
                 await self._retraining.look_again(unit, episode, judged.window.end[0], severities.get(kind))
 
-    async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
-        """Say what the judge has to say of the step at which the rollout stands."""
-        standing, on_trial = self._rollouts.standing(model.name), watch.trial
-        if standing is None or on_trial is None or not standing.rollout_id:
+    async def _guard(self, unit: Unit, model: Model, watch: Watch, predicted: int) -> Watch:
+        """Hold the challenger to the guardrails, by all requests of the rollout that are complete."""
+        standing = self._rollouts.standing(model.name)
+        if standing is None or not standing.rollout_id:
             return watch
-        found = trial.verdict(
-            model.name, on_trial, standing, model.spec.judged_by,
-            closed_ms=watch.closed_ms, recorded_ms=self._clock.now_ms(),
-        )  # fmt: skip
+        guard, more = guarding.begun(watch.guard, standing, model.spec, watch.closed_ms), True
+        while more and guard.state.tripped is None:
+            requests = await unit.asked(
+                guard.rollout_id,
+                from_ms=guard.from_ms,
+                after_id=guard.after_id,
+                until_ms=predicted,
+                at_most=MOST_ROWS,
+            )
+            more = len(requests) == MOST_ROWS
+            guard = guarding.take(guard, requests, None if more else predicted)
+        return replace(watch, guard=guard)
+
+    async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
+        """Say what the guardrails or the judge have to say of the step at which the rollout stands."""
+        standing, on_trial, guard = self._rollouts.standing(model.name), watch.trial, watch.guard
+        if standing is None or not standing.rollout_id:
+            return watch
+        if guard is not None and guard.rollout_id == standing.rollout_id and guard.said:
+            return watch
+        now_ms = self._clock.now_ms()
+        found = guarding.verdict(model.name, guard, standing, now_ms)
+        if found is None and on_trial is not None:
+            found = trial.verdict(
+                model.name, on_trial, standing, model.spec.judged_by,
+                closed_ms=watch.closed_ms, recorded_ms=now_ms,
+            )  # fmt: skip
         loop = await unit.loop(standing.loop_id) if found is not None else None
         if found is None or loop is None or not loops.is_on_trial(loop, standing.rollout_id):
             return watch
         with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
-        return replace(watch, trial=replace(on_trial, said_at_step=standing.step))
+        if found.guardrail:
+            return replace(watch, guard=guard and replace(guard, said=True))
+        return replace(watch, trial=on_trial and replace(on_trial, said_at_step=standing.step))
 
 
 async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -> list[Since]:

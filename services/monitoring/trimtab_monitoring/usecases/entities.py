@@ -39,6 +39,9 @@ class Predicted:
     text_names: tuple[str, ...] = ()
     texts: Sequence[bytes] | None = None
     """One row's features that are texts each, a JSON list in the order of `text_names`."""
+    champion_us: Sequence[int] | None = None
+    """How long the versions ran, at the first row of a request that both were asked alike; 0 elsewhere."""
+    challenger_us: Sequence[int] | None = None
 
     @property
     def carries(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Protocol
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
 from trimtab_core.specs import Model, Source
-from trimtab_core.watched import Reading, Row, Standing, Watch
+from trimtab_core.watched import Asked, Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
@@ -42,6 +42,15 @@ class Unit(Protocol):
         A label counts if its event time is at most the stream's `within` after the
         prediction's, whenever it was stored. Where there are more than `at_most`, the
         oldest come, all of each instant, with the time up to which they are complete.
+        """
+        ...
+
+    async def asked(
+        self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
+    ) -> list[Asked]:
+        """Return the requests of a rollout that both versions were asked alike, up to a time, in order of (time, id).
+
+        They begin after the id at `from_ms`. Where there are more than `at_most`, the first of them come.
         """
         ...
 

@@ -250,6 +250,7 @@ class Verdict(_message.Message):
     SENTENCE_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     RECORDED_AT_FIELD_NUMBER: _builtins.int
+    GUARDRAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     rollout_id: _builtins.str
@@ -262,9 +263,11 @@ class Verdict(_message.Message):
     mean_difference: _builtins.float
     """champion's loss less the challenger's"""
     evidence: _builtins.float
-    """e-value for "the challenger is better" """
+    """e-value for "the challenger is better", or with a guardrail for "it is beyond what is allowed" """
     alpha: _builtins.float
     sentence: _builtins.str
+    guardrail: _builtins.str
+    """failures or latency, if one of them was tripped: rows are then requests"""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -290,10 +293,11 @@ class Verdict(_message.Message):
         sentence: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         recorded_at: _timestamp_pb2.Timestamp | None = ...,
+        guardrail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "at", b"at", "challenger_version", b"challenger_version", "evidence", b"evidence", "generation", b"generation", "id", b"id", "mean_difference", b"mean_difference", "model", b"model", "outcome", b"outcome", "recorded_at", b"recorded_at", "rollout_id", b"rollout_id", "rows", b"rows", "sentence", b"sentence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "at", b"at", "challenger_version", b"challenger_version", "evidence", b"evidence", "generation", b"generation", "guardrail", b"guardrail", "id", b"id", "mean_difference", b"mean_difference", "model", b"model", "outcome", b"outcome", "recorded_at", b"recorded_at", "rollout_id", b"rollout_id", "rows", b"rows", "sentence", b"sentence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
