@@ -126,6 +126,40 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Paired:
+    """What two versions lost on the labelled rows that both answered: the mean difference, and a confidence sequence of it."""
+
+    rows: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Earning:
+    """What is known of what the live version loses, and of what the one before it lost."""
+
+    version: int = 0
+    generation: int = 0
+    before: int = 0
+    before_mean: float | None = None
+    """Of its last labelled rows; None if they were too few."""
+    paired: Paired | None = None
+    rows: int = 0
+    labelled: int = 0
+    total: float = 0.0
+    """Of the labelled rows' losses."""
+    last_rows: int = 0
+    last_total: float = 0.0
+    """Of the last full window of labelled rows."""
+    filling_rows: int = 0
+    filling_total: float = 0.0
+    """Of the labelled rows after it."""
+    told: int = 0
+    """How many predictions there were when it was told last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
 
@@ -142,6 +176,7 @@ class Watch:
     episodes: Mapping[DriftKind, EpisodeState] = field(default_factory=dict)
     trial: Trial | None = None
     guard: Guard | None = None
+    earning: Earning = Earning()
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()

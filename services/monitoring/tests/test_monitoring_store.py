@@ -94,6 +94,18 @@ async def test_requests_that_both_versions_were_asked_alike_come_in_order_and_go
     assert none == []
 
 
+async def test_the_loop_of_a_version_is_the_newest_that_gave_it(store: Store) -> None:
+    async with store.begin("m") as unit:
+        for id, version in (("a", 2), ("b", 3), ("c", 2)):
+            await unit.put_loop(Loop(id, "m", version=version))
+    async with store.begin("other") as unit:
+        assert await unit.loop_of(2) is None
+    async with store.begin("m") as unit:
+        found, none = await unit.loop_of(2), await unit.loop_of(9)
+
+    assert (found and found.id, none) == ("c", None)
+
+
 async def rows_of(
     store: Store, *, after_ms: int = 0, until_ms: int = 1_000, at_most: int | None = None
 ) -> Any:

@@ -19,6 +19,8 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     SilenceAlertsRequest,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
+from trimtab_core import foresight
+from trimtab_core.watched import Watch
 from trimtab_runtime.clock import from_timestamp
 
 from trimtab_monitoring import messages
@@ -47,14 +49,28 @@ class MonitoringApi(MonitoringServicer):
         found = await self._store.find_loop(request.id)
         if found is None:
             raise UnknownLoop(request.id)
-        return messages.loop(found)
+        message = messages.loop(found)
+        if found.state == "on_trial":
+            watch = await self._store.watch(found.model)
+            message.foreseen = self._foreseen(found.model, watch, found.rollout_id)
+        return message
 
     async def GetModelHealth(self, request: GetModelHealthRequest, context: Any) -> ModelHealth:
         """Return counts, the watermark and the newest readings of a model."""
         model = self._specs.model(request.model)
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
-        return messages.health(model.name, standing.champion if standing else 0, found)
+        message = messages.health(model.name, standing.champion if standing else 0, found)
+        if standing is not None and standing.rollout_id:
+            message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
+        return message
+
+    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
+        """Return what is foreseen of a rollout; nothing before its first row is closed."""
+        if watch.trial is None or watch.trial.rollout_id != rollout_id:
+            return ""
+        found = foresight.foreseen(watch.trial, watch.closed_ms)
+        return foresight.sentence(watch.trial, found, self._specs.model(model).spec.judged_by)
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

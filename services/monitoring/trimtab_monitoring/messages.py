@@ -5,12 +5,13 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
-from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, RunCost, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core.watched import Drift, FeatureDrift, Reading, Standing, Verdict
+from trimtab_core.worth import Gain
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
@@ -19,6 +20,7 @@ from trimtab_monitoring.usecases.entities import (
     Alert,
     Closed,
     Command,
+    Cost,
     Gate,
     Health,
     HeldAlert,
@@ -173,7 +175,13 @@ def run_news(event: RunEvent) -> RunNews | None:
         error=event.error,
         cancelled_by=event.cancelled_by,
         cancel_reason=event.cancel_reason,
+        cost=_cost(event.cost) if event.HasField("cost") else None,
     )
+
+
+def _cost(cost: RunCost) -> Cost:
+    cpu_s = cost.cpu_seconds if cost.HasField("cpu_seconds") else None
+    return Cost(cost.wall_seconds, cpu_s, cost.rows, cost.attempts)
 
 
 def stage_news(event: VersionEvent) -> StageNews:
@@ -389,7 +397,28 @@ def loop(held: Loop) -> pb.Loop:
         message.drift_at.CopyFrom(to_timestamp(held.drift.at_ms))
     if held.settled_ms is not None:
         message.settled_at.CopyFrom(to_timestamp(held.settled_ms))
+    if (cost := held.cost) is not None:
+        message.cost.CopyFrom(
+            RunCost(
+                wall_seconds=cost.wall_s, cpu_seconds=cost.cpu_s, rows=cost.rows, attempts=cost.attempts
+            )
+        )
+    if held.gain is not None:
+        message.gain.CopyFrom(_gain(held.gain))
     return message
+
+
+def _gain(found: Gain) -> pb.Gain:
+    return pb.Gain(
+        before=found.before,
+        a_row=found.a_row,
+        low=found.low,
+        high=found.high,
+        compared=found.compared,
+        paired=found.paired,
+        rows=found.rows,
+        metric=found.metric,
+    )
 
 
 def health(model: str, version: int, found: Health) -> pb.ModelHealth:

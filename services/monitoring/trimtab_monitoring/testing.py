@@ -391,6 +391,11 @@ class MemoryUnit:
         """Return a loop."""
         return self._tables.loops.get(id)
 
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
+        loops = [loop for loop in self._tables.loops.values() if loop.model == self._model]
+        return next((loop for loop in reversed(loops) if loop.version == version), None)
+
     async def put_loop(self, loop: Loop) -> None:
         """Write a loop down."""
         self._tables.loops[loop.id] = loop

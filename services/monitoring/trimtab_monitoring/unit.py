@@ -158,6 +158,15 @@ class PostgresUnit:
         found = await self._connection.fetchval("SELECT loop FROM loops WHERE id = $1", id)
         return loop_of(found) if found else None
 
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
+        found = await self._connection.fetchval(
+            "SELECT loop FROM loops WHERE model = $1 AND (loop->'version')::bigint = $2 ORDER BY sequence DESC LIMIT 1",
+            self._model,
+            version,
+        )
+        return loop_of(found) if found else None
+
     async def put_loop(self, loop: Loop) -> None:
         """Write a loop down."""
         await self._connection.execute(

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from trimtab_core import detection, guarding, occasions, trial, windows
+from trimtab_core import detection, guarding, occasions, trial, windows, worth
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
-from trimtab_core.watched import Drift, Due, Row, Series, Watch
+from trimtab_core.watched import Drift, Due, Earning, Row, Series, Watch
 from trimtab_core.windows import Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
@@ -119,7 +119,9 @@ class Closing:
         fresh, counted = occasions.counted(model, before, rows, since)
         due = [*occasions.scheduled(model, before, reached), *counted]
         on_trial = trial.take(watch.trial, rows, losses, spec)
-        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh)
+        earning, replaced = worth.take(before.earning, rows, losses, on_trial, settings.window)
+        earning = await _tell_gains(unit, model, replaced, earning)
+        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh, earning=earning)
         for each in occasions.among(full, due):
             if isinstance(each, Due):
                 await self._retraining.due(unit, model, each)
@@ -246,6 +248,19 @@ async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -
             labelled = await unit.labelled(labels, after_ms=trained_to, before_ms=first_ms)
         found.append(Since(trained_to, labelled))
     return found
+
+
+async def _tell_gains(
+    unit: Unit, model: Model, replaced: Sequence[Earning], live: Earning
+) -> Earning:
+    """Write down what versions have bought: those that were replaced for the last time, the live one now and then."""
+    told = [*replaced, live] if worth.is_due(live) else replaced
+    for each in told:
+        found = worth.gain(each, model.spec.judged_by)
+        loop = await unit.loop_of(each.version) if found is not None else None
+        if loop is not None:
+            await unit.put_loop(replace(loop, gain=found))
+    return replace(live, told=live.rows) if live in told else live
 
 
 def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:

@@ -12,6 +12,7 @@ from typing import Literal
 from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
+from trimtab_core.worth import Gain
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -243,6 +244,18 @@ News = Reading | Drift | Verdict | Command | Alert | Closed
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run took, however it ended."""
+
+    wall_s: float
+    cpu_s: float | None
+    """None where it gave no candidate."""
+    rows: int
+    """That were fitted to."""
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """One pass from trigger to outcome."""
 
@@ -265,6 +278,9 @@ class Loop:
     as_of_ms: int | None = None
     settled_ms: int | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    cost: Cost | None = None
+    gain: Gain | None = None
+    """What its version has bought since it is live."""
 
 
 @dataclass(frozen=True, slots=True)

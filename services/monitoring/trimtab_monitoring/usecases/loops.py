@@ -12,7 +12,7 @@ from typing import Final, Literal
 from trimtab_core.policy import Decision
 from trimtab_core.watched import Drift, Due, Verdict
 
-from trimtab_monitoring.usecases.entities import Command, Gate, Loop
+from trimtab_monitoring.usecases.entities import Command, Cost, Gate, Loop
 
 _ORDER: Final = (
     "triggered", "declined", "dry_run", "commanded", "training", "gating", "failed", "cancelled",
@@ -63,6 +63,7 @@ class RunNews:
     error: str = ""
     cancelled_by: str = ""
     cancel_reason: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def ran(loop: Loop, run: RunNews) -> Loop:
         command_id=loop.command_id or run.command_id,
         run_id=run.run_id,
         as_of_ms=run.as_of_ms,
+        cost=run.cost or loop.cost,
     )
     if run.state == loop.state and has_ended(loop):
         loop = replace(loop, outcome=_end_of(run), settled_ms=run.as_of_ms)

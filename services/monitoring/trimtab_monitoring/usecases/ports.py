@@ -66,6 +66,10 @@ class Unit(Protocol):
         """Return a loop."""
         ...
 
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
+        ...
+
     async def put_loop(self, loop: Loop) -> None:
         """Write a loop down, in the place of what was there under its id."""
         ...
