@@ -44,7 +44,10 @@ def test_what_the_rows_by_the_longest_wait_can_tell_follows_from_the_pace() -> N
 @pytest.mark.parametrize(
     ("trial", "told"),
     [
-        (a_trial(12, better_by=1.0), "12 labelled rows so far: from 30 on it is foreseen how many are needed."),
+        (
+            a_trial(12, better_by=1.0),
+            "12 labelled rows so far: from 30 on it is foreseen how many are needed.",
+        ),
         (a_trial(0, better_by=1.0), "0 labelled rows so far: from 30 on it is foreseen how many are needed."),
         (a_trial(900, better_by=2.0, spread=0.5), "It is decided, after"),
         (a_trial(100, better_by=-0.5), "more mae a row; to tell a difference of that size about"),
@@ -63,4 +66,6 @@ def test_a_number_of_rows_is_told_to_two_digits() -> None:
     found = foreseen(trial, DAY)
 
     assert found.more is not None
-    assert f"{round(found.more, -len(str(found.more)) + 2):,} more are needed" in sentence(trial, found, "mae")
+    assert f"{round(found.more, -len(str(found.more)) + 2):,} more are needed" in sentence(
+        trial, found, "mae"
+    )

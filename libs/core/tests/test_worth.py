@@ -12,7 +12,8 @@ from trimtab_core.worth import Gain, gain, is_due, take
 
 def rows(first: int, count: int, *, version: int, generation: int) -> list[Row]:
     return [
-        Row(at, f"{at:06}", version, generation, 0, "", 0.0, None, b"", 0.0) for at in range(first, first + count)
+        Row(at, f"{at:06}", version, generation, 0, "", 0.0, None, b"", 0.0)
+        for at in range(first, first + count)
     ]
 
 
@@ -22,7 +23,9 @@ def a_trial(rows: int = 200, *, challenger: int = 2) -> Trial:
     return Trial("r", 2, challenger, 0, spec, state)
 
 
-def lived(*parts: tuple[list[Row], float], trial: Trial | None = None, window: int = 100) -> tuple[Earning, list[Earning]]:
+def lived(
+    *parts: tuple[list[Row], float], trial: Trial | None = None, window: int = 100
+) -> tuple[Earning, list[Earning]]:
     earning, ended = Earning(), list[Earning]()
     for part, loss in parts:
         earning, more = take(earning, part, np.full(len(part), loss), trial, window)

@@ -131,7 +131,13 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
     kinds = {name: _kind(name, columns[name], settings) for name in features}
-    drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed, "clear": settings.clear}
+    drift = {
+        "window": settings.window,
+        "false_alarms": rate,
+        "rule": settings.rule,
+        "seed": seed,
+        "clear": settings.clear,
+    }
     data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]

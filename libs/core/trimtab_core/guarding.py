@@ -20,7 +20,9 @@ def begun(guard: Guard | None, standing: Standing, spec: ModelSpec, closed_ms: i
     """Return the guard of the rollout that is on, which looks at the requests after what was closed when it began."""
     if guard is not None and guard.rollout_id == standing.rollout_id:
         return guard
-    return Guard(standing.rollout_id, standing.challenger, GuardSpec.of(spec.rollout.guardrails), closed_ms + 1)
+    return Guard(
+        standing.rollout_id, standing.challenger, GuardSpec.of(spec.rollout.guardrails), closed_ms + 1
+    )
 
 
 def take(guard: Guard, requests: Sequence[Asked], until_ms: int | None = None) -> Guard:
@@ -30,10 +32,7 @@ def take(guard: Guard, requests: Sequence[Asked], until_ms: int | None = None) -
     """
     if guard.state.tripped or (until_ms is not None and until_ms < guard.from_ms):
         return guard
-    if until_ms is not None:
-        reached = until_ms + 1, ""
-    else:
-        reached = requests[-1].at_ms, requests[-1].id
+    reached = (until_ms + 1, "") if until_ms is not None else (requests[-1].at_ms, requests[-1].id)
     mine = [each for each in requests if each.challenger_version == guard.challenger]
     champion, challenger = (
         np.array([np.nan if said is None else said for said in column], np.float64)

@@ -54,7 +54,12 @@ async def test_a_challenger_beyond_a_guardrail_is_taken_back_once_and_no_label_i
         await predict(world, asked(flow, at * 50, 50, **part))
 
     (verdict,) = world.told(Verdict)
-    assert (verdict.outcome, verdict.guardrail, verdict.step, verdict.generation) == ("ROLL_BACK", guardrail, 0, 2)
+    assert (verdict.outcome, verdict.guardrail, verdict.step, verdict.generation) == (
+        "ROLL_BACK",
+        guardrail,
+        0,
+        2,
+    )
     assert verdict.evidence >= 2 / 0.01
     assert told in verdict.sentence
     assert (await world.store.watch("m")).labels == 0
@@ -107,9 +112,7 @@ async def test_each_rollout_has_a_guard_of_its_own(world: Any, flow: Make) -> No
     async with world.store.begin("m") as unit:
         await unit.put_loop(Loop("next", "m", "data", state="on_trial", rollout_id="m/3/4"))
 
-    part = replace(
-        asked(flow, 300, 300, failing=2), rollout_id="m/3/4", challenger_version=3, generation=4
-    )
+    part = replace(asked(flow, 300, 300, failing=2), rollout_id="m/3/4", challenger_version=3, generation=4)
     await predict(world, part)
 
     assert [(it.rollout_id, it.challenger) for it in world.told(Verdict)] == [(ROLLOUT, 2), ("m/3/4", 3)]

@@ -96,8 +96,8 @@ async def test_requests_that_both_versions_were_asked_alike_come_in_order_and_go
 
 async def test_the_loop_of_a_version_is_the_newest_that_gave_it(store: Store) -> None:
     async with store.begin("m") as unit:
-        for id, version in (("a", 2), ("b", 3), ("c", 2)):
-            await unit.put_loop(Loop(id, "m", version=version))
+        for name, version in (("a", 2), ("b", 3), ("c", 2)):
+            await unit.put_loop(Loop(name, "m", version=version))
     async with store.begin("other") as unit:
         assert await unit.loop_of(2) is None
     async with store.begin("m") as unit:

@@ -73,7 +73,12 @@ async def test_what_a_run_took_is_read_from_its_event(world: Any) -> None:
         cost=RunCost(wall_seconds=42.5, cpu_seconds=40.25, rows=12_000, attempts=2),
     )  # fmt: skip
     failed = RunEvent(
-        id="f/failed", run_id="f", loop_id="vain", model="m", status=RunEvent.FAILED, cost=RunCost(wall_seconds=3)
+        id="f/failed",
+        run_id="f",
+        loop_id="vain",
+        model="m",
+        status=RunEvent.FAILED,
+        cost=RunCost(wall_seconds=3),
     )
     ledger = Ledger(world.store, world.clock)
     for each in (event, failed):

@@ -96,7 +96,8 @@ def predicted(batch: PredictionBatch) -> Predicted:
         texts=[msgspec.json.encode(batch.texts[at * words : at * words + words]) for at in range(rows)]
         if words
         else None,
-        **{name: list(column) for name, column in times.items()},
+        champion_us=list(batch.champion_us) or None,
+        challenger_us=list(batch.challenger_us) or None,
     )
 
 
@@ -399,9 +400,7 @@ def loop(held: Loop) -> pb.Loop:
         message.settled_at.CopyFrom(to_timestamp(held.settled_ms))
     if (cost := held.cost) is not None:
         message.cost.CopyFrom(
-            RunCost(
-                wall_seconds=cost.wall_s, cpu_seconds=cost.cpu_s, rows=cost.rows, attempts=cost.attempts
-            )
+            RunCost(wall_seconds=cost.wall_s, cpu_seconds=cost.cpu_s, rows=cost.rows, attempts=cost.attempts)
         )
     if held.gain is not None:
         message.gain.CopyFrom(_gain(held.gain))

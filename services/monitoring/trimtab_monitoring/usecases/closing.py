@@ -250,17 +250,17 @@ async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -
     return found
 
 
-async def _tell_gains(
-    unit: Unit, model: Model, replaced: Sequence[Earning], live: Earning
-) -> Earning:
+async def _tell_gains(unit: Unit, model: Model, replaced: Sequence[Earning], live: Earning) -> Earning:
     """Write down what versions have bought: those that were replaced for the last time, the live one now and then."""
-    told = [*replaced, live] if worth.is_due(live) else replaced
-    for each in told:
+    for each in (*replaced, live):
         found = worth.gain(each, model.spec.judged_by)
-        loop = await unit.loop_of(each.version) if found is not None else None
-        if loop is not None:
+        if found is None or (each is live and not worth.is_due(live)):
+            continue
+        if (loop := await unit.loop_of(each.version)) is not None:
             await unit.put_loop(replace(loop, gain=found))
-    return replace(live, told=live.rows) if live in told else live
+        if each is live:
+            live = replace(live, told=live.rows)
+    return live
 
 
 def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:

@@ -49,9 +49,7 @@ class Retraining:
             await self._follow(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
             log.info("drift %s of %s: %s", drift.episode, drift.model, decision.reason)
 
-    async def look_again(
-        self, unit: Unit, episode: str, now_ms: int, severity: float | None = None
-    ) -> None:
+    async def look_again(self, unit: Unit, episode: str, now_ms: int, severity: float | None = None) -> None:
         """Decide again about an episode that goes on, at the event time `now_ms`, in the caller's transaction.
 
         `severity` is how severe it is now, or as it was told, if that is not known. A refusal is left as it was first said.
