@@ -103,7 +103,7 @@ def _figures(each: delivery.Delivery) -> dict[str, Any]:
         "dry runs": each.rehearsed,
         "commanded": each.commanded,
         "live": each.live,
-        "live a month": each.live_a_month,
+        "live a month": "" if each.live_a_month is None else f"{each.live_a_month:.1f}",
         "drift to live": _length(each.lead_time_ms),
         "work": _length(each.work_ms),
         "in vain": _percent(each.failed_share),
