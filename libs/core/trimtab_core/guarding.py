@@ -1,7 +1,7 @@
 """The guardrails of a rollout, fed with requests as soon as they are known to be complete; no label is waited for.
 
 Requests count in order of (time, id), so the answer does not depend on how they were
-batched. One verdict is said at most.
+batched. A verdict is said once a step.
 """
 
 import math
@@ -51,10 +51,11 @@ def take(guard: Guard, requests: Sequence[Asked], until_ms: int | None = None) -
 
 
 def verdict(model: str, guard: Guard | None, standing: Standing, recorded_ms: int) -> Verdict | None:
-    """Return what is to be said of the rollout, if a guardrail was tripped and that is not said yet."""
-    if guard is None or guard.rollout_id != standing.rollout_id or guard.said or guard.state.tripped is None:
+    """Return what is to be said of the step at which the rollout stands, if a guardrail was tripped and that is not said yet."""
+    if guard is None or guard.rollout_id != standing.rollout_id or guard.said_at_step == standing.step:
         return None
-    assert guard.tripped_ms is not None
+    if guard.state.tripped is None or guard.tripped_ms is None:
+        return None
     tally, margin = (
         (guard.state.failures, guard.spec.failures)
         if guard.state.tripped == "failures"
@@ -72,7 +73,7 @@ def verdict(model: str, guard: Guard | None, standing: Standing, recorded_ms: in
         rows=tally.requests,
         mean_difference=0.0,
         evidence=math.exp(float(guardrails.log_wealth(counts, margin))),
-        alpha=guard.spec.alpha,
+        alpha=guard.spec.alpha / 2,
         sentence=_sentence(guard, tally.theirs, tally.ours, tally.requests, margin),
         at_ms=guard.tripped_ms,
         recorded_ms=recorded_ms,

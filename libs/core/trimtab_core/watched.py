@@ -122,7 +122,8 @@ class Guard:
     """Of the requests at that time, those up to here too."""
     state: GuardState = field(default_factory=GuardState)
     tripped_ms: int | None = None
-    said: bool = False
+    said_at_step: int | None = None
+    """The step that its last verdict spoke about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
-from trimtab_core.watched import Standing, Verdict
+from trimtab_core.judge import JudgeSpec
+from trimtab_core.watched import Standing, Trial, Verdict
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.usecases import closing
@@ -60,7 +61,7 @@ async def test_a_challenger_beyond_a_guardrail_is_taken_back_once_and_no_label_i
         0,
         2,
     )
-    assert verdict.evidence >= 2 / 0.01
+    assert verdict.evidence >= 1 / verdict.alpha == 2 / 0.01
     assert told in verdict.sentence
     assert (await world.store.watch("m")).labels == 0
     loop = await world.store.find_loop("loop")
@@ -103,6 +104,22 @@ async def test_who_was_not_asked_alike_is_held_to_no_guardrail(world: Any, flow:
     await predict(world, asked(flow, 0, 300, failing=10, took_us=None))
 
     assert world.told(Verdict) == []
+
+
+async def test_what_the_judge_has_said_of_a_step_is_done_before_a_guardrail_speaks(
+    world: Any, flow: Make
+) -> None:
+    await on_trial(world)
+    async with world.store.begin("m") as unit:
+        advanced = Trial(ROLLOUT, 2, 2, 0, JudgeSpec(10.0), said_at_step=0)
+        await unit.save_watch(replace(unit.watch, trial=advanced))
+    await predict(world, asked(flow, 0, 300, failing=2))
+    assert world.told(Verdict) == []
+
+    world.fleet.standings["m"] = replace(world.fleet.standings["m"], step=1, generation=3)
+    await world.close()
+
+    assert [(it.step, it.generation, it.outcome) for it in world.told(Verdict)] == [(1, 3, "ROLL_BACK")]
 
 
 async def test_each_rollout_has_a_guard_of_its_own(world: Any, flow: Make) -> None:

@@ -66,11 +66,12 @@ class MonitoringApi(MonitoringServicer):
         return message
 
     def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
-        """Return what is foreseen of a rollout; nothing before its first row is closed."""
-        if watch.trial is None or watch.trial.rollout_id != rollout_id:
+        """Return what is foreseen of a rollout; nothing before its first row is closed, or once the model is deleted."""
+        spec = self._specs.models.get(model)
+        if watch.trial is None or watch.trial.rollout_id != rollout_id or spec is None:
             return ""
         found = foresight.foreseen(watch.trial, watch.closed_ms)
-        return foresight.sentence(watch.trial, found, self._specs.model(model).spec.judged_by)
+        return foresight.sentence(watch.trial, found, spec.spec.judged_by)
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

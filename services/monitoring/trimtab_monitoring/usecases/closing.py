@@ -216,7 +216,9 @@ class Closing:
         standing, on_trial, guard = self._rollouts.standing(model.name), watch.trial, watch.guard
         if standing is None or not standing.rollout_id:
             return watch
-        if guard is not None and guard.rollout_id == standing.rollout_id and guard.said:
+        # What either has said of this step is still to be done: another word would come too late for it.
+        here = standing.rollout_id, standing.step
+        if any(it is not None and (it.rollout_id, it.said_at_step) == here for it in (on_trial, guard)):
             return watch
         now_ms = self._clock.now_ms()
         found = guarding.verdict(model.name, guard, standing, now_ms)
@@ -232,7 +234,7 @@ class Closing:
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
         if found.guardrail:
-            return replace(watch, guard=guard and replace(guard, said=True))
+            return replace(watch, guard=guard and replace(guard, said_at_step=standing.step))
         return replace(watch, trial=on_trial and replace(on_trial, said_at_step=standing.step))
 
 
