@@ -37,6 +37,8 @@ async def test_drift_becomes_a_better_model(
         won = next(loop for loop in loops if loop.HasField("drift") and loop.state == "live")
         assert won.drift.kind in ("performance", "data")
         assert won.verdict.mean_difference > 0
+        assert won.cost.cpu_seconds > 0
+        assert (won.cost.rows, won.cost.attempts) == (await rows_fitted_to(world, won), 1)
         deployment = await world.trimtab.deployment(world.name)
         assert deployment.champion.number == won.version
         assert world.replay.tally.failed_requests == 0, world.replay.tally.failures
@@ -52,6 +54,12 @@ async def test_drift_becomes_a_better_model(
         assert won.drift.summary in {held.alert.sentence for held in alerts}
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services
+
+
+async def rows_fitted_to(world: Any, loop: Loop) -> int:
+    (run,) = [run for run in await world.trimtab.runs(world.name) if run.event.run_id == loop.run_id]
+    rows: int = run.event.candidate.rows
+    return rows
 
 
 async def assert_a_backtest_decides_alike(world: Any, loops: Sequence[Loop], folder: Path) -> None:

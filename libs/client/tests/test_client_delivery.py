@@ -1,8 +1,10 @@
 """What the ledger says of how well models are delivered."""
 
 import pytest
+from trimtab.cli.loops import story
 from trimtab.delivery import summary
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop
+from trimtab_contracts.common.v1.common_pb2 import RunCost
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Gain, Loop
 from trimtab_runtime.clock import to_timestamp
 
 DAY = 86_400_000
@@ -42,6 +44,46 @@ def test_a_models_loops_come_to_how_soon_how_often_and_how_much_in_vain() -> Non
     assert found.failed_share == 2 / 5
     assert found.rolled_back_share == 1 / 3
     assert found.restored_ms == 9 * DAY, "counted from the first loop in vain since the last live version"
+
+
+def test_a_dry_run_is_told_as_one_and_counts_as_no_command() -> None:
+    dry = a_loop("dry_run", drift=3)
+    dry.command_id = ""
+    dry.reason = "Dry run, or a retrain would have been ordered: it moved."
+
+    [found] = summary([a_loop("live", drift=0, settled=1), dry])
+
+    assert (found.loops, found.declined, found.rehearsed, found.commanded) == (2, 0, 1, 1)
+    assert story(dry) == ["loop  of m: dry_run", f"  policy    {dry.reason}", *story(dry)[2:]]
+
+
+def test_what_retrains_cost_and_bought_is_summed_up_where_it_has_one_unit() -> None:
+    bought, vain = a_loop("live", drift=0, settled=1), a_loop("failed", drift=2, settled=2)
+    bought.cost.CopyFrom(RunCost(wall_seconds=42.5, cpu_seconds=40, rows=12_000, attempts=2))
+    bought.gain.CopyFrom(
+        Gain(before=1, a_row=0.61, low=0.2, high=1.0, compared=1_204, paired=True, rows=11_000, metric="mae")
+    )
+    vain.cost.CopyFrom(RunCost(wall_seconds=7.5, attempts=1))
+
+    [found] = summary([bought, vain])
+
+    assert (found.spent_ms, found.metric) == (50_000, "mae")
+    assert found.saved == pytest.approx(6_710)
+    told = story(bought)
+    assert "  cost      42.5 s (40.0 s of computing), fitted to 12,000 rows, in 2 attempts" in told
+    assert (
+        "  bought    0.61 less mae a row than version 1, 0.2 to 1 (by 1,204 rows that both answered): "
+        "saved 6,710 over 11,000 predictions so far"
+    ) in told
+    other = a_loop("live", drift=0, settled=1, model="b")
+    other.gain.CopyFrom(Gain(before=1, a_row=-0.5, compared=90, rows=100, metric="mae"))
+    *_, together = summary([bought, other])
+    assert (together.saved, together.metric) == (None, ""), "one model's minutes are not another's"
+    [line] = [line for line in story(other) if "bought" in line]
+    assert line.endswith(
+        "0.5 more mae a row than version 1 (by its 90 labelled rows and the last of version 1, which are of another time): "
+        "lost 50 over 100 predictions so far"
+    )
 
 
 def test_several_models_are_told_one_by_one_and_together() -> None:

@@ -23,6 +23,8 @@ class Delivery:
     loops: int
     declined: int
     """Loops in which the policy saw no cause to retrain."""
+    rehearsed: int
+    """Loops in which a dry run said what it would have ordered."""
     commanded: int
     live: int
     """Loops that ended with a new live version."""
@@ -38,6 +40,17 @@ class Delivery:
     """Of the versions that came to a trial or live and are done with it: those that were taken back."""
     restored_ms: int | None
     """From a version that was taken back, or a run in vain, to the next live one, in event time; the median."""
+    spent_ms: int | None
+    """By all runs that have ended, by the wall clock."""
+    saved: float | None
+    """Loss, by the predictions since each version is live beside the one before; None too where metrics differ."""
+    metric: str
+    """Of what was saved."""
+
+
+def saved(loop: Loop) -> float:
+    """Return how much loss a loop's version has saved so far, over all its predictions."""
+    return loop.gain.a_row * loop.gain.rows
 
 
 def summary(loops: Sequence[Loop]) -> list[Delivery]:
@@ -53,11 +66,14 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
     vain = [loop for loop in commanded if loop.state in ("failed", "refused")]
     back = [loop for loop in loops if loop.state == "rolled_back"]
     times = [at for loop in loops if (at := _event_ms(loop)) is not None]
+    gained = [loop for loop in loops if loop.HasField("gain")]
+    metrics = {(loop.model, loop.gain.metric) for loop in gained}
     span_ms = max(times) - min(times) if times else 0
     return Delivery(
         model=model,
         loops=len(loops),
         declined=sum(loop.state == "declined" for loop in loops),
+        rehearsed=sum(loop.state == "dry_run" for loop in loops),
         commanded=len(commanded),
         live=len(live),
         live_a_month=len(live) * _MONTH_MS / span_ms if span_ms else None,
@@ -74,6 +90,9 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
         failed_share=_share(vain, [*vain, *live, *back]),
         rolled_back_share=_share(back, [*back, *live]),
         restored_ms=_median(_restored(loops)),
+        spent_ms=_sum(round(loop.cost.wall_seconds * 1000) for loop in loops if loop.HasField("cost")),
+        saved=sum(map(saved, gained)) if len(metrics) == 1 else None,
+        metric=next(iter(metrics))[1] if len(metrics) == 1 else "",
     )
 
 
@@ -103,6 +122,11 @@ def _event_ms(loop: Loop) -> int | None:
 def _median(values: Iterable[int]) -> int | None:
     found = list(values)
     return round(median(found)) if found else None
+
+
+def _sum(values: Iterable[int]) -> int | None:
+    found = list(values)
+    return sum(found) if found else None
 
 
 def _share(part: Sequence[Loop], whole: Sequence[Loop]) -> float | None:

@@ -193,6 +193,25 @@ def test_losses_a_half_higher_are_found_at_once_and_lower_ones_never() -> None:
     assert all(verdict.clear for verdict in better)
 
 
+def test_who_asks_for_a_more_ordinary_window_waits_longer_for_the_end_of_an_episode() -> None:
+    rng = np.random.default_rng(4)
+    columns, kinds = {"x": rng.normal(size=20 * WINDOW)}, {"x": "numeric"}
+    references = fit_reference(columns, kinds)  # type: ignore[arg-type]
+    quiet = [{"x": rng.normal(size=WINDOW)} for _ in range(100)]
+
+    shares = [
+        np.mean([judge_window(thresholds, references, window).clear for window in quiet])
+        for clear in (0.2, 0.5, 0.9)
+        for thresholds in [
+            calibrate(
+                columns, kinds, window=WINDOW, false_alarms=1 / 60, tolerance={"numeric": 0}, rounds=200, clear=clear
+            )  # type: ignore[arg-type]
+        ]
+    ]  # fmt: skip
+
+    assert np.allclose(shares, [0.2, 0.5, 0.9], atol=0.2), shares
+
+
 def test_a_rarer_false_alarm_asks_for_a_smaller_p_and_clear_is_never_below_it() -> None:
     losses = season_of_losses(np.random.default_rng(3), 20 * WINDOW)
     levels = [

@@ -163,6 +163,85 @@ def test_however_events_come_an_episode_has_one_command(story: list[tuple[int, i
     assert all(sum(day - 60 < other <= day for other in days) <= 3 for day in days)
 
 
+def test_severe_drift_does_not_wait_for_the_cooldown_and_small_drift_does() -> None:
+    spec, state = replace(SPEC, severe=3.0), after_a_retrain()
+
+    small = decide(spec, state, replace(a_signal("e2", 3), severity=2.9))
+    severe = decide(spec, state, replace(a_signal("e2", 3), severity=3.0))
+
+    assert small.cause == "cooldown"
+    assert severe.action == "retrain"
+    assert "severity 3.00 is severe, does not wait for the cooldown" in severe.reason
+    later = decide(spec, state, replace(a_signal("e2", 8), severity=3.0))
+    assert (later.action, "severe," in later.reason) == ("retrain", False)
+
+
+def test_small_drift_that_has_become_severe_waits_no_longer() -> None:
+    spec, state = replace(SPEC, severe=3.0), after_a_retrain()
+
+    assert reconsider(spec, state, replace(a_signal("e2", 3), severity=1.5)).cause == "cooldown"
+    assert reconsider(spec, state, replace(a_signal("e2", 4), severity=3.5)).action == "retrain"
+
+
+@pytest.mark.parametrize(
+    ("state", "day", "cause"),
+    [
+        (after_a_retrain(helped=False), 3, "cooldown"),
+        (after_a_retrain(), -1, "cooldown"),
+        (decide(SPEC, PolicyState(), a_signal()).state, 3, "in_flight"),
+        (replace(after_a_retrain(), commands=(0.0, 0.0, 0.0)), 3, "budget"),
+    ],
+    ids=["a back-off", "an event from before the command", "a retrain in flight", "the budget"],
+)
+def test_severe_drift_does_wait_for(state: PolicyState, day: float, cause: str) -> None:
+    spec = replace(SPEC, severe=3.0)
+
+    assert decide(spec, state, replace(a_signal("e2", day), severity=9.0)).cause == cause
+
+
+def test_a_dry_run_says_what_it_would_have_ordered_and_simulates_cooldown_and_budget() -> None:
+    spec, state, said = replace(SPEC, dry_run=True), PolicyState(), []
+    for number, day in enumerate((0, 3, 10, 20, 30)):
+        decision = decide(spec, state, a_signal(f"e{number}", day))
+        state = decision.state
+        said.append((decision.action, decision.cause))
+
+    assert said == [
+        ("rehearse", "called"),
+        ("decline", "cooldown"),
+        ("rehearse", "called"),
+        ("rehearse", "called"),
+        ("decline", "budget"),
+    ]
+    first = decide(spec, PolicyState(), a_signal())
+    assert first.reason == (
+        "Dry run, or a retrain would have been ordered: Data drift of severity 0.40 calls for a retrain of m."
+    )
+    again = reconsider(spec, first.state, a_signal(day=40))
+    assert (again.cause, again.reason) == ("duplicate", "This episode already had its dry run.")
+
+
+def test_what_was_rehearsed_holds_up_no_command() -> None:
+    dry = decide(replace(SPEC, dry_run=True), PolicyState(), a_signal()).state
+    dry = msgspec.json.decode(msgspec.json.encode(dry), type=PolicyState)
+
+    decision = reconsider(SPEC, dry, a_signal(day=1))
+
+    assert (decision.action, decision.attempt, decision.cause) == ("retrain", 1, "called")
+    assert decision.state == decide(SPEC, PolicyState(), a_signal(day=1)).state
+
+
+def test_a_dry_run_begins_with_what_was_ordered_before_it() -> None:
+    spec, state = replace(SPEC, dry_run=True), after_a_retrain(helped=False)
+
+    assert decide(spec, state, a_signal("e2", 6)).cause == "cooldown"
+    again = reconsider(spec, state, a_signal(day=14))
+    assert (again.action, again.attempt, again.command_id) == ("rehearse", 2, command_id("e1", 2))
+    assert reconsider(spec, again.state, a_signal(day=30)).cause == "duplicate"
+    running = decide(SPEC, PolicyState(), a_signal()).state
+    assert decide(spec, running, a_signal("e2", 30)).cause == "in_flight"
+
+
 def test_a_kind_that_nothing_watches_is_refused_with_those_that_something_does() -> None:
     with pytest.raises(ValueError, match="'data', 'prediction', 'performance' or 'concept'"):
         specs.RetrainSpec.model_validate({"on": ["skew"]})

@@ -37,7 +37,9 @@ def take(
     for rule in rules:
         for reading in _of(rule, readings):
             place = _place(rule, reading.feature)
-            if place in looked_at or reading.value is None:  # by a rule that says the same; an unknown breaks none
+            if (
+                place in looked_at or reading.value is None
+            ):  # by a rule that says the same; an unknown breaks none
                 continue
             looked_at.add(place)
             held = state.pop(place, Breach(0, rule.severity))

@@ -50,6 +50,8 @@ class Settings:
     """Features that are numbers of kinds, and `prediction` where that is the number of a class; a text is a category by itself."""
     concept: bool = False
     """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
+    clear: float = levels.ORDINARY
+    """Share of the windows that end an episode while nothing changes."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -70,6 +72,7 @@ class Settings:
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
             concept="concept" in model.spec.retrain.on,
+            clear=monitoring.clear,
         )
 
     @property
@@ -88,7 +91,8 @@ class Settings:
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
-        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}"
+        clear = f"; clear {self.clear:g}" if self.clear != levels.ORDINARY else ""
+        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}{clear}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,13 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
     kinds = {name: _kind(name, columns[name], settings) for name in features}
-    drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
+    drift = {
+        "window": settings.window,
+        "false_alarms": rate,
+        "rule": settings.rule,
+        "seed": seed,
+        "clear": settings.clear,
+    }
     data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]

@@ -26,6 +26,9 @@ ages slowly; without a floor a window of a few thousand rows would call every se
 LOSS_TOLERANCE: Final = 0.1
 """Least rise of the mean loss, as a share of its mean on the held-out rows, that may raise an alarm."""
 
+ORDINARY: Final = 0.5
+"""Share of the windows that are clear while nothing changes, where nothing else is asked for."""
+
 _FEW_WINDOWS: Final = 4
 """Below so many windows of reference rows, contiguous windows say too little, and `small` thresholds are made."""
 _WIDENING: Final = 1.5
@@ -102,6 +105,7 @@ def calibrate(
     seed: int = 0,
     rounds: int = 1_000,
     tolerance: Mapping[Kind, float] = TOLERANCE,
+    clear: float = ORDINARY,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
@@ -124,9 +128,9 @@ def calibrate(
         score_of = partial(against_rest, reference, reference.bins(columns[name]))
         nulls[name], p = plan.play(score_of, 1 / window)
         lowest = np.minimum(lowest, p)
-    level, clear = _levels(lowest, rule, false_alarms)
+    level, clear_level = _levels(lowest, rule, false_alarms, clear)
     floors = {**TOLERANCE, **tolerance}
-    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear, plan.small)
+    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear_level, plan.small)
 
 
 def judge_window(
@@ -162,6 +166,7 @@ def calibrate_mean(
     seed: int = 0,
     rounds: int = 1_000,
     tolerance: float = LOSS_TOLERANCE,
+    clear: float = ORDINARY,
 ) -> LevelThreshold:
     """Find the level of a rising mean loss, as `calibrate` does for columns.
 
@@ -176,8 +181,8 @@ def calibrate_mean(
     plan = _Plan(_check({"losses": rows.size}, window, false_alarms, rounds), window, rule, rounds, seed)
     mean = float(rows.mean())
     null, p = plan.play(partial(rise_over_rest, rows), max(abs(mean) / window, 1e-12))
-    level, clear = _levels(p, rule, false_alarms)
-    return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear, plan.small)
+    level, clear_level = _levels(p, rule, false_alarms, clear)
+    return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small)
 
 
 def judge_level(threshold: LevelThreshold, losses: ArrayLike) -> WindowVerdict:
@@ -249,10 +254,13 @@ class _Plan:
             yield min(step, self._rounds - first)
 
 
-def _levels(lowest: Floats, rule: Rule, false_alarms: float) -> tuple[float, float]:
-    """Return the level and the clear level of the smallest p: the more cautious of the two halves that were played."""
+def _levels(lowest: Floats, rule: Rule, false_alarms: float, clear: float) -> tuple[float, float]:
+    """Return the level and the clear level of the smallest p: the more cautious of the two halves that were played.
+
+    The share `clear` of the windows that were played are clear.
+    """
     level = min(_level(half, rule, false_alarms) for half in lowest)
-    return level, max(level, float(np.median(lowest)))
+    return level, max(level, float(np.quantile(lowest, 1 - clear)))
 
 
 def _level(lowest: Floats, rule: Rule, false_alarms: float) -> float:

@@ -127,13 +127,27 @@ def drift(
         rows=rows,
         score=value,
         threshold=limit,
-        severity=value / limit,
+        severity=_severity(finding, calibration),
         features=_ranked(alarm) if finding.kind == "data" else (),
         summary=summary,
         report=report,
         recorded_ms=recorded_ms,
         changed_ms=round(alarm.changed_at * 1000),
     )
+
+
+def severities(judged: Judged, calibration: Calibration) -> Mapping[DriftKind, float]:
+    """Return how many times what is usual at most each kind of drift is in a window; 1 is the edge of it."""
+    return {finding.kind: _severity(finding, calibration) for finding in judged.findings}
+
+
+def _severity(finding: Finding, calibration: Calibration) -> float:
+    if finding.kind in ("performance", "concept"):
+        (loss,) = finding.readings
+        return loss.value / loss.threshold if loss.value and loss.threshold else 0.0
+    scores = finding.verdict.scores
+    names = finding.verdict.drifted[:1] or tuple(scores)
+    return max(scores[name] / calibration.limits[name] for name in names)
 
 
 def _concept_ended(

@@ -2,7 +2,8 @@
 
 One episode gives one command, however often, late or out of order its event is
 heard: a second attempt is made by `reconsider` alone, and only after the first
-has come back without help. All times are seconds of event time.
+has come back without help. A dry run gives none, and leaves behind nothing that a
+command later would have to wait for. All times are seconds of event time.
 """
 
 from dataclasses import dataclass, replace
@@ -30,11 +31,16 @@ class PolicySpec:
     """Least time between two commands; doubled for each retrain in a row that drift called for and that did not help."""
     at_most: tuple[int, float] = (4, 60 * 86_400.0)
     """So many commands in so many seconds."""
+    severe: float | None = None
+    """From this severity on drift does not wait for the cooldown, unless the last retrain that drift called for did not help."""
+    dry_run: bool = False
+    """Whether it is only said what would have been ordered."""
 
     @classmethod
     def of(cls, spec: RetrainSpec) -> Self:
         """Return what a model's spec states."""
-        return cls(spec.on, spec.cooldown / 1000, (spec.at_most.count, spec.at_most.per_ms / 1000))
+        at_most = spec.at_most.count, spec.at_most.per_ms / 1000
+        return cls(spec.on, spec.cooldown / 1000, at_most, spec.severe, spec.dry_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class DriftSignal:
     kind: Trigger
     at: float
     severity: float = 0.0
-    """In [0, 1], for the sentence only."""
+    """How many times what is usual at most; 1 is the edge of it."""
     quality_fault: bool = False
     """Whether the data of the episode is bad rather than changed."""
     summary: str = ""
@@ -67,6 +73,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a dry run would have ordered; it is taken to have helped at once."""
+
+    episode: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyState:
     """What is remembered between the signals of one model."""
 
@@ -80,15 +94,18 @@ class PolicyState:
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
+    rehearsed: tuple[Rehearsed, ...] = ()
+    """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the policy answers; `state` is to be kept in the transaction that sends the command."""
 
-    action: Literal["retrain", "decline"]
+    action: Literal["retrain", "decline", "rehearse"]
+    """`rehearse` is what a dry run does in the place of `retrain`: the state is to be kept, and no command to be given."""
     command_id: str | None
-    """The command to give, or for a duplicate the one already given."""
+    """The command to give, or that a dry run would have given, or for a duplicate the one already given."""
     attempt: int
     cause: Cause
     reason: str
@@ -142,11 +159,42 @@ def cooldown(spec: PolicySpec, state: PolicyState) -> float:
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
+    if not spec.dry_run:
+        return _answer(spec, state, signal, may_try_again=may_try_again)
+    decision = _answer(spec, _as_if_ordered(state), signal, may_try_again=may_try_again)
+    if decision.action == "decline":
+        return replace(decision, state=state)
+    return replace(
+        decision,
+        action="rehearse",
+        reason=f"Dry run, or a retrain would have been ordered: {decision.reason}",
+        state=replace(
+            state, rehearsed=(*state.rehearsed, Rehearsed(signal.episode, signal.at))[-_REMEMBERED:]
+        ),
+    )
+
+
+def _as_if_ordered(state: PolicyState) -> PolicyState:
+    """Return the state as it were if what was rehearsed had been ordered, and had helped."""
+    if not state.rehearsed:
+        return state
+    times = [each.at for each in state.rehearsed]
+    return replace(
+        state,
+        last_command_at=max(times if state.last_command_at is None else [state.last_command_at, *times]),
+        commands=(*state.commands, *times),
+        failures=0,
+        answers=(*(Answer(each.episode, 1, "", helped=True) for each in state.rehearsed), *state.answers),
+    )
+
+
+def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
     given = next((answer for answer in state.answers if answer.episode == signal.episode), None)
     attempt = 1 if given is None else given.attempt
 
+    known = (given.command_id or None) if given is not None else None
+
     def decline(cause: Cause, reason: str, retry_at: float | None = None) -> Decision:
-        known = None if given is None else given.command_id
         return Decision("decline", known, attempt, cause, reason, state, retry_at)
 
     if signal.kind not in (*spec.on, *get_args(DueKind)):
@@ -160,15 +208,16 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         )
     if given is not None:
         if given.helped is not False or not may_try_again:
-            return decline(
-                "duplicate", f"This episode already has command {given.command_id} (attempt {given.attempt})."
-            )
+            had = f"has command {given.command_id} (attempt {attempt})" if known else "had its dry run"
+            return decline("duplicate", f"This episode already {had}.")
         attempt += 1
     if state.in_flight is not None:
         return decline("in_flight", f"A retrain of {signal.model} is in flight (command {state.in_flight}).")
+    hurried = False
     if state.last_command_at is not None:
         ready = state.last_command_at + cooldown(spec, state)
-        if signal.at < ready:
+        hurried = state.last_command_at <= signal.at < ready and _is_severe(spec, state, signal)
+        if signal.at < ready and not hurried:
             helpless = f" after {state.failures} without help" if state.failures else ""
             return decline(
                 "cooldown",
@@ -182,10 +231,17 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         return decline(
             "budget", f"The budget of {signal.model}, {count} in {_days(per_s)}, is spent.", free_at
         )
-    return _command(state, signal, attempt, spent)
+    return _command(state, signal, attempt, spent, hurried=hurried)
 
 
-def _command(state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple[float, ...]) -> Decision:
+def _is_severe(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> bool:
+    """Return whether drift is worth more than the patience that is stated; that of a back-off has its own reason."""
+    return spec.severe is not None and signal.severity >= spec.severe and not state.failures
+
+
+def _command(
+    state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple[float, ...], *, hurried: bool
+) -> Decision:
     command = command_id(signal.episode, attempt)
     others = [answer for answer in state.answers if answer.episode != signal.episode]
     given = Answer(signal.episode, attempt, command, was_due=signal.kind in get_args(DueKind))
@@ -196,10 +252,12 @@ def _command(state: PolicyState, signal: DriftSignal, attempt: int, spent: tuple
         commands=(*spent, signal.at),
         in_flight=command,
         answers=answers,
+        rehearsed=(),
     )
     again = f", attempt {attempt}," if attempt > 1 else ""
     called = signal.summary or f"{signal.kind.capitalize()} drift of severity {signal.severity:.2f}"
-    reason = f"{called}{again} calls for a retrain of {signal.model}."
+    at_once = " is severe, does not wait for the cooldown, and" if hurried else ""
+    reason = f"{called}{again}{at_once} calls for a retrain of {signal.model}."
     return Decision("retrain", command, attempt, "called", reason, after)
 
 

@@ -877,6 +877,23 @@ def _approval(value: Any) -> Any:
     raise PydanticCustomError("unfit", "{said}", {"said": said})
 
 
+class GuardrailsSpec(Spec):
+    """When a challenger is taken back without waiting for labels: requests that it fails or is slow at, and the champion is not."""
+
+    failures: float = Field(default=0.01, ge=0, lt=1)
+    """The share of requests that it may fail beyond the champion's."""
+    slow: float = Field(default=0.05, ge=0, lt=1)
+    """The share of requests that it may be slow at beyond the champion's."""
+    latency: Duration | None = None
+    """From how long on a run of a version is slow; if not given, that follows from the champion's runs."""
+    slower: float = Field(default=3.0, ge=1)
+    """A run is slow from so many times the champion's 99th percentile on."""
+    least: Duration = parse_duration("10ms")
+    """No run that is shorter is slow, whatever the champion's."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """The chance that one within all this is taken back for it, over the whole rollout."""
+
+
 class RolloutSpec(Spec):
     """How an accepted candidate comes to serve."""
 
@@ -889,6 +906,7 @@ class RolloutSpec(Spec):
     """A row's loss counts at most this much, so that one monster row decides nothing."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     within: Duration = parse_duration("14d")
+    guardrails: GuardrailsSpec = GuardrailsSpec()
     checks: Annotated[ChecksSpec | None, BeforeValidator(_checks)] = None
     """What tools outside have to post: names like `[smoke]`, or with who may post them and until when."""
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
@@ -913,6 +931,8 @@ class MonitoringSpec(Spec):
     """An alarm needs k of the last n windows over the threshold."""
     labels_wanted: int | None = Field(default=None, ge=1)
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
+    clear: float = Field(default=0.5, gt=0, lt=1)
+    """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         k, n = self.persistence
@@ -986,6 +1006,10 @@ class RetrainSpec(Spec):
     """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""
     cooldown: Duration = parse_duration("7d")
     at_most: PerTime = Rate(4, parse_duration("60d"))
+    severe: float | None = Field(default=None, ge=1)
+    """Drift of so many times what is usual does not wait for the cooldown; all drift does, if not given."""
+    dry_run: bool = False
+    """Whether it is only told what drift, schedule and new rows would have ordered."""
 
 
 class CardSpec(Spec):

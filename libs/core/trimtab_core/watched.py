@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.guardrails import GuardSpec, GuardState, Which
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
 from trimtab_core.specs import Severity
@@ -37,6 +38,18 @@ class Row(NamedTuple):
     """A JSON list of those features that are texts, in order; None if there are none."""
     key: str = ""
     """By which its label is found."""
+
+
+class Asked(NamedTuple):
+    """A request that two versions were asked alike, by its first row."""
+
+    at_ms: int
+    id: str
+    challenger_version: int
+    champion: float
+    challenger: float | None
+    champion_us: int
+    challenger_us: int
 
 
 class Scored(NamedTuple):
@@ -130,6 +143,57 @@ class Breach:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A rollout as its guardrails remember it."""
+
+    rollout_id: str
+    challenger: int
+    spec: GuardSpec
+    from_ms: int
+    """Requests before it are taken in, or were none of the rollout's."""
+    after_id: str = ""
+    """Of the requests at that time, those up to here too."""
+    state: GuardState = field(default_factory=GuardState)
+    tripped_ms: int | None = None
+    said_at_step: int | None = None
+    """The step that its last verdict spoke about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """What two versions lost on the labelled rows that both answered: the mean difference, and a confidence sequence of it."""
+
+    rows: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Earning:
+    """What is known of what the live version loses, and of what the one before it lost."""
+
+    version: int = 0
+    generation: int = 0
+    before: int = 0
+    before_mean: float | None = None
+    """Of its last labelled rows; None if they were too few."""
+    paired: Paired | None = None
+    rows: int = 0
+    labelled: int = 0
+    total: float = 0.0
+    """Of the labelled rows' losses."""
+    last_rows: int = 0
+    last_total: float = 0.0
+    """Of the last full window of labelled rows."""
+    filling_rows: int = 0
+    filling_total: float = 0.0
+    """Of the labelled rows after it."""
+    told: int = 0
+    """How many predictions there were when it was told last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
 
@@ -145,6 +209,8 @@ class Watch:
     concept: Series = Series()
     episodes: Mapping[DriftKind, EpisodeState] = field(default_factory=dict)
     trial: Trial | None = None
+    guard: Guard | None = None
+    earning: Earning = Earning()
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()
@@ -224,9 +290,10 @@ class Drift:
     changed_ms: int | None = None
     """Where the first window began that was over; None in what was kept before it was told."""
 
-    def signal(self, now_ms: int) -> DriftSignal:
-        """Return it as the retrain policy reads it at an event time."""
-        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, self.severity)
+    def signal(self, now_ms: int, severity: float | None = None) -> DriftSignal:
+        """Return it as the retrain policy reads it at an event time, as severe as it is then, or was when it was told."""
+        now = self.severity if severity is None else severity
+        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +314,5 @@ class Verdict:
     sentence: str
     at_ms: int
     recorded_ms: int
+    guardrail: Which | Literal[""] = ""
+    """That was tripped; the evidence is then for that, and the rows are requests."""

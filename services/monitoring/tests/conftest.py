@@ -84,6 +84,8 @@ class Traffic:
     rollout_id: str = ""
     challenger: Floats | None = None
     step_ms: int = STEP
+    took_us: tuple[int, int] | None = None
+    """How long champion and challenger ran for each row, each a request."""
 
     @cached_property
     def times(self) -> list[int]:
@@ -105,6 +107,8 @@ class Traffic:
             champion=[2 * float(self.x[at]) for at in chosen],
             challenger=None if self.challenger is None else [float(self.challenger[at]) for at in chosen],
             features=[np.array([self.x[at], z[at]]).tobytes() for at in chosen],
+            champion_us=self.took_us and [self.took_us[0]] * len(chosen),
+            challenger_us=self.took_us and [self.took_us[1]] * len(chosen),
         )
 
     def labelled(self, places: Sequence[int] | None = None, *, after_ms: int = 30_000) -> Labelled:

@@ -146,3 +146,68 @@ async def test_an_episode_whose_first_answer_is_still_to_come_is_not_decided_twi
     (drift,) = [it for it in world.drifts() if it.kind == "data"]
     await world.retraining.answer(drift)
     assert [it.as_of_ms for it in world.told(Command)] == [drift.at_ms]
+
+
+async def test_a_dry_run_is_told_in_the_ledger_and_orders_nothing(world: Any, make_model: Make) -> None:
+    spec = {"on": ["data"], "cooldown": "1d", "at_most": "3 per 10d"}
+    world.specs.models["m"] = make_model(retrain={**spec, "dry_run": True})
+
+    await world.retraining.answer(a_drift("e"))
+    await world.retraining.answer(a_drift("soon", at_ms=10 * DAY + DAY // 2))
+
+    assert world.told(Command) == []
+    dry, soon = await world.store.find_loop("e"), await world.store.find_loop("soon")
+    assert (dry.state, dry.open, dry.command_id) == ("dry_run", False, "")
+    assert "a retrain would have been ordered: Data drift of severity 2.00" in dry.reason
+    assert (soon.state, "The cooldown of m lasts" in soon.reason) == ("declined", True)
+
+    world.specs.models["m"] = make_model(retrain=spec)
+    await world.retraining.answer(a_drift("next", at_ms=10 * DAY + DAY // 2))
+
+    (command,) = world.told(Command)
+    assert (command.episode, command.attempt) == ("next", 1)
+
+
+async def test_an_episode_that_had_its_dry_run_gets_a_command_once_it_is_meant(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    spec = {"on": ["data"], "cooldown": "1d", "at_most": "3 per 10d"}
+    world.specs.models["m"] = make_model(retrain={**spec, "dry_run": True})
+    await world.ready()
+    await world.live(flow(0, 300), flow(300, 300, shift=1.0))
+    (drift,) = [it for it in world.drifts() if it.kind == "data"]
+    await world.retraining.answer(drift)
+    await world.live(flow(600, 3_000, shift=1.0))
+    loop = await world.store.find_loop(drift.episode)
+    assert (loop.state, world.told(Command)) == ("dry_run", [])
+
+    world.specs.models["m"] = make_model(retrain=spec)
+    await world.live(flow(3_600, 200, shift=1.0))
+
+    (command,) = world.told(Command)
+    assert (command.loop_id, command.attempt) == (drift.episode, 1)
+    assert (await world.store.find_loop(drift.episode)).state == "commanded"
+
+
+async def test_drift_that_has_become_severe_gets_its_command_within_the_cooldown(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    world.specs.models["m"] = make_model(
+        retrain={"on": ["data"], "cooldown": "90d", "at_most": "3 per 10d", "severe": 3}
+    )
+    await world.ready()
+    await world.live(flow(0, 300), flow(300, 300, shift=1.0))
+    (drift,) = [it for it in world.drifts() if it.kind == "data"]
+    assert 1 < drift.severity < 3
+    await world.retraining.answer(a_drift("earlier", at_ms=drift.at_ms - DAY // 2))
+    await Ledger(world.store, world.clock).staged(
+        StageNews("earlier/LIVE", "m", 2, "run", "earlier", "LIVE", "", [], "", 6_000)
+    )
+    await world.retraining.answer(drift)
+    await world.live(flow(600, 300, shift=1.0))
+    assert [it.episode for it in world.told(Command)] == ["earlier"]
+
+    await world.live(flow(900, 300, shift=4.0))
+
+    (_, command) = world.told(Command)
+    assert (command.episode, "is severe" in command.reason) == (drift.episode, True)

@@ -28,6 +28,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     ListLoopsRequest,
     ListWantedLabelsRequest,
     Loop,
+    Verdict,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Resource, Rollout, VersionEvent, VersionRef
@@ -107,6 +108,8 @@ class Outside:
                 event_time_ms=[rows.event_time_ms[at] for at in mine], champion=[rows.champion[at] for at in mine],
                 challenger=[rows.challenger[at] for at in mine] if rows.challenger else [],
                 features=np.frombuffer(b"".join(rows.features[at] for at in mine)).tolist(),
+                champion_us=[rows.champion_us[at] for at in mine] if rows.champion_us else [],
+                challenger_us=[rows.challenger_us[at] for at in mine] if rows.challenger_us else [],
             )  # fmt: skip
             record = records.outgoing(
                 topics.PREDICTIONS, batch, key=rows.model, id=batch.id, source="s", time_ms=1
@@ -351,9 +354,9 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
     assert "metrics" in json.loads(made.json)
 
 
-async def test_a_trial_is_judged_and_its_verdict_told_once(
-    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
-) -> None:
+async def _a_model_on_trial(
+    outside: Outside, make_model: Make, make_source: Make, reference: Any
+) -> tuple[str, Rollout]:
     model = await _a_watched_model(outside, make_model, make_source, reference)
     rollout = Rollout(id=f"{model}/2/2", strategy="shadow", steps=[0])
     challenger = VersionRef(number=2)
@@ -366,7 +369,13 @@ async def test_a_trial_is_judged_and_its_verdict_told_once(
     )  # fmt: skip
     await outside.tell(topics.VERSIONS, event, key=model)
     await outside.loop_in(model, "on_trial")
+    return model, rollout
 
+
+async def test_a_trial_is_judged_and_its_verdict_told_once(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model, rollout = await _a_model_on_trial(outside, make_model, make_source, reference)
     part = flow(0, 300, error=2.0, generation=2, challenger_version=2, rollout_id=rollout.id)
     part.challenger = part.labels + 0.1
     await _live(outside, model, part)
@@ -376,6 +385,27 @@ async def test_a_trial_is_judged_and_its_verdict_told_once(
     (verdict,) = await outside.all_of(topics.VERDICTS, model)
     assert verdict.id == f"{rollout.id}/0/promote" == loop.verdict.id
     assert verdict.generation == 2
+
+
+async def test_a_challenger_that_fails_is_taken_back_while_its_labels_are_still_to_come(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    model, rollout = await _a_model_on_trial(outside, make_model, make_source, reference)
+    part = flow(0, 300, generation=2, challenger_version=2, rollout_id=rollout.id, took_us=(1_000, 1_200))
+    part.challenger = np.where(np.arange(300) % 3, part.labels, np.nan)
+    await outside.pass_time(f"{model}-truths", part.times[0])
+
+    await outside.predict(part.predicted(model=model), watermark_ms=part.times[-1])
+
+    loop = await outside.loop_in(model, "rolling_back")
+    (verdict,) = await outside.all_of(topics.VERDICTS, model)
+    assert (verdict.guardrail, verdict.outcome, verdict.id) == (
+        "failures",
+        Verdict.ROLL_BACK,
+        f"{rollout.id}/0/failures",
+    )
+    assert loop.verdict == verdict
+    assert (await outside.health(model)).labels == 0
 
 
 async def test_rubbish_is_a_dead_letter_and_the_stream_goes_on(

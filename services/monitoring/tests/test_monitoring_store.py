@@ -74,6 +74,39 @@ def labelled(*rows: tuple[str, int, float]) -> Labelled:
     )
 
 
+async def test_requests_that_both_versions_were_asked_alike_come_in_order_and_go_on_where_they_ended(
+    store: Store,
+) -> None:
+    on_trial = replace(
+        predicted(("c", 20), ("b", 10), ("a", 20), ("d", 30)),
+        challenger_version=2, rollout_id="r", challenger=[1.0, float("nan"), 3.0, 4.0],
+        champion_us=[5, 6, 7, 8], challenger_us=[15, 16, 0, 18],
+    )  # fmt: skip
+    await store.take(Arrivals([on_trial, predicted(("e", 12))]))
+
+    async with store.begin("m") as unit:
+        first = await unit.asked("r", from_ms=0, after_id="", until_ms=29, at_most=1)
+        rest = await unit.asked("r", from_ms=10, after_id="b", until_ms=30, at_most=9)
+        none = await unit.asked("other", from_ms=0, after_id="", until_ms=99, at_most=9)
+
+    assert [(it.id, it.champion_us, it.challenger_us) for it in first] == [("b", 6, 16)]
+    assert np.isnan(first[0].challenger)
+    assert [(it.at_ms, it.id, it.challenger_version) for it in rest] == [(20, "c", 2), (30, "d", 2)]
+    assert none == []
+
+
+async def test_the_loop_of_a_version_is_the_newest_that_gave_it(store: Store) -> None:
+    async with store.begin("m") as unit:
+        for name, version in (("a", 2), ("b", 3), ("c", 2)):
+            await unit.put_loop(Loop(name, "m", version=version))
+    async with store.begin("other") as unit:
+        assert await unit.loop_of(2) is None
+    async with store.begin("m") as unit:
+        found, none = await unit.loop_of(2), await unit.loop_of(9)
+
+    assert (found and found.id, none) == ("c", None)
+
+
 async def rows_of(
     store: Store, *, after_ms: int = 0, until_ms: int = 1_000, at_most: int | None = None
 ) -> Any:

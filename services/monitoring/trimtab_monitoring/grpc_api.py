@@ -28,6 +28,8 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     WatchResponse,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
+from trimtab_core import foresight
+from trimtab_core.watched import Watch
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
@@ -66,14 +68,29 @@ class MonitoringApi(MonitoringServicer):
         found = await self._store.find_loop(request.id)
         if found is None:
             raise UnknownLoop(request.id)
-        return messages.loop(found)
+        message = messages.loop(found)
+        if found.state == "on_trial":
+            watch = await self._store.watch(found.model)
+            message.foreseen = self._foreseen(found.model, watch, found.rollout_id)
+        return message
 
     async def GetModelHealth(self, request: GetModelHealthRequest, context: Any) -> ModelHealth:
         """Return counts, the watermark and the newest readings of a model."""
         model = self._specs.model(request.model)
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
-        return messages.health(model.name, standing.champion if standing else 0, found)
+        message = messages.health(model.name, standing.champion if standing else 0, found)
+        if standing is not None and standing.rollout_id:
+            message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
+        return message
+
+    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
+        """Return what is foreseen of a rollout; nothing before its first row is closed, or once the model is deleted."""
+        spec = self._specs.models.get(model)
+        if watch.trial is None or watch.trial.rollout_id != rollout_id or spec is None:
+            return ""
+        found = foresight.foreseen(watch.trial, watch.closed_ms)
+        return foresight.sentence(watch.trial, found, spec.spec.judged_by)
 
     async def ListWantedLabels(
         self, request: ListWantedLabelsRequest, context: Any

@@ -5,12 +5,13 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
-from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, RunCost, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core.watched import Drift, FeatureDrift, Reading, Standing, Verdict
+from trimtab_core.worth import Gain
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
@@ -19,6 +20,7 @@ from trimtab_monitoring.usecases.entities import (
     Alert,
     Closed,
     Command,
+    Cost,
     Gate,
     Health,
     HeldAlert,
@@ -53,7 +55,9 @@ def predicted(batch: PredictionBatch) -> Predicted:
     }  # fmt: skip
     if batch.challenger_version:
         columns["challenger"] = batch.challenger
-    for name, column in columns.items():
+    times = {"champion_us": batch.champion_us, "challenger_us": batch.challenger_us}
+    times = {name: column for name, column in times.items() if column}
+    for name, column in (columns | times).items():
         if len(column) != rows:
             raise BadBatch(
                 f"batch {batch.id} has {rows} ids and {len(column)} of {name}: send one of each a row"
@@ -94,6 +98,8 @@ def predicted(batch: PredictionBatch) -> Predicted:
         texts=[msgspec.json.encode(batch.texts[at * words : at * words + words]) for at in range(rows)]
         if words
         else None,
+        champion_us=list(batch.champion_us) or None,
+        challenger_us=list(batch.challenger_us) or None,
     )
 
 
@@ -172,7 +178,13 @@ def run_news(event: RunEvent) -> RunNews | None:
         error=event.error,
         cancelled_by=event.cancelled_by,
         cancel_reason=event.cancel_reason,
+        cost=_cost(event.cost) if event.HasField("cost") else None,
     )
+
+
+def _cost(cost: RunCost) -> Cost:
+    cpu_s = cost.cpu_seconds if cost.HasField("cpu_seconds") else None
+    return Cost(cost.wall_seconds, cpu_s, cost.rows, cost.attempts)
 
 
 def stage_news(event: VersionEvent) -> StageNews:
@@ -304,6 +316,7 @@ def verdict(found: Verdict) -> pb.Verdict:
         sentence=found.sentence,
         at=to_timestamp(found.at_ms),
         recorded_at=to_timestamp(found.recorded_ms),
+        guardrail=found.guardrail,
     )
 
 
@@ -408,7 +421,26 @@ def loop(held: Loop) -> pb.Loop:
         message.drift_at.CopyFrom(to_timestamp(held.drift.at_ms))
     if held.settled_ms is not None:
         message.settled_at.CopyFrom(to_timestamp(held.settled_ms))
+    if (cost := held.cost) is not None:
+        message.cost.CopyFrom(
+            RunCost(wall_seconds=cost.wall_s, cpu_seconds=cost.cpu_s, rows=cost.rows, attempts=cost.attempts)
+        )
+    if held.gain is not None:
+        message.gain.CopyFrom(_gain(held.gain))
     return message
+
+
+def _gain(found: Gain) -> pb.Gain:
+    return pb.Gain(
+        before=found.before,
+        a_row=found.a_row,
+        low=found.low,
+        high=found.high,
+        compared=found.compared,
+        paired=found.paired,
+        rows=found.rows,
+        metric=found.metric,
+    )
 
 
 def health(model: str, version: int, found: Health) -> pb.ModelHealth:

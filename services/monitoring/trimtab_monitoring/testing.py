@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Reading, Row, Watch
+from trimtab_core.watched import Asked, Reading, Row, Watch
 
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.usecases.entities import (
@@ -39,6 +39,8 @@ class _Tables:
 
     predictions: dict[tuple[str, str], tuple[str, Row]] = field(default_factory=dict)
     """By model and id: the join key, and the row without its label."""
+    times: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """By model and id: how long champion and challenger ran, where that is known."""
     labels: dict[tuple[str, str, int], float | str] = field(default_factory=dict)
     """By stream, key and event time."""
     marks: dict[tuple[str, str, int], tuple[Mark, int]] = field(default_factory=dict)
@@ -111,6 +113,9 @@ class MemoryStore:
                 key=predicted.keys[at],
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
+            if predicted.champion_us and predicted.challenger_us and predicted.challenger_us[at]:
+                took = predicted.champion_us[at], predicted.challenger_us[at]
+                self._tables.times.setdefault((predicted.model, name), took)
 
     async def reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
         """Return how far a model's predictions have come, and how far its label source."""
@@ -430,6 +435,18 @@ class MemoryUnit:
         none = LabelStream("", "", "", 0)
         return _whole_instants(self._store.joined(self._model, none, after_ms, until_ms), until_ms, at_most)
 
+    async def asked(
+        self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
+    ) -> list[Asked]:
+        """Return the requests of a rollout that both versions were asked alike, in order."""
+        found = [
+            Asked(row.at_ms, row.id, row.challenger_version, row.champion, row.challenger, *took)
+            for (model, name), took in self._tables.times.items()
+            for _, row in [self._tables.predictions[model, name]]
+            if model == self._model and row.rollout_id == rollout_id
+        ]
+        return sorted(each for each in found if (from_ms, after_id) < each[:2] < (until_ms + 1, ""))[:at_most]
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         rows = self._store.joined(self._model, labels, after_ms, before_ms - 1)
@@ -443,6 +460,11 @@ class MemoryUnit:
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""
         return self._tables.loops.get(id)
+
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
+        loops = [loop for loop in self._tables.loops.values() if loop.model == self._model]
+        return next((loop for loop in reversed(loops) if loop.version == version), None)
 
     async def put_loop(self, loop: Loop) -> None:
         """Write a loop down."""

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Reading, Row, Watch
+from trimtab_core.watched import Asked, Reading, Row, Watch
 from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
@@ -48,6 +48,11 @@ _HISTORY = """
 INSERT INTO history (model, to_ms, id, subject, name, feature, version, reading)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::jsonb[])
 ON CONFLICT (model, to_ms, id) DO UPDATE SET sequence = DEFAULT, reading = excluded.reading
+"""
+_ASKED = """
+SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us, challenger_us FROM predictions
+WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND challenger_us IS NOT NULL
+ORDER BY event_time_ms, id LIMIT $6
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
@@ -157,6 +162,15 @@ class PostgresUnit:
 
         return await _whole_instants(fetch, until_ms, at_most)
 
+    async def asked(
+        self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
+    ) -> list[Asked]:
+        """Return the requests of a rollout that both versions were asked alike, in order."""
+        rows = await self._connection.fetch(
+            _ASKED, self._model, from_ms, after_id, until_ms, rollout_id, at_most
+        )
+        return [Asked(*row) for row in rows]
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         found: int = await self._connection.fetchval(
@@ -174,6 +188,15 @@ class PostgresUnit:
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""
         found = await self._connection.fetchval("SELECT loop FROM loops WHERE id = $1", id)
+        return loop_of(found) if found else None
+
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
+        found = await self._connection.fetchval(
+            "SELECT loop FROM loops WHERE model = $1 AND (loop->'version')::bigint = $2 ORDER BY sequence DESC LIMIT 1",
+            self._model,
+            version,
+        )
         return loop_of(found) if found else None
 
     async def put_loop(self, loop: Loop) -> None:

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
+from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core import specs
 from trimtab_core.lookup import FROM_EVER
 from trimtab_runtime import artifacts
-from trimtab_runtime.clock import iso
+from trimtab_runtime.clock import SystemClock, iso
 from trimtab_runtime.errors import Conflict, NotFound
 from trimtab_serving import fleet, testing
 from trimtab_serving.fleet import Standing
+from trimtab_serving.messages import Messages
 from trimtab_serving.predictionlog import Answered
 from trimtab_serving.testing import Instance
 
@@ -143,6 +145,33 @@ async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
     assert answered.challenger is not None
     assert np.isnan(answered.challenger[at])
     assert not answered.challenger_answered[at]
+    assert min(answered.took_us) > 0, "it was asked, and failed"
+
+
+async def test_how_long_both_versions_ran_is_logged_once_a_request(
+    instance: Instance, tmp_path: Path
+) -> None:
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1)))
+    asked(instance, "alone")
+    shadow = Rollout(id="r", strategy="shadow")
+    await instance.hear(
+        testing.deployment(MODEL, 2, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=shadow)
+    )
+    asked(instance, *map(str, range(20)))
+
+    written = Messages("here", SystemClock())
+    batches = [
+        PredictionBatch.FromString(written.predictions(batch).value or b"")
+        for batch in instance.log.drain([])
+        if batch.rows
+    ]
+
+    alone = [batch for batch in batches if not batch.challenger_version]
+    assert [len(batch.challenger_us) for batch in alone] == [0]
+    both = [batch for batch in batches if batch.challenger_version]
+    assert all(len(batch.champion_us) == len(batch.challenger_us) == len(batch.ids) for batch in both)
+    assert sum(us > 0 for batch in both for us in batch.challenger_us) == 1
+    assert sum(us > 0 for batch in both for us in batch.champion_us) == 1
 
 
 async def test_a_version_that_cannot_be_loaded_says_why_and_unseats_nobody(

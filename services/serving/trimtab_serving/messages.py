@@ -186,6 +186,9 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
             message.challenger_probabilities.extend(_column(theirs))
         message.challenger.extend(_answers(theirs))
         message.challenger_answered.extend([answered.challenger_answered[at] for answered, at in rows])
+        took = [(0, 0) if at else answered.took_us for answered, at in rows]
+        message.champion_us.extend([ours for ours, _ in took])
+        message.challenger_us.extend([theirs for _, theirs in took])
 
 
 def _answers(said: Sequence[Any]) -> list[float]:

@@ -46,6 +46,8 @@ class Answered(NamedTuple):
     features: NDArray[np.float32]
     latency_us: int
     texts: NDArray[np.object_] | None = None
+    took_us: tuple[int, int] = (0, 0)
+    """How long champion and challenger ran; zeros where the two were not asked alike."""
 
 
 @dataclass(frozen=True, slots=True)

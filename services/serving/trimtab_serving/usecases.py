@@ -201,8 +201,13 @@ class Predictions:
         rows = len(features)
         ticket = self._log.enter(served.model, question.event_time_ms)
         try:
+            started_ns = perf_counter_ns()
             champion = predictions = served.champion.run(features, texts)
+            between_ns = perf_counter_ns()
             challenger, arms = self._challenge(served, question), list[bool]()
+            took_us = (0, 0)
+            if challenger is not None and question.challenger_inputs is not None:
+                took_us = _took_us(started_ns, between_ns, perf_counter_ns())
             if challenger is not None and challenger.shape != champion.shape:
                 champion, challenger = outcomes.alike(champion, challenger)
                 predictions = champion
@@ -230,6 +235,7 @@ class Predictions:
                     features,
                     latency_us,
                     texts,
+                    took_us,
                 )
             )
         finally:
@@ -254,6 +260,11 @@ class Predictions:
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
+
+
+def _took_us(started_ns: int, between_ns: int, ended_ns: int) -> tuple[int, int]:
+    """Return how long two runs took, one after the other; none took no time."""
+    return max((between_ns - started_ns) // 1000, 1), max((ended_ns - between_ns) // 1000, 1)
 
 
 def _taken(number: int, wanted: Sequence[str], names: Sequence[str], values: NDArray[Any]) -> NDArray[Any]:

@@ -196,6 +196,8 @@ async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Call
     assert (message.candidate.intervals["mae"].low, message.candidate.intervals["mae"].high) == (1.0, 2.0)
     assert message.candidate.tables[0].version == 7
     assert message.loop_id == "loop"
+    assert (message.cost.rows, message.cost.attempts, message.cost.HasField("cpu_seconds")) == (100, 1, False)
+    assert not to_message(store.published[0]).HasField("cost")
 
 
 async def log_of(store: MemoryStore) -> str | None:

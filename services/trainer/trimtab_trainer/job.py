@@ -9,6 +9,7 @@ and its sentence in `result.json`.
 
 import json
 import logging
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +36,10 @@ FAILED = 3
 
 def main(folder: Path, tell: Tell) -> int:
     """Do the job in `folder`, and return the exit code."""
+    begun_s = _cpu_s()
     try:
         result = _run(folder, Telling(tell))
+        result["cpu_s"] = _cpu_s() - begun_s
     except RunFailed as error:
         return failed(folder, error)
     except MemoryError:
@@ -49,6 +52,12 @@ def main(folder: Path, tell: Tell) -> int:
         own.close_line()
     (folder / "result.json").write_text(json.dumps(result))
     return 0
+
+
+def _cpu_s() -> float:
+    """Return how long this process and those that it waited for have computed."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def failed(folder: Path, error: RunFailed) -> int:

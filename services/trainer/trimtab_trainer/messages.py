@@ -2,7 +2,7 @@
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult
+from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, RunCost
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate as CandidateMessage
 from trimtab_contracts.registry.v1.registry_pb2 import (
     Interval,
@@ -20,6 +20,7 @@ from trimtab_runtime.clock import from_timestamp, to_timestamp
 from trimtab_training.trials import Trial
 
 from trimtab_trainer.usecases.entities import (
+    ENDED,
     Candidate,
     Champion,
     News,
@@ -59,6 +60,18 @@ def to_message(news: News) -> RunEvent:
         candidate=candidate_message(job.run_id, news.candidate) if news.candidate else None,
         reproduces=job.reproduces,
         reproduction=_reproduction(news.reproduction) if news.reproduction else None,
+        cost=_cost(news) if news.status in ENDED else None,
+    )
+
+
+def _cost(news: News) -> RunCost:
+    job, fitted = news.job, news.candidate.fitted if news.candidate else None
+    begun_ms = job.started_at_ms if job.started_at_ms is not None else news.at_ms
+    return RunCost(
+        wall_seconds=max(news.at_ms - begun_ms, 0) / 1000,
+        cpu_seconds=fitted.cpu_s if fitted else None,
+        rows=fitted.rows if fitted else 0,
+        attempts=job.attempts,
     )
 
 

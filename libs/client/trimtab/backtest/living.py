@@ -270,7 +270,7 @@ class Living:
             self._name, window, self._history.carries, calibration, self._bench.settings, self._watch.episodes
         )
         self._watch = replace(self._watch, episodes=judged.episodes)
-        fresh = []
+        fresh, severities = [], detection.severities(judged, calibration)
         for alarm, finding in judged.alarms:
             drift = detection.drift(judged, alarm, finding, calibration, report="", recorded_ms=0)
             fresh.append(self._open.setdefault(drift.episode, Alarm(drift)))
@@ -278,7 +278,7 @@ class Living:
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode in self._answered and kind in self._spec.retrain.on:
-                self._look_again(self._open[episode], window.end[0])
+                self._look_again(self._open[episode], window.end[0], severities.get(kind))
         return fresh
 
     def _first_answer(self, alarm: Alarm) -> None:
@@ -288,8 +288,8 @@ class Living:
         alarm.said = decision.reason
         self._follow(decision, drift.signal(drift.at_ms), drift.at_ms, alarm)
 
-    def _look_again(self, alarm: Alarm, now_ms: int) -> None:
-        signal = alarm.drift.signal(now_ms)
+    def _look_again(self, alarm: Alarm, now_ms: int, severity: float | None) -> None:
+        signal = alarm.drift.signal(now_ms, severity)
         decision = policy.reconsider(self._strategy.policy, self._policy, signal)
         self._follow(decision, signal, now_ms, alarm)
 

@@ -169,7 +169,7 @@ def _schedule(span_ms: int) -> str:
 
 
 def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: int) -> Strategy:
-    spec = model.spec.retrain
+    spec = model.spec.retrain.model_copy(update={"dry_run": False})  # a backtest is one already
     if name == "on_drift":
         return Strategy(name, model, PolicySpec.of(spec), watches=True)
     told: dict[str, Any] = {"on": (), "schedule": None, "new_rows": None}

@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True)
 def list_(
     model: Annotated[str, typer.Argument()] = "",
     summary: Annotated[
-        bool, typer.Option("--summary", help="How soon, how often, how much in vain.")
+        bool, typer.Option("--summary", help="How soon, how often, how much in vain, and what it was worth.")
     ] = False,
     directory: Directory = HOME,
     as_json: Json = False,
@@ -66,8 +66,14 @@ def story(loop: Loop) -> list[str]:
     if loop.run_id:
         lines.append(f"  run       {loop.run_id}" + (f" -> version {loop.version}" if loop.version else ""))
     lines += [f"  gate      {'passed' if gate.passed else 'REFUSED'}  {gate.sentence}" for gate in loop.gates]
+    if loop.foreseen:
+        lines.append(f"  foreseen  {loop.foreseen}")
     if loop.HasField("verdict"):
         lines.append(f"  verdict   {_at(loop.verdict.at)}  {loop.verdict.sentence}")
+    if loop.HasField("cost"):
+        lines.append(f"  cost      {_cost(loop)}")
+    if loop.HasField("gain"):
+        lines.append(f"  bought    {_bought(loop)}")
     if loop.outcome:
         lines.append(f"  outcome   {loop.outcome}")
     steps = sorted((from_timestamp(at), name) for name, at in loop.steps.items())
@@ -94,15 +100,47 @@ def _figures(each: delivery.Delivery) -> dict[str, Any]:
         "model": each.model,
         "loops": each.loops,
         "declined": each.declined,
+        "dry runs": each.rehearsed,
         "commanded": each.commanded,
         "live": each.live,
-        "live a month": each.live_a_month,
+        "live a month": "" if each.live_a_month is None else f"{each.live_a_month:.1f}",
         "drift to live": _length(each.lead_time_ms),
         "work": _length(each.work_ms),
         "in vain": _percent(each.failed_share),
         "taken back": _percent(each.rolled_back_share),
         "restored in": _length(each.restored_ms),
+        "spent": _length(each.spent_ms),
+        "saved": "" if each.saved is None else f"{_amount(each.saved)} ({each.metric})",
     }
+
+
+def _cost(loop: Loop) -> str:
+    cost = loop.cost
+    told = [f"{cost.wall_seconds:,.1f} s"]
+    if cost.HasField("cpu_seconds"):
+        told[0] += f" ({cost.cpu_seconds:,.1f} s of computing)"
+    if cost.rows:
+        told.append(f"fitted to {cost.rows:,} rows")
+    if cost.attempts > 1:
+        told.append(f"in {cost.attempts} attempts")
+    return ", ".join(told)
+
+
+def _bought(loop: Loop) -> str:
+    gain = loop.gain
+    less = "less" if gain.a_row >= 0 else "more"
+    surely = f", {gain.low:.3g} to {gain.high:.3g}" if gain.HasField("low") else ""
+    by = (
+        f"{gain.compared:,} rows that both answered"
+        if gain.paired
+        else f"its {gain.compared:,} labelled rows and the last of version {gain.before}, which are of another time"
+    )
+    total = f"{'saved' if gain.a_row >= 0 else 'lost'} {_amount(abs(delivery.saved(loop)))} over {gain.rows:,} predictions so far"
+    return f"{abs(gain.a_row):.3g} {less} {gain.metric} a row than version {gain.before}{surely} (by {by}): {total}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _length(milliseconds: int | None) -> str:

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import ahead, alertrules, detection, occasions, trial, windows
+from trimtab_core import ahead, alertrules, detection, guarding, occasions, trial, windows, worth
 from trimtab_core.baseline import Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
-from trimtab_core.watched import Drift, Due, Row, Series, Watch
+from trimtab_core.watched import Drift, Due, Earning, Row, Series, Watch
 from trimtab_core.windows import DataWindow, Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
@@ -73,14 +73,17 @@ class Closing:
         if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
             return more
         async with self._store.begin(model) as unit:
-            reached, promised = await self._close(unit, spec, until)
+            reached, promised = await self._close(unit, spec, until, predicted)
         self._reached[model] = reached
         if promised:
             self._on_report()
         return more or reached < until
 
-    async def _close(self, unit: Unit, model: Model, until: int) -> tuple[int, bool]:
-        """Return up to where the model is closed now, and whether a report was promised."""
+    async def _close(self, unit: Unit, model: Model, until: int, predicted: int) -> tuple[int, bool]:
+        """Return up to where the model is closed now, and whether a report was promised.
+
+        Predictions are complete up to `predicted`, and with their labels up to `until`.
+        """
         before, spec = unit.watch, model.spec
         rows: list[Row] = []
         promised = False
@@ -97,13 +100,16 @@ class Closing:
         fresh, counted = occasions.counted(model, before, rows, since)
         due = [*occasions.scheduled(model, before, reached), *counted]
         on_trial = trial.take(watch.trial, rows, losses, spec)
-        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh)
+        earning, replaced = worth.take(before.earning, rows, losses, on_trial, settings.window)
+        earning = await _tell_gains(unit, model, replaced, earning)
+        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh, earning=earning)
         for each in occasions.among(full, due):
             if isinstance(each, Due):
                 await self._retraining.due(unit, model, each)
             else:
                 watch, alarms = await self._judge(unit, model, settings, watch, each)
                 promised = promised or alarms > 0
+        watch = await self._guard(unit, model, watch, predicted)
         watch = await self._say(unit, model, watch)
         if watch == before:
             return reached, False
@@ -163,34 +169,63 @@ class Closing:
                 ]
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
-        await self._look_again(unit, model, judged)
+        await self._look_again(unit, model, judged, detection.severities(judged, calibration))
         watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches)
         return watch, len(judged.alarms)
 
-    async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
+    async def _look_again(
+        self, unit: Unit, model: Model, judged: Judged, severities: Mapping[DriftKind, float]
+    ) -> None:
         """Let the policy decide again about episodes that go on."""
         fresh = {alarm.episode for alarm, _ in judged.alarms}
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
-                await self._retraining.look_again(unit, episode, judged.window.end[0])
+                await self._retraining.look_again(unit, episode, judged.window.end[0], severities.get(kind))
+
+    async def _guard(self, unit: Unit, model: Model, watch: Watch, predicted: int) -> Watch:
+        """Hold the challenger to the guardrails, by all requests of the rollout that are complete."""
+        standing = self._rollouts.standing(model.name)
+        if standing is None or not standing.rollout_id:
+            return watch
+        guard, more = guarding.begun(watch.guard, standing, model.spec, watch.closed_ms), True
+        while more and guard.state.tripped is None:
+            requests = await unit.asked(
+                guard.rollout_id,
+                from_ms=guard.from_ms,
+                after_id=guard.after_id,
+                until_ms=predicted,
+                at_most=MOST_ROWS,
+            )
+            more = len(requests) == MOST_ROWS
+            guard = guarding.take(guard, requests, None if more else predicted)
+        return replace(watch, guard=guard)
 
     async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
-        """Say what the judge has to say of the step at which the rollout stands."""
-        standing, on_trial = self._rollouts.standing(model.name), watch.trial
-        if standing is None or on_trial is None or not standing.rollout_id:
+        """Say what the guardrails or the judge have to say of the step at which the rollout stands."""
+        standing, on_trial, guard = self._rollouts.standing(model.name), watch.trial, watch.guard
+        if standing is None or not standing.rollout_id:
             return watch
-        found = trial.verdict(
-            model.name, on_trial, standing, model.spec.judged_by,
-            closed_ms=watch.closed_ms, recorded_ms=self._clock.now_ms(),
-        )  # fmt: skip
+        # What either has said of this step is still to be done: another word would come too late for it.
+        here = standing.rollout_id, standing.step
+        if any(it is not None and (it.rollout_id, it.said_at_step) == here for it in (on_trial, guard)):
+            return watch
+        now_ms = self._clock.now_ms()
+        found = guarding.verdict(model.name, guard, standing, now_ms)
+        if found is None and on_trial is not None:
+            found = trial.verdict(
+                model.name, on_trial, standing, model.spec.judged_by,
+                closed_ms=watch.closed_ms, recorded_ms=now_ms,
+            )  # fmt: skip
         loop = await unit.loop(standing.loop_id) if found is not None else None
         if found is None or loop is None or not loops.is_on_trial(loop, standing.rollout_id):
             return watch
         with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):
             await unit.put_loop(loops.judged(loop, found))
             await unit.tell([found])
-        return replace(watch, trial=replace(on_trial, said_at_step=standing.step))
+        if found.guardrail:
+            return replace(watch, guard=guard and replace(guard, said_at_step=standing.step))
+        return replace(watch, trial=on_trial and replace(on_trial, said_at_step=standing.step))
 
 
 async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -> list[Since]:
@@ -205,6 +240,19 @@ async def _since(unit: Unit, model: Model, before: Watch, rows: Sequence[Row]) -
             labelled = await unit.labelled(labels, after_ms=trained_to, before_ms=first_ms)
         found.append(Since(trained_to, labelled))
     return found
+
+
+async def _tell_gains(unit: Unit, model: Model, replaced: Sequence[Earning], live: Earning) -> Earning:
+    """Write down what versions have bought: those that were replaced for the last time, the live one now and then."""
+    for each in (*replaced, live):
+        found = worth.gain(each, model.spec.judged_by)
+        if found is None or (each is live and not worth.is_due(live)):
+            continue
+        if (loop := await unit.loop_of(each.version)) is not None:
+            await unit.put_loop(replace(loop, gain=found))
+        if each is live:
+            live = replace(live, told=live.rows)
+    return live
 
 
 def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:

@@ -12,6 +12,7 @@ from typing import Literal
 from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
+from trimtab_core.worth import Gain
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -39,6 +40,9 @@ class Predicted:
     text_names: tuple[str, ...] = ()
     texts: Sequence[bytes] | None = None
     """One row's features that are texts each, a JSON list in the order of `text_names`."""
+    champion_us: Sequence[int] | None = None
+    """How long the versions ran, at the first row of a request that both were asked alike; 0 elsewhere."""
+    challenger_us: Sequence[int] | None = None
 
     @property
     def carries(self) -> tuple[str, ...]:
@@ -259,6 +263,18 @@ News = Reading | Drift | Verdict | Command | Alert | Closed | WantedLabel
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run took, however it ended."""
+
+    wall_s: float
+    cpu_s: float | None
+    """None where it gave no candidate."""
+    rows: int
+    """That were fitted to."""
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """One pass from trigger to outcome."""
 
@@ -281,6 +297,9 @@ class Loop:
     as_of_ms: int | None = None
     settled_ms: int | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    cost: Cost | None = None
+    gain: Gain | None = None
+    """What its version has bought since it is live."""
 
 
 @dataclass(frozen=True, slots=True)

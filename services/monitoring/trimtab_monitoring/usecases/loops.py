@@ -12,12 +12,14 @@ from typing import Final, Literal
 from trimtab_core.policy import Decision
 from trimtab_core.watched import Drift, Due, Verdict
 
-from trimtab_monitoring.usecases.entities import Command, Gate, Loop
+from trimtab_monitoring.usecases.entities import Command, Cost, Gate, Loop
 
-_ORDER: Final = ("triggered", "declined", "commanded", "training", "gating", "failed", "cancelled")
+_ORDER: Final = (
+    "triggered", "declined", "dry_run", "commanded", "training", "gating", "failed", "cancelled",
+)  # fmt: skip
 """The states before there is a version, from the first to the last."""
 _ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed", "cancelled"})
-_RESTING: Final = _ENDED | {"declined", "awaiting_checks", "awaiting_approval"}
+_RESTING: Final = _ENDED | {"declined", "dry_run", "awaiting_checks", "awaiting_approval"}
 """States in which nothing more happens by itself."""
 
 Stage = Literal[
@@ -61,6 +63,7 @@ class RunNews:
     error: str = ""
     cancelled_by: str = ""
     cancel_reason: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,11 @@ def declined(loop: Loop, decision: Decision, at_ms: int) -> Loop:
     return replace(_reach(loop, "declined", at_ms), reason=decision.reason)
 
 
+def rehearsed(loop: Loop, decision: Decision, at_ms: int) -> Loop:
+    """Write down what a dry run would have ordered, and why."""
+    return replace(_reach(loop, "dry_run", at_ms), reason=decision.reason)
+
+
 def commanded(loop: Loop, command: Command) -> Loop:
     """Write down the command that a loop was given."""
     return replace(
@@ -137,6 +145,7 @@ def ran(loop: Loop, run: RunNews) -> Loop:
         command_id=loop.command_id or run.command_id,
         run_id=run.run_id,
         as_of_ms=run.as_of_ms,
+        cost=run.cost or loop.cost,
     )
     if run.state == loop.state and has_ended(loop):
         loop = replace(loop, outcome=_end_of(run), settled_ms=run.as_of_ms)

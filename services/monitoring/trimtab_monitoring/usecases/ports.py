@@ -7,7 +7,7 @@ from typing import Protocol
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
 from trimtab_core.specs import Model, Source
-from trimtab_core.watched import Reading, Row, Standing, Watch
+from trimtab_core.watched import Asked, Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
@@ -52,6 +52,15 @@ class Unit(Protocol):
         """Return the predictions of (after, until] as `rows` does, without their labels."""
         ...
 
+    async def asked(
+        self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
+    ) -> list[Asked]:
+        """Return the requests of a rollout that both versions were asked alike, up to a time, in order of (time, id).
+
+        They begin after the id at `from_ms`. Where there are more than `at_most`, the first of them come.
+        """
+        ...
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         ...
@@ -62,6 +71,10 @@ class Unit(Protocol):
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""
+        ...
+
+    async def loop_of(self, version: int) -> Loop | None:
+        """Return the newest loop that gave a version."""
         ...
 
     async def put_loop(self, loop: Loop) -> None:

@@ -2,7 +2,8 @@
 
 What the policy remembers, the loop's row and the command are one transaction that
 locks the model, so an episode that is heard twice, late or out of order gives one
-command. A refusal is written to the loop's row as a sentence.
+command. A refusal is written to the loop's row as a sentence, and so is what a dry
+run would have ordered.
 """
 
 import logging
@@ -45,14 +46,13 @@ class Retraining:
                 return
             loop = await unit.loop(drift.episode) or loops.triggered(drift, telemetry.traceparent())
             decision = policy.decide(PolicySpec.of(spec), unit.policy, drift.signal(drift.at_ms))
-            if decision.action == "retrain":
-                await self._command(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
-            elif decision.cause != "duplicate":
-                await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
+            await self._follow(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
             log.info("drift %s of %s: %s", drift.episode, drift.model, decision.reason)
 
-    async def look_again(self, unit: Unit, episode: str, now_ms: int) -> None:
+    async def look_again(self, unit: Unit, episode: str, now_ms: int, severity: float | None = None) -> None:
         """Decide again about an episode that goes on, at the event time `now_ms`, in the caller's transaction.
+
+        `severity` is how severe it is now, or as it was told, if that is not known. A refusal is left as it was first said.
 
         The first answer to a drift event is left to `answer`, so that it does not
         depend on which of the two came first.
@@ -61,26 +61,35 @@ class Retraining:
         if loop is None or loop.drift is None or loop.state == "triggered":
             return
         spec = self._specs.model(loop.model).spec.retrain
-        decision = policy.reconsider(PolicySpec.of(spec), unit.policy, loop.drift.signal(now_ms))
-        if decision.action == "retrain":
+        decision = policy.reconsider(PolicySpec.of(spec), unit.policy, loop.drift.signal(now_ms, severity))
+        if decision.action != "decline":
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
                 drift = loop.drift
                 if decision.attempt > 1:  # a loop of its own, named by its command
                     assert decision.command_id is not None
                     drift = replace(drift, recorded_ms=self._clock.now_ms())
                     loop = replace(loops.triggered(drift, telemetry.traceparent()), id=decision.command_id)
-                await self._command(unit, loop, drift.kind, drift.episode, decision, now_ms)
+                await self._follow(unit, loop, drift.kind, drift.episode, decision, now_ms)
 
     async def due(self, unit: Unit, model: Model, due: Due) -> None:
         """Decide about a retrain that is due, in the caller's transaction; cooldown and budget hold as for drift."""
         decision = policy.decide(PolicySpec.of(model.spec.retrain), unit.policy, due.signal(model.name))
         with telemetry.span("retrain due", model=model.name, trigger=due.trigger):
             loop = loops.due(model.name, due, self._clock.now_ms(), telemetry.traceparent())
-            if decision.action == "retrain":
-                await self._command(unit, loop, due.trigger, due.id, decision, due.at_ms)
-            elif decision.cause != "duplicate":
-                await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
+            await self._follow(unit, loop, due.trigger, due.id, decision, due.at_ms)
         log.info("%s of %s: %s", due.trigger, model.name, decision.reason)
+
+    async def _follow(
+        self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int
+    ) -> None:
+        """Do what was decided of `loop`, and write it down."""
+        if decision.action == "retrain":
+            await self._command(unit, loop, trigger, episode, decision, as_of_ms)
+        elif decision.action == "rehearse":
+            await unit.save_policy(decision.state)
+            await unit.put_loop(loops.rehearsed(loop, decision, self._clock.now_ms()))
+        elif decision.cause != "duplicate":
+            await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
 
     async def _command(
         self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int

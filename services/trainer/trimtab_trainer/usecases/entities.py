@@ -224,6 +224,8 @@ class Fitted:
     """Of the label, if it is no number."""
     texts: tuple[str, ...] = ()
     """Features that are texts, beside the others."""
+    cpu_s: float | None = None
+    """How long its process computed."""
 
 
 @dataclass(frozen=True, slots=True)

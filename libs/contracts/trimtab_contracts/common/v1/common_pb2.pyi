@@ -89,6 +89,41 @@ class Artifact(_message.Message):
 Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
+class RunCost(_message.Message):
+    """What a run took, however it ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    wall_seconds: _builtins.float
+    """from its first start to its end, with what was lost by the way"""
+    cpu_seconds: _builtins.float
+    """of the process that gave the candidate"""
+    rows: _builtins.int
+    """that were fitted to"""
+    attempts: _builtins.int
+    def __init__(
+        self,
+        *,
+        wall_seconds: _builtins.float = ...,
+        cpu_seconds: _builtins.float | None = ...,
+        rows: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "cpu_seconds", b"cpu_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "attempts", b"attempts", "cpu_seconds", b"cpu_seconds", "rows", b"rows", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_seconds: _TypeAlias = _typing.Literal["cpu_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cpu_seconds: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_seconds) -> _WhichOneofReturnType__cpu_seconds | None: ...
+
+Global___RunCost: _TypeAlias = RunCost  # noqa: Y015
+
+@_typing.final
 class GateResult(_message.Message):
     """One condition a candidate was held to, with its numbers."""
 

@@ -259,6 +259,7 @@ class Verdict(_message.Message):
     SENTENCE_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     RECORDED_AT_FIELD_NUMBER: _builtins.int
+    GUARDRAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     rollout_id: _builtins.str
@@ -271,9 +272,11 @@ class Verdict(_message.Message):
     mean_difference: _builtins.float
     """champion's loss less the challenger's"""
     evidence: _builtins.float
-    """e-value for "the challenger is better" """
+    """e-value for "the challenger is better", or with a guardrail for "it is beyond what is allowed" """
     alpha: _builtins.float
     sentence: _builtins.str
+    guardrail: _builtins.str
+    """failures or latency, if one of them was tripped: rows are then requests"""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -299,10 +302,11 @@ class Verdict(_message.Message):
         sentence: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         recorded_at: _timestamp_pb2.Timestamp | None = ...,
+        guardrail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "at", b"at", "challenger_version", b"challenger_version", "evidence", b"evidence", "generation", b"generation", "id", b"id", "mean_difference", b"mean_difference", "model", b"model", "outcome", b"outcome", "recorded_at", b"recorded_at", "rollout_id", b"rollout_id", "rows", b"rows", "sentence", b"sentence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "at", b"at", "challenger_version", b"challenger_version", "evidence", b"evidence", "generation", b"generation", "guardrail", b"guardrail", "id", b"id", "mean_difference", b"mean_difference", "model", b"model", "outcome", b"outcome", "recorded_at", b"recorded_at", "rollout_id", b"rollout_id", "rows", b"rows", "sentence", b"sentence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,6 +358,62 @@ class Alert(_message.Message):
 Global___Alert: _TypeAlias = Alert  # noqa: Y015
 
 @_typing.final
+class Gain(_message.Message):
+    """What a version has bought since it is live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    A_ROW_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    PAIRED_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """the version that it is compared with"""
+    a_row: _builtins.float
+    """loss of that one less its own: more than 0 is saved"""
+    low: _builtins.float
+    """of `a_row`, at the judge's alpha, where both answered the same rows"""
+    high: _builtins.float
+    compared: _builtins.int
+    """labelled rows that `a_row` is the mean of: the same for both, or else its own"""
+    paired: _builtins.bool
+    """whether both answered the same rows; else the rows are of different times"""
+    rows: _builtins.int
+    """predictions since"""
+    metric: _builtins.str
+    """of the loss"""
+    def __init__(
+        self,
+        *,
+        before: _builtins.int = ...,
+        a_row: _builtins.float = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        compared: _builtins.int = ...,
+        paired: _builtins.bool = ...,
+        rows: _builtins.int = ...,
+        metric: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "a_row", b"a_row", "before", b"before", "compared", b"compared", "high", b"high", "low", b"low", "metric", b"metric", "paired", b"paired", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+
+Global___Gain: _TypeAlias = Gain  # noqa: Y015
+
+@_typing.final
 class Loop(_message.Message):
     """One pass from trigger to outcome."""
 
@@ -397,12 +457,15 @@ class Loop(_message.Message):
     DRIFT_AT_FIELD_NUMBER: _builtins.int
     SETTLED_AT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    FORESEEN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     trigger: _builtins.str
     """data, prediction, performance, concept, manual"""
     state: _builtins.str
-    """triggered, declined, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed, cancelled"""
+    """triggered, declined, dry_run, commanded, training, gating, awaiting_approval, loading, on_trial, promoting, rolling_back, live, refused, rolled_back, failed, cancelled"""
     open: _builtins.bool
     """something will still happen by itself"""
     reason: _builtins.str
@@ -413,6 +476,8 @@ class Loop(_message.Message):
     outcome: _builtins.str
     """one sentence"""
     trace_id: _builtins.str
+    foreseen: _builtins.str
+    """of one loop while it is on trial: how many more labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def drift(self) -> Global___DriftEvent: ...
     @_builtins.property
@@ -430,6 +495,14 @@ class Loop(_message.Message):
     @_builtins.property
     def steps(self) -> _containers.MessageMap[_builtins.str, _timestamp_pb2.Timestamp]:
         """wall clock at which each state was reached"""
+
+    @_builtins.property
+    def cost(self) -> _common_pb2.RunCost:
+        """once its run has ended"""
+
+    @_builtins.property
+    def gain(self) -> Global___Gain:
+        """once its version is live, corrected as rows come"""
 
     def __init__(
         self,
@@ -451,10 +524,13 @@ class Loop(_message.Message):
         drift_at: _timestamp_pb2.Timestamp | None = ...,
         settled_at: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Mapping[_builtins.str, _timestamp_pb2.Timestamp] | None = ...,
+        cost: _common_pb2.RunCost | None = ...,
+        gain: Global___Gain | None = ...,
+        foreseen: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "drift_at", b"drift_at", "settled_at", b"settled_at", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "drift", b"drift", "drift_at", b"drift_at", "gain", b"gain", "settled_at", b"settled_at", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "drift", b"drift", "drift_at", b"drift_at", "gates", b"gates", "id", b"id", "model", b"model", "open", b"open", "outcome", b"outcome", "reason", b"reason", "run_id", b"run_id", "settled_at", b"settled_at", "state", b"state", "steps", b"steps", "trace_id", b"trace_id", "trigger", b"trigger", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "cost", b"cost", "drift", b"drift", "drift_at", b"drift_at", "foreseen", b"foreseen", "gain", b"gain", "gates", b"gates", "id", b"id", "model", b"model", "open", b"open", "outcome", b"outcome", "reason", b"reason", "run_id", b"run_id", "settled_at", b"settled_at", "state", b"state", "steps", b"steps", "trace_id", b"trace_id", "trigger", b"trigger", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,6 +630,7 @@ class ModelHealth(_message.Message):
     UNLABELLED_FIELD_NUMBER: _builtins.int
     WATERMARK_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    FORESEEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     predictions: _builtins.int
@@ -562,6 +639,8 @@ class ModelHealth(_message.Message):
     """joined"""
     unlabelled: _builtins.int
     """closed without a label"""
+    foreseen: _builtins.str
+    """while a version is on trial: how many more labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def watermark(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -578,10 +657,11 @@ class ModelHealth(_message.Message):
         unlabelled: _builtins.int = ...,
         watermark: _timestamp_pb2.Timestamp | None = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
+        foreseen: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["foreseen", b"foreseen", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,8 @@ class PredictionBatch(_message.Message):
     CHALLENGER_PROBABILITIES_FIELD_NUMBER: _builtins.int
     TEXT_NAMES_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
+    CHAMPION_US_FIELD_NUMBER: _builtins.int
+    CHALLENGER_US_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     instance: _builtins.str
     id: _builtins.str
@@ -110,6 +112,14 @@ class PredictionBatch(_message.Message):
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """rows x texts, row by row, as used; empty where missing"""
 
+    @_builtins.property
+    def champion_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How long each version ran, if one was on trial: of a request's first row, and 0 of its others, or where the challenger
+        could not be asked. One that ran and has no answer has failed.
+        """
+
+    @_builtins.property
+    def challenger_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -136,10 +146,12 @@ class PredictionBatch(_message.Message):
         challenger_probabilities: _abc.Iterable[_builtins.float] | None = ...,
         text_names: _abc.Iterable[_builtins.str] | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
+        champion_us: _abc.Iterable[_builtins.int] | None = ...,
+        challenger_us: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_us", b"challenger_us", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_us", b"champion_us", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -200,6 +200,7 @@ class RunEvent(_message.Message):
     CANCELLED_BY_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     REPRODUCES_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     REPRODUCTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -224,6 +225,10 @@ class RunEvent(_message.Message):
         """wall clock"""
 
     @_builtins.property
+    def cost(self) -> _common_pb2.RunCost:
+        """if it has ended"""
+
+    @_builtins.property
     def candidate(self) -> _registry_pb2.Candidate:
         """Of a run that succeeded."""
 
@@ -245,12 +250,13 @@ class RunEvent(_message.Message):
         cancelled_by: _builtins.str = ...,
         cancel_reason: _builtins.str = ...,
         reproduces: _builtins.str = ...,
+        cost: _common_pb2.RunCost | None = ...,
         candidate: _registry_pb2.Candidate | None = ...,
         reproduction: Global___Reproduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate", "reproduction", b"reproduction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "candidate", b"candidate", "cost", b"cost", "reproduction", b"reproduction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "cancel_reason", b"cancel_reason", "cancelled_by", b"cancelled_by", "candidate", b"candidate", "command_id", b"command_id", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reproduces", b"reproduces", "reproduction", b"reproduction", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at", b"at", "cancel_reason", b"cancel_reason", "cancelled_by", b"cancelled_by", "candidate", b"candidate", "command_id", b"command_id", "cost", b"cost", "error", b"error", "id", b"id", "loop_id", b"loop_id", "model", b"model", "reproduces", b"reproduces", "reproduction", b"reproduction", "run_id", b"run_id", "status", b"status", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,120 @@
+"""What a version has bought since it is live: how much less each of its predictions loses than those before did.
+
+Where both answered the same labelled rows, on a trial, the difference is theirs;
+else it is of the last rows of the one and all of the other, which are of different
+times. It follows from the rows and their order alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab_core import judge
+from trimtab_core.losses import Metric
+from trimtab_core.watched import Earning, Paired, Row, Trial
+
+Floats = NDArray[np.float64]
+
+_FEWEST: Final = 30
+"""Labelled rows of each version without which nothing is said of two that answered no row together."""
+_MORE: Final = 1.1
+"""By so much more predictions than at the last time it is told again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What is told of it."""
+
+    before: int
+    """The version that it is compared with."""
+    a_row: float
+    """Mean loss of that one less its own; more than 0 is saved."""
+    low: float | None
+    high: float | None
+    """Of `a_row`, where it is paired, at the judge's alpha."""
+    compared: int
+    """Labelled rows that it is the mean of."""
+    paired: bool
+    rows: int
+    """Predictions since."""
+    metric: Metric
+
+
+def take(
+    earning: Earning, rows: Sequence[Row], losses: Floats, trial: Trial | None, window: int
+) -> tuple[Earning, list[Earning]]:
+    """Take in closed rows with the clipped loss of each, NaN without a label.
+
+    Return what stands of the live version, and of those that were replaced by the way. `trial` is the newest, and
+    `window` how many of the last labelled rows a version is compared by with the next.
+    """
+    ended, start = list[Earning](), 0
+    for at, row in enumerate(rows):
+        if row.generation > earning.generation:
+            if row.version != earning.version:
+                ended.append(_added(earning, rows[start:at], losses[start:at], window))
+                earning, start = _begun(ended[-1], row.version, trial), at
+            earning = replace(earning, generation=row.generation)
+    return _added(earning, rows[start:], losses[start:], window), [each for each in ended if each.version]
+
+
+def gain(earning: Earning, metric: Metric) -> Gain | None:
+    """Return what can be said; None of a first version, one that was put back, and while too little is known."""
+    if not 0 < earning.before < earning.version:
+        return None
+    if (paired := earning.paired) is not None:
+        return Gain(
+            earning.before,
+            paired.difference,
+            paired.low,
+            paired.high,
+            paired.rows,
+            True,
+            earning.rows,
+            metric,
+        )
+    if earning.before_mean is None or earning.labelled < _FEWEST:
+        return None
+    a_row = earning.before_mean - earning.total / earning.labelled
+    return Gain(earning.before, a_row, None, None, earning.labelled, False, earning.rows, metric)
+
+
+def is_due(earning: Earning) -> bool:
+    """Whether there is enough new to tell it again: so it is told ever less often."""
+    return earning.rows >= max(1, earning.told * _MORE)
+
+
+def _begun(earlier: Earning, version: int, trial: Trial | None) -> Earning:
+    """Return what is known of a version that is live from now on."""
+    labelled = earlier.last_rows + earlier.filling_rows
+    mean = (earlier.last_total + earlier.filling_total) / labelled if labelled >= _FEWEST else None
+    paired = None
+    if trial is not None and trial.challenger == version and trial.state.n:
+        found = judge.verdict(trial.spec, trial.state, 0.0)
+        paired = Paired(found.n, found.mean_difference, found.low, found.high)
+    return Earning(version, earlier.generation, before=earlier.version, before_mean=mean, paired=paired)
+
+
+def _added(earning: Earning, rows: Sequence[Row], losses: Floats, window: int) -> Earning:
+    mine = np.array([row.version == earning.version for row in rows], bool)
+    lost = losses[mine & np.isfinite(losses)]
+    last_rows, last_total = earning.last_rows, earning.last_total
+    filling_rows, filling_total = earning.filling_rows, earning.filling_total
+    total = earning.total
+    for value in lost.tolist():
+        total, filling_rows, filling_total = total + value, filling_rows + 1, filling_total + value
+        if filling_rows == window:
+            last_rows, last_total, filling_rows, filling_total = filling_rows, filling_total, 0, 0.0
+    return replace(
+        earning,
+        rows=earning.rows + int(mine.sum()),
+        labelled=earning.labelled + len(lost),
+        total=total,
+        last_rows=last_rows,
+        last_total=last_total,
+        filling_rows=filling_rows,
+        filling_total=filling_total,
+    )
