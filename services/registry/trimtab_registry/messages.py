@@ -65,7 +65,7 @@ def resource(applied: Applied) -> pb.Resource:
 
 def named_by(standing: Standing) -> set[int]:
     """Return the numbers of the versions that a deployment holds."""
-    numbers = (standing.champion, standing.challenger, standing.previous)
+    numbers = (standing.champion, *standing.challengers, standing.previous)
     return {number for number in numbers if number is not None}
 
 
@@ -78,6 +78,9 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
         champion=_reference(versions, standing.champion),
         challenger=_reference(versions, standing.challenger),
         previous=_reference(versions, standing.previous),
+        others=[
+            _reference(versions, number) for number in standing.challengers if number != standing.challenger
+        ],
     )
     if standing.generation:
         wanted.at.CopyFrom(to_timestamp(standing.changed_at_ms))
@@ -90,6 +93,15 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
                 steps=trial.steps,
                 share=trial.share,
                 opened_at=to_timestamp(trial.opened_at_ms),
+                arms=[
+                    pb.Arm(
+                        number=arm.number,
+                        share=arm.share,
+                        left=arm.left,
+                        loop_id="" if arm.left else versions[arm.number].loop_id,
+                    )
+                    for arm in trial.arms
+                ],
             )
         )
     return wanted
@@ -345,6 +357,7 @@ def verdict(message: VerdictMessage) -> Verdict:
         outcome=VerdictMessage.Outcome.Name(message.outcome),  # type: ignore[arg-type]
         sentence=message.sentence,
         numbers=numbers,
+        challenger=message.challenger_version,
     )
 
 

@@ -34,6 +34,7 @@ class MonitoringStub:
     ListLoops: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListLoopsRequest, _monitoring_pb2.ListLoopsResponse]
     GetLoop: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]
     GetModelHealth: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]
+    GetTrial: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]
     SilenceAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -46,6 +47,7 @@ class MonitoringAsyncStub(MonitoringStub):
     ListLoops: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListLoopsRequest, _monitoring_pb2.ListLoopsResponse]  # type: ignore[assignment]
     GetLoop: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetLoopRequest, _monitoring_pb2.Loop]  # type: ignore[assignment]
     GetModelHealth: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]  # type: ignore[assignment]
+    GetTrial: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]  # type: ignore[assignment]
     ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]  # type: ignore[assignment]
     SilenceAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]  # type: ignore[assignment]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -73,6 +75,13 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.GetModelHealthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ModelHealth, _abc.Awaitable[_monitoring_pb2.ModelHealth]]: ...
+
+    @_abc_1.abstractmethod
+    def GetTrial(
+        self,
+        request: _monitoring_pb2.GetTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.Trial, _abc.Awaitable[_monitoring_pb2.Trial]]: ...
 
     @_abc_1.abstractmethod
     def ListAlerts(
