@@ -81,6 +81,7 @@ class Traffic:
     challenger_version: int = 0
     rollout_id: str = ""
     challenger: Floats | None = None
+    others: Sequence[bytes] | None = None
     step_ms: int = STEP
 
     @cached_property
@@ -103,6 +104,7 @@ class Traffic:
             champion=[2 * float(self.x[at]) for at in chosen],
             challenger=None if self.challenger is None else [float(self.challenger[at]) for at in chosen],
             features=[np.array([self.x[at], z[at]]).tobytes() for at in chosen],
+            others=None if self.others is None else [self.others[at] for at in chosen],
         )
 
     def labelled(self, places: Sequence[int] | None = None, *, after_ms: int = 30_000) -> Labelled:

@@ -7,6 +7,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     EndSilenceResponse,
     GetLoopRequest,
     GetModelHealthRequest,
+    GetTrialRequest,
     ListAlertsRequest,
     ListAlertsResponse,
     ListLoopsRequest,
@@ -17,6 +18,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     ModelHealth,
     Silence,
     SilenceAlertsRequest,
+    Trial,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
 from trimtab_runtime.clock import from_timestamp
@@ -55,6 +57,12 @@ class MonitoringApi(MonitoringServicer):
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
         return messages.health(model.name, standing.champion if standing else 0, found)
+
+    async def GetTrial(self, request: GetTrialRequest, context: Any) -> Trial:
+        """Return how the versions on trial of a model stand."""
+        model = self._specs.model(request.model)
+        watch, standing = await self._store.watch(model.name), self._rollouts.standing(model.name)
+        return messages.trial(model.name, model.spec, watch, standing)
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

@@ -105,6 +105,7 @@ class MemoryStore:
                 champion_probabilities=_at(predicted.champion_probabilities, at),
                 challenger_probabilities=_at(predicted.challenger_probabilities, at),
                 texts=_at(predicted.texts, at),
+                others=_at(predicted.others, at),
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
 

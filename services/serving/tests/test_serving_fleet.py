@@ -102,10 +102,10 @@ async def test_a_challenger_on_shadow_scores_and_answers_nobody(instance: Instan
 
     assert asked(instance, *map(str, range(50))) == [1] * 50
     found = logged(instance)
-    assert {float(answered.challenger[at]) for answered, at in found if answered.challenger is not None} == {
+    assert {float(answered.challengers[0][at]) for answered, at in found if answered.challengers} == {
         2
     }
-    assert not any(answered.challenger_answered[at] for answered, at in found)
+    assert not any(answered.arms[at] for answered, at in found)
 
 
 async def test_a_canary_answers_its_share_and_each_trip_gets_the_same_arm(
@@ -124,7 +124,7 @@ async def test_a_canary_answers_its_share_and_each_trip_gets_the_same_arm(
     answer = instance.predictions.predict(MODEL, rows(*trips))
     assert answer.predictions.tolist() == list(answer.versions)
     for answered, at in logged(instance):
-        assert answered.challenger_answered[at] == (first[int(answered.keys[at])] == 2)
+        assert answered.arms[at] == (first[int(answered.keys[at])] == 2)
 
 
 async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
@@ -140,9 +140,8 @@ async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
 
     assert asked(instance, "t") == [1]
     [(answered, at)] = logged(instance)
-    assert answered.challenger is not None
-    assert np.isnan(answered.challenger[at])
-    assert not answered.challenger_answered[at]
+    assert np.isnan(answered.challengers[0][at])
+    assert not answered.arms[at]
 
 
 async def test_a_version_that_cannot_be_loaded_says_why_and_unseats_nobody(

@@ -17,6 +17,7 @@ from trimtab_stack.errors import StackError
 from trimtab.cli import (
     alerts,
     answers,
+    arms,
     audit,
     backfill,
     backtest,
@@ -70,6 +71,8 @@ app.add_typer(datasets.app, name="dataset", help="Training sets: write them to f
 app.add_typer(audit.app, name="audit", help="Who did what, and whether what was done was right.")
 models.app.command()(register.register)
 models.app.command()(exporting.export)
+models.app.command()(arms.ab)
+models.app.command()(arms.trial)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

@@ -39,6 +39,8 @@ class Predicted:
     text_names: tuple[str, ...] = ()
     texts: Sequence[bytes] | None = None
     """One row's features that are texts each, a JSON list in the order of `text_names`."""
+    others: Sequence[bytes] | None = None
+    """Of an A/B test of several versions: what each row's `watched.Others` are, as JSON."""
 
     @property
     def carries(self) -> tuple[str, ...]:
