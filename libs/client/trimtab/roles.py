@@ -8,7 +8,9 @@ def serving(deployment: Deployment) -> dict[str, VersionRef]:
 
     Of an A/B test of several versions each is `challenger-N`, of version N, as answers name their arm.
     """
-    found = {role: getattr(deployment, role) for role in ("champion", "challenger") if deployment.HasField(role)}
+    found = {
+        role: getattr(deployment, role) for role in ("champion", "challenger") if deployment.HasField(role)
+    }
     if deployment.rollout.arms and "challenger" in found:
         for version in (found.pop("challenger"), *deployment.others):
             found[f"challenger-{version.number}"] = version

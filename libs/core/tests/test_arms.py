@@ -65,10 +65,10 @@ def noise(seed: int, size: int, off: float) -> list[float]:
 
 
 def test_an_aaa_test_promotes_anything_with_probability_at_most_alpha() -> None:
-    rng, tests, promoted, dropped = np.random.default_rng(3), 300, 0, 0
+    rng, tests, promoted, dropped = np.random.default_rng(3), 160, 0, 0
     for _ in range(tests):
         # Alike in what they lose, and correlated, as versions of a model are.
-        losses = 3 + rng.standard_t(3, (400, 1)) * 0.5 + rng.normal(0, 1, (400, 4))
+        losses = 3 + rng.standard_t(3, (300, 1)) * 0.5 + rng.normal(0, 1, (300, 4))
         part = rows({2: losses[:, 0].tolist(), 3: losses[:, 1].tolist(), 4: losses[:, 2].tolist()})
         trials = trial.take((), part, np.clip(np.abs(losses[:, 3]), 0, 10), SPEC)
         decided = {each.state.decided for each in trials}

@@ -1,16 +1,13 @@
 """An A/B test of several versions: begun by a person, judged arm by arm, and ended with one champion."""
 
-import asyncio
 from typing import Any
 
 import pytest
 from trimtab_contracts.registry.v1 import registry_pb2 as pb
-from trimtab_core.specs import parse_duration
 from trimtab_registry.errors import NotNow, NotTheirs, UnfitTest, UnknownVersion, Unsigned
 from trimtab_registry.testing import Harness
-from trimtab_registry.testing.harness import DAY_MS, HOUR_MS
 from trimtab_registry.usecases.entities import Stage
-from trimtab_registry.usecases.rollouts import Phase, Standing
+from trimtab_registry.usecases.rollouts import Standing
 
 
 @pytest.fixture
@@ -142,9 +139,7 @@ async def test_an_arm_that_cannot_be_loaded_leaves_and_the_others_are_tested(reg
 async def test_a_check_that_fails_takes_one_arm_out(registry: Harness) -> None:
     await registry.apply(rollout={"checks": ["smoke"]})
     await begin(registry, 2, 3)
-    await registry.checks.post(
-        "minutes", 3, "smoke", passed=False, actor="ci", comment="", url=""
-    )
+    await registry.checks.post("minutes", 3, "smoke", passed=False, actor="ci", comment="", url="")
 
     assert (await registry.standing()).challengers == (2,)
 

@@ -75,12 +75,10 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
         model=standing.model,
         generation=standing.generation,
         loop_id=standing.loop_id,
-        champion=_reference(versions, standing.champion),
-        challenger=_reference(versions, standing.challenger),
-        previous=_reference(versions, standing.previous),
-        others=[
-            _reference(versions, number) for number in standing.challengers if number != standing.challenger
-        ],
+        champion=_named(versions, standing.champion),
+        challenger=_named(versions, standing.challenger),
+        previous=_named(versions, standing.previous),
+        others=[_reference(versions[each]) for each in standing.challengers if each != standing.challenger],
     )
     if standing.generation:
         wanted.at.CopyFrom(to_timestamp(standing.changed_at_ms))
@@ -107,12 +105,14 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
     return wanted
 
 
-def _reference(versions: Mapping[int, Version], number: int | None) -> pb.VersionRef | None:
-    if number is None:
-        return None
-    candidate = candidate_message(versions[number].candidate)
+def _named(versions: Mapping[int, Version], number: int | None) -> pb.VersionRef | None:
+    return None if number is None else _reference(versions[number])
+
+
+def _reference(version: Version) -> pb.VersionRef:
+    candidate = candidate_message(version.candidate)
     return pb.VersionRef(
-        number=number,
+        number=version.number,
         model=candidate.model,
         reference=candidate.reference,
         features=candidate.features,

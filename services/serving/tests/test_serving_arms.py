@@ -84,9 +84,9 @@ async def test_when_a_version_leaves_its_keys_alone_move_to_the_champion(
     await under_test(instance, tmp_path, left=2, generation=3)
 
     assert list(ask(instance, *TRIPS).versions) == [1 if number == 2 else number for number in before]
-    assert {(batch.challenger_version, batch.arms) for batch in logged(instance) if batch.generation == 3} == {
-        (3, 2)
-    }
+    assert {
+        (batch.challenger_version, batch.arms) for batch in logged(instance) if batch.generation == 3
+    } == {(3, 2)}
 
 
 @pytest.mark.parametrize("harm", ["raises", "says nothing"])
@@ -128,9 +128,7 @@ async def test_a_version_that_is_not_warm_yet_leaves_its_keys_to_the_champion(
     rollout = Rollout(
         id="r", strategy="ab", share=80, arms=[Arm(number=2, share=40), Arm(number=3, share=40)]
     )
-    await instance.hear(
-        testing.deployment(MODEL, 3, one, challenger=broken, others=[three], rollout=rollout)
-    )
+    await instance.hear(testing.deployment(MODEL, 3, one, challenger=broken, others=[three], rollout=rollout))
 
     assert list(ask(instance, *TRIPS).versions) == [1 if number == 2 else number for number in before]
 

@@ -102,9 +102,7 @@ async def test_a_challenger_on_shadow_scores_and_answers_nobody(instance: Instan
 
     assert asked(instance, *map(str, range(50))) == [1] * 50
     found = logged(instance)
-    assert {float(answered.challengers[0][at]) for answered, at in found if answered.challengers} == {
-        2
-    }
+    assert {float(answered.challengers[0][at]) for answered, at in found if answered.challengers} == {2}
     assert not any(answered.arms[at] for answered, at in found)
 
 

@@ -43,9 +43,7 @@ def alike(champion: Floats, challengers: Sequence[Floats]) -> tuple[Floats, Sequ
     """Return all as wide as the widest; of one that answers another question than the champion, nothing."""
     if all(said.shape == champion.shape for said in challengers):
         return champion, challengers
-    fitting = [
-        said if said.ndim == champion.ndim else np.full_like(champion, np.nan) for said in challengers
-    ]
+    fitting = [said if said.ndim == champion.ndim else np.full_like(champion, np.nan) for said in challengers]
     if champion.ndim == 1:
         return champion, fitting
     width = max(said.shape[1] for said in (champion, *fitting))

@@ -200,7 +200,8 @@ class Predictions:
         try:
             champion = predictions = served.champion.run(features, texts)
             versions, named = [served.champion.number] * rows, [CHAMPION] * rows
-            challengers, arms = (), ()
+            challengers: Sequence[Floats] = ()
+            arms: Sequence[int] = ()
             if served.challengers:
                 champion, challengers = self._challenge(served, question, champion)
                 predictions, arms = _chosen(question, champion, challengers)
@@ -232,7 +233,9 @@ class Predictions:
         self, served: Served, question: Question, champion: Floats
     ) -> tuple[Floats, Sequence[Floats]]:
         """Return what the champion said beside what each version on trial says."""
-        return outcomes.alike(champion, [self._said_by(each, served, question) for each in served.challengers])
+        return outcomes.alike(
+            champion, [self._said_by(each, served, question) for each in served.challengers]
+        )
 
     def _said_by(self, version: Version, served: Served, question: Question) -> Floats:
         try:

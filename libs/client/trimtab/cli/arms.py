@@ -14,16 +14,18 @@ def ab(
     model: str,
     versions: Annotated[list[int], typer.Argument(help="What is tested beside the champion.")],
     shares: Annotated[
-        str, typer.Option(help="Percent of the keys that each answers, like 30,30; the champion has the rest.")
+        str,
+        typer.Option(help="Percent of the keys that each answers, like 30,30; the champion has the rest."),
     ] = "",
     comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
     """Begin an A/B test of VERSIONS; the first that is shown to be better than the champion is promoted."""
-    percents = _percents(shares)
+    given = percents(shares)
     wanted = ask(
-        directory, lambda trimtab: trimtab.begin_test(model, versions, percents, actor=actor(), comment=comment)
+        directory,
+        lambda trimtab: trimtab.begin_test(model, versions, given, actor=actor(), comment=comment),
     )
     if as_json:
         print_json(plain(wanted))
@@ -46,9 +48,11 @@ def trial(model: str, directory: Directory = HOME, as_json: Json = False) -> Non
     if as_json:
         print_json(plain(found))
         return
-    show(rows(found), as_json=False, empty=f"no version of {model} is on trial: see `trimtab versions {model}`")
+    show(
+        rows(found), as_json=False, empty=f"no version of {model} is on trial: see `trimtab versions {model}`"
+    )
     if found.arms:
-        console.print(_said(found), soft_wrap=True, highlight=False)
+        console.print(said(found), soft_wrap=True, highlight=False)
 
 
 def rows(found: Trial) -> list[dict[str, Any]]:
@@ -66,8 +70,8 @@ def rows(found: Trial) -> list[dict[str, Any]]:
             "share": f"{arm.share} %",
             "rows": arm.rows,
             f"{found.metric} less": arm.mean_difference if arm.rows else None,
-            "from": arm.low if arm.rows else None,
-            "to": arm.high if arm.rows else None,
+            "low": arm.low if arm.rows else None,
+            "high": arm.high if arm.rows else None,
             "e better": arm.e_better if arm.rows else None,
             "e worse": arm.e_worse if arm.rows else None,
             "stands": _stands(arm),
@@ -87,17 +91,29 @@ def _stands(arm: Trial.Arm) -> str:
     return "worse" if arm.high < 0 else "cannot be told yet"
 
 
-def _said(found: Trial) -> str:
-    until = f" or {iso(from_timestamp(found.until))} (event time)" if found.HasField("until") else ""
+def said(found: Trial) -> str:
+    """Return what the numbers of a trial promise, as a person reads it."""
+    until = (
+        f"; at {iso(from_timestamp(found.until))} (event time) the champion stays"
+        if found.HasField("until")
+        else ""
+    )
     return (
-        f"A version is promoted at an e-value of {found.needed:.0f}, and leaves at one of {found.needed:.0f} for worse; "
-        f"nothing that is no better is promoted with a chance of more than {found.alpha:.2g}. It goes on until then{until}. "
-        f"from and to hold for all versions at once, and however often one looks, with {1 - found.alpha:.0%}."
+        f"A version is promoted at {found.needed:.0f} for better, and leaves at {found.needed:.0f} for worse{until}. What is no better "
+        f"is promoted with a chance of {found.alpha:.0%} at most; low and high hold for all versions at once with "
+        f"{1 - found.alpha:.0%}, however often one looks."
     )
 
 
-def _percents(text: str) -> list[int]:
+def percents(text: str) -> list[int]:
+    """Return the shares that an option says.
+
+    Raises:
+        Rejected: they are none.
+    """
     try:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise Rejected(f"--shares {text!r} are no whole percents: write one for each version, like 30,30") from None
+        raise Rejected(
+            f"--shares {text!r} are no whole percents: write one for each version, like 30,30"
+        ) from None

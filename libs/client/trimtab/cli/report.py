@@ -196,7 +196,8 @@ def live_versions(deployment: Deployment, views: Sequence[str]) -> dict[str, Any
     """Return the versions of a model that answer now, each with the features that it takes from some views."""
     found = serving(deployment)
     return {
-        asked: "; ".join(_version(each, views) for role, each in found.items() if role.startswith(asked)) or None
+        asked: "; ".join(_version(each, views) for role, each in found.items() if role.startswith(asked))
+        or None
         for asked in ("champion", "challenger")
     }
 

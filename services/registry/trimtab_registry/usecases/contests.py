@@ -66,9 +66,13 @@ class Contests:
 
 def _check_numbers(model: str, numbers: Sequence[int]) -> None:
     if not numbers:
-        raise UnfitTest(f"an A/B test of {model!r} has no arm beside the champion: name its versions, like 3 5 7")
+        raise UnfitTest(
+            f"an A/B test of {model!r} has no arm beside the champion: name its versions, like 3 5 7"
+        )
     if len(numbers) > MOST_ARMS:
-        raise UnfitTest(f"{len(numbers)} versions are too many, for each scores every request: name {MOST_ARMS} at most")
+        raise UnfitTest(
+            f"{len(numbers)} versions are too many, for each scores every request: name {MOST_ARMS} at most"
+        )
     twice = [number for at, number in enumerate(numbers) if number in numbers[:at]]
     if twice:
         raise UnfitTest(f"version {twice[0]} is named twice: name it once")
@@ -79,7 +83,9 @@ def _shares(numbers: Sequence[int], shares: Sequence[int], spec: RolloutSpec) ->
     if not shares:
         return spec.shares if len(spec.shares) == len(numbers) else [100 // (len(numbers) + 1)] * len(numbers)
     if len(shares) != len(numbers):
-        raise UnfitTest(f"{list(shares)} are no shares of {len(numbers)} versions: give one to each, or none at all")
+        raise UnfitTest(
+            f"{list(shares)} are no shares of {len(numbers)} versions: give one to each, or none at all"
+        )
     if sum(shares) > 100 or min(shares) < 1:
         raise UnfitTest(unfit_shares(shares))
     return shares
@@ -93,4 +99,6 @@ def _may_be_tested(standing: Standing, version: Version, comment: str) -> None:
         raise NotNow(f"{called} is the champion, which every test has beside its arms: leave it out")
     check_is_let_on(version)
     if version.stage is Stage.REFUSED and not comment:
-        raise Unsigned("comment", f"{called} was refused by its gates, so say why people should get its answers")
+        raise Unsigned(
+            "comment", f"{called} was refused by its gates, so say why people should get its answers"
+        )

@@ -81,9 +81,7 @@ class Trials:
         with lifecycle.step(due.what, version, standing.rollout):
             match due.what:
                 case "failed":
-                    await lifecycle.leave(
-                        unit, standing, due.number, due.sentence, actor=REGISTRY, at_ms=now
-                    )
+                    await lifecycle.leave(unit, standing, due.number, due.sentence, actor=REGISTRY, at_ms=now)
                 case "stuck":
                     await lifecycle.restore(unit, standing, due.sentence, actor=REGISTRY, at_ms=now)
                 case "live":
