@@ -132,8 +132,7 @@ async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
     await instance.hear(
         testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=canary)
     )
-    challenger = instance.board.current.of(MODEL).challenger
-    assert challenger is not None
+    (challenger,) = instance.board.current.of(MODEL).challengers
     object.__setattr__(challenger, "output", "a name it does not have")
 
     assert asked(instance, "t") == [1]

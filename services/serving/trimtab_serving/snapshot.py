@@ -36,11 +36,6 @@ class Served:
     """By number: whatever a request may pin."""
     reader: RowReader
 
-    @property
-    def challenger(self) -> Version | None:
-        """The first that is on trial."""
-        return self.challengers[0] if self.challengers else None
-
     def arm_of(self, key: str) -> int:
         """Return the arm of the row with this key: 0 is the champion's, 1 that of the first challenger, and so on.
 
