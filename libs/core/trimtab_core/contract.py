@@ -27,7 +27,14 @@ from trimtab_core.conditions import compile_condition
 from trimtab_core.durations import format_duration
 from trimtab_core.specs import LIMITS, FieldSpec, SourceSpec
 from trimtab_core.syntax import one_line
-from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, parse_timestamps, zone
+from trimtab_core.timestamps import (
+    EARLIEST_MS,
+    LATEST_MS,
+    NOT_A_TIME,
+    parse_timestamp,
+    parse_timestamps,
+    zone,
+)
 
 FUTURE_MS = 300_000
 """An event may be this far ahead of its arrival, for clocks differ; more is a fault."""
@@ -294,6 +301,7 @@ class _Field:
         self._enum = None if spec.enum is None else frozenset(spec.enum)
         self._matches = re.compile(spec.pattern).fullmatch if spec.pattern else None
         self._zone = zone(spec.timezone)
+        self._sound = _sound(spec, self._low, self._high)
 
     def suspects(self, values: list[Any]) -> NDArray[np.bool_]:
         """Return which of a column's values may be faulty; every faulty one is among them."""
@@ -331,6 +339,9 @@ class _Field:
     def fault(self, row: Mapping[str, Any]) -> Reason | None:
         """Return what is wrong with the field of one row."""
         value = row.get(self.name)
+        bounds = self._sound.get(type(value))
+        if bounds is not None and bounds[0] <= value <= bounds[1]:
+            return None
         told = self._judge(value) if value is not None or not self._spec.nullable else None
         if told is None:
             return None
@@ -368,6 +379,22 @@ class _Field:
                 return _is_number(value) and (isinstance(value, int) or value.is_integer())
             case "number":
                 return _is_number(value)
+
+
+def _sound(spec: FieldSpec, low: float, high: float) -> dict[type, tuple[Any, Any]]:
+    """Return, of some types, between which values each one is right: most rows need no other look."""
+    if spec.enum is not None or spec.pattern:
+        return {}
+    match spec.type:
+        case "boolean":
+            return {bool: (False, True)}
+        case "integer":
+            return {int: (low, high)}
+        case "number":
+            return {int: (low, high), float: (low, high)}
+        case "timestamp":
+            return {int: (EARLIEST_MS, LATEST_MS)}
+    return {}
 
 
 class _Rule:

@@ -93,8 +93,13 @@ async def full(store: Any, servicer: Servicer) -> list[Any]:
     """Have the only thread held, and as many calls wait for it as may."""
     held = [ask(store, "hold")]
     await asyncio.to_thread(servicer.held.wait, 60)
-    while len(held) < 40:  # those too many are refused
+    while len(held) < 40:
         held.append(ask(store, str(len(held))))
+
+    async def those_too_many_are_refused() -> bool:
+        return sum(call.done() for call in held) == 33
+
+    await eventually(those_too_many_are_refused)
     return held
 
 
@@ -154,13 +159,8 @@ async def test_a_call_too_many_is_refused_at_once_and_told_when_to_come_again(
 ) -> None:
     calls = await full(store, servicer)
 
-    async def refusal() -> Any:
-        ended = [call for call in calls if call.done()]
-        return ended[0] if len(ended) == 33 else None
-
-    error = await eventually(refusal)
     with pytest.raises(grpc.RpcError) as raised:
-        await error
+        await next(call for call in calls if call.done())
     known = rpc.error_of(raised.value)
     assert isinstance(known, Overloaded)
     assert str(known) == "6 requests wait already: send it again, later and slower, or add instances"
@@ -213,6 +213,91 @@ async def test_what_nobody_waits_for_any_longer_is_not_worked_on(store: Any, ser
 
     assert "late" not in servicer.answered
     assert servicer.answered[-1] == "after"
+
+
+async def test_what_is_no_request_is_told_so(store: Any, tmp_path: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/door") as channel:
+        for method, sent, code, said in (
+            (
+                "GetOnlineFeatures",
+                b"\xff\xff",
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "cannot be read: make it by",
+            ),
+            ("GetOfflineFeatures", b"", grpc.StatusCode.UNIMPLEMENTED, "Method not found"),
+        ):
+            with pytest.raises(grpc.RpcError, match=said) as raised:
+                await channel.unary_unary(f"/trimtab.features.v1.FeatureStore/{method}")(sent, timeout=60)
+            assert raised.value.code() is code
+
+        silent = channel.stream_unary("/trimtab.features.v1.FeatureStore/GetOnlineFeatures")(timeout=60)
+        await silent.done_writing()
+        with pytest.raises(grpc.RpcError, match="takes one request, and none came"):
+            await silent
+
+
+async def test_calls_whose_callers_went_away_keep_nobody_from_being_served(
+    store: Any, servicer: Servicer, tmp_path: Path
+) -> None:
+    held = ask(store, "hold")
+    await asyncio.to_thread(servicer.held.wait, 60)
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/door") as channel:
+        begin = channel.stream_unary("/trimtab.features.v1.FeatureStore/GetOnlineFeatures")
+        gone = [begin(timeout=60) for _ in range(3)]
+        await asyncio.gather(*(call.wait_for_connection() for call in gone))
+        for call in gone:
+            call.cancel()
+    waiting = [ask(store, str(number)) for number in range(3)]
+    held.cancel()
+    servicer.release.set()
+
+    for call in waiting:
+        await call
+    for number in range(20):  # as many as might have waited before
+        await ask(store, f"after {number}")
+
+
+async def test_a_door_that_closes_lets_calls_end_and_cuts_off_those_that_do_not(tmp_path: Path) -> None:
+    where, slow = f"unix:{tmp_path}/closing", Servicer()
+    add = partial(add_FeatureStoreServicer_to_server, slow)
+    async with grpc.aio.insecure_channel(where) as channel:
+        store, silent = (
+            FeatureStoreStub(channel),
+            channel.stream_unary("/trimtab.features.v1.FeatureStore/GetOnlineFeatures"),
+        )
+        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=1.0) as set_ready:
+            set_ready(True)
+            held = ask(store, "hold")
+            await asyncio.to_thread(slow.held.wait, 60)
+            never = silent(timeout=60)
+            await never.wait_for_connection()
+            asyncio.get_running_loop().call_later(0.1, slow.release.set)
+
+        assert list((await held).names) == ["hold"]
+        with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+            await never
+        with pytest.raises(grpc.RpcError) as raised:
+            await ask(store, "late", timeout=5)
+        assert raised.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_a_call_that_is_stuck_outlives_its_door_and_harms_nobody(tmp_path: Path) -> None:
+    where, slow = f"unix:{tmp_path}/stuck", Servicer()
+    add = partial(add_FeatureStoreServicer_to_server, slow)
+    async with grpc.aio.insecure_channel(where) as channel:
+        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=0.1):
+            calls = [ask(FeatureStoreStub(channel), "hold"), ask(FeatureStoreStub(channel), "waits")]
+            await asyncio.to_thread(slow.held.wait, 60)
+
+        for call in calls:
+            with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+                await call
+        slow.release.set()  # and it says something after all
+
+        async def it_has_ended() -> bool:
+            return "hold" in slow.answered
+
+        await eventually(it_has_ended)
 
 
 async def test_a_message_that_is_too_large_is_refused_in_a_sentence(

@@ -3,52 +3,63 @@ from collections.abc import Iterator
 
 import pytest
 from trimtab_runtime.pool import Pool, aside, working_until
+from trimtab_runtime.testing import Handed
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    made = Pool(3)
+def pool() -> Iterator[Handed]:
+    made = Handed(Pool(3))
     yield made
-    made.close()
+    made.end()
 
 
-def test_every_end_is_told_once_however_late_one_asks(pool: Pool) -> None:
-    told: list[int] = []
-    jobs = [pool.submit(lambda: None) for _ in range(2000)]
-    for number, job in enumerate(jobs):
-        job.add_done_callback(lambda _, number=number: told.append(number))
-    pool.close()
-
-    assert sorted(told) == list(range(2000))
-    jobs[0].add_done_callback(lambda _: told.append(-1))
-    assert told[-1] == -1
-
-
-def test_a_call_that_fails_takes_no_thread_with_it(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_fails_takes_no_thread_with_it(pool: Handed, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise RuntimeError("on purpose")
 
     ended = threading.Semaphore(0)
     for _ in range(10):
-        pool.submit(fail).add_done_callback(lambda _: ended.release())
-    pool.submit(ended.release)
+        pool.submit(fail)
+        pool.submit(ended.release)
 
-    for _ in range(11):
+    for _ in range(10):
         assert ended.acquire(timeout=60)
     assert "failed outside its handler" in caplog.text
 
 
-def test_closing_waits_for_what_was_taken(pool: Pool) -> None:
+def test_no_more_work_at_once_than_threads_and_the_rest_is_taken_in_turn(pool: Handed) -> None:
+    go, done = threading.Event(), threading.Semaphore(0)
+    begun: list[int] = []
+
+    def hold(number: int) -> None:
+        begun.append(number)
+        assert go.wait(60)
+        done.release()
+
+    for number in range(50):
+        pool.submit(hold, number)
+    while not (pool.pool.waiting == 47 and len(begun) == 3):
+        threading.Event().wait(0.001)
+    assert not pool.pool.announce(47)
+    go.set()
+
+    for _ in range(50):
+        assert done.acquire(timeout=60)
+    assert sorted(begun[:3]) == [0, 1, 2]
+    assert sorted(begun) == list(range(50))
+
+
+def test_closing_waits_for_what_was_taken(pool: Handed) -> None:
     done: list[int] = []
     for number in range(100):
         pool.submit(done.append, number)
 
-    pool.close()
+    pool.end()
 
     assert sorted(done) == list(range(100))
 
 
-def test_calls_that_wait_keep_nobody_from_being_served(pool: Pool) -> None:
+def test_calls_that_wait_keep_nobody_from_being_served(pool: Handed) -> None:
     go, done = threading.Event(), threading.Semaphore(0)
 
     def wait() -> None:
@@ -66,7 +77,7 @@ def test_calls_that_wait_keep_nobody_from_being_served(pool: Pool) -> None:
         assert done.acquire(timeout=60)
 
 
-def test_once_nobody_waits_there_are_as_many_threads_as_before(pool: Pool) -> None:
+def test_once_nobody_waits_there_are_as_many_threads_as_before(pool: Handed) -> None:
     ended = threading.Semaphore(0)
 
     def wait() -> None:
@@ -74,18 +85,19 @@ def test_once_nobody_waits_there_are_as_many_threads_as_before(pool: Pool) -> No
             pass
 
     for _ in range(200):
-        pool.submit(wait).add_done_callback(lambda _: ended.release())
+        pool.submit(wait)
+        pool.submit(ended.release)
     for _ in range(200):
         assert ended.acquire(timeout=60)
-    while pool.threads > 3:  # one too many ends with its next call
+    while pool.pool.threads > 4:  # one too many ends with its next call
         pool.submit(ended.release)
         assert ended.acquire(timeout=60)
 
-    assert pool.threads == 3
-    assert pool.tally().calls >= 200
+    assert pool.pool.threads == 4  # three that work, and one that listens
+    assert pool.pool.tally().calls >= 400
 
 
-def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Pool) -> None:
+def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Handed) -> None:
     heard: list[float] = []
 
     def ask() -> None:
@@ -94,7 +106,7 @@ def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Pool) -> 
             heard.append(seconds)
 
     pool.submit(ask)
-    pool.close()
+    pool.end()
 
     assert heard == [2.5]
     with aside() as seconds:

@@ -1,8 +1,8 @@
 """The hot door: a threaded gRPC server, with errors, health and reflection.
 
-The twin of `trimtab_runtime.rpc.serving` for handlers that are plain functions: the
-threaded server answers nearly twice as many calls as the asyncio one. Handlers are
-wrapped once, when they are added, so that a call pays for nothing here but a `try`.
+The twin of `trimtab_runtime.rpc.serving` for handlers that are plain functions. Those of
+one request and one answer are `trimtab_runtime.unary`'s, which answers more than four
+times as many calls as gRPC's asyncio server does; the rest is `grpc.server`'s. Handlers are wrapped once, when they are added.
 
 What it lets in it answers: while `max_waiting` calls wait for a thread, one more is told
 at once when to come back, and one whose deadline has passed before its turn came is not
@@ -22,9 +22,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
@@ -32,6 +34,7 @@ from opentelemetry.trace import SpanKind
 from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.errors import Overloaded, Rejected, TrimtabError, Unavailable
 from trimtab_runtime.pool import Pool, working_until
+from trimtab_runtime.unary import Context, Ending, Method, Unary
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +42,8 @@ _WAITING = 32
 """Calls of coroutines that wait at once; more of them queue."""
 _STREAMS = 64
 """Streams in both directions that are open at once."""
-_REFUSED = 1024
-"""Refusals under way at once; beyond them gRPC itself refuses, with no word of when to come back."""
+_REST = 8
+"""Calls at once of health."""
 _LET_IN = ("grpc.max_receive_message_length", 2 * rpc.MESSAGE_LIMIT)
 """More than is taken, so that what is too large can be told so in a sentence."""
 _PAUSE_S = (0.05, 5.0)
@@ -67,17 +70,17 @@ async def serving(
     Raises:
         Unavailable: the address cannot be had.
     """
-    pool: Any = threads if isinstance(threads, Pool) else Pool(threads)  # all that grpc asks of an executor
-    gate = _Gate(pool, max_waiting)
+    pool = threads if isinstance(threads, Pool) else Pool(threads)
+    rest = ThreadPoolExecutor(_REST, "door-rest")
     server = grpc.server(
-        pool,
-        interceptors=[gate],
+        rest,
         options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", int(shares_port))],
-        maximum_concurrent_rpcs=max_waiting + pool.size + _WAITING + _STREAMS + _REFUSED,
+        maximum_concurrent_rpcs=_WAITING + _STREAMS + _REST,
     )
+    unary = Unary(server, pool, max_waiting, partial(_refusal, pool, max_waiting))
     waiting = ThreadPoolExecutor(_WAITING, "door-waiting")  # threads are begun as they are needed
     streams = _Streams()
-    register(_Guarded(server, _Loop(asyncio.get_running_loop(), waiting), streams))
+    register(_Guarded(server, unary, _Loop(asyncio.get_running_loop(), waiting), streams))
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -90,43 +93,27 @@ async def serving(
     set_ready(False)
     rpc.bind(server, address)
     server.start()
+    unary.open()
     try:
         yield set_ready
     finally:
         set_ready(False)
         await asyncio.to_thread(server.stop(drain_s).wait)
         await asyncio.to_thread(pool.close, drain_s)
-        for threaded in (waiting, streams.threads, gate.threads):
+        for threaded in (rest, waiting, streams.threads):
             threaded.shutdown(wait=False, cancel_futures=True)
 
 
-class _Gate(grpc.ServerInterceptor):
-    """Refuses calls, on a thread of its own, while too many wait; whoever asks for health waits with the others."""
-
-    def __init__(self, pool: Pool, most: int) -> None:
-        self._pool = pool
-        self._most = most
-        self.threads = ThreadPoolExecutor(1, "door-refusing")
-        refusing = _on(self.threads, lambda _, context: self._refuse(context))
-        # It reads nothing, so it fits calls of every kind.
-        self._refusal: Any = grpc.stream_stream_rpc_method_handler(refusing)
-
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Return the handler of a call."""
-        if self._pool.waiting < self._most or details.method.startswith("/grpc."):
-            return continuation(details)
-        return self._refusal
-
-    def _refuse(self, context: Any) -> None:
-        pause = min(max(self._pool.waited_ns / 1e9, _PAUSE_S[0]), _PAUSE_S[1])
-        _abort(
-            "a call",
-            context,
-            Overloaded(
-                f"{self._most} requests wait already: send it again, later and slower, or add instances",
-                retry_after_s=pause * random.uniform(1, 1.5),  # or all would be back at once
-            ),
-        )
+def _refusal(pool: Pool, most: int) -> Ending:
+    """Say when to come again, to a call that comes while too many wait."""
+    pause = min(max(pool.waited_ns / 1e9, _PAUSE_S[0]), _PAUSE_S[1])
+    return _ending(
+        "a call",
+        Overloaded(
+            f"{most} requests wait already: send it again, later and slower, or add instances",
+            retry_after_s=pause * random.uniform(1, 1.5),  # or all would be back at once
+        ),
+    )
 
 
 class _Streams:
@@ -209,8 +196,9 @@ class _Loop:
 class _Guarded:
     """Stands for the server while handlers are added, and wraps each of them."""
 
-    def __init__(self, server: grpc.Server, loop: _Loop, streams: _Streams) -> None:
+    def __init__(self, server: grpc.Server, unary: Unary, loop: _Loop, streams: _Streams) -> None:
         self._server = server
+        self._unary = unary
         self._loop = loop
         self._streams = streams
 
@@ -219,10 +207,14 @@ class _Guarded:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add a service's handlers."""
-        self._server.add_registered_method_handlers(
-            service,
-            {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()},
-        )
+        rest = {}
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            if handler.unary_unary is not None and not inspect.iscoroutinefunction(handler.unary_unary):
+                self._unary.add(Method(method, _answering(method, handler), partial(_ending, method)))
+            else:
+                rest[name] = self._wrap(method, handler)
+        self._server.add_registered_method_handlers(service, rest)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         coders = (_reading(handler.request_deserializer), handler.response_serializer)
@@ -233,25 +225,27 @@ class _Guarded:
         if handler.stream_stream is not None:
             both = _on(streams.threads, _streaming(method, streams.admitted(handler.stream_stream)))
             return grpc.stream_stream_rpc_method_handler(both, *coders)
-        if handler.unary_unary is None:
-            return handler
         if inspect.iscoroutinefunction(handler.unary_unary):
             waiting = _on(loop.threads, _unary(method, loop.unary(handler.unary_unary)))
             return grpc.unary_unary_rpc_method_handler(waiting, *coders)
-        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), *coders)
+        return handler
 
 
 def _reading(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """Return what reads a request, or makes a refusal of one that is too large: gRPC's own has no remedy in it."""
 
     def reading(message: bytes) -> Any:
-        if len(message) > rpc.MESSAGE_LIMIT:
-            return Rejected(
-                f"the request has {len(message):,} bytes, and {rpc.MESSAGE_LIMIT:,} is the most: send fewer rows at once"
-            )
-        return read(message)
+        return _too_large(message) or read(message)
 
     return reading
+
+
+def _too_large(message: bytes) -> Rejected | None:
+    if len(message) <= rpc.MESSAGE_LIMIT:
+        return None
+    return Rejected(
+        f"the request has {len(message):,} bytes, and {rpc.MESSAGE_LIMIT:,} is the most: send fewer rows at once"
+    )
 
 
 def _let_in(request: Any) -> Any:
@@ -261,20 +255,36 @@ def _let_in(request: Any) -> Any:
     return request
 
 
+def _answering(method: str, handler: Any) -> Callable[[bytes, Context], bytes]:
+    """Return how a plain handler of one request answers, from bytes to bytes."""
+    read, behaviour, write = handler.request_deserializer, handler.unary_unary, handler.response_serializer
+
+    def answer(message: bytes, context: Context) -> bytes:
+        if context.time_remaining() <= 0:  # that its caller has gone may not have been heard yet
+            raise _TooLate
+        working_until(context.time_remaining)
+        if (refusal := _too_large(message)) is not None:
+            raise refusal
+        for key, value in context.invocation_metadata():
+            if key == "traceparent":
+                with telemetry.span(method, parent=str(value), kind=SpanKind.SERVER):
+                    return bytes(write(behaviour(read(message), context)))
+        answered: bytes = write(behaviour(read(message), context))
+        return answered
+
+    return answer
+
+
+class _TooLate(Exception):
+    """A call's turn comes after its deadline."""
+
+
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
-        if context.time_remaining() <= 0:  # that its caller has gone may not have been heard yet
-            context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the request's turn came"
-            )
-        working_until(context.time_remaining)
+        metadata = dict(context.invocation_metadata())
         try:
-            _let_in(request)
-            for key, value in context.invocation_metadata():
-                if key == "traceparent":
-                    with telemetry.span(method, parent=value, kind=SpanKind.SERVER):
-                        return behaviour(request, context)
-            return behaviour(request, context)
+            with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):
+                return behaviour(_let_in(request), context)
         except Exception as error:  # the edge of a call
             _abort(method, context, error)
 
@@ -297,15 +307,28 @@ def _streaming(method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable
 
 
 def _abort(method: str, context: Any, error: Exception) -> None:
-    """End a call with the status that `error` stands for; a fault of ours must not look like one of the caller's."""
+    """End a call of `grpc.server` as an error of it is to be told."""
+    ending = _ending(method, error)
+    context.set_trailing_metadata(ending.metadata)
+    context.abort(ending.code, ending.sentence)
+
+
+def _ending(method: str, error: Exception) -> Ending:
+    """Return the status that `error` stands for; a fault of ours must not look like one of the caller's."""
     if isinstance(error, TrimtabError):
-        context.set_trailing_metadata(rpc.details_of(error))
-        context.abort(rpc.status_of(error), str(error))
+        return Ending(rpc.status_of(error), str(error), rpc.details_of(error))
+    if isinstance(error, _TooLate):
+        return Ending(
+            grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the request's turn came"
+        )
     if isinstance(error, NotImplementedError):
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")
+        return Ending(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")
     if isinstance(error, CancelledError):
-        context.abort(grpc.StatusCode.CANCELLED, f"{method} was cancelled by its caller")
+        return Ending(grpc.StatusCode.CANCELLED, f"{method} was cancelled by its caller")
+    if isinstance(error, DecodeError):
+        said = f"the request of {method} cannot be read: make it by the service's .proto"
+        return Ending(grpc.StatusCode.INVALID_ARGUMENT, said)
     log.error("%s failed", method, exc_info=error)
-    context.abort(
+    return Ending(
         grpc.StatusCode.INTERNAL, f"{method} failed by a fault of ours: the log of the service has more"
     )

@@ -1,9 +1,8 @@
-"""The door's threads: what `grpc.server` needs of a thread pool, and nothing more.
+"""The door's threads: they wait for calls together, and each works on the one that it finds.
 
-`concurrent.futures` makes a lock, a condition and a future for each call, which at
-thousands a second is a twentieth of what a call costs. Here a call is one object, and
-the two threads that meet in it, the one that serves and the one that asks to hear of
-the end, do so through the atomic operations of a deque.
+Nothing is handed from thread to thread where a call finds one free: the thread that
+hears of it answers it. One more than may work is there, so that somebody always listens;
+what it hears of while the others work is kept, in order, for whichever is done first.
 
 A call that has to wait says so (`aside`), and another thread takes its place: however
 many calls wait, as many as ever are worked on.
@@ -16,9 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
 from time import perf_counter_ns
-from typing import Any, Optional
+from typing import Optional, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -56,42 +54,27 @@ def aside() -> Iterator[float]:
         pool.stand_back()
 
 
-class Job:
-    """One call that waits, runs or has ended."""
+class Job(Protocol):
+    """One call."""
 
-    __slots__ = ("_arguments", "_ended", "_hearers", "_work", "came_ns")
-
-    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.came_ns = perf_counter_ns()
-        """When it came; on the clock of `perf_counter_ns`."""
-        self._work = work
-        self._arguments = arguments
-        self._hearers: deque[Callable[[Any], Any]] = deque()
-        self._ended = False
-
-    def add_done_callback(self, hear: Callable[[Any], Any]) -> None:
-        """Call `hear` once, when the call has ended."""
-        self._hearers.append(hear)
-        if self._ended:
-            self._tell()
+    came_ns: int
+    """When it came; on the clock of `perf_counter_ns`."""
 
     def run(self) -> None:
-        """Do the work, and tell of its end."""
-        try:
-            self._work(*self._arguments)
-        except Exception:  # the edge: grpc answers its caller itself, and this thread has others to serve
-            log.exception("a call failed outside its handler")
-        self._ended = True
-        self._tell()
+        """Do the work."""
+        ...
 
-    def _tell(self) -> None:
-        """Call whoever waits; of two threads that come here at once, one gets each hearer."""
-        while self._hearers:
-            try:
-                hear = self._hearers.popleft()
-            except IndexError:
-                return
-            hear(self)
+
+class Source(Protocol):
+    """Where calls come from."""
+
+    def next(self) -> Job | None:
+        """Wait for the next call; None once it is closed. Many threads wait at once, and a call is told one of them."""
+        ...
+
+    def close(self) -> None:
+        """Let those that wait go; no call is under way."""
+        ...
 
 
 @dataclass(slots=True)
@@ -107,37 +90,44 @@ class Tally:
 
 
 class Pool:
-    """A fixed number of threads that take calls in the order in which they came."""
+    """Threads of which a fixed number work on calls, in the order in which they came."""
 
     def __init__(self, threads: int) -> None:
         self.size = threads
-        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
         self.waited_ns = 0
         """How long the call that was begun last had waited: what one that comes now has before it."""
+        self.waiting = 0
+        """Calls that were announced and that no thread has begun."""
+        self._source: Source | None = None
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
+        self._kept: deque[Job] = deque()
+        self._working = 0
         self._aside = 0
         self._numbers = 0
         self._threads: dict[threading.Thread, Tally] = {}
         self._left = Tally()
         """By threads that have ended."""
-        for _ in range(threads):
-            self._begin()
 
     @property
     def threads(self) -> int:
         """How many there are now."""
         return len(self._threads)
 
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Job:
-        """Have `work(*arguments)` done by one of the threads."""
-        job = Job(work, arguments)
-        self._waiting.put(job)
-        return job
+    def serve(self, source: Source) -> None:
+        """Begin to work on the calls of `source`."""
+        with self._lock:
+            self._source = source
+            for _ in range(self.size + 1):
+                self._begin()
 
-    @property
-    def waiting(self) -> int:
-        """Calls that no thread has begun."""
-        return self._waiting.qsize()
+    def announce(self, most: int) -> bool:
+        """Say that a call is going to come, and return whether it may: no more than `most` wait."""
+        with self._lock:
+            if self.waiting >= most:
+                return False
+            self.waiting += 1
+            return True
 
     def tally(self) -> Tally:
         """Return what was done so far."""
@@ -145,11 +135,18 @@ class Pool:
             return sum(self._threads.values(), self._left)
 
     def close(self, patience_s: float = 5.0) -> None:
-        """End the threads, once what waits is done; one that is stuck is left behind after `patience_s`."""
+        """End the threads, once all calls that were announced have been worked on.
+
+        After `patience_s` they are left behind, with what they wait for: a call that is stuck may yet have something to say.
+        """
+        with self._lock:
+            source = self._source
+            ended = self._ended.wait_for(lambda: not self._working and not self.waiting, patience_s)
+        if source is None or not ended:
+            return
+        source.close()
         with self._lock:
             threads = list(self._threads)
-        for _ in threads:
-            self._waiting.put(None)
         for thread in threads:
             thread.join(patience_s)
 
@@ -157,7 +154,10 @@ class Pool:
         """Have another thread for one that is about to wait."""
         with self._lock:
             self._aside += 1
-            if len(self._threads) < self.size + self._aside:
+            if self._kept:  # those that are free listen, and would not see it
+                self._working += 1
+                self._begin(self._next_kept())
+            elif len(self._threads) < self.size + self._aside + 1:
                 self._begin()
 
     def stand_back(self) -> None:
@@ -165,32 +165,65 @@ class Pool:
         with self._lock:
             self._aside -= 1
 
-    def _begin(self) -> None:
+    def _begin(self, job: Job | None = None) -> None:
         tally = Tally()
         thread = threading.Thread(
-            target=self._serve, args=(tally,), name=f"door-{self._numbers}", daemon=True
+            target=self._serve, args=(tally, job), name=f"door-{self._numbers}", daemon=True
         )
         self._numbers += 1
         self._threads[thread] = tally
         thread.start()
 
-    def _serve(self, tally: Tally) -> None:
-        _here.pool = self
-        while (job := self._waiting.get()) is not None:
+    def _serve(self, tally: Tally, job: Job | None) -> None:
+        _here.pool, source = self, self._source
+        assert source is not None
+        while True:
+            if job is None:
+                if (heard := source.next()) is None:
+                    return
+                if not self._takes(heard):
+                    continue
+                job = heard
+                del heard  # or the last call's request would live until the next one comes
             self.waited_ns = perf_counter_ns() - job.came_ns
             tally.calls += 1
             tally.waited_ns += self.waited_ns
-            job.run()
+            try:
+                job.run()
+            except (
+                Exception
+            ):  # the edge: a call answers its caller itself, and this thread has others to serve
+                log.exception("a call failed outside its handler")
             _here.remaining = None
-            del job  # or the last call's request would live until the next one comes
-            if len(self._threads) > self.size + self._aside and self._end(tally):
+            job, ends = self._done(tally)
+            if ends:
                 return
 
-    def _end(self, tally: Tally) -> bool:
-        """Return whether this thread is one too many, and then is counted no longer."""
+    def _takes(self, job: Job) -> bool:
+        """Return whether this thread may work on a call that it heard of; if not, it is kept."""
         with self._lock:
-            if len(self._threads) <= self.size + self._aside:
-                return False
+            if self._working < self.size + self._aside:
+                self._working += 1
+                self.waiting -= 1
+                return True
+            self._kept.append(job)
+            return False
+
+    def _done(self, tally: Tally) -> tuple[Job | None, bool]:
+        """Return what this thread is to work on next, if something is kept, and whether it is one too many and ends."""
+        with self._lock:
+            most = self.size + self._aside
+            if self._kept and self._working <= most:
+                return self._next_kept(), False
+            self._working -= 1
+            if not self._working:
+                self._ended.notify_all()
+            if len(self._threads) <= most + 1:
+                return None, False
             del self._threads[threading.current_thread()]
             self._left += tally
-            return True
+            return None, True
+
+    def _next_kept(self) -> Job:
+        self.waiting -= 1
+        return self._kept.popleft()

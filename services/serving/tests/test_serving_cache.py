@@ -11,6 +11,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Rollout, VersionRef
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.pool import Pool, working_until
+from trimtab_runtime.testing import Handed
 from trimtab_serving import cache, testing
 from trimtab_serving.cache import SessionCache
 from trimtab_serving.engines import OnnxEngine, Session, size_of
@@ -167,7 +168,7 @@ def opened(engine: Engine) -> tuple[SessionCache, list[cache.Entry]]:
 def test_a_request_waits_for_a_cold_graph_as_long_as_its_caller_does(engine: Engine) -> None:
     _, (first, _) = opened(engine)
     engine.held_up.clear()
-    pool, told = Pool(2), list[Exception | Session]()
+    pool, told = Handed(Pool(2)), list[Exception | Session]()
     asked = threading.Semaphore(0)
 
     def ask(remaining_s: float) -> None:
@@ -186,7 +187,7 @@ def test_a_request_waits_for_a_cold_graph_as_long_as_its_caller_does(engine: Eng
     while not told:
         threading.Event().wait(0.001)
     engine.held_up.set()
-    pool.close(60)
+    pool.end(60)
 
     assert str(told[0]) == "graph a was not loaded in time: ask again"
     assert told[1] is first.warm

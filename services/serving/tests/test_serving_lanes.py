@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.pool import Pool, working_until
+from trimtab_runtime.testing import Handed
 from trimtab_serving import lanes
 from trimtab_serving.errors import ModelBusy
 from trimtab_serving.lanes import Lane, Pace
@@ -133,8 +134,8 @@ def test_rows_that_a_version_fails_on_fail_for_whoever_brought_them_alone(
 
 
 def test_what_nobody_waits_for_any_longer_is_not_computed(request: pytest.FixtureRequest) -> None:
-    pool, refused = Pool(1), Future[Exception]()
-    request.addfinalizer(pool.close)
+    pool, refused = Handed(Pool(1)), Future[Exception]()
+    request.addfinalizer(pool.end)
     asked = Asked(together=True)
     request.addfinalizer(asked.end)
 
@@ -156,8 +157,8 @@ def test_what_nobody_waits_for_any_longer_is_not_computed(request: pytest.Fixtur
 
 
 def test_a_slow_version_leaves_the_doors_threads_to_others(request: pytest.FixtureRequest) -> None:
-    pool, others = Pool(2), threading.Semaphore(0)
-    request.addfinalizer(pool.close)
+    pool, others = Handed(Pool(2)), threading.Semaphore(0)
+    request.addfinalizer(pool.end)
     asked = Asked(together=True)
     request.addfinalizer(asked.end)
     for _ in range(50):

@@ -85,7 +85,8 @@ class Meter:
         for _ in range(len(self._notes)):
             model, versions, latency_us, at_ms, is_answered = self._notes.popleft()
             self._since.append((model, len(versions), latency_us) if is_answered else (model, 0, -1))
-            for version, count in Counter(versions).items():
+            counts = {versions[0]: 1} if len(versions) == 1 else Counter(versions)
+            for version, count in counts.items():
                 totals = self._totals.setdefault((model, version), Totals())
                 totals.newest_ms = max(totals.newest_ms, at_ms)
                 if is_answered:
