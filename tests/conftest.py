@@ -6,7 +6,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from trimtab.cli.session import addresses
 from trimtab.testing import World, living
 from trimtab_stack.stack import Stack
@@ -27,6 +30,23 @@ def make_world(whole: Stack) -> MakeWorld:
 
     def make(name: str, *, stack: Stack = whole, **spec: Any) -> AbstractAsyncContextManager[World]:
         return living(name, stack.environ["TRIMTAB_KAFKA_SERVERS"], addresses(stack.environ), **spec)
+
+    return make
+
+
+@pytest.fixture
+def sloping() -> Callable[[float], bytes]:
+    """Make a user's model: a graph that says slope * x, which it takes by the feature's name."""
+
+    def make(slope: float) -> bytes:
+        value, output = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in ("request.x", "y")
+        )
+        weight = onnx.numpy_helper.from_array(np.array([[slope]], np.float32), "w")
+        node = helper.make_node("MatMul", ["request.x", "w"], ["y"])
+        graph = helper.make_graph([node], "g", [value], [output], [weight])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        return bytes(model.SerializeToString())
 
     return make
 

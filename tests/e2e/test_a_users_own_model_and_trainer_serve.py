@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from onnx import TensorProto, helper
 from trimtab.testing import LINEAR
 from trimtab_runtime.testing import eventually
 from trimtab_stack.environment import tools
@@ -22,19 +20,6 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/own-trainer"
 BUILD = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d")
 RNG = np.random.default_rng(1)
-
-
-def a_model(slope: float) -> bytes:
-    """A graph that says slope * x, which it takes by the feature's name."""
-    value, output = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in ("request.x", "y")
-    )
-    weight = onnx.numpy_helper.from_array(np.array([[slope]], np.float32), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["request.x", "w"], ["y"])], "g", [value], [output], [weight]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    return bytes(model.SerializeToString())
 
 
 async def trimtab(stack: Stack, *words: str) -> tuple[int, str]:
@@ -48,13 +33,13 @@ async def trimtab(stack: Stack, *words: str) -> tuple[int, str]:
 
 
 async def test_a_users_model_serves_until_their_trainer_makes_another(
-    make_world: Callable[..., Any], whole: Stack, tmp_path: Path
+    make_world: Callable[..., Any], whole: Stack, sloping: Callable[[float], bytes], tmp_path: Path
 ) -> None:
     async with make_world("brought", strategy="immediate", gates="[{metric: mae, at_most: 3}]") as world:
         await world.backfill(48)
         good, bad, reference = (tmp_path / name for name in ("good.onnx", "bad.onnx", "usual.parquet"))
-        good.write_bytes(a_model(2.0))
-        bad.write_bytes(a_model(-9.0))
+        good.write_bytes(sloping(2.0))
+        bad.write_bytes(sloping(-9.0))
         x = RNG.normal(0, 3, 500)
         columns = {"request.x": x, "brought-road.y_mean_6h": 2 * x, "label": 2 * x + RNG.normal(0, 0.5, 500)}
         pq.write_table(pa.table(columns), reference)

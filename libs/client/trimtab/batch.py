@@ -31,6 +31,7 @@ from trimtab_runtime.specbook import from_message
 
 from trimtab.client import Trimtab
 from trimtab.files import Row
+from trimtab.roles import serving
 from trimtab.typed import Typing
 
 _MOST_ROWS = 5_000
@@ -183,8 +184,7 @@ async def warm_version(trimtab: Trimtab, model: str, number: int) -> tuple[Deplo
         Conflict: there is none, or it is not warm.
     """
     deployment = await trimtab.deployment(model)
-    parts = [part for part in ("champion", "challenger", "previous") if deployment.HasField(part)]
-    warm = {part: getattr(deployment, part) for part in parts}
+    warm = serving(deployment)
     if number == 0 and "champion" in warm:
         return deployment, warm["champion"]
     for version in warm.values():

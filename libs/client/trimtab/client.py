@@ -641,6 +641,11 @@ class Trimtab(Managing, Observing, Predicting):
         """End a silence now."""
         await self._monitoring.EndSilence(monitoring.EndSilenceRequest(id=id))
 
+    async def trial(self, model: str) -> monitoring.Trial:
+        """Return how the versions on trial of a model stand beside its champion; none, if none are."""
+        answer: monitoring.Trial = await self._monitoring.GetTrial(monitoring.GetTrialRequest(model=model))
+        return answer
+
     async def health(self, model: str) -> monitoring.ModelHealth:
         """Return what monitoring sees of a model."""
         answer: monitoring.ModelHealth = await self._monitoring.GetModelHealth(

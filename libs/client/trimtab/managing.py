@@ -1,6 +1,6 @@
 """What a client asks of the registry besides versions that serve: names, ends, histories, and files that nothing needs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
@@ -108,6 +108,23 @@ class Managing:
         """
         request = registry.RetireRequest(model=model, number=number, actor=actor, comment=comment)
         return list((await self._registry.Retire(request)).retired)
+
+    async def begin_test(
+        self, model: str, numbers: Sequence[int], shares: Sequence[int] = (), *, actor: str, comment: str = ""
+    ) -> registry.Deployment:
+        """Test versions beside the champion, each answering its percent of the keys; the best that is better is promoted.
+
+        Without `shares` each version has what the spec says or, if it has other than so many, as much as the champion.
+
+        Raises:
+            Rejected: they make no test.
+            Conflict: there is no champion, or a version may not serve as things are.
+        """
+        request = registry.BeginTestRequest(
+            model=model, numbers=numbers, shares=shares, actor=actor, comment=comment
+        )
+        wanted: registry.Deployment = await self._registry.BeginTest(request)
+        return wanted
 
     async def collect_artifacts(self, *, actor: str, dry_run: bool) -> registry.CollectArtifactsResponse:
         """Throw away the files of versions that nothing has needed for as long as the registry keeps them."""

@@ -22,6 +22,7 @@ from trimtab import evidence as figures_of
 from trimtab.client import Trimtab
 from trimtab.figures import MOST_FEATURES, figures
 from trimtab.pages import Block, Bullets, Heading, Items, Page, Picture, Row, Table, Text, Warnings
+from trimtab.roles import serving
 
 _AUDITED = 10_000
 
@@ -109,12 +110,10 @@ class ModelCard:
         return f"{_time(self.version, 'created_at')}, {kind or 'model'} for {self.model.spec.task}"
 
     def _standing(self) -> str:
-        roles = [
-            role
-            for role in ("champion", "challenger", "previous")
-            if self.deployment.HasField(role) and getattr(self.deployment, role).number == self.version.number
-        ]
-        return ", ".join([_stage(self.version), *(f"{role} now" for role in roles)])
+        return ", ".join([_stage(self.version), *(f"{role} now" for role in self._roles())])
+
+    def _roles(self) -> list[str]:
+        return [role for role, each in serving(self.deployment).items() if each.number == self.version.number]
 
     def _purpose(self) -> Iterator[Block]:
         card = self.model.spec.card or CardSpec()
@@ -242,17 +241,11 @@ class ModelCard:
             "ordered by": self.run.event.trigger if self.run else None,
             "version": f"{version.number} of generation {candidate.model_generation} of the spec",
             "evaluated beside": f"version {candidate.champion_version}" if candidate.champion_version else None,
-            "deployment": f"generation {self.deployment.generation}" if self._serves() else None,
+            "deployment": f"generation {self.deployment.generation}" if self._roles() else None,
             "loop": version.loop_id,
             "loop began with": (loop.drift.summary or loop.reason) if loop else None,
             "loop ended with": (loop.outcome or loop.state) if loop else None,
         }  # fmt: skip
-
-    def _serves(self) -> bool:
-        return any(
-            self.deployment.HasField(role) and getattr(self.deployment, role).number == self.version.number
-            for role in ("champion", "challenger", "previous")
-        )
 
     def _waited(self) -> str:
         version = self.version

@@ -71,3 +71,30 @@ def test_each_fault_of_what_a_rollout_waits_for_is_told_in_its_place(
     rollout: dict[str, Any], told: dict[str, str]
 ) -> None:
     assert faults(**rollout) == told
+
+
+def test_an_ab_test_gives_a_candidate_its_first_share_and_a_canary_climbs() -> None:
+    found = specs.parse("Model", a_model(strategy="ab", shares=[30, 20]))
+    assert isinstance(found, specs.Model)
+    assert found.spec.rollout.ladder == (30,)
+    canary = specs.parse("Model", a_model())
+    assert isinstance(canary, specs.Model)
+    assert canary.spec.rollout.ladder == (10, 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        (
+            [60, 60],
+            "[60, 60] share out 120 % of the keys among 2 arms: give 1 to 8 arms 100 % at most, like [30, 30]",
+        ),
+        ([], "[] share out 0 % of the keys among 0 arms: give 1 to 8 arms 100 % at most, like [30, 30]"),
+        (
+            [1] * 9,
+            f"{[1] * 9} share out 9 % of the keys among 9 arms: give 1 to 8 arms 100 % at most, like [30, 30]",
+        ),
+    ],
+)
+def test_shares_are_of_one_whole(shares: list[int], told: str) -> None:
+    assert faults(strategy="ab", shares=shares) == {"shares": told}

@@ -877,6 +877,15 @@ def _approval(value: Any) -> Any:
     raise PydanticCustomError("unfit", "{said}", {"said": said})
 
 
+MOST_ARMS = 8
+"""Versions in one A/B test: each of them scores every request."""
+
+
+def unfit_shares(shares: Sequence[int]) -> str:
+    """Return what is wrong with shares of an A/B test that are none, too many, or more than everything."""
+    return f"{list(shares)} share out {sum(shares)} % of the keys among {len(shares)} arms: give 1 to {MOST_ARMS} arms 100 % at most, like [30, 30]"
+
+
 class GuardrailsSpec(Spec):
     """When a challenger is taken back without waiting for labels: requests that it fails or is slow at, and the champion is not."""
 
@@ -897,9 +906,11 @@ class GuardrailsSpec(Spec):
 class RolloutSpec(Spec):
     """How an accepted candidate comes to serve."""
 
-    strategy: Literal["immediate", "shadow", "canary"] = "canary"
+    strategy: Literal["immediate", "shadow", "canary", "ab"] = "canary"
     steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (10, 50, 100)
     """Percent of the keys that the challenger answers at each step of a canary."""
+    shares: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50,)
+    """Percent of the keys that each arm of an A/B test answers until it ends; the champion answers the rest."""
     judge: MetricName | None = None
     """The loss that champion and challenger are compared on; by default mae or log_loss, by the task."""
     cap: float | None = Field(default=None, gt=0)
@@ -912,12 +923,19 @@ class RolloutSpec(Spec):
     approval: Annotated[ApprovalSpec | Literal["auto", "manual"], BeforeValidator(_approval)] = "auto"
     """Whether a candidate that has passed its gates waits for a person: `manual` for anybody, or for whom it says."""
 
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Percent of the keys that an accepted candidate answers, step by step, where its strategy lets it answer any."""
+        return self.shares[:1] if self.strategy == "ab" else self.steps
+
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if list(self.steps) != sorted(set(self.steps)) or not self.steps:
             yield (
                 ("steps",),
                 f"{list(self.steps)} do not rise: write shares that grow, like [10, 50, 100]",
             )
+        if not 1 <= len(self.shares) <= MOST_ARMS or sum(self.shares) > 100:
+            yield ("shares",), unfit_shares(self.shares)
 
 
 class MonitoringSpec(Spec):

@@ -3,19 +3,26 @@
 Rows count in order of (time, id), up to the longest wait after the first and not
 beyond, so the answer does not depend on how they were batched. A verdict is said
 once a step, and only about a step at which the rollout stands.
+
+Each arm of an A/B test is judged against the champion at alpha / arms (Bonferroni), so
+that any of those that are not better is promoted with probability at most alpha, and
+all their confidence sequences hold at once with 1 - alpha. Every arm scores every row,
+so what is compared is paired; the first to have the evidence decides.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import judge
-from trimtab_core.judge import JudgeSpec, JudgeVerdict
+from trimtab_core.judge import JudgeSpec, JudgeState, JudgeVerdict
 from trimtab_core.losses import Metric
 from trimtab_core.specs import ModelSpec
-from trimtab_core.watched import Outcome, Row, Standing, Trial, Verdict
+from trimtab_core.watched import Others, Outcome, Row, Said, Standing, Trial, Verdict
 from trimtab_core.windows import challenger_losses
 
 Floats = NDArray[np.float64]
@@ -28,27 +35,40 @@ _OUTCOMES: dict[str, Outcome] = {
 }
 
 
-def take(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial | None:
-    """Take in closed rows; those of the newest rollout count, from the first that its challenger was asked for."""
-    start = 0
+others_of = msgspec.json.Decoder(Others).decode
+
+
+def take(
+    trials: Sequence[Trial], rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec
+) -> tuple[Trial, ...]:
+    """Take in closed rows; those of the newest rollout count, from the first that a challenger was asked for."""
+    start, trials = 0, tuple(trials)
     for at, row in enumerate(rows):
-        if row.rollout_id and row.challenger_version and (trial is None or _is_newer(row, trial)):
-            trial = _fed(trial, rows[start:at], champion_losses[start:at], spec)
-            trial, start = _begin(row, spec), at
-    return _fed(trial, rows[start:], champion_losses[start:], spec)
+        if row.rollout_id and row.challenger_version and (not trials or _is_newer(row, trials[0])):
+            trials = _all_fed(trials, rows[start:at], champion_losses[start:at], spec)
+            trials, start = (_begin(row, spec),), at
+    return _all_fed(trials, rows[start:], champion_losses[start:], spec)
 
 
 def verdict(
-    model: str, trial: Trial, standing: Standing, metric: Metric, *, closed_ms: int, recorded_ms: int
-) -> Verdict | None:
-    """Return what is to be said of the step at which the rollout stands, if anything new is."""
-    if trial.rollout_id != standing.rollout_id or not standing.steps or trial.said_at_step == standing.step:
+    model: str, trials: Sequence[Trial], standing: Standing, metric: Metric, *, closed_ms: int, recorded_ms: int
+) -> Verdict | None:  # fmt: skip
+    """Return what is to be said of the step at which the rollout stands, if anything new is.
+
+    Of several arms it is about the one that was decided first; at the longest wait, about the one with the most evidence.
+    """
+    if not trials or trials[0].rollout_id != standing.rollout_id or trials[0].said_at_step == standing.step:
         return None
-    waited_s = (min(closed_ms, trial.deadline_ms) - trial.first_ms) / 1000
-    steps = replace(trial.spec, steps=standing.steps)
-    found = judge.verdict(steps, trial.state, waited_s, standing.step)
-    if found.action == "continue":
+    arms = {arm.version for arm in standing.on_trial}
+    said = [
+        (trial, found)
+        for trial in trials
+        if trial.challenger in arms
+        and (found := judged(trial, standing, closed_ms=closed_ms)).action != "continue"
+    ]
+    if not said:
         return None
+    trial, found = min(said, key=_decided_first)
     at_ms = trial.decided_ms if trial.decided_ms is not None else min(closed_ms, trial.deadline_ms)
     outcome = _OUTCOMES[found.action]
     return Verdict(
@@ -63,10 +83,23 @@ def verdict(
         mean_difference=found.mean_difference,
         evidence=found.e_better,
         alpha=trial.spec.alpha,
-        sentence=_sentence(trial, found, outcome, metric),
+        sentence=_sentence(trial, found, outcome, metric, among=len(trials)),
         at_ms=at_ms,
         recorded_ms=recorded_ms,
     )
+
+
+def judged(trial: Trial, standing: Standing, *, closed_ms: int) -> JudgeVerdict:
+    """Return how an arm of the present rollout stands beside the champion."""
+    waited_s = (min(closed_ms, trial.deadline_ms) - trial.first_ms) / 1000
+    if standing.arms:
+        return judge.verdict(replace(trial.spec, steps=(0,)), trial.state, waited_s)
+    return judge.verdict(replace(trial.spec, steps=standing.steps), trial.state, waited_s, standing.step)
+
+
+def _decided_first(said: tuple[Trial, JudgeVerdict]) -> tuple[float, float]:
+    trial, found = said
+    return (math.inf if trial.decided_ms is None else trial.decided_ms), -found.e_better
 
 
 def _is_newer(row: Row, trial: Trial) -> bool:
@@ -75,17 +108,53 @@ def _is_newer(row: Row, trial: Trial) -> bool:
 
 def _begin(row: Row, spec: ModelSpec) -> Trial:
     rollout = spec.rollout
+    arms = others_of(row.others).arms if row.others else 1
     return Trial(
         rollout_id=row.rollout_id,
         generation=row.generation,
         challenger=row.challenger_version,
         first_ms=row.at_ms,
-        spec=JudgeSpec(spec.cap, rollout.alpha, steps=rollout.steps, within_s=rollout.within / 1000),
+        spec=JudgeSpec(spec.cap, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000),
     )
 
 
-def _fed(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial | None:
-    if trial is None or not rows or trial.state.decided is not None:
+def _all_fed(
+    trials: tuple[Trial, ...], rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec
+) -> tuple[Trial, ...]:
+    """Return each arm after further rows, which may be the first that an arm was warm for."""
+    if not trials:
+        return trials
+    said = {
+        at: others_of(row.others).said
+        for at, row in enumerate(rows)
+        if row.others and row.rollout_id == trials[0].rollout_id
+    }
+    known = {trial.challenger: trial for trial in trials}
+    for at, others in said.items():
+        for number in (rows[at].challenger_version, *(each.version for each in others)):
+            if number not in known:
+                known[number] = replace(trials[0], challenger=number, state=JudgeState(), decided_ms=None)
+    if len(known) == 1:
+        return (_fed(trials[0], rows, champion_losses, spec),)
+    return tuple(
+        _fed(trial, _said_by(number, rows, said), champion_losses, spec) for number, trial in known.items()
+    )
+
+
+def _said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> list[Row]:
+    """Return the rows as if a version were their challenger; without an answer where it was not asked."""
+    found = []
+    for at, row in enumerate(rows):
+        if row.challenger_version != number:
+            mine = next((each for each in said.get(at, ()) if each.version == number), Said(number, None))
+            chances = None if mine.probabilities is None else np.array(mine.probabilities).tobytes()
+            row = row._replace(challenger=mine.answer, challenger_probabilities=chances)
+        found.append(row)
+    return found
+
+
+def _fed(trial: Trial, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial:
+    if not rows or trial.state.decided is not None:
         return trial
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])
     if not mine.any():
@@ -99,7 +168,7 @@ def _fed(trial: Trial | None, rows: Sequence[Row], champion_losses: Floats, spec
     return replace(trial, state=state, decided_ms=decided_ms)
 
 
-def _sentence(trial: Trial, found: JudgeVerdict, outcome: Outcome, metric: Metric) -> str:
+def _sentence(trial: Trial, found: JudgeVerdict, outcome: Outcome, metric: Metric, *, among: int) -> str:
     better = "less" if found.mean_difference >= 0 else "more"
     measured = (
         f"over {found.n} labelled predictions the {metric} of version {trial.challenger} was "
@@ -109,6 +178,7 @@ def _sentence(trial: Trial, found: JudgeVerdict, outcome: Outcome, metric: Metri
         "ADVANCE": "It earns a larger share",
         "PROMOTE": "It is better",
         "ROLL_BACK": "It is worse",
-        "UNDECIDED": f"Neither is better after {trial.spec.within_s / 86_400:.1f} days, so the champion stays",
+        "UNDECIDED": f"{'None' if among > 1 else 'Neither'} is better after {trial.spec.within_s / 86_400:.1f} days, so the champion stays",
     }
-    return f"{said[outcome]}: {measured} (promoted at {1 / trial.spec.alpha:.0f})."
+    test = f", one of {among} arms" if among > 1 else ""
+    return f"{said[outcome]}: {measured} (promoted at {1 / trial.spec.alpha:.0f}{test})."

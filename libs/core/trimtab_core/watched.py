@@ -5,9 +5,9 @@ history in memory is watched as live traffic is. Times are milliseconds since th
 `_ms` of data is event time, `recorded_ms` the wall clock.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Self
 
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.guardrails import GuardSpec, GuardState, Which
@@ -17,6 +17,21 @@ from trimtab_core.specs import Severity
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
+
+
+class Said(NamedTuple):
+    """What one more version on trial said of a row; None if it had no answer."""
+
+    version: int
+    answer: float | None
+    probabilities: tuple[float | None, ...] | None = None
+
+
+class Others(NamedTuple):
+    """Of a row in an A/B test of several versions: with how many it began, and what those beside the challenger said."""
+
+    arms: int
+    said: tuple[Said, ...]
 
 
 class Row(NamedTuple):
@@ -38,6 +53,8 @@ class Row(NamedTuple):
     """A JSON list of those features that are texts, in order; None if there are none."""
     key: str = ""
     """By which its label is found."""
+    others: bytes | None = None
+    """`Others` as JSON; None where there are none."""
 
 
 class Asked(NamedTuple):
@@ -93,7 +110,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A rollout as the judge remembers it."""
+    """A rollout as the judge remembers it, or one arm of it."""
 
     rollout_id: str
     generation: int
@@ -218,6 +235,26 @@ class Watch:
     doubt: Doubt = Doubt()
     breaches: Mapping[str, Breach] = field(default_factory=dict)
     """Limits on metrics that are broken, by what names the rule and the feature."""
+    others: tuple[Trial, ...] = ()
+    """The further arms of an A/B test of several versions, beside that of `trial`."""
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All arms of the newest rollout."""
+        return (self.trial, *self.others) if self.trial is not None else ()
+
+    def judging(self, trials: Sequence[Trial]) -> Self:
+        """Return the watch with these arms of the newest rollout."""
+        return replace(self, trial=trials[0] if trials else None, others=tuple(trials[1:]))
+
+
+class Arm(NamedTuple):
+    """A version on trial."""
+
+    version: int
+    share: int
+    """Percent of the keys that it answers."""
+    loop_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +267,18 @@ class Standing:
     challenger: int = 0
     rollout_id: str = ""
     step: int = 0
+    """Of an A/B test of several versions how many have left it."""
     steps: tuple[int, ...] = ()
     loop_id: str = ""
+    arms: tuple[Arm, ...] = ()
+    """Those still in an A/B test of several versions."""
+
+    @property
+    def on_trial(self) -> tuple[Arm, ...]:
+        """The versions that are judged."""
+        if self.arms or not self.rollout_id or not self.steps:
+            return self.arms
+        return (Arm(self.challenger, self.steps[self.step], self.loop_id),)
 
 
 @dataclass(frozen=True, slots=True)

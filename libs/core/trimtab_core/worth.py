@@ -44,11 +44,11 @@ class Gain:
 
 
 def take(
-    earning: Earning, rows: Sequence[Row], losses: Floats, trial: Trial | None, window: int
+    earning: Earning, rows: Sequence[Row], losses: Floats, trials: Sequence[Trial], window: int
 ) -> tuple[Earning, list[Earning]]:
     """Take in closed rows with the clipped loss of each, NaN without a label.
 
-    Return what stands of the live version, and of those that were replaced by the way. `trial` is the newest, and
+    Return what stands of the live version, and of those that were replaced by the way. `trials` are those of the newest rollout, and
     `window` how many of the last labelled rows a version is compared by with the next.
     """
     ended, start = list[Earning](), 0
@@ -56,7 +56,7 @@ def take(
         if row.generation > earning.generation:
             if row.version != earning.version:
                 ended.append(_added(earning, rows[start:at], losses[start:at], window))
-                earning, start = _begun(ended[-1], row.version, trial), at
+                earning, start = _begun(ended[-1], row.version, trials), at
             earning = replace(earning, generation=row.generation)
     return _added(earning, rows[start:], losses[start:], window), [each for each in ended if each.version]
 
@@ -87,12 +87,13 @@ def is_due(earning: Earning) -> bool:
     return earning.rows >= max(1, earning.told * _MORE)
 
 
-def _begun(earlier: Earning, version: int, trial: Trial | None) -> Earning:
+def _begun(earlier: Earning, version: int, trials: Sequence[Trial]) -> Earning:
     """Return what is known of a version that is live from now on."""
     labelled = earlier.last_rows + earlier.filling_rows
     mean = (earlier.last_total + earlier.filling_total) / labelled if labelled >= _FEWEST else None
     paired = None
-    if trial is not None and trial.challenger == version and trial.state.n:
+    trial = next((each for each in trials if each.challenger == version), None)
+    if trial is not None and trial.state.n:
         found = judge.verdict(trial.spec, trial.state, 0.0)
         paired = Paired(found.n, found.mean_difference, found.low, found.high)
     return Earning(version, earlier.generation, before=earlier.version, before_mean=mean, paired=paired)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_contracts.serving.v1.serving_pb2 import OtherAnswers, PredictionBatch
 from trimtab_core.specs import SourceSpec
 from trimtab_feature_store import tables
 from trimtab_feature_store.errors import ArchiveConflict
@@ -311,3 +311,17 @@ def test_the_chances_of_classes_are_archived_row_by_row() -> None:
     assert found["classes"].to_pylist() == [["no", "yes", "maybe"]] * 2
     assert found["champion_probabilities"].to_pylist() == [[0.1, 0.2, 0.7], [1, 0, 0]]
     assert found["challenger_probabilities"].to_pylist() == [None, None]
+
+
+def test_what_further_versions_of_an_ab_test_said_is_archived_and_which_of_them_answered() -> None:
+    others = [OtherAnswers(version=5, said=[1.5, 2.5], answered=[False, True])]
+
+    found = tables.predictions_batch(a_prediction_batch(arms=2, others=others), 2, 77)
+
+    assert found["others"].to_pylist() == [
+        [{"version": 5, "said": 1.5, "probabilities": [], "answered": False}],
+        [{"version": 5, "said": 2.5, "probabilities": [], "answered": True}],
+    ]
+    assert tables.predictions_batch(a_prediction_batch(), 2, 77)["others"].to_pylist() == [None, None]
+    with pytest.raises(tables.Uneven, match="version 5"):
+        tables.predictions_batch(a_prediction_batch(others=[OtherAnswers(version=5, said=[1.5])]), 2, 77)

@@ -57,7 +57,7 @@ class Pins:
             self._deployed.pop(model, None)
             return
         told = topics.DEPLOYMENTS.decode(record.value)
-        versions = (told.champion, told.challenger, told.previous)
+        versions = (told.champion, told.challenger, *told.others, told.previous)
         self._deployed[model] = frozenset().union(*(_named(each.tables) for each in versions))
 
 

@@ -88,6 +88,15 @@ def _time_text(value: Any) -> Any:
 _ROW_COLUMNS = (
     "keys", "event_time_ms", "answered_ms", "champion", "challenger", "challenger_answered", "latency_us",
 )  # fmt: skip
+_OTHER = pa.struct(
+    [
+        pa.field("version", pa.int64()),
+        pa.field("said", pa.float64()),
+        pa.field("probabilities", pa.list_(pa.float64())),
+        pa.field("answered", pa.bool_()),
+    ]
+)
+"""What a version on trial beside the challenger said, in an A/B test of several."""
 PREDICTIONS_SCHEMA = pa.schema(
     [
         pa.field("model", pa.string()),
@@ -114,6 +123,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("challenger_probabilities", pa.list_(pa.float64())),
         pa.field("partition", pa.int32()),
         pa.field("offset", pa.int64()),
+        pa.field("others", pa.list_(_OTHER)),
     ]
 )
 """One row a prediction."""
@@ -145,6 +155,23 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             raise Uneven(
                 f"batch {batch.id} has {rows} rows of {classes} classes and {len(getattr(batch, name))} of {name}"
             )
+    for other in batch.others:
+        lengths = (len(other.said), len(other.answered), len(other.probabilities))
+        if lengths != (rows, rows, rows * classes):
+            raise Uneven(
+                f"batch {batch.id} has {rows} rows of {classes} classes and of version {other.version} {lengths}"
+            )
+
+    def others(at: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "version": other.version,
+                "said": other.said[at],
+                "probabilities": list(other.probabilities[at * classes : at * classes + classes]),
+                "answered": other.answered[at],
+            }
+            for other in batch.others
+        ]
 
     def lists(values: Any, each: int, kind: pa.DataType) -> pa.Array:
         """Return `values`, row by row, as a list of `each` a row; null where there ought to be some and are none."""
@@ -185,6 +212,9 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             lists(batch.challenger_probabilities, classes, pa.float64()),
             each(partition, pa.int32()),
             each(offset, pa.int64()),
+            pa.array([others(at) for at in range(rows)], pa.list_(_OTHER))
+            if batch.others
+            else pa.nulls(rows, pa.list_(_OTHER)),
         ],
         schema=PREDICTIONS_SCHEMA,
     )

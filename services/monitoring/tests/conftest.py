@@ -83,6 +83,7 @@ class Traffic:
     challenger_version: int = 0
     rollout_id: str = ""
     challenger: Floats | None = None
+    others: Sequence[bytes] | None = None
     step_ms: int = STEP
     took_us: tuple[int, int] | None = None
     """How long champion and challenger ran for each row, each a request."""
@@ -109,6 +110,7 @@ class Traffic:
             features=[np.array([self.x[at], z[at]]).tobytes() for at in chosen],
             champion_us=self.took_us and [self.took_us[0]] * len(chosen),
             challenger_us=self.took_us and [self.took_us[1]] * len(chosen),
+            others=None if self.others is None else [self.others[at] for at in chosen],
         )
 
     def labelled(self, places: Sequence[int] | None = None, *, after_ms: int = 30_000) -> Labelled:

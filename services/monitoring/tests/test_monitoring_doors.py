@@ -13,9 +13,10 @@ import pytest
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
-from trimtab_contracts.registry.v1.registry_pb2 import Deployment, Rollout, VersionRef
-from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
-from trimtab_core.watched import Reading
+from trimtab_contracts.registry.v1.registry_pb2 import Arm, Deployment, Rollout, VersionRef
+from trimtab_contracts.serving.v1.serving_pb2 import OtherAnswers, PredictionBatch
+from trimtab_core import trial
+from trimtab_core.watched import Others, Reading, Said
 from trimtab_monitoring import intake, messages, news
 from trimtab_monitoring.consumers import Deployments, subscriptions
 from trimtab_monitoring.errors import BadBatch
@@ -95,6 +96,36 @@ def test_a_batch_is_read_row_by_row() -> None:
 def test_a_batch_whose_columns_do_not_fit_is_refused(fault: dict[str, Any]) -> None:
     with pytest.raises(BadBatch, match="s/1"):
         messages.predicted(batch(**fault))
+
+
+def test_what_further_versions_of_an_ab_test_said_is_read_row_by_row() -> None:
+    nan, answers = float("nan"), {"champion_probabilities": [0.5] * 4, "challenger_probabilities": [0.5] * 4}
+    others = [
+        OtherAnswers(version=5, said=[1, nan], probabilities=[0.2, 0.8, nan, nan], answered=[True, False])
+    ]
+    found = messages.predicted(
+        batch(
+            challenger_version=4, challenger=[1, 0], classes=["no", "yes"], arms=3, others=others, **answers
+        )
+    )
+
+    assert [trial.others_of(each) for each in found.others or ()] == [
+        Others(3, (Said(5, 1.0, (0.2, 0.8)),)),
+        Others(3, (Said(5, None),)),
+    ]
+    assert messages.predicted(batch()).others is None
+    with pytest.raises(BadBatch, match="1 answers of version 5"):
+        messages.predicted(batch(arms=2, others=[OtherAnswers(version=5, said=[1])]))
+
+
+def test_a_deployment_tells_the_arms_that_are_still_in_a_test() -> None:
+    arms = [Arm(number=4, share=30, left=True), Arm(number=5, share=20, loop_id="five")]
+    told = Deployment(model="m", generation=9, rollout=Rollout(id="r", strategy="ab", step=1, arms=arms))
+    told.champion.number, told.challenger.number = 3, 5
+    told.others.add(number=6)
+
+    assert messages.standing(told).on_trial == ((5, 20, "five"),)
+    assert [version.number for version in messages.versions(told)] == [3, 5, 6]
 
 
 def test_a_label_is_read_by_the_fields_that_the_model_names() -> None:

@@ -354,6 +354,15 @@ async def test_texts_are_kept_with_what_predictions_carry(store: Store) -> None:
         await store.take(Arrivals([predicted(("d", 20), names=("a",))]))
 
 
+async def test_what_further_versions_of_an_ab_test_said_is_kept(store: Store) -> None:
+    said = replace(predicted(("a", 10), ("b", 20)), others=[b"[2,[[3,1.5,null]]]", b"[2,[[3,null,null]]]"])
+    await store.take(Arrivals([said]))
+    await store.take(Arrivals([predicted(("c", 30))]))
+
+    rows, _ = await rows_of(store)
+    assert [row.others for row in rows] == [*said.others, None]  # type: ignore[misc]
+
+
 async def test_how_far_a_version_was_trained_is_kept_and_what_is_labelled_since_is_counted(
     store: Store,
 ) -> None:

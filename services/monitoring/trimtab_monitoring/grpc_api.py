@@ -8,6 +8,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     EndSilenceResponse,
     GetLoopRequest,
     GetModelHealthRequest,
+    GetTrialRequest,
     ListAlertsRequest,
     ListAlertsResponse,
     ListLoopsRequest,
@@ -24,6 +25,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     QueryResponse,
     Silence,
     SilenceAlertsRequest,
+    Trial,
     WatchRequest,
     WatchResponse,
 )
@@ -129,6 +131,12 @@ class MonitoringApi(MonitoringServicer):
             yield MakeReportResponse(html=made.html[at : at + _PIECE])
         for at in range(0, len(made.json), _PIECE):
             yield MakeReportResponse(json=made.json[at : at + _PIECE])
+
+    async def GetTrial(self, request: GetTrialRequest, context: Any) -> Trial:
+        """Return how the versions on trial of a model stand."""
+        model = self._specs.model(request.model)
+        watch, standing = await self._store.watch(model.name), self._rollouts.standing(model.name)
+        return messages.trial(model.name, model.spec, watch, standing)
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

@@ -10,7 +10,20 @@ from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
-from trimtab_core.watched import Drift, FeatureDrift, Reading, Standing, Verdict
+from trimtab_core import trial as core_trial
+from trimtab_core.specs import ModelSpec
+from trimtab_core.watched import (
+    Arm,
+    Drift,
+    FeatureDrift,
+    Others,
+    Reading,
+    Said,
+    Standing,
+    Trial,
+    Verdict,
+    Watch,
+)
 from trimtab_core.worth import Gain
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
@@ -75,6 +88,12 @@ def predicted(batch: PredictionBatch) -> Predicted:
             raise BadBatch(
                 f"batch {batch.id} has {len(column)} of {name}: {rows} rows of {classes} classes have {rows * classes}"
             )
+    for other in batch.others:
+        if (len(other.said), len(other.probabilities)) != (rows, rows * classes):
+            raise BadBatch(
+                f"batch {batch.id} has {len(other.said)} answers of version {other.version} and {len(other.probabilities)} "
+                f"probabilities: {rows} rows of {classes} classes have {rows} and {rows * classes}"
+            )
     words = len(batch.text_names)
     if len(batch.texts) != rows * words:
         raise BadBatch(
@@ -100,7 +119,18 @@ def predicted(batch: PredictionBatch) -> Predicted:
         else None,
         champion_us=list(batch.champion_us) or None,
         challenger_us=list(batch.challenger_us) or None,
+        others=[msgspec.json.encode(_others(batch, at)) for at in range(rows)] if batch.arms else None,
     )
+
+
+def _others(batch: PredictionBatch, at: int) -> Others:
+    """Return what the versions beside the challenger said of a row."""
+    classes = len(batch.classes)
+    said = []
+    for other in batch.others:
+        answer, chances = other.said[at], tuple(other.probabilities[at * classes : at * classes + classes])
+        said.append(Said(other.version, answer, chances) if answer == answer else Said(other.version, None))
+    return Others(batch.arms, tuple(said))
 
 
 def _by_row(values: Sequence[float], rows: int) -> list[bytes]:
@@ -122,12 +152,13 @@ def standing(deployment: Deployment) -> Standing:
         step=rollout.step,
         steps=tuple(rollout.steps),
         loop_id=deployment.loop_id,
+        arms=tuple(Arm(arm.number, arm.share, arm.loop_id) for arm in rollout.arms if not arm.left),
     )
 
 
 def versions(deployment: Deployment) -> list[Version]:
     """Return the versions that a deployment names."""
-    named = [deployment.champion, deployment.challenger, deployment.previous]
+    named = [deployment.champion, deployment.challenger, *deployment.others, deployment.previous]
     return [_version(deployment.model, reference) for reference in named if reference.number]
 
 
@@ -318,6 +349,42 @@ def verdict(found: Verdict) -> pb.Verdict:
         recorded_at=to_timestamp(found.recorded_ms),
         guardrail=found.guardrail,
     )
+
+
+def trial(name: str, spec: ModelSpec, watch: Watch, standing: Standing | None) -> pb.Trial:
+    """Return how the versions on trial stand; none, where none is judged."""
+    found = pb.Trial(model=name, metric=spec.judged_by)
+    if standing is None:
+        return found
+    found.champion = standing.champion
+    if watch.closed_ms:
+        found.closed.CopyFrom(to_timestamp(watch.closed_ms))
+    if not standing.on_trial:
+        return found
+    arms = {arm.version: arm for arm in standing.on_trial}
+    trials = watch.trials if watch.trials and watch.trials[0].rollout_id == standing.rollout_id else ()
+    began = len(standing.arms) + standing.step if standing.arms else 1
+    alpha = trials[0].spec.alpha if trials else spec.rollout.alpha / began
+    found.rollout_id, found.loop_id = standing.rollout_id, standing.loop_id
+    found.alpha, found.needed = alpha * began, 1 / alpha
+    if trials:
+        found.first_at.CopyFrom(to_timestamp(trials[0].first_ms))
+        found.until.CopyFrom(to_timestamp(trials[0].deadline_ms))
+    held = {each.challenger: each for each in trials}
+    for version in dict.fromkeys([*arms, *held]):
+        found.arms.append(_arm(version, arms.get(version), held.get(version), standing, watch.closed_ms))
+    return found
+
+
+def _arm(
+    version: int, arm: Arm | None, held: Trial | None, standing: Standing, closed_ms: int
+) -> pb.Trial.Arm:
+    told = pb.Trial.Arm(version=version, share=arm.share if arm else 0, left=arm is None)
+    if held is not None:
+        now = core_trial.judged(held, standing, closed_ms=closed_ms)
+        told.rows, told.mean_difference, told.low, told.high = now.n, now.mean_difference, now.low, now.high
+        told.e_better, told.e_worse = now.e_better, now.e_worse
+    return told
 
 
 def retrain_command(given: Command) -> RetrainCommand:

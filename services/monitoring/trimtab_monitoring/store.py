@@ -46,9 +46,9 @@ REPORT_ATTEMPTS = 3
 _PREDICTIONS = """
 INSERT INTO predictions (model, version, generation, challenger_version, rollout_id,
                          id, key, event_time_ms, champion, challenger, features,
-                         champion_probabilities, challenger_probabilities, texts, champion_us, challenger_us)
+                         champion_probabilities, challenger_probabilities, texts, champion_us, challenger_us, others)
 SELECT $1, $2, $3, $4, $5, * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::float8[], $10::float8[], $11::bytea[],
-                                         $12::bytea[], $13::bytea[], $14::bytea[], $15::int[], $16::int[])
+                                         $12::bytea[], $13::bytea[], $14::bytea[], $15::int[], $16::int[], $17::bytea[])
 ON CONFLICT DO NOTHING
 """
 _LABELS = """
@@ -317,6 +317,7 @@ async def _put_predictions(connection: Connection, predicted: Predicted) -> None
         predicted.challenger or none, predicted.features,
         predicted.champion_probabilities or none, predicted.challenger_probabilities or none, predicted.texts or none,
         [us or None for us in predicted.champion_us or none], [us or None for us in predicted.challenger_us or none],
+        predicted.others or none,
     )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ class MemoryStore:
                 challenger_probabilities=_at(predicted.challenger_probabilities, at),
                 texts=_at(predicted.texts, at),
                 key=predicted.keys[at],
+                others=_at(predicted.others, at),
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
             if predicted.champion_us and predicted.challenger_us and predicted.challenger_us[at]:

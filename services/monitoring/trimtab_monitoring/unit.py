@@ -28,7 +28,7 @@ _policy_of = msgspec.json.Decoder(PolicyState).decode
 # statistics are.
 JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
-       p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key
+       p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key, p.others
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3

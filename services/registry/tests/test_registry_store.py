@@ -17,7 +17,7 @@ from trimtab_core.gating import Gate
 from trimtab_registry.errors import NotNow
 from trimtab_registry.formats import schema_faults
 from trimtab_registry.store import PostgresStore
-from trimtab_registry.testing import MemoryStore, a_run, documents
+from trimtab_registry.testing import Harness, MemoryStore, a_run, documents
 from trimtab_registry.usecases import checks
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
@@ -298,6 +298,39 @@ async def test_concurrent_promotions_leave_one_champion(store: Store) -> None:
     assert stages.count(Stage.ACCEPTED) == 1, "every other challenger gave way"
     begun = sum(outcome is None for outcome in outcomes)
     assert standing.generation == 2 + 2 * begun - 1, "each change raised the generation once: none was lost"
+
+
+async def test_a_test_of_several_versions_is_kept_arm_by_arm_through_verdicts_at_once(store: Store) -> None:
+    harness = Harness(store=store)
+    await harness.apply()
+    async with store.begin() as unit:
+        standing = await unit.lock("minutes")
+        for number in range(1, 5):
+            await add(unit, f"run-{number}", Stage.ACCEPTED if number == 1 else Stage.REFUSED)
+        await unit.save((await begin(unit, standing, 1)).move(Move.WARM, 9_000))
+    begun = await harness.contests.begin("minutes", [2, 3, 4], [30, 20, 10], actor="ann", comment="race")
+    assert await store.standing("minutes") == begun
+    await harness.serve()
+
+    at = await store.standing("minutes")
+    assert at.trial is not None
+    told = {"rollout_id": at.trial.id, "step": 0, "generation": at.trial.generation}
+    await asyncio.gather(
+        *(harness.verdict("ROLL_BACK", challenger=number, **told) for number in (2, 3, 4)),
+        harness.verdict("PROMOTE", challenger=4, **told),
+    )
+
+    standing = await store.standing("minutes")
+    if standing.trial is not None:
+        assert sum(arm.left for arm in standing.trial.arms) == standing.trial.step == 1
+        (left,) = [arm.number for arm in standing.trial.arms if arm.left]
+        assert standing.challengers == tuple(number for number in (2, 3, 4) if number != left)
+        await harness.verdict("PROMOTE", challenger=standing.challengers[-1])
+    standing = await store.standing("minutes")
+    assert standing.champion in (3, 4) and standing.rollout is not None
+    assert (standing.rollout.challenger, standing.previous) == (standing.champion, 1)
+    stages = [held.stage for held in await store.versions("minutes")]
+    assert stages.count(Stage.ROLLED_BACK) == 2, "one verdict of a step was taken, the others were stale"
 
 
 async def waiting(store: Store, *, approvers: int) -> Approvals:

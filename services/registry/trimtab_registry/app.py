@@ -21,6 +21,7 @@ from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.collecting import Collector, Retention
+from trimtab_registry.usecases.contests import Contests
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import StoredFile
@@ -60,6 +61,7 @@ async def run(config: Config) -> None:
             Deleting(store, clock),
             collector,
             ExternalChecks(store, clock, roles),
+            Contests(store, clock, roles),
         )
         register = partial(add_RegistryServicer_to_server, api)
         async with (

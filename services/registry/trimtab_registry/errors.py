@@ -6,6 +6,7 @@ Rejected
 ├── NotTheirs         a decision that is for others to take
 ├── Unsigned          a decision of nobody, or one without its reason
 ├── BadEvaluation     an evaluation that gates cannot read
+├── UnfitTest         versions and shares that make no A/B test
 ├── BadTag            what cannot be the name of a dataset
 ├── BadName           what cannot be an alias or a tag of a version
 ├── BadRetention      a setting that is no time, or asks for nothing to be thrown away
@@ -48,6 +49,10 @@ class ColumnsInUse(Conflict):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__(faults=faults)
+
+
+class UnfitTest(Rejected):
+    """Versions and shares that make no A/B test."""
 
 
 class UnknownResource(NotFound):

@@ -16,6 +16,7 @@ from trimtab_registry.usecases import lifecycle
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.collecting import Collector
+from trimtab_registry.usecases.contests import Contests
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Version
@@ -33,7 +34,7 @@ class RegistryApi(RegistryServicer):
 
     def __init__(
         self, store: Store, specs: Specs, approvals: Approvals, decisions: Decisions, tags: Tags,
-        names: Names, deleting: Deleting, collector: Collector, checks: ExternalChecks,
+        names: Names, deleting: Deleting, collector: Collector, checks: ExternalChecks, contests: Contests,
     ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
@@ -44,6 +45,7 @@ class RegistryApi(RegistryServicer):
         self._deleting = deleting
         self._collector = collector
         self._checks = checks
+        self._contests = contests
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Make documents the wanted state, all or none; or only say what that would change."""
@@ -148,6 +150,14 @@ class RegistryApi(RegistryServicer):
         return await self._deployment(
             await self._decisions.roll_back(request.model, actor=request.actor, comment=request.comment)
         )
+
+    async def BeginTest(self, request: pb.BeginTestRequest, context: Any) -> pb.Deployment:
+        """Begin an A/B test of versions beside the champion."""
+        return await self._deployment(
+            await self._contests.begin(
+                request.model, list(request.numbers), list(request.shares), actor=request.actor, comment=request.comment
+            )
+        )  # fmt: skip
 
     async def Retire(self, request: pb.RetireRequest, context: Any) -> pb.RetireResponse:
         """Let a version go for good, or take a whole model out of service."""

@@ -65,7 +65,7 @@ def resource(applied: Applied) -> pb.Resource:
 
 def named_by(standing: Standing) -> set[int]:
     """Return the numbers of the versions that a deployment holds."""
-    numbers = (standing.champion, standing.challenger, standing.previous)
+    numbers = (standing.champion, *standing.challengers, standing.previous)
     return {number for number in numbers if number is not None}
 
 
@@ -75,9 +75,10 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
         model=standing.model,
         generation=standing.generation,
         loop_id=standing.loop_id,
-        champion=_reference(versions, standing.champion),
-        challenger=_reference(versions, standing.challenger),
-        previous=_reference(versions, standing.previous),
+        champion=_named(versions, standing.champion),
+        challenger=_named(versions, standing.challenger),
+        previous=_named(versions, standing.previous),
+        others=[_reference(versions[each]) for each in standing.challengers if each != standing.challenger],
     )
     if standing.generation:
         wanted.at.CopyFrom(to_timestamp(standing.changed_at_ms))
@@ -90,17 +91,28 @@ def deployment(standing: Standing, versions: Mapping[int, Version]) -> pb.Deploy
                 steps=trial.steps,
                 share=trial.share,
                 opened_at=to_timestamp(trial.opened_at_ms),
+                arms=[
+                    pb.Arm(
+                        number=arm.number,
+                        share=arm.share,
+                        left=arm.left,
+                        loop_id="" if arm.left else versions[arm.number].loop_id,
+                    )
+                    for arm in trial.arms
+                ],
             )
         )
     return wanted
 
 
-def _reference(versions: Mapping[int, Version], number: int | None) -> pb.VersionRef | None:
-    if number is None:
-        return None
-    candidate = candidate_message(versions[number].candidate)
+def _named(versions: Mapping[int, Version], number: int | None) -> pb.VersionRef | None:
+    return None if number is None else _reference(versions[number])
+
+
+def _reference(version: Version) -> pb.VersionRef:
+    candidate = candidate_message(version.candidate)
     return pb.VersionRef(
-        number=number,
+        number=version.number,
         model=candidate.model,
         reference=candidate.reference,
         features=candidate.features,
@@ -345,6 +357,7 @@ def verdict(message: VerdictMessage) -> Verdict:
         outcome=VerdictMessage.Outcome.Name(message.outcome),  # type: ignore[arg-type]
         sentence=message.sentence,
         numbers=numbers,
+        challenger=message.challenger_version,
     )
 
 

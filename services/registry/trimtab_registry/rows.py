@@ -1,6 +1,7 @@
 """What the rows of the registry's tables say."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,7 @@ from trimtab_registry.usecases.entities import (
     Tag,
     Version,
 )
-from trimtab_registry.usecases.rollouts import Phase, Rollout, Standing
+from trimtab_registry.usecases.rollouts import Arm, Phase, Rollout, Standing
 
 
 def applied(row: asyncpg.Record) -> Applied:
@@ -95,6 +96,7 @@ def standing(row: asyncpg.Record) -> Standing:
             phase=Phase(row["phase"]),
             step=row["step"],
             generation=row["step_generation"],
+            arms=tuple(Arm(**arm) for arm in json.loads(row["arms"])),
         )
     return Standing(
         model=row["name"],
@@ -142,6 +144,11 @@ def listed(row: asyncpg.Record) -> Listed:
         challenger=row["challenger"],
         waiting={int(number): _approval(held) for number, held in waiting.items()},
     )
+
+
+def of_arms(arms: Sequence[Arm]) -> str:
+    """Return the column of the versions in an A/B test."""
+    return json.dumps([asdict(arm) for arm in arms])
 
 
 def of_approval(approval: Approval | None) -> str | None:

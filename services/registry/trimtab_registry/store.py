@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _STANDING = """
 SELECT m.*, r.challenger, r.strategy, r.steps, r.step, r.phase, r.generation AS step_generation, r.opened_at,
-       r.loop_id AS rollout_loop_id, r.traceparent
+       r.loop_id AS rollout_loop_id, r.traceparent, r.arms
 FROM models m LEFT JOIN rollouts r ON r.id = m.rollout
 """
 _VERSION = """
@@ -61,10 +61,12 @@ WHERE name = $1
 """
 _SAVE_BOTH = f"""
 WITH rollout AS (
-    INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent)
-    VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+    INSERT INTO rollouts (id, model, challenger, strategy, steps, step, phase, generation, opened_at, loop_id, traceparent,
+                          arms)
+    VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
     ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
-                                   phase = excluded.phase, generation = excluded.generation
+                                   phase = excluded.phase, generation = excluded.generation,
+                                   challenger = excluded.challenger, arms = excluded.arms
 )
 {_SAVE_MODEL}
 """
@@ -256,7 +258,7 @@ class PostgresUnit(_Reads):
             await self._connection.execute(
                 _SAVE_BOTH, *model, rollout.id, rollout.challenger, rollout.strategy, rollout.steps, rollout.step,
                 rollout.phase.value, rollout.generation, to_datetime(rollout.opened_at_ms), rollout.loop_id,
-                rollout.traceparent,
+                rollout.traceparent, rows.of_arms(rollout.arms),
             )  # fmt: skip
         if standing.generation > self._told[standing.model]:
             self._told[standing.model] = standing.generation

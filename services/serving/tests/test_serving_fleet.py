@@ -104,10 +104,8 @@ async def test_a_challenger_on_shadow_scores_and_answers_nobody(instance: Instan
 
     assert asked(instance, *map(str, range(50))) == [1] * 50
     found = logged(instance)
-    assert {float(answered.challenger[at]) for answered, at in found if answered.challenger is not None} == {
-        2
-    }
-    assert not any(answered.challenger_answered[at] for answered, at in found)
+    assert {float(answered.challengers[0][at]) for answered, at in found if answered.challengers} == {2}
+    assert not any(answered.arms[at] for answered, at in found)
 
 
 async def test_a_canary_answers_its_share_and_each_trip_gets_the_same_arm(
@@ -126,7 +124,7 @@ async def test_a_canary_answers_its_share_and_each_trip_gets_the_same_arm(
     answer = instance.predictions.predict(MODEL, rows(*trips))
     assert answer.predictions.tolist() == list(answer.versions)
     for answered, at in logged(instance):
-        assert answered.challenger_answered[at] == (first[int(answered.keys[at])] == 2)
+        assert answered.arms[at] == (first[int(answered.keys[at])] == 2)
 
 
 async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
@@ -136,15 +134,13 @@ async def test_a_challenger_that_has_no_answer_costs_its_caller_nothing(
     await instance.hear(
         testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=version(tmp_path, 2), rollout=canary)
     )
-    challenger = instance.board.current.of(MODEL).challenger
-    assert challenger is not None
+    (challenger,) = instance.board.current.of(MODEL).challengers
     object.__setattr__(challenger, "output", "a name it does not have")
 
     assert asked(instance, "t") == [1]
     [(answered, at)] = logged(instance)
-    assert answered.challenger is not None
-    assert np.isnan(answered.challenger[at])
-    assert not answered.challenger_answered[at]
+    assert np.isnan(answered.challengers[0][at])
+    assert not answered.arms[at]
     assert min(answered.took_us) > 0, "it was asked, and failed"
 
 

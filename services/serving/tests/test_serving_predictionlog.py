@@ -34,8 +34,8 @@ def said(keys: Sequence[int], times: Sequence[int], served: Any = M) -> Answered
         event_time_ms=times,
         answered_ms=0,
         champion=np.zeros(count, np.float32),
-        challenger=None,
-        challenger_answered=[],
+        challengers=(),
+        arms=(),
         features=np.zeros((count, 1), np.float32),
         latency_us=1,
     )

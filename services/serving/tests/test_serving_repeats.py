@@ -139,6 +139,6 @@ async def test_a_change_of_something_else_forgets_nothing_and_without_the_wish_n
 
     assert isinstance(before.champion, Remembering)
     assert plain.champion is before.champion.asks
-    assert {type(version) for version in (plain.champion, plain.challenger, *plain.warm.values())} == {
+    assert {type(version) for version in (plain.champion, *plain.challengers, *plain.warm.values())} == {
         Version
     }

@@ -1,3 +1,5 @@
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 from trimtab_serving.routing import Arms
@@ -40,3 +42,20 @@ def test_only_a_canary_gives_the_challenger_answers() -> None:
     assert Arms.of("r", "canary", 40).share == 40
     assert Arms.of("r", "shadow", 40).share == 0
     assert Arms.of("r", "immediate", 40).share == 0
+
+
+def test_several_versions_answer_their_shares_and_the_champion_the_rest() -> None:
+    arms = Arms.of("r", "ab", 70, [(3, 40), (5, 20), (7, 10)])
+    found = Counter(arms.version_for(str(key)) for key in range(20_000))
+
+    for version, share in {0: 30, 3: 40, 5: 20, 7: 10}.items():
+        assert abs(found[version] / 20_000 - share / 100) < 0.012
+
+
+@given(st.text())
+def test_a_test_of_everybody_leaves_the_champion_nobody(key: str) -> None:
+    assert Arms.of("r", "ab", 100, [(3, 60), (5, 40)]).version_for(key) in (3, 5)
+
+
+def test_an_ab_test_of_one_version_has_a_fixed_share() -> None:
+    assert Arms.of("r", "ab", 40) == Arms("r", 40)

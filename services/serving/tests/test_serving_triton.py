@@ -72,7 +72,7 @@ async def test_a_triton_client_with_a_key_takes_part_in_the_rollout_and_is_logge
     logged = [(answered, at) for batch in instance.log.drain([]) for answered, at in batch.rows]
     assert sorted(answered.keys[at] for answered, at in logged) == ["one", "two"]
     assert sorted(answered.event_time_ms[at] for answered, at in logged) == times.tolist()
-    assert sorted(answered.challenger[at] for answered, at in logged if answered.challenger is not None) == [
+    assert sorted(answered.challengers[0][at] for answered, at in logged if answered.challengers) == [
         8,
         32,
     ]

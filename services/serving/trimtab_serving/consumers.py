@@ -148,13 +148,15 @@ class Tables:
 
 def _wanted(deployment: Deployment, traceparent: str | None) -> Wanted:
     rollout = deployment.rollout
+    among = [(arm.number, arm.share) for arm in rollout.arms]
     return Wanted(
         model=deployment.model,
         generation=deployment.generation,
         champion=_ref(deployment.champion) if deployment.HasField("champion") else None,
         challenger=_ref(deployment.challenger) if deployment.HasField("challenger") else None,
         previous=_ref(deployment.previous) if deployment.HasField("previous") else None,
-        arms=Arms.of(rollout.id, rollout.strategy, rollout.share),
+        others=tuple(_ref(each) for each in deployment.others),
+        arms=Arms.of(rollout.id, rollout.strategy, rollout.share, among),
         loop_id=deployment.loop_id,
         traceparent=traceparent,
     )

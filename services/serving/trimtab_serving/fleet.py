@@ -60,10 +60,17 @@ class Wanted:
     arms: Arms = NOBODY
     loop_id: str = ""
     traceparent: str | None = None
+    others: tuple[Ref, ...] = ()
+    """On trial beside the challenger."""
+
+    @property
+    def challengers(self) -> tuple[Ref, ...]:
+        """All that are on trial."""
+        return (self.challenger, *self.others) if self.challenger is not None else ()
 
     def refs(self) -> list[Ref]:
         """Return the versions that are to be warm, the most urgent first."""
-        return [ref for ref in (self.champion, self.challenger, self.previous) if ref is not None]
+        return [ref for ref in (self.champion, *self.challengers, self.previous) if ref is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +227,12 @@ class Fleet:
         self._show([wanted.model])
 
     def _never_cold(self) -> set[str]:
-        """Return the digests of versions on trial, both sides of it, and of champions that are to stay."""
+        """Return the digests of versions on trial, all sides of it, and of champions that are to stay."""
         found = set()
         for model, held in self._models.items():
             wanted = held.wanted
-            if wanted.challenger is not None or model in self._always_warm:
-                stay = (wanted.champion, wanted.challenger)
+            if wanted.challengers or model in self._always_warm:
+                stay = (wanted.champion, *wanted.challengers)
                 found |= {ref.model.digest for ref in stay if ref is not None}
         return found
 
@@ -309,23 +316,23 @@ class Fleet:
 
 def _serve(held: _Model, reader: RowReader, now: Served | None, answers: Answers) -> Served:
     wanted = held.wanted
-    loaded = [held.version(ref) for ref in (wanted.champion, wanted.challenger, wanted.previous)]
+    loaded = [held.version(ref) for ref in (wanted.champion, wanted.previous, *wanted.challengers)]
     usable = [version if version and _has_features(reader, version) else None for version in loaded]
-    champion, challenger, previous = usable
+    champion, previous, *tried = usable
     champion = champion or (now.champion if now and _has_features(reader, now.champion) else previous)
     if champion is None or wanted.champion is None:
         raise NoLiveVersion(wanted.model, held.why())
     before = now.warm.values() if now else ()
     warm = {
         version.number: remembering(version, reader.keep_ms, before, answers)
-        for version in (challenger, previous, champion)
+        for version in (*tried, previous, champion)
         if version
     }
     return Served(
         model=wanted.model,
         generation=wanted.generation,
         champion=warm[champion.number],
-        challenger=warm[challenger.number] if challenger and challenger is not champion else None,
+        challengers=tuple(warm[each.number] for each in tried if each and each is not champion),
         arms=wanted.arms,
         warm=MappingProxyType(warm),
         reader=reader,

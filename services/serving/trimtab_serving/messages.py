@@ -179,13 +179,21 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
         for answered, at in rows:
             if answered.texts is not None:
                 message.texts.extend(answered.texts[at])
-    if served.challenger is not None:
-        message.challenger_version = served.challenger.number
-        theirs = [answered.challenger[at] for answered, at in rows if answered.challenger is not None]
-        if message.classes:
-            message.challenger_probabilities.extend(_column(theirs))
-        message.challenger.extend(_answers(theirs))
-        message.challenger_answered.extend([answered.challenger_answered[at] for answered, at in rows])
+    message.arms = len(served.arms.bounds)
+    for arm, version in enumerate(served.challengers, 1):
+        theirs = [answered.challengers[arm - 1][at] for answered, at in rows]
+        chances = _column(theirs) if message.classes else []
+        is_arm = [answered.arms[at] == arm for answered, at in rows]
+        if arm == 1:
+            message.challenger_version = version.number
+            message.challenger_probabilities.extend(chances)
+            message.challenger.extend(_answers(theirs))
+            message.challenger_answered.extend(is_arm)
+        else:
+            message.others.add(
+                version=version.number, said=_answers(theirs), probabilities=chances, answered=is_arm
+            )
+    if served.challengers:
         took = [(0, 0) if at else answered.took_us for answered, at in rows]
         message.champion_us.extend([ours for ours, _ in took])
         message.challenger_us.extend([theirs for _, theirs in took])

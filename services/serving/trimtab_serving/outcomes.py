@@ -1,4 +1,4 @@
-"""What two versions said, side by side: numbers [rows], or probabilities [rows, classes].
+"""What several versions said, side by side: numbers [rows], or probabilities [rows, classes].
 
 A later version of a model may know more classes than an earlier one, whose are then
 the first of them: it gave those that it does not know no chance.
@@ -17,15 +17,21 @@ Floats = NDArray[np.float32]
 
 def classes_of(served: Served) -> tuple[str, ...]:
     """Return all classes that the model's answers are about; none where they are numbers."""
-    ours = served.champion.classes
-    theirs = served.challenger.classes if served.challenger is not None else ()
-    return theirs if len(theirs) > len(ours) > 0 else ours
+    found = served.champion.classes
+    for version in served.challengers:
+        if len(version.classes) > len(found) > 0:
+            found = version.classes
+    return found
 
 
-def chosen(arms: Sequence[bool], challenger: Floats, champion: Floats) -> Floats:
-    """Return the challenger's answer where its arm is on, and else the champion's."""
-    on = np.array(arms)
-    return np.where(on if champion.ndim == 1 else on[:, None], challenger, champion)
+def chosen(arms: NDArray[np.int64], champion: Floats, challengers: Sequence[Floats]) -> Floats:
+    """Return of each row the answer of its arm: 0 is the champion's, 1 the first challenger's."""
+    found = champion
+    for arm, said in enumerate(challengers, 1):
+        on = arms == arm
+        if on.any():
+            found = np.where(on if champion.ndim == 1 else on[:, None], said, found)
+    return found
 
 
 def nothing(version: Version, rows: int) -> Floats:
@@ -33,12 +39,15 @@ def nothing(version: Version, rows: int) -> Floats:
     return np.full((rows, len(version.classes)) if version.classes else rows, np.nan, np.float32)
 
 
-def alike(champion: Floats, challenger: Floats) -> tuple[Floats, Floats]:
-    """Return both as wide as the wider; of one that answers another question than the champion, nothing."""
-    if champion.ndim != challenger.ndim:
-        return champion, np.full_like(champion, np.nan)
-    width = max(champion.shape[1], challenger.shape[1])
-    return _widened(champion, width), _widened(challenger, width)
+def alike(champion: Floats, challengers: Sequence[Floats]) -> tuple[Floats, Sequence[Floats]]:
+    """Return all as wide as the widest; of one that answers another question than the champion, nothing."""
+    if all(said.shape == champion.shape for said in challengers):
+        return champion, challengers
+    fitting = [said if said.ndim == champion.ndim else np.full_like(champion, np.nan) for said in challengers]
+    if champion.ndim == 1:
+        return champion, fitting
+    width = max(said.shape[1] for said in (champion, *fitting))
+    return _widened(champion, width), [_widened(said, width) for said in fitting]
 
 
 def _widened(said: Floats, width: int) -> Floats:

@@ -41,8 +41,10 @@ class Answered(NamedTuple):
     event_time_ms: Sequence[int]
     answered_ms: int
     champion: NDArray[np.float32]
-    challenger: NDArray[np.float32] | None
-    challenger_answered: Sequence[bool]
+    challengers: Sequence[NDArray[np.float32]]
+    """What each version on trial said; empty if none was."""
+    arms: Sequence[int]
+    """Which one's answer was given: 0 is the champion, 1 the first challenger; empty if none was on trial."""
     features: NDArray[np.float32]
     latency_us: int
     texts: NDArray[np.object_] | None = None

@@ -17,6 +17,9 @@ from trimtab_serving.routing import Arms
 from trimtab_serving.rows import RowReader
 from trimtab_serving.versions import Version
 
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""The arms, as a caller is told of them; of several challengers each has its number after it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
@@ -26,12 +29,28 @@ class Served:
     generation: int
     """Of the deployment it stands at."""
     champion: Version
-    challenger: Version | None
-    """Scores every request beside the champion, while a rollout is on."""
+    challengers: tuple[Version, ...]
+    """Score every request beside the champion, while a rollout is on: one, or several in an A/B test."""
     arms: Arms
     warm: Mapping[int, Version]
     """By number: whatever a request may pin."""
     reader: RowReader
+
+    def arm_of(self, key: str) -> int:
+        """Return the arm of the row with this key: 0 is the champion's, 1 that of the first challenger, and so on.
+
+        The champion also answers for a version that has left a test, or is not warm here yet.
+        """
+        if not self.arms.bounds:
+            return 1 if self.arms.challenger_answers(key) else 0
+        number = self.arms.version_for(key)
+        return next((arm for arm, each in enumerate(self.challengers, 1) if each.number == number), 0)
+
+    def name_of(self, arm: int) -> str:
+        """Return what a caller is told that an arm is called."""
+        if not arm:
+            return CHAMPION
+        return f"{CHALLENGER}-{self.challengers[arm - 1].number}" if self.arms.bounds else CHALLENGER
 
     def pinned(self, version: int | str) -> Version:
         """Return a warm version by its number, or raise `VersionNotWarm`; 0 and "" pin none: the champion."""

@@ -136,6 +136,7 @@ def deployment(
     previous: VersionRef | None = None,
     rollout: Rollout | None = None,
     loop_id: str = "",
+    others: Sequence[VersionRef] = (),
 ) -> Outgoing:
     """Return the record by which the registry publishes what it wants served."""
     message = Deployment(
@@ -146,6 +147,7 @@ def deployment(
         previous=previous,
         rollout=rollout,
         loop_id=loop_id,
+        others=others,
     )
     return records.outgoing(
         topics.DEPLOYMENTS,

@@ -22,7 +22,7 @@ from trimtab_serving.errors import BadRow, BadTensor, ModelBusy
 from trimtab_serving.meter import Meter, Totals
 from trimtab_serving.predictionlog import Answered, PredictionLog
 from trimtab_serving.rows import Ages, Given, Inputs
-from trimtab_serving.snapshot import Board, Served
+from trimtab_serving.snapshot import CHAMPION, Board, Served
 from trimtab_serving.versions import Version
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 Tensors = tuple[Inputs, Sequence[str], Sequence[int]]
 """What a version takes, and for each row the label's join key and the event time, or neither."""
-CHAMPION, CHALLENGER = "champion", "challenger"
-"""The arms, as a caller is told of them."""
 Named = tuple[Sequence[str], NDArray[Any]]
 """Names of features, and their values, row by row."""
 _NOTHING = Ages()
@@ -58,13 +56,13 @@ class Question(NamedTuple):
     """Rows as the versions take them, and what the log wants to know of them."""
 
     inputs: Inputs
-    challenger_inputs: Inputs | Callable[[tuple[str, ...]], Inputs] | None
-    """Or how to make them; None where the caller brought others than the challenger takes."""
+    others: Callable[[tuple[str, ...]], Inputs] | None
+    """How to make what a challenger takes that takes others; None where the caller brought the champion's."""
     keys: Sequence[str]
     """The label's join key."""
     event_time_ms: Sequence[int]
-    arms: Sequence[bool]
-    """Whether the challenger is to answer."""
+    arms: Sequence[int]
+    """Which arm each row is in; none where nothing is on trial."""
     one_version: bool = False
     """Whether one version has to answer all rows."""
 
@@ -116,10 +114,9 @@ class Predictions:
             inputs, keys, times = read(answering)
             if version or not keys:
                 return self._unlogged(served, answering, inputs, begun)
-            arms = [served.arms.challenger_answers(keys[0])] * len(keys)
-            theirs = inputs if _take_the_same(served) else None
+            arms = [served.arm_of(keys[0])] * len(keys) if served.challengers else ()
             times = times or [self._clock.now_ms()] * len(keys)
-            return self._logged(served, Question(inputs, theirs, keys, times, arms, one_version=True), begun)
+            return self._logged(served, Question(inputs, None, keys, times, arms, one_version=True), begun)
         except Exception:
             self._failed(served, begun)
             raise
@@ -165,9 +162,9 @@ class Predictions:
         inputs = reader.inputs(asked, answering.inputs)
         if version:
             return self._unlogged(served, answering, inputs, begun, until_ms, views)
-        theirs = inputs if _take_the_same(served) else partial(reader.inputs, asked)
-        arms = [served.arms.challenger_answers(key) for key in asked.keys]
-        question = Question(inputs, theirs, asked.join_keys, asked.event_time_ms, arms)
+        arms = [served.arm_of(key) for key in asked.keys] if served.challengers else ()
+        others = partial(reader.inputs, asked) if served.challengers else None
+        question = Question(inputs, others, asked.join_keys, asked.event_time_ms, arms)
         return self._logged(served, question, begun, until_ms, views)
 
     def _unlogged(
@@ -203,23 +200,17 @@ class Predictions:
         try:
             started_ns = perf_counter_ns()
             champion = predictions = served.champion.run(features, texts)
-            between_ns = perf_counter_ns()
-            challenger, arms = self._challenge(served, question), list[bool]()
-            took_us = (0, 0)
-            if challenger is not None and question.challenger_inputs is not None:
-                took_us = _took_us(started_ns, between_ns, perf_counter_ns())
-            if challenger is not None and challenger.shape != champion.shape:
-                champion, challenger = outcomes.alike(champion, challenger)
-                predictions = champion
-            versions = [served.champion.number] * rows
-            if challenger is not None and served.challenger is not None:
-                # A challenger that has no answer costs its caller nothing.
-                arms = (np.array(question.arms) & answered(challenger)).tolist()
-                if question.one_version and not all(arms):
-                    arms = [False] * rows
-                if any(arms):
-                    predictions = outcomes.chosen(arms, challenger, champion)
-                    versions = [served.challenger.number if arm else served.champion.number for arm in arms]
+            between_ns, took_us = perf_counter_ns(), (0, 0)
+            versions, named = [served.champion.number] * rows, [CHAMPION] * rows
+            challengers: Sequence[Floats] = ()
+            arms: Sequence[int] = ()
+            if served.challengers:
+                champion, challengers = self._challenge(served, question, champion)
+                if len(challengers) == 1 and _can_be_asked(served, question):
+                    took_us = _took_us(started_ns, between_ns, perf_counter_ns())
+                predictions, arms = _chosen(question, champion, challengers)
+                versions = [served.challengers[arm - 1].number if arm else versions[0] for arm in arms]
+                named = [served.name_of(arm) for arm in arms]
             ids, now_ms = self._ids(rows), self._clock.now_ms()
             latency_us = (perf_counter_ns() - begun) // 1000
             self._log.add(
@@ -230,7 +221,7 @@ class Predictions:
                     question.event_time_ms,
                     now_ms,
                     champion,
-                    challenger,
+                    challengers,
                     arms,
                     features,
                     latency_us,
@@ -241,25 +232,35 @@ class Predictions:
         finally:
             self._log.leave(ticket)
         self._meter.answered(served.model, versions, latency_us, now_ms)
-        named = [CHALLENGER if arm else CHAMPION for arm in arms] or [CHAMPION] * rows
         return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served), named, views)
 
-    def _challenge(self, served: Served, question: Question) -> Floats | None:
-        if served.challenger is None:
-            return None
+    def _challenge(
+        self, served: Served, question: Question, champion: Floats
+    ) -> tuple[Floats, Sequence[Floats]]:
+        """Return what the champion said beside what each version on trial says."""
+        return outcomes.alike(
+            champion, [self._said_by(each, served, question) for each in served.challengers]
+        )
+
+    def _said_by(self, version: Version, served: Served, question: Question) -> Floats:
         try:
-            inputs = question.challenger_inputs
-            if inputs is not None:
-                made = inputs(served.challenger.inputs) if callable(inputs) else inputs
-                return served.challenger.run(*made)
+            if version.inputs == served.champion.inputs:
+                return version.run(*question.inputs)
+            if question.others is not None:
+                return version.run(*question.others(version.inputs))
         except ModelBusy:
             pass  # it says so by having no answer; a line for each would only add to the load
         except Exception:  # whatever it raises: a version on trial must not fail a request
-            log.exception("version %d of model %r failed", served.challenger.number, served.model)
-        return outcomes.nothing(served.challenger, len(question.inputs[0]))
+            log.exception("version %d of model %r failed", version.number, served.model)
+        return outcomes.nothing(version, len(question.inputs[0]))
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
+
+
+def _can_be_asked(served: Served, question: Question) -> bool:
+    """Return whether the one version on trial gets what it takes."""
+    return question.others is not None or served.challengers[0].inputs == served.champion.inputs
 
 
 def _took_us(started_ns: int, between_ns: int, ended_ns: int) -> tuple[int, int]:
@@ -280,6 +281,13 @@ def _taken(number: int, wanted: Sequence[str], names: Sequence[str], values: NDA
     return np.ascontiguousarray(rows)
 
 
-def _take_the_same(served: Served) -> bool:
-    """Return whether champion and challenger take the same features."""
-    return served.challenger is not None and served.challenger.inputs == served.champion.inputs
+def _chosen(
+    question: Question, champion: Floats, challengers: Sequence[Floats]
+) -> tuple[Floats, Sequence[int]]:
+    """Return what is answered, and by which arm; a challenger that has no answer costs its caller nothing."""
+    arms = np.array(question.arms)
+    for arm, said in enumerate(challengers, 1):
+        arms[(arms == arm) & ~answered(said)] = 0
+    if question.one_version and not arms.all():
+        arms[:] = 0
+    return outcomes.chosen(arms, champion, challengers), arms.tolist()

@@ -197,7 +197,7 @@ class Living:
             *self._strategy.due(before, until),
         ]
         self._watch = replace(
-            watch, closed_ms=until, fresh=count, trial=trial.take(before.trial, rows, lost, spec)
+            watch.judging(trial.take(before.trials, rows, lost, spec)), closed_ms=until, fresh=count
         )
         fresh: list[Alarm] = []
         for each in occasions.among(full, due):
@@ -336,14 +336,14 @@ class Living:
             self._standing = replace(
                 standing, generation=generation, challenger=number, step=0,
                 rollout_id=f"{self._name}/{number}/{generation}",
-                steps=(0,) if shadow else self._spec.rollout.steps,
+                steps=(0,) if shadow else self._spec.rollout.ladder,
             )  # fmt: skip
 
     def _judge_trial(self) -> None:
         """Do what the judge says of the step at which the rollout stands, as long as it says something new."""
         while self._trying is not None and self._watch.trial is not None:
             found = trial.verdict(
-                self._name, self._watch.trial, self._standing, self._spec.judged_by,
+                self._name, self._watch.trials, self._standing, self._spec.judged_by,
                 closed_ms=self._watch.closed_ms, recorded_ms=0,
             )  # fmt: skip
             if found is None:

@@ -17,6 +17,7 @@ from trimtab_stack.errors import StackError
 from trimtab.cli import (
     alerts,
     answers,
+    arms,
     audit,
     backfill,
     backtest,
@@ -78,6 +79,8 @@ models.app.command()(register.register)
 models.app.command()(combining.combine)
 models.app.command()(exporting.export)
 models.app.command()(health.health)
+models.app.command()(arms.ab)
+models.app.command()(arms.trial)
 # What is asked most has a word of its own.
 app.command("loops")(loops.list_)
 app.command("versions")(models.versions)

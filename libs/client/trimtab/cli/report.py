@@ -33,6 +33,7 @@ from trimtab.client import Trimtab
 from trimtab.datasets import Events
 from trimtab.metrics import DAY_MS
 from trimtab.profile import Profile
+from trimtab.roles import serving
 
 _AUDITED = 1_000
 """Entries of the audit log in which the generations of a contract are looked for."""
@@ -219,9 +220,11 @@ async def _card(trimtab: Trimtab, servers: str, name: str) -> Card:
 
 def live_versions(deployment: Deployment, views: Sequence[str]) -> dict[str, Any]:
     """Return the versions of a model that answer now, each with the features that it takes from some views."""
+    found = serving(deployment)
     return {
-        role: _version(getattr(deployment, role), views) if deployment.HasField(role) else None
-        for role in ("champion", "challenger")
+        asked: "; ".join(_version(each, views) for role, each in found.items() if role.startswith(asked))
+        or None
+        for asked in ("champion", "challenger")
     }
 
 

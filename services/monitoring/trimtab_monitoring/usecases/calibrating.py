@@ -108,7 +108,11 @@ class Calibrations:
         for name in models:
             standing, model = self._rollouts.standing(name), self._specs.models.get(name)
             if standing is not None and model is not None:
-                for version in (standing.champion, standing.challenger):
+                for version in (
+                    standing.champion,
+                    standing.challenger,
+                    *(arm.version for arm in standing.arms),
+                ):
                     if version:
                         self._want(Wanted(name, version, self.settings(model)))
 

@@ -99,10 +99,10 @@ class Closing:
         since = await _since(unit, model, before, rows)
         fresh, counted = occasions.counted(model, before, rows, since)
         due = [*occasions.scheduled(model, before, reached), *counted]
-        on_trial = trial.take(watch.trial, rows, losses, spec)
+        on_trial = trial.take(watch.trials, rows, losses, spec)
         earning, replaced = worth.take(before.earning, rows, losses, on_trial, settings.window)
         earning = await _tell_gains(unit, model, replaced, earning)
-        watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh, earning=earning)
+        watch = replace(watch.judging(on_trial), closed_ms=reached, fresh=fresh, earning=earning)
         for each in occasions.among(full, due):
             if isinstance(each, Due):
                 await self._retraining.due(unit, model, each)
@@ -214,10 +214,11 @@ class Closing:
         found = guarding.verdict(model.name, guard, standing, now_ms)
         if found is None and on_trial is not None:
             found = trial.verdict(
-                model.name, on_trial, standing, model.spec.judged_by,
+                model.name, watch.trials, standing, model.spec.judged_by,
                 closed_ms=watch.closed_ms, recorded_ms=now_ms,
             )  # fmt: skip
-        loop = await unit.loop(standing.loop_id) if found is not None else None
+        loops_of = {arm.version: arm.loop_id for arm in standing.on_trial}
+        loop = await unit.loop(loops_of[found.challenger]) if found is not None else None
         if found is None or loop is None or not loops.is_on_trial(loop, standing.rollout_id):
             return watch
         with telemetry.span(f"verdict {found.outcome.lower()}", parent=loop.traceparent, model=model.name):

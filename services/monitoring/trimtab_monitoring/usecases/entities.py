@@ -43,6 +43,8 @@ class Predicted:
     champion_us: Sequence[int] | None = None
     """How long the versions ran, at the first row of a request that both were asked alike; 0 elsewhere."""
     challenger_us: Sequence[int] | None = None
+    others: Sequence[bytes] | None = None
+    """Of an A/B test of several versions: what each row's `watched.Others` are, as JSON."""
 
     @property
     def carries(self) -> tuple[str, ...]:

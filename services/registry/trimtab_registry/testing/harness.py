@@ -17,6 +17,7 @@ from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.candidates import Candidates
 from trimtab_registry.usecases.collecting import Collector, Retention
+from trimtab_registry.usecases.contests import Contests
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.entities import Loaded, Stage, Status, StoredFile, Verdict
@@ -59,6 +60,7 @@ class Harness:
         self.collector = Collector(self.store, self.clock, self._remove, Retention(DAY_MS, HOUR_MS))
         self.tags = Tags(self.store, self.clock)
         self.checks = ExternalChecks(self.store, self.clock, self.roles)
+        self.contests = Contests(self.store, self.clock, self.roles)
         self._verdicts = 0
 
     def api(self) -> RegistryApi:
@@ -73,6 +75,7 @@ class Harness:
             self.deleting,
             self.collector,
             self.checks,
+            self.contests,
         )
 
     async def apply(self, *, rollout: dict[str, Any] | None = None, **model: Any) -> None:
@@ -120,7 +123,7 @@ class Harness:
         while before != (standing := await self.standing()):
             before = standing
             wanted = [
-                number for number in (standing.champion, standing.challenger, standing.previous) if number
+                number for number in (standing.champion, *standing.challengers, standing.previous) if number
             ]
             await self.report(instance, warm=wanted, champion=standing.champion or 0)
 

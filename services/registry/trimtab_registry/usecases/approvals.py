@@ -65,7 +65,7 @@ class Approvals:
                 if approval.approvers > 1:
                     said = f"approved by {', '.join(given.actor for given in approval.given)}"
                 return await lifecycle.begin(
-                    unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
+                    unit, standing, version, spec.rollout.strategy, spec.rollout.ladder,
                     actor=actor, sentence=said, at_ms=now,
                 )  # fmt: skip
 

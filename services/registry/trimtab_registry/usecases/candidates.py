@@ -114,7 +114,7 @@ class Candidates:
         passed = f"it passed all {len(findings.gates)} gates" if findings.gates else "it has no gates to pass"
         if stage is Stage.ACCEPTED:
             await lifecycle.begin(
-                unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
+                unit, standing, version, spec.rollout.strategy, spec.rollout.ladder,
                 actor=REGISTRY, sentence=passed, at_ms=now,
             )  # fmt: skip
             return

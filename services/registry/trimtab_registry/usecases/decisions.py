@@ -11,7 +11,7 @@ from trimtab_runtime.clock import Clock
 
 from trimtab_registry.errors import NotNow, NotTheirs, UnknownVersion, Unsigned
 from trimtab_registry.usecases import lifecycle
-from trimtab_registry.usecases.entities import Stage, Version
+from trimtab_registry.usecases.entities import Applied, Stage, Version
 from trimtab_registry.usecases.holding import held_by
 from trimtab_registry.usecases.ports import Store, Unit
 from trimtab_registry.usecases.roles import Roles
@@ -41,7 +41,7 @@ class Decisions:
         """
         if not actor:
             raise Unsigned("actor", "say who promotes")
-        await self._check_role(model, number, actor)
+        check_role(self._roles, await lifecycle.known(self._store, model), number, actor)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
             version = await unit.version(model, number)
@@ -50,15 +50,19 @@ class Decisions:
             _may_be_promoted(standing, version, comment)
             said = f"promoted by {actor}" + (f": {comment}" if comment else "")
             with lifecycle.step("promote", version):
-                if standing.challenger != number:
+                if number not in standing.challengers:
                     return await lifecycle.begin(
                         unit, standing, version, "immediate", (), actor=actor, sentence=said, at_ms=now
                     )
                 if standing.trial is not None and standing.trial.phase is Phase.ON_TRIAL:
-                    return await lifecycle.promote(unit, standing, Move.HURRY, said, actor=actor, at_ms=now)
-                standing = standing.move(Move.HURRY, now)
+                    return await lifecycle.promote(
+                        unit, standing, Move.HURRY, said, actor=actor, at_ms=now, number=number
+                    )
+                others = [each for each in standing.challengers if each != number]
+                standing = standing.move(Move.HURRY, now, number)
                 await unit.save(standing)
                 await lifecycle.audit(unit, version, "hurried", said, actor=actor, at_ms=now)
+                await lifecycle.let_go(unit, standing, others, said, actor=actor, at_ms=now)
                 return standing
 
     async def roll_back(self, model: str, *, actor: str, comment: str) -> Standing:
@@ -117,7 +121,7 @@ class Decisions:
         await lifecycle.known(self._store, model)
         async with self._store.begin() as unit:
             standing, now = await unit.lock(model), self._clock.now_ms()
-            named = (standing.champion, standing.live, standing.previous, standing.challenger)
+            named = (standing.champion, standing.live, standing.previous, *standing.challengers)
             numbers = sorted({number for number in named if number is not None})
             if not numbers:
                 raise NotNow(f"nothing of model {model!r} serves")
@@ -143,19 +147,36 @@ class Decisions:
             await lifecycle.set_stage(unit, standing, version, Stage.RETIRED, said, actor=actor, at_ms=now)
         return replace(version, stage=Stage.RETIRED)
 
-    async def _check_role(self, model: str, number: int, actor: str) -> None:
-        """Refuse who has none of the roles that approve the model's versions: a promotion is no way around them."""
-        document = (await lifecycle.known(self._store, model)).document
-        approval = document.get("spec", {}).get("rollout", {}).get("approval", {})
-        roles = approval.get("by", ()) if isinstance(approval, Mapping) else ()
-        if roles and actor not in (may := self._roles.of(roles)):
-            raise NotTheirs(model, number, actor, roles, may, "is promoted by")
+
+def check_role(roles: Roles, model: Applied, number: int, actor: str, how: str = "is promoted by") -> None:
+    """Refuse who has none of the roles that approve the model's versions: there is no way around them."""
+    approval = model.document.get("spec", {}).get("rollout", {}).get("approval", {})
+    named = approval.get("by", ()) if isinstance(approval, Mapping) else ()
+    if named and actor not in (may := roles.of(named)):
+        raise NotTheirs(model.name, number, actor, named, may, how)
 
 
 def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None:
     called = f"version {version.number} of {version.model!r}"
     if standing.champion == version.number:
         raise NotNow(f"{called} is the champion already")
+    check_is_let_on(version)
+    if version.number in standing.challengers:
+        if standing.trial is not None and standing.trial.phase is Phase.LOADING_TO_SERVE:
+            raise NotNow(f"{called} becomes champion as soon as it is warm: wait for it")
+    elif not comment:
+        raise Unsigned(
+            "comment", f"{called} is {version.stage.value} and no challenger, so say why it should serve"
+        )
+
+
+def check_is_let_on(version: Version) -> None:
+    """Refuse a version that nobody may let serve as things are.
+
+    Raises:
+        NotNow: it waits for checks or approval, was rejected or retired, or has lost its files.
+    """
+    called = f"version {version.number} of {version.model!r}"
     if version.stage is Stage.AWAITING_CHECKS:
         pending = ", ".join(version.checks.pending) if version.checks else ""
         raise NotNow(
@@ -166,10 +187,3 @@ def _may_be_promoted(standing: Standing, version: Version, comment: str) -> None
     if version.stage in (Stage.REJECTED, Stage.RETIRED):
         raise NotNow(f"{called} was {version.stage.value.lower()}: train another")
     lifecycle.check_files(version)
-    if standing.challenger == version.number:
-        if standing.trial is not None and standing.trial.phase is Phase.LOADING_TO_SERVE:
-            raise NotNow(f"{called} becomes champion as soon as it is warm: wait for it")
-    elif not comment:
-        raise Unsigned(
-            "comment", f"{called} is {version.stage.value} and no challenger, so say why it should serve"
-        )

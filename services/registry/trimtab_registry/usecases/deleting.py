@@ -69,15 +69,9 @@ class Deleting:
 
     async def _check_unused(self, unit: Unit, model: str) -> None:
         standing = await unit.lock(model)
-        if standing.champion is not None or standing.challenger is not None:
-            serves = [
-                f"version {number} {said}"
-                for number, said in (
-                    (standing.champion, "is the champion"),
-                    (standing.challenger, "is on its way"),
-                )
-                if number is not None
-            ]
+        serves = [f"version {standing.champion} is the champion"] if standing.champion is not None else []
+        serves += [f"version {number} is on its way" for number in standing.challengers]
+        if serves:
             raise NotNow(
                 f"model {model!r} cannot be deleted, for {' and '.join(serves)}: take it out of service first, with "
                 f"`trimtab model retire {model}`"

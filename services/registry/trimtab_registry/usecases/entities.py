@@ -305,6 +305,8 @@ class Verdict:
     outcome: Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
     sentence: str
     numbers: Document
+    challenger: int = 0
+    """The version that is promoted or rolled back; 0 for the only one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,8 @@ class ExternalChecks:
         """Take back a version, however far it has come; one that has been replaced stays as it is."""
         if version.stage in (Stage.AWAITING_CHECKS, Stage.AWAITING_APPROVAL):
             await lifecycle.set_stage(unit, standing, version, Stage.REJECTED, said, actor=actor, at_ms=now)
-        elif standing.challenger == version.number:
-            await lifecycle.drop(unit, standing, said, actor=actor, at_ms=now)
+        elif version.number in standing.challengers:
+            await lifecycle.leave(unit, standing, version.number, said, actor=actor, at_ms=now)
         elif standing.champion == version.number and standing.previous is not None:
             # Who is on trial beside it has been compared with what is now known to be bad: it goes too.
             standing = await lifecycle.drop(unit, standing, said, actor=actor, at_ms=now)
@@ -133,6 +133,6 @@ class ExternalChecks:
             )
         else:
             await lifecycle.begin(
-                unit, standing, version, spec.rollout.strategy, spec.rollout.steps,
+                unit, standing, version, spec.rollout.strategy, spec.rollout.ladder,
                 actor=REGISTRY, sentence=passed, at_ms=now,
             )  # fmt: skip

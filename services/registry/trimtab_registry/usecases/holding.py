@@ -21,7 +21,7 @@ def held_by(standing: Standing, version: Version) -> list[str]:
         held.append("is the champion")
     elif standing.live == number:
         held.append("still serves, until the champion is warm")
-    if standing.challenger == number:
+    if number in standing.challengers:
         held.append("is on its way to serve")
     if standing.previous == number:
         held.append("is the champion before, kept warm for a rollback")

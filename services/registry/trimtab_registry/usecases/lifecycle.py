@@ -5,8 +5,9 @@ the version's loop: its span starts from the stored `traceparent` and links to w
 triggered it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from trimtab_core import specs
@@ -17,7 +18,7 @@ from trimtab_registry.errors import NotNow, UnknownModel, UnknownVersion
 from trimtab_registry.usecases import stages
 from trimtab_registry.usecases.entities import Applied, Entry, Stage, StageChange, Version
 from trimtab_registry.usecases.ports import Store, Unit
-from trimtab_registry.usecases.rollouts import Move, Rollout, Standing, Strategy
+from trimtab_registry.usecases.rollouts import Arm, Move, Rollout, Standing, Strategy
 
 REGISTRY = "registry"
 """The actor of what nobody decided."""
@@ -116,42 +117,83 @@ async def begin(
         actor=actor,
         at_ms=at_ms,
     )
+    return await open_rollout(
+        unit, standing, [version], strategy, steps, actor=actor, sentence=sentence, at_ms=at_ms
+    )
+
+
+async def open_rollout(
+    unit: Unit, standing: Standing, versions: Sequence[Version], strategy: Strategy, shares: Sequence[int], *,
+    actor: str, sentence: str, at_ms: int,
+) -> Standing:  # fmt: skip
+    """Open a rollout where none is: of one version, whose share climbs, or a test of several, each with its share."""
+    first, arms = versions[0], tuple[Arm, ...]()
+    if len(versions) > 1:
+        arms = tuple(Arm(version.number, share) for version, share in zip(versions, shares, strict=True))
     standing = standing.begin(
-        version.number, strategy, steps, opened_at_ms=version.as_of_ms, loop_id=version.loop_id,
-        traceparent=telemetry.traceparent() or version.traceparent, at_ms=at_ms,
+        first.number, strategy, () if arms else tuple(shares), loop_id=first.loop_id, at_ms=at_ms, arms=arms,
+        opened_at_ms=max(version.as_of_ms for version in versions),
+        traceparent=telemetry.traceparent() or first.traceparent,
     )  # fmt: skip
     await unit.save(standing)
     rollout_id = standing.rollout.id if standing.rollout else ""
-    await set_stage(
-        unit, standing, version, Stage.ACCEPTED, sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id
-    )
+    for version in versions:
+        await set_stage(
+            unit, standing, version, Stage.ACCEPTED, sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id
+        )
     return standing
 
 
 async def drop(unit: Unit, standing: Standing, sentence: str, *, actor: str, at_ms: int) -> Standing:
-    """End the open rollout, if there is one, without its challenger; the champion stays."""
+    """End the open rollout, if there is one, without its challengers; the champion stays."""
     trial = standing.trial
     if trial is None:
         return standing
     standing = standing.move(Move.DROP, at_ms)
     await unit.save(standing)
-    version = await the_version(unit, standing.model, trial.challenger)
-    await set_stage(
-        unit, standing, version, Stage.ROLLED_BACK, sentence, actor=actor, at_ms=at_ms, rollout_id=trial.id
-    )
+    await let_go(unit, standing, trial.challengers, sentence, actor=actor, at_ms=at_ms)
     return standing
 
 
-async def promote(
-    unit: Unit, standing: Standing, move: Move, sentence: str, *, actor: str, at_ms: int
+async def leave(
+    unit: Unit, standing: Standing, number: int, sentence: str, *, actor: str, at_ms: int
 ) -> Standing:
-    """Make the challenger the champion by `move`; it is live when serving says so."""
-    unseen = standing.champion if standing.champion != standing.live else None
-    standing = standing.move(move, at_ms)
+    """Take one challenger out of the open rollout, which goes on with the others, or ends with the last one."""
+    if standing.challengers == (number,):
+        return await drop(unit, standing, sentence, actor=actor, at_ms=at_ms)
+    standing = standing.move(Move.LEAVE, at_ms, number)
     await unit.save(standing)
+    await let_go(unit, standing, (number,), sentence, actor=actor, at_ms=at_ms)
+    return standing
+
+
+async def let_go(
+    unit: Unit, standing: Standing, numbers: Sequence[int], sentence: str, *, actor: str, at_ms: int
+) -> None:
+    """Record that challengers of the last rollout do not come to serve."""
+    rollout_id = standing.rollout.id if standing.rollout else ""
+    for number in numbers:
+        version = await the_version(unit, standing.model, number)
+        await set_stage(
+            unit, standing, version, Stage.ROLLED_BACK, sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id
+        )  # fmt: skip
+
+
+async def promote(
+    unit: Unit, standing: Standing, move: Move, sentence: str, *, actor: str, at_ms: int, number: int | None = None
+) -> Standing:  # fmt: skip
+    """Make the challenger the champion by `move`, or that of several with this `number`; it is live when serving says so."""
+    unseen = standing.champion if standing.champion != standing.live else None
+    others = [each for each in standing.challengers if each != (number or standing.challenger)]
+    standing = standing.move(move, at_ms, number)
     version = await the_version(unit, standing.model, standing.champion or 0)
+    standing = replace(standing, loop_id=version.loop_id)
+    await unit.save(standing)
     rollout_id = standing.rollout.id if standing.rollout else ""
     await audit(unit, version, "promoted", sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
+    await let_go(
+        unit, standing, others, f"version {version.number} was promoted instead", actor=actor, at_ms=at_ms
+    )
     if unseen is not None:
         never_live = await the_version(unit, standing.model, unseen)
         why = f"replaced by version {version.number} before serving had swapped to it"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, Self
 
-Strategy = Literal["immediate", "shadow", "canary"]
+Strategy = Literal["immediate", "shadow", "canary", "ab"]
 
 
 class Phase(StrEnum):
@@ -36,20 +36,26 @@ class Move(StrEnum):
     DROP = "drop"
     HURRY = "hurry"
     """A person promotes it: no more judging."""
+    LEAVE = "leave"
+    """One of several challengers goes, and the others stay."""
 
 
 MOVES: dict[tuple[Phase, Move], Phase] = {
     (Phase.LOADING, Move.WARM): Phase.ON_TRIAL,
     (Phase.LOADING, Move.HURRY): Phase.LOADING_TO_SERVE,
+    (Phase.LOADING, Move.LEAVE): Phase.LOADING,
     (Phase.LOADING, Move.DROP): Phase.DROPPED,
     (Phase.LOADING_TO_SERVE, Move.WARM): Phase.PROMOTED,
     (Phase.LOADING_TO_SERVE, Move.DROP): Phase.DROPPED,
     (Phase.ON_TRIAL, Move.ADVANCE): Phase.ON_TRIAL,
+    (Phase.ON_TRIAL, Move.LEAVE): Phase.ON_TRIAL,
     (Phase.ON_TRIAL, Move.PROMOTE): Phase.PROMOTED,
     (Phase.ON_TRIAL, Move.HURRY): Phase.PROMOTED,
     (Phase.ON_TRIAL, Move.DROP): Phase.DROPPED,
 }  # fmt: skip
 """(from, what happens) -> to. A rollout that is promoted or dropped has ended."""
+_CHOOSE = (Move.PROMOTE, Move.HURRY, Move.LEAVE)
+"""Moves of one version, which has to be named where several are on trial."""
 
 
 class IllegalMove(ValueError):
@@ -57,11 +63,22 @@ class IllegalMove(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Arm:
+    """A version in an A/B test of several."""
+
+    number: int
+    share: int
+    """Percent of the keys that it answers."""
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
-    """How one challenger comes, or came, to serve."""
+    """How a challenger comes, or came, to serve, or the best of several."""
 
     id: str
     challenger: int
+    """Of several the first that has not left, or the one that was promoted."""
     strategy: Strategy
     steps: tuple[int, ...]
     """Percent of the keys that the challenger answers at each step; none if it is not judged."""
@@ -71,8 +88,16 @@ class Rollout:
     traceparent: str | None
     phase: Phase
     step: int = 0
+    """Of several challengers how many have left."""
     generation: int = 0
     """Of the deployment that told of the present step."""
+    arms: tuple[Arm, ...] = ()
+    """All with which an A/B test of several versions began; none where there is one challenger."""
+
+    @property
+    def challengers(self) -> tuple[int, ...]:
+        """The versions that are still in it."""
+        return tuple(arm.number for arm in self.arms if not arm.left) or (self.challenger,)
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +111,9 @@ class Rollout:
 
     @property
     def share(self) -> int:
-        """Percent of the keys that the challenger answers now."""
+        """Percent of the keys that the challenger answers now, or all challengers together."""
+        if self.arms:
+            return sum(arm.share for arm in self.arms if not arm.left)
         return self.steps[self.step] if self.steps else 0
 
 
@@ -113,19 +140,27 @@ class Standing:
 
     @property
     def challenger(self) -> int | None:
-        """The version on its way to serve."""
+        """The version on its way to serve; of several the first."""
         return self.trial.challenger if self.trial else None
+
+    @property
+    def challengers(self) -> tuple[int, ...]:
+        """All versions of which one is on its way to serve."""
+        return self.trial.challengers if self.trial else ()
 
     def begin(
         self, challenger: int, strategy: Strategy, steps: tuple[int, ...], *, opened_at_ms: int,
-        loop_id: str, traceparent: str | None, at_ms: int,
+        loop_id: str, traceparent: str | None, at_ms: int, arms: tuple[Arm, ...] = (),
     ) -> Self:  # fmt: skip
         """Open a rollout of `challenger`; without a champion to be judged against, it will serve once warm.
+
+        `arms` are those of an A/B test of several versions, the challenger first.
 
         Raises:
             IllegalMove: another rollout is open, or the version is the champion.
         """
-        if self.trial is not None or challenger == self.champion:
+        numbers = {challenger, *(arm.number for arm in arms)}
+        if self.trial is not None or self.champion in numbers or (arms and self.champion is None):
             raise IllegalMove(f"a rollout of version {challenger} cannot begin in {self}")
         judged = self.champion is not None and strategy != "immediate"
         generation = self.generation + 1
@@ -133,24 +168,28 @@ class Standing:
             id=f"{self.model}/{challenger}/{generation}",
             challenger=challenger,
             strategy=strategy if judged else "immediate",
-            steps=_shares(strategy, steps) if judged else (),
+            steps=((0,) if strategy == "shadow" else steps) if judged else (),
             opened_at_ms=opened_at_ms,
             loop_id=loop_id,
             traceparent=traceparent,
             phase=Phase.LOADING if judged else Phase.LOADING_TO_SERVE,
             generation=generation,
+            arms=arms,
         )
         return replace(self, generation=generation, rollout=rollout, loop_id=loop_id, changed_at_ms=at_ms)
 
-    def move(self, move: Move, at_ms: int) -> Self:
-        """Make a move of the open rollout.
+    def move(self, move: Move, at_ms: int, number: int | None = None) -> Self:
+        """Make a move of the open rollout; of several challengers `number` says which one is promoted, or leaves.
 
         Raises:
-            IllegalMove: none is open, or `MOVES` does not have it.
+            IllegalMove: none is open, `MOVES` does not have it, or the version is not in it.
         """
         rollout = self.trial
         if rollout is None or (rollout.phase, move) not in MOVES:
             raise IllegalMove(f"{move} does not follow {rollout.phase if rollout else 'no rollout'}")
+        which = number or (None if rollout.arms and move in _CHOOSE else rollout.challenger)
+        if which not in rollout.challengers:
+            raise IllegalMove(f"version {which} is not in rollout {rollout.id}")
         phase = MOVES[rollout.phase, move]
         if phase is Phase.ON_TRIAL and move is Move.WARM:
             # Serving was told of the share when it was told to load: nothing new to tell.
@@ -160,8 +199,12 @@ class Standing:
             if rollout.step + 1 >= len(rollout.steps):
                 raise IllegalMove(f"step {rollout.step} is the last of rollout {rollout.id}")
             rollout = replace(rollout, step=rollout.step + 1, generation=generation)
+        if move is Move.LEAVE:
+            rollout = _without(rollout, which, generation)
+        elif move in _CHOOSE:
+            rollout = replace(rollout, challenger=which)
         if phase is Phase.LOADING_TO_SERVE:
-            rollout = replace(rollout, strategy="immediate", steps=(), generation=generation)
+            rollout = replace(rollout, strategy="immediate", steps=(), arms=(), generation=generation)
         changed = replace(
             self, generation=generation, rollout=replace(rollout, phase=phase),
             loop_id=rollout.loop_id, changed_at_ms=at_ms,
@@ -208,5 +251,10 @@ class Standing:
         )
 
 
-def _shares(strategy: Strategy, steps: tuple[int, ...]) -> tuple[int, ...]:
-    return (0,) if strategy == "shadow" else steps
+def _without(rollout: Rollout, number: int, generation: int) -> Rollout:
+    """Return a rollout that one of several challengers has left."""
+    rest = [each for each in rollout.challengers if each != number]
+    if not rest:
+        raise IllegalMove(f"version {number} is the last in rollout {rollout.id}")
+    arms = tuple(replace(arm, left=arm.left or arm.number == number) for arm in rollout.arms)
+    return replace(rollout, challenger=rest[0], arms=arms, step=rollout.step + 1, generation=generation)

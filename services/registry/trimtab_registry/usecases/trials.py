@@ -5,6 +5,7 @@ and generation), else it is recorded as stale. Of what serving instances report,
 what is within its lease counts.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,9 @@ class Due:
     """What the instances' reports call for."""
 
     what: Literal["failed", "warm", "live", "stuck"]
-    sentence: str = ""
+    number: int
+    """Of the version that it is about; of several that are warm the first."""
+    sentence: str
 
 
 class Trials:
@@ -74,12 +77,11 @@ class Trials:
 
     async def _act(self, unit: Unit, standing: Standing, due: Due) -> None:
         now = self._clock.now_ms()
-        number = standing.challenger if due.what in ("failed", "warm") else standing.champion
-        version = await lifecycle.the_version(unit, standing.model, number or 0)
+        version = await lifecycle.the_version(unit, standing.model, due.number)
         with lifecycle.step(due.what, version, standing.rollout):
             match due.what:
                 case "failed":
-                    await lifecycle.drop(unit, standing, due.sentence, actor=REGISTRY, at_ms=now)
+                    await lifecycle.leave(unit, standing, due.number, due.sentence, actor=REGISTRY, at_ms=now)
                 case "stuck":
                     await lifecycle.restore(unit, standing, due.sentence, actor=REGISTRY, at_ms=now)
                 case "live":
@@ -99,17 +101,11 @@ class Trials:
             return
         standing = standing.move(Move.WARM, now)
         await unit.save(standing)
-        version = await lifecycle.the_version(unit, standing.model, trial.challenger)
-        await lifecycle.set_stage(
-            unit,
-            standing,
-            version,
-            Stage.ON_TRIAL,
-            due.sentence,
-            actor=REGISTRY,
-            at_ms=now,
-            rollout_id=trial.id,
-        )
+        for number in trial.challengers:
+            version = await lifecycle.the_version(unit, standing.model, number)
+            await lifecycle.set_stage(
+                unit, standing, version, Stage.ON_TRIAL, due.sentence, actor=REGISTRY, at_ms=now, rollout_id=trial.id
+            )  # fmt: skip
 
     async def judge(self, verdict: Verdict) -> None:
         """Apply `verdict`, or record it as stale; a redelivered one changes nothing."""
@@ -121,16 +117,24 @@ class Trials:
             if trial is None or not standing.is_at(verdict.rollout_id, verdict.step, verdict.generation):
                 await self._stale(unit, standing, verdict)
                 return
-            version = await lifecycle.the_version(unit, verdict.model, trial.challenger)
+            number = verdict.challenger or trial.challenger
+            if number not in trial.challengers:
+                await self._stale(unit, standing, verdict)
+                return
+            version = await lifecycle.the_version(unit, verdict.model, number)
             with lifecycle.step(f"verdict {verdict.outcome.lower()}", version, trial):
-                await self._apply(unit, standing, verdict)
+                await self._apply(unit, standing, verdict, number)
 
-    async def _apply(self, unit: Unit, standing: Standing, verdict: Verdict) -> None:
+    async def _apply(self, unit: Unit, standing: Standing, verdict: Verdict, number: int) -> None:
         now, said = self._clock.now_ms(), verdict.sentence or verdict.outcome.lower()
         match verdict.outcome:
             case "PROMOTE":
-                await lifecycle.promote(unit, standing, Move.PROMOTE, said, actor=REGISTRY, at_ms=now)
-            case "ROLL_BACK" | "UNDECIDED":
+                await lifecycle.promote(
+                    unit, standing, Move.PROMOTE, said, actor=REGISTRY, at_ms=now, number=number
+                )
+            case "ROLL_BACK":
+                await lifecycle.leave(unit, standing, number, said, actor=REGISTRY, at_ms=now)
+            case "UNDECIDED":
                 await lifecycle.drop(unit, standing, said, actor=REGISTRY, at_ms=now)
             case "ADVANCE":
                 try:
@@ -172,13 +176,14 @@ def due(standing: Standing, instances: Sequence[Status]) -> Due | None:
     trial, champion = standing.trial, standing.champion
     current = [status for status in instances if status.generation >= standing.generation]
     if trial is not None:
-        for status in instances:
-            loaded = status.of(trial.challenger)
+        for number, status in itertools.product(trial.challengers, instances):
+            loaded = status.of(number)
             # An older report may speak of an earlier attempt to load the same version.
             if loaded is not None and loaded.error and status.generation >= trial.generation:
-                return Due("failed", f"{status.instance} could not load it: {loaded.error}")
-        if trial.is_loading and instances and all(_is_warm(status, trial.challenger) for status in instances):
-            return Due("warm", f"warm on all of {_names(instances)}")
+                return Due("failed", number, f"{status.instance} could not load it: {loaded.error}")
+        places = itertools.product(instances, trial.challengers)
+        if trial.is_loading and instances and all(_is_warm(*place) for place in places):
+            return Due("warm", trial.challenger, f"warm on all of {_names(instances)}")
     if champion is None or champion == standing.live:
         return None
     if (
@@ -186,12 +191,12 @@ def due(standing: Standing, instances: Sequence[Status]) -> Due | None:
         and len(current) == len(instances)
         and all(status.champion == champion for status in current)
     ):
-        return Due("live", f"answered by {_names(instances)}")
+        return Due("live", champion, f"answered by {_names(instances)}")
     if trial is None and standing.previous is not None:
         for status in current:
             loaded = status.of(champion)
             if loaded is not None and loaded.error:
-                return Due("stuck", f"{status.instance} could not load it: {loaded.error}")
+                return Due("stuck", champion, f"{status.instance} could not load it: {loaded.error}")
     return None
 
 

@@ -1242,3 +1242,133 @@ class EndSilenceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndSilenceResponse: _TypeAlias = EndSilenceResponse  # noqa: Y015
+
+@_typing.final
+class GetTrialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrialRequest: _TypeAlias = GetTrialRequest  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """How the versions on trial stand beside the champion, by the rows whose labels are in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Arm(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VERSION_FIELD_NUMBER: _builtins.int
+        SHARE_FIELD_NUMBER: _builtins.int
+        LEFT_FIELD_NUMBER: _builtins.int
+        ROWS_FIELD_NUMBER: _builtins.int
+        MEAN_DIFFERENCE_FIELD_NUMBER: _builtins.int
+        LOW_FIELD_NUMBER: _builtins.int
+        HIGH_FIELD_NUMBER: _builtins.int
+        E_BETTER_FIELD_NUMBER: _builtins.int
+        E_WORSE_FIELD_NUMBER: _builtins.int
+        version: _builtins.int
+        share: _builtins.int
+        """percent of the keys that it answers"""
+        left: _builtins.bool
+        """it was worse, or could not be loaded: the champion answers its keys"""
+        rows: _builtins.int
+        """that the champion and it have scored, and whose label is known"""
+        mean_difference: _builtins.float
+        """champion's loss less this version's: positive says that it is better"""
+        low: _builtins.float
+        """a confidence sequence of it: at any time, and of all arms at once, true with 1 - alpha"""
+        high: _builtins.float
+        e_better: _builtins.float
+        """evidence that it is better than the champion"""
+        e_worse: _builtins.float
+        def __init__(
+            self,
+            *,
+            version: _builtins.int = ...,
+            share: _builtins.int = ...,
+            left: _builtins.bool = ...,
+            rows: _builtins.int = ...,
+            mean_difference: _builtins.float = ...,
+            low: _builtins.float = ...,
+            high: _builtins.float = ...,
+            e_better: _builtins.float = ...,
+            e_worse: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    LOOP_ID_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    rollout_id: _builtins.str
+    """empty where none is on"""
+    metric: _builtins.str
+    alpha: _builtins.float
+    """of the whole trial"""
+    needed: _builtins.float
+    """the evidence at which a version is promoted, or leaves"""
+    champion: _builtins.int
+    loop_id: _builtins.str
+    @_builtins.property
+    def first_at(self) -> _timestamp_pb2.Timestamp:
+        """event time of the first row; not given before there is one"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """event time at which it ends undecided"""
+
+    @_builtins.property
+    def closed(self) -> _timestamp_pb2.Timestamp:
+        """event time up to which labels are in"""
+
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial.Arm]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        rollout_id: _builtins.str = ...,
+        metric: _builtins.str = ...,
+        alpha: _builtins.float = ...,
+        needed: _builtins.float = ...,
+        first_at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        closed: _timestamp_pb2.Timestamp | None = ...,
+        arms: _abc.Iterable[Global___Trial.Arm] | None = ...,
+        champion: _builtins.int = ...,
+        loop_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "first_at", b"first_at", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "arms", b"arms", "champion", b"champion", "closed", b"closed", "first_at", b"first_at", "loop_id", b"loop_id", "metric", b"metric", "model", b"model", "needed", b"needed", "rollout_id", b"rollout_id", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015

@@ -69,6 +69,11 @@ class MonitoringStub:
                 request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.FromString,
                 _registered_method=True)
+        self.GetTrial = channel.unary_unary(
+                '/trimtab.monitoring.v1.Monitoring/GetTrial',
+                request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetTrialRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Trial.FromString,
+                _registered_method=True)
         self.ListAlerts = channel.unary_unary(
                 '/trimtab.monitoring.v1.Monitoring/ListAlerts',
                 request_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.ListAlertsRequest.SerializeToString,
@@ -138,6 +143,12 @@ class MonitoringServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrial(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAlerts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -200,6 +211,11 @@ def add_MonitoringServicer_to_server(servicer, server):
                     servicer.MakeReport,
                     request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.FromString,
                     response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.SerializeToString,
+            ),
+            'GetTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrial,
+                    request_deserializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetTrialRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Trial.SerializeToString,
             ),
             'ListAlerts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAlerts,
@@ -411,6 +427,33 @@ class Monitoring:
             '/trimtab.monitoring.v1.Monitoring/MakeReport',
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportRequest.SerializeToString,
             trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.MakeReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.monitoring.v1.Monitoring/GetTrial',
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.GetTrialRequest.SerializeToString,
+            trimtab__contracts_dot_monitoring_dot_v1_dot_monitoring__pb2.Trial.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,7 @@ class MonitoringStub:
     Watch: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]
     MakeReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]
     """Evidently's report of the newest rows of the live version beside its reference."""
+    GetTrial: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]
     SilenceAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -58,6 +59,7 @@ class MonitoringAsyncStub(MonitoringStub):
     Watch: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]  # type: ignore[assignment]
     MakeReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]  # type: ignore[assignment]
     """Evidently's report of the newest rows of the live version beside its reference."""
+    GetTrial: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]  # type: ignore[assignment]
     ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]  # type: ignore[assignment]
     SilenceAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]  # type: ignore[assignment]
     """Nobody is told of a subject's alerts for a while; what still stands then is told at its end."""
@@ -115,6 +117,13 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.MakeReportResponse], _abc.AsyncIterator[_monitoring_pb2.MakeReportResponse]]:
         """Evidently's report of the newest rows of the live version beside its reference."""
+
+    @_abc_1.abstractmethod
+    def GetTrial(
+        self,
+        request: _monitoring_pb2.GetTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.Trial, _abc.Awaitable[_monitoring_pb2.Trial]]: ...
 
     @_abc_1.abstractmethod
     def ListAlerts(

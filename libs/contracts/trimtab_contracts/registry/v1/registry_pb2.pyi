@@ -575,18 +575,23 @@ class Rollout(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     strategy: _builtins.str
-    """immediate, shadow, canary"""
+    """immediate, shadow, canary, ab"""
     step: _builtins.int
-    """from 0"""
+    """from 0; of an A/B test of several versions how many of them have left it"""
     share: _builtins.int
-    """percent of the keys that the challenger answers"""
+    """percent of the keys that the challenger answers, or all challengers together"""
     @_builtins.property
     def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp:
         """event time: as_of of the run"""
+
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Arm]:
+        """of an A/B test of several versions: all that it began with"""
 
     def __init__(
         self,
@@ -597,14 +602,50 @@ class Rollout(_message.Message):
         steps: _abc.Iterable[_builtins.int] | None = ...,
         share: _builtins.int = ...,
         opened_at: _timestamp_pb2.Timestamp | None = ...,
+        arms: _abc.Iterable[Global___Arm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opened_at", b"opened_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "opened_at", b"opened_at", "share", b"share", "step", b"step", "steps", b"steps", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "id", b"id", "opened_at", b"opened_at", "share", b"share", "step", b"step", "steps", b"steps", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class Arm(_message.Message):
+    """A version in an A/B test. Of the hundred parts of the keys an arm has those that follow the arms before it, so that nobody's
+    arm changes when another one leaves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LOOP_ID_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    share: _builtins.int
+    """percent of the keys"""
+    loop_id: _builtins.str
+    """of the version; empty once it has left"""
+    left: _builtins.bool
+    """the champion answers its keys again"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        share: _builtins.int = ...,
+        loop_id: _builtins.str = ...,
+        left: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "loop_id", b"loop_id", "number", b"number", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Arm: _TypeAlias = Arm  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):
@@ -620,6 +661,7 @@ class Deployment(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     LOOP_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     generation: _builtins.int
     loop_id: _builtins.str
@@ -639,6 +681,10 @@ class Deployment(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """wall clock"""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionRef]:
+        """on trial beside the challenger, in an A/B test of several versions"""
+
     def __init__(
         self,
         *,
@@ -650,10 +696,11 @@ class Deployment(_message.Message):
         rollout: Global___Rollout | None = ...,
         loop_id: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        others: _abc.Iterable[Global___VersionRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "challenger", b"challenger", "champion", b"champion", "previous", b"previous", "rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "challenger", b"challenger", "champion", b"champion", "generation", b"generation", "loop_id", b"loop_id", "model", b"model", "previous", b"previous", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "challenger", b"challenger", "champion", b"champion", "generation", b"generation", "loop_id", b"loop_id", "model", b"model", "others", b"others", "previous", b"previous", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1400,6 +1447,43 @@ class DecideRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideRequest: _TypeAlias = DecideRequest  # noqa: Y015
+
+@_typing.final
+class BeginTestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    actor: _builtins.str
+    comment: _builtins.str
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the versions to be tested beside the champion"""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """percent of the keys that each answers; as the spec says, or alike, if none are given"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        shares: _abc.Iterable[_builtins.int] | None = ...,
+        actor: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "comment", b"comment", "model", b"model", "numbers", b"numbers", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginTestRequest: _TypeAlias = BeginTestRequest  # noqa: Y015
 
 @_typing.final
 class PostCheckRequest(_message.Message):

@@ -89,6 +89,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
                 _registered_method=True)
+        self.BeginTest = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/BeginTest',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+                _registered_method=True)
         self.RebuildView = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/RebuildView',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RebuildViewRequest.SerializeToString,
@@ -222,6 +227,13 @@ class RegistryServicer:
 
     def Rollback(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginTest(self, request, context):
+        """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -363,6 +375,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
+            ),
+            'BeginTest': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginTest,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
             ),
             'RebuildView': grpc.unary_unary_rpc_method_handler(
@@ -727,6 +744,33 @@ class Registry:
             target,
             '/trimtab.registry.v1.Registry/Rollback',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RollbackRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginTest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/BeginTest',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
             options,
             channel_credentials,

@@ -43,6 +43,8 @@ class RegistryStub:
     """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back."""
     Promote: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
+    BeginTest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BeginTestRequest, _registry_pb2.Deployment]
+    """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
     RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
@@ -75,6 +77,8 @@ class RegistryAsyncStub(RegistryStub):
     """Takes in what a tool outside says of a version; one that failed rejects it, drops it or takes it back."""
     Promote: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    BeginTest: _aio.UnaryUnaryMultiCallable[_registry_pb2.BeginTestRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
     RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
@@ -170,6 +174,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]: ...
+
+    @_abc_1.abstractmethod
+    def BeginTest(
+        self,
+        request: _registry_pb2.BeginTestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]:
+        """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
 
     @_abc_1.abstractmethod
     def RebuildView(

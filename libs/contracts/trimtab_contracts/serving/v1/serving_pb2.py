@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*trimtab_contracts/serving/v1/serving.proto\x12\x12trimtab.serving.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x04\n\x0fPredictionBatch\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x14\n\x0cwatermark_ms\x18\x04 \x01(\x03\x12\x18\n\x10\x63hampion_version\x18\x05 \x01(\x03\x12\x1a\n\x12\x63hallenger_version\x18\x06 \x01(\x03\x12\x12\n\nrollout_id\x18\x07 \x01(\t\x12\x12\n\ngeneration\x18\x08 \x01(\x03\x12\x0b\n\x03ids\x18\t \x03(\t\x12\x0c\n\x04keys\x18\n \x03(\t\x12\x15\n\revent_time_ms\x18\x0b \x03(\x03\x12\x13\n\x0b\x61nswered_ms\x18\x0c \x03(\x03\x12\x10\n\x08\x63hampion\x18\r \x03(\x01\x12\x12\n\nchallenger\x18\x0e \x03(\x01\x12\x1b\n\x13\x63hallenger_answered\x18\x0f \x03(\x08\x12\x15\n\rfeature_names\x18\x10 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x11 \x03(\x01\x12\x12\n\nlatency_us\x18\x12 \x03(\x05\x12\x0f\n\x07\x63lasses\x18\x13 \x03(\t\x12\x1e\n\x16\x63hampion_probabilities\x18\x14 \x03(\x01\x12 \n\x18\x63hallenger_probabilities\x18\x15 \x03(\x01\x12\x12\n\ntext_names\x18\x16 \x03(\t\x12\r\n\x05texts\x18\x17 \x03(\t\x12\x13\n\x0b\x63hampion_us\x18\x1e \x03(\x05\x12\x15\n\rchallenger_us\x18\x1f \x03(\x05\"\xb9\x02\n\x05Score\x12\r\n\x05model\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nprediction\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nclass_name\x18\x07 \x01(\t\x12\x43\n\rprobabilities\x18\x08 \x03(\x0b\x32,.trimtab.serving.v1.Score.ProbabilitiesEntry\x12\x0f\n\x07version\x18\t \x01(\x03\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_prediction\"\xce\x02\n\rServingStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x18\n\x10\x63hampion_version\x18\x04 \x01(\x03\x12:\n\x08versions\x18\x05 \x03(\x0b\x32(.trimtab.serving.v1.ServingStatus.Loaded\x12/\n\x0blease_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x1a\x43\n\x06Loaded\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0c\n\x04warm\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\"c\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05given\x18\x04 \x03(\t\x12\x14\n\x0cgiven_values\x18\x05 \x03(\x01\"\x86\x02\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bpredictions\x18\x02 \x03(\x01\x12\x10\n\x08versions\x18\x03 \x03(\x03\x12\x0b\n\x03ids\x18\x04 \x03(\t\x12\x32\n\x0e\x66\x65\x61tures_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x07 \x03(\t\x12\x15\n\rprobabilities\x18\x08 \x03(\x01\x12\x0c\n\x04\x61rms\x18\t \x03(\t\x12\r\n\x05views\x18\n \x03(\t\x12\x10\n\x08until_ms\x18\x0b \x03(\x03\x12\x10\n\x08\x61s_of_ms\x18\x0c \x03(\x03\"\xc9\x01\n\x15PredictStreamResponse\x12\x35\n\x06\x61nswer\x18\x01 \x01(\x0b\x32#.trimtab.serving.v1.PredictResponseH\x00\x12\x44\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x31.trimtab.serving.v1.PredictStreamResponse.FailureH\x00\x1a(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\tB\t\n\x07outcome\"O\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x05\"\xd3\x02\n\x0f\x45xplainResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x45\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32/.trimtab.serving.v1.ExplainResponse.Explanation\x12\x32\n\x0e\x66\x65\x61tures_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x92\x01\n\x0b\x45xplanation\x12\x12\n\nprediction\x18\x01 \x01(\x01\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x01\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x15\n\rcontributions\x18\x04 \x03(\x01\x12\x17\n\x0fstandard_errors\x18\x05 \x03(\x01\x12\r\n\x05texts\x18\x06 \x03(\t\x12\x12\n\nclass_name\x18\x07 \x01(\t\"s\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x0e\n\x06values\x18\x03 \x03(\x02\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x12\n\ntext_names\x18\x05 \x03(\t\x12\r\n\x05texts\x18\x06 \x03(\t\"L\n\rScoreResponse\x12\x13\n\x0bpredictions\x18\x01 \x03(\x01\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x32\xe6\x02\n\nPrediction\x12R\n\x07Predict\x12\".trimtab.serving.v1.PredictRequest\x1a#.trimtab.serving.v1.PredictResponse\x12\x62\n\rPredictStream\x12\".trimtab.serving.v1.PredictRequest\x1a).trimtab.serving.v1.PredictStreamResponse(\x01\x30\x01\x12R\n\x07\x45xplain\x12\".trimtab.serving.v1.ExplainRequest\x1a#.trimtab.serving.v1.ExplainResponse\x12L\n\x05Score\x12 .trimtab.serving.v1.ScoreRequest\x1a!.trimtab.serving.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*trimtab_contracts/serving/v1/serving.proto\x12\x12trimtab.serving.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x04\n\x0fPredictionBatch\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x14\n\x0cwatermark_ms\x18\x04 \x01(\x03\x12\x18\n\x10\x63hampion_version\x18\x05 \x01(\x03\x12\x1a\n\x12\x63hallenger_version\x18\x06 \x01(\x03\x12\x12\n\nrollout_id\x18\x07 \x01(\t\x12\x12\n\ngeneration\x18\x08 \x01(\x03\x12\x0b\n\x03ids\x18\t \x03(\t\x12\x0c\n\x04keys\x18\n \x03(\t\x12\x15\n\revent_time_ms\x18\x0b \x03(\x03\x12\x13\n\x0b\x61nswered_ms\x18\x0c \x03(\x03\x12\x10\n\x08\x63hampion\x18\r \x03(\x01\x12\x12\n\nchallenger\x18\x0e \x03(\x01\x12\x1b\n\x13\x63hallenger_answered\x18\x0f \x03(\x08\x12\x15\n\rfeature_names\x18\x10 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x11 \x03(\x01\x12\x12\n\nlatency_us\x18\x12 \x03(\x05\x12\x0f\n\x07\x63lasses\x18\x13 \x03(\t\x12\x1e\n\x16\x63hampion_probabilities\x18\x14 \x03(\x01\x12 \n\x18\x63hallenger_probabilities\x18\x15 \x03(\x01\x12\x12\n\ntext_names\x18\x16 \x03(\t\x12\r\n\x05texts\x18\x17 \x03(\t\x12\x13\n\x0b\x63hampion_us\x18\x1e \x03(\x05\x12\x15\n\rchallenger_us\x18\x1f \x03(\x05\x12\x0c\n\x04\x61rms\x18\x18 \x01(\x05\x12\x30\n\x06others\x18\x19 \x03(\x0b\x32 .trimtab.serving.v1.OtherAnswers\"V\n\x0cOtherAnswers\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04said\x18\x02 \x03(\x01\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x12\x10\n\x08\x61nswered\x18\x04 \x03(\x08\"\xb9\x02\n\x05Score\x12\r\n\x05model\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nprediction\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nclass_name\x18\x07 \x01(\t\x12\x43\n\rprobabilities\x18\x08 \x03(\x0b\x32,.trimtab.serving.v1.Score.ProbabilitiesEntry\x12\x0f\n\x07version\x18\t \x01(\x03\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_prediction\"\xce\x02\n\rServingStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x18\n\x10\x63hampion_version\x18\x04 \x01(\x03\x12:\n\x08versions\x18\x05 \x03(\x0b\x32(.trimtab.serving.v1.ServingStatus.Loaded\x12/\n\x0blease_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x1a\x43\n\x06Loaded\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0c\n\x04warm\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\"c\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05given\x18\x04 \x03(\t\x12\x14\n\x0cgiven_values\x18\x05 \x03(\x01\"\x86\x02\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0bpredictions\x18\x02 \x03(\x01\x12\x10\n\x08versions\x18\x03 \x03(\x03\x12\x0b\n\x03ids\x18\x04 \x03(\t\x12\x32\n\x0e\x66\x65\x61tures_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x07 \x03(\t\x12\x15\n\rprobabilities\x18\x08 \x03(\x01\x12\x0c\n\x04\x61rms\x18\t \x03(\t\x12\r\n\x05views\x18\n \x03(\t\x12\x10\n\x08until_ms\x18\x0b \x03(\x03\x12\x10\n\x08\x61s_of_ms\x18\x0c \x03(\x03\"\xc9\x01\n\x15PredictStreamResponse\x12\x35\n\x06\x61nswer\x18\x01 \x01(\x0b\x32#.trimtab.serving.v1.PredictResponseH\x00\x12\x44\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x31.trimtab.serving.v1.PredictStreamResponse.FailureH\x00\x1a(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\tB\t\n\x07outcome\"O\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x05\"\xd3\x02\n\x0f\x45xplainResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x45\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32/.trimtab.serving.v1.ExplainResponse.Explanation\x12\x32\n\x0e\x66\x65\x61tures_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x92\x01\n\x0b\x45xplanation\x12\x12\n\nprediction\x18\x01 \x01(\x01\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x01\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x15\n\rcontributions\x18\x04 \x03(\x01\x12\x17\n\x0fstandard_errors\x18\x05 \x03(\x01\x12\r\n\x05texts\x18\x06 \x03(\t\x12\x12\n\nclass_name\x18\x07 \x01(\t\"s\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x0e\n\x06values\x18\x03 \x03(\x02\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x12\n\ntext_names\x18\x05 \x03(\t\x12\r\n\x05texts\x18\x06 \x03(\t\"L\n\rScoreResponse\x12\x13\n\x0bpredictions\x18\x01 \x03(\x01\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x32\xe6\x02\n\nPrediction\x12R\n\x07Predict\x12\".trimtab.serving.v1.PredictRequest\x1a#.trimtab.serving.v1.PredictResponse\x12\x62\n\rPredictStream\x12\".trimtab.serving.v1.PredictRequest\x1a).trimtab.serving.v1.PredictStreamResponse(\x01\x30\x01\x12R\n\x07\x45xplain\x12\".trimtab.serving.v1.ExplainRequest\x1a#.trimtab.serving.v1.ExplainResponse\x12L\n\x05Score\x12 .trimtab.serving.v1.ScoreRequest\x1a!.trimtab.serving.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORE_PROBABILITIESENTRY']._loaded_options = None
   _globals['_SCORE_PROBABILITIESENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTIONBATCH']._serialized_start=100
-  _globals['_PREDICTIONBATCH']._serialized_end=639
-  _globals['_SCORE']._serialized_start=642
-  _globals['_SCORE']._serialized_end=955
-  _globals['_SCORE_PROBABILITIESENTRY']._serialized_start=888
-  _globals['_SCORE_PROBABILITIESENTRY']._serialized_end=940
-  _globals['_SERVINGSTATUS']._serialized_start=958
-  _globals['_SERVINGSTATUS']._serialized_end=1292
-  _globals['_SERVINGSTATUS_LOADED']._serialized_start=1225
-  _globals['_SERVINGSTATUS_LOADED']._serialized_end=1292
-  _globals['_PREDICTREQUEST']._serialized_start=1294
-  _globals['_PREDICTREQUEST']._serialized_end=1393
-  _globals['_PREDICTRESPONSE']._serialized_start=1396
-  _globals['_PREDICTRESPONSE']._serialized_end=1658
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1661
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1862
-  _globals['_PREDICTSTREAMRESPONSE_FAILURE']._serialized_start=1811
-  _globals['_PREDICTSTREAMRESPONSE_FAILURE']._serialized_end=1851
-  _globals['_EXPLAINREQUEST']._serialized_start=1864
-  _globals['_EXPLAINREQUEST']._serialized_end=1943
-  _globals['_EXPLAINRESPONSE']._serialized_start=1946
-  _globals['_EXPLAINRESPONSE']._serialized_end=2285
-  _globals['_EXPLAINRESPONSE_EXPLANATION']._serialized_start=2139
-  _globals['_EXPLAINRESPONSE_EXPLANATION']._serialized_end=2285
-  _globals['_SCOREREQUEST']._serialized_start=2287
-  _globals['_SCOREREQUEST']._serialized_end=2402
-  _globals['_SCORERESPONSE']._serialized_start=2404
-  _globals['_SCORERESPONSE']._serialized_end=2480
-  _globals['_PREDICTION']._serialized_start=2483
-  _globals['_PREDICTION']._serialized_end=2841
+  _globals['_PREDICTIONBATCH']._serialized_end=703
+  _globals['_OTHERANSWERS']._serialized_start=705
+  _globals['_OTHERANSWERS']._serialized_end=791
+  _globals['_SCORE']._serialized_start=794
+  _globals['_SCORE']._serialized_end=1107
+  _globals['_SCORE_PROBABILITIESENTRY']._serialized_start=1040
+  _globals['_SCORE_PROBABILITIESENTRY']._serialized_end=1092
+  _globals['_SERVINGSTATUS']._serialized_start=1110
+  _globals['_SERVINGSTATUS']._serialized_end=1444
+  _globals['_SERVINGSTATUS_LOADED']._serialized_start=1377
+  _globals['_SERVINGSTATUS_LOADED']._serialized_end=1444
+  _globals['_PREDICTREQUEST']._serialized_start=1446
+  _globals['_PREDICTREQUEST']._serialized_end=1545
+  _globals['_PREDICTRESPONSE']._serialized_start=1548
+  _globals['_PREDICTRESPONSE']._serialized_end=1810
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1813
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=2014
+  _globals['_PREDICTSTREAMRESPONSE_FAILURE']._serialized_start=1963
+  _globals['_PREDICTSTREAMRESPONSE_FAILURE']._serialized_end=2003
+  _globals['_EXPLAINREQUEST']._serialized_start=2016
+  _globals['_EXPLAINREQUEST']._serialized_end=2095
+  _globals['_EXPLAINRESPONSE']._serialized_start=2098
+  _globals['_EXPLAINRESPONSE']._serialized_end=2437
+  _globals['_EXPLAINRESPONSE_EXPLANATION']._serialized_start=2291
+  _globals['_EXPLAINRESPONSE_EXPLANATION']._serialized_end=2437
+  _globals['_SCOREREQUEST']._serialized_start=2439
+  _globals['_SCOREREQUEST']._serialized_end=2554
+  _globals['_SCORERESPONSE']._serialized_start=2556
+  _globals['_SCORERESPONSE']._serialized_end=2632
+  _globals['_PREDICTION']._serialized_start=2635
+  _globals['_PREDICTION']._serialized_end=2993
 # @@protoc_insertion_point(module_scope)

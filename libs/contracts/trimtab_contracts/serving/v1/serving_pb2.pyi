@@ -52,6 +52,8 @@ class PredictionBatch(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     CHAMPION_US_FIELD_NUMBER: _builtins.int
     CHALLENGER_US_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     instance: _builtins.str
     id: _builtins.str
@@ -64,6 +66,8 @@ class PredictionBatch(_message.Message):
     rollout_id: _builtins.str
     generation: _builtins.int
     """of the deployment"""
+    arms: _builtins.int
+    """Of an A/B test of several versions: with how many it began, and what those said that are beside the challenger."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the predictions"""
@@ -120,6 +124,8 @@ class PredictionBatch(_message.Message):
 
     @_builtins.property
     def challenger_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherAnswers]: ...
     def __init__(
         self,
         *,
@@ -148,14 +154,55 @@ class PredictionBatch(_message.Message):
         texts: _abc.Iterable[_builtins.str] | None = ...,
         champion_us: _abc.Iterable[_builtins.int] | None = ...,
         challenger_us: _abc.Iterable[_builtins.int] | None = ...,
+        arms: _builtins.int = ...,
+        others: _abc.Iterable[Global___OtherAnswers] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_us", b"challenger_us", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_us", b"champion_us", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "arms", b"arms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_us", b"challenger_us", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_us", b"champion_us", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "others", b"others", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictionBatch: _TypeAlias = PredictionBatch  # noqa: Y015
+
+@_typing.final
+class OtherAnswers(_message.Message):
+    """What one more version on trial said of each row of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    @_builtins.property
+    def said(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """as `challenger`"""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """as `challenger_probabilities`"""
+
+    @_builtins.property
+    def answered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """whether it was the arm of the row"""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        said: _abc.Iterable[_builtins.float] | None = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        answered: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "probabilities", b"probabilities", "said", b"said", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OtherAnswers: _TypeAlias = OtherAnswers  # noqa: Y015
 
 @_typing.final
 class Score(_message.Message):
@@ -395,7 +442,9 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """that answered each row: champion or challenger; none where a version was pinned"""
+        """That answered each row: champion or challenger, in an A/B test of several versions challenger-N, of version N; none
+        where a version was pinned.
+        """
 
     @_builtins.property
     def views(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -1,0 +1,119 @@
+"""`trimtab model ab | trial`: test versions beside the champion, and see how they stand."""
+
+from typing import Annotated, Any
+
+import typer
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Trial
+from trimtab_runtime.clock import from_timestamp, iso
+from trimtab_runtime.errors import Rejected
+
+from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, plain, print_json, show
+
+
+def ab(
+    model: str,
+    versions: Annotated[list[int], typer.Argument(help="What is tested beside the champion.")],
+    shares: Annotated[
+        str,
+        typer.Option(help="Percent of the keys that each answers, like 30,30; the champion has the rest."),
+    ] = "",
+    comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    directory: Directory = HOME,
+    as_json: Json = False,
+) -> None:
+    """Begin an A/B test of VERSIONS; the first that is shown to be better than the champion is promoted."""
+    given = percents(shares)
+    wanted = ask(
+        directory,
+        lambda trimtab: trimtab.begin_test(model, versions, given, actor=actor(), comment=comment),
+    )
+    if as_json:
+        print_json(plain(wanted))
+        return
+    arms = [(arm.number, arm.share) for arm in wanted.rollout.arms] or [
+        (wanted.challenger.number, wanted.rollout.share)
+    ]
+    named = ", ".join(f"version {number} ({share} %)" for number, share in arms)
+    console.print(
+        f"{model}: {named} beside version {wanted.champion.number}, the champion ({100 - wanted.rollout.share} %): "
+        f"see `trimtab model trial {model}`",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def trial(model: str, directory: Directory = HOME, as_json: Json = False) -> None:
+    """Show how the versions on trial stand beside the champion: what the judge knows now, with what certainty."""
+    found = ask(directory, lambda trimtab: trimtab.trial(model))
+    if as_json:
+        print_json(plain(found))
+        return
+    show(
+        rows(found), as_json=False, empty=f"no version of {model} is on trial: see `trimtab versions {model}`"
+    )
+    if found.arms:
+        console.print(said(found), soft_wrap=True, highlight=False)
+
+
+def rows(found: Trial) -> list[dict[str, Any]]:
+    """Return a line for the champion and each version on trial, as `trial` shows them; none, if none is on."""
+    if not found.arms:
+        return []
+    of_champion = {
+        "version": found.champion,
+        "share": f"{100 - sum(arm.share for arm in found.arms)} %",
+        "stands": "champion",
+    }
+    lines: list[dict[str, Any]] = [
+        {
+            "version": arm.version,
+            "share": f"{arm.share} %",
+            "rows": arm.rows,
+            f"{found.metric} less": arm.mean_difference if arm.rows else None,
+            "low": arm.low if arm.rows else None,
+            "high": arm.high if arm.rows else None,
+            "e better": arm.e_better if arm.rows else None,
+            "e worse": arm.e_worse if arm.rows else None,
+            "stands": _stands(arm),
+        }
+        for arm in found.arms
+    ]
+    return [{name: of_champion.get(name) for name in lines[0]}, *lines]
+
+
+def _stands(arm: Trial.Arm) -> str:
+    if arm.left:
+        return "has left"
+    if not arm.rows:
+        return "no labelled row yet"
+    if arm.low > 0:
+        return "better"
+    return "worse" if arm.high < 0 else "cannot be told yet"
+
+
+def said(found: Trial) -> str:
+    """Return what the numbers of a trial promise, as a person reads it."""
+    until = (
+        f"; at {iso(from_timestamp(found.until))} (event time) the champion stays"
+        if found.HasField("until")
+        else ""
+    )
+    return (
+        f"A version is promoted at {found.needed:.0f} for better, and leaves at {found.needed:.0f} for worse{until}. What is no better "
+        f"is promoted with a chance of {found.alpha:.0%} at most; low and high hold for all versions at once with "
+        f"{1 - found.alpha:.0%}, however often one looks."
+    )
+
+
+def percents(text: str) -> list[int]:
+    """Return the shares that an option says.
+
+    Raises:
+        Rejected: they are none.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise Rejected(
+            f"--shares {text!r} are no whole percents: write one for each version, like 30,30"
+        ) from None
