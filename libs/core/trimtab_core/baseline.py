@@ -20,6 +20,7 @@ from trimtab_core.durations import Rate
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
 from trimtab_core.specs import Model, Source
+from trimtab_core.together import TOGETHER
 
 Floats = NDArray[np.float64]
 
@@ -134,7 +135,7 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
     references = fit_reference(columns, {**kinds, "prediction": of_prediction})
-    limits = {name: _limit(data, name, kind) for name, kind in kinds.items() if data is not None}
+    limits = {name: _limit(data, name, kinds.get(name, TOGETHER)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),
         references=references,
@@ -172,10 +173,13 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 
-def _limit(thresholds: DriftThresholds, name: str, kind: Kind) -> float:
+def _limit(thresholds: DriftThresholds, name: str, kind: str) -> float:
     null, tolerance = thresholds.nulls[name], thresholds.tolerance[kind]
     least = float(np.hypot(tolerance, null.median))
-    return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, 1.0))
+    furthest = null.quantiles[-1] + 100 * null.tail
+    if name != TOGETHER:
+        furthest = min(furthest, 1.0)
+    return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, furthest))
 
 
 def _loss_limit(threshold: LevelThreshold) -> float:

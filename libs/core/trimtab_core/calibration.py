@@ -6,7 +6,7 @@ the same rows and seed give the same level, and a tolerance only removes alarms.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab_core.drift import Column, Kind, Null, Reference, against_rest, fit_reference, score
 from trimtab_core.losses import rise_over_rest
+from trimtab_core.together import TOGETHER, Pair, Together, code
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.15, "categorical": 0.15, "text": 0.15}
+TOLERANCE: Final[Mapping[str, float]] = {"numeric": 0.15, "categorical": 0.15, "text": 0.15, TOGETHER: 0.15}
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
-Gaussian a shift of a quarter sigma. The null is drawn from training rows alone and so knows nothing of how the world
+Gaussian a shift of a quarter sigma; of all together it is a change of a correlation. The null is drawn from training rows alone and so knows nothing of how the world
 ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""
 LOSS_TOLERANCE: Final = 0.1
 """Least rise of the mean loss, as a share of its mean on the held-out rows, that may raise an alarm."""
@@ -59,10 +60,12 @@ class DriftThresholds:
     rule: Rule
     false_alarms: float
     nulls: Mapping[str, Null]
-    tolerance: Mapping[Kind, float]
+    tolerance: Mapping[str, float]
     level: float
     clear_level: float
     small: bool
+    together: Together | None = None
+    """None of less than two features, and of what was calibrated before it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ class LevelThreshold:
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
-    """What one window says; `drifted` names features, most unusual first, and only when the window is over."""
+    """What one window says; `drifted` names features, most unusual first, and only when the window is over.
+
+    `TOGETHER` may be among them; `pairs` then says which go together otherwise than they did.
+    """
 
     scores: Mapping[str, float]
     p_values: Mapping[str, float]
@@ -90,6 +96,7 @@ class WindowVerdict:
     over: bool
     clear: bool
     drifted: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
 
 
 def calibrate(
@@ -101,7 +108,7 @@ def calibrate(
     rule: Rule = Rule(),
     seed: int = 0,
     rounds: int = 1_000,
-    tolerance: Mapping[Kind, float] = TOLERANCE,
+    tolerance: Mapping[str, float] = TOLERANCE,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
@@ -120,13 +127,24 @@ def calibrate(
     plan = _Plan(size, window, rule, rounds, seed)
     nulls: dict[str, Null] = {}
     lowest = np.ones((2, rounds, rule.n + 1))
-    for name, reference in fit_reference(columns, kinds).items():
-        score_of = partial(against_rest, reference, reference.bins(columns[name]))
-        nulls[name], p = plan.play(score_of, 1 / window)
+    references = fit_reference(columns, kinds)
+    coded = {each.feature: each for each in code(references)}
+    parts = []
+    for name, reference in references.items():
+        bins = reference.bins(columns[name])
+        nulls[name], p = plan.play(partial(against_rest, reference, bins), 1 / window)
+        lowest = np.minimum(lowest, p)
+        if name in coded:
+            parts.append(coded[name].columns(bins))
+    together = None
+    if len(parts) > 1:
+        side_by_side = np.concatenate(parts, axis=1)
+        together = Together.of(tuple(coded.values()), side_by_side)
+        nulls[TOGETHER], p = plan.play(partial(together.against_rest, side_by_side), 1 / window)
         lowest = np.minimum(lowest, p)
     level, clear = _levels(lowest, rule, false_alarms)
     floors = {**TOLERANCE, **tolerance}
-    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear, plan.small)
+    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear, plan.small, together)
 
 
 def judge_window(
@@ -137,8 +155,17 @@ def judge_window(
     A feature whose score, less what noise gives, is within the tolerance counts as p = 1. The features named are those
     of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
     """
-    scores = {name: score(references[name], columns[name]) for name in thresholds.nulls}
-    return judge_scores(thresholds, {name: references[name].kind for name in scores}, scores)
+    together = thresholds.together
+    bins = {name: references[name].bins(columns[name]) for name in thresholds.nulls if name != TOGETHER}
+    scores = {name: score(references[name], each) for name, each in bins.items()}
+    kinds = {name: references[name].kind for name in scores}
+    if together is None:
+        return judge_scores(thresholds, kinds, scores)
+    side_by_side = together.columns(bins)
+    verdict = judge_scores(thresholds, kinds, scores | {TOGETHER: together.score(side_by_side)})
+    if TOGETHER not in verdict.drifted:
+        return verdict
+    return replace(verdict, pairs=together.pairs(side_by_side))
 
 
 def judge_scores(
@@ -148,7 +175,7 @@ def judge_scores(
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
-        small = effect < thresholds.tolerance[kinds[name]]
+        small = effect < thresholds.tolerance[kinds.get(name, TOGETHER)]
         p_values[name] = 1.0 if small else float(null.p(scores[name]))
     return _verdict(thresholds, scores, p_values)
 

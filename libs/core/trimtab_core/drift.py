@@ -51,9 +51,9 @@ class Reference:
             return _numeric_bins(self.edges, values)
         return (_category_bins if self.kind == "categorical" else _word_bins)(self.categories, values)
 
-    def shares_of(self, values: Column) -> Floats:
-        """Return the share of `values` in each bin."""
-        return _total(self.bins(values), len(self.shares)) / len(values)
+    def shares_of(self, bins: Bins) -> Floats:
+        """Return the share of the values that have these `bins` in each of all bins."""
+        return _total(bins, len(self.shares)) / len(bins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,15 @@ def missing_share(values: Column) -> float:
     return float((values == "" if values.dtype.kind in "OU" else np.isnan(values)).mean())
 
 
-def score(reference: Reference, values: Column) -> float:
-    """Return how far `values` are from the reference: 0 is equal, 1 is nothing in common.
+def score(reference: Reference, bins: Bins) -> float:
+    """Return how far the values that have these `bins` are from the reference: 0 is equal, 1 is nothing in common.
 
     Raises:
         ValueError: there are no values.
     """
-    if len(values) == 0:
+    if len(bins) == 0:
         raise ValueError("a window of no rows has no drift score: pass at least one row")
-    return float(distance(reference.kind, np.asarray(reference.shares), reference.shares_of(values)))
+    return float(distance(reference.kind, np.asarray(reference.shares), reference.shares_of(bins)))
 
 
 def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
@@ -134,7 +134,7 @@ def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
         return _jensen_shannon(reference, window)
     present = 1 - np.maximum(reference[..., -1], window[..., -1])
     gone = np.abs(reference[..., -1] - window[..., -1])
-    was, now = _conditional(reference[..., :-1]), _conditional(window[..., :-1])
+    was, now = conditional(reference[..., :-1]), conditional(window[..., :-1])
     stands = np.cumsum(was, axis=-1) - was / 2
     moved = np.abs(np.cumsum(now - was, axis=-1))[..., :-1]
     scores: Floats = np.clip(gone + present * 2 * np.sum(moved * np.diff(stands, axis=-1), axis=-1), 0, 1)
@@ -173,7 +173,8 @@ def _jensen_shannon(p: Floats, q: Floats) -> Floats:
     return scores
 
 
-def _conditional(shares: Floats) -> Floats:
+def conditional(shares: Floats) -> Floats:
+    """Return the shares along the last axis as parts of their sum, all 0 where that is 0."""
     total = shares.sum(axis=-1, keepdims=True)
     conditional: Floats = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     return conditional
@@ -196,7 +197,8 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind) -> Reference:
     else:
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2
-    shares = Reference(kind, len(values), (0.0,) * bins, edges, categories).shares_of(values)
+    empty = Reference(kind, len(values), (0.0,) * bins, edges, categories)
+    shares = empty.shares_of(empty.bins(values))
     return Reference(kind, len(values), tuple(float(share) for share in shares), edges, categories)
 
 
