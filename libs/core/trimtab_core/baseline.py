@@ -5,6 +5,7 @@ is made. `false_alarms` of the spec holds for all kinds of drift together: each 
 is given an equal share.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,9 +17,11 @@ from trimtab_core import calibration as levels
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
-from trimtab_core.durations import Rate
+from trimtab_core.durations import Rate, format_duration
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
+from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.seasons import Season
 from trimtab_core.specs import Model, Source
 from trimtab_core.together import TOGETHER
 
@@ -49,6 +52,10 @@ class Settings:
     """Features that are numbers of kinds, and `prediction` where that is the number of a class; a text is a category by itself."""
     concept: bool = False
     """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
+    measures: tuple[tuple[str, Measure], ...] = ()
+    """Measures other than the usual, each of a feature, of `prediction` or of a kind of them."""
+    season_ms: int | None = None
+    """How long the season is whose like phases are compared, None if all rows are."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -69,6 +76,8 @@ class Settings:
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
             concept="concept" in model.spec.retrain.on,
+            measures=tuple(sorted(monitoring.measures.items())),
+            season_ms=monitoring.season,
         )
 
     @property
@@ -87,7 +96,15 @@ class Settings:
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
-        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}"
+        measures = "".join(f"; {name} by {measure}" for name, measure in self.measures)
+        season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
+        stated = f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
+        return f"{stated}; {named}{concept}{measures}{season}"
+
+    def measure(self, name: str, kind: Kind) -> Measure:
+        """Return the measure that is asked for of a column."""
+        asked = dict(self.measures)
+        return asked.get(name, asked.get(kind, "distance"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +125,8 @@ class Calibration:
     null_shares: Mapping[str, float]
     change: ChangeThreshold | None = None
     """None where a change of the concept is not watched."""
+    notes: tuple[str, ...] = ()
+    """What is asked for and not done, and why, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +147,23 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
     kinds = {name: _kind(name, columns[name], settings) for name in features}
-    drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
-    data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
-    prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]
+    measures, notes = _measures(kinds | {"prediction": of_prediction}, settings)
+    season = None
+    if settings.season_ms is not None:
+        try:
+            season = Season.of(settings.season_ms, columns.get("event_time_ms"))
+        except ValueError as error:
+            notes.append(f"{error}; windows are compared with all of it.")
+    drift = {"window": settings.window, "false_alarms": rate, "rule": settings.rule, "seed": seed}
+    alike = drift | {"measures": measures, "season": season}
+    data = levels.calibrate(columns, kinds, **alike) if kinds else None  # type: ignore[arg-type]
+    prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
-    references = fit_reference(columns, {**kinds, "prediction": of_prediction})
-    limits = {name: _limit(data, name, kinds.get(name, TOGETHER)) for name in data.nulls} if data else {}
+    phases = season.phases_of(columns["event_time_ms"]) if season else None
+    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, phases)
+    limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),
         references=references,
@@ -144,14 +172,26 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         performance=performance,
         limits={
             **limits,
-            "prediction": _limit(prediction, "prediction", of_prediction),
+            "prediction": _limit(prediction, "prediction", references["prediction"]),
             "loss": _loss_limit(performance),
         },
         null_shares={name: missing_share(columns[name]) for name in features},
         change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
         if settings.concept
         else None,
+        notes=tuple(notes),
     )
+
+
+def _measures(kinds: Mapping[str, Kind], settings: Settings) -> tuple[dict[str, Measure], list[str]]:
+    """Return the measure of each column, and a note of each that is asked for where it cannot be had."""
+    found, notes = dict[str, Measure](), list[str]()
+    for name, kind in kinds.items():
+        found[name] = settings.measure(name, kind)
+        if kind != "numeric" and of_numbers(found[name]):
+            notes.append(f"{name} is {kind} and {found[name]} a measure of numbers: distance is used for it.")
+            found[name] = "distance"
+    return found, notes
 
 
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
@@ -173,12 +213,12 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 
-def _limit(thresholds: DriftThresholds, name: str, kind: str) -> float:
-    null, tolerance = thresholds.nulls[name], thresholds.tolerance[kind]
+def _limit(thresholds: DriftThresholds, name: str, reference: Reference | None) -> float:
+    """Return where a score is over its level by itself; that of all together has no reference of its own."""
+    null, most = thresholds.nulls[name], reference.most if reference else math.inf
+    tolerance = thresholds.tolerance[reference.tolerated if reference else TOGETHER]
     least = float(np.hypot(tolerance, null.median))
-    furthest = null.quantiles[-1] + 100 * null.tail
-    if name != TOGETHER:
-        furthest = min(furthest, 1.0)
+    furthest = min(null.quantiles[-1] + 100 * null.tail, most)
     return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, furthest))
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -15,12 +16,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab_core.drift import Column, Kind, Null, Reference, against_rest, fit_reference, score
 from trimtab_core.losses import rise_over_rest
+from trimtab_core.measures import Measure
+from trimtab_core.seasons import Season
 from trimtab_core.together import TOGETHER, Pair, Together, code
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-TOLERANCE: Final[Mapping[str, float]] = {"numeric": 0.15, "categorical": 0.15, "text": 0.15, TOGETHER: 0.15}
+TOLERANCE: Final[Mapping[str, float]] = {
+    "numeric": 0.15,
+    "categorical": 0.15,
+    "text": 0.15,
+    "psi": 0.1,
+    "ks": 0.1,
+    "jensenshannon": 0.1,
+    "hellinger": 0.1,
+    "wasserstein": 0.25,
+    TOGETHER: 0.15,
+}
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
 Gaussian a shift of a quarter sigma; of all together it is a change of a correlation. The null is drawn from training rows alone and so knows nothing of how the world
 ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""
@@ -66,6 +79,8 @@ class DriftThresholds:
     small: bool
     together: Together | None = None
     """None of less than two features, and of what was calibrated before it was told."""
+    season: Season | None = None
+    """If windows are compared with their like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,8 @@ def calibrate(
     seed: int = 0,
     rounds: int = 1_000,
     tolerance: Mapping[str, float] = TOLERANCE,
+    measures: Mapping[str, Measure] = MappingProxyType({}),
+    season: Season | None = None,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
@@ -120,6 +137,9 @@ def calibrate(
     With fewer than `max(4, n + 2)` windows of rows there are no runs to learn from: scores are widened by half instead,
     and season cannot be known, so expect fewer alarms where there is none and more where there is.
 
+    With a `season` a window is compared with those of the rows outside it that have the phases of its own, by their
+    `event_time_ms`; how the features go together is still compared with all. `measures` is as in `fit_reference`.
+
     Raises:
         ValueError: there are no columns, their lengths differ, or a number is out of its range.
     """
@@ -127,12 +147,13 @@ def calibrate(
     plan = _Plan(size, window, rule, rounds, seed)
     nulls: dict[str, Null] = {}
     lowest = np.ones((2, rounds, rule.n + 1))
-    references = fit_reference(columns, kinds)
+    phases = season.phases_of(columns["event_time_ms"]) if season else None
+    references = fit_reference(columns, kinds, measures, phases)
     coded = {each.feature: each for each in code(references)}
     parts = []
     for name, reference in references.items():
         bins = reference.bins(columns[name])
-        nulls[name], p = plan.play(partial(against_rest, reference, bins), 1 / window)
+        nulls[name], p = plan.play(partial(against_rest, reference, bins, phases=phases), 1 / window)
         lowest = np.minimum(lowest, p)
         if name in coded:
             parts.append(coded[name].columns(bins))
@@ -144,7 +165,9 @@ def calibrate(
         lowest = np.minimum(lowest, p)
     level, clear = _levels(lowest, rule, false_alarms)
     floors = {**TOLERANCE, **tolerance}
-    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear, plan.small, together)
+    return DriftThresholds(
+        window, rule, false_alarms, nulls, floors, level, clear, plan.small, together, season
+    )
 
 
 def judge_window(
@@ -156,9 +179,10 @@ def judge_window(
     of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
     """
     together = thresholds.together
+    phases = thresholds.season.phases_of(columns["event_time_ms"]) if thresholds.season else None
     bins = {name: references[name].bins(columns[name]) for name in thresholds.nulls if name != TOGETHER}
-    scores = {name: score(references[name], each) for name, each in bins.items()}
-    kinds = {name: references[name].kind for name in scores}
+    scores = {name: score(references[name], each, phases) for name, each in bins.items()}
+    kinds = {name: references[name].tolerated for name in scores}
     if together is None:
         return judge_scores(thresholds, kinds, scores)
     side_by_side = together.columns(bins)
@@ -169,9 +193,9 @@ def judge_window(
 
 
 def judge_scores(
-    thresholds: DriftThresholds, kinds: Mapping[str, Kind], scores: Mapping[str, float]
+    thresholds: DriftThresholds, kinds: Mapping[str, str], scores: Mapping[str, float]
 ) -> WindowVerdict:
-    """Judge a window by its scores, as `judge_window` does."""
+    """Judge a window by its scores, as `judge_window` does; `kinds` says what the tolerance of each goes by."""
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))

@@ -204,7 +204,8 @@ def _moved(alarm: DriftAlarm, pairs: Sequence[Pair], window: Window, calibration
     ]
     named = ", ".join(moved[:_NAMED]) + (f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else "")
     over = _over(len(window.rows), window.rows[0].at_ms, window.end[0])
-    return f"Against what version {alarm.version} was trained on, {named} {over}."
+    notes = "".join(f" {note}" for note in calibration.notes)
+    return f"Against what version {alarm.version} was trained on, {named} {over}.{notes}"
 
 
 def _worse(loss: Reading, version: str, calibration: Calibration) -> str:

@@ -1,0 +1,141 @@
+"""Windows are compared with reference rows of the same phase, where a season is asked for and the reference shows it."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from trimtab_core import drift
+from trimtab_core.baseline import Calibration, Settings, calibrate
+from trimtab_core.calibration import Rule, judge_window
+from trimtab_core.calibration import calibrate as levels_of
+from trimtab_core.drift import Kind, against_rest, fit_reference
+from trimtab_core.durations import Rate
+from trimtab_core.seasons import Season
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+SETTINGS = Settings(200, Rate(1, 90 * DAY), Rule(1, 1), "mae", 10.0, (), season_ms=7 * DAY)
+Columns = dict[str, np.ndarray[Any, Any]]
+
+
+def weeks(days: int, *, a_day: int = 200, first: int = 0, seed: int = 0) -> Columns:
+    """Two hundred rows a day, of which one number is a sigma higher at weekends, and so is the answer."""
+    rng = np.random.default_rng(seed)
+    at = first * DAY + np.arange(days * a_day) * DAY // a_day
+    weekend = at // DAY % 7 >= 5
+    x = rng.normal(size=len(at)) + weekend
+    return {
+        "request.x": x, "request.y": rng.normal(size=len(at)), "prediction": x,
+        "loss": np.abs(rng.normal(size=len(at))), "event_time_ms": at.astype(float),
+    }  # fmt: skip
+
+
+def test_a_weekend_is_usual_beside_weekends_and_is_drift_on_a_monday() -> None:
+    reference = weeks(21)
+    seasonal = calibrate(reference, SETTINGS)
+    weekend, monday = weeks(1, first=700 + 5, seed=1), weeks(1, first=700, seed=2)
+    false_monday = weekend | {"event_time_ms": monday["event_time_ms"]}
+
+    assert seasonal.notes == ()
+    assert msgspec.json.decode(msgspec.json.encode(seasonal), type=Calibration) == seasonal
+    verdicts = [
+        judge_window(seasonal.data, seasonal.references, each) for each in (weekend, monday, false_monday)
+    ]  # type: ignore[arg-type]
+    assert [verdict.over for verdict in verdicts] == [False, False, True]
+    assert verdicts[2].drifted[0] == "request.x"
+    assert judge_window(seasonal.prediction, seasonal.references, false_monday).over
+    unseasonal = calibrate(reference, replace(SETTINGS, season_ms=None))
+    assert not judge_window(unseasonal.data, unseasonal.references, false_monday).over  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["numeric", "text"])
+def test_many_windows_score_as_each_would_against_other_rows_of_its_phases(kind: Kind) -> None:
+    rng = np.random.default_rng(4)
+    phases = np.arange(900) // 50 % 3
+    values = (
+        rng.normal(size=900) + phases if kind == "numeric" else np.array(["a b", "b", "c a"], object)[phases]
+    )
+    reference = fit_reference({"x": values}, {"x": kind}, phases=phases)["x"]
+    rows = np.stack([np.arange(120), np.arange(400, 520)])
+
+    found = against_rest(reference, reference.bins(values), rows, phases)
+
+    others = np.setdiff1d(np.arange(900), rows[1])
+    alone = fit_reference({"x": values[others]}, {"x": kind}, phases=phases[others])["x"]
+    expected = replace(reference, by_phase=b"").shares_of(reference.bins(values[rows[1]]))
+    shares = sum(
+        (phases[rows[1]] == each).mean()
+        * reference.shares_of(reference.bins(values[others][phases[others] == each]))
+        for each in range(3)
+    )
+    assert found[1] == pytest.approx(float(drift.distance(reference, shares, expected)), abs=1e-6)
+    assert alone.by_phase
+
+
+def test_a_window_that_holds_all_rows_of_a_phase_is_scored() -> None:
+    phases = np.repeat([0, 1], [90, 10])
+    reference = fit_reference({"x": np.arange(100.0)}, {"x": "numeric"}, phases=phases)["x"]
+
+    scores = against_rest(
+        reference, reference.bins(np.arange(100.0)), np.arange(80, 100).reshape(1, 20), phases
+    )
+
+    assert np.isfinite(scores).all()
+
+
+def test_without_change_alarms_of_a_seasonal_stream_come_no_more_often_than_stated() -> None:
+    """One in 20 windows over 2 x 150 windows of a day and a half: 15 stated, at most 24 let through."""
+    over, rule = 0, Rule(1, 1)
+    for seed in range(2):
+        columns = weeks(56 + 225, seed=seed)
+        reference = {name: column[: 56 * 200] for name, column in columns.items()}
+        season, kinds = Season.of(7 * DAY, reference["event_time_ms"]), dict.fromkeys(("request.x", "request.y"), "numeric")  # type: ignore[var-annotated]  # fmt: skip
+        thresholds = levels_of(
+            reference, kinds, window=300, false_alarms=1 / 20, rule=rule, rounds=200, season=season,
+            tolerance={"numeric": 0.0, "all together": 0.0},
+        )  # fmt: skip
+        references = fit_reference(reference, kinds, phases=season.phases_of(reference["event_time_ms"]))
+        for first in range(56 * 200, len(columns["loss"]) - 299, 300):
+            window = {name: column[first : first + 300] for name, column in columns.items()}
+            over += judge_window(thresholds, references, window).over
+
+    assert 2 <= over <= 24
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "said"),
+    [
+        (None, "the reference does not tell its rows' times, train the version again"),
+        (np.arange(2_000.0) * 6 * HOUR / 50, "the reference covers 239h, and two seasons are needed"),
+        (np.arange(60.0), "the reference covers less than 1h, and two seasons are needed"),
+        (np.linspace(0, 30 * DAY, 150), "150 reference rows are too few to tell phases apart"),
+    ],
+)
+def test_a_season_that_the_reference_cannot_show_is_told(at_ms: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as told:
+        Season.of(7 * DAY, at_ms)
+
+    assert str(told.value).startswith("monitoring.season of 7d is not followed: ")
+
+
+def test_without_its_season_all_rows_are_compared_and_the_calibration_says_so() -> None:
+    found = calibrate(weeks(5, a_day=100), replace(SETTINGS, window=50))
+
+    assert found.data is not None
+    assert found.data.season is None
+    assert found.notes == (
+        "monitoring.season of 7d is not followed: the reference covers 119h, and two seasons are needed; "
+        "windows are compared with all of it.",
+    )
+
+
+def test_phases_are_as_fine_as_rows_allow_and_fit_into_days() -> None:
+    def phases(length: int, rows: int) -> int:
+        return Season.of(length, np.linspace(0, 10 * length, rows)).phases
+
+    assert [phases(7 * DAY, rows) for rows in (100_000, 3_000, 800)] == [42, 28, 7]
+    assert [phases(DAY, rows) for rows in (100_000, 2_500, 300)] == [48, 24, 3]
+    week = Season(7 * DAY, 7)
+    assert week.phases_of(np.array([0, DAY - 1, DAY, 8 * DAY])).tolist() == [0, 0, 1, 1]
