@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from trimtab_core import drift
 from trimtab_core.baseline import Settings, calibrate
 from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.drift import Kind, against_rest, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.measures import Measure
+from trimtab_core.specs import Model
 
 RNG = np.random.default_rng(3)
 KINDS: dict[str, Kind] = {"x": "numeric", "few": "numeric", "c": "categorical"}
@@ -120,3 +122,33 @@ def test_measures_that_a_spec_names_have_levels_of_their_own_and_one_that_does_n
     assert "request.x" in judge_window(found.data, found.references, moved).drifted
     assert found.limits["request.x"] > 0.1
     assert settings.key != SETTINGS.key
+
+
+def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> None:
+    def spec(**monitoring: Any) -> Model:
+        said = {
+            "task": "regression", "source": "asks", "features": ["request.x", "text(request.note)"],
+            "label": {"source": "truths", "on": "id", "value": "y", "within": "1m"},
+            "trainer": {"window": "30d"}, "rollout": {"cap": 10}, "monitoring": monitoring,
+        }  # fmt: skip
+        return Model.model_validate({"metadata": {"name": "m"}, "spec": said})
+
+    asked = spec(measures={"numeric": "psi", "request.x": "ks", "prediction": "wasserstein"}, season="7d")
+    found = Settings.of(asked, None)
+
+    assert (found.measure("request.x", "numeric"), found.measure("request.z", "numeric")) == ("ks", "psi")
+    assert found.measure("request.c", "categorical") == "distance"
+    assert found.season_ms == 7 * 86_400_000
+    assert found.key == Settings.of(spec(), None).key + (
+        "; numeric by psi; prediction by wasserstein; request.x by ks; 7d"
+    )
+    for measures, fault in [
+        ({"categorical": "ks"}, "'ks' is a measure of numbers: write psi, jensenshannon or hellinger"),
+        (
+            {"request.y": "psi"},
+            "'request.y' is no feature of the model: name one of them, prediction, numeric",
+        ),
+        ({"numeric": "chisquare"}, "'distance', 'psi', 'ks'"),
+    ]:
+        with pytest.raises(ValidationError, match=fault):
+            spec(measures=measures)

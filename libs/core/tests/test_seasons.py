@@ -6,13 +6,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from trimtab_core import drift
+from trimtab_core import detection, drift
 from trimtab_core.baseline import Calibration, Settings, calibrate
 from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.calibration import calibrate as levels_of
 from trimtab_core.drift import Kind, against_rest, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.seasons import Season
+from trimtab_core.watched import Row
+from trimtab_core.windows import DataWindow
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -32,22 +34,34 @@ def weeks(days: int, *, a_day: int = 200, first: int = 0, seed: int = 0) -> Colu
     }  # fmt: skip
 
 
+def over(calibration: Calibration, columns: Columns) -> dict[str, bool]:
+    """Return by kind whether a window of these rows is over, as they are judged live."""
+    names = list(calibration.features)
+    rows = [
+        Row(int(at), f"p{at}", 1, 1, 0, "", said, None, row.tobytes(), None)
+        for at, said, row in zip(
+            columns["event_time_ms"],
+            columns["prediction"],
+            np.column_stack([columns[name] for name in names]),
+            strict=True,
+        )
+    ]
+    judged = detection.judge("m", DataWindow(1, rows), names, calibration, SETTINGS, {})
+    return {finding.kind: finding.verdict.over for finding in judged.findings}
+
+
 def test_a_weekend_is_usual_beside_weekends_and_is_drift_on_a_monday() -> None:
-    reference = weeks(21)
-    seasonal = calibrate(reference, SETTINGS)
+    seasonal = calibrate(weeks(21), SETTINGS)
     weekend, monday = weeks(1, first=700 + 5, seed=1), weeks(1, first=700, seed=2)
     false_monday = weekend | {"event_time_ms": monday["event_time_ms"]}
 
     assert seasonal.notes == ()
     assert msgspec.json.decode(msgspec.json.encode(seasonal), type=Calibration) == seasonal
-    verdicts = [
-        judge_window(seasonal.data, seasonal.references, each) for each in (weekend, monday, false_monday)
-    ]  # type: ignore[arg-type]
-    assert [verdict.over for verdict in verdicts] == [False, False, True]
-    assert verdicts[2].drifted[0] == "request.x"
-    assert judge_window(seasonal.prediction, seasonal.references, false_monday).over
-    unseasonal = calibrate(reference, replace(SETTINGS, season_ms=None))
-    assert not judge_window(unseasonal.data, unseasonal.references, false_monday).over  # type: ignore[arg-type]
+    for usual in (weekend, monday):
+        assert over(seasonal, usual) == {"data": False, "prediction": False}
+    assert over(seasonal, false_monday) == {"data": True, "prediction": True}
+    unseasonal = calibrate(weeks(21), replace(SETTINGS, season_ms=None))
+    assert over(unseasonal, false_monday) == {"data": False, "prediction": False}
 
 
 @pytest.mark.parametrize("kind", ["numeric", "text"])
