@@ -118,13 +118,12 @@ def quiet_stream(family: str, window: int, features: int, windows: int, seed: in
     rng = np.random.default_rng(seed)
     size = max(20 * window, 10_000)
     columns, kinds = STREAMS[family](rng, size + windows * window, features)
-    season, phases = None, None
+    season = None
     if family == SEASONAL:
         columns["event_time_ms"] = times(size + windows * window)
         season = Season.of(WEEK_MS, columns["event_time_ms"][:size])
-        phases = season.phases_of(columns["event_time_ms"][:size])
     reference = {name: column[:size] for name, column in columns.items()}
-    fitted = fit_reference(reference, kinds, phases=phases)
+    fitted = fit_reference(reference, kinds, season=season)
     thresholds = {
         rate: calibrate(
             reference,

@@ -66,37 +66,36 @@ def test_a_weekend_is_usual_beside_weekends_and_is_drift_on_a_monday() -> None:
 
 @pytest.mark.parametrize("kind", ["numeric", "text"])
 def test_many_windows_score_as_each_would_against_other_rows_of_its_phases(kind: Kind) -> None:
-    rng = np.random.default_rng(4)
     phases = np.arange(900) // 50 % 3
-    values = (
-        rng.normal(size=900) + phases if kind == "numeric" else np.array(["a b", "b", "c a"], object)[phases]
+    numbers = np.random.default_rng(4).normal(size=900) + phases
+    values = numbers if kind == "numeric" else np.array(["a b", "b", "c a"], object)[phases]
+    reference = fit_reference({"x": values}, {"x": kind})["x"]
+    bins, rows = reference.bins(values), np.stack([np.arange(120), np.arange(400, 520)])
+
+    found = against_rest(reference, bins, rows, phases)
+
+    rest = np.setdiff1d(np.arange(900), rows[1])
+    was = sum(
+        (phases[rows[1]] == phase).mean() * reference.shares_of(bins[rest][phases[rest] == phase])
+        for phase in range(3)
     )
-    reference = fit_reference({"x": values}, {"x": kind}, phases=phases)["x"]
-    rows = np.stack([np.arange(120), np.arange(400, 520)])
-
-    found = against_rest(reference, reference.bins(values), rows, phases)
-
-    others = np.setdiff1d(np.arange(900), rows[1])
-    alone = fit_reference({"x": values[others]}, {"x": kind}, phases=phases[others])["x"]
-    expected = replace(reference, by_phase=b"").shares_of(reference.bins(values[rows[1]]))
-    shares = sum(
-        (phases[rows[1]] == each).mean()
-        * reference.shares_of(reference.bins(values[others][phases[others] == each]))
-        for each in range(3)
-    )
-    assert found[1] == pytest.approx(float(drift.distance(reference, shares, expected)), abs=1e-6)
-    assert alone.by_phase
-
-
-def test_a_window_that_holds_all_rows_of_a_phase_is_scored() -> None:
-    phases = np.repeat([0, 1], [90, 10])
-    reference = fit_reference({"x": np.arange(100.0)}, {"x": "numeric"}, phases=phases)["x"]
-
-    scores = against_rest(
-        reference, reference.bins(np.arange(100.0)), np.arange(80, 100).reshape(1, 20), phases
+    assert found[1] == pytest.approx(
+        float(drift.distance(reference, was, reference.shares_of(bins[rows[1]]))), abs=1e-6
     )
 
-    assert np.isfinite(scores).all()
+
+def test_a_phase_of_which_there_is_nothing_to_hold_it_against_is_scored() -> None:
+    """One of which a simulated window holds all rows, and one that has none in the reference but comes live."""
+    at_ms = np.append(np.arange(90), np.arange(12 * HOUR, 12 * HOUR + 10))
+    season, values = Season(DAY, 24), np.arange(100.0)
+    reference = fit_reference({"x": values, "event_time_ms": at_ms}, {"x": "numeric"}, season=season)["x"]
+    bins = reference.bins(values)
+
+    simulated = against_rest(reference, bins, np.arange(80, 100).reshape(1, 20), season.phases_of(at_ms))
+    live = drift.score(reference, bins, season.phases_of(np.full(100, 23 * HOUR)))
+
+    assert np.isfinite(simulated).all()
+    assert live == pytest.approx(0, abs=1e-6)
 
 
 def test_without_change_alarms_of_a_seasonal_stream_come_no_more_often_than_stated() -> None:
@@ -110,7 +109,7 @@ def test_without_change_alarms_of_a_seasonal_stream_come_no_more_often_than_stat
             reference, kinds, window=300, false_alarms=1 / 20, rule=rule, rounds=200, season=season,
             tolerance={"numeric": 0.0, "all together": 0.0},
         )  # fmt: skip
-        references = fit_reference(reference, kinds, phases=season.phases_of(reference["event_time_ms"]))
+        references = fit_reference(reference, kinds, season=season)
         for first in range(56 * 200, len(columns["loss"]) - 299, 300):
             window = {name: column[first : first + 300] for name, column in columns.items()}
             over += judge_window(thresholds, references, window).over

@@ -161,8 +161,7 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
-    phases = season.phases_of(columns["event_time_ms"]) if season else None
-    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, phases)
+    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, season)
     limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),

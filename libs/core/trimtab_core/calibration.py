@@ -148,7 +148,7 @@ def calibrate(
     nulls: dict[str, Null] = {}
     lowest = np.ones((2, rounds, rule.n + 1))
     phases = season.phases_of(columns["event_time_ms"]) if season else None
-    references = fit_reference(columns, kinds, measures, phases)
+    references = fit_reference(columns, kinds, measures, season)
     coded = {each.feature: each for each in code(references)}
     parts = []
     for name, reference in references.items():

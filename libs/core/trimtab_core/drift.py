@@ -24,6 +24,7 @@ from trimtab_core.measures import (
     of_numbers,
     wasserstein,
 )
+from trimtab_core.seasons import Season
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -131,11 +132,12 @@ def fit_reference(
     columns: Mapping[str, Column],
     kinds: Mapping[str, Kind],
     measures: Mapping[str, Measure] = MappingProxyType({}),
-    phases: Counts | None = None,
+    season: Season | None = None,
 ) -> dict[str, Reference]:
     """Profile each column named in `kinds`; numeric columns are float64 with NaN as missing.
 
-    `measures` names those that are not measured by `distance`, `phases` the phase of each row where there is a season.
+    `measures` names those that are not measured by `distance`. With a `season` their shares in each of its phases are kept too, by
+    the rows' `event_time_ms`.
 
     In categorical columns None, NaN and the empty text are missing, and 3.0 is the same category as 3; a text without words is
     missing.
@@ -143,10 +145,11 @@ def fit_reference(
     Raises:
         ValueError: a column is absent or has no rows, or a measure is not for its kind.
     """
-    return {
-        name: _fit(name, columns, kind, measures.get(name, "distance"), phases)
-        for name, kind in kinds.items()
-    }
+    found = {name: _fit(name, columns, kind, measures.get(name, "distance")) for name, kind in kinds.items()}
+    if season is None:
+        return found
+    phases = season.phases_of(columns["event_time_ms"])
+    return {name: _with_phases(each, columns[name], phases, season.phases) for name, each in found.items()}
 
 
 def missing_share(values: Column) -> float:
@@ -257,9 +260,7 @@ def conditional(shares: Floats) -> Floats:
     return conditional
 
 
-def _fit(
-    name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure, phases: Counts | None
-) -> Reference:
+def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure) -> Reference:
     if name not in columns or len(columns[name]) == 0:
         raise ValueError(f"column {name!r} has no reference rows: pass it, or leave it out of the kinds")
     if kind != "numeric" and of_numbers(measure):
@@ -280,14 +281,15 @@ def _fit(
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2
     empty = Reference(kind, len(values), (0.0,) * bins, edges, categories, measure, spread)
-    found = empty.bins(values)
-    shares = empty.shares_of(found)
-    by_phase = b""
-    if phases is not None:
-        counted = _by_phase(found, phases, int(phases.max()) + 1, bins)
-        sizes = np.bincount(phases)[:, None]
-        by_phase = np.where(sizes > 0, counted / np.maximum(sizes, 1), shares).astype(np.float32).tobytes()
-    return replace(empty, shares=tuple(float(share) for share in shares), by_phase=by_phase)
+    return replace(empty, shares=tuple(float(share) for share in empty.shares_of(empty.bins(values))))
+
+
+def _with_phases(reference: Reference, values: Column, phases: Counts, count: int) -> Reference:
+    """Return the reference with its shares in each phase; a phase without rows has those of all."""
+    counted = _by_phase(reference.bins(values), phases, count, len(reference.shares))
+    sizes = np.bincount(phases, minlength=count)[:, None]
+    shares = np.where(sizes > 0, counted / np.maximum(sizes, 1), reference.shares)
+    return replace(reference, by_phase=shares.astype(np.float32).tobytes())
 
 
 def _edges(present: Floats, measure: Measure) -> tuple[float, ...]:

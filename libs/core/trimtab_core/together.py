@@ -57,7 +57,7 @@ class Coded:
 
     @classmethod
     def of(cls, feature: str, reference: Reference) -> Self:
-        """Return the columns of a feature; there is none where no category is common and none makes up the whole."""
+        """Return the columns of a feature; it has none where no category is common."""
         shares = np.asarray(reference.shares)
         if reference.kind == "numeric":
             was = conditional(shares[:-1])
