@@ -248,9 +248,15 @@ def shifts(table: Table, directory: Path) -> None:
         thresholds = calibrate(
             reference, kinds, window=SHIFTED, false_alarms=SHIFT_RATE, rule=rule, tolerance=NO_TOLERANCE
         )
-        raised = len(count_alarms([judge_window(thresholds, fitted, each) for each in quiet], rule))
-        for name, floor in (("Trimtab", NO_TOLERANCE), ("Trimtab, with its tolerance", TOLERANCE)):
-            held = replace(thresholds, tolerance=floor)
+        of_quiet = [judge_window(thresholds, fitted, each) for each in quiet]
+        raised = len(count_alarms(of_quiet, rule))
+        level = -level_at([-each.min_p for each in of_quiet], rule, SHIFT_RATE)
+        settings = {
+            "Trimtab": replace(thresholds, level=float(np.nextafter(level, 0))),
+            f"Trimtab by its own level ({raised} false)": thresholds,
+            "Trimtab as shipped": replace(thresholds, tolerance=TOLERANCE),
+        }
+        for name, held in settings.items():
             delays[name] = {
                 what: [delay([judge_window(held, fitted, each) for each in run], rule) for run in runs_of]
                 for what, runs_of in moved.items()
