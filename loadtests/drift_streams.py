@@ -53,6 +53,22 @@ def weekly(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns,
     return {name: x + weekend if at % 2 else x for at, (name, x) in enumerate(columns.items())}, kinds
 
 
+def times(rows: int) -> Floats:
+    """Return the times of rows, in milliseconds: so many a day as the weekly stream has."""
+    return np.arange(rows) * (86_400_000.0 / ROWS_A_DAY)
+
+
+def shifted(by: float, columns: Columns) -> Columns:
+    """Return the columns, of which the fourth has moved."""
+    return columns | {"x3": columns["x3"] + by}
+
+
+def correlated(by: float, columns: Columns) -> Columns:
+    """Return the columns, of which the fourth has become correlated with the third; each of them is distributed as before."""
+    one, other = columns["x2"], columns["x3"]
+    return columns | {"x3": by * one + np.sqrt(1 - by**2) * other}
+
+
 def texts(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
     """One feature in five is a text of one to twelve words of three hundred, the others are Gaussian."""
     columns, kinds = gaussian(rng, rows, features)
@@ -71,6 +87,7 @@ STREAMS: dict[str, Stream] = {
     "categorical": categorical,
     "mixed": mixed,
     "weekly": weekly,
+    "weekly, held against its season": weekly,
     "texts": texts,
 }
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimtab_core.calibration import (
+    TOLERANCE,
     DriftThresholds,
     LevelThreshold,
     Rule,
@@ -24,7 +25,7 @@ from trimtab_core.episodes import EpisodeState, step
 
 WINDOW = 500
 TWO_OF_THREE = Rule(2, 3)
-NO_TOLERANCE: dict[Kind, float] = {"numeric": 0.0, "categorical": 0.0, "text": 0.0}
+NO_TOLERANCE = dict.fromkeys(TOLERANCE, 0.0)
 Columns = dict[str, np.ndarray[Any, Any]]
 
 

@@ -28,7 +28,9 @@ def lived(
 ) -> tuple[Earning, list[Earning]]:
     earning, ended = Earning(), list[Earning]()
     for part, loss in parts:
-        earning, more = take(earning, part, np.full(len(part), loss), () if trial is None else (trial,), window)
+        earning, more = take(
+            earning, part, np.full(len(part), loss), () if trial is None else (trial,), window
+        )
         ended += more
     return earning, ended
 

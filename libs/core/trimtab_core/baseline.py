@@ -5,6 +5,7 @@ is made. `false_alarms` of the spec holds for all kinds of drift together: each 
 is given an equal share.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,11 +18,14 @@ from trimtab_core import estimation
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
-from trimtab_core.durations import Rate
+from trimtab_core.durations import Rate, format_duration
 from trimtab_core.estimation import Estimator
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
+from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.seasons import Season
 from trimtab_core.specs import Model, Source
+from trimtab_core.together import TOGETHER
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +56,10 @@ class Settings:
     """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
     clear: float = levels.ORDINARY
     """Share of the windows that end an episode while nothing changes."""
+    measures: tuple[tuple[str, Measure], ...] = ()
+    """Measures other than the usual, each of a feature, of `prediction` or of a kind of them."""
+    season_ms: int | None = None
+    """How long the season is whose like phases are compared, None if all rows are."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -73,6 +81,8 @@ class Settings:
             ),
             concept="concept" in model.spec.retrain.on,
             clear=monitoring.clear,
+            measures=tuple(sorted(monitoring.measures.items())),
+            season_ms=monitoring.season,
         )
 
     @property
@@ -92,7 +102,15 @@ class Settings:
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
         clear = f"; clear {self.clear:g}" if self.clear != levels.ORDINARY else ""
-        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}{clear}"
+        measures = "".join(f"; {name} by {measure}" for name, measure in self.measures)
+        season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
+        stated = f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
+        return f"{stated}; {named}{concept}{clear}{measures}{season}"
+
+    def measure(self, name: str, kind: Kind) -> Measure:
+        """Return the measure that is asked for of a column."""
+        asked = dict(self.measures)
+        return asked.get(name, asked.get(kind, "distance"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,8 @@ class Calibration:
     """None where a change of the concept is not watched."""
     estimator: Estimator | None = None
     """None where what rows lose was not learnt, which deciding does not need."""
+    notes: tuple[str, ...] = ()
+    """What is asked for and not done, and why, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +155,14 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
     kinds = {name: _kind(name, columns[name], settings) for name in features}
+    of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
+    measures, notes = _measures(kinds | {"prediction": of_prediction}, settings)
+    season = None
+    if settings.season_ms is not None:
+        try:
+            season = Season.of(settings.season_ms, columns.get("event_time_ms"))
+        except ValueError as error:
+            notes.append(f"{error}; windows are compared with all of it.")
     drift = {
         "window": settings.window,
         "false_alarms": rate,
@@ -142,13 +170,13 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         "seed": seed,
         "clear": settings.clear,
     }
-    data = levels.calibrate(columns, kinds, **drift) if kinds else None  # type: ignore[arg-type]
-    of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
-    prediction = levels.calibrate(columns, {"prediction": of_prediction}, **drift)  # type: ignore[arg-type]
+    alike = drift | {"measures": measures, "season": season}
+    data = levels.calibrate(columns, kinds, **alike) if kinds else None  # type: ignore[arg-type]
+    prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
-    references = fit_reference(columns, {**kinds, "prediction": of_prediction})
-    limits = {name: _limit(data, name, kind) for name, kind in kinds.items() if data is not None}
+    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, season)
+    limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),
         references=references,
@@ -157,13 +185,14 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         performance=performance,
         limits={
             **limits,
-            "prediction": _limit(prediction, "prediction", of_prediction),
+            "prediction": _limit(prediction, "prediction", references["prediction"]),
             "loss": _loss_limit(performance),
         },
         null_shares={name: missing_share(columns[name]) for name in features},
         change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
         if settings.concept
         else None,
+        notes=tuple(notes),
     )
 
 
@@ -171,6 +200,17 @@ def learn_losses(columns: Mapping[str, Column], settings: Settings) -> Estimator
     """Learn from the columns of a reference, in order of time, what a row without a label is expected to lose."""
     features = [name for name in columns if name not in NOT_FEATURES]
     return estimation.fit(columns, features, metric=settings.metric, cap=settings.cap, window=settings.window)
+
+
+def _measures(kinds: Mapping[str, Kind], settings: Settings) -> tuple[dict[str, Measure], list[str]]:
+    """Return the measure of each column, and a note of each that is asked for where it cannot be had."""
+    found, notes = dict[str, Measure](), list[str]()
+    for name, kind in kinds.items():
+        found[name] = settings.measure(name, kind)
+        if kind != "numeric" and of_numbers(found[name]):
+            notes.append(f"{name} is {kind} and {found[name]} a measure of numbers: distance is used for it.")
+            found[name] = "distance"
+    return found, notes
 
 
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
@@ -192,10 +232,13 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 
-def _limit(thresholds: DriftThresholds, name: str, kind: Kind) -> float:
-    null, tolerance = thresholds.nulls[name], thresholds.tolerance[kind]
+def _limit(thresholds: DriftThresholds, name: str, reference: Reference | None) -> float:
+    """Return where a score is over its level by itself; that of all together has no reference of its own."""
+    null, most = thresholds.nulls[name], reference.most if reference else math.inf
+    tolerance = thresholds.tolerance[reference.tolerated if reference else TOGETHER]
     least = float(np.hypot(tolerance, null.median))
-    return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, 1.0))
+    furthest = min(null.quantiles[-1] + 100 * null.tail, most)
+    return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, furthest))
 
 
 def _loss_limit(threshold: LevelThreshold) -> float:

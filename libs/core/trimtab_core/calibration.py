@@ -6,8 +6,9 @@ the same rows and seed give the same level, and a tolerance only removes alarms.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -15,13 +16,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab_core.drift import Column, Kind, Null, Reference, against_rest, fit_reference, score
 from trimtab_core.losses import rise_over_rest
+from trimtab_core.measures import Measure
+from trimtab_core.seasons import Season
+from trimtab_core.together import TOGETHER, Pair, Together, code
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-TOLERANCE: Final[Mapping[Kind, float]] = {"numeric": 0.15, "categorical": 0.15, "text": 0.15}
+TOLERANCE: Final[Mapping[str, float]] = {
+    "numeric": 0.15,
+    "categorical": 0.15,
+    "text": 0.15,
+    "psi": 0.1,
+    "ks": 0.1,
+    "jensenshannon": 0.1,
+    "hellinger": 0.1,
+    "wasserstein": 0.25,
+    TOGETHER: 0.15,
+}
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
-Gaussian a shift of a quarter sigma. The null is drawn from training rows alone and so knows nothing of how the world
+Gaussian a shift of a quarter sigma; of all together it is a change of a correlation. The null is drawn from training rows alone and so knows nothing of how the world
 ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""
 LOSS_TOLERANCE: Final = 0.1
 """Least rise of the mean loss, as a share of its mean on the held-out rows, that may raise an alarm."""
@@ -62,10 +76,14 @@ class DriftThresholds:
     rule: Rule
     false_alarms: float
     nulls: Mapping[str, Null]
-    tolerance: Mapping[Kind, float]
+    tolerance: Mapping[str, float]
     level: float
     clear_level: float
     small: bool
+    together: Together | None = None
+    """None of less than two features, and of what was calibrated before it was told."""
+    season: Season | None = None
+    """If windows are compared with their like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,10 @@ class LevelThreshold:
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
-    """What one window says; `drifted` names features, most unusual first, and only when the window is over."""
+    """What one window says; `drifted` names features, most unusual first, and only when the window is over.
+
+    `TOGETHER` may be among them; `pairs` then says which go together otherwise than they did.
+    """
 
     scores: Mapping[str, float]
     p_values: Mapping[str, float]
@@ -93,6 +114,7 @@ class WindowVerdict:
     over: bool
     clear: bool
     drifted: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
 
 
 def calibrate(
@@ -104,7 +126,9 @@ def calibrate(
     rule: Rule = Rule(),
     seed: int = 0,
     rounds: int = 1_000,
-    tolerance: Mapping[Kind, float] = TOLERANCE,
+    tolerance: Mapping[str, float] = TOLERANCE,
+    measures: Mapping[str, Measure] = MappingProxyType({}),
+    season: Season | None = None,
     clear: float = ORDINARY,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
@@ -117,6 +141,9 @@ def calibrate(
     With fewer than `max(4, n + 2)` windows of rows there are no runs to learn from: scores are widened by half instead,
     and season cannot be known, so expect fewer alarms where there is none and more where there is.
 
+    With a `season` a window is compared with those of the rows outside it that have the phases of its own, by their
+    `event_time_ms`; how the features go together is still compared with all. `measures` is as in `fit_reference`.
+
     Raises:
         ValueError: there are no columns, their lengths differ, or a number is out of its range.
     """
@@ -124,13 +151,27 @@ def calibrate(
     plan = _Plan(size, window, rule, rounds, seed)
     nulls: dict[str, Null] = {}
     lowest = np.ones((2, rounds, rule.n + 1))
-    for name, reference in fit_reference(columns, kinds).items():
-        score_of = partial(against_rest, reference, reference.bins(columns[name]))
-        nulls[name], p = plan.play(score_of, 1 / window)
+    phases = season.phases_of(columns["event_time_ms"]) if season else None
+    references = fit_reference(columns, kinds, measures, season)
+    coded = {each.feature: each for each in code(references)}
+    parts = []
+    for name, reference in references.items():
+        bins = reference.bins(columns[name])
+        nulls[name], p = plan.play(partial(against_rest, reference, bins, phases=phases), 1 / window)
+        lowest = np.minimum(lowest, p)
+        if name in coded:
+            parts.append(coded[name].columns(bins))
+    together = None
+    if len(parts) > 1:
+        side_by_side = np.concatenate(parts, axis=1)
+        together = Together.of(tuple(coded.values()), side_by_side)
+        nulls[TOGETHER], p = plan.play(partial(together.against_rest, side_by_side), 1 / window)
         lowest = np.minimum(lowest, p)
     level, clear_level = _levels(lowest, rule, false_alarms, clear)
     floors = {**TOLERANCE, **tolerance}
-    return DriftThresholds(window, rule, false_alarms, nulls, floors, level, clear_level, plan.small)
+    return DriftThresholds(
+        window, rule, false_alarms, nulls, floors, level, clear_level, plan.small, together, season
+    )
 
 
 def judge_window(
@@ -141,18 +182,28 @@ def judge_window(
     A feature whose score, less what noise gives, is within the tolerance counts as p = 1. The features named are those
     of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
     """
-    scores = {name: score(references[name], columns[name]) for name in thresholds.nulls}
-    return judge_scores(thresholds, {name: references[name].kind for name in scores}, scores)
+    together = thresholds.together
+    phases = thresholds.season.phases_of(columns["event_time_ms"]) if thresholds.season else None
+    bins = {name: references[name].bins(columns[name]) for name in thresholds.nulls if name != TOGETHER}
+    scores = {name: score(references[name], each, phases) for name, each in bins.items()}
+    kinds = {name: references[name].tolerated for name in scores}
+    if together is None:
+        return judge_scores(thresholds, kinds, scores)
+    side_by_side = together.columns(bins)
+    verdict = judge_scores(thresholds, kinds, scores | {TOGETHER: together.score(side_by_side)})
+    if TOGETHER not in verdict.drifted:
+        return verdict
+    return replace(verdict, pairs=together.pairs(side_by_side))
 
 
 def judge_scores(
-    thresholds: DriftThresholds, kinds: Mapping[str, Kind], scores: Mapping[str, float]
+    thresholds: DriftThresholds, kinds: Mapping[str, str], scores: Mapping[str, float]
 ) -> WindowVerdict:
-    """Judge a window by its scores, as `judge_window` does."""
+    """Judge a window by its scores, as `judge_window` does; `kinds` says what the tolerance of each goes by."""
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
-        small = effect < thresholds.tolerance[kinds[name]]
+        small = effect < thresholds.tolerance[kinds.get(name, TOGETHER)]
         p_values[name] = 1.0 if small else float(null.p(scores[name]))
     return _verdict(thresholds, scores, p_values)
 

@@ -19,6 +19,7 @@ from trimtab_core.drift import Column, missing_share
 from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState, episode_id
 from trimtab_core.losses import aggregate
 from trimtab_core.timestamps import iso
+from trimtab_core.together import TOGETHER, Pair
 from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
 from trimtab_core.windows import DataWindow, PerformanceWindow, Window
 
@@ -116,7 +117,7 @@ def drift(
         summary = _worse(loss, alarm.version, calibration)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
-        summary = _moved(alarm, window, calibration)
+        summary = _moved(alarm, finding.verdict.pairs, window, calibration)
     return Drift(
         episode=alarm.episode,
         model=alarm.model,
@@ -128,7 +129,7 @@ def drift(
         score=value,
         threshold=limit,
         severity=_severity(finding, calibration),
-        features=_ranked(alarm) if finding.kind == "data" else (),
+        features=_ranked(alarm, finding.verdict.pairs) if finding.kind == "data" else (),
         summary=summary,
         report=report,
         recorded_ms=recorded_ms,
@@ -195,22 +196,30 @@ def _look(
     return Judged(window, (finding,), (), {**before, "concept": opened_state}, ((alarm, finding),))
 
 
-def _ranked(alarm: DriftAlarm) -> tuple[FeatureDrift, ...]:
-    """Return the evidence of each feature, the most unusual first."""
+def _ranked(alarm: DriftAlarm, pairs: Sequence[Pair]) -> tuple[FeatureDrift, ...]:
+    """Return the evidence of each feature, the most unusual first; all together is called by the pair that tells most."""
     ranked = sorted(alarm.p_values, key=lambda name: (alarm.p_values[name], -alarm.scores[name]))
+    called = {TOGETHER: pairs[0].name} if pairs else {}
     return tuple(
-        FeatureDrift(name, alarm.scores[name], alarm.p_values[name], name in alarm.drifted) for name in ranked
+        FeatureDrift(called.get(name, name), alarm.scores[name], alarm.p_values[name], name in alarm.drifted)
+        for name in ranked
     )
 
 
-def _moved(alarm: DriftAlarm, window: Window, calibration: Calibration) -> str:
+def _moved(alarm: DriftAlarm, pairs: Sequence[Pair], window: Window, calibration: Calibration) -> str:
     moved = [
         f"{name} moved by {alarm.scores[name]:.2f} (up to {calibration.limits[name]:.2f} is usual)"
         for name in alarm.drifted
+        if name != TOGETHER
+    ]
+    moved += [
+        f"the correlation of {each.one} and {each.other} went from {each.was:.2f} to {each.now:.2f}"
+        for each in pairs
     ]
     named = ", ".join(moved[:_NAMED]) + (f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else "")
     over = _over(len(window.rows), window.rows[0].at_ms, window.end[0])
-    return f"Against what version {alarm.version} was trained on, {named} {over}."
+    notes = "".join(f" {note}" for note in calibration.notes)
+    return f"Against what version {alarm.version} was trained on, {named} {over}.{notes}"
 
 
 def _worse(loss: Reading, version: str, calibration: Calibration) -> str:

@@ -1,18 +1,30 @@
 """How far a window of rows has moved from the rows that a version was trained on.
 
-Every score is a distance in [0, 1], 0 for equal shares, and reads a column in one
-pass; a score alone decides nothing, `calibration` says how large is unusual.
+Every score is 0 for equal shares and, unless another measure is asked for, a distance in
+[0, 1]; it reads a column in one pass. A score alone decides nothing, `calibration` says how large is unusual.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from trimtab_core.measures import (
+    BINNED,
+    OF_SHARES,
+    UNBOUNDED,
+    Measure,
+    jensen_shannon,
+    of_numbers,
+    wasserstein,
+)
+from trimtab_core.seasons import Season
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -26,7 +38,10 @@ MOST_WORDS: Final = 200
 
 _GRID: Final = np.linspace(0, 1, 101)
 _TAIL: Final = 0.1
-_LARGEST: Final = 1e308
+_LARGEST: Final = 1e150
+_NATS: Final = math.sqrt(math.log(2))
+_FEW_VALUES: Final = 20
+_LEAST_SPREAD: Final = 1e-3
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
@@ -44,6 +59,28 @@ class Reference:
     shares: tuple[float, ...]
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
+    measure: Measure = "distance"
+    spread: float = 1.0
+    """The standard deviation of a number, where it is measured in that."""
+    by_phase: bytes = b""
+    """The shares in each phase of a season, float32 [phases, bins], where windows are compared with their like."""
+
+    @property
+    def tolerated(self) -> str:
+        """What its tolerance goes by: the measure, or of `distance` the kind."""
+        return self.kind if self.measure == "distance" else self.measure
+
+    @property
+    def most(self) -> float:
+        """The most that a score can be."""
+        return math.inf if self.measure in UNBOUNDED else 1.0
+
+    def expected(self, phases: Counts | None) -> Floats:
+        """Return the shares that a window is held against: of rows of the same phases, if those are given."""
+        if phases is None:
+            return np.asarray(self.shares)
+        table = np.frombuffer(self.by_phase, np.float32).reshape(-1, len(self.shares))
+        return np.asarray(np.bincount(phases, minlength=len(table)) / len(phases) @ table)
 
     def bins(self, values: Column) -> Bins:
         """Return the number of each value's bin [rows], in the order of `shares`; of texts their parts in each [rows, bins]."""
@@ -51,9 +88,9 @@ class Reference:
             return _numeric_bins(self.edges, values)
         return (_category_bins if self.kind == "categorical" else _word_bins)(self.categories, values)
 
-    def shares_of(self, values: Column) -> Floats:
-        """Return the share of `values` in each bin."""
-        return _total(self.bins(values), len(self.shares)) / len(values)
+    def shares_of(self, bins: Bins) -> Floats:
+        """Return the share of the values that have these `bins` in each of all bins."""
+        return _total(bins, len(self.shares)) / len(bins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +128,28 @@ class Null:
         return self.quantiles[50]
 
 
-def fit_reference(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> dict[str, Reference]:
+def fit_reference(
+    columns: Mapping[str, Column],
+    kinds: Mapping[str, Kind],
+    measures: Mapping[str, Measure] = MappingProxyType({}),
+    season: Season | None = None,
+) -> dict[str, Reference]:
     """Profile each column named in `kinds`; numeric columns are float64 with NaN as missing.
+
+    `measures` names those that are not measured by `distance`. With a `season` their shares in each of its phases are kept too, by
+    the rows' `event_time_ms`.
 
     In categorical columns None, NaN and the empty text are missing, and 3.0 is the same category as 3; a text without words is
     missing.
 
     Raises:
-        ValueError: a column is absent or has no rows.
+        ValueError: a column is absent or has no rows, or a measure is not for its kind.
     """
-    return {name: _fit(name, columns, kind) for name, kind in kinds.items()}
+    found = {name: _fit(name, columns, kind, measures.get(name, "distance")) for name, kind in kinds.items()}
+    if season is None:
+        return found
+    phases = season.phases_of(columns["event_time_ms"])
+    return {name: _with_phases(each, columns[name], phases, season.phases) for name, each in found.items()}
 
 
 def missing_share(values: Column) -> float:
@@ -108,19 +157,24 @@ def missing_share(values: Column) -> float:
     return float((values == "" if values.dtype.kind in "OU" else np.isnan(values)).mean())
 
 
-def score(reference: Reference, values: Column) -> float:
-    """Return how far `values` are from the reference: 0 is equal, 1 is nothing in common.
+def score(reference: Reference, bins: Bins, phases: Counts | None = None) -> float:
+    """Return how far the values that have these `bins` are from the reference: 0 is equal, 1 is nothing in common.
+
+    With the `phases` of the rows they are held against those rows of the reference that have the same.
 
     Raises:
         ValueError: there are no values.
     """
-    if len(values) == 0:
+    if len(bins) == 0:
         raise ValueError("a window of no rows has no drift score: pass at least one row")
-    return float(distance(reference.kind, np.asarray(reference.shares), reference.shares_of(values)))
+    return float(distance(reference, reference.expected(phases), reference.shares_of(bins)))
 
 
-def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
-    """Return the distance of shares along the last axis; what is before it broadcasts.
+def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
+    """Return by the reference's measure how far shares are apart along the last axis; what is before it broadcasts.
+
+    Of other measures than `distance`, a value that becomes missing counts as a category of its own; of numbers it adds what it adds to
+    that.
 
     Numeric: every value stands at its mid-rank in the reference, and the score is twice the Wasserstein-1 distance
     there (Ramdas, Garcia Trillos and Cuturi 2017, "On Wasserstein two-sample testing"), so it knows no unit, bends to
@@ -130,22 +184,33 @@ def distance(kind: Kind, reference: Floats, window: Floats) -> Floats:
     Categorical: the Jensen-Shannon distance to base 2 (Endres and Schindelin 2003), which needs no smoothing and sees a
     category that is new, where a total variation lets it pass among the noise of the common ones.
     """
-    if kind == "categorical":
-        return _jensen_shannon(reference, window)
-    present = 1 - np.maximum(reference[..., -1], window[..., -1])
-    gone = np.abs(reference[..., -1] - window[..., -1])
-    was, now = _conditional(reference[..., :-1]), _conditional(window[..., :-1])
+    if reference.kind == "categorical" and reference.measure == "distance":
+        return np.minimum(jensen_shannon(was, now) / _NATS, 1)
+    if reference.kind != "numeric" and reference.measure != "distance":
+        return OF_SHARES[reference.measure](was, now)
+    present = 1 - np.maximum(was[..., -1], now[..., -1])
+    gone = np.abs(was[..., -1] - now[..., -1])
+    was, now = conditional(was[..., :-1]), conditional(now[..., :-1])
+    if reference.measure == "wasserstein":
+        return np.asarray(
+            gone + present * wasserstein(was, now, np.asarray(reference.edges)) / reference.spread
+        )
+    if reference.measure != "distance":
+        return np.asarray(gone + present * OF_SHARES[reference.measure](was, now))
     stands = np.cumsum(was, axis=-1) - was / 2
     moved = np.abs(np.cumsum(now - was, axis=-1))[..., :-1]
     scores: Floats = np.clip(gone + present * 2 * np.sum(moved * np.diff(stands, axis=-1), axis=-1), 0, 1)
     return scores
 
 
-def against_rest(reference: Reference, bins: Bins, rows: Counts) -> Floats:
+def against_rest(reference: Reference, bins: Bins, rows: Counts, phases: Counts | None = None) -> Floats:
     """Return the score of each window of row numbers, along the last axis of `rows`, against all rows outside it.
 
-    `bins` are those of the rows that `reference` was fitted to.
+    `bins` are those of the rows that `reference` was fitted to, and `phases` where there is a season their phases: the
+    rows outside then count as those of each phase are in the window.
     """
+    if phases is not None:
+        return _against_like(reference, bins, rows, phases)
     most, lead = len(reference.shares), rows.shape[:-1]
     if bins.ndim == 2:
         windows = rows.reshape(-1, rows.shape[-1])
@@ -156,7 +221,30 @@ def against_rest(reference: Reference, bins: Bins, rows: Counts) -> Floats:
         number = np.arange(math.prod(lead)).reshape(*lead, 1)
         inside = _total((bins[rows] + number * most).ravel(), number.size * most).reshape(*lead, most)
     outside = np.maximum(_total(bins, most) - inside, 0)  # which rounding may put below
-    return distance(reference.kind, outside / (len(bins) - rows.shape[-1]), inside / rows.shape[-1])
+    return distance(reference, outside / (len(bins) - rows.shape[-1]), inside / rows.shape[-1])
+
+
+def _against_like(reference: Reference, bins: Bins, rows: Counts, phases: Counts) -> Floats:
+    most, count = len(reference.shares), int(phases.max()) + 1
+    whole, sizes = _by_phase(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
+    windows = rows.reshape(-1, rows.shape[-1])
+    was, now = np.empty((2, len(windows), most))
+    for at, window in enumerate(windows):
+        inside = _by_phase(bins[window], phases[window], count, most)
+        taken = np.bincount(phases[window], minlength=count)
+        there, rest = taken > 0, sizes - taken[:, None]
+        # A phase of which the window holds all rows is held against itself: there is nothing else to hold it against.
+        outside = np.where(rest > 0, whole - inside, whole)[there] / np.where(rest > 0, rest, sizes)[there]
+        was[at] = np.maximum(taken[there] / rows.shape[-1] @ outside, 0)
+        now[at] = inside.sum(axis=0) / rows.shape[-1]
+    return distance(reference, was, now).reshape(rows.shape[:-1])
+
+
+def _by_phase(bins: Bins, phases: Counts, count: int, most: int) -> Floats:
+    """Return how many values of each phase are in each bin, [phases, bins]."""
+    if bins.ndim == 2:
+        return np.asarray(np.eye(count)[phases].T @ bins)
+    return _total(phases * most + bins, count * most).reshape(count, most)
 
 
 def _total(bins: Bins, most: int) -> Floats:
@@ -165,39 +253,57 @@ def _total(bins: Bins, most: int) -> Floats:
     return np.bincount(bins, minlength=most).astype(np.float64)
 
 
-def _jensen_shannon(p: Floats, q: Floats) -> Floats:
-    middle = (p + q) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, p * np.log2(p / middle), 0) + np.where(q > 0, q * np.log2(q / middle), 0)
-    scores: Floats = np.sqrt(np.clip(terms.sum(axis=-1) / 2, 0, 1))
-    return scores
-
-
-def _conditional(shares: Floats) -> Floats:
+def conditional(shares: Floats) -> Floats:
+    """Return the shares along the last axis as parts of their sum, all 0 where that is 0."""
     total = shares.sum(axis=-1, keepdims=True)
     conditional: Floats = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     return conditional
 
 
-def _fit(name: str, columns: Mapping[str, Column], kind: Kind) -> Reference:
+def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure) -> Reference:
     if name not in columns or len(columns[name]) == 0:
         raise ValueError(f"column {name!r} has no reference rows: pass it, or leave it out of the kinds")
+    if kind != "numeric" and of_numbers(measure):
+        raise ValueError(f"{measure} is a measure of numbers and column {name!r} is {kind}: choose another")
     values = columns[name]
+    spread = 1.0
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
     if kind == "numeric":
         present = _finite(values)
         present = present[~np.isnan(present)]
         if present.size:
-            at = np.linspace(0, 1, MOST_EDGES)
-            edges = tuple(float(edge) for edge in np.unique(np.quantile(present, at, method="inverted_cdf")))
+            spread = max(float(present.std()), _LEAST_SPREAD)
+            edges = _edges(present, measure)
     elif kind == "categorical":
         categories = _commonest((key for key in _keys(values) if key is not None), MOST_CATEGORIES)
     else:
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2
-    shares = Reference(kind, len(values), (0.0,) * bins, edges, categories).shares_of(values)
-    return Reference(kind, len(values), tuple(float(share) for share in shares), edges, categories)
+    empty = Reference(kind, len(values), (0.0,) * bins, edges, categories, measure, spread)
+    return replace(empty, shares=tuple(float(share) for share in empty.shares_of(empty.bins(values))))
+
+
+def _with_phases(reference: Reference, values: Column, phases: Counts, count: int) -> Reference:
+    """Return the reference with its shares in each phase; a phase without rows has those of all."""
+    counted = _by_phase(reference.bins(values), phases, count, len(reference.shares))
+    sizes = np.bincount(phases, minlength=count)[:, None]
+    shares = np.where(sizes > 0, counted / np.maximum(sizes, 1), reference.shares)
+    return replace(reference, by_phase=shares.astype(np.float32).tobytes())
+
+
+def _edges(present: Floats, measure: Measure) -> tuple[float, ...]:
+    """Return quantiles; of what is binned Sturges' bins, as Evidently has them, or each value where those are few.
+
+    The outermost bins are open, so that a value beyond the reference's is in one of them.
+    """
+    values = np.unique(present)
+    if measure not in BINNED:
+        at = np.linspace(0, 1, MOST_EDGES)
+        values = np.unique(np.quantile(present, at, method="inverted_cdf"))
+    elif len(values) > _FEW_VALUES:
+        values = np.nextafter(np.histogram_bin_edges(present, "sturges")[1:-1], -np.inf)
+    return tuple(float(edge) for edge in values)
 
 
 def _commonest(found: Iterable[str], most: int) -> tuple[str, ...]:

@@ -26,12 +26,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trimtab_core.conditions import compile_condition
+from trimtab_core.drift import Kind
 from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
 from trimtab_core.gatespecs import CalibrationGateSpec as CalibrationGateSpec
 from trimtab_core.gatespecs import FairnessGateSpec as FairnessGateSpec
 from trimtab_core.gatespecs import LatencyGateSpec as LatencyGateSpec
 from trimtab_core.gatespecs import SizeGateSpec as SizeGateSpec
 from trimtab_core.limits import Limit, parse_limit
+from trimtab_core.measures import Measure, of_numbers
 from trimtab_core.metricnames import OF_MODELS
 from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
@@ -951,11 +953,22 @@ class MonitoringSpec(Spec):
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
     clear: float = Field(default=0.5, gt=0, lt=1)
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
+    measures: dict[str, Measure] = Field(default_factory=dict)
+    """How far a window is from the reference, by a feature, `prediction`, or all that are `numeric`, `categorical` or `text`: psi,
+    ks, jensenshannon, hellinger, wasserstein, or distance, which is used unless another is named."""
+    season: Duration | None = None
+    """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         k, n = self.persistence
         if not 1 <= k <= n:
             yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
+        for name, measure in self.measures.items():
+            if of_numbers(measure) and name in ("categorical", "text"):
+                yield (
+                    ("measures", name),
+                    f"{measure!r} is a measure of numbers: write psi, jensenshannon or hellinger",
+                )
 
 
 Severity = Literal["info", "warning", "critical"]
@@ -1127,6 +1140,12 @@ class ModelSpec(Spec):
                 yield (
                     ("evidence", "slices", index),
                     f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
+                )
+        for name in self.monitoring.measures:
+            if name not in (*get_args(Kind), "prediction") and not self._has(name):
+                yield (
+                    ("monitoring", "measures", name),
+                    f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
                 )
         if self.rollout.cap is None and self.judged_by not in _CAPS:
             yield (

@@ -74,7 +74,7 @@ Window = DataWindow | PerformanceWindow
 
 
 def columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
-    """Return the features and the predictions of rows by name; `features` are what each carries: numbers, and then texts."""
+    """Return the features, the predictions and the times of rows by name; `features` are what each carries: numbers, and then texts."""
     matrix = np.frombuffer(b"".join(row.features for row in rows)).reshape(len(rows), -1)
     numbers, texts = features[: matrix.shape[1]], features[matrix.shape[1] :]
     found: dict[str, Column] = dict(zip(numbers, matrix.T, strict=True))
@@ -82,6 +82,7 @@ def columns(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
         words = [_texts_of(row.texts) if row.texts else [""] * len(texts) for row in rows]
         found |= zip(texts, np.array(words, object).T, strict=True)
     found["prediction"] = np.array([row.champion for row in rows])
+    found["event_time_ms"] = np.array([row.at_ms for row in rows])
     return found
 
 

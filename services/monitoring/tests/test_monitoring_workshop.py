@@ -45,7 +45,11 @@ def window(rows: int = 120) -> list[Row]:
 async def test_a_calibration_in_a_child_is_the_one_made_here(
     reference: dict[str, Any], world: Any, tmp_path: Path
 ) -> None:
-    settings = world.calibrations.settings(world.specs.model("m"))
+    settings = replace(
+        world.calibrations.settings(world.specs.model("m")),
+        measures=(("categorical", "psi"), ("request.x", "ks"), ("text", "ks")),
+        season_ms=60_000,
+    )
     rows = len(reference["loss"])
     reference |= {
         name: np.array(["a", "b and c", ""] * rows, object)[:rows] for name in ("kind", "text(note)")
@@ -57,6 +61,9 @@ async def test_a_calibration_in_a_child_is_the_one_made_here(
     assert found.estimator is not None and found.estimator.trees is not None
     kinds = {name: each.kind for name, each in found.references.items()}
     assert (kinds["kind"], kinds["text(note)"]) == ("categorical", "text")
+    assert found.data is not None
+    assert found.data.season is not None
+    assert found.notes == ("text(note) is text and ks a measure of numbers: distance is used for it.",)
     assert list((tmp_path / "state" / "workshop").iterdir()) == []
 
 

@@ -148,6 +148,8 @@ class Calibrations:
         found: Calibration | Uncalibrated
         try:
             found = await self._calibrator.calibrate(known.reference, settings)
+            for note in found.notes:
+                log.warning("version %d of %s: %s", number, model, note)
         except Overwhelmed as error:
             self._overwhelmed[wanted] += 1
             if self._overwhelmed[wanted] < _MOST_TRIES:

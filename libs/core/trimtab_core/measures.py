@@ -1,0 +1,68 @@
+"""Measures of how far shares have moved, by the names that Evidently has for them, each over the last axis.
+
+They are given the shares of a reference and of a window in the same bins, so that thousands of windows are measured at
+once; where a bin is empty on both sides it counts for nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Measure = Literal["distance", "psi", "ks", "jensenshannon", "hellinger", "wasserstein"]
+"""`distance` is Trimtab's own for each kind of feature, and what is used unless another is asked for."""
+
+BINNED: Final[tuple[Measure, ...]] = ("psi", "jensenshannon", "hellinger")
+"""What is of a few bins of equal width where it is asked of numbers."""
+UNBOUNDED: Final[tuple[Measure, ...]] = ("psi", "wasserstein")
+"""What may exceed 1."""
+
+_EMPTY: Final = 1e-4
+
+
+def of_numbers(measure: Measure) -> bool:
+    """Return whether a measure needs an order, and so can be asked of numbers alone."""
+    return measure in ("ks", "wasserstein")
+
+
+def psi(was: Floats, now: Floats) -> Floats:
+    """Return the population stability index; an empty bin counts as a ten-thousandth."""
+    known = (was > 0) | (now > 0)
+    p, q = (np.where(known, np.where(each > 0, each, _EMPTY), 1.0) for each in (was, now))
+    return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
+
+
+def jensen_shannon(was: Floats, now: Floats) -> Floats:
+    """Return the Jensen-Shannon distance, in nats."""
+    middle = (was + now) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(was > 0, was * np.log(was / middle), 0) + np.where(
+            now > 0, now * np.log(now / middle), 0
+        )
+    return np.asarray(np.sqrt(np.maximum(terms.sum(axis=-1) / 2, 0)))
+
+
+def hellinger(was: Floats, now: Floats) -> Floats:
+    """Return the Hellinger distance."""
+    return np.asarray(np.sqrt(np.maximum(1 - np.sqrt(was * now).sum(axis=-1), 0)))
+
+
+def kolmogorov_smirnov(was: Floats, now: Floats) -> Floats:
+    """Return the largest difference of the cumulated shares; the bins are in order."""
+    return np.asarray(np.abs(np.cumsum(now - was, axis=-1)).max(axis=-1))
+
+
+def wasserstein(was: Floats, now: Floats, edges: Floats) -> Floats:
+    """Return the Wasserstein-1 distance in the unit of `edges`, up to and with which the bins after the first and before the last reach."""
+    moved = np.abs(np.cumsum(now - was, axis=-1))[..., 1:-2]
+    return np.asarray(moved @ np.diff(edges))
+
+
+OF_SHARES: Final[Mapping[Measure, Callable[[Floats, Floats], Floats]]] = {
+    "psi": psi,
+    "jensenshannon": jensen_shannon,
+    "hellinger": hellinger,
+    "ks": kolmogorov_smirnov,
+}
