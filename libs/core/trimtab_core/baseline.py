@@ -2,23 +2,25 @@
 
 The same reference and settings give the same calibration, wherever and whenever it
 is made. `false_alarms` of the spec holds for all kinds of drift together: each kind
-is given an equal share.
+is given an equal share. It holds once more for faults of quality, which are no drift.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
+from trimtab_core import quality
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
-from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
+from trimtab_core.drift import Column, Kind, Reference, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
+from trimtab_core.quality import Usual
 from trimtab_core.specs import Model, Source
 
 Floats = NDArray[np.float64]
@@ -104,9 +106,10 @@ class Calibration:
     prediction: DriftThresholds
     performance: LevelThreshold
     limits: Mapping[str, float]
-    null_shares: Mapping[str, float]
     change: ChangeThreshold | None = None
     """None where a change of the concept is not watched."""
+    quality: Mapping[str, Usual] = field(default_factory=dict)
+    """By feature; empty in what was worked out before quality was watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +149,12 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             "prediction": _limit(prediction, "prediction", of_prediction),
             "loss": _loss_limit(performance),
         },
-        null_shares={name: missing_share(columns[name]) for name in features},
         change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
         if settings.concept
         else None,
+        quality=quality.learn(
+            columns, kinds, window=settings.window, false_alarms=min(rate * settings.shares, _MOST)
+        ),
     )
 
 

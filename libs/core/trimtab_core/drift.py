@@ -103,9 +103,9 @@ def fit_reference(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> d
     return {name: _fit(name, columns, kind) for name, kind in kinds.items()}
 
 
-def missing_share(values: Column) -> float:
-    """Return the share of `values` that are missing: NaN, or of texts those that are empty."""
-    return float((values == "" if values.dtype.kind in "OU" else np.isnan(values)).mean())
+def missing(values: Column) -> NDArray[np.bool_]:
+    """Return which of `values` are missing: NaN, or of texts those that are empty."""
+    return np.asarray(values == "" if values.dtype.kind in "OU" else np.isnan(values), bool)
 
 
 def score(reference: Reference, values: Column) -> float:

@@ -47,8 +47,8 @@ class DriftSignal:
     at: float
     severity: float = 0.0
     """In [0, 1], for the sentence only."""
-    quality_fault: bool = False
-    """Whether the data of the episode is bad rather than changed."""
+    quality_fault: str = ""
+    """What is bad of the data, in a sentence, if it is bad rather than changed."""
     summary: str = ""
     """What calls for the retrain, where it is no drift."""
 
@@ -156,7 +156,8 @@ def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         )
     if signal.quality_fault:
         return decline(
-            "quality", f"The data of {signal.model} is faulty, and a model trained on it would be too."
+            "quality",
+            f"The data of {signal.model} is faulty, and a model trained on it would be too: {signal.quality_fault}",
         )
     if given is not None:
         if given.helped is not False or not may_try_again:

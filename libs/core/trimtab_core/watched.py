@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
+from trimtab_core.quality import Fault
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
@@ -70,9 +71,11 @@ class Due:
     at_ms: int
     summary: str
 
-    def signal(self, model: str) -> DriftSignal:
-        """Return it as the retrain policy reads it."""
-        return DriftSignal(model, self.id, self.trigger, self.at_ms / 1000, summary=self.summary)
+    def signal(self, model: str, fault: str = "") -> DriftSignal:
+        """Return it as the retrain policy reads it; `fault` says what is wrong with the data, if anything is."""
+        return DriftSignal(
+            model, self.id, self.trigger, self.at_ms / 1000, quality_fault=fault, summary=self.summary
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,10 @@ class Watch:
     predictions: int = 0
     labels: int = 0
     fresh: Fresh = Fresh()
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """What is bad of the data of the newest window, by place."""
+    put_off: Due | None = None
+    """The newest of what was due while data was bad, which is asked again once it is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +189,12 @@ class Drift:
     recorded_ms: int
     changed_ms: int | None = None
     """Where the first window began that was over; None in what was kept before it was told."""
+    fault: str = ""
+    """What was bad of the data when it opened, so that it is answered alike whenever it is heard."""
 
-    def signal(self, now_ms: int) -> DriftSignal:
-        """Return it as the retrain policy reads it at an event time."""
-        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, self.severity)
+    def signal(self, now_ms: int, fault: str = "") -> DriftSignal:
+        """Return it as the retrain policy reads it at an event time; `fault` says what is wrong with the data then."""
+        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, self.severity, fault)
 
 
 @dataclass(frozen=True, slots=True)

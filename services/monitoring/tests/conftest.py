@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from trimtab_core.baseline import Calibration, Settings, calibrate
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_core.watched import Drift, Standing
 from trimtab_monitoring.testing import MemoryStore
 from trimtab_monitoring.usecases.calibrating import Calibrations
@@ -138,6 +138,7 @@ class Fleet:
 class Specs:
     models: dict[str, Model] = field(default_factory=lambda: {"m": a_model()})
     sources: dict[str, Source] = field(default_factory=lambda: {"asks": a_source()})
+    views: dict[str, FeatureView] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         return self.models[name]

@@ -61,6 +61,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tables = _Tables()
         self._lock = asyncio.Lock()
+        self.alerts = MemoryAlerts()
         self.now_ms = 0
         """When marks that are stored are heard."""
 
@@ -369,6 +370,12 @@ class MemoryUnit:
         """Return the event time of the newest row that a version was fitted to, if it is known."""
         held = self._tables.versions.get((self._model, version))
         return held.trained_to_ms if held else None
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
+        found = [await self._store.alerts.alerts(subject, open_only=True) for subject in subjects]
+        alerts = [held.alert for each in found for held in each if held.alert.kind in kinds]
+        return sorted(alerts, key=lambda alert: (alert.at_ms, alert.place))
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

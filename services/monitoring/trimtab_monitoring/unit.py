@@ -17,10 +17,11 @@ from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
-from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder
+from trimtab_monitoring.usecases.entities import Alert, LabelStream, Loop, News, ReportOrder
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
+_alert_of = msgspec.json.Decoder(Alert).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
@@ -138,6 +139,16 @@ class PostgresUnit:
             "SELECT trained_to_ms FROM versions WHERE model = $1 AND number = $2", self._model, version
         )
         return found
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
+        rows = await self._connection.fetch(
+            "SELECT alert FROM alerts WHERE resolved_ms IS NULL AND subject = ANY($1) AND alert->>'kind' = ANY($2)"
+            " ORDER BY at_ms, place",
+            list(subjects),
+            list(kinds),
+        )
+        return [_alert_of(row["alert"]) for row in rows]
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from trimtab_core import detection, occasions, trial, windows
+from trimtab_core import detection, occasions, quality, trial, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
+from trimtab_core.quality import Fault
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Due, Row, Series, Watch
 from trimtab_core.windows import Partial, Window
@@ -25,7 +26,7 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder, Severity
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
 
@@ -119,7 +120,7 @@ class Closing:
         watch = replace(watch, closed_ms=reached, trial=on_trial, fresh=fresh)
         for each in occasions.among(full, due):
             if isinstance(each, Due):
-                await self._retraining.due(unit, model, each)
+                watch = await self._due(unit, model, watch, each)
             else:
                 watch, alarms = await self._judge(unit, model, settings, watch, each)
                 promised = promised or alarms > 0
@@ -156,7 +157,13 @@ class Closing:
         if held is None:
             return watch, 0
         calibration, features = held
-        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes)
+        stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
+        judged = detection.judge(
+            model.name, window, features, calibration, settings, watch.episodes, stated
+        )
+        faults = judged.faults(watch.faults, stated, settings.rule.k)
+        await unit.tell(_bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
+        fault = quality.blocking(faults)
         await unit.tell(judged.readings)
         if judged.readings:
             await unit.keep_readings(window.kind, judged.readings)
@@ -166,6 +173,7 @@ class Closing:
                 drift = detection.drift(
                     judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
                 )
+                drift = replace(drift, fault=fault)
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
                 await unit.order_report(_report(model, judged, drift, path))
                 news: list[News] = [
@@ -174,16 +182,24 @@ class Closing:
                 ]
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
-        await self._look_again(unit, model, judged)
-        return replace(watch, episodes=judged.episodes), len(judged.alarms)
+        await self._look_again(unit, model, judged, fault)
+        watch = replace(watch, episodes=judged.episodes, faults=faults)
+        if watch.put_off is not None and not fault:
+            watch = await self._due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
+        return watch, len(judged.alarms)
 
-    async def _look_again(self, unit: Unit, model: Model, judged: Judged) -> None:
+    async def _due(self, unit: Unit, model: Model, watch: Watch, due: Due) -> Watch:
+        """Ask the policy about what is due, and keep it in mind while data is bad."""
+        put_off = await self._retraining.due(unit, model, due, quality.blocking(watch.faults))
+        return replace(watch, put_off=put_off)
+
+    async def _look_again(self, unit: Unit, model: Model, judged: Judged, fault: str) -> None:
         """Let the policy decide again about episodes that go on."""
         fresh = {alarm.episode for alarm, _ in judged.alarms}
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
-                await self._retraining.look_again(unit, episode, judged.window.end[0])
+                await self._retraining.look_again(unit, episode, judged.window.end[0], fault)
 
     async def _say(self, unit: Unit, model: Model, watch: Watch) -> Watch:
         """Say what the judge has to say of the step at which the rollout stands."""
@@ -243,6 +259,32 @@ def _over(model: Model, judged: Judged, before: Mapping[DriftKind, EpisodeState]
             fired = _alert(state.episode, model.name, sentence, now_ms)
             told.append(replace(fired, id=f"{fired.id}/resolved", resolved=True))
     return told
+
+
+def _bad_data(
+    model: str, before: Mapping[str, Fault], after: Mapping[str, Fault], window: Window, now_ms: int
+) -> list[News]:
+    """Return the news of the faults that began with a window, and of those that are over after it."""
+    told = list[News]()
+    for place, fault in after.items():
+        held = before.get(place)
+        if held is None or held.since_ms != fault.since_ms:
+            told.append(_fault_alert(model, fault, fault.sentence, now_ms))
+    for place, fault in before.items():
+        if place not in after or after[place].since_ms != fault.since_ms:
+            version = window.version
+            why = f"{quality.SAYS[fault.statistic]} no more often than is usual" if fault.version == version else (
+                f"no more looked at for version {fault.version}: version {version} answers now"
+            )
+            over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
+            told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+    return told
+
+
+def _fault_alert(model: str, fault: Fault, sentence: str, at_ms: int) -> Alert:
+    occasion = f"{model}/{fault.version}/{fault.place}/{fault.since_ms}"
+    severity: Severity = "warning" if fault.blocks else "info"
+    return Alert(occasion, model, severity, "quality", sentence, at_ms, occasion)
 
 
 def _alert(episode: str, model: str, sentence: str, at_ms: int) -> Alert:

@@ -6,10 +6,11 @@ from typing import Protocol
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_core.watched import Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
+    Alert,
     Arrivals,
     Health,
     LabelStream,
@@ -51,6 +52,10 @@ class Unit(Protocol):
 
     async def trained_to(self, version: int) -> int | None:
         """Return the event time of the newest row that a version was fitted to, if it is known."""
+        ...
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
         ...
 
     async def loop(self, id: str) -> Loop | None:
@@ -167,6 +172,11 @@ class Specs(Protocol):
     @property
     def sources(self) -> Mapping[str, Source]:
         """The sources by name."""
+        ...
+
+    @property
+    def views(self) -> Mapping[str, FeatureView]:
+        """The feature views by name."""
         ...
 
     def model(self, name: str) -> Model:
