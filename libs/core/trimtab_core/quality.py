@@ -235,9 +235,9 @@ def _usual(column: Column, kind: Kind, window: int, rate: float, tolerance: floa
             ends = [end for end in {low, high} if np.count_nonzero(values == end) == 1]
             alone = np.isin(np.asarray(column, np.float64), ends)
     elif kind == "categorical":
-        names, counts = np.unique(_texts(column[~gone]), return_counts=True)
+        names, counts = np.unique(as_texts(column[~gone]), return_counts=True)
         known = tuple(names.tolist()) if names.size <= _MOST_KNOWN else None
-        alone[~gone] = np.isin(_texts(column[~gone]), names[counts == 1])
+        alone[~gone] = np.isin(as_texts(column[~gone]), names[counts == 1])
     # A row that would be new had it not been trained on tells how often a row is (Good and Turing's estimate).
     flags: Mapping[Statistic, Flags] = {
         "null_share": gone,
@@ -256,7 +256,7 @@ def _shares(column: Column, usual: Usual, stated: Stated) -> dict[Statistic, flo
     """Return the shares of a window's rows; what is impossible is not told as new too."""
     gone = missing(column)
     here = column[~gone]
-    texts = None if column.dtype.kind == "f" and usual.known is None and stated.kinds is None else _texts(here)
+    texts = None if column.dtype.kind == "f" and usual.known is None and stated.kinds is None else as_texts(here)
     bad, new = np.zeros(here.size, bool), np.zeros(here.size, bool)
     if stated.kinds is not None and texts is not None:
         bad |= ~np.isin(texts, stated.kinds)
@@ -273,7 +273,7 @@ def _shares(column: Column, usual: Usual, stated: Stated) -> dict[Statistic, flo
     return {name: int(counts[name].sum()) / len(column) for name in STATISTICS if name in counts}
 
 
-def _texts(values: Column) -> NDArray[np.str_]:
+def as_texts(values: Column) -> NDArray[np.str_]:
     """Return categories as texts, in which 3.0 is the same as 3."""
     if values.dtype.kind == "f":
         whole = values == np.floor(values)

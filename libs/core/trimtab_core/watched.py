@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.fairwatch import FairState
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
 from trimtab_core.quality import Fault
@@ -120,6 +121,8 @@ class Watch:
     fresh: Fresh = Fresh()
     faults: Mapping[str, Fault] = field(default_factory=dict)
     """What is bad of the data of the newest window, by place."""
+    fairness: Mapping[str, FairState] = field(default_factory=dict)
+    """What is known of each gate of fairness, by its name."""
     put_off: Due | None = None
     """The newest of what was due while data was bad, which is asked again once it is well."""
 
@@ -152,6 +155,9 @@ class Reading:
     rows: int
     feature: str = ""
     threshold: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """Between which it is with 95 % confidence, where that is known."""
 
     @property
     def id(self) -> str:

@@ -258,6 +258,8 @@ def metric(reading: Reading) -> pb.Metric:
         feature=reading.feature,
         value=reading.value,
         threshold=reading.threshold,
+        low=reading.low,
+        high=reading.high,
         window_from=to_timestamp(reading.from_ms),
         window_to=to_timestamp(reading.to_ms),
         rows=reading.rows,

@@ -158,6 +158,15 @@ class MemoryStore:
                 found.append(row._replace(label=min(in_time, key=lambda it: it[0])[1]) if in_time else row)
         return sorted(found, key=lambda row: (row.at_ms, row.id))
 
+    def said(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what events of the very time and key of predictions of (after, until] say, by the predictions' ids."""
+        found = {}
+        for (name, id), (key, row) in self._tables.predictions.items():
+            value = self._tables.labels.get((labels.name, key, row.at_ms))
+            if name == model and after_ms < row.at_ms <= until_ms and isinstance(value, str):
+                found[id] = value
+        return found
+
     async def put_versions(self, versions: Sequence[Version]) -> None:
         """Remember versions and their references."""
         for version in versions:
@@ -360,6 +369,10 @@ class MemoryUnit:
         if whole := [row for row in rows if row.at_ms < last]:
             return whole, last - 1
         return [row for row in rows if row.at_ms == last], last
+
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        return self._store.said(self._model, labels, after_ms, until_ms)
 
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""

@@ -126,6 +126,15 @@ class PostgresUnit:
             return whole, last - 1
         return await fetch_rows(self._connection, self._model, labels, after_ms, last, None), last
 
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        rows = await self._connection.fetch(
+            "SELECT p.id, l.class FROM predictions AS p JOIN labels AS l USING (key, event_time_ms)"
+            " WHERE p.model = $1 AND l.stream = $2 AND event_time_ms > $3 AND event_time_ms <= $4",
+            self._model, labels.name, after_ms, until_ms,
+        )  # fmt: skip
+        return {row["id"]: row["class"] for row in rows}
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         found: int = await self._connection.fetchval(

@@ -21,11 +21,11 @@ from trimtab_core.occasions import Since
 from trimtab_core.quality import Fault
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Due, Row, Series, Watch
-from trimtab_core.windows import Partial, Window
+from trimtab_core.windows import Partial, PerformanceWindow, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import loops
+from trimtab_monitoring.usecases import fair, loops
 from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder, Severity
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -184,6 +184,11 @@ class Closing:
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
         await self._look_again(unit, model, judged, fault)
         watch = replace(watch, episodes=judged.episodes, faults=faults)
+        if isinstance(window, PerformanceWindow) and window.kind == "performance":
+            fairness = await fair.look(
+                unit, model, window, features, calibration, settings, watch.fairness, now_ms=self._clock.now_ms()
+            )
+            watch = replace(watch, fairness=fairness)
         if watch.put_off is not None and not fault:
             watch = await self._due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
         return watch, len(judged.alarms)

@@ -46,6 +46,10 @@ class Unit(Protocol):
         """
         ...
 
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        ...
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         ...

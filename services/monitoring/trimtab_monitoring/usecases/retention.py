@@ -11,7 +11,7 @@ from functools import partial
 
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.usecases.entities import LabelStream
+from trimtab_monitoring.usecases.entities import streams_of
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ class Retention:
             gone += await _drain(partial(self._store.forget, name, before_ms=before_ms))
         streams: dict[str, int] = {}
         for name, model in models.items():
-            stream = LabelStream.of(model).name
-            streams[stream] = min(streams.get(stream, needed[name]), needed[name])
+            for stream in streams_of(model):
+                streams[stream.name] = min(streams.get(stream.name, needed[name]), needed[name])
         for stream, before_ms in streams.items():
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
