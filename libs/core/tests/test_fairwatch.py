@@ -41,11 +41,15 @@ def lived(
         (replace(RATE, of="mae", max_difference=0.5), {"f": 0.4, "m": 0.5}),
     ],
 )
-def test_at_the_very_limit_there_are_no_more_alarms_than_stated(asked: Fairness, shares: dict[str, float]) -> None:
+def test_at_the_very_limit_there_are_no_more_alarms_than_stated(
+    asked: Fairness, shares: dict[str, float]
+) -> None:
     """Of 30 lives of 60 windows each, 20 windows on average before an alarm, stopped at the first."""
     alarms = windows = 0
     for seed in range(30):
-        raised = [each.state.since_ms is not None for each in lived(asked, shares, windows=60, needed=20, seed=seed)]
+        raised = [
+            each.state.since_ms is not None for each in lived(asked, shares, windows=60, needed=20, seed=seed)
+        ]
         alarms += any(raised)
         windows += raised.index(True) + 1 if any(raised) else 60
 
@@ -60,7 +64,9 @@ def test_at_the_very_limit_there_are_no_more_alarms_than_stated(asked: Fairness,
         (replace(RATE, of="mae", max_difference=0.5), {"f": 0.6, "m": 0.25}),
     ],
 )
-def test_a_limit_that_is_broken_is_told_and_over_once_it_is_kept(asked: Fairness, shares: dict[str, float]) -> None:
+def test_a_limit_that_is_broken_is_told_and_over_once_it_is_kept(
+    asked: Fairness, shares: dict[str, float]
+) -> None:
     unfair = lived(asked, shares, windows=30, needed=1_000)
     first = next(at for at, each in enumerate(unfair) if each.state.since_ms is not None)
 
@@ -87,7 +93,17 @@ def test_another_version_begins_afresh() -> None:
     none: Any = np.array([])
 
     found = look(
-        RATE, unfair, none, none, none.astype(str), version=2, from_ms=9, to_ms=9, cap=1, windows=10, patience=2
+        RATE,
+        unfair,
+        none,
+        none,
+        none.astype(str),
+        version=2,
+        from_ms=9,
+        to_ms=9,
+        cap=1,
+        windows=10,
+        patience=2,
     )
 
     assert (found.state, found.evidence, found.groups) == (FairState(2, from_ms=9), 0.0, ())

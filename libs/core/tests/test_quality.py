@@ -42,7 +42,11 @@ def found(changes: Mapping[str, Any], stated: Stated = SENT) -> dict[str, Any]:
     window = {"request.x": rng.normal(0, 0.5, WINDOW), "request.kind": np.array(["a", "b"] * 100, object)}
     for name, values in changes.items():
         window[name][: len(values)] = values
-    shares = look(window, USUAL, {"request.x": stated, "request.kind": Stated("", sent=True, kinds=("a", "b", "c", "d"))})
+    shares = look(
+        window,
+        USUAL,
+        {"request.x": stated, "request.kind": Stated("", sent=True, kinds=("a", "b", "c", "d"))},
+    )
     return {f"{share.feature}/{share.statistic}": share for share in shares if share.over}
 
 
@@ -81,7 +85,9 @@ def test_what_the_owner_expects_goes_before_what_is_usual() -> None:
 def test_only_what_a_producer_sends_wrongly_stands_in_the_way() -> None:
     def faults(changes: Mapping[str, Any], stated: Stated) -> dict[str, Fault]:
         over = list(found(changes).values())
-        return step({}, over, {"request.x": stated}, version=3, from_ms=0, to_ms=60_000, rows=WINDOW, patience=2)
+        return step(
+            {}, over, {"request.x": stated}, version=3, from_ms=0, to_ms=60_000, rows=WINDOW, patience=2
+        )
 
     missing = faults({"request.x": [np.nan] * 70}, SENT)
     assert blocking(missing) == (
@@ -89,7 +95,9 @@ def test_only_what_a_producer_sends_wrongly_stands_in_the_way() -> None:
         "version 3, 2.00% is not): it is field 'x' of source 'asks' (owner ops@example.org)."
     )
     assert blocking(faults({"request.x": [50.0] * 70}, SENT)) == "", "it is possible: drift says what it is"
-    assert blocking(faults({"request.x": [np.nan] * 70}, Stated("the view 'v'"))) == "", "nothing has happened there"
+    assert blocking(faults({"request.x": [np.nan] * 70}, Stated("the view 'v'"))) == "", (
+        "nothing has happened there"
+    )
 
 
 def test_a_fault_ends_after_good_windows_in_a_row_or_with_its_version() -> None:
@@ -107,7 +115,7 @@ def test_a_fault_ends_after_good_windows_in_a_row_or_with_its_version() -> None:
 def test_the_limit_of_rows_that_are_exchangeable_is_exact() -> None:
     """All of k flagged rows of N + n lie among the n newest with the chance C(n, k) / C(N + n, k)."""
     rows, window, k = 900, 100, 3
-    chance = np.prod([(window - at) / (rows + window - at) for at in range(k)])
+    chance = float(np.prod([(window - at) / (rows + window - at) for at in range(k)]))
 
     assert least_unusual(0, rows, window, chance * 1.0001) == pytest.approx(k / window)
     assert least_unusual(0, rows, window, chance * 0.9999) == pytest.approx((k + 1) / window)
@@ -128,7 +136,11 @@ def test_false_faults_are_no_more_than_stated_in_streams_that_do_not_change(shar
 
 
 def test_a_feature_is_traced_to_who_sends_it() -> None:
-    fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0, "expect": {"null_share": "< 0.1"}}}
+    fields = {
+        "id": {"type": "string"},
+        "at": {"type": "timestamp"},
+        "x": {"type": "number", "min": 0, "expect": {"null_share": "< 0.1"}},
+    }
     spec = {"key": "id", "event_time": "at", "lateness": "1h", "fields": fields}
     sources = {
         name: Source.model_validate({"metadata": {"name": name, "owner": owner}, "spec": spec})
@@ -136,7 +148,10 @@ def test_a_feature_is_traced_to_who_sends_it() -> None:
     }
     aggregates = [{"field": "x", "functions": ["mean"], "windows": ["7d"]}]
     view = FeatureView.model_validate(
-        {"metadata": {"name": "speed"}, "spec": {"source": "events", "entity": "id", "aggregates": aggregates, "hop": "1h", "ttl": "30d"}}
+        {
+            "metadata": {"name": "speed"},
+            "spec": {"source": "events", "entity": "id", "aggregates": aggregates, "hop": "1h", "ttl": "30d"},
+        }
     )
     model = Model.model_validate(
         {
@@ -153,5 +168,7 @@ def test_a_feature_is_traced_to_who_sends_it() -> None:
     assert (stated["request.x"].sent, stated["request.x"].low) == (True, 0)
     assert str(stated["request.x"].null_share) == "< 0.1"
     assert stated["request.x"].origin == "field 'x' of source 'asks' (owner ops@example.org)"
-    assert stated["speed.x_mean_7d"] == Stated("the view 'speed', made of source 'events' (which names no owner)")
+    assert stated["speed.x_mean_7d"] == Stated(
+        "the view 'speed', made of source 'events' (which names no owner)"
+    )
     assert sources_of(model, {"speed": view}) == ["asks", "truths", "events"]

@@ -77,6 +77,7 @@ class Part:
 
     @property
     def pairs(self) -> int:
+        """How many differences there are between large groups, either way round."""
         return self.large.size * (self.large.size - 1)
 
 
@@ -228,4 +229,5 @@ def _shown(group: Group) -> str:
 
 
 def said_of(of: Rate) -> str:
+    """Return what a sentence calls a rate."""
     return of.replace("_", " ")

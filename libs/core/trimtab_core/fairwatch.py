@@ -73,7 +73,9 @@ def look(
     at most `cap`. A group of which fewer than `asked.min_rows` rows have come is left out until they have. An alarm is over
     when the limit was kept in `patience` windows in a row, or another version answers.
     """
-    state = before if before is not None and before.version == version else FairState(version, from_ms=from_ms)
+    state = (
+        before if before is not None and before.version == version else FairState(version, from_ms=from_ms)
+    )
     rows, evidence = dict(state.rows), dict(state.evidence)
     found = list(parts(replace(asked, min_rows=1), label, prediction, group, classes))
     for part in found:
@@ -144,7 +146,9 @@ def _means(values: Floats, size: int) -> Floats:
 
 def _kept(asked: Fairness, finding: Finding) -> bool:
     assert finding.value is not None
-    return finding.value <= finding.limit if asked.max_difference is not None else finding.value >= finding.limit
+    return (
+        finding.value <= finding.limit if asked.max_difference is not None else finding.value >= finding.limit
+    )
 
 
 def _large(part: Part) -> list[tuple[str, Floats]]:

@@ -7,7 +7,7 @@ false alarms; what an owner expects of a field goes before them. The same window
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -256,7 +256,9 @@ def _shares(column: Column, usual: Usual, stated: Stated) -> dict[Statistic, flo
     """Return the shares of a window's rows; what is impossible is not told as new too."""
     gone = missing(column)
     here = column[~gone]
-    texts = None if column.dtype.kind == "f" and usual.known is None and stated.kinds is None else as_texts(here)
+    texts = (
+        None if column.dtype.kind == "f" and usual.known is None and stated.kinds is None else as_texts(here)
+    )
     bad, new = np.zeros(here.size, bool), np.zeros(here.size, bool)
     if stated.kinds is not None and texts is not None:
         bad |= ~np.isin(texts, stated.kinds)
@@ -277,7 +279,10 @@ def as_texts(values: Column) -> NDArray[np.str_]:
     """Return categories as texts, in which 3.0 is the same as 3."""
     if values.dtype.kind == "f":
         whole = values == np.floor(values)
-        return np.array([f"{value:.0f}" if it else repr(value) for value, it in zip(values.tolist(), whole, strict=True)], str)
+        return np.array(
+            [f"{value:.0f}" if it else repr(value) for value, it in zip(values.tolist(), whole, strict=True)],
+            str,
+        )
     return np.array(values.tolist(), str)
 
 

@@ -35,7 +35,11 @@ async def test_groups_that_are_no_features_are_read_from_the_events_and_a_broken
 
     (alert,) = [it for it in world.told(Alert) if it.kind == "fairness"]
     assert alert.sentence.startswith("The mae of version 1 is further apart between g than its gate allows")
-    readings = {it.feature: it for it in (await world.store.health("m")).readings if it.feature.startswith("request.g")}
+    readings = {
+        it.feature: it
+        for it in (await world.store.health("m")).readings
+        if it.feature.startswith("request.g")
+    }
     assert readings["request.g=b"].value > readings["request.g=a"].value + 2
     assert readings["request.g=b"].low < readings["request.g=b"].value < readings["request.g=b"].high
     assert (readings["request.g"].name, readings["request.g"].threshold) == ("mae_difference", 0.5)
@@ -57,7 +61,9 @@ async def test_a_group_that_is_a_feature_is_read_from_the_prediction(
 
     part = flow(0, 200)
     predicted = part.predicted()
-    kinds = [np.array([np.frombuffer(each)[0], at % 2]).tobytes() for at, each in enumerate(predicted.features)]
+    kinds = [
+        np.array([np.frombuffer(each)[0], at % 2]).tobytes() for at, each in enumerate(predicted.features)
+    ]
     object.__setattr__(predicted, "features", kinds)
     await world.store.take(Arrivals([predicted], [part.labelled()]))
     await world.mark(part.times[-1])

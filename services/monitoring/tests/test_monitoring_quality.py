@@ -5,7 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from trimtab_core.watched import Reading
+from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command
+from trimtab_monitoring.usecases.skew import Skewed, Skews
 
 Make = Callable[..., Any]
 
@@ -41,6 +44,7 @@ async def test_a_field_that_goes_missing_is_an_alert_and_orders_no_retrain(world
     assert "field 'x' of source 'asks' (which names no owner)" in alert.sentence
     assert {it.kind for it in world.drifts()} >= {"data", "performance"}, "it looks like drift"
     assert world.told(Command) == []
+    assert messages.health("m", 1, await world.store.health("m")).faults[0] == alert.sentence
     for drift in world.drifts():
         loop = await world.store.find_loop(drift.episode)
         if drift.kind != "prediction":
@@ -118,3 +122,43 @@ async def test_faults_survive_a_restart_and_end_with_their_version(world: Any, f
 
     assert [it.resolved for it in _quality(world)] == [False, True]
     assert "version 2 answers now" in _quality(world)[-1].sentence
+
+
+async def test_skew_of_the_newest_window_is_told_and_stands_in_the_way_until_it_is_gone(
+    world: Any, flow: Make
+) -> None:
+    class Archive:
+        found: list[Skewed] | None = None
+        asked: list[tuple[int, int]] = []
+
+        async def audit(self, model: str, *, since_ms: int, until_ms: int) -> list[Skewed] | None:
+            self.asked.append((since_ms, until_ms))
+            return self.found
+
+    archive = Archive()
+    skews = Skews(world.store, world.specs, archive, world.clock, every_s=1)
+    assert not await skews.look("m"), "no window has been judged"
+    await world.ready()
+    part = flow(0, 250)
+    await _asked(world, part)
+
+    assert not await skews.look("m"), "the archive has not come so far"
+    archive.found = [Skewed("request.x", 100, 0, 5, 1), Skewed("request.z", 100, 1, 0, 0)]
+    assert await skews.look("m")
+    assert not await skews.look("m"), "it was audited"
+    assert archive.asked == [(part.times[100], part.times[199] + 1)] * 2
+
+    (alert,) = [it for it in world.told(Alert) if it.kind == "skew"]
+    assert "another request.x than the archive says in 6.0% of 100 predictions" in alert.sentence
+    assert [it.value for it in world.told(Reading) if it.name == "skew_share"] == [0.06, 0.01]
+    await world.memory.alerts.remember(alert, [], 0)
+    await _asked(world, flow(250, 250, shift=1.5))
+    assert world.told(Command) == []
+
+    archive.found = [Skewed("request.x", 100, 0, 0, 0)]
+    assert await skews.look("m")
+    over = [it for it in world.told(Alert) if it.kind == "skew"][-1]
+    assert (over.resolved, over.occasion) == (True, alert.occasion)
+    await world.memory.alerts.remember(over, [], 0)
+    await _asked(world, flow(500, 100, shift=1.5))
+    assert len(world.told(Command)) == 1

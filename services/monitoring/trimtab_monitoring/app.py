@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import aiohttp
@@ -15,6 +16,8 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.config import Config
 from trimtab_monitoring.consumers import Deployments, subscriptions
+from trimtab_monitoring.featurestore import FeatureStore
+from trimtab_monitoring.flowstore import PostgresFlows
 from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.intake import Intake
 from trimtab_monitoring.news import SOURCE
@@ -24,11 +27,13 @@ from trimtab_monitoring.stream import PolicyStream
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
+from trimtab_monitoring.usecases.flowing import Flowing
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.retraining import Retraining
 from trimtab_monitoring.usecases.rounds import Rounds
+from trimtab_monitoring.usecases.skew import Skews
 from trimtab_monitoring.workshop import Workshop
 
 _DAY_MS = 86_400_000
@@ -38,6 +43,7 @@ async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     clock, workshop = SystemClock(), Workshop(config.state_dir)
     async with (
+        AsyncExitStack() as opened,
         open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool,
         bus.open_producer(config.kafka_servers, linger_ms=0) as producer,
         aiohttp.ClientSession() as session,
@@ -66,7 +72,8 @@ async def run(config: Config) -> None:
         retention = Retention(store, book, keep_ms=config.keep_days * _DAY_MS)
         told = sinks(config.alert_sinks, config.alert_secret, session, clock)
         alerting = Alerting(PostgresAlerts(pool), book, told, clock)
-        heard = subscriptions(Ledger(store, clock), rounds.wake, alerting)
+        flowing = Flowing(PostgresFlows(pool), book, clock)
+        heard = subscriptions(Ledger(store, clock), rounds.wake, alerting, flowing)
         api = partial(add_MonitoringServicer_to_server, MonitoringApi(store, book, deployments, alerting))
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
@@ -86,6 +93,11 @@ async def run(config: Config) -> None:
             tasks.create_task(reports.work())
             tasks.create_task(retention.work())
             tasks.create_task(alerting.work())
+            tasks.create_task(flowing.work())
+            if config.feature_store_address:
+                channel = await opened.enter_async_context(rpc.channel(config.feature_store_address))
+                skews = Skews(store, book, FeatureStore(channel), clock, every_s=config.skew_every_s)
+                tasks.create_task(skews.work())
             for event in begun:
                 await event.wait()
             await set_ready(True)

@@ -5,6 +5,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
+from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
@@ -29,6 +30,7 @@ from trimtab_monitoring.usecases.entities import (
     StoredFile,
     Version,
 )
+from trimtab_monitoring.usecases.flowing import Came
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
 _RUN_STATES = {
@@ -266,6 +268,24 @@ def metric(reading: Reading) -> pb.Metric:
     )
 
 
+def came(message: pb.Metric) -> Came | None:
+    """Return what ingestion says came in an hour; None if the metric says something else."""
+    topic, _, place = message.id.partition("/")
+    if message.name != "events" or topic != topics.RAW.named(message.model).name:
+        return None
+    partition, offset, *_ = place.split("/")
+    events = round(message.value)
+    return Came(
+        source=message.model,
+        partition=int(partition),
+        place=int(offset),
+        hour_ms=from_timestamp(message.window_from),
+        events=events,
+        repeats=message.rows - events,
+        newest_ms=from_timestamp(message.window_to),
+    )
+
+
 def verdict(found: Verdict) -> pb.Verdict:
     """Return what the judge says."""
     return pb.Verdict(
@@ -400,6 +420,7 @@ def health(model: str, version: int, found: Health) -> pb.ModelHealth:
         labels=watch.labels,
         unlabelled=watch.predictions - watch.labels,
         metrics=_metrics(found.readings),
+        faults=[fault.sentence for fault in sorted(watch.faults.values(), key=lambda it: not it.blocks)],
     )
     if watch.closed_ms:
         message.watermark.CopyFrom(to_timestamp(watch.closed_ms))

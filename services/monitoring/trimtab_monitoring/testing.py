@@ -161,10 +161,10 @@ class MemoryStore:
     def said(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> dict[str, str]:
         """Return what events of the very time and key of predictions of (after, until] say, by the predictions' ids."""
         found = {}
-        for (name, id), (key, row) in self._tables.predictions.items():
+        for (name, prediction), (key, row) in self._tables.predictions.items():
             value = self._tables.labels.get((labels.name, key, row.at_ms))
             if name == model and after_ms < row.at_ms <= until_ms and isinstance(value, str):
-                found[id] = value
+                found[prediction] = value
         return found
 
     async def put_versions(self, versions: Sequence[Version]) -> None:

@@ -158,9 +158,7 @@ class Closing:
             return watch, 0
         calibration, features = held
         stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
-        judged = detection.judge(
-            model.name, window, features, calibration, settings, watch.episodes, stated
-        )
+        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes, stated)
         faults = judged.faults(watch.faults, stated, settings.rule.k)
         await unit.tell(_bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
         fault = quality.blocking(faults)
@@ -186,7 +184,14 @@ class Closing:
         watch = replace(watch, episodes=judged.episodes, faults=faults)
         if isinstance(window, PerformanceWindow) and window.kind == "performance":
             fairness = await fair.look(
-                unit, model, window, features, calibration, settings, watch.fairness, now_ms=self._clock.now_ms()
+                unit,
+                model,
+                window,
+                features,
+                calibration,
+                settings,
+                watch.fairness,
+                now_ms=self._clock.now_ms(),
             )
             watch = replace(watch, fairness=fairness)
         if watch.put_off is not None and not fault:
@@ -278,8 +283,10 @@ def _bad_data(
     for place, fault in before.items():
         if place not in after or after[place].since_ms != fault.since_ms:
             version = window.version
-            why = f"{quality.SAYS[fault.statistic]} no more often than is usual" if fault.version == version else (
-                f"no more looked at for version {fault.version}: version {version} answers now"
+            why = (
+                f"{quality.SAYS[fault.statistic]} no more often than is usual"
+                if fault.version == version
+                else (f"no more looked at for version {fault.version}: version {version} answers now")
             )
             over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
             told.append(replace(over, id=f"{over.id}/resolved", resolved=True))

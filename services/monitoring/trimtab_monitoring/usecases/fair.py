@@ -95,7 +95,9 @@ def _cap(model: Model, asked: Fairness) -> float:
 
 def _name(gate: FairnessGateSpec) -> str:
     limit = (
-        f"at most {gate.max_difference:g} apart" if gate.max_difference is not None else f"at least {gate.min_ratio:g} times"
+        f"at most {gate.max_difference:g} apart"
+        if gate.max_difference is not None
+        else f"at least {gate.min_ratio:g} times"
     )
     return f"{measured.name_of(gate)}, {limit}"
 

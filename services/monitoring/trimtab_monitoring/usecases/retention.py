@@ -48,8 +48,8 @@ class Retention:
             gone += await _drain(partial(self._store.forget, name, before_ms=before_ms))
         streams: dict[str, int] = {}
         for name, model in models.items():
-            for stream in streams_of(model):
-                streams[stream.name] = min(streams.get(stream.name, needed[name]), needed[name])
+            for read in streams_of(model):
+                streams[read.name] = min(streams.get(read.name, needed[name]), needed[name])
         for stream, before_ms in streams.items():
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
