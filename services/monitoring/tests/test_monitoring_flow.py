@@ -114,5 +114,4 @@ def test_only_what_ingestion_says_of_hours_is_counted() -> None:
 
     assert messages.came(said) == Came("asks", 2, 40, BEGIN, 3, 2, BEGIN + 9)
     assert messages.came(Metric(id="raw.asks/2/40/duplicates", model="asks", name="duplicates")) is None
-    assert messages.came(Metric(id="events/1", model="events", name="events")) is None
     assert "monitoring" in dict(topics.METRICS_QUALITY.readers)

@@ -5,7 +5,6 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
-from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
@@ -270,10 +269,9 @@ def metric(reading: Reading) -> pb.Metric:
 
 def came(message: pb.Metric) -> Came | None:
     """Return what ingestion says came in an hour; None if the metric says something else."""
-    topic, _, place = message.id.partition("/")
-    if message.name != "events" or topic != topics.RAW.named(message.model).name:
+    if message.name != "events":
         return None
-    partition, offset, *_ = place.split("/")
+    _, partition, offset, *_ = message.id.split("/")
     events = round(message.value)
     return Came(
         source=message.model,
