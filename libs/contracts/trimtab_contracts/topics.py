@@ -225,10 +225,11 @@ SCORES = _messages(
 METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
-    about="How good the incoming data is: what was refused, what cleaning changed, whether expectations hold, whether tables load.",
-    key="source or table",
+    about="How good data is: how much comes, what was refused or cleaned, whether expectations hold, whether tables load, and "
+    "what of a live version's predictions is missing, impossible or new.",
+    key="source, table or model",
     producers=("ingestion", "monitoring"),
-    readers=(("analysts", SHARED),),
+    readers=(("analysts", SHARED), ("monitoring", SHARED)),
     retention_ms=30 * _DAY_MS,
 )
 METRICS_DRIFT = _messages(

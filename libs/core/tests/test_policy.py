@@ -42,7 +42,7 @@ def test_a_kind_that_the_owner_did_not_list_is_declined() -> None:
 
 
 def test_faulty_data_blocks_a_retrain() -> None:
-    decision = decide(SPEC, PolicyState(), replace(a_signal(), quality_fault=True))
+    decision = decide(SPEC, PolicyState(), replace(a_signal(), quality_fault="request.x is missing."))
 
     assert (decision.action, decision.cause, decision.state) == ("decline", "quality", PolicyState())
 

@@ -2,27 +2,28 @@
 
 The same reference and settings give the same calibration, wherever and whenever it
 is made. `false_alarms` of the spec holds for all kinds of drift together: each kind
-is given an equal share.
+is given an equal share. It holds once more for faults of quality, which are no drift.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
-from trimtab_core import estimation
+from trimtab_core import estimation, quality
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
-from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
+from trimtab_core.drift import Column, Kind, Reference, fit_reference
 from trimtab_core.durations import Rate, format_duration
 from trimtab_core.estimation import Estimator
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
 from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.quality import Usual
 from trimtab_core.seasons import Season
 from trimtab_core.specs import Model, Source
 from trimtab_core.together import TOGETHER
@@ -128,13 +129,14 @@ class Calibration:
     prediction: DriftThresholds
     performance: LevelThreshold
     limits: Mapping[str, float]
-    null_shares: Mapping[str, float]
     change: ChangeThreshold | None = None
     """None where a change of the concept is not watched."""
     estimator: Estimator | None = None
     """None where what rows lose was not learnt, which deciding does not need."""
     notes: tuple[str, ...] = ()
     """What is asked for and not done, and why, a sentence each."""
+    quality: Mapping[str, Usual] = field(default_factory=dict)
+    """By feature; empty in what was worked out before quality was watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,13 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             "prediction": _limit(prediction, "prediction", references["prediction"]),
             "loss": _loss_limit(performance),
         },
-        null_shares={name: missing_share(columns[name]) for name in features},
         change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
         if settings.concept
         else None,
         notes=tuple(notes),
+        quality=quality.learn(
+            columns, kinds, window=settings.window, false_alarms=min(rate * settings.shares, _MOST)
+        ),
     )
 
 

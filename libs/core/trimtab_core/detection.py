@@ -6,18 +6,20 @@ Pure: the same windows in the same order give the same readings and the same epi
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes, windows
+from trimtab_core import episodes, quality, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
-from trimtab_core.drift import Column, missing_share
+from trimtab_core.drift import Column
 from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState, episode_id
 from trimtab_core.losses import aggregate
+from trimtab_core.quality import Fault, Share, Stated
 from trimtab_core.timestamps import iso
 from trimtab_core.together import TOGETHER, Pair
 from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
@@ -48,6 +50,20 @@ class Judged:
     """All of them, those of the findings among them."""
     episodes: Mapping[DriftKind, EpisodeState]
     alarms: tuple[tuple[DriftAlarm, Finding], ...]
+    shares: tuple[Share, ...] = ()
+    """What of its data may be bad."""
+
+    def faults(
+        self, before: Mapping[str, Fault], stated: Mapping[str, Stated], patience: int
+    ) -> Mapping[str, Fault]:
+        """Return the faults of quality that stand after this window; only one of predictions tells of them."""
+        window = self.window
+        if not isinstance(window, DataWindow):
+            return before
+        return quality.step(
+            before, self.shares, stated, version=window.version, from_ms=window.rows[0].at_ms,
+            to_ms=window.end[0], rows=len(window.rows), patience=patience,
+        )  # fmt: skip
 
     @property
     def kinds(self) -> tuple[DriftKind, ...]:
@@ -63,18 +79,18 @@ def judge(
     calibration: Calibration,
     settings: Settings,
     before: Mapping[DriftKind, EpisodeState],
+    stated: Mapping[str, Stated] = MappingProxyType({}),
 ) -> Judged:
-    """Judge a window and take it into the episodes; `features` names those that its rows carry."""
+    """Judge a window and take it into the episodes; `features` names those that its rows carry, `stated` what specs say of them."""
     if isinstance(window, PerformanceWindow) and window.kind == "concept":
         return _look(model, window, calibration, settings, before)
-    readings = _Readings(model, window)
+    readings, shares = _Readings(model, window), tuple[Share, ...]()
     if isinstance(window, DataWindow):
         columns = windows.columns(window.rows, features)
         findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
-        others = _nulls(readings, columns, calibration)
+        shares = tuple(quality.look(columns, calibration.quality, stated))
     else:
         findings = [_performance(readings, window, calibration, settings)]
-        others = ()
     after, alarms = dict(before), []
     for finding in findings:
         state, alarm = episodes.step(
@@ -91,7 +107,8 @@ def judge(
             alarms.append((alarm, finding))
     after |= _concept_ended(window, findings, after)
     told = [reading for finding in findings for reading in finding.readings]
-    return Judged(window, tuple(findings), (*told, *others), after, tuple(alarms))
+    told += [readings.one("quality", it.statistic, it.value, it.limit, it.feature) for it in shares]
+    return Judged(window, tuple(findings), tuple(told), after, tuple(alarms), shares)
 
 
 def drift(
@@ -280,15 +297,3 @@ def _performance(
     limit = aggregate(metric, [calibration.limits["loss"]])
     told = readings.one("performance", metric, aggregate(metric, losses), limit)
     return Finding("performance", judge_level(calibration.performance, losses), (told,))
-
-
-def _nulls(
-    readings: _Readings, columns: Mapping[str, Column], calibration: Calibration
-) -> tuple[Reading, ...]:
-    """Return the null shares of those features that have nulls, or had; the threshold is what was usual."""
-    shares = {name: missing_share(columns[name]) for name in calibration.features}
-    return tuple(
-        readings.one("quality", "null_share", share, calibration.null_shares[name], name)
-        for name, share in shares.items()
-        if share or calibration.null_shares[name]
-    )

@@ -152,9 +152,9 @@ def fit_reference(
     return {name: _with_phases(each, columns[name], phases, season.phases) for name, each in found.items()}
 
 
-def missing_share(values: Column) -> float:
-    """Return the share of `values` that are missing: NaN, or of texts those that are empty."""
-    return float((values == "" if values.dtype.kind in "OU" else np.isnan(values)).mean())
+def missing(values: Column) -> NDArray[np.bool_]:
+    """Return which of `values` are missing: NaN, or of texts those that are empty."""
+    return np.asarray(values == "" if values.dtype.kind in "OU" else np.isnan(values), bool)
 
 
 def score(reference: Reference, bins: Bins, phases: Counts | None = None) -> float:

@@ -55,7 +55,7 @@ class Fairness:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """A group's rate, within bounds."""
 
     name: str
@@ -66,7 +66,7 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """What a rate is the mean of, for each row that counts, by group; `of_class` is the class it is of, if it is of one."""
 
     values: Floats
@@ -77,6 +77,7 @@ class _Part:
 
     @property
     def pairs(self) -> int:
+        """How many differences there are between large groups, either way round."""
         return self.large.size * (self.large.size - 1)
 
 
@@ -93,17 +94,17 @@ def fairness(
     """
     if not len(label) == len(prediction) == len(group):
         raise ValueError(f"{asked.group} has {group.size} values for {label.size} rows: give one a row")
-    parts = [
-        part for part in _parts(asked, label, prediction, group.astype(str), classes) if part.large.size > 1
+    found = [
+        part for part in parts(asked, label, prediction, group.astype(str), classes) if part.large.size > 1
     ]
     limit = asked.max_difference if asked.max_difference is not None else asked.min_ratio or 0.0
-    if not parts:
+    if not found:
         said = (
-            f"Fewer than two groups of {asked.group} have {asked.min_rows} rows to take the {_said(asked.of)} of, so "
+            f"Fewer than two groups of {asked.group} have {asked.min_rows} rows to take the {said_of(asked.of)} of, so "
             f"nothing can be told of its fairness ({asked.unsure} when unsure)."
         )
         return Finding(asked.unsure == "passes", None, limit, None, None, said)
-    z = _NORMAL.inv_cdf(1 - (1 - asked.confidence) / sum(part.pairs for part in parts))
+    z = _NORMAL.inv_cdf(1 - (1 - asked.confidence) / sum(part.pairs for part in found))
     sign = 1 if asked.max_difference is not None else -1
 
     def unfair(found: Finding) -> tuple[bool, bool, float]:
@@ -111,12 +112,13 @@ def fairness(
         low, value, high = (sign * (each or 0.0) for each in (found.low, found.value, found.high))
         return min(low, high) > sign * limit, max(low, high) > sign * limit, value
 
-    return max((_held(asked, part, z) for part in parts), key=unfair)
+    return max((_held(asked, part, z) for part in found), key=unfair)
 
 
-def _parts(
+def parts(
     asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str]
-) -> Iterator[_Part]:
+) -> Iterator[Part]:
+    """Yield what the rate is the mean of: once, or for each class against the rest."""
     if prediction.ndim == 1 or asked.of in _METRICS:
         values, counts = _values(asked, label, prediction)
         yield _grouped(values, group[counts], asked.min_rows)
@@ -140,15 +142,15 @@ def _values(asked: Fairness, label: Floats, prediction: Floats) -> tuple[Floats,
     return selected[counts], counts
 
 
-def _grouped(values: Floats, group: NDArray[np.str_], least: int, of_class: str | None = None) -> _Part:
+def _grouped(values: Floats, group: NDArray[np.str_], least: int, of_class: str | None = None) -> Part:
     names, number = np.unique(group, return_inverse=True)
     large = np.flatnonzero(np.bincount(number, minlength=names.size) >= least)
-    return _Part(values, names, number, large, of_class)
+    return Part(values, names, number, large, of_class)
 
 
-def _held(asked: Fairness, part: _Part, z: float) -> Finding:
-    groups = [_bounded(str(part.names[at]), part.values[part.number == at], asked.of, z) for at in part.large]
-    what = _said(asked.of) + (f" of class {part.of_class}" if part.of_class is not None else "")
+def _held(asked: Fairness, part: Part, z: float) -> Finding:
+    groups = [bounded(str(part.names[at]), part.values[part.number == at], asked.of, z) for at in part.large]
+    what = said_of(asked.of) + (f" of class {part.of_class}" if part.of_class is not None else "")
     return (
         _differing(asked, what, groups)
         if asked.max_difference is not None
@@ -156,20 +158,21 @@ def _held(asked: Fairness, part: _Part, z: float) -> Finding:
     )
 
 
-def _bounded(name: str, values: Floats, of: Rate, z: float) -> _Group:
+def bounded(name: str, values: Floats, of: Rate, z: float) -> Group:
+    """Return a group's rate within z standard errors."""
     rows, rate = values.size, float(values.mean())
     if of in SHARES:
         middle = (rate + z * z / (2 * rows)) / (1 + z * z / rows)
         reach = z / (1 + z * z / rows) * float(np.sqrt(rate * (1 - rate) / rows + (z / (2 * rows)) ** 2))
-        return _Group(
+        return Group(
             name, rows, rate, max(min(middle - reach, rate), 0.0), min(max(middle + reach, rate), 1.0)
         )
     reach = z * float(values.std(ddof=1)) / float(np.sqrt(rows))
     low = rate - reach
-    return _Group(name, rows, rate, low if of == "mean_error" else max(low, 0.0), rate + reach)
+    return Group(name, rows, rate, low if of == "mean_error" else max(low, 0.0), rate + reach)
 
 
-def _differing(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
+def _differing(asked: Fairness, what: str, groups: Sequence[Group]) -> Finding:
     limit = asked.max_difference or 0.0
     pairs = list(permutations(groups, 2))
     low = max(
@@ -188,7 +191,7 @@ def _differing(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
     return Finding(passed, value, limit, low, float(high), said)
 
 
-def _by_ratio(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
+def _by_ratio(asked: Fairness, what: str, groups: Sequence[Group]) -> Finding:
     limit = asked.min_ratio or 0.0
     pairs = list(permutations(groups, 2))
     low, high = (min(bounds) for bounds in zip(*(_ratio(*pair) for pair in pairs), strict=True))
@@ -204,7 +207,7 @@ def _by_ratio(asked: Fairness, what: str, groups: Sequence[_Group]) -> Finding:
     return Finding(passed, value, limit, low, high, said)
 
 
-def _ratio(one: _Group, other: _Group) -> tuple[float, float]:
+def _ratio(one: Group, other: Group) -> tuple[float, float]:
     """Return the bounds of one group's rate by another's."""
     product = one.rate * other.rate
     below = product + np.sqrt(
@@ -217,13 +220,14 @@ def _ratio(one: _Group, other: _Group) -> tuple[float, float]:
     return max(float(low), 0.0), min(float(high), MOST)
 
 
-def _rate(group: _Group) -> float:
+def _rate(group: Group) -> float:
     return group.rate
 
 
-def _shown(group: _Group) -> str:
+def _shown(group: Group) -> str:
     return f"{group.rate:.4g} for {group.name} ({group.rows} rows)"
 
 
-def _said(of: Rate) -> str:
+def said_of(of: Rate) -> str:
+    """Return what a sentence calls a rate."""
     return of.replace("_", " ")

@@ -50,12 +50,8 @@ def hold(gate: Measured, rows: Judged, candidate: Document, *, beside: int, seed
     """
     match gate:
         case specs.FairnessGateSpec():
-            asked = Fairness(
-                gate.fairness, gate.of, gate.max_difference, gate.min_ratio, gate.threshold, gate.confidence,
-                gate.min_rows, gate.unsure,
-            )  # fmt: skip
             group = rows.table[gate.fairness].to_numpy(zero_copy_only=False)
-            return fairness(asked, rows.label, rows.said, group, rows.classes)
+            return fairness(fairness_of(gate), rows.label, rows.said, group, rows.classes)
         case specs.CalibrationGateSpec():
             bound = Calibration(gate.at_most, gate.bins, gate.confidence, gate.unsure)
             return calibration(bound, rows.label, rows.said, seed=seed)
@@ -63,6 +59,14 @@ def hold(gate: Measured, rows: Judged, candidate: Document, *, beside: int, seed
             return cost.held_to_size(int(candidate.get("model", {}).get("size", 0)), gate.at_most)
         case specs.LatencyGateSpec():
             return _latency(gate, candidate, beside)
+
+
+def fairness_of(gate: specs.FairnessGateSpec) -> Fairness:
+    """Return what a gate of fairness asks."""
+    return Fairness(
+        gate.fairness, gate.of, gate.max_difference, gate.min_ratio, gate.threshold, gate.confidence,
+        gate.min_rows, gate.unsure,
+    )  # fmt: skip
 
 
 def _latency(gate: specs.LatencyGateSpec, candidate: Document, beside: int) -> Finding:

@@ -53,8 +53,8 @@ class DriftSignal:
     at: float
     severity: float = 0.0
     """How many times what is usual at most; 1 is the edge of it."""
-    quality_fault: bool = False
-    """Whether the data of the episode is bad rather than changed."""
+    quality_fault: str = ""
+    """What is bad of the data, in a sentence, if it is bad rather than changed."""
     summary: str = ""
     """What calls for the retrain, where it is no drift."""
 
@@ -204,7 +204,8 @@ def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         )
     if signal.quality_fault:
         return decline(
-            "quality", f"The data of {signal.model} is faulty, and a model trained on it would be too."
+            "quality",
+            f"The data of {signal.model} is faulty, and a model trained on it would be too: {signal.quality_fault}",
         )
     if given is not None:
         if given.helped is not False or not may_try_again:

@@ -1070,7 +1070,7 @@ class EvidenceSpec(Spec):
     """Whether it is fitted to growing shares of the older rows too, which costs two fits."""
 
 
-_CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
+CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
 
@@ -1113,7 +1113,7 @@ class ModelSpec(Spec):
     @property
     def cap(self) -> float:
         """The most that a row's loss counts, in the unit of `judged_by`."""
-        return self.rollout.cap or _CAPS[self.judged_by]
+        return self.rollout.cap or CAPS[self.judged_by]
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if said := self._classes_fault():
@@ -1147,7 +1147,7 @@ class ModelSpec(Spec):
                     ("monitoring", "measures", name),
                     f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
                 )
-        if self.rollout.cap is None and self.judged_by not in _CAPS:
+        if self.rollout.cap is None and self.judged_by not in CAPS:
             yield (
                 ("rollout", "cap"),
                 f"it is missing: say how much one row's {self.judged_by} may count at most",

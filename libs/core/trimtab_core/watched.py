@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.fairwatch import FairState
 from trimtab_core.guardrails import GuardSpec, GuardState, Which
 from trimtab_core.judge import JudgeSpec, JudgeState
 from trimtab_core.policy import DriftSignal
+from trimtab_core.quality import Fault
 from trimtab_core.specs import Severity
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
@@ -103,9 +105,11 @@ class Due:
     at_ms: int
     summary: str
 
-    def signal(self, model: str) -> DriftSignal:
-        """Return it as the retrain policy reads it."""
-        return DriftSignal(model, self.id, self.trigger, self.at_ms / 1000, summary=self.summary)
+    def signal(self, model: str, fault: str = "") -> DriftSignal:
+        """Return it as the retrain policy reads it; `fault` says what is wrong with the data, if anything is."""
+        return DriftSignal(
+            model, self.id, self.trigger, self.at_ms / 1000, quality_fault=fault, summary=self.summary
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,12 @@ class Watch:
     doubt: Doubt = Doubt()
     breaches: Mapping[str, Breach] = field(default_factory=dict)
     """Limits on metrics that are broken, by what names the rule and the feature."""
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """What is bad of the data of the newest window, by place."""
+    fairness: Mapping[str, FairState] = field(default_factory=dict)
+    """What is known of each gate of fairness, by its name."""
+    put_off: Due | None = None
+    """The newest of what was due while data was bad, which is asked again once it is well."""
     others: tuple[Trial, ...] = ()
     """The further arms of an A/B test of several versions, beside that of `trial`."""
 
@@ -296,8 +306,8 @@ class Reading:
     feature: str = ""
     threshold: float | None = None
     low: float | None = None
-    """Of an estimate: its bounds."""
     high: float | None = None
+    """Between which it is with 95 % confidence, where that is known; of an estimate, where the realised one will be."""
     unknown: str = ""
 
     @property
@@ -336,11 +346,16 @@ class Drift:
     recorded_ms: int
     changed_ms: int | None = None
     """Where the first window began that was over; None in what was kept before it was told."""
+    fault: str = ""
+    """What was bad of the data when it opened, so that it is answered alike whenever it is heard."""
 
-    def signal(self, now_ms: int, severity: float | None = None) -> DriftSignal:
-        """Return it as the retrain policy reads it at an event time, as severe as it is then, or was when it was told."""
+    def signal(self, now_ms: int, fault: str = "", severity: float | None = None) -> DriftSignal:
+        """Return it as the retrain policy reads it at an event time: as severe as it is then, or was when it was told.
+
+        `fault` says what is wrong with the data then.
+        """
         now = self.severity if severity is None else severity
-        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now)
+        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now, fault)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What ingestion says of a source's data: what was refused, what cleaning changed, whether expectations hold.
+"""What ingestion says of a source's data: how much came, what was refused or cleaned, whether expectations hold.
 
 An expectation refuses nothing. It is held against windows of the rows of one partition,
 which are kept in memory: a restart, or a changed spec, begins a window anew.
@@ -6,19 +6,24 @@ which are kept in memory: a restart, or a changed spec, begins a window anew.
 
 import logging
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, Metric
 from trimtab_core.expectations import Expectations, Finding
 from trimtab_core.specs import Source
 from trimtab_runtime import records
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import from_timestamp, iso, to_timestamp
 from trimtab_runtime.records import Outgoing
 
 from trimtab_ingestion.usecases import Judged
 
 log = logging.getLogger(__name__)
+
+_HOUR_MS: Final = 3_600_000
 
 
 class Quality:
@@ -29,12 +34,19 @@ class Quality:
         self._held: dict[tuple[str, str], bool] = {}
         """By field and statistic whether it held when it was last looked at, of which an alert told."""
 
-    def of(self, source: Source, last: Any, judged: Judged, *, repeats: int | None) -> list[Outgoing]:
+    def of(
+        self, source: Source, last: Any, judged: Judged, kept: NDArray[np.int64], *, repeats: int | None
+    ) -> list[Outgoing]:
         """Return what to publish of a batch of `source` that ends with the record `last`.
 
-        `repeats` is how many of its rows had come before, None where nothing of it is to come once.
+        `kept` are the places of the rows that are let in. `repeats` is how many had come before, None where nothing of it is
+        to come once.
         """
         said = [_metric(metric, source, last) for metric in _of_batch(last, judged, repeats)]
+        said += [
+            _metric(metric, source, last, iso(from_timestamp(metric.window_from)))
+            for metric in _by_hour(judged, kept)
+        ]
         for finding in self._findings(source, judged):
             said += self._expected(finding, source, last)
         return said
@@ -113,9 +125,23 @@ def _of_batch(last: Any, judged: Judged, repeats: int | None) -> list[Metric]:
     ]
 
 
-def _metric(metric: Metric, source: Source, last: Any) -> Outgoing:
-    """Complete a metric as of the record `last`, so that the same batch says the same under the same id."""
-    what = f"{metric.feature}/{metric.name}" if metric.feature else metric.name
+def _by_hour(judged: Judged, kept: NDArray[np.int64]) -> Iterator[Metric]:
+    """Yield for each hour of event time how many rows were let in, of how many that keep the contract, up to the newest."""
+    times, mine = judged.event_time_ms[judged.good], judged.event_time_ms[kept]
+    for hour in np.unique(times // _HOUR_MS).tolist():
+        good = times[times // _HOUR_MS == hour]
+        yield Metric(
+            name="events",
+            value=float(np.count_nonzero(mine // _HOUR_MS == hour)),
+            window_from=to_timestamp(hour * _HOUR_MS),
+            window_to=to_timestamp(int(good.max())),
+            rows=good.size,
+        )
+
+
+def _metric(metric: Metric, source: Source, last: Any, part: str = "") -> Outgoing:
+    """Complete a metric as of the record `last`, so that the same batch says the same of its `part` under the same id."""
+    what = "/".join(each for each in (part, metric.feature, metric.name) if each)
     metric.id = f"{last.topic}/{last.partition}/{last.offset}/{what}"
     metric.model = source.name
     return _output(topics.METRICS_QUALITY, metric, source, last)

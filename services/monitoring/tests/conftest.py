@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
 from trimtab_core.metricnames import BY_SUBJECT
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_core.watched import Drift, Reading, Standing
 from trimtab_monitoring.testing import MemoryStore
 from trimtab_monitoring.usecases.calibrating import Calibrations
@@ -146,6 +146,7 @@ class Fleet:
 class Specs:
     models: dict[str, Model] = field(default_factory=lambda: {"m": a_model()})
     sources: dict[str, Source] = field(default_factory=lambda: {"asks": a_source()})
+    views: dict[str, FeatureView] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         return self.models[name]

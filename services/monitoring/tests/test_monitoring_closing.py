@@ -279,7 +279,7 @@ async def test_nulls_are_readings_of_quality_where_there_are_any(world: Any, flo
     await world.live(replace(part, labels=part.labels))
 
     (share,) = [it for it in world.told(Reading) if it.subject == "quality"]
-    assert (share.feature, share.value, share.threshold) == ("request.x", 0.3, 0.0)
+    assert (share.feature, share.value, share.threshold) == ("request.x", 0.3, 0.03)
 
 
 async def _reference(world: Any, number: int) -> Any:

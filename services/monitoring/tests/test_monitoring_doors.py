@@ -40,7 +40,10 @@ def batch(**more: Any) -> PredictionBatch:
 
 
 def test_monitoring_hears_exactly_what_the_table_says(world: Any) -> None:
-    shared = {it.topic.name for it in subscriptions(Ledger(world.store, world.clock), lambda _: None, Mock())}
+    shared = {
+        it.topic.name
+        for it in subscriptions(Ledger(world.store, world.clock), lambda _: None, Mock(), Mock())
+    }
     much = {topics.PREDICTIONS.name, topics.EVENTS.name}
     stream, everyone = {topics.DRIFT.name}, {topics.SPECS.name, topics.DEPLOYMENTS.name}
 

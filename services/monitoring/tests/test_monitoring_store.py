@@ -14,10 +14,12 @@ from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
 from trimtab_core.watched import Breach, Reading, Row, Series, Trial, Watch
+from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.testing import MemoryStore
 from trimtab_monitoring.usecases.entities import (
+    Alert,
     Arrivals,
     Closed,
     Labelled,
@@ -242,6 +244,32 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
     async with store.begin("m") as unit:
         assert (unit.watch, unit.policy) == (watch, policy)
     assert await store.watch("m") == watch
+
+
+async def test_the_group_of_a_prediction_is_what_the_event_of_its_very_time_and_key_says(
+    store: Store,
+) -> None:
+    groups = LabelStream("asks", "id", "g", 0, ("g",))
+    said = Labelled(groups.name, ["key-a", "key-a", "key-b"], [1, 5, 2], [np.nan] * 3, ["old", "f", "m"])
+    await store.take(Arrivals([predicted(("a", 5), ("b", 2), ("c", 3))], [said]))
+
+    async with store.begin("m") as unit:
+        assert await unit.groups(groups, after_ms=0, until_ms=9) == {"a": "f", "b": "m"}
+        assert await unit.groups(groups, after_ms=2, until_ms=9) == {"a": "f"}
+
+
+async def test_what_stands_about_a_subject_is_known_within_a_unit(store: Store) -> None:
+    alerts = store.alerts if isinstance(store, MemoryStore) else PostgresAlerts(store._pool)  # type: ignore[attr-defined]
+    for at, (subject, kind) in enumerate(
+        [("s", "skew"), ("s", "drift"), ("t", "skew"), ("u", "skew"), ("s", "silence")]
+    ):
+        await alerts.remember(Alert(f"{at}", subject, "warning", kind, "It is so.", at, f"{at}/o"), [], 0)
+    await alerts.remember(Alert("r", "t", "warning", "skew", "No more.", 9, "2/o", resolved=True), [], 0)
+
+    async with store.begin("m") as unit:
+        found = await unit.standing(["s", "t"], ["skew", "silence"])
+        assert [(alert.subject, alert.kind) for alert in found] == [("s", "skew"), ("s", "silence")]
+        assert await unit.standing([], ["skew"]) == []
 
 
 async def test_loops_are_listed_oldest_first(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import aiohttp
@@ -15,6 +16,8 @@ from trimtab_runtime.specbook import SpecBook
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.config import Config
 from trimtab_monitoring.consumers import Deployments, subscriptions
+from trimtab_monitoring.featurestore import FeatureStore
+from trimtab_monitoring.flowstore import PostgresFlows
 from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.historystore import PostgresHistory
 from trimtab_monitoring.intake import Intake
@@ -25,6 +28,7 @@ from trimtab_monitoring.stream import PolicyStream
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
+from trimtab_monitoring.usecases.flowing import Flowing
 from trimtab_monitoring.usecases.history import History
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.ondemand import OnDemand
@@ -32,6 +36,7 @@ from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.retraining import Retraining
 from trimtab_monitoring.usecases.rounds import Rounds
+from trimtab_monitoring.usecases.skew import Skews
 from trimtab_monitoring.workshop import Workshop
 
 _DAY_MS = 86_400_000
@@ -41,6 +46,7 @@ async def run(config: Config) -> None:
     """Run until cancelled; close in the reverse of the order opened."""
     clock, workshop = SystemClock(), Workshop(config.state_dir)
     async with (
+        AsyncExitStack() as opened,
         open_pool(config.postgres_dsn, SOURCE, package="trimtab_monitoring") as pool,
         bus.open_producer(config.kafka_servers, linger_ms=0) as producer,
         aiohttp.ClientSession() as session,
@@ -76,7 +82,8 @@ async def run(config: Config) -> None:
         history, on_demand = History(readings, book), OnDemand(store, book, deployments, workshop)
         told = sinks(config.alert_sinks, config.alert_secret, session, clock)
         alerting = Alerting(PostgresAlerts(pool), book, told, clock)
-        heard = subscriptions(Ledger(store, clock), rounds.wake, alerting)
+        flowing = Flowing(PostgresFlows(pool), book, clock)
+        heard = subscriptions(Ledger(store, clock), rounds.wake, alerting, flowing)
         answering = MonitoringApi(store, book, deployments, alerting, history, on_demand)
         api = partial(add_MonitoringServicer_to_server, answering)
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
@@ -98,6 +105,11 @@ async def run(config: Config) -> None:
             tasks.create_task(retention.work())
             tasks.create_task(history.work())
             tasks.create_task(alerting.work())
+            tasks.create_task(flowing.work())
+            if config.feature_store_address:
+                channel = await opened.enter_async_context(rpc.channel(config.feature_store_address))
+                skews = Skews(store, book, FeatureStore(channel), clock, every_s=config.skew_every_s)
+                tasks.create_task(skews.work())
             for event in begun:
                 await event.wait()
             await set_ready(True)

@@ -23,6 +23,10 @@ class Config:
     """Where the files of a calibration or a report lie while it is made."""
     instance: str = "monitoring-0"
     """Name of this process among the monitors."""
+    feature_store_address: str = ""
+    """Where skew is asked about; nobody is asked, if not set."""
+    skew_every_s: float = 3600.0
+    """How often, by the wall clock, a model's newest window is audited for skew."""
     silent_s: float = 300.0
     """A serving instance that has said nothing for so long holds no window back."""
     keep_days: int = 30

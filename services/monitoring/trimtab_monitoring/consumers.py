@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trimtab_contracts import topics
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, Metric
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent
 from trimtab_contracts.topics import Undecodable
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
@@ -17,6 +17,7 @@ from trimtab_runtime.records import Record
 from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.entities import Version
+from trimtab_monitoring.usecases.flowing import Flowing
 from trimtab_monitoring.usecases.ledger import Ledger
 
 FOLLOWS = (topics.DEPLOYMENTS,)
@@ -27,7 +28,9 @@ OnVersions = Callable[[Sequence[Version]], Awaitable[None]]
 OnStandings = Callable[[Sequence[str]], Awaitable[None]]
 
 
-def subscriptions(ledger: Ledger, wake: Callable[[str], None], alerting: Alerting) -> list[Subscription[Any]]:
+def subscriptions(
+    ledger: Ledger, wake: Callable[[str], None], alerting: Alerting, flowing: Flowing
+) -> list[Subscription[Any]]:
     """List what the monitors share; `wake` is called with the model of which something became known."""
 
     async def commanded(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
@@ -44,11 +47,17 @@ def subscriptions(ledger: Ledger, wake: Callable[[str], None], alerting: Alertin
     async def alerted(alert: Alert, _: Record[Alert]) -> None:
         await alerting.heard(messages.raised(alert))
 
+    async def measured(batch: Sequence[Record[Metric]]) -> None:
+        for record in batch:
+            if (came := messages.came(record.message)) is not None:
+                await flowing.heard(came)
+
     return [
         each(topics.COMMANDS_RETRAIN, commanded),
         each(topics.RUNS, ran),
         each(topics.VERSIONS, staged),
         each(topics.ALERTS, alerted),
+        Subscription(topics.METRICS_QUALITY, measured),
     ]
 
 

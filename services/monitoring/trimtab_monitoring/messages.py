@@ -45,6 +45,7 @@ from trimtab_monitoring.usecases.entities import (
     Version,
     WantedLabel,
 )
+from trimtab_monitoring.usecases.flowing import Came
 from trimtab_monitoring.usecases.history import Wanted
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
@@ -330,6 +331,23 @@ def wanted_label(asked: WantedLabel) -> pb.WantedLabel:
     )
 
 
+def came(message: pb.Metric) -> Came | None:
+    """Return what ingestion says came in an hour; None if the metric says something else."""
+    if message.name != "events":
+        return None
+    _, partition, offset, *_ = message.id.split("/")
+    events = round(message.value)
+    return Came(
+        source=message.model,
+        partition=int(partition),
+        place=int(offset),
+        hour_ms=from_timestamp(message.window_from),
+        events=events,
+        repeats=message.rows - events,
+        newest_ms=from_timestamp(message.window_to),
+    )
+
+
 def verdict(found: Verdict) -> pb.Verdict:
     """Return what the judge says."""
     return pb.Verdict(
@@ -520,6 +538,7 @@ def health(model: str, version: int, found: Health) -> pb.ModelHealth:
         labels=watch.labels,
         unlabelled=watch.predictions - watch.labels,
         metrics=metrics(found.readings),
+        faults=[fault.sentence for fault in sorted(watch.faults.values(), key=lambda it: not it.blocks)],
     )
     if watch.closed_ms:
         message.watermark.CopyFrom(to_timestamp(watch.closed_ms))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from trimtab_core.drift import Column, missing_share
+from trimtab_core.drift import Column, missing
 from trimtab_core.features import are_words
 from trimtab_runtime.parent import die_with
 from trimtab_runtime.reports import report
@@ -54,7 +54,7 @@ def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str
     """Return whether there is something to show of a column; of words Evidently would show each text as a category."""
     if name not in window or are_words(name):
         return False
-    return all(missing_share(columns[name]) < 1 for columns in (window, reference))
+    return all(not missing(columns[name]).all() for columns in (window, reference))
 
 
 def _frame(columns: dict[str, Column], shown: list[str], classes: list[str]) -> pd.DataFrame:

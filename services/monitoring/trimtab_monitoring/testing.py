@@ -66,6 +66,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tables = _Tables()
         self._lock = asyncio.Lock()
+        self.alerts = MemoryAlerts()
         self.now_ms = 0
         """When marks that are stored are heard."""
 
@@ -166,6 +167,15 @@ class MemoryStore:
                 ]
                 found.append(row._replace(label=min(in_time, key=lambda it: it[0])[1]) if in_time else row)
         return sorted(found, key=lambda row: (row.at_ms, row.id))
+
+    def said(self, model: str, labels: LabelStream, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what events of the very time and key of predictions of (after, until] say, by the predictions' ids."""
+        found = {}
+        for (name, prediction), (key, row) in self._tables.predictions.items():
+            value = self._tables.labels.get((labels.name, key, row.at_ms))
+            if name == model and after_ms < row.at_ms <= until_ms and isinstance(value, str):
+                found[prediction] = value
+        return found
 
     async def put_versions(self, versions: Sequence[Version]) -> None:
         """Remember versions and their references."""
@@ -448,6 +458,10 @@ class MemoryUnit:
         ]
         return sorted(each for each in found if (from_ms, after_id) < each[:2] < (until_ms + 1, ""))[:at_most]
 
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        return self._store.said(self._model, labels, after_ms, until_ms)
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         rows = self._store.joined(self._model, labels, after_ms, before_ms - 1)
@@ -457,6 +471,12 @@ class MemoryUnit:
         """Return the event time of the newest row that a version was fitted to, if it is known."""
         held = self._tables.versions.get((self._model, version))
         return held.trained_to_ms if held else None
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
+        found = [await self._store.alerts.alerts(subject, open_only=True) for subject in subjects]
+        alerts = [held.alert for each in found for held in each if held.alert.kind in kinds]
+        return sorted(alerts, key=lambda alert: (alert.at_ms, alert.place))
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

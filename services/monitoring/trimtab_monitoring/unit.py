@@ -17,10 +17,11 @@ from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
-from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder, WantedLabel
+from trimtab_monitoring.usecases.entities import Alert, LabelStream, Loop, News, ReportOrder, WantedLabel
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
+_alert_of = msgspec.json.Decoder(Alert).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
@@ -171,6 +172,15 @@ class PostgresUnit:
         )
         return [Asked(*row) for row in rows]
 
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        rows = await self._connection.fetch(
+            "SELECT p.id, l.class FROM predictions AS p JOIN labels AS l USING (key, event_time_ms)"
+            " WHERE p.model = $1 AND l.stream = $2 AND event_time_ms > $3 AND event_time_ms <= $4",
+            self._model, labels.name, after_ms, until_ms,
+        )  # fmt: skip
+        return {row["id"]: row["class"] for row in rows}
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         found: int = await self._connection.fetchval(
@@ -184,6 +194,16 @@ class PostgresUnit:
             "SELECT trained_to_ms FROM versions WHERE model = $1 AND number = $2", self._model, version
         )
         return found
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
+        rows = await self._connection.fetch(
+            "SELECT alert FROM alerts WHERE resolved_ms IS NULL AND subject = ANY($1) AND alert->>'kind' = ANY($2)"
+            " ORDER BY at_ms, place",
+            list(subjects),
+            list(kinds),
+        )
+        return [_alert_of(row["alert"]) for row in rows]
 
     async def loop(self, id: str) -> Loop | None:
         """Return a loop."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core import detection, gating, losses, occasions, policy, trial, windows
+from trimtab_core import detection, gating, losses, occasions, policy, quality, trial, windows
 from trimtab_core.occasions import Since
 from trimtab_core.policy import Decision, DriftSignal, PolicySpec, PolicyState
 from trimtab_core.specs import Model
@@ -266,36 +266,45 @@ class Living:
         calibration = self._versions[window.version].calibration(self._spec, self._bench.settings)
         if calibration is None:
             return []
+        settings, stated = self._bench.settings, self._bench.stated
         judged = detection.judge(
-            self._name, window, self._history.carries, calibration, self._bench.settings, self._watch.episodes
+            self._name, window, self._history.carries, calibration, settings, self._watch.episodes, stated
         )
-        self._watch = replace(self._watch, episodes=judged.episodes)
+        faults = judged.faults(self._watch.faults, stated, settings.rule.k)
+        self._watch = replace(self._watch, episodes=judged.episodes, faults=faults)
+        fault = quality.blocking(faults)
         fresh, severities = [], detection.severities(judged, calibration)
         for alarm, finding in judged.alarms:
             drift = detection.drift(judged, alarm, finding, calibration, report="", recorded_ms=0)
+            drift = replace(drift, fault=fault)
             fresh.append(self._open.setdefault(drift.episode, Alarm(drift)))
         self.life.alarms += fresh
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode in self._answered and kind in self._spec.retrain.on:
                 self._look_again(self._open[episode], window.end[0], severities.get(kind))
+        if self._watch.put_off is not None and not fault:
+            self._due(replace(self._watch.put_off, at_ms=window.end[0]))
         return fresh
 
     def _first_answer(self, alarm: Alarm) -> None:
         drift = alarm.drift
-        decision = policy.decide(self._strategy.policy, self._policy, drift.signal(drift.at_ms))
+        signal = drift.signal(drift.at_ms, drift.fault)
+        decision = policy.decide(self._strategy.policy, self._policy, signal)
         self._answered.add(drift.episode)
         alarm.said = decision.reason
-        self._follow(decision, drift.signal(drift.at_ms), drift.at_ms, alarm)
+        self._follow(decision, signal, drift.at_ms, alarm)
 
     def _look_again(self, alarm: Alarm, now_ms: int, severity: float | None) -> None:
-        signal = alarm.drift.signal(now_ms, severity)
+        signal = alarm.drift.signal(now_ms, quality.blocking(self._watch.faults), severity)
         decision = policy.reconsider(self._strategy.policy, self._policy, signal)
         self._follow(decision, signal, now_ms, alarm)
 
     def _due(self, due: Due) -> None:
-        signal = due.signal(self._name)
-        self._follow(policy.decide(self._strategy.policy, self._policy, signal), signal, due.at_ms)
+        signal = due.signal(self._name, quality.blocking(self._watch.faults))
+        decision = policy.decide(self._strategy.policy, self._policy, signal)
+        self._watch = replace(self._watch, put_off=due if decision.cause == "quality" else None)
+        self._follow(decision, signal, due.at_ms)
 
     def _follow(
         self, decision: Decision, signal: DriftSignal, as_of_ms: int, alarm: Alarm | None = None

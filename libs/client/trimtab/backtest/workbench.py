@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from trimtab_core import baseline, gating
+from trimtab_core import baseline, gating, quality
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.gating import Gate
 from trimtab_core.specs import LatencyGateSpec, Model, ModelSpec, ModelTest, SizeGateSpec, Source, TrainerSpec
@@ -127,6 +127,7 @@ class Workbench:
             )
         self.model, self.history = model, history
         self.settings = Settings.of(model, source)
+        self.stated = quality.stated_of(model, history.carries, {source.name: source}, {})
         self.spent = Spent()
         self._tests = [each for each in tests if each.spec.model == model.name]
         self._on_fit = on_fit

@@ -13,7 +13,7 @@ import msgspec
 from trimtab_core.contract import entity_text
 from trimtab_core.specs import Model
 
-from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream, Mark, Predicted
+from trimtab_monitoring.usecases.entities import Arrivals, Labelled, LabelStream, Mark, Predicted, streams_of
 
 _Text = str | int | float | bool | None
 _Number = float | bool | None
@@ -23,8 +23,8 @@ def label_streams(models: Iterable[Model]) -> dict[str, list[LabelStream]]:
     """Return the label streams that `models` read, by source, each once."""
     found: dict[str, dict[str, LabelStream]] = {}
     for model in models:
-        stream = LabelStream.of(model)
-        found.setdefault(stream.source, {})[stream.name] = stream
+        for stream in streams_of(model):
+            found.setdefault(stream.source, {})[stream.name] = stream
     return {source: list(streams.values()) for source, streams in found.items()}
 
 

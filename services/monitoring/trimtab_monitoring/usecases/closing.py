@@ -12,19 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import ahead, alertrules, detection, guarding, occasions, trial, windows, worth
+from trimtab_core import ahead, alertrules, detection, guarding, occasions, quality, trial, windows, worth
 from trimtab_core.baseline import Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
+from trimtab_core.quality import Fault
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Due, Earning, Row, Series, Watch
-from trimtab_core.windows import DataWindow, Partial, Window
+from trimtab_core.windows import DataWindow, Partial, PerformanceWindow, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases import fair, loops
+from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder, Severity
 from trimtab_monitoring.usecases.estimating import MOST_ROWS, Estimating, Judges
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -105,7 +106,7 @@ class Closing:
         watch = replace(watch.judging(on_trial), closed_ms=reached, fresh=fresh, earning=earning)
         for each in occasions.among(full, due):
             if isinstance(each, Due):
-                await self._retraining.due(unit, model, each)
+                watch = await self._due(unit, model, watch, each)
             else:
                 watch, alarms = await self._judge(unit, model, settings, watch, each)
                 promised = promised or alarms > 0
@@ -147,7 +148,11 @@ class Closing:
         if isinstance(window, DataWindow):
             losses = windows.champion_losses(model.spec, window.rows)
             doubt = ahead.doubt(window, losses, features, calibration, doubt)
-        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes)
+        stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
+        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes, stated)
+        faults = judged.faults(watch.faults, stated, settings.rule.k)
+        await unit.tell(_bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
+        fault = quality.blocking(faults)
         await unit.tell(judged.readings)
         if judged.readings:
             await unit.keep_readings(window.kind, judged.readings)
@@ -161,6 +166,7 @@ class Closing:
                 drift = detection.drift(
                     judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
                 )
+                drift = replace(drift, fault=fault)
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
                 await unit.order_report(_report(model, judged, drift, path))
                 news: list[News] = [
@@ -169,19 +175,40 @@ class Closing:
                 ]
                 await unit.tell(news)
         await unit.tell(_over(model, judged, watch.episodes, self._clock.now_ms()))
-        await self._look_again(unit, model, judged, detection.severities(judged, calibration))
-        watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches)
+        severities = detection.severities(judged, calibration)
+        await self._look_again(unit, model, judged, fault, severities)
+        watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches, faults=faults)
+        if isinstance(window, PerformanceWindow) and window.kind == "performance":
+            fairness = await fair.look(
+                unit,
+                model,
+                window,
+                features,
+                calibration,
+                settings,
+                watch.fairness,
+                now_ms=self._clock.now_ms(),
+            )
+            watch = replace(watch, fairness=fairness)
+        if watch.put_off is not None and not fault:
+            watch = await self._due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
         return watch, len(judged.alarms)
 
+    async def _due(self, unit: Unit, model: Model, watch: Watch, due: Due) -> Watch:
+        """Ask the policy about what is due, and keep it in mind while data is bad."""
+        put_off = await self._retraining.due(unit, model, due, quality.blocking(watch.faults))
+        return replace(watch, put_off=put_off)
+
     async def _look_again(
-        self, unit: Unit, model: Model, judged: Judged, severities: Mapping[DriftKind, float]
+        self, unit: Unit, model: Model, judged: Judged, fault: str, severities: Mapping[DriftKind, float]
     ) -> None:
         """Let the policy decide again about episodes that go on."""
         fresh = {alarm.episode for alarm, _ in judged.alarms}
         for kind in judged.kinds:
             episode = judged.episodes[kind].episode
             if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
-                await self._retraining.look_again(unit, episode, judged.window.end[0], severities.get(kind))
+                now_ms, severity = judged.window.end[0], severities.get(kind)
+                await self._retraining.look_again(unit, episode, now_ms, fault, severity)
 
     async def _guard(self, unit: Unit, model: Model, watch: Watch, predicted: int) -> Watch:
         """Hold the challenger to the guardrails, by all requests of the rollout that are complete."""
@@ -290,6 +317,34 @@ def _of_rule(model: str, told: alertrules.Told, now_ms: int) -> Alert:
     return Alert(
         name, model, told.severity, "rule", told.sentence, now_ms, occasion, resolved=not told.broken
     )
+
+
+def _bad_data(
+    model: str, before: Mapping[str, Fault], after: Mapping[str, Fault], window: Window, now_ms: int
+) -> list[News]:
+    """Return the news of the faults that began with a window, and of those that are over after it."""
+    told = list[News]()
+    for place, fault in after.items():
+        held = before.get(place)
+        if held is None or held.since_ms != fault.since_ms:
+            told.append(_fault_alert(model, fault, fault.sentence, now_ms))
+    for place, fault in before.items():
+        if place not in after or after[place].since_ms != fault.since_ms:
+            version = window.version
+            why = (
+                f"{quality.SAYS[fault.statistic]} no more often than is usual"
+                if fault.version == version
+                else (f"no more looked at for version {fault.version}: version {version} answers now")
+            )
+            over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
+            told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+    return told
+
+
+def _fault_alert(model: str, fault: Fault, sentence: str, at_ms: int) -> Alert:
+    occasion = f"{model}/{fault.version}/{fault.place}/{fault.since_ms}"
+    severity: Severity = "warning" if fault.blocks else "info"
+    return Alert(occasion, model, severity, "quality", sentence, at_ms, occasion)
 
 
 def _alert(episode: str, model: str, sentence: str, at_ms: int) -> Alert:

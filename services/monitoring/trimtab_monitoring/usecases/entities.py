@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trimtab_core.measured import Gate as Gate
-from trimtab_core.specs import Model
+from trimtab_core.specs import FairnessGateSpec, Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
 from trimtab_core.worth import Gain
 
@@ -116,6 +116,18 @@ class LabelStream:
         """The name under which its labels are kept; models that agree on it share them."""
         named = f"{self.source}/{self.on}/{self.value}"
         return f"{named}/class" if self.classes else named
+
+
+def group_stream(model: Model, group: str) -> LabelStream:
+    """Return the stream that tells of which group a prediction is: the event that it was asked for, read as a label."""
+    return LabelStream(model.spec.source, model.spec.label.on, group, 0, (group,))
+
+
+def streams_of(model: Model) -> list[LabelStream]:
+    """Return what a model reads of events: its labels, and those groups of its gates of fairness that are no features."""
+    named = [gate.fairness for gate in model.spec.gates if isinstance(gate, FairnessGateSpec)]
+    beside = [group for group in dict.fromkeys(named) if f"request.{group}" not in model.spec.features]
+    return [LabelStream.of(model), *(group_stream(model, group) for group in beside)]
 
 
 @dataclass(frozen=True, slots=True)

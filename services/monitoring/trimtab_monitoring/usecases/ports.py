@@ -6,10 +6,11 @@ from typing import Protocol
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_core.watched import Asked, Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
+    Alert,
     Arrivals,
     Health,
     LabelStream,
@@ -61,12 +62,20 @@ class Unit(Protocol):
         """
         ...
 
+    async def groups(self, labels: LabelStream, *, after_ms: int, until_ms: int) -> dict[str, str]:
+        """Return what an event of the very time and key of a prediction says, by the prediction's id, of (after, until]."""
+        ...
+
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         ...
 
     async def trained_to(self, version: int) -> int | None:
         """Return the event time of the newest row that a version was fitted to, if it is known."""
+        ...
+
+    async def standing(self, subjects: Sequence[str], kinds: Sequence[str]) -> list[Alert]:
+        """Return the alerts of these kinds about any of the subjects that are open, oldest first."""
         ...
 
     async def loop(self, id: str) -> Loop | None:
@@ -201,6 +210,11 @@ class Specs(Protocol):
     @property
     def sources(self) -> Mapping[str, Source]:
         """The sources by name."""
+        ...
+
+    @property
+    def views(self) -> Mapping[str, FeatureView]:
+        """The feature views by name."""
         ...
 
     def model(self, name: str) -> Model:

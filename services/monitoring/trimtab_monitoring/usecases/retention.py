@@ -12,7 +12,7 @@ from functools import partial
 from trimtab_core.watched import Watch
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.usecases.entities import LabelStream
+from trimtab_monitoring.usecases.entities import streams_of
 from trimtab_monitoring.usecases.history import HistoryStore
 from trimtab_monitoring.usecases.ports import Specs, Store
 
@@ -58,8 +58,8 @@ class Retention:
             gone += await _drain(partial(self._history.forget, name, before_ms=told_from))
         streams: dict[str, int] = {}
         for name, model in models.items():
-            stream = LabelStream.of(model).name
-            streams[stream] = min(streams.get(stream, needed[name]), needed[name])
+            for read in streams_of(model):
+                streams[read.name] = min(streams.get(read.name, needed[name]), needed[name])
         for stream, before_ms in streams.items():
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone

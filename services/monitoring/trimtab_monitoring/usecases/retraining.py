@@ -3,13 +3,15 @@
 What the policy remembers, the loop's row and the command are one transaction that
 locks the model, so an episode that is heard twice, late or out of order gives one
 command. A refusal is written to the loop's row as a sentence, and so is what a dry
-run would have ordered.
+run would have ordered. While data is bad, nothing is ordered: neither a model's own
+faults nor those of what it is made of are trained on.
 """
 
 import logging
 from dataclasses import replace
+from typing import Final
 
-from trimtab_core import policy
+from trimtab_core import policy, quality
 from trimtab_core.policy import Decision, PolicySpec, Trigger
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Due
@@ -23,6 +25,9 @@ from trimtab_monitoring.usecases.ports import Specs, Store, Unit
 log = logging.getLogger(__name__)
 
 REQUESTED_BY = "retrain policy"
+
+BAD_DATA: Final = ("expectation", "silence", "skew")
+"""Kinds of alerts about a model, or a source that it is made of, that stand in the way of a retrain."""
 
 
 class Retraining:
@@ -40,19 +45,24 @@ class Retraining:
             NotFound: there is no such model.
             Unavailable: PostgreSQL is away.
         """
-        spec = self._specs.model(drift.model).spec.retrain
+        model = self._specs.model(drift.model)
         async with self._store.begin(drift.model) as unit:
             if not await unit.first_sight(f"drift/{drift.episode}"):
                 return
             loop = await unit.loop(drift.episode) or loops.triggered(drift, telemetry.traceparent())
-            decision = policy.decide(PolicySpec.of(spec), unit.policy, drift.signal(drift.at_ms))
+            fault = await self._fault(unit, model, loop.drift.fault if loop.drift else "")
+            signal = drift.signal(drift.at_ms, fault)
+            decision = policy.decide(PolicySpec.of(model.spec.retrain), unit.policy, signal)
             await self._follow(unit, loop, drift.kind, drift.episode, decision, drift.at_ms)
             log.info("drift %s of %s: %s", drift.episode, drift.model, decision.reason)
 
-    async def look_again(self, unit: Unit, episode: str, now_ms: int, severity: float | None = None) -> None:
+    async def look_again(
+        self, unit: Unit, episode: str, now_ms: int, fault: str, severity: float | None = None
+    ) -> None:
         """Decide again about an episode that goes on, at the event time `now_ms`, in the caller's transaction.
 
-        `severity` is how severe it is now, or as it was told, if that is not known. A refusal is left as it was first said.
+        `fault` says what is bad of the data that the model is asked with, if anything is. `severity` is how severe it is
+        now, or as it was told, if that is not known. A refusal is left as it was first said.
 
         The first answer to a drift event is left to `answer`, so that it does not
         depend on which of the two came first.
@@ -60,8 +70,9 @@ class Retraining:
         loop = await unit.loop(episode)
         if loop is None or loop.drift is None or loop.state == "triggered":
             return
-        spec = self._specs.model(loop.model).spec.retrain
-        decision = policy.reconsider(PolicySpec.of(spec), unit.policy, loop.drift.signal(now_ms, severity))
+        model = self._specs.model(loop.model)
+        signal = loop.drift.signal(now_ms, await self._fault(unit, model, fault), severity)
+        decision = policy.reconsider(PolicySpec.of(model.spec.retrain), unit.policy, signal)
         if decision.action != "decline":
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
                 drift = loop.drift
@@ -71,13 +82,27 @@ class Retraining:
                     loop = replace(loops.triggered(drift, telemetry.traceparent()), id=decision.command_id)
                 await self._follow(unit, loop, drift.kind, drift.episode, decision, now_ms)
 
-    async def due(self, unit: Unit, model: Model, due: Due) -> None:
-        """Decide about a retrain that is due, in the caller's transaction; cooldown and budget hold as for drift."""
-        decision = policy.decide(PolicySpec.of(model.spec.retrain), unit.policy, due.signal(model.name))
+    async def due(self, unit: Unit, model: Model, due: Due, fault: str) -> Due | None:
+        """Decide about a retrain that is due, in the caller's transaction; cooldown and budget hold as for drift.
+
+        Return it if it is to be asked about again once the data is well; `fault` is as of `look_again`.
+        """
+        signal = due.signal(model.name, await self._fault(unit, model, fault))
+        decision = policy.decide(PolicySpec.of(model.spec.retrain), unit.policy, signal)
         with telemetry.span("retrain due", model=model.name, trigger=due.trigger):
-            loop = loops.due(model.name, due, self._clock.now_ms(), telemetry.traceparent())
+            now_ms, traceparent = self._clock.now_ms(), telemetry.traceparent()
+            loop = await unit.loop(due.id) or loops.due(model.name, due, now_ms, traceparent)
             await self._follow(unit, loop, due.trigger, due.id, decision, due.at_ms)
         log.info("%s of %s: %s", due.trigger, model.name, decision.reason)
+        return due if decision.cause == "quality" else None
+
+    async def _fault(self, unit: Unit, model: Model, own: str) -> str:
+        """Return what is bad of the data of a model, or of a source that it is made of."""
+        if own:
+            return own
+        subjects = [model.name, *quality.sources_of(model, self._specs.views)]
+        standing = await unit.standing(subjects, BAD_DATA)
+        return f"{standing[0].subject}: {standing[0].sentence}" if standing else ""
 
     async def _follow(
         self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int

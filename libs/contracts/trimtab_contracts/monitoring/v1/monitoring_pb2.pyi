@@ -53,7 +53,7 @@ class Metric(_message.Message):
     rows: _builtins.int
     revision: _builtins.int
     low: _builtins.float
-    """of an expectation: where the value should be; of an estimate: where the realised one will be, 19 times in 20"""
+    """of an expectation: where the value should be; of a rate: its 95 % bounds; of an estimate: where the realised one will be, 19 times in 20"""
     high: _builtins.float
     held: _builtins.bool
     """whether it is there"""
@@ -631,6 +631,7 @@ class ModelHealth(_message.Message):
     WATERMARK_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     FORESEEN_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     predictions: _builtins.int
@@ -647,6 +648,10 @@ class ModelHealth(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
         """of the newest window"""
 
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what is bad of its data, a sentence each; those that hold up retraining first"""
+
     def __init__(
         self,
         *,
@@ -658,10 +663,11 @@ class ModelHealth(_message.Message):
         watermark: _timestamp_pb2.Timestamp | None = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         foreseen: _builtins.str = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["foreseen", b"foreseen", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "foreseen", b"foreseen", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,108 @@
+"""What comes of a source: unusual hours and silence are told, at no more than the stated rate, and nights are no silence."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from trimtab_core import flow
+from trimtab_core.flow import HOUR_MS, FlowState, Hour
+
+MONDAY = 1_700_438_400_000 // HOUR_MS * HOUR_MS
+
+
+def counts_of(days: int, *, seed: int = 1, mean: float = 200.0) -> NDArray[np.int64]:
+    """Return hourly counts with nights and week ends."""
+    hours = np.arange(days * 24)
+    shape = 0.05 + np.clip(np.sin((hours % 24 - 6) / 24 * 2 * np.pi), 0, None)
+    return np.random.default_rng(seed).poisson(mean * shape * np.where(hours // 24 % 7 >= 5, 0.5, 1.0))
+
+
+def hours_of(counts: NDArray[np.int64], repeats: NDArray[np.int64] | None = None) -> list[Hour]:
+    said = np.zeros(counts.size, int) if repeats is None else repeats
+    return [
+        Hour(MONDAY + at * HOUR_MS, int(events), int(again))
+        for at, (events, again) in enumerate(zip(counts, said, strict=True))
+        if events or again
+    ]
+
+
+def lived(
+    counts: NDArray[np.int64], *, from_hour: int, repeats: NDArray[np.int64] | None = None
+) -> list[FlowState]:
+    state, states = FlowState(MONDAY + from_hour * HOUR_MS), []
+    for at in range(from_hour + 1, counts.size + 1):
+        said = None if repeats is None else repeats[:at]
+        state, _ = flow.judge("trips", hours_of(counts[:at], said), state, MONDAY + at * HOUR_MS)
+        states.append(state)
+    return states
+
+
+@pytest.mark.parametrize("mean", [5.0, 200.0])
+def test_usual_weeks_raise_no_more_than_is_stated(mean: float) -> None:
+    raised = 0
+    for seed in range(3):
+        counts = counts_of(42, seed=seed, mean=mean)
+        _, figures = flow.judge(
+            "trips", hours_of(counts), FlowState(MONDAY + 28 * 24 * HOUR_MS), MONDAY + 42 * 24 * HOUR_MS
+        )
+        raised += sum(each.over for each in figures)
+
+    assert raised <= 2, "a third of one in 90 days is stated for each figure, and these are 42"
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.3, True), (3.0, True), (0.9, False)])
+def test_an_hour_is_held_against_the_same_hour_of_other_weeks(factor: float, told: bool) -> None:
+    counts = counts_of(29)
+    noon = 28 * 24 + 12
+    counts[noon] = int(counts[noon] * factor)
+
+    states = lived(counts[: noon + 4], from_hour=noon - 1)
+
+    fault = states[1].faults.get("volume")
+    assert (fault is not None) == told
+    if fault is not None:
+        assert "of source 'trips' in the hour of" in fault.sentence and "are usual" in fault.sentence
+    assert states[-1].faults == {}, "and two usual hours end it"
+
+
+def test_repeats_are_unusual_only_if_they_are_more() -> None:
+    counts, repeats = counts_of(21), np.full(21 * 24, 5)
+    repeats[-1], counts[-1] = 90, np.median(counts[-1::-168])
+
+    assert list(lived(counts, from_hour=counts.size - 1, repeats=repeats)[-1].faults) == ["duplicates"]
+    repeats[-1] = 0
+    assert lived(counts, from_hour=counts.size - 1, repeats=repeats)[-1].faults == {}
+
+
+def test_silence_is_where_events_were_to_be_expected() -> None:
+    counts = counts_of(21)
+    evening, noon = 20 * 24 + 20, 20 * 24 + 12
+    quiet, busy = counts.copy()[: evening + 1], counts.copy()[: noon + 1]
+
+    def silent(counts: NDArray[np.int64], hours: float) -> bool:
+        newest = MONDAY + (counts.size - 1) * HOUR_MS
+        state = flow.silence("trips", hours_of(counts), FlowState(), newest, newest + round(hours * HOUR_MS))
+        return "silence" in state.faults
+
+    assert not silent(busy, 0.01)
+    assert silent(busy, 1)
+    low = counts_of(21, mean=4.0)
+    assert not silent(low[: evening + 1], 8), "nights are quiet"
+    assert silent(low[: evening + 1], 48)
+    assert silent(quiet, 12)
+
+
+def test_a_source_that_is_heard_again_is_no_more_silent() -> None:
+    hours = hours_of(counts_of(21))
+    newest = hours[-1].at_ms
+    quiet = flow.silence("trips", hours, FlowState(), newest, newest + 40 * HOUR_MS)
+    assert "silence" in quiet.faults
+
+    assert flow.silence("trips", hours, quiet, newest + 40 * HOUR_MS, newest + 40 * HOUR_MS).faults == {}
+
+
+def test_of_a_source_that_has_just_begun_nothing_is_said() -> None:
+    counts = counts_of(4)
+    counts[-1] = 100_000
+
+    assert lived(counts, from_hour=90)[-1].faults == {}
+    assert flow.silence("trips", hours_of(counts), FlowState(), MONDAY, MONDAY + 900 * HOUR_MS).faults == {}

@@ -1,0 +1,112 @@
+"""PostgreSQL home of how much came of each source.
+
+An hour counts a batch once: what comes again is of a record of raw.<source> that is counted in. What is judged of a source
+is one transaction that holds its row.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+import msgspec
+from trimtab_core import flow
+from trimtab_core.flow import FlowState, Hour
+from trimtab_runtime import outbox
+from trimtab_runtime.clock import to_datetime
+from trimtab_runtime.postgres import Connection, outages
+
+from trimtab_monitoring import news
+from trimtab_monitoring.unit import text
+from trimtab_monitoring.usecases.entities import News, predictions_stream
+from trimtab_monitoring.usecases.flowing import Came, Seen
+
+_state_of = msgspec.json.Decoder(FlowState).decode
+
+_COUNT = """
+INSERT INTO flows (source, partition, hour_ms, events, repeats, newest_ms, place) VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (source, partition, hour_ms) DO UPDATE
+SET events = flows.events + excluded.events, repeats = flows.repeats + excluded.repeats, place = excluded.place,
+    newest_ms = greatest(flows.newest_ms, excluded.newest_ms), heard_at = now()
+WHERE flows.place < excluded.place
+"""
+_HOURS = """
+SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows
+WHERE source = $1 AND hour_ms > (SELECT max(hour_ms) FROM flows WHERE source = $1) - $2
+GROUP BY hour_ms ORDER BY hour_ms
+"""
+
+
+class PostgresFlows:
+    """What came of sources, in monitoring's schema."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def count(self, came: Came) -> None:
+        """Count what came; what was counted before changes nothing."""
+        with outages():
+            await self._pool.execute(
+                _COUNT,
+                came.source,
+                came.partition,
+                came.hour_ms,
+                came.events,
+                came.repeats,
+                came.newest_ms,
+                came.place,
+            )
+
+    @asynccontextmanager
+    async def begin(self, source: str) -> AsyncIterator["PostgresFlow"]:
+        """Open a unit of work on a source."""
+        with outages():
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(
+                    "INSERT INTO flow_states (source) VALUES ($1) ON CONFLICT DO NOTHING", source
+                )
+                held = await connection.fetchval(
+                    "SELECT state FROM flow_states WHERE source = $1 FOR UPDATE", source
+                )
+                yield PostgresFlow(connection, source, _state_of(held) if held else FlowState())
+
+    async def forget(self, source: str, *, before_ms: int) -> None:
+        """Delete the hours that began before a time."""
+        with outages():
+            await self._pool.execute(
+                "DELETE FROM flows WHERE source = $1 AND hour_ms < $2", source, before_ms
+            )
+
+
+class PostgresFlow:
+    """One transaction on one source."""
+
+    def __init__(self, connection: Connection, source: str, state: FlowState) -> None:
+        self.state = state
+        self._connection = connection
+        self._source = source
+
+    async def hours(self) -> list[Hour]:
+        """Return the hours of which something came, the last that are looked back on."""
+        rows = await self._connection.fetch(_HOURS, self._source, flow.KEPT * flow.HOUR_MS)
+        return [Hour(row["hour_ms"], row["events"], row["repeats"]) for row in rows]
+
+    async def seen(self, models: Sequence[str], heard_before_ms: int) -> Seen | None:
+        """Return how far the source has come, and how far those who are asked with it; None if nothing has come yet."""
+        row = await self._connection.fetchrow(
+            "SELECT max(newest_ms) AS newest_ms, max(heard_at) < $2 AS quiet,"
+            " (SELECT max(time_ms) FROM marks WHERE stream = ANY($3)) AS asked_ms FROM flows WHERE source = $1",
+            self._source,
+            to_datetime(heard_before_ms),
+            [predictions_stream(model) for model in models],
+        )
+        if row is None or row["newest_ms"] is None:
+            return None
+        return Seen(row["newest_ms"], row["quiet"], row["asked_ms"])
+
+    async def save(self, state: FlowState, told: Sequence[News]) -> None:
+        """Remember `state`, and publish `told` once the transaction is committed."""
+        await self._connection.execute(
+            "UPDATE flow_states SET state = $2 WHERE source = $1", self._source, text(state)
+        )
+        await outbox.put(self._connection, list(news.outgoing(told)))
+        self.state = state

@@ -1,0 +1,152 @@
+"""Fairness in production: what a full window of labelled predictions says of a model's gates of fairness."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from trimtab_core import fairwatch, measured, specs, windows
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.fairness import Fairness
+from trimtab_core.fairwatch import FairState, Looked
+from trimtab_core.losses import are_probabilities
+from trimtab_core.quality import as_texts
+from trimtab_core.specs import FairnessGateSpec, Model
+from trimtab_core.watched import Reading, Row
+from trimtab_core.windows import PerformanceWindow
+
+from trimtab_monitoring.usecases.entities import Alert, LabelStream, News, group_stream
+from trimtab_monitoring.usecases.ports import Unit
+
+
+async def look(
+    unit: Unit, model: Model, window: PerformanceWindow, features: Sequence[str], calibration: Calibration,
+    settings: Settings, before: Mapping[str, FairState], *, now_ms: int,
+) -> Mapping[str, FairState]:  # fmt: skip
+    """Take a window into what is known of each gate, tell of it, and return what is known then.
+
+    The rate of false alarms that the spec states holds for all gates of fairness together.
+    """
+    gates = {_name(gate): gate for gate in model.spec.gates if isinstance(gate, FairnessGateSpec)}
+    if not gates and not before:
+        return before
+    from_ms, to_ms = window.rows[0].at_ms, window.end[0]
+    mine = {row.id for row in window.rows}
+    closed, _ = await unit.rows(LabelStream.of(model), after_ms=from_ms - 1, until_ms=to_ms)
+    rows = [row for row in closed if row.id in mine and row.version == window.version]
+    after, readings, news = dict[str, FairState](), list[Reading](), list[News]()
+    for name, gate in gates.items():
+        asked = measured.fairness_of(gate)
+        known, group = await _groups(unit, model, gate.fairness, rows, features, (from_ms, to_ms))
+        label, said, readable = _said(known)
+        looked = fairwatch.look(
+            asked, before.get(name), label, said, group[readable], model.spec.label.classes,
+            version=window.version, from_ms=from_ms, to_ms=to_ms, cap=_cap(model, asked),
+            windows=len(gates) / (calibration.performance.false_alarms * settings.shares),
+            patience=settings.rule.k,
+        )  # fmt: skip
+        after[name] = looked.state
+        readings += _readings(model.name, asked, looked, from_ms, to_ms, label.size)
+        news += _news(model.name, name, before.get(name), looked, now_ms)
+    for name in before.keys() - gates.keys():
+        gone = replace(before[name], since_ms=None)
+        news += _over(model.name, name, before[name], gone, "The spec has no such gate any more.", now_ms)
+    await unit.tell([*readings, *news])
+    await unit.keep_readings("fairness", readings)
+    return after
+
+
+async def _groups(
+    unit: Unit, model: Model, group: str, rows: Sequence[Row], features: Sequence[str], span: tuple[int, int]
+) -> tuple[list[Row], NDArray[np.str_]]:
+    """Return those rows of which the group is known, and their groups."""
+    feature = f"request.{group}"
+    if rows and feature in features:
+        column = as_texts(windows.columns(rows, features)[feature])
+        kept = [at for at, value in enumerate(column) if value not in ("", "nan")]
+        return [rows[at] for at in kept], column[kept]
+    said = await unit.groups(group_stream(model, group), after_ms=span[0] - 1, until_ms=span[1])
+    known = [row for row in rows if row.id in said]
+    return known, np.array([said[row.id] for row in known], str)
+
+
+def _said(rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the labels and predictions, or chances, of those rows that have them, and which rows those are."""
+    label = np.array([np.nan if row.label is None else row.label for row in rows], np.float64)
+    readable = np.isfinite(label)
+    if any(row.champion_probabilities for row in rows):
+        width = max(len(row.champion_probabilities or b"") for row in rows) // 8
+        said = np.full((len(rows), width), np.nan)
+        for at, row in enumerate(rows):
+            chances = np.frombuffer(row.champion_probabilities or b"")
+            said[at, : chances.size] = chances
+        readable &= are_probabilities(said).all(axis=1)
+    else:
+        said = np.array([row.champion for row in rows], np.float64)
+        readable &= np.isfinite(said)
+    return label[readable], said[readable], readable
+
+
+def _cap(model: Model, asked: Fairness) -> float:
+    """Return the most that a row's loss counts, in its own unit."""
+    spec = model.spec
+    return specs.CAPS["log_loss"] if asked.of == "log_loss" and spec.judged_by != "log_loss" else spec.cap
+
+
+def _name(gate: FairnessGateSpec) -> str:
+    limit = (
+        f"at most {gate.max_difference:g} apart"
+        if gate.max_difference is not None
+        else f"at least {gate.min_ratio:g} times"
+    )
+    return f"{measured.name_of(gate)}, {limit}"
+
+
+def _readings(
+    model: str, asked: Fairness, looked: Looked, from_ms: int, to_ms: int, rows: int
+) -> list[Reading]:
+    version, found = looked.state.version, looked.finding
+    told = [
+        Reading(
+            "performance", model, version, asked.of, group.rate, from_ms, to_ms, group.rows,
+            f"request.{asked.group}={group.name}", low=group.low, high=group.high,
+        )
+        for group in looked.groups
+    ]  # fmt: skip
+    if found.value is not None:
+        how = "difference" if asked.max_difference is not None else "ratio"
+        told.append(
+            Reading(
+                "performance", model, version, f"{asked.of}_{how}", found.value, from_ms, to_ms, rows,
+                f"request.{asked.group}", found.limit, found.low, found.high,
+            )
+        )  # fmt: skip
+    return told
+
+
+def _news(model: str, name: str, before: FairState | None, looked: Looked, now_ms: int) -> list[News]:
+    state, told = looked.state, list[News]()
+    if before is not None and before.since_ms is not None and before.since_ms != state.since_ms:
+        why = (
+            f"Version {before.version} keeps the limit again: {looked.finding.sentence}"
+            if before.version == state.version
+            else f"Version {state.version} answers now."
+        )
+        told += _over(model, name, before, state, why, now_ms)
+    if state.since_ms is not None and (before is None or before.since_ms != state.since_ms):
+        told.append(_alert(model, name, state, looked.sentence, now_ms))
+    return told
+
+
+def _over(
+    model: str, name: str, before: FairState, after: FairState, sentence: str, now_ms: int
+) -> list[News]:
+    if before.since_ms is None or after.since_ms == before.since_ms:
+        return []
+    fired = _alert(model, name, before, sentence, now_ms)
+    return [replace(fired, id=f"{fired.id}/resolved", resolved=True)]
+
+
+def _alert(model: str, name: str, state: FairState, sentence: str, now_ms: int) -> Alert:
+    occasion = f"{model}/{state.version}/{name}/{state.since_ms}"
+    return Alert(occasion, model, "warning", "fairness", sentence, now_ms, occasion)

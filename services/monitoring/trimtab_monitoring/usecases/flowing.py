@@ -1,0 +1,173 @@
+"""How much comes of each source: counted as ingestion tells it, and looked at hour by hour.
+
+Unusual volume and repeats are told. Silence, where events were to be expected and those who are asked go on, is bad data:
+features grow stale and labels stay away.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from trimtab_core import flow, quality
+from trimtab_core.flow import Flowed, FlowFault, FlowState, Hour
+from trimtab_core.watched import Reading
+from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Unavailable
+
+from trimtab_monitoring.usecases.entities import Alert, News
+from trimtab_monitoring.usecases.ports import Specs
+
+log = logging.getLogger(__name__)
+
+PERIOD_S: Final = 10.0
+QUIET_MS: Final = 60_000
+"""Nothing is called silent that was heard of so recently, by the wall clock: its events may be on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What one batch held of an hour of event time."""
+
+    source: str
+    partition: int
+    place: int
+    """Offset of the batch's last record in raw.<source>."""
+    hour_ms: int
+    events: int
+    repeats: int
+    newest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far a source has come in event time."""
+
+    newest_ms: int
+    quiet: bool
+    """Whether nothing has been heard of it lately, by the wall clock."""
+    asked_ms: int | None
+    """Up to where the models that are made of it have answered."""
+
+
+class FlowUnit(Protocol):
+    """One transaction on one source, whose row it locks."""
+
+    state: FlowState
+
+    async def hours(self) -> list[Hour]:
+        """Return the hours of which something came, the last that are looked back on."""
+        ...
+
+    async def seen(self, models: Sequence[str], heard_before_ms: int) -> Seen | None:
+        """Return how far the source has come, and how far those who are asked with it; None if nothing has come yet."""
+        ...
+
+    async def save(self, state: FlowState, told: Sequence[News]) -> None:
+        """Remember `state`, and publish `told` once the transaction is committed."""
+        ...
+
+
+class FlowStore(Protocol):
+    """Where it is kept how much came."""
+
+    async def count(self, came: Came) -> None:
+        """Count what came; what was counted before changes nothing."""
+        ...
+
+    def begin(self, source: str) -> AbstractAsyncContextManager[FlowUnit]:
+        """Open a unit of work on a source."""
+        ...
+
+    async def forget(self, source: str, *, before_ms: int) -> None:
+        """Delete the hours that began before a time."""
+        ...
+
+
+class Flowing:
+    """Counts what comes, and looks at it."""
+
+    def __init__(self, store: FlowStore, specs: Specs, clock: Clock) -> None:
+        self._store = store
+        self._specs = specs
+        self._clock = clock
+
+    async def heard(self, came: Came) -> None:
+        """Count what came.
+
+        Raises:
+            Unavailable: PostgreSQL is away.
+        """
+        await self._store.count(came)
+
+    async def work(self) -> None:
+        """Look at all sources now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            try:
+                for source in list(self._specs.sources):
+                    await self.look(source)
+            except Unavailable as error:
+                log.warning("sources are not looked at: %s", error)
+
+    async def look(self, source: str) -> None:
+        """Judge the hours of a source that are over, and whether it is silent, and tell what has changed.
+
+        An hour is over once an event is newer than its end by the lateness of the source.
+        """
+        spec, now_ms = self._specs.sources[source], self._clock.now_ms()
+        models = [
+            model.name
+            for model in self._specs.models.values()
+            if source in quality.sources_of(model, self._specs.views)
+        ]
+        async with self._store.begin(source) as unit:
+            seen = await unit.seen(models, now_ms - QUIET_MS)
+            if seen is None:
+                return
+            before, until_ms = unit.state, seen.newest_ms - spec.spec.lateness
+            if (
+                until_ms // flow.HOUR_MS * flow.HOUR_MS <= before.judged_ms
+                and not seen.quiet
+                and not before.faults
+            ):
+                return
+            hours = await unit.hours()
+            after, figures = flow.judge(source, hours, before, until_ms)
+            asked_ms = seen.asked_ms if seen.quiet and seen.asked_ms is not None else seen.newest_ms
+            after = flow.silence(source, hours, after, seen.newest_ms, asked_ms)
+            if after != before:
+                told: list[News] = [_reading(source, figure) for figure in figures]
+                await unit.save(after, [*told, *_news(source, spec.metadata.owner, before, after, now_ms)])
+        await self._store.forget(source, before_ms=seen.newest_ms - 2 * flow.KEPT * flow.HOUR_MS)
+
+
+def _reading(source: str, figure: Flowed) -> Reading:
+    name = "events_an_hour" if figure.kind == "volume" else "repeats_an_hour"
+    return Reading(
+        "quality", source, 0, name, figure.value, figure.at_ms, figure.at_ms + flow.HOUR_MS, round(figure.value),
+        threshold=figure.expected,
+    )  # fmt: skip
+
+
+def _news(source: str, owner: str | None, before: FlowState, after: FlowState, now_ms: int) -> list[News]:
+    told: list[News] = []
+    for kind, fault in after.faults.items():
+        if kind not in before.faults or before.faults[kind].since_ms != fault.since_ms:
+            who = f" Its owner is {owner}." if owner else ""
+            told.append(_alert(source, fault, f"{fault.sentence}{who}", now_ms))
+    for kind, fault in before.faults.items():
+        if kind not in after.faults or after.faults[kind].since_ms != fault.since_ms:
+            over = _alert(
+                source, fault, f"What comes of source {source!r} is as usual again.", now_ms, resolved=True
+            )
+            told.append(over)
+    return told
+
+
+def _alert(source: str, fault: FlowFault, sentence: str, at_ms: int, *, resolved: bool = False) -> Alert:
+    occasion = f"{source}/{fault.kind}/{fault.since_ms}"
+    name = f"{occasion}/resolved" if resolved else occasion
+    return Alert(name, source, "warning", fault.kind, sentence, at_ms, occasion, resolved)
