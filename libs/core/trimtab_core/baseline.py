@@ -6,8 +6,8 @@ is given an equal share.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ from trimtab_core import calibration as levels
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference, missing_share
-from trimtab_core.durations import Rate
+from trimtab_core.durations import Rate, Span
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
-from trimtab_core.specs import Model, Source
+from trimtab_core.slicing import Usual, usual
+from trimtab_core.specs import LEAST_WINDOW, Model, Source, WindowSize
+from trimtab_core.windows import Window
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +35,10 @@ _MOST: Final = 0.05
 """False alarms a window at most, however thin the traffic: a rate so high that it asks for more would mean nothing."""
 _UNTIMED: Final = 0.01
 """False alarms a window where the reference does not tell how many rows a day has."""
+MOST_ROWS: Final = 20_000
+"""A window by time that has so many rows is full, whatever its time."""
+_SIZES: Final = tuple(round(LEAST_WINDOW * 2 ** (step / 2)) for step in range(15))
+"""Rows of which windows by time are calibrated, each 1.4 times the one before: beyond the last, tolerances and not noise decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class Settings:
     """What of a spec a calibration depends on."""
 
     window: int
+    """Rows of a window; of those by time, the number that one is judged by."""
     false_alarms: Rate
     rule: Rule
     metric: Metric
@@ -48,6 +55,10 @@ class Settings:
     """Features that are numbers of kinds, and `prediction` where that is the number of a class; a text is a category by itself."""
     concept: bool = False
     """Whether the losses are watched for a change row by row too; it then has a share of the false alarms."""
+    every_ms: int | None = None
+    """How long a window by time is."""
+    slices: tuple[str, ...] = ()
+    """The features by whose values losses are told apart, as rows carry them."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -57,8 +68,9 @@ class Settings:
         categorical = [
             f"request.{name}" for name, it in fields.items() if it.type == "boolean" or it.enum is not None
         ]
+        size = monitoring.window
         return cls(
-            window=monitoring.window,
+            window=_SIZES[0] if isinstance(size, Span) else size,
             false_alarms=monitoring.false_alarms,
             rule=Rule(*monitoring.persistence),
             metric=model.spec.judged_by,
@@ -68,7 +80,24 @@ class Settings:
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
             concept="concept" in model.spec.retrain.on,
+            every_ms=size.ms if isinstance(size, Span) else None,
+            slices=model.spec.slices,
         )
+
+    @property
+    def full(self) -> int:
+        """How many rows fill a window."""
+        return self.window if self.every_ms is None else MOST_ROWS
+
+    def of_rows(self, rows: int) -> "Settings":
+        """Return those by which a window of so many rows is judged: the nearest size below that windows are calibrated for."""
+        if self.every_ms is None:
+            return self
+        return replace(self, window=max((size for size in _SIZES if size <= rows), default=_SIZES[0]))
+
+    def judges(self, window: Window) -> bool:
+        """Whether a window has rows enough to be held against anything, and was not cut off."""
+        return window.covers.whole and (self.every_ms is None or len(window.rows) >= LEAST_WINDOW)
 
     @property
     def look(self) -> int | None:
@@ -86,7 +115,9 @@ class Settings:
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
-        return f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}"
+        every = f" of {Span(self.every_ms)}" if self.every_ms is not None else ""
+        slices = f"; by {','.join(self.slices)}" if self.slices else ""
+        return f"{self.window}{every}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}; {named}{concept}{slices}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +138,8 @@ class Calibration:
     null_shares: Mapping[str, float]
     change: ChangeThreshold | None = None
     """None where a change of the concept is not watched."""
+    slices: Mapping[str, Mapping[str, Usual]] = field(default_factory=dict)
+    """By feature and value, what losses were usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +180,34 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             "loss": _loss_limit(performance),
         },
         null_shares={name: missing_share(columns[name]) for name in features},
-        change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
+        change=calibrate_change(
+            losses,
+            rows_between=max(_rows_a_window(columns.get("event_time_ms"), settings) / rate, FEWEST_ROWS),
+            seed=seed,
+        )
         if settings.concept
         else None,
+        slices={
+            name: usual(columns[name], columns["loss"], settings.cap)
+            for name in settings.slices
+            if name in columns
+        },
     )
+
+
+def window_rows(size: WindowSize, event_time_ms: NDArray[Any]) -> int:
+    """Return how many rows a window has on average, of rows at such times, in order."""
+    if isinstance(size, int):
+        return size
+    took_ms = float(event_time_ms[-1] - event_time_ms[0]) if len(event_time_ms) > 1 else 0.0
+    rows = (len(event_time_ms) - 1) * size.ms / took_ms if took_ms > 0 else 0.0
+    return int(min(max(rows, LEAST_WINDOW), MOST_ROWS))
+
+
+def _rows_a_window(event_time_ms: Floats | None, settings: Settings) -> int:
+    if settings.every_ms is None or event_time_ms is None:
+        return settings.window
+    return window_rows(Span(settings.every_ms), event_time_ms)
 
 
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
@@ -163,12 +220,15 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     """Return the chance of a false alarm that one kind of drift has in one window.
 
     It follows from how many windows the reference's traffic fills in the time that the
-    spec's rate speaks of.
+    spec's rate speaks of; of windows by time there is one for each of theirs, or more where they are full before.
     """
     if event_time_ms is None or len(event_time_ms) < 2 or event_time_ms[-1] <= event_time_ms[0]:
         return _UNTIMED / settings.shares
     rows_a_ms = (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
-    windows = rows_a_ms * settings.false_alarms.per_ms / settings.window
+    windows_a_ms = rows_a_ms / settings.full
+    if settings.every_ms is not None:
+        windows_a_ms = max(windows_a_ms, 1 / settings.every_ms)
+    windows = windows_a_ms * settings.false_alarms.per_ms
     return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes, windows
+from trimtab_core import episodes, slicing, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
@@ -19,7 +19,7 @@ from trimtab_core.drift import Column, missing_share
 from trimtab_core.episodes import DriftAlarm, DriftKind, EpisodeState, episode_id
 from trimtab_core.losses import aggregate
 from trimtab_core.timestamps import iso
-from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
+from trimtab_core.watched import Drift, FeatureDrift, Reading, Rise, Subject
 from trimtab_core.windows import DataWindow, PerformanceWindow, Window
 
 Floats = NDArray[np.float64]
@@ -63,17 +63,26 @@ def judge(
     settings: Settings,
     before: Mapping[DriftKind, EpisodeState],
 ) -> Judged:
-    """Judge a window and take it into the episodes; `features` names those that its rows carry."""
+    """Judge a window and take it into the episodes; `features` names those that its rows carry.
+
+    Of one that `settings` do not judge, what needs no level is told. `calibration` is that of a window of as many rows.
+    """
     if isinstance(window, PerformanceWindow) and window.kind == "concept":
         return _look(model, window, calibration, settings, before)
     readings = _Readings(model, window)
     if isinstance(window, DataWindow):
         columns = windows.columns(window.rows, features)
-        findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
+        findings = (
+            [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
+            if settings.judges(window)
+            else []
+        )
         others = _nulls(readings, columns, calibration)
     else:
-        findings = [_performance(readings, window, calibration, settings)]
-        others = ()
+        found = _performance(readings, window, calibration, settings)
+        findings, others = [found], ()
+        if not settings.judges(window):
+            findings, others = [], tuple(replace(reading, threshold=None) for reading in found.readings)
     after, alarms = dict(before), []
     for finding in findings:
         state, alarm = episodes.step(
@@ -98,12 +107,14 @@ def drift(
     alarm: DriftAlarm,
     finding: Finding,
     calibration: Calibration,
+    features: Sequence[str],
     *,
     report: str,
     recorded_ms: int,
 ) -> Drift:
     """Return an alarm as it is told, with its evidence; `report` is where the report will be."""
     window = judged.window
+    slices: tuple[Rise, ...] = ()
     from_ms, rows = window.rows[0].at_ms, len(window.rows)
     if finding.kind == "concept":
         (value,) = alarm.scores.values()
@@ -113,7 +124,9 @@ def drift(
     elif finding.kind == "performance":
         (loss,) = finding.readings
         value, limit = loss.value, loss.threshold or 0.0
-        summary = _worse(loss, alarm.version, calibration)
+        mean = calibration.performance.mean
+        slices = slicing.risen(window, features, loss.name, mean, calibration.slices)
+        summary = _worse(loss, alarm.version, calibration) + _where(slices)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
         summary = _moved(alarm, window, calibration)
@@ -133,6 +146,7 @@ def drift(
         report=report,
         recorded_ms=recorded_ms,
         changed_ms=round(alarm.changed_at * 1000),
+        slices=slices,
     )
 
 
@@ -209,6 +223,15 @@ def _worse(loss: Reading, version: str, calibration: Calibration) -> str:
     )
 
 
+def _where(slices: Sequence[Rise]) -> str:
+    """Return a sentence about the slices to which most of a rise is due, if any are known."""
+    said = [
+        f"{each.feature} {each.slice} ({each.usual:.3g} to {each.value:.3g} over {each.rows} of them)"
+        for each in slices
+    ]
+    return f" It rose most in {', '.join(said)}." if said else ""
+
+
 def _over(rows: int, from_ms: int, to_ms: int) -> str:
     return f"over {rows} predictions of {iso(from_ms)[:16]} to {iso(to_ms)[:16]}"
 
@@ -224,9 +247,10 @@ class _Readings:
         self, subject: Subject, name: str, value: float, threshold: float | None = None, feature: str = ""
     ) -> Reading:
         """Return one."""
-        rows = self._window.rows
+        window = self._window
+        extent = window.covers
         return Reading(
-            subject, self._model, self._window.version, name, value, rows[0].at_ms, rows[-1].at_ms, len(rows),
+            subject, self._model, window.version, name, value, extent.from_ms, extent.to_ms, len(window.rows),
             feature, threshold,
         )  # fmt: skip
 

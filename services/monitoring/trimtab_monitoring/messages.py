@@ -10,7 +10,7 @@ from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
-from trimtab_core.watched import Drift, FeatureDrift, Reading, Standing, Verdict
+from trimtab_core.watched import Drift, FeatureDrift, Reading, Rise, Standing, Verdict
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
@@ -219,6 +219,9 @@ def drift(event: pb.DriftEvent) -> Drift:
         report=event.report,
         recorded_ms=from_timestamp(event.recorded_at),
         changed_ms=from_timestamp(event.changed_at) if event.HasField("changed_at") else None,
+        slices=tuple(
+            Rise(it.feature, it.slice, it.rows, it.usual, it.value, it.share) for it in event.slices
+        ),
     )
 
 
@@ -245,6 +248,17 @@ def drift_event(found: Drift) -> pb.DriftEvent:
         report=found.report,
         recorded_at=to_timestamp(found.recorded_ms),
         changed_at=None if found.changed_ms is None else to_timestamp(found.changed_ms),
+        slices=[
+            pb.SliceRise(
+                feature=it.feature,
+                slice=it.slice,
+                rows=it.rows,
+                usual=it.usual,
+                value=it.value,
+                share=it.share,
+            )
+            for it in found.slices
+        ],
     )
 
 
@@ -261,6 +275,9 @@ def metric(reading: Reading) -> pb.Metric:
         window_from=to_timestamp(reading.from_ms),
         window_to=to_timestamp(reading.to_ms),
         rows=reading.rows,
+        revision=reading.revision,
+        arm=reading.arm,
+        slice=reading.slice,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Reading, Row, Watch
+from trimtab_core.watched import Published, Reading, Row, Watch
 from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
@@ -21,6 +21,8 @@ from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, Report
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
+readings_of = msgspec.json.Decoder(list[Reading]).decode
+_published_of = msgspec.json.Decoder(Published).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
@@ -31,7 +33,11 @@ SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.r
        p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3 + $8
+      AND (event_time_ms <= p.event_time_ms + $3 OR NOT EXISTS (
+          SELECT FROM labels AS other
+          WHERE other.stream = $2 AND other.key = p.key AND other.event_time_ms <> labels.event_time_ms
+      ))
     ORDER BY event_time_ms LIMIT 1
 ) AS label ON true
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
@@ -81,7 +87,15 @@ async def fetch_rows(
 ) -> list[Row]:  # fmt: skip
     """Return predictions of (after, until] with their labels, in order."""
     found = await connection.fetch(
-        JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
+        JOINED,
+        model,
+        labels.name,
+        labels.within_ms,
+        after_ms,
+        until_ms,
+        limit,
+        labels.classes,
+        labels.late_ms,
     )
     return [Row(*row) for row in found]
 
@@ -163,6 +177,47 @@ class PostgresUnit:
             " ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings",
             self._model, series, text(readings),
         )  # fmt: skip
+
+    async def readings(self, series: str) -> list[Reading]:
+        """Return those that are kept of a series."""
+        found = await self._connection.fetchval(
+            "SELECT readings FROM readings WHERE model = $1 AND series = $2", self._model, series
+        )
+        return readings_of(found) if found else []
+
+    async def features(self, version: int) -> Sequence[str]:
+        """Return what the predictions of a version carry."""
+        found: Sequence[str] | None = await self._connection.fetchval(
+            "SELECT features FROM versions WHERE model = $1 AND number = $2", self._model, version
+        )
+        return found or ()
+
+    async def leave_open(self, published: Published, *, next_ms: int, number: int | None = None) -> None:
+        """Remember a window that was told until `next_ms`; with a `number`, in the place of what has that."""
+        if number is not None:
+            await self._connection.execute(
+                "UPDATE published SET next_ms = $2, published = $3 WHERE number = $1",
+                number,
+                next_ms,
+                text(published),
+            )
+            return
+        await self._connection.execute(
+            "INSERT INTO published (model, from_ms, next_ms, published) VALUES ($1, $2, $3, $4)",
+            self._model, published.after[0], next_ms, text(published),
+        )  # fmt: skip
+
+    async def left_open(self, *, before_ms: int, at_most: int) -> list[tuple[int, Published]]:
+        """Return windows that are to be looked at again by `before_ms`, by number, the longest due first."""
+        rows = await self._connection.fetch(
+            "SELECT number, published FROM published WHERE model = $1 AND next_ms <= $2 ORDER BY next_ms, number LIMIT $3",
+            self._model, before_ms, at_most,
+        )  # fmt: skip
+        return [(row["number"], _published_of(row["published"])) for row in rows]
+
+    async def settle(self, number: int) -> None:
+        """Forget a window that was told."""
+        await self._connection.execute("DELETE FROM published WHERE number = $1", number)
 
     async def order_report(self, order: ReportOrder) -> None:
         """Queue a report, once an episode."""
