@@ -243,7 +243,7 @@ METRICS_DRIFT = _messages(
 METRICS_PERFORMANCE = _messages(
     "metrics.performance",
     Metric,
-    about="Realised performance, per window.",
+    about="Realised performance of a window, of its slices and of both arms of a rollout, and the share that is labelled; late labels revise it.",
     key="model",
     producers=("monitoring",),
     readers=(("analysts", SHARED),),

@@ -28,21 +28,24 @@ _policy_of = msgspec.json.Decoder(PolicyState).decode
 
 # The first label that follows, as in training sets; the LIMIT keeps the planner to looking each up, however stale its
 # statistics are.
-JOINED = """
+_JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
        p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3 + $8
-      AND (event_time_ms <= p.event_time_ms + $3 OR NOT EXISTS (
-          SELECT FROM labels AS other
-          WHERE other.stream = $2 AND other.key = p.key AND other.event_time_ms <> labels.event_time_ms
-      ))
+    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
     ORDER BY event_time_ms LIMIT 1
 ) AS label ON true
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
+"""
+_KEYS = "SELECT id, key FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3"
+# By a list of keys, which costs one pass over the labels at worst; a join over days of them may cost one for each row.
+_ONLY_LABELS = """
+SELECT key, min(event_time_ms),
+       CASE WHEN min(class) IS NULL THEN min(value) ELSE array_position($3::text[], min(class)) - 1 END
+FROM labels WHERE stream = $1 AND key = ANY($2) GROUP BY key HAVING count(*) = 1
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
@@ -87,17 +90,32 @@ async def fetch_rows(
 ) -> list[Row]:  # fmt: skip
     """Return predictions of (after, until] with their labels, in order."""
     found = await connection.fetch(
-        JOINED,
-        model,
-        labels.name,
-        labels.within_ms,
-        after_ms,
-        until_ms,
-        limit,
-        labels.classes,
-        labels.late_ms,
+        _JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
     )
-    return [Row(*row) for row in found]
+    rows = [Row(*row) for row in found]
+    if not labels.late_ms or not rows:
+        return rows
+    return await _with_late(connection, model, labels, after_ms, rows)
+
+
+async def _with_late(
+    connection: Connection | asyncpg.Pool, model: str, labels: LabelStream, after_ms: int, rows: list[Row]
+) -> list[Row]:
+    """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
+    missing = {row.id for row in rows if row.label is None}
+    keys = dict(await connection.fetch(_KEYS, model, after_ms, rows[-1].at_ms)) if missing else {}
+    wanted = list({keys[row_id] for row_id in missing if row_id in keys})
+    known = {
+        key: (at_ms, value)
+        for key, at_ms, value in await connection.fetch(_ONLY_LABELS, labels.name, wanted, labels.classes)
+    }
+    latest_ms = labels.within_ms + labels.late_ms
+
+    def complete(row: Row) -> Row:
+        at_ms, value = known.get(keys.get(row.id, ""), (-1, None)) if row.label is None else (-1, None)
+        return row._replace(label=value) if row.at_ms <= at_ms <= row.at_ms + latest_ms else row
+
+    return [complete(row) for row in rows]
 
 
 class PostgresUnit:
