@@ -31,7 +31,7 @@ async def test_windows_by_time_are_told_by_their_bounds_when_they_are_closed(
     world: Any, flow: Make, make_model: Make
 ) -> None:
     world.specs.models["m"] = make_model(monitoring={"window": "2h", "false_alarms": "1 per 90d"})
-    await _calibrate(world, 100, 50)
+    await _calibrate(world, 120, 50)
 
     await world.live(flow(0, 200), flow(200, 41))
 
@@ -53,7 +53,7 @@ async def test_windows_by_time_decide_the_same_however_the_rows_came(
         world.specs.models["m"] = make_model(
             monitoring={"window": "2h", "slices": ["x"]}, retrain={"on": ["data", "performance", "concept"]}
         )
-        await _calibrate(world, 100, 50)
+        await _calibrate(world, 120, 50)
         for part in parts:
             await world.store.take(Arrivals([part.predicted()], [part.labelled()]))
         for until in range(step, 801, step):

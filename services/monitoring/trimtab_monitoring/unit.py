@@ -103,7 +103,8 @@ async def _with_late(
 ) -> list[Row]:
     """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
     missing = {row.id for row in rows if row.label is None}
-    keys = dict(await connection.fetch(_KEYS, model, after_ms, rows[-1].at_ms)) if missing else {}
+    asked = await connection.fetch(_KEYS, model, after_ms, rows[-1].at_ms) if missing else []
+    keys: dict[str, str] = {row["id"]: row["key"] for row in asked}
     wanted = list({keys[row_id] for row_id in missing if row_id in keys})
     known = {
         key: (at_ms, value)
