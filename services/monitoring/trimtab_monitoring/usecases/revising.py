@@ -20,7 +20,7 @@ LOOKS: Final = (16, 4, 1)
 """The parts of `monitoring.revise` after which a window is looked at again, the last at its end."""
 MOST_ROWS: Final = 100_000
 """A window among more predictions than these is not read again."""
-_MOST_AT_ONCE: Final = 20
+_MOST_AT_ONCE: Final = 50
 """Windows that one transaction looks at: the others wait for the next."""
 
 
