@@ -138,6 +138,18 @@ def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() 
     assert "live" in [each.outcome for each in by_rows.retrains]
 
 
+def test_windows_by_time_are_lived_as_those_by_count_are(lived_history: History, shelf: Shelf) -> None:
+    document = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT)
+    made = Project.of(project.parse(document.replace("window: 100", "window: 4h")).resources)
+
+    found = strategies.run(made, lived_history, Wishes(("on_drift",)), shelf=shelf)
+
+    (first, *_) = telling.document(found)["alarms"]
+    assert first["kind"] == "performance"
+    assert first["at"] > iso(BEGIN + CHANGES * HOUR)
+    assert found.lives["on_drift"].retrains
+
+
 def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:
     found = lived(lived_history, shelf, "never")
     model = project_of().model

@@ -244,7 +244,8 @@ METRICS_DRIFT = _messages(
 METRICS_PERFORMANCE = _messages(
     "metrics.performance",
     Metric,
-    about="Performance per window: realised, and as `estimated_<metric>` before the labels have come, which is never revised.",
+    about="Realised performance of a window, of its slices and of both arms of a rollout, and the share that is labelled, which late labels "
+    "revise; and as `estimated_<metric>` before the labels have come, which is never revised.",
     key="model",
     producers=("monitoring",),
     readers=(("analysts", SHARED),),

@@ -42,14 +42,17 @@ class Wanted:
 
 
 def fill(
-    ahead: Ahead, partial: Sequence[Row], rows: Sequence[Row], until_ms: int, window: int
+    ahead: Ahead, partial: Sequence[Row], rows: Sequence[Row], until_ms: int, settings: Settings
 ) -> tuple[Ahead, list[Row], list[DataWindow]]:
     """Take in predictions up to `until_ms`; return the rows of the window being filled, and the windows that are full.
 
     They are the windows of `data`, earlier.
     """
     unlabelled = np.full(len(rows), np.nan)
-    filled, left, full = windows.fill(_alone(ahead), Partial(list(partial)), rows, unlabelled, window)
+    filled, left, full = windows.fill(
+        _alone(ahead), _partial(ahead, partial), rows, unlabelled, settings.full,
+        every_ms=settings.every_ms, closed_ms=until_ms,
+    )  # fmt: skip
     after = replace(
         ahead, reached_ms=until_ms, version=filled.version, generation=filled.generation, rows=filled.data
     )
@@ -63,7 +66,11 @@ def restore(ahead: Ahead, rows: Sequence[Row]) -> list[Row]:
 
 def are_held(ahead: Ahead, rows: Sequence[Row]) -> bool:
     """Whether these are the rows of the window being filled."""
-    return Partial(list(rows)).matches(_alone(ahead))
+    return _partial(ahead, rows).matches(_alone(ahead))
+
+
+def _partial(ahead: Ahead, rows: Sequence[Row]) -> Partial:
+    return Partial(list(rows), data_after=ahead.rows.after)
 
 
 def _alone(ahead: Ahead) -> Watch:

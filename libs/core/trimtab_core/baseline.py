@@ -7,26 +7,27 @@ is given an equal share. It holds once more for faults of quality, which are no 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
-from trimtab_core import estimation, quality
+from trimtab_core import estimation, quality, slicing
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference
-from trimtab_core.durations import Rate, format_duration
+from trimtab_core.durations import Rate, Span, format_duration
 from trimtab_core.estimation import Estimator
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
 from trimtab_core.measures import Measure, of_numbers
 from trimtab_core.quality import Usual
 from trimtab_core.seasons import Season
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import LEAST_WINDOW, Model, Source, WindowSize
 from trimtab_core.together import TOGETHER
+from trimtab_core.windows import Window
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +41,10 @@ _MOST: Final = 0.05
 """False alarms a window at most, however thin the traffic: a rate so high that it asks for more would mean nothing."""
 _UNTIMED: Final = 0.01
 """False alarms a window where the reference does not tell how many rows a day has."""
+MOST_ROWS: Final = 20_000
+"""A window by time that has so many rows is full, whatever its time."""
+_SIZES: Final = tuple(round(LEAST_WINDOW * 2 ** (step / 4)) for step in range(29))
+"""Rows of which windows by time are calibrated, each a fifth more than the one before: beyond the last, tolerances and not noise decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Settings:
     """What of a spec a calibration depends on."""
 
     window: int
+    """Rows of a window; of those by time, the number that one is judged by."""
     false_alarms: Rate
     rule: Rule
     metric: Metric
@@ -61,6 +67,10 @@ class Settings:
     """Measures other than the usual, each of a feature, of `prediction` or of a kind of them."""
     season_ms: int | None = None
     """How long the season is whose like phases are compared, None if all rows are."""
+    every_ms: int | None = None
+    """How long a window by time is."""
+    slices: tuple[str, ...] = ()
+    """The features by whose values losses are told apart, as rows carry them."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -70,8 +80,9 @@ class Settings:
         categorical = [
             f"request.{name}" for name, it in fields.items() if it.type == "boolean" or it.enum is not None
         ]
+        size = monitoring.window
         return cls(
-            window=monitoring.window,
+            window=_SIZES[0] if isinstance(size, Span) else size,
             false_alarms=monitoring.false_alarms,
             rule=Rule(*monitoring.persistence),
             metric=model.spec.judged_by,
@@ -84,7 +95,24 @@ class Settings:
             clear=monitoring.clear,
             measures=tuple(sorted(monitoring.measures.items())),
             season_ms=monitoring.season,
+            every_ms=size.ms if isinstance(size, Span) else None,
+            slices=model.spec.slices,
         )
+
+    @property
+    def full(self) -> int:
+        """How many rows fill a window."""
+        return self.window if self.every_ms is None else MOST_ROWS
+
+    def of_rows(self, rows: int) -> "Settings":
+        """Return those by which a window of so many rows is judged: the nearest size below that windows are calibrated for."""
+        if self.every_ms is None:
+            return self
+        return replace(self, window=max((size for size in _SIZES if size <= rows), default=_SIZES[0]))
+
+    def judges(self, window: Window) -> bool:
+        """Whether a window has rows enough to be held against anything, and was not cut off."""
+        return window.covers.whole and (self.every_ms is None or len(window.rows) >= LEAST_WINDOW)
 
     @property
     def look(self) -> int | None:
@@ -102,11 +130,13 @@ class Settings:
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
+        every = f" of {Span(self.every_ms)}" if self.every_ms is not None else ""
+        slices = f"; by {','.join(self.slices)}" if self.slices else ""
         clear = f"; clear {self.clear:g}" if self.clear != levels.ORDINARY else ""
         measures = "".join(f"; {name} by {measure}" for name, measure in self.measures)
         season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
-        stated = f"{self.window}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
-        return f"{stated}; {named}{concept}{clear}{measures}{season}"
+        stated = f"{self.window}{every}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
+        return f"{stated}; {named}{concept}{clear}{measures}{season}{slices}"
 
     def measure(self, name: str, kind: Kind) -> Measure:
         """Return the measure that is asked for of a column."""
@@ -137,6 +167,8 @@ class Calibration:
     """What is asked for and not done, and why, a sentence each."""
     quality: Mapping[str, Usual] = field(default_factory=dict)
     """By feature; empty in what was worked out before quality was watched."""
+    slices: Mapping[str, Mapping[str, slicing.Usual]] = field(default_factory=dict)
+    """By feature and value, what losses were usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +222,22 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             "prediction": _limit(prediction, "prediction", references["prediction"]),
             "loss": _loss_limit(performance),
         },
-        change=calibrate_change(losses, rows_between=max(settings.window / rate, FEWEST_ROWS), seed=seed)
+        change=calibrate_change(
+            losses,
+            rows_between=max(_rows_a_window(columns.get("event_time_ms"), settings) / rate, FEWEST_ROWS),
+            seed=seed,
+        )
         if settings.concept
         else None,
         notes=tuple(notes),
         quality=quality.learn(
             columns, kinds, window=settings.window, false_alarms=min(rate * settings.shares, _MOST)
         ),
+        slices={
+            name: slicing.usual(columns[name], columns["loss"], settings.cap)
+            for name in settings.slices
+            if name in columns
+        },
     )
 
 
@@ -217,6 +258,21 @@ def _measures(kinds: Mapping[str, Kind], settings: Settings) -> tuple[dict[str, 
     return found, notes
 
 
+def window_rows(size: WindowSize, event_time_ms: NDArray[Any]) -> int:
+    """Return how many rows a window has on average, of rows at such times, in order."""
+    if isinstance(size, int):
+        return size
+    took_ms = float(event_time_ms[-1] - event_time_ms[0]) if len(event_time_ms) > 1 else 0.0
+    rows = (len(event_time_ms) - 1) * size.ms / took_ms if took_ms > 0 else 0.0
+    return int(min(max(rows, LEAST_WINDOW), MOST_ROWS))
+
+
+def _rows_a_window(event_time_ms: Floats | None, settings: Settings) -> int:
+    if settings.every_ms is None or event_time_ms is None:
+        return settings.window
+    return window_rows(Span(settings.every_ms), event_time_ms)
+
+
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
     if are_words(name):
         return "text"
@@ -227,12 +283,15 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
     """Return the chance of a false alarm that one kind of drift has in one window.
 
     It follows from how many windows the reference's traffic fills in the time that the
-    spec's rate speaks of.
+    spec's rate speaks of; of windows by time there is one for each of theirs, or more where they are full before.
     """
     if event_time_ms is None or len(event_time_ms) < 2 or event_time_ms[-1] <= event_time_ms[0]:
         return _UNTIMED / settings.shares
     rows_a_ms = (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
-    windows = rows_a_ms * settings.false_alarms.per_ms / settings.window
+    windows_a_ms = rows_a_ms / settings.full
+    if settings.every_ms is not None:
+        windows_a_ms = max(windows_a_ms, 1 / settings.every_ms)
+    windows = windows_a_ms * settings.false_alarms.per_ms
     return min(settings.false_alarms.count / windows, _MOST) / settings.shares
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes, quality, windows
+from trimtab_core import episodes, quality, slicing, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
@@ -22,7 +22,7 @@ from trimtab_core.losses import aggregate
 from trimtab_core.quality import Fault, Share, Stated
 from trimtab_core.timestamps import iso
 from trimtab_core.together import TOGETHER, Pair
-from trimtab_core.watched import Drift, FeatureDrift, Reading, Subject
+from trimtab_core.watched import Drift, FeatureDrift, Reading, Rise, Subject
 from trimtab_core.windows import DataWindow, PerformanceWindow, Window
 
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ class Judged:
     ) -> Mapping[str, Fault]:
         """Return the faults of quality that stand after this window; only one of predictions tells of them."""
         window = self.window
-        if not isinstance(window, DataWindow):
+        if not isinstance(window, DataWindow) or not self.findings:  # one that is not judged says nothing
             return before
         return quality.step(
             before, self.shares, stated, version=window.version, from_ms=window.rows[0].at_ms,
@@ -81,16 +81,25 @@ def judge(
     before: Mapping[DriftKind, EpisodeState],
     stated: Mapping[str, Stated] = MappingProxyType({}),
 ) -> Judged:
-    """Judge a window and take it into the episodes; `features` names those that its rows carry, `stated` what specs say of them."""
+    """Judge a window and take it into the episodes; `features` names those that its rows carry, `stated` what specs say of them.
+
+    Of one that `settings` do not judge, what needs no level is told. `calibration` is that of a window of as many rows.
+    """
     if isinstance(window, PerformanceWindow) and window.kind == "concept":
         return _look(model, window, calibration, settings, before)
     readings, shares = _Readings(model, window), tuple[Share, ...]()
+    findings, others = list[Finding](), tuple[Reading, ...]()
     if isinstance(window, DataWindow):
         columns = windows.columns(window.rows, features)
-        findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
-        shares = tuple(quality.look(columns, calibration.quality, stated))
+        if settings.judges(window):
+            findings = [*_data(readings, columns, calibration), _prediction(readings, columns, calibration)]
+            shares = tuple(quality.look(columns, calibration.quality, stated))
     else:
-        findings = [_performance(readings, window, calibration, settings)]
+        found = _performance(readings, window, calibration, settings)
+        if settings.judges(window):
+            findings = [found]
+        else:
+            others = tuple(replace(reading, threshold=None) for reading in found.readings)
     after, alarms = dict(before), []
     for finding in findings:
         state, alarm = episodes.step(
@@ -106,7 +115,7 @@ def judge(
         if alarm is not None:
             alarms.append((alarm, finding))
     after |= _concept_ended(window, findings, after)
-    told = [reading for finding in findings for reading in finding.readings]
+    told = [*(reading for finding in findings for reading in finding.readings), *others]
     told += [readings.one("quality", it.statistic, it.value, it.limit, it.feature) for it in shares]
     return Judged(window, tuple(findings), tuple(told), after, tuple(alarms), shares)
 
@@ -116,12 +125,14 @@ def drift(
     alarm: DriftAlarm,
     finding: Finding,
     calibration: Calibration,
+    features: Sequence[str],
     *,
     report: str,
     recorded_ms: int,
 ) -> Drift:
     """Return an alarm as it is told, with its evidence; `report` is where the report will be."""
     window = judged.window
+    slices: tuple[Rise, ...] = ()
     from_ms, rows = window.rows[0].at_ms, len(window.rows)
     if finding.kind == "concept":
         (value,) = alarm.scores.values()
@@ -131,7 +142,9 @@ def drift(
     elif finding.kind == "performance":
         (loss,) = finding.readings
         value, limit = loss.value or 0.0, loss.threshold or 0.0
-        summary = _worse(loss, alarm.version, calibration)
+        mean = calibration.performance.mean
+        slices = slicing.risen(window, features, loss.name, mean, calibration.slices)
+        summary = _worse(loss, alarm.version, calibration) + _where(slices)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
         summary = _moved(alarm, finding.verdict.pairs, window, calibration)
@@ -151,6 +164,7 @@ def drift(
         report=report,
         recorded_ms=recorded_ms,
         changed_ms=round(alarm.changed_at * 1000),
+        slices=slices,
     )
 
 
@@ -249,6 +263,15 @@ def _worse(loss: Reading, version: str, calibration: Calibration) -> str:
     )
 
 
+def _where(slices: Sequence[Rise]) -> str:
+    """Return a sentence about the slices to which most of a rise is due, if any are known."""
+    said = [
+        f"{each.feature} {each.slice} ({each.usual:.3g} to {each.value:.3g} over {each.rows} of them)"
+        for each in slices
+    ]
+    return f" It rose most in {', '.join(said)}." if said else ""
+
+
 def _over(rows: int, from_ms: int, to_ms: int) -> str:
     return f"over {rows} predictions of {iso(from_ms)[:16]} to {iso(to_ms)[:16]}"
 
@@ -264,9 +287,10 @@ class _Readings:
         self, subject: Subject, name: str, value: float, threshold: float | None = None, feature: str = ""
     ) -> Reading:
         """Return one."""
-        rows = self._window.rows
+        window = self._window
+        extent = window.covers
         return Reading(
-            subject, self._model, self._window.version, name, value, rows[0].at_ms, rows[-1].at_ms, len(rows),
+            subject, self._model, window.version, name, value, extent.from_ms, extent.to_ms, len(window.rows),
             feature, threshold,
         )  # fmt: skip
 

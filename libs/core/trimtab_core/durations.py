@@ -35,6 +35,16 @@ def format_duration(milliseconds: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A length of time where a number would be read as a count: `1d`."""
+
+    ms: int
+
+    def __str__(self) -> str:
+        return format_duration(self.ms)
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """So many in so long: `4 per 60d`."""
 

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from trimtab_core.conditions import compile_condition
 from trimtab_core.drift import Kind
-from trimtab_core.durations import Rate, format_duration, parse_duration, parse_rate
+from trimtab_core.durations import Rate, Span, format_duration, parse_duration, parse_rate
 from trimtab_core.gatespecs import CalibrationGateSpec as CalibrationGateSpec
 from trimtab_core.gatespecs import FairnessGateSpec as FairnessGateSpec
 from trimtab_core.gatespecs import LatencyGateSpec as LatencyGateSpec
@@ -65,6 +65,38 @@ PerTime = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 """A rate, written `4 per 60d`."""
+
+LEAST_WINDOW: Final = 50
+"""Rows below which a window tells nothing of drift."""
+_LEAST_SPAN: Final = parse_duration("1m")
+
+
+def _window(value: Any) -> Any:
+    if isinstance(value, str):
+        value = Span(parse_duration(value))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    few = not isinstance(value, Span) and (type(value) is not int or value < LEAST_WINDOW)
+    if few or (isinstance(value, Span) and value.ms < _LEAST_SPAN):
+        said = f"{value} is no window: write {LEAST_WINDOW} or more predictions, or a minute or more, like 1d"
+        raise PydanticCustomError("unfit", "{said}", {"said": said})
+    return value
+
+
+WindowSize = Annotated[
+    int | Span,
+    BeforeValidator(_window),
+    PlainSerializer(lambda size: size if isinstance(size, int) else str(size)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": LEAST_WINDOW},
+                {"type": "string", "description": "a length of time such as 6h or 1d"},
+            ]
+        }
+    ),
+]
+"""How many predictions, or how much event time: 500, or `1d`."""
 
 Schedule = Annotated[str, AfterValidator(checked_schedule)]
 """Five fields of cron, in UTC."""
@@ -943,8 +975,8 @@ class RolloutSpec(Spec):
 class MonitoringSpec(Spec):
     """How closely live traffic is watched."""
 
-    window: int = Field(default=500, ge=50)
-    """Predictions a window."""
+    window: WindowSize = 500
+    """Predictions a window; or a length of event time such as `1d`, in windows that begin at multiples of it, in UTC."""
     false_alarms: PerTime = Rate(1, parse_duration("90d"))
     """The rate of alarms that is accepted while nothing has changed."""
     persistence: tuple[int, int] = (2, 3)
@@ -958,6 +990,10 @@ class MonitoringSpec(Spec):
     ks, jensenshannon, hellinger, wasserstein, or distance, which is used unless another is named."""
     season: Duration | None = None
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
+    slices: tuple[str, ...] = Field(default=(), max_length=8)
+    """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    revise: Duration = parse_duration("7d")
+    """How long after its end a window's published performance is still corrected by labels that come late."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         k, n = self.persistence
@@ -1106,6 +1142,16 @@ class ModelSpec(Spec):
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
+    def slices(self) -> tuple[str, ...]:
+        """The features by whose values performance is told, by the names under which rows carry them."""
+        called = self._called()
+        named = [
+            name if "." in name or "(" in name or name in called else f"request.{name}"
+            for name in self.monitoring.slices
+        ]
+        return tuple(dict.fromkeys(named))
+
+    @property
     def judged_by(self) -> MetricName:
         """The metric that the rollout judge and the performance watch read."""
         return self.rollout.judge or ("mae" if self.task == "regression" else "log_loss")
@@ -1135,12 +1181,17 @@ class ModelSpec(Spec):
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
-        for index, name in enumerate(self.evidence.slices if self.evidence else ()):
-            if not self._has(name):
-                yield (
-                    ("evidence", "slices", index),
-                    f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
-                )
+        slicing = {
+            "evidence": self.evidence.slices if self.evidence else (),
+            "monitoring": self.monitoring.slices,
+        }
+        for part, names in slicing.items():
+            for index, name in enumerate(names):
+                if not self._has(name):
+                    yield (
+                        (part, "slices", index),
+                        f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
+                    )
         for name in self.monitoring.measures:
             if name not in (*get_args(Kind), "prediction") and not self._has(name):
                 yield (
@@ -1155,8 +1206,10 @@ class ModelSpec(Spec):
 
     def _has(self, name: str) -> bool:
         """Return whether a feature is called `name`, or is the field of that name of the request."""
-        called = {feature.partition(" = ")[0].strip() for feature in self.features}
-        return bool(called & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+        return bool(self._called() & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+
+    def _called(self) -> set[str]:
+        return {feature.partition(" = ")[0].strip() for feature in self.features}
 
     def _classes_fault(self) -> str:
         named = list(self.label.classes)

@@ -19,6 +19,7 @@ from trimtab_core.specs import Severity
 
 Outcome = Literal["ADVANCE", "PROMOTE", "ROLL_BACK", "UNDECIDED"]
 Subject = Literal["drift", "performance", "quality"]
+ArmName = Literal["", "champion", "challenger"]
 
 
 class Said(NamedTuple):
@@ -77,6 +78,12 @@ class Scored(NamedTuple):
     at_ms: int
     id: str
     loss: float
+    row: Row | None = None
+    """What it is of, where more than its loss may be asked."""
+
+
+Place = tuple[int, str]
+"""Where a row stands in the order in which rows are taken: its time, and then its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,8 @@ class Series:
     rows: int = 0
     first_ms: int = 0
     first_id: str = ""
+    after: Place = (0, "")
+    """Up to where rows are of the window before it, or of another version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +314,12 @@ class Reading:
     rows: int
     feature: str = ""
     threshold: float | None = None
+    arm: ArmName = ""
+    """Whose answers it is of, where two versions gave one; it is then of the rows that both answered."""
+    slice: str = ""
+    """The value of `feature` that its rows have; none if it is of all rows."""
+    revision: int = 0
+    """How often it was corrected by labels that came late."""
     low: float | None = None
     high: float | None = None
     """Between which it is with 95 % confidence, where that is known; of an estimate, where the realised one will be."""
@@ -313,7 +328,37 @@ class Reading:
     @property
     def id(self) -> str:
         """The same for the same window, however often it is computed."""
-        return f"{self.model}/{self.version}/{self.from_ms}-{self.to_ms}/{self.name}/{self.feature}"
+        part = f"/{self.arm}/{self.slice}" if self.arm or self.slice else ""
+        return f"{self.model}/{self.version}/{self.from_ms}-{self.to_ms}/{self.name}/{self.feature}{part}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A window that was told, and may have to be corrected: its rows are those of its version after one place up to another."""
+
+    kind: Literal["data", "performance"]
+    version: int
+    after: Place
+    until: Place
+    measure: str
+    """Of what its losses are; a spec that came to mean another cannot correct it."""
+    readings: tuple[Reading, ...]
+    """As they were told last."""
+    looks: int = 0
+    """How often it has been looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """How much worse a slice has become."""
+
+    feature: str
+    slice: str
+    rows: int
+    usual: float
+    value: float
+    share: float
+    """Of the rise of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +393,8 @@ class Drift:
     """Where the first window began that was over; None in what was kept before it was told."""
     fault: str = ""
     """What was bad of the data when it opened, so that it is answered alike whenever it is heard."""
+    slices: tuple[Rise, ...] = ()
+    """Of `performance`, where slices are watched: those to which most of the rise is due."""
 
     def signal(self, now_ms: int, fault: str = "", severity: float | None = None) -> DriftSignal:
         """Return it as the retrain policy reads it at an event time: as severe as it is then, or was when it was told.

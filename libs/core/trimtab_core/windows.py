@@ -2,13 +2,15 @@
 
 Rows are taken in order of (time, id). A window of `data` holds predictions, one of
 `performance` those that have a label, so that each is as long as what it is held
-against; a few of those are a look of `concept`, which is held against nothing by itself. A new live version starts both afresh, and a row that an older one still
+against; a few of those are a look of `concept`, which is held against nothing by itself. A window by count is
+full with its last row. One by time holds what its stretch of time has, is full when all of that is closed, and may be full by count before.
+A new live version starts both afresh, and a row that an older one still
 answered after that is counted and not windowed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,10 +19,13 @@ from numpy.typing import NDArray
 from trimtab_core.drift import Column
 from trimtab_core.losses import Metric, Task, are_probabilities, clip, loss
 from trimtab_core.specs import ModelSpec
-from trimtab_core.watched import Row, Scored, Series, Watch
+from trimtab_core.watched import Place, Row, Scored, Series, Watch
 
 Floats = NDArray[np.float64]
 _texts_of = msgspec.json.Decoder(list[str]).decode
+_NOWHERE: Final[Place] = (0, "")
+_LAST_ID: Final = "\U0010ffff"
+"""Which no id comes after."""
 
 
 @dataclass(slots=True)
@@ -30,11 +35,33 @@ class Partial:
     data: list[Row] = field(default_factory=list)
     performance: list[Scored] = field(default_factory=list)
     concept: list[Scored] = field(default_factory=list)
+    data_after: Place = _NOWHERE
+    """Up to where rows are of the window before, or of another version."""
+    performance_after: Place = _NOWHERE
+
+    @property
+    def series(self) -> tuple[Series, Series, Series]:
+        """What `Watch` remembers of data, performance and concept."""
+        data, performance = (
+            _series(self.data, self.data_after),
+            _series(self.performance, self.performance_after),
+        )
+        return data, performance, _series(self.concept)
 
     def matches(self, watch: Watch) -> bool:
         """Whether these are the rows that `watch` speaks of."""
-        held = (_series(self.data), _series(self.performance), _series(self.concept))
-        return held == (watch.data, watch.performance, watch.concept)
+        return self.series == (watch.data, watch.performance, watch.concept)
+
+
+class Extent(NamedTuple):
+    """What a window covers: the rows of its version after one place up to another, told as a stretch of time."""
+
+    after: Place
+    until: Place
+    from_ms: int
+    to_ms: int
+    whole: bool = True
+    """Whether it was not cut off by another version's going live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +71,18 @@ class DataWindow:
     version: int
     rows: Sequence[Row]
     kind: Literal["data"] = "data"
+    extent: Extent | None = None
+    """None where it is from its first row to its last."""
 
     @property
-    def end(self) -> tuple[int, str]:
-        """The place of its last row."""
-        return self.rows[-1].at_ms, self.rows[-1].id
+    def covers(self) -> Extent:
+        """What it covers."""
+        return self.extent or _from_first_to_last(self.rows, _NOWHERE)
+
+    @property
+    def end(self) -> Place:
+        """The place at which it was full."""
+        return self.covers.until
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +92,18 @@ class PerformanceWindow:
     version: int
     rows: Sequence[Scored]
     kind: Literal["performance", "concept"] = "performance"
+    extent: Extent | None = None
+    """None where it is from its first row to its last."""
 
     @property
-    def end(self) -> tuple[int, str]:
-        """The place of its last row."""
-        return self.rows[-1].at_ms, self.rows[-1].id
+    def covers(self) -> Extent:
+        """What it covers."""
+        return self.extent or _from_first_to_last(self.rows, _NOWHERE)
+
+    @property
+    def end(self) -> Place:
+        """The place at which it was full."""
+        return self.covers.until
 
     @property
     def losses(self) -> Floats:
@@ -95,30 +136,38 @@ def said(rows: Sequence[Row], features: Sequence[str]) -> dict[str, Column]:
 
 
 def fill(
-    watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int, look: int | None = None
-) -> tuple[Watch, Partial, list[Window]]:
+    watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int, look: int | None = None,
+    *, every_ms: int | None = None, closed_ms: int = 0,
+) -> tuple[Watch, Partial, list[Window]]:  # fmt: skip
     """Take in `rows` with the clipped loss of each, NaN without a label; return what is full, in order of its end.
 
-    `look` is how many labelled rows a look of `concept` has, None if there are none.
+    `window` is how many rows fill a window, and `look` how many labelled ones a look of `concept`, None if there are none.
+    Windows by time begin at multiples of `every_ms`; `closed_ms` is up to when there will be no more rows than these.
 
     `partial` stays as it was, for the transaction may yet be undone.
     """
-    partial = Partial(list(partial.data), list(partial.performance), list(partial.concept))
+    partial = replace(
+        partial, data=list(partial.data), performance=list(partial.performance), concept=list(partial.concept)
+    )
     full: list[Window] = []
-    version, generation = watch.version, watch.generation
+    version, generation, end_ms = watch.version, watch.generation, 0
     for row, lost in zip(rows, losses.tolist(), strict=True):
+        if every_ms is not None and row.at_ms >= end_ms:
+            full += _passed(version, partial, every_ms, row.at_ms)
+            end_ms = (row.at_ms // every_ms + 1) * every_ms
         if row.generation > generation:
-            if row.version != version:
-                partial = Partial()
+            if row.version != version and (version or every_ms is None):
+                if every_ms is not None:
+                    full += _cut(version, partial, every_ms, row.at_ms)
+                partial = Partial(data_after=(row.at_ms, ""), performance_after=(row.at_ms, ""))
             version, generation = row.version, row.generation
         elif row.version != version:
             continue
         partial.data.append(row)
         if len(partial.data) == window:
-            full.append(DataWindow(version, partial.data))
-            partial.data = []
+            full.append(_data(version, partial, _from_first_to_last(partial.data, partial.data_after)))
         if lost == lost:
-            scored = Scored(row.at_ms, row.id, lost)
+            scored = Scored(row.at_ms, row.id, lost, row)
             if look is not None:
                 partial.concept.append(scored)
                 if len(partial.concept) == look:
@@ -126,19 +175,30 @@ def fill(
                     partial.concept = []
             partial.performance.append(scored)
             if len(partial.performance) == window:
-                full.append(PerformanceWindow(version, partial.performance))
-                partial.performance = []
+                extent = _from_first_to_last(partial.performance, partial.performance_after)
+                full.append(_performance(version, partial, extent))
+    if every_ms is not None:
+        full += _passed(version, partial, every_ms, closed_ms + 1)
+    data, performance, concept = partial.series
     watch = replace(
         watch,
         version=version,
         generation=generation,
-        data=_series(partial.data),
-        performance=_series(partial.performance),
-        concept=_series(partial.concept),
+        data=data,
+        performance=performance,
+        concept=concept,
         predictions=watch.predictions + len(rows),
         labels=watch.labels + sum(row.label is not None for row in rows),
     )
     return watch, partial, full
+
+
+def afresh(watch: Watch, settings: str) -> tuple[Watch, Partial]:
+    """Begin windows by other settings with the first row that is not closed."""
+    after = (watch.closed_ms, _LAST_ID) if watch.closed_ms else _NOWHERE
+    partial = Partial(data_after=after, performance_after=after)
+    data, performance, concept = partial.series
+    return replace(watch, settings=settings, data=data, performance=performance, concept=concept), partial
 
 
 def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
@@ -146,7 +206,7 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
 
     Rows and labels that came after their time was closed were not counted then, and do not make a window longer now.
     """
-    whole = Partial()
+    whole = Partial(data_after=watch.data.after, performance_after=watch.performance.after)
     for row, lost in zip(rows, losses.tolist(), strict=True):
         if row.version != watch.version:
             continue
@@ -154,11 +214,12 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
             whole.data.append(row)
         for series, held in ((watch.performance, whole.performance), (watch.concept, whole.concept)):
             if series.rows and lost == lost and (row.at_ms, row.id) >= (series.first_ms, series.first_id):
-                held.append(Scored(row.at_ms, row.id, lost))
-    return Partial(
-        whole.data[: watch.data.rows],
-        whole.performance[: watch.performance.rows],
-        whole.concept[: watch.concept.rows],
+                held.append(Scored(row.at_ms, row.id, lost, row))
+    return replace(
+        whole,
+        data=whole.data[: watch.data.rows],
+        performance=whole.performance[: watch.performance.rows],
+        concept=whole.concept[: watch.concept.rows],
     )
 
 
@@ -217,5 +278,62 @@ def clipped_losses(
     return losses
 
 
-def _series(rows: Sequence[Row] | Sequence[Scored]) -> Series:
-    return Series(len(rows), rows[0].at_ms, rows[0].id) if rows else Series()
+def _data(version: int, partial: Partial, extent: Extent) -> DataWindow:
+    """Return the window that the rows of `partial` make, and begin the next."""
+    made = DataWindow(version, partial.data, extent=extent)
+    partial.data, partial.data_after = [], extent.until
+    return made
+
+
+def _performance(version: int, partial: Partial, extent: Extent) -> PerformanceWindow:
+    made = PerformanceWindow(version, partial.performance, extent=extent)
+    partial.performance, partial.performance_after = [], extent.until
+    return made
+
+
+def _passed(version: int, partial: Partial, every_ms: int, now_ms: int) -> list[Window]:
+    """Return the windows by time whose end is not after a time; no row before it is still to come."""
+    found: list[Window] = []
+    if partial.data and (extent := _in_time(partial.data, partial.data_after, every_ms)).to_ms <= now_ms:
+        found.append(_data(version, partial, extent))
+    if not partial.performance:
+        return found
+    extent = _in_time(partial.performance, partial.performance_after, every_ms)
+    if extent.to_ms <= now_ms:
+        found.append(_performance(version, partial, extent))
+    return found
+
+
+def _cut(version: int, partial: Partial, every_ms: int, at_ms: int) -> list[Window]:
+    """Return the windows by time that another version cuts off at a time."""
+    found: list[Window] = []
+    last = max((_place(rows[-1]) for rows in (partial.data, partial.performance) if rows), default=_NOWHERE)
+    if partial.data:
+        extent = _in_time(partial.data, partial.data_after, every_ms)
+        found.append(_data(version, partial, extent._replace(until=last, to_ms=at_ms, whole=False)))
+    if partial.performance:
+        extent = _in_time(partial.performance, partial.performance_after, every_ms)
+        found.append(_performance(version, partial, extent._replace(until=last, to_ms=at_ms, whole=False)))
+    return found
+
+
+def _from_first_to_last(rows: Sequence[Row] | Sequence[Scored], after: Place) -> Extent:
+    """Return what a window covers that is full with its last row; rows without a label before its first are its own."""
+    first, last = _place(rows[0]), _place(rows[-1])
+    return Extent((first[0], "") if after == _NOWHERE else after, last, first[0], last[0])
+
+
+def _in_time(rows: Sequence[Row] | Sequence[Scored], after: Place, every_ms: int) -> Extent:
+    """Return what a window covers that ends with the stretch of time in which its first row is."""
+    start = rows[0].at_ms // every_ms * every_ms
+    end = start + every_ms
+    from_ms = start if after <= (start, "") else rows[0].at_ms
+    return Extent(max(after, (start, "")), (end - 1, _LAST_ID), from_ms, end)
+
+
+def _series(rows: Sequence[Row] | Sequence[Scored], after: Place = _NOWHERE) -> Series:
+    return Series(len(rows), *_place(rows[0]), after) if rows else Series(after=after)
+
+
+def _place(row: Row | Scored) -> Place:
+    return row.at_ms, row.id

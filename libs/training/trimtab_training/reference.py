@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from trimtab_core import losses
+from trimtab_core.baseline import window_rows
 from trimtab_core.specs import ModelSpec
 
 from trimtab_training import classes, fitting, inputs
@@ -36,7 +37,7 @@ def place(spec: ModelSpec, rows: Rows, judged: slice, changed_ms: int | None, ef
 
     Where fits take long, the held-out rows do if they fill windows enough: their predictions are at hand.
     """
-    window, size = spec.monitoring.window, len(rows)
+    window, size = window_rows(spec.monitoring.window, rows.event_time_ms), len(rows)
     if changed_ms is None:
         long = effort.every > 1 and size - judged.start >= _WINDOWS * window
         return slice(size - min(size - judged.start if long else size, MOST_ROWS), size)

@@ -314,11 +314,13 @@ class Client(Observing):
         self._monitoring = Door("monitoring", stub)
 
 
-async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothing(
+async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothing_and_late_labels_still_correct_it(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:
     model = await _a_watched_model(outside, make_model, make_source, reference)
-    first, second = flow(0, 150), flow(150, 150)
+    first, second, late = flow(0, 150), flow(150, 150), list(range(0, 100, 10))
+    whole = first.labels.copy()
+    first.labels[late] = np.nan
     await _live(outside, model, first)
     await outside.predict(second.predicted(model=model), watermark_ms=second.times[-1])
     client = Client(outside.stub)
@@ -330,20 +332,43 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
     await _live(outside, model, second)
 
     health = await outside.health(model)
-    assert (health.predictions, health.labels, health.unlabelled) == (300, 300, 0)
-    metrics = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 3)
-    windows = {
-        metric.id: (from_timestamp(metric.window_from), from_timestamp(metric.window_to))
-        for metric in metrics
+    assert (health.predictions, health.labels, health.unlabelled) == (300, 290, 10)
+
+    first.labels = whole
+    labels = first.labelled(late, after_ms=0)
+    await outside.come_true(f"{model}-truths", labels.keys, labels.event_time_ms, labels.values)
+    await _live(outside, model, flow(10 * 24 * 60, 1))
+
+    async def revised() -> list[Any]:
+        told = await outside.all_of(topics.METRICS_PERFORMANCE, model)
+        return told if {it.name for it in told if it.revision} == {"mae", "labelled_share"} else []
+
+    told = await eventually(revised, what=f"revisions of what was told of {model}")
+    times, known = [*first.times, *second.times], [at for at in range(300) if at not in late]
+    maes = {
+        (from_timestamp(it.window_from), from_timestamp(it.window_to), it.revision): it.rows
+        for it in told
+        if it.name == "mae"
     }
-    times = [*first.times, *second.times]
-    assert sorted(windows.values()) == [(times[at], times[at + 99]) for at in (0, 100, 200)]
+    begin, end = times[known[0]], times[known[99]]
+    assert maes == {
+        (begin, end, 0): 100,
+        (begin, end, 1): 110,
+        (times[known[100]], times[known[199]], 0): 100,
+    }
+    shares = [(it.value, it.rows, it.revision) for it in told if it.name == "labelled_share"]
+    assert shares == [(0.9, 100, 0), (1.0, 100, 0), (1.0, 100, 0), (1.0, 100, 1)]
+    assert await outside.loops(model) == []
 
     heard += [await anext(watch), await anext(watch)]
     await watch.aclose()  # type: ignore[attr-defined]
-    assert heard == sorted(metrics, key=lambda metric: windows[metric.id])
-    assert list((await client.metrics(model, subject="performance")).messages) == heard
-    assert list((await client.metrics(model, names=["mae"], limit=2)).messages) == heard[1:]
+    assert {(it.id, it.revision) for it in heard} == {(it.id, it.revision) for it in told if it.name == "mae"}
+    found = (await client.metrics(model, names=["mae"])).messages
+    assert [(from_timestamp(it.window_from), it.revision) for it in found] == [
+        (begin, 1),
+        (times[known[100]], 0),
+    ]
+    assert (await client.metrics(model, names=["mae"], limit=1)).messages == found[1:]
     drift = (await client.metrics(model, subject="drift")).messages
     assert {metric.id for metric in drift} == {
         metric.id for metric in await outside.all_of(topics.METRICS_DRIFT, model)

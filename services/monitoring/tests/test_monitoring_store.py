@@ -13,7 +13,7 @@ from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
-from trimtab_core.watched import Breach, Reading, Row, Series, Trial, Watch
+from trimtab_core.watched import Breach, Published, Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
@@ -145,6 +145,49 @@ async def test_a_label_after_the_stated_delay_is_no_label(store: Store) -> None:
     )
 
     assert labels_of(await rows_of(store)) == [("in", 1.0), ("out", None)]
+
+
+async def test_a_label_after_the_stated_delay_counts_where_it_is_asked_for_and_its_key_has_no_other(
+    store: Store,
+) -> None:
+    labels = [
+        ("late", 150, 1.0),
+        ("out", 161, 1.0),
+        ("again", 150, 1.0),
+        ("again", 300, 2.0),
+        ("in", 20, 3.0),
+    ]
+    await store.take(Arrivals([predicted(*[(name, 10) for name in ("late", "out", "again", "in", "none")])]))
+    await store.take(Arrivals(labelled=[labelled(each) for each in labels]))
+
+    async with store.begin("m") as unit:
+        found = await unit.rows(replace(LABELS, late_ms=50), after_ms=0, until_ms=1_000)
+
+    assert labels_of(found) == [("again", None), ("in", 3.0), ("late", 1.0), ("none", None), ("out", None)]
+
+
+async def test_windows_that_were_told_are_left_open_until_they_are_settled(store: Store) -> None:
+    reading = Reading("performance", "m", 1, "mae", 2.0, 0, 10, 1, arm="champion", slice="7", revision=2)
+    early, late = (Published("data", 1, (at, ""), (at + 9, "z"), "mae", (reading,)) for at in (20, 10))
+    async with store.begin("m") as unit:
+        await unit.leave_open(late, next_ms=60)
+        await unit.leave_open(early, next_ms=50)
+    async with store.begin("other") as unit:
+        await unit.leave_open(early, next_ms=1)
+
+    async with store.begin("m") as unit:
+        assert await unit.left_open(before_ms=49, at_most=9) == []
+        assert [held for _, held in await unit.left_open(before_ms=60, at_most=9)] == [early, late]
+        ((number, _),) = await unit.left_open(before_ms=60, at_most=1)
+        await unit.leave_open(replace(early, looks=1), next_ms=70, number=number)
+        ((other, held),) = await unit.left_open(before_ms=60, at_most=9)
+        assert held == late
+        assert await store.published_from("other") == 20
+        await unit.settle(other)
+    async with store.begin("m") as unit:
+        assert await unit.left_open(before_ms=70, at_most=9) == [(number, replace(early, looks=1))]
+    assert await store.published_from("m") == 20
+    assert await store.published_from("nobody") is None
 
 
 async def test_of_a_key_that_comes_again_a_prediction_has_the_first_label_that_follows_it(

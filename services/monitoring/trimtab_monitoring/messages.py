@@ -18,6 +18,7 @@ from trimtab_core.watched import (
     FeatureDrift,
     Others,
     Reading,
+    Rise,
     Said,
     Standing,
     Trial,
@@ -265,6 +266,9 @@ def drift(event: pb.DriftEvent) -> Drift:
         report=event.report,
         recorded_ms=from_timestamp(event.recorded_at),
         changed_ms=from_timestamp(event.changed_at) if event.HasField("changed_at") else None,
+        slices=tuple(
+            Rise(it.feature, it.slice, it.rows, it.usual, it.value, it.share) for it in event.slices
+        ),
     )
 
 
@@ -291,6 +295,17 @@ def drift_event(found: Drift) -> pb.DriftEvent:
         report=found.report,
         recorded_at=to_timestamp(found.recorded_ms),
         changed_at=None if found.changed_ms is None else to_timestamp(found.changed_ms),
+        slices=[
+            pb.SliceRise(
+                feature=it.feature,
+                slice=it.slice,
+                rows=it.rows,
+                usual=it.usual,
+                value=it.value,
+                share=it.share,
+            )
+            for it in found.slices
+        ],
     )
 
 
@@ -310,6 +325,9 @@ def metric(reading: Reading) -> pb.Metric:
         window_from=to_timestamp(reading.from_ms),
         window_to=to_timestamp(reading.to_ms),
         rows=reading.rows,
+        revision=reading.revision,
+        arm=reading.arm,
+        slice=reading.slice,
     )
 
 

@@ -11,13 +11,13 @@ from contextlib import AbstractAsyncContextManager
 import asyncpg
 import msgspec
 from trimtab_core.baseline import Calibration, Uncalibrated
-from trimtab_core.watched import Reading, Row, Watch
+from trimtab_core.watched import Row, Watch
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import unit
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.unit import PostgresUnit, fetch_rows, loop_of, text
+from trimtab_monitoring.unit import PostgresUnit, fetch_rows, loop_of, readings_of, text
 from trimtab_monitoring.usecases.entities import (
     Arrivals,
     Health,
@@ -37,7 +37,6 @@ from trimtab_monitoring.usecases.entities import (
 _calibration_of = msgspec.json.Decoder(Calibration).decode
 _file_of = msgspec.json.Decoder(StoredFile).decode
 _order_of = msgspec.json.Decoder(ReportOrder).decode
-_readings_of = msgspec.json.Decoder(list[Reading]).decode
 _wanted_of = msgspec.json.Decoder(WantedLabel).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 
@@ -241,7 +240,7 @@ class PostgresStore:
             rows = await self._pool.fetch(
                 "SELECT readings FROM readings WHERE model = $1 ORDER BY series", model
             )
-        return Health(watch, waiting, [reading for row in rows for reading in _readings_of(row["readings"])])
+        return Health(watch, waiting, [reading for row in rows for reading in readings_of(row["readings"])])
 
     async def wanted(self, model: str, labels: LabelStream, at_most: int) -> list[WantedLabel]:
         """Return the newest predictions that are to be labelled and have no label yet."""
@@ -288,6 +287,14 @@ class PostgresStore:
                 "SELECT min((report->>'from_ms')::bigint) FROM reports WHERE report->>'model' = $1 AND attempts < $2",
                 model,
                 REPORT_ATTEMPTS,
+            )
+        return found
+
+    async def published_from(self, model: str) -> int | None:
+        """Return where the windows begin of which labels may still correct what was told; None if there are none."""
+        with outages():
+            found: int | None = await self._pool.fetchval(
+                "SELECT min(from_ms) FROM published WHERE model = $1", model
             )
         return found
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Asked, Reading, Row, Watch
+from trimtab_core.watched import Asked, Published, Reading, Row, Watch
 
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.usecases.entities import (
@@ -52,6 +52,8 @@ class _Tables:
     readings: dict[tuple[str, str], Sequence[Reading]] = field(default_factory=dict)
     wanted: dict[tuple[str, str], WantedLabel] = field(default_factory=dict)
     reports: dict[str, tuple[ReportOrder, int]] = field(default_factory=dict)
+    published: dict[int, tuple[str, int, Published]] = field(default_factory=dict)
+    """By number: the model, when it is looked at again, and the window."""
     inbox: set[str] = field(default_factory=set)
     told: list[News] = field(default_factory=list)
 
@@ -162,9 +164,8 @@ class MemoryStore:
         found = []
         for (name, _), (key, row) in self._tables.predictions.items():
             if name == model and after_ms < row.at_ms <= until_ms:
-                in_time = [
-                    each for each in known[key] if row.at_ms <= each[0] <= row.at_ms + labels.within_ms
-                ]
+                within = labels.within_ms + (labels.late_ms if len(known[key]) == 1 else 0)
+                in_time = [each for each in known[key] if row.at_ms <= each[0] <= row.at_ms + within]
                 found.append(row._replace(label=min(in_time, key=lambda it: it[0])[1]) if in_time else row)
         return sorted(found, key=lambda row: (row.at_ms, row.id))
 
@@ -262,6 +263,11 @@ class MemoryStore:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
         waiting = [order.from_ms for order, _ in self._tables.reports.values() if order.model == model]
         return min(waiting, default=None)
+
+    async def published_from(self, model: str) -> int | None:
+        """Return where the windows begin of which labels may still correct what was told; None if there are none."""
+        begins = [held.after[0] for name, _, held in self._tables.published.values() if name == model]
+        return min(begins, default=None)
 
     async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` predictions older than `before_ms`."""
@@ -505,6 +511,33 @@ class MemoryUnit:
         """Remember which predictions are to be labelled."""
         for each in wanted:
             self._tables.wanted.setdefault((self._model, each.id), each)
+
+    async def readings(self, series: str) -> list[Reading]:
+        """Return those that are kept of a series."""
+        return list(self._tables.readings.get((self._model, series), ()))
+
+    async def features(self, version: int) -> Sequence[str]:
+        """Return what the predictions of a version carry."""
+        held = self._tables.versions.get((self._model, version))
+        return held.features if held else ()
+
+    async def leave_open(self, published: Published, *, next_ms: int, number: int | None = None) -> None:
+        """Remember a window that was told until `next_ms`; with a `number`, in the place of what has that."""
+        held = self._tables.published
+        held[max(held, default=0) + 1 if number is None else number] = (self._model, next_ms, published)
+
+    async def left_open(self, *, before_ms: int, at_most: int) -> list[tuple[int, Published]]:
+        """Return windows that are to be looked at again by `before_ms`, by number, the longest due first."""
+        due = [
+            (next_ms, number, published)
+            for number, (name, next_ms, published) in self._tables.published.items()
+            if name == self._model and next_ms <= before_ms
+        ]
+        return [(number, published) for _, number, published in sorted(due, key=lambda it: it[:2])[:at_most]]
+
+    async def settle(self, number: int) -> None:
+        """Forget a window that was told."""
+        self._tables.published.pop(number, None)
 
     async def order_report(self, order: ReportOrder) -> None:
         """Queue a report, once an episode."""

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from trimtab_core.policy import PolicyState
-from trimtab_core.watched import Asked, Reading, Row, Watch
+from trimtab_core.watched import Asked, Published, Reading, Row, Watch
 from trimtab_runtime import outbox
 from trimtab_runtime.postgres import Connection, outages
 
@@ -22,12 +22,14 @@ from trimtab_monitoring.usecases.entities import Alert, LabelStream, Loop, News,
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
 _alert_of = msgspec.json.Decoder(Alert).decode
+readings_of = msgspec.json.Decoder(list[Reading]).decode
+_published_of = msgspec.json.Decoder(Published).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
 # The first label that follows, as in training sets; the LIMIT keeps the planner to looking each up, however stale its
 # statistics are.
-JOINED = """
+_JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
        p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key, p.others
 FROM predictions AS p LEFT JOIN LATERAL (
@@ -54,6 +56,13 @@ _ASKED = """
 SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us, challenger_us FROM predictions
 WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND challenger_us IS NOT NULL
 ORDER BY event_time_ms, id LIMIT $6
+"""
+_KEYS = "SELECT id, key FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3"
+# By a list of keys, which costs one pass over the labels at worst; a join over days of them may cost one for each row.
+_ONLY_LABELS = """
+SELECT key, min(event_time_ms),
+       CASE WHEN min(class) IS NULL THEN min(value) ELSE array_position($3::text[], min(class)) - 1 END
+FROM labels WHERE stream = $1 AND key = ANY($2) GROUP BY key HAVING count(*) = 1
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
@@ -98,9 +107,33 @@ async def fetch_rows(
 ) -> list[Row]:  # fmt: skip
     """Return predictions of (after, until] with their labels, in order."""
     found = await connection.fetch(
-        JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
+        _JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
     )
-    return [Row(*row) for row in found]
+    rows = [Row(*row) for row in found]
+    if not labels.late_ms or not rows:
+        return rows
+    return await _with_late(connection, model, labels, after_ms, rows)
+
+
+async def _with_late(
+    connection: Connection | asyncpg.Pool, model: str, labels: LabelStream, after_ms: int, rows: list[Row]
+) -> list[Row]:
+    """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
+    missing = {row.id for row in rows if row.label is None}
+    asked = await connection.fetch(_KEYS, model, after_ms, rows[-1].at_ms) if missing else []
+    keys: dict[str, str] = {row["id"]: row["key"] for row in asked}
+    wanted = list({keys[row_id] for row_id in missing if row_id in keys})
+    known = {
+        key: (at_ms, value)
+        for key, at_ms, value in await connection.fetch(_ONLY_LABELS, labels.name, wanted, labels.classes)
+    }
+    latest_ms = labels.within_ms + labels.late_ms
+
+    def complete(row: Row) -> Row:
+        at_ms, value = known.get(keys.get(row.id, ""), (-1, None)) if row.label is None else (-1, None)
+        return row._replace(label=value) if row.at_ms <= at_ms <= row.at_ms + latest_ms else row
+
+    return [complete(row) for row in rows]
 
 
 async def _whole_instants(
@@ -246,6 +279,47 @@ class PostgresUnit:
             " ON CONFLICT DO NOTHING",
             self._model, [it.id for it in wanted], [text(it) for it in wanted],
         )  # fmt: skip
+
+    async def readings(self, series: str) -> list[Reading]:
+        """Return those that are kept of a series."""
+        found = await self._connection.fetchval(
+            "SELECT readings FROM readings WHERE model = $1 AND series = $2", self._model, series
+        )
+        return readings_of(found) if found else []
+
+    async def features(self, version: int) -> Sequence[str]:
+        """Return what the predictions of a version carry."""
+        found: Sequence[str] | None = await self._connection.fetchval(
+            "SELECT features FROM versions WHERE model = $1 AND number = $2", self._model, version
+        )
+        return found or ()
+
+    async def leave_open(self, published: Published, *, next_ms: int, number: int | None = None) -> None:
+        """Remember a window that was told until `next_ms`; with a `number`, in the place of what has that."""
+        if number is not None:
+            await self._connection.execute(
+                "UPDATE published SET next_ms = $2, published = $3 WHERE number = $1",
+                number,
+                next_ms,
+                text(published),
+            )
+            return
+        await self._connection.execute(
+            "INSERT INTO published (model, from_ms, next_ms, published) VALUES ($1, $2, $3, $4)",
+            self._model, published.after[0], next_ms, text(published),
+        )  # fmt: skip
+
+    async def left_open(self, *, before_ms: int, at_most: int) -> list[tuple[int, Published]]:
+        """Return windows that are to be looked at again by `before_ms`, by number, the longest due first."""
+        rows = await self._connection.fetch(
+            "SELECT number, published FROM published WHERE model = $1 AND next_ms <= $2 ORDER BY next_ms, number LIMIT $3",
+            self._model, before_ms, at_most,
+        )  # fmt: skip
+        return [(row["number"], _published_of(row["published"])) for row in rows]
+
+    async def settle(self, number: int) -> None:
+        """Forget a window that was told."""
+        await self._connection.execute("DELETE FROM published WHERE number = $1", number)
 
     async def order_report(self, order: ReportOrder) -> None:
         """Queue a report, once an episode."""

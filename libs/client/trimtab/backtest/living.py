@@ -185,8 +185,9 @@ class Living:
         if self._strategy.watches:
             settings = self._bench.settings
             watch, self._partial, full = windows.fill(
-                before, self._partial, rows, lost, settings.window, settings.look
-            )
+                before, self._partial, rows, lost, settings.full, settings.look,
+                every_ms=settings.every_ms, closed_ms=until,
+            )  # fmt: skip
         elif rows:
             watch = replace(before, version=rows[-1].version, generation=rows[-1].generation)
         since = [self._since(*each) for each in occasions.stretches(before, rows)] if rows else []
@@ -263,7 +264,8 @@ class Living:
 
     def _judge(self, window: Window) -> list[Alarm]:
         """Judge a full window: return the alarms that it raises, and let the policy look again at episodes that go on."""
-        calibration = self._versions[window.version].calibration(self._spec, self._bench.settings)
+        settings = self._bench.settings.of_rows(len(window.rows))
+        calibration = self._versions[window.version].calibration(self._spec, settings)
         if calibration is None:
             return []
         settings, stated = self._bench.settings, self._bench.stated
@@ -275,7 +277,9 @@ class Living:
         fault = quality.blocking(faults)
         fresh, severities = [], detection.severities(judged, calibration)
         for alarm, finding in judged.alarms:
-            drift = detection.drift(judged, alarm, finding, calibration, report="", recorded_ms=0)
+            drift = detection.drift(
+                judged, alarm, finding, calibration, self._history.carries, report="", recorded_ms=0
+            )
             drift = replace(drift, fault=fault)
             fresh.append(self._open.setdefault(drift.episode, Alarm(drift)))
         self.life.alarms += fresh

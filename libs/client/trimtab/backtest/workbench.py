@@ -56,6 +56,7 @@ class Candidate:
     """Of CPU that its fits took, those of its reference aside."""
     _answers: dict[int, Floats] = field(default_factory=dict)
     _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
+    _references: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     @property
     def trained_to_ms(self) -> int:
@@ -86,14 +87,21 @@ class Candidate:
         return self._calibrations[settings.key]
 
     def _calibrated(self, spec: ModelSpec, settings: Settings) -> Calibration | None:
-        began, settled = time.process_time(), spec.model_copy(update={"trainer": self.trainer})
-        seen, unseen = making.referred(settled, self.rows, self.judged, self.shipped, self.fit)
-        self.spent.seconds += time.process_time() - began
-        columns = reference.columns(spec, self.history.names, self.history.texts, seen, unseen)
         try:
-            return baseline.calibrate(columns, settings)
+            return baseline.calibrate(self._reference(spec, settings), settings)
         except ValueError:  # as in monitoring, such a version is not watched
             return None
+
+    def _reference(self, spec: ModelSpec, settings: Settings) -> dict[str, NDArray[Any]]:
+        """Return what it is watched by, column by column; the same for windows by time of any number of rows."""
+        place = settings.of_rows(0).key
+        if place not in self._references:
+            began, settled = time.process_time(), spec.model_copy(update={"trainer": self.trainer})
+            seen, unseen = making.referred(settled, self.rows, self.judged, self.shipped, self.fit)
+            self.spent.seconds += time.process_time() - began
+            names, texts = self.history.names, self.history.texts
+            self._references[place] = reference.columns(spec, names, texts, seen, unseen)
+        return self._references[place]
 
 
 Shelf = dict[tuple[str, int, int | None, bool], Candidate | RunFailed]

@@ -12,19 +12,30 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import ahead, alertrules, detection, guarding, occasions, quality, trial, windows, worth
+from trimtab_core import (
+    ahead,
+    alertrules,
+    detection,
+    guarding,
+    occasions,
+    quality,
+    slicing,
+    trial,
+    windows,
+    worth,
+)
 from trimtab_core.baseline import Settings
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.occasions import Since
 from trimtab_core.quality import Fault
 from trimtab_core.specs import Model
-from trimtab_core.watched import Drift, Due, Earning, Row, Series, Watch
+from trimtab_core.watched import Drift, Due, Earning, Reading, Row, Watch
 from trimtab_core.windows import DataWindow, Partial, PerformanceWindow, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import fair, loops
+from trimtab_monitoring.usecases import fair, loops, revising
 from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder, Severity
 from trimtab_monitoring.usecases.estimating import MOST_ROWS, Estimating, Judges
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
@@ -96,7 +107,16 @@ class Closing:
                 LabelStream.of(model), after_ms=before.closed_ms, until_ms=until, at_most=MOST_ROWS
             )
         losses = windows.champion_losses(spec, rows)
-        watch, partial, full = windows.fill(watch, partial, rows, losses, settings.window, settings.look)
+        watch, partial, full = windows.fill(
+            watch,
+            partial,
+            rows,
+            losses,
+            settings.full,
+            settings.look,
+            every_ms=settings.every_ms,
+            closed_ms=reached,
+        )
         since = await _since(unit, model, before, rows)
         fresh, counted = occasions.counted(model, before, rows, since)
         due = [*occasions.scheduled(model, before, reached), *counted]
@@ -114,6 +134,7 @@ class Closing:
         watch = await self._say(unit, model, watch)
         if watch == before:
             return reached, False
+        await revising.revise(unit, model, reached)
         await unit.save_watch(watch)
         if reached > before.closed_ms:
             await unit.tell([Closed(model.name, reached)])
@@ -124,15 +145,13 @@ class Closing:
         """Return the watch with the rows of its unfinished windows: those at hand, or from the store."""
         watch = unit.watch
         if watch.settings != settings.key:
-            empty = Series()
-            watch = replace(watch, settings=settings.key, data=empty, performance=empty, concept=empty)
-            return watch, Partial()
+            return windows.afresh(watch, settings.key)
         partial = self._partials.get(model.name, Partial())
         if partial.matches(watch):
             return watch, partial
         starts = [series.first_ms for series in (watch.data, watch.performance, watch.concept) if series.rows]
         if not starts:
-            return watch, Partial()
+            return watch, windows.restore(watch, [], windows.champion_losses(model.spec, []))
         rows, _ = await unit.rows(LabelStream.of(model), after_ms=min(starts) - 1, until_ms=watch.closed_ms)
         return watch, windows.restore(watch, rows, windows.champion_losses(model.spec, rows))
 
@@ -140,7 +159,8 @@ class Closing:
         self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
     ) -> tuple[Watch, int]:
         """Return the watch after a full window, and how many episodes it opened."""
-        held = await self._judges.ready(model.name, window.version, settings, watch.generation)
+        sized = settings.of_rows(len(window.rows))
+        held = await self._judges.ready(model.name, window.version, sized, watch.generation)
         if held is None:
             return watch, 0
         calibration, features = held
@@ -153,9 +173,12 @@ class Closing:
         faults = judged.faults(watch.faults, stated, settings.rule.k)
         await unit.tell(_bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
         fault = quality.blocking(faults)
-        await unit.tell(judged.readings)
-        if judged.readings:
-            await unit.keep_readings(window.kind, judged.readings)
+        readings = [*judged.readings, *_parts(model, window, features)]
+        await unit.tell(readings)
+        if readings:
+            await unit.keep_readings(window.kind, [reading for reading in readings if not reading.slice])
+        if (published := slicing.told(window, readings, model.spec)) is not None:
+            await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
         breaches, told = alertrules.take(
             model.spec.alerts.rules, watch.breaches, judged.readings, window.rows[-1].at_ms
         )
@@ -164,8 +187,9 @@ class Closing:
             with telemetry.span("drift found", model=model.name, drift=finding.kind):
                 path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
                 drift = detection.drift(
-                    judged, alarm, finding, calibration, report=str(path), recorded_ms=self._clock.now_ms()
-                )
+                    judged, alarm, finding, calibration, features,
+                    report=str(path), recorded_ms=self._clock.now_ms(),
+                )  # fmt: skip
                 drift = replace(drift, fault=fault)
                 await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
                 await unit.order_report(_report(model, judged, drift, path))
@@ -281,6 +305,15 @@ async def _tell_gains(unit: Unit, model: Model, replaced: Sequence[Earning], liv
         if each is live:
             live = replace(live, told=live.rows)
     return live
+
+
+def _parts(model: Model, window: Window, features: Sequence[str]) -> list[Reading]:
+    """Return what is told of a window beside what is judged of it: how much is labelled, its slices and its arms."""
+    if isinstance(window, DataWindow):
+        return slicing.asked(model.name, window, features, model.spec)
+    if window.kind == "performance":
+        return slicing.measured(model.name, window, features, model.spec)
+    return []
 
 
 def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:

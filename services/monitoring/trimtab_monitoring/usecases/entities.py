@@ -104,6 +104,8 @@ class LabelStream:
     within_ms: int
     classes: tuple[str, ...] = ()
     """What the label can be, if it is no number: a row's label is then the number of its class."""
+    late_ms: int = 0
+    """So long after `within` the only label of a key still counts."""
 
     @classmethod
     def of(cls, model: Model) -> "LabelStream":

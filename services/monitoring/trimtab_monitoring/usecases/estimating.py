@@ -79,7 +79,7 @@ class Estimating:
         if until <= before.reached_ms:
             return before.reached_ms, partial
         rows, reached = await unit.predictions(after_ms=before.reached_ms, until_ms=until, at_most=MOST_ROWS)
-        after, partial, full = ahead.fill(before, partial, rows, reached, settings.window)
+        after, partial, full = ahead.fill(before, partial, rows, reached, settings)
         for window in full:
             await self._tell(unit, model, settings, window, after.generation)
         await unit.save_watch(replace(watch, ahead=after))
@@ -101,7 +101,8 @@ class Estimating:
         self, unit: Unit, model: Model, settings: Settings, window: DataWindow, generation: int
     ) -> None:
         """Tell the estimate of a window, and which of its labels are wanted."""
-        held = await self._judges.ready(model.name, window.version, settings, generation)
+        sized = settings.of_rows(len(window.rows))
+        held = await self._judges.ready(model.name, window.version, sized, generation)
         calibration, features = held or (None, ())
         reading = ahead.estimated(model.name, window, features, calibration, settings, unit.watch)
         await unit.keep_readings("estimate", [reading])

@@ -118,7 +118,7 @@ def _readings(
         told.append(
             Reading(
                 "performance", model, version, f"{asked.of}_{how}", found.value, from_ms, to_ms, rows,
-                f"request.{asked.group}", found.limit, found.low, found.high,
+                f"request.{asked.group}", found.limit, low=found.low, high=found.high,
             )
         )  # fmt: skip
     return told

@@ -7,7 +7,7 @@ from typing import Protocol
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
 from trimtab_core.specs import FeatureView, Model, Source
-from trimtab_core.watched import Asked, Reading, Row, Standing, Watch
+from trimtab_core.watched import Asked, Published, Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
     Alert,
@@ -42,7 +42,8 @@ class Unit(Protocol):
         """Return the predictions of (after, until], joined with their labels, in order of (time, id).
 
         A label counts if its event time is at most the stream's `within` after the
-        prediction's, whenever it was stored. Where there are more than `at_most`, the
+        prediction's, whenever it was stored; or, where its key has no other, at most
+        the stream's `late` after that. Where there are more than `at_most`, the
         oldest come, all of each instant, with the time up to which they are complete.
         """
         ...
@@ -100,6 +101,26 @@ class Unit(Protocol):
 
     async def put_wanted(self, wanted: Sequence[WantedLabel]) -> None:
         """Remember which predictions are to be labelled; one that is known so changes nothing."""
+        ...
+
+    async def readings(self, series: str) -> list[Reading]:
+        """Return those that are kept of a series."""
+        ...
+
+    async def features(self, version: int) -> Sequence[str]:
+        """Return what the predictions of a version carry."""
+        ...
+
+    async def leave_open(self, published: Published, *, next_ms: int, number: int | None = None) -> None:
+        """Remember a window that was told until `next_ms`; with a `number`, in the place of what has that."""
+        ...
+
+    async def left_open(self, *, before_ms: int, at_most: int) -> list[tuple[int, Published]]:
+        """Return windows that are to be looked at again by `before_ms`, by number, the longest due first."""
+        ...
+
+    async def settle(self, number: int) -> None:
+        """Forget a window that was told."""
         ...
 
     async def order_report(self, order: ReportOrder) -> None:
@@ -188,6 +209,10 @@ class Store(Protocol):
 
     async def reports_from(self, model: str) -> int | None:
         """Return where the rows of the reports of `model` that are still to be made begin; None if there are none."""
+        ...
+
+    async def published_from(self, model: str) -> int | None:
+        """Return where the windows begin of which labels may still correct what was told; None if there are none."""
         ...
 
     async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:

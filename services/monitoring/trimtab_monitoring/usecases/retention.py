@@ -1,7 +1,7 @@
 """Lets go of predictions and labels that nothing will ask for again, and of readings that are old.
 
 What is younger than the stated time behind the closed mark stays, and so does every
-row of a window that is still being filled, or of a report that is still to be made.
+row of a window that is still being filled or corrected, or of a report that is still to be made.
 """
 
 import asyncio
@@ -65,12 +65,11 @@ class Retention:
         return gone
 
     async def _needed_from(self, model: str, watch: Watch) -> int:
-        reports_from = await self._store.reports_from(model)
         needed = [
             series.first_ms for series in (watch.data, watch.performance, watch.ahead.rows) if series.rows
         ]
-        if reports_from is not None:
-            needed.append(reports_from)
+        begins = (await self._store.reports_from(model), await self._store.published_from(model))
+        needed += [begin for begin in begins if begin is not None]
         return min([watch.closed_ms - self._keep_ms, *needed])
 
 

@@ -40,11 +40,13 @@ class Metric(_message.Message):
     HIGH_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     version: _builtins.int
     name: _builtins.str
-    """mae, estimated_mae, drift, p_value, null_share, predictions_per_second, ..."""
+    """mae, estimated_mae, labelled_share, drift, p_value, null_share, predictions_per_second, ..."""
     feature: _builtins.str
     """empty for the model as a whole"""
     value: _builtins.float
@@ -52,6 +54,7 @@ class Metric(_message.Message):
     threshold: _builtins.float
     rows: _builtins.int
     revision: _builtins.int
+    """how often labels that came late have corrected it; the highest of an id counts"""
     low: _builtins.float
     """of an expectation: where the value should be; of a rate: its 95 % bounds; of an estimate: where the realised one will be, 19 times in 20"""
     high: _builtins.float
@@ -59,6 +62,10 @@ class Metric(_message.Message):
     """whether it is there"""
     unknown: _builtins.str
     """why there is no value, in a sentence"""
+    arm: _builtins.str
+    """champion or challenger, of the rows that both answered; empty if it is of all"""
+    slice: _builtins.str
+    """the value of `feature` that its rows have, or other, or missing; empty if it is of all"""
     @_builtins.property
     def window_from(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -83,10 +90,12 @@ class Metric(_message.Message):
         high: _builtins.float | None = ...,
         held: _builtins.bool | None = ...,
         unknown: _builtins.str = ...,
+        arm: _builtins.str = ...,
+        slice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "held", b"held", "high", b"high", "low", b"low", "threshold", b"threshold", "value", b"value", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "threshold", b"threshold", "unknown", b"unknown", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "arm", b"arm", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "slice", b"slice", "threshold", b"threshold", "unknown", b"unknown", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
@@ -140,6 +149,44 @@ class FeatureDrift(_message.Message):
 Global___FeatureDrift: _TypeAlias = FeatureDrift  # noqa: Y015
 
 @_typing.final
+class SliceRise(_message.Message):
+    """A part of the rows of a window, and how much worse it has become."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    USUAL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    feature: _builtins.str
+    slice: _builtins.str
+    rows: _builtins.int
+    usual: _builtins.float
+    """of the reference's rows with that value; of all of them if it has none"""
+    value: _builtins.float
+    share: _builtins.float
+    """of the rise of all rows"""
+    def __init__(
+        self,
+        *,
+        feature: _builtins.str = ...,
+        slice: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        usual: _builtins.float = ...,
+        value: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "rows", b"rows", "share", b"share", "slice", b"slice", "usual", b"usual", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SliceRise: _TypeAlias = SliceRise  # noqa: Y015
+
+@_typing.final
 class DriftEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,6 +207,7 @@ class DriftEvent(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     RECORDED_AT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """the episode's"""
     model: _builtins.str
@@ -193,6 +241,10 @@ class DriftEvent(_message.Message):
     def changed_at(self) -> _timestamp_pb2.Timestamp:
         """event time: where the first window began that was over"""
 
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceRise]:
+        """of performance, where slices are watched: to which most of the rise is due"""
+
     def __init__(
         self,
         *,
@@ -213,10 +265,11 @@ class DriftEvent(_message.Message):
         report: _builtins.str = ...,
         recorded_at: _timestamp_pb2.Timestamp | None = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
+        slices: _abc.Iterable[Global___SliceRise] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changed_at", b"changed_at", "recorded_at", b"recorded_at", "window_from", b"window_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changed_at", b"changed_at", "episode", b"episode", "features", b"features", "id", b"id", "kind", b"kind", "loop_id", b"loop_id", "model", b"model", "recorded_at", b"recorded_at", "report", b"report", "rows", b"rows", "score", b"score", "severity", b"severity", "summary", b"summary", "threshold", b"threshold", "version", b"version", "window_from", b"window_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changed_at", b"changed_at", "episode", b"episode", "features", b"features", "id", b"id", "kind", b"kind", "loop_id", b"loop_id", "model", b"model", "recorded_at", b"recorded_at", "report", b"report", "rows", b"rows", "score", b"score", "severity", b"severity", "slices", b"slices", "summary", b"summary", "threshold", b"threshold", "version", b"version", "window_from", b"window_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

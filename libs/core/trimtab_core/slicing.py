@@ -1,0 +1,257 @@
+"""How good a window's predictions were by slice and by arm of a rollout, and what labels that come late change of it.
+
+All figures are means told with their number of rows, so that windows and slices can be put together again (an `rmse`
+by its square). However many values a feature has, a bounded number of slices is told and the rest
+together, so their rows add up to those of the whole.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab_core.contract import entity_text
+from trimtab_core.drift import Column
+from trimtab_core.losses import clip
+from trimtab_core.specs import ModelSpec
+from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
+from trimtab_core.windows import (
+    DataWindow,
+    PerformanceWindow,
+    Window,
+    challenger_losses,
+    champion_losses,
+    columns,
+)
+
+Floats = NDArray[np.float64]
+
+MOST: Final = 20
+"""Slices of a feature that are told at most, those of most rows."""
+OTHER: Final = "other"
+MISSING: Final = "missing"
+LABELLED: Final = "labelled_share"
+_MOST_KNOWN: Final = 1_000
+"""Values of a feature of which a reference's losses are kept at most."""
+_SAME: Final = 1e-9
+"""Figures so near are one: sums of the same rows differ in their last digits."""
+_MOST_NAMED: Final = 3
+"""Slices that evidence names at most."""
+
+
+class Usual(NamedTuple):
+    """What the rows of a slice lost on average, clipped."""
+
+    rows: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sliced:
+    """Rows by the value of a feature: the slices' names, and of each row the number of its own."""
+
+    feature: str
+    names: Sequence[str]
+    number: NDArray[np.int64]
+
+    def means(self, values: Floats) -> Iterator[tuple[str, int, float]]:
+        """Yield the name, the rows that count and their mean of each slice that has such rows."""
+        counts = np.isfinite(values)
+        rows = np.bincount(self.number[counts], minlength=len(self.names))
+        sums = np.bincount(self.number[counts], values[counts], minlength=len(self.names))
+        for name, count, total in zip(self.names, rows.tolist(), sums.tolist(), strict=True):
+            if count:
+                yield name, count, total / count
+
+
+class _Figure(NamedTuple):
+    """What is a mean over rows; of a row that does not count the value is NaN."""
+
+    name: str
+    version: int
+    arm: ArmName
+    values: Floats
+
+
+def asked(model: str, window: DataWindow, features: Sequence[str], spec: ModelSpec) -> list[Reading]:
+    """Return the share of a window's predictions that has a label, of all and by slice; its rows are the predictions."""
+    figures = [_labelled(window.version, window.rows)]
+    return list(_readings(model, window, figures, _sliced(window.rows, features, spec.slices)))
+
+
+def measured(
+    model: str, window: PerformanceWindow, features: Sequence[str], spec: ModelSpec
+) -> list[Reading]:
+    """Return what a window's predictions come to by slice and by arm, but not what all of them do.
+
+    Arms are compared on the rows that both answered.
+    """
+    rows = [scored.row for scored in window.rows if scored.row is not None]
+    found = _readings(
+        model, window, _losses(window.version, rows, spec), _sliced(rows, features, spec.slices)
+    )
+    return [reading for reading in found if reading.arm or reading.slice]
+
+
+def told(window: Window, readings: Sequence[Reading], spec: ModelSpec) -> Published | None:
+    """Return a window as what labels that come late may correct, once `readings` are told of it; None if nothing of it can be."""
+    kinds = (LABELLED, spec.judged_by)
+    open_to_labels = tuple(reading for reading in readings if reading.name in kinds)
+    if window.kind == "concept" or not open_to_labels:
+        return None
+    if window.kind == "data" and all(row.label is not None for row in window.rows):
+        return None
+    extent = window.covers
+    return Published(window.kind, window.version, extent.after, extent.until, measure(spec), open_to_labels)
+
+
+def measure(spec: ModelSpec) -> str:
+    """Return what a model's losses are, as text."""
+    return f"{spec.judged_by} <= {spec.cap:g}"
+
+
+def corrected(
+    model: str, before: Published, rows: Sequence[Row], features: Sequence[str], spec: ModelSpec
+) -> tuple[Published, list[Reading]]:
+    """Return a window as its `rows` with their labels of now have it, and which of its readings that changed.
+
+    Each of those is the next revision of what was told. Slices are those that were told first.
+    """
+    names: dict[str, list[str]] = {}
+    for reading in before.readings:
+        if reading.slice and reading.slice not in names.setdefault(reading.feature, []):
+            names[reading.feature].append(reading.slice)
+    if before.kind == "data":
+        figures = [_labelled(before.version, rows)]
+    else:
+        figures = _losses(before.version, rows, spec)
+    held, changed = {reading.id: reading for reading in before.readings}, list[Reading]()
+    sliced = _sliced(rows, features, tuple(names), names)
+    for reading in _readings(model, before.readings[0], figures, sliced):
+        was = held.get(reading.id)
+        if (
+            was is None
+            or was.rows != reading.rows
+            or not math.isclose(was.value or 0.0, reading.value or 0.0, rel_tol=_SAME)
+        ):
+            if was is not None:
+                reading = replace(reading, threshold=was.threshold, revision=was.revision + 1)
+            held[reading.id] = reading
+            changed.append(reading)
+    return replace(before, readings=tuple(held.values())), changed
+
+
+def usual(column: Column, losses: Floats, cap: float) -> dict[str, Usual]:
+    """Return what the rows of a reference lost, by the value that they have of a feature."""
+    known = np.isfinite(losses)
+    names, number = np.unique(_texts(column[known]), return_inverse=True)
+    clipped = clip(losses[known], cap)
+    found = {
+        name: Usual(rows, mean) for name, rows, mean in _Sliced("", names.tolist(), number).means(clipped)
+    }
+    return dict(sorted(found.items(), key=lambda it: (-it[1].rows, it[0]))[:_MOST_KNOWN])
+
+
+def risen(
+    window: Window,
+    features: Sequence[str],
+    metric: str,
+    mean: float,
+    known: Mapping[str, Mapping[str, Usual]],
+) -> tuple[Rise, ...]:
+    """Return the slices of a window to which most of the rise of its losses is due, most first.
+
+    `mean` is the mean loss that is usual of all rows, and `known` what is of slices; of one that is not known it is that mean.
+    """
+    if not isinstance(window, PerformanceWindow) or not known:
+        return ()
+    losses = window.losses
+    rows = [scored.row for scored in window.rows if scored.row is not None]
+    whole = float((losses - mean).sum())
+    if len(rows) != len(losses) or whole <= 0:
+        return ()
+    found = []
+    for sliced in _sliced(rows, features, tuple(known)):
+        for name, count, now in sliced.means(losses):
+            was = known[sliced.feature].get(name, Usual(0, mean)).mean
+            share = count * (now - was) / whole
+            found.append(Rise(sliced.feature, name, count, _figure(metric, was), _figure(metric, now), share))
+    most = sorted((each for each in found if each.share > 0), key=lambda each: -each.share)
+    return tuple(most[:_MOST_NAMED])
+
+
+def _labelled(version: int, rows: Sequence[Row]) -> _Figure:
+    return _Figure(LABELLED, version, "", np.array([float(row.label is not None) for row in rows]))
+
+
+def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]:
+    """Return the losses of the live version and, where it was on trial, those of both arms."""
+    mine = champion_losses(spec, rows)
+    found = [_Figure(spec.judged_by, version, "", mine)]
+    on_trial = np.array([row.challenger_version for row in rows], np.int64)
+    if not on_trial.any():
+        return found
+    theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, rows)
+    for challenger in np.unique(on_trial[on_trial > 0]).tolist():
+        both = (on_trial == challenger) & np.isfinite(mine) & np.isfinite(theirs)
+        arms: tuple[tuple[ArmName, int, Floats], ...] = (
+            ("champion", version, mine),
+            ("challenger", challenger, theirs),
+        )
+        found += [_Figure(spec.judged_by, of, arm, np.where(both, lost, np.nan)) for arm, of, lost in arms]
+    return found
+
+
+def _readings(
+    model: str, window: Window | Reading, figures: Sequence[_Figure], slicings: Sequence[_Sliced]
+) -> Iterator[Reading]:
+    """Yield each figure of all rows and of each slice; `window` says of what time."""
+    extent = window if isinstance(window, Reading) else window.covers
+    for name, version, arm, values in figures:
+        whole = _Sliced("", ("",), np.zeros(len(values), np.int64))
+        for sliced in (whole, *slicings):
+            for value, rows, mean in sliced.means(values):
+                yield Reading(
+                    "performance", model, version, name, _figure(name, mean), extent.from_ms, extent.to_ms, rows,
+                    feature=sliced.feature, arm=arm, slice=value,
+                )  # fmt: skip
+
+
+def _figure(name: str, mean: float) -> float:
+    return math.sqrt(mean) if name == "rmse" else mean
+
+
+def _sliced(
+    rows: Sequence[Row], features: Sequence[str], wanted: Sequence[str], told: Mapping[str, Sequence[str]] = {}
+) -> list[_Sliced]:  # fmt: skip
+    """Tell rows apart by each wanted feature that they carry: by the values `told`, or else by those of most rows."""
+    present = [name for name in wanted if name in features]
+    if not rows or not present:
+        return []
+    every = columns(rows, features)
+    return [_of_values(name, _texts(every[name]), told.get(name)) for name in present]
+
+
+def _of_values(feature: str, texts: NDArray[Any], told: Sequence[str] | None) -> _Sliced:
+    values, number, rows = np.unique(texts, return_inverse=True, return_counts=True)
+    if told is None:
+        order = sorted(range(len(values)), key=lambda at: (-rows[at], values[at]))
+        told = [str(values[at]) for at in order if values[at] != OTHER][:MOST]
+    names = [*(name for name in told if name != OTHER), OTHER]
+    place = {name: at for at, name in enumerate(names)}
+    return _Sliced(
+        feature, names, np.array([place.get(str(value), len(names) - 1) for value in values])[number]
+    )
+
+
+def _texts(column: Column) -> NDArray[Any]:
+    """Return the values of a feature as the texts that name them."""
+    if column.dtype == object:
+        return np.array([str(value) or MISSING if value is not None else MISSING for value in column], str)
+    values, number = np.unique(column, return_inverse=True)
+    return np.array([MISSING if value != value else entity_text(value) for value in values.tolist()], str)[
+        number
+    ]
