@@ -4,13 +4,22 @@
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, get_args
 
+from trimtab_core.fairness import Rate
 from trimtab_core.losses import LOWER_IS_BETTER
 
+Statistic = Literal["null_share", "impossible_share", "outside_share", "unseen_share"]
+STATISTICS: Final[tuple[Statistic, ...]] = ("null_share", "impossible_share", "outside_share", "unseen_share")
+"""What is counted of the quality of a feature, in a window of predictions."""
 BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
     "drift": ("drift", "p_value", "prediction_drift"),
-    "performance": tuple(LOWER_IS_BETTER),
-    "quality": ("null_share",),
+    "performance": (
+        *LOWER_IS_BETTER,
+        *(f"estimated_{name}" for name in LOWER_IS_BETTER),
+        "labelled_share",
+        *(name for rate in get_args(Rate) for name in (rate, f"{rate}_difference", f"{rate}_ratio")),
+    ),
+    "quality": (*STATISTICS, "skew_share", "events_an_hour", "repeats_an_hour"),
 }
 OF_MODELS: Final = frozenset(name for names in BY_SUBJECT.values() for name in names)

@@ -9,7 +9,7 @@ false alarms; what an owner expects of a field goes before them. The same window
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from trimtab_core.drift import Column, Kind, missing
 from trimtab_core.features import views_named
 from trimtab_core.limits import Limit
+from trimtab_core.metricnames import STATISTICS, Statistic
 from trimtab_core.specs import FeatureView, FieldSpec, Model, Source
 from trimtab_core.timestamps import iso
 
-Statistic = Literal["null_share", "impossible_share", "outside_share", "unseen_share"]
-STATISTICS: Final[tuple[Statistic, ...]] = ("null_share", "impossible_share", "outside_share", "unseen_share")
 BLOCKING: Final[tuple[Statistic, ...]] = ("null_share", "impossible_share")
 """What makes the data of a field that a producer sends bad; the others may be a world that has changed."""
 TOLERANCE: Final = 0.02
