@@ -49,6 +49,7 @@ def of_ingestion() -> set[str]:
         cleaned={("x", Operation.TRIM): 1},
     )
     batch = {metric.name for metric in quality._of_batch(None, judged, 0)}
+    batch |= {metric.name for metric in quality._by_hour(judged, np.array([0]))}
     loads = set(re.findall(r'_metric\("(\w+)"', inspect.getsource(loader)))
     general = {"refused_late": "refused_<code>", "cleaned_trim": "cleaned_<operation>"}
     return {general.get(name, name) for name in batch | loads} | set(Expect.model_fields)

@@ -99,7 +99,10 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"metric": "mea"}, "'mea' is not measured of a model: use one of drift, error_rate, log_loss, mae"),
+        (
+            {"metric": "mea"},
+            "'mea' is not measured of a model: use one of drift, error_rate, impossible_share, log_loss, mae",
+        ),
         ({"above": None}, "the rule has no limit"),
         ({"below": 7}, "every value would break the rule"),
     ],

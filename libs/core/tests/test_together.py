@@ -53,7 +53,7 @@ def told(calibration: Calibration, columns: Columns) -> Any:
     judged = detection.judge("m", DataWindow(1, rows), names, calibration, SETTINGS, {})
     for alarm, finding in judged.alarms:
         if alarm.kind == "data":
-            return detection.drift(judged, alarm, finding, calibration, report="", recorded_ms=0)
+            return detection.drift(judged, alarm, finding, calibration, names, report="", recorded_ms=0)
     return None
 
 

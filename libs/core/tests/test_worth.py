@@ -93,11 +93,11 @@ def test_batches_do_not_matter(size: int) -> None:
     story = [*rows(0, 250, version=1, generation=1), *rows(250, 250, version=2, generation=2)]
     losses = np.random.default_rng(3).lognormal(size=500)
     losses[::7] = np.nan
-    whole = take(Earning(), story, losses, None, 100)
+    whole = take(Earning(), story, losses, (), 100)
     earning, ended = Earning(), list[Earning]()
     for start in range(0, 500, size):
         part = slice(start, start + size)
-        earning, more = take(earning, story[part], losses[part], None, 100)
+        earning, more = take(earning, story[part], losses[part], (), 100)
         ended += more
 
     assert (earning, ended) == whole

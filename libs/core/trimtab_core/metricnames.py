@@ -22,4 +22,5 @@ BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "quality": (*STATISTICS, "skew_share", "events_an_hour", "repeats_an_hour"),
 }
-OF_MODELS: Final = frozenset(name for names in BY_SUBJECT.values() for name in names)
+JUDGED: Final = frozenset((*BY_SUBJECT["drift"], *LOWER_IS_BETTER, *STATISTICS))
+"""Those that a window is judged by, on which a spec may set limits of its own."""

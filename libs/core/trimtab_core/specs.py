@@ -34,7 +34,7 @@ from trimtab_core.gatespecs import LatencyGateSpec as LatencyGateSpec
 from trimtab_core.gatespecs import SizeGateSpec as SizeGateSpec
 from trimtab_core.limits import Limit, parse_limit
 from trimtab_core.measures import Measure, of_numbers
-from trimtab_core.metricnames import OF_MODELS
+from trimtab_core.metricnames import JUDGED
 from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
 from trimtab_core.specbase import FieldName as FieldName
@@ -1032,10 +1032,10 @@ class AlertRule(Spec):
         return " or ".join(f"{word} {value:g}" for word, value in parts if value is not None)
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if self.metric not in OF_MODELS:
+        if self.metric not in JUDGED:
             yield (
                 ("metric",),
-                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(OF_MODELS))}",
+                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(JUDGED))}",
             )
         if self.above is None and self.below is None:
             yield (), "the rule has no limit: give it above, below or both"
