@@ -5,7 +5,7 @@ of a model come one after the other, and its news leaves with the change or not 
 all.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,31 +18,50 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
 from trimtab_monitoring.usecases.entities import LabelStream, Loop, News, ReportOrder
+from trimtab_monitoring.usecases.together import MOST_ROWS, Asked, Together
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
-# The first label that follows, as in training sets; the LIMIT keeps the planner to looking each up, however stale its
-# statistics are.
-JOINED = """
+# The first label that follows, as in training sets. However stale its statistics are, the planner is kept to looking each
+# up: by the LIMIT, and by the + 0, or it takes the newest labels, which it knows nothing of yet, for few, and reads all of
+# their time for each prediction.
+_JOINED = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
        p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
-    ORDER BY event_time_ms LIMIT 1
+    WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    ORDER BY event_time_ms + 0 LIMIT 1
 ) AS label ON true
-WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
+WHERE p.model = {model} AND p.event_time_ms > {after} AND p.event_time_ms <= {until}
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
+"""
+JOINED = _JOINED.format(model="$1", after="$4", until="$5")
+_JOINED_ALL = f"""
+SELECT asked.model, joined.* FROM unnest($1::text[], $4::bigint[], $5::bigint[]) AS asked(model, after_ms, until_ms)
+CROSS JOIN LATERAL ({_JOINED.format(model="asked.model", after="asked.after_ms", until="asked.until_ms")}) AS joined
+"""
+_LOCK_ALL = """
+SELECT model, watch FROM models WHERE model = ANY($1) ORDER BY model FOR UPDATE
+"""
+_BEGIN_ALL = "INSERT INTO models (model) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+_SAVE_ALL = """
+UPDATE models SET watch = saved.watch, closed_ms = saved.closed_ms
+FROM unnest($1::text[], $2::jsonb[], $3::bigint[]) AS saved(model, watch, closed_ms) WHERE models.model = saved.model
+"""
+_KEEP_READINGS = """
+INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)
+ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings
 """
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS (
     SELECT FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
     AND (class IS NULL OR class = ANY($6))
 )
 """
@@ -73,6 +92,60 @@ async def begin(pool: asyncpg.Pool, model: str) -> AsyncIterator["PostgresUnit"]
             watch = _watch_of(row["watch"]) if row["watch"] else Watch()
             policy = _policy_of(row["policy"]) if row["policy"] else PolicyState()
             yield PostgresUnit(connection, model, watch, policy)
+
+
+@asynccontextmanager
+async def begin_all(pool: asyncpg.Pool, asked: Sequence[Asked]) -> AsyncIterator[Mapping[str, Together]]:
+    """Open units of work on many models, whose rows are locked in order of their names.
+
+    Raises:
+        Unavailable: PostgreSQL is away.
+    """
+    with outages():
+        async with pool.acquire() as connection, connection.transaction():
+            models = [each.model for each in asked]
+            locked = await connection.fetch(_LOCK_ALL, models)
+            if len(locked) < len(models):
+                await connection.execute(_BEGIN_ALL, models)
+                locked = await connection.fetch(_LOCK_ALL, models)
+            watches = {row["model"]: _watch_of(row["watch"]) if row["watch"] else Watch() for row in locked}
+            rows = await _fetch_rows_of_all(connection, asked, watches)
+            units = {
+                each.model: Together(each, watches[each.model], rows.get(each.model, [])) for each in asked
+            }
+            yield units
+            await _keep_all(connection, units)
+
+
+async def _fetch_rows_of_all(
+    connection: Connection, asked: Sequence[Asked], watches: Mapping[str, Watch]
+) -> dict[str, list[Row]]:
+    alike: dict[LabelStream, list[Asked]] = {}
+    for each in asked:
+        alike.setdefault(each.labels, []).append(each)
+    found: dict[str, list[Row]] = {}
+    for labels, group in alike.items():
+        models = [each.model for each in group]
+        after, until = [watches[each.model].closed_ms for each in group], [each.until_ms for each in group]
+        rows = await connection.fetch(
+            _JOINED_ALL, models, labels.name, labels.within_ms, after, until, MOST_ROWS + 1, labels.classes
+        )
+        for row in rows:
+            model, *values = row
+            found.setdefault(model, []).append(Row(*values))
+    return found
+
+
+async def _keep_all(connection: Connection, units: Mapping[str, Together]) -> None:
+    saved = {model: unit.saved for model, unit in units.items() if unit.saved is not None}
+    closed = [watch.closed_ms for watch in saved.values()]
+    await connection.execute(_SAVE_ALL, list(saved), [text(watch) for watch in saved.values()], closed)
+    kept = [
+        (model, series, text(each)) for model, unit in units.items() for series, each in unit.kept.items()
+    ]
+    if kept:
+        await connection.executemany(_KEEP_READINGS, kept)
+    await outbox.put(connection, list(news.outgoing([each for unit in units.values() for each in unit.told])))
 
 
 async def fetch_rows(
@@ -158,11 +231,7 @@ class PostgresUnit:
 
     async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
         """Keep the newest readings of a series."""
-        await self._connection.execute(
-            "INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)"
-            " ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings",
-            self._model, series, text(readings),
-        )  # fmt: skip
+        await self._connection.execute(_KEEP_READINGS, self._model, series, text(readings))
 
     async def order_report(self, order: ReportOrder) -> None:
         """Queue a report, once an episode."""

@@ -23,11 +23,13 @@ from trimtab_core.watched import Drift, Due, Row, Series, Watch
 from trimtab_core.windows import Partial, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases import loops
 from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
+from trimtab_monitoring.usecases.together import Asked, Together
 
 MOST_ROWS = 5_000
 """Rows that one transaction closes at most, so that a long absence is made good in steps."""
@@ -80,16 +82,8 @@ class Closing:
             Unavailable: PostgreSQL is away.
         """
         spec = self._specs.model(model)
-        label = spec.spec.label
-        reach = await self._store.reach(
-            model, label.source, silent_ms=self._silent_ms, now_ms=self._clock.now_ms()
-        )
-        if reach is None:
-            return False
-        predicted, labelled = reach
-        until = min(predicted, labelled - label.within)
-        standing = self._rollouts.standing(model)
-        if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
+        until = (await self._until([spec])).get(model)
+        if until is None or (until <= self._reached.get(model, 0) and not self._on_trial(model)):
             return False
         async with self._store.begin(model) as unit:
             reached, promised = await self._close(unit, spec, until)
@@ -98,7 +92,54 @@ class Closing:
             self._on_report()
         return reached < until
 
-    async def _close(self, unit: Unit, model: Model, until: int) -> tuple[int, bool]:
+    async def close_all(self, models: Sequence[str]) -> list[str]:
+        """Close many models in one transaction, and return those that are left to `close`.
+
+        Raises:
+            Unavailable: PostgreSQL is away; nothing is changed.
+        """
+        known = {name: spec for name in models if (spec := self._specs.models.get(name)) is not None}
+        until = await self._until([spec for name, spec in known.items() if not self._on_trial(name)])
+        asked = [
+            Asked(name, LabelStream.of(known[name]), reach)
+            for name, reach in until.items()
+            if reach > self._reached.get(name, 0)
+        ]
+        left = [name for name in models if name not in known or self._on_trial(name)]
+        if not asked:
+            return left
+        reached: dict[str, int] = {}
+        async with self._store.begin_all(asked) as units:
+            for each in asked:
+                unit = units[each.model]
+                try:
+                    reached[each.model], _ = await self._close(unit, known[each.model], each.until_ms)
+                except Exception as error:  # whatever it is, `close` meets it too, and tells of it
+                    unit.give_up()
+                    if isinstance(error, Unavailable):
+                        raise
+                    left.append(each.model)
+        self._reached |= reached
+        return left
+
+    def _on_trial(self, model: str) -> bool:
+        standing = self._rollouts.standing(model)
+        return standing is not None and bool(standing.rollout_id)
+
+    async def _until(self, models: Sequence[Model]) -> dict[str, int]:
+        """Return up to when each of the models can be closed; those of which that is not known yet are left out."""
+        labels = {model.name: model.spec.label for model in models}
+        found = await self._store.reach(
+            {name: label.source for name, label in labels.items()},
+            silent_ms=self._silent_ms,
+            now_ms=self._clock.now_ms(),
+        )
+        return {
+            name: min(predicted, labelled - labels[name].within)
+            for name, (predicted, labelled) in found.items()
+        }
+
+    async def _close(self, unit: Unit | Together, model: Model, until: int) -> tuple[int, bool]:
         """Return up to where the model is closed now, and whether a report was promised."""
         before, spec = unit.watch, model.spec
         rows: list[Row] = []
