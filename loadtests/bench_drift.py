@@ -1,8 +1,8 @@
 """What is promised of drift, held against streams of which it is known whether they change.
 
-Four parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
+Five parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
 and detectors of others at an equal rate of false alarms; rollouts of equals and of a worse version under continuous looking;
-and what a monitored prediction costs. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
+and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
 eight minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
 whether all claims hold.
 """
@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import drift_fleet
 import drift_peers
 import numpy as np
 from drift_streams import CONCEPTS, STREAMS, Columns, correlated, gaussian, shifted, times
@@ -70,6 +71,8 @@ SHIFTED, FEATURES, SHIFT_RATE, PATIENCE = 100, 10, 1 / 20, 20
 WINDOW = 500
 ROWS_BETWEEN, QUIET_ROWS, BEFORE, AFTER, HELD_OUT = 5_000, 100_000, 1_000, 4_000, 5_000
 ALPHA, LOOKED = 0.05, 6_000
+NEARLY_FREE = 1.5
+"""Times that a prediction may cost for being one of many models'."""
 
 
 class Table:
@@ -429,11 +432,33 @@ def rollouts(table: Table, directory: Path) -> None:
     )
 
 
+def fleet(table: Table, directory: Path) -> None:
+    """Monitor the same predictions of few models and of many."""
+    waves = max(2, round(4 * SHARE))
+    spread = [(1, 32_000, waves), (100, 320, waves), (16_000, 2, waves)]
+    alike = [(100, 10, 10 * waves), (16_000, 10, waves)]
+    found = drift_fleet.costs(directory, spread + alike)
+    for (models, rows, _), cost in zip(spread, found, strict=False):
+        table.tell(
+            f"predictions monitored a second of one core, {models:,} models with {rows:,} each at a time",
+            f"{1e6 / cost.whole:,.0f}",
+            f"{cost.stored:.0f} µs to store, {cost.closed:.0f} µs to join, window and judge",
+        )
+    few, many = found[len(spread) :]
+    times = many.whole / few.whole
+    table.claim(
+        "a prediction of one of 16,000 models, of one of 100, ten each at a time",
+        f"{times:.2f} ({many.whole:.0f} µs, and {few.whole:.0f}), at most {NEARLY_FREE}",
+        times <= NEARLY_FREE,
+    )
+
+
 PARTS: Mapping[str, Callable[[Table, Path], None]] = {
     "rollouts": rollouts,
     "concepts": concepts,
     "shifts": shifts,
     "false_alarms": false_alarms,
+    "fleet": fleet,
 }
 
 

@@ -39,7 +39,12 @@ CREATE TABLE inbox (
 """
 """What a service's first migration holds, to be copied there."""
 _PUT = """
-WITH news AS (INSERT INTO outbox (topic, key, value, headers) VALUES ($1, $2, $3, $4))
+WITH news AS (
+    INSERT INTO outbox (topic, key, value, headers)
+    SELECT topic, key, value, headers
+    FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::jsonb[]) WITH ORDINALITY AS item(topic, key, value, headers, place)
+    ORDER BY place
+)
 SELECT pg_notify(current_schema() || '_outbox', '')
 """
 
@@ -48,17 +53,12 @@ async def put(connection: Connection, news: Sequence[Outgoing]) -> None:
     """Store `news` in the caller's transaction, and wake the relay when it commits."""
     if not news:
         return
-    await connection.executemany(
+    await connection.execute(
         _PUT,
-        [
-            (
-                item.topic,
-                item.key,
-                item.value,
-                json.dumps([[name, value.decode()] for name, value in item.headers]),
-            )
-            for item in news
-        ],
+        [item.topic for item in news],
+        [item.key for item in news],
+        [item.value for item in news],
+        [json.dumps([[name, value.decode()] for name, value in item.headers]) for item in news],
     )
 
 

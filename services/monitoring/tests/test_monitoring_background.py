@@ -180,6 +180,7 @@ class Door:
     def __init__(self, **answers: list[Any]) -> None:
         self.answers = answers
         self.asked: list[str] = []
+        self.together: list[list[str]] = []
 
     async def close(self, model: str) -> bool:
         self.asked.append(model)
@@ -188,6 +189,14 @@ class Door:
         if isinstance(answer, Exception):
             raise answer
         return bool(answer)
+
+    async def close_all(self, models: list[str]) -> list[str]:
+        """Leave all to be closed by themselves, but for those of which nothing was said."""
+        self.together.append(models)
+        answer = self.answers["together"].pop(0) if self.answers.get("together") else None
+        if isinstance(answer, Exception):
+            raise answer
+        return [model for model in models if model in self.answers]
 
 
 async def test_a_model_is_closed_until_nothing_is_left_and_no_fault_holds_up_the_others(
@@ -202,10 +211,30 @@ async def test_a_model_is_closed_until_nothing_is_left_and_no_fault_holds_up_the
         e=[Unavailable("away")],
     )
     rounds = Rounds()
-    rounds.wake_all("abcde")
+    rounds.wake_all("abcdef")
     rounds.wake("a")
 
     async with running(rounds.work(door)):  # type: ignore[arg-type]
         await eventually(lambda: _found(door.asked.count("e") == 2), what="all closed")
 
-    assert {model: door.asked.count(model) for model in "abcde"} == {"a": 3, "b": 1, "c": 1, "d": 1, "e": 2}
+    asked = {model: door.asked.count(model) for model in "abcdef"}
+    assert asked == {"a": 3, "b": 1, "c": 1, "d": 1, "e": 2, "f": 0}
+    assert door.together[0] == list("abcdef")
+
+
+async def test_many_are_closed_together_and_a_fault_that_they_share_is_met_by_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trimtab_monitoring.usecases.rounds._BACKOFF_S", 0.0)
+    models = [f"{number:03}" for number in range(450)]
+    door = Door(together=[Unavailable("away"), ValueError("a bug")])
+    rounds = Rounds()
+    rounds.wake_all(models)
+
+    async with running(rounds.work(door)):  # type: ignore[arg-type]
+        await eventually(lambda: _found(len(door.together) == 4), what="all closed")
+
+    first, second, third, last = door.together
+    assert (first, second, third) == (models[:200], models[200:400], models[400:] + models[:150])
+    assert last == models[150:200]
+    assert sorted(door.asked) == second

@@ -99,6 +99,32 @@ async def test_decisions_do_not_depend_on_how_the_rows_came(new_world: Make, flo
         assert await shuffled.store.watch("m") == await plain.store.watch("m")
 
 
+async def test_models_that_are_closed_together_are_decided_as_each_by_itself(
+    new_world: Make, flow: Make
+) -> None:
+    alone, together = new_world(), new_world()
+    own = 0
+    for world in (alone, together):
+        await world.ready(1, 2)
+        for start in range(0, 900, 90):
+            later = {"version": 2, "generation": 2} if start >= 720 else {}
+            part = flow(start, 90, shift=1.5 if start >= 360 else 0.0, **later)
+            await world.store.take(Arrivals([part.predicted()], [part.labelled()]))
+            await world.mark(part.times[-1])
+            if world is alone:
+                await world.close()
+                continue
+            left = await world.closing.close_all(["m", "gone"])
+            assert left in (["gone"], ["gone", "m"])
+            own += "m" in left
+            await world.close()
+
+    assert 0 < own < 5  # where an episode opens or goes on, and nowhere else
+    assert together.drifts() == alone.drifts() != []
+    assert together.memory.told == alone.memory.told
+    assert await together.store.watch("m") == await alone.store.watch("m")
+
+
 async def test_monitors_that_take_turns_decide_as_one(new_world: Make, flow: Make) -> None:
     parts = [flow(0, 350), flow(350, 650, shift=0.8, error=2.0)]
     plain, shared = new_world(), new_world()

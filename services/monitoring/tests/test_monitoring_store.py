@@ -33,6 +33,7 @@ from trimtab_monitoring.usecases.entities import (
     WantedLabel,
 )
 from trimtab_monitoring.usecases.ports import Store
+from trimtab_monitoring.usecases.together import NotTogether, ToClose
 from trimtab_runtime.postgres import open_pool
 
 LABELS = LabelStream("truths", "id", "y", within_ms=100)
@@ -219,7 +220,9 @@ async def test_rows_come_in_order_and_an_instant_is_never_cut(store: Store) -> N
 
 async def test_a_model_reaches_what_every_partition_has_reached(store: Store) -> None:
     async def reach() -> tuple[int, int] | None:
-        return await store.reach("m", "truths", silent_ms=3_600_000, now_ms=0)
+        found = await store.reach({"m": "truths", "other": "truths"}, silent_ms=3_600_000, now_ms=0)
+        assert "other" not in found
+        return found.get("m")
 
     await store.take(
         Arrivals(marks=[Mark("predictions/m", "s1", 0, 2, 50), Mark("events/truths", "", 0, 1, 70)])
@@ -244,7 +247,72 @@ async def test_who_has_been_silent_for_long_holds_nothing_back_unless_all_are(st
         Arrivals(marks=[Mark("predictions/m", "s1", 0, 1, 50), Mark("events/truths", "", 0, 1, 70)])
     )
 
-    assert await store.reach("m", "truths", silent_ms=1_000, now_ms=soon) == (50, 70)
+    assert await store.reach({"m": "truths"}, silent_ms=1_000, now_ms=soon) == {"m": (50, 70)}
+
+
+def several(*names: str, rows: int = 1) -> Arrivals:
+    """Return predictions of several models, with their labels."""
+    ids = [(f"{at:03}", at) for at in range(rows)]
+    made = [replace(predicted(*((row, 10 + at) for row, at in ids)), model=name) for name in names]
+    return Arrivals(made, [labelled(*((row, 20 + at, 7.0) for row, at in ids))])
+
+
+async def test_models_that_are_closed_together_have_what_each_would_have_by_itself(store: Store) -> None:
+    await store.take(several("a", "b", "c", rows=2))
+    async with store.begin("a") as unit:
+        await unit.save_watch(Watch(closed_ms=10))
+    reading = Reading("performance", "a", 1, "mae", 1.0, 10, 11, 1)
+    asked = [
+        ToClose("a", LABELS, 1_000, 1_000),
+        ToClose("b", replace(LABELS, within_ms=5), 10, 10),
+        ToClose("new", LABELS, 50, 50),
+    ]
+
+    async with store.begin_all(asked) as units:
+        found = {
+            name: await unit.rows(each.labels, after_ms=unit.watch.closed_ms, until_ms=each.until_ms)
+            for (name, unit), each in zip(units.items(), asked, strict=True)
+        }
+        await units["a"].save_watch(replace(units["a"].watch, closed_ms=1_000, predictions=1))
+        await units["a"].keep_readings("performance", [reading])
+        await units["a"].tell([reading, Closed("a", 1_000)])
+        await units["new"].save_watch(Watch(closed_ms=50))
+        await units["b"].save_watch(Watch(closed_ms=10))
+        units["b"].give_up()
+
+    assert {name: labels_of(each) for name, each in found.items()} == {
+        "a": [("001", 7.0)],
+        "b": [("000", None)],
+        "new": [],
+    }
+    assert [(await store.watch(name)).closed_ms for name in ("a", "b", "new")] == [1_000, 0, 50]
+    assert (await store.health("a")).readings == [reading]
+
+
+async def test_what_is_rare_or_much_is_not_for_many_together(store: Store) -> None:
+    await store.take(several("a", "b", rows=201))
+    asked = [ToClose("a", LABELS, 1_000, 1_000), ToClose("b", LABELS, 10, 10)]
+
+    async with store.begin_all(asked) as units:
+        with pytest.raises(NotTogether):
+            await units["a"].rows(LABELS, after_ms=0, until_ms=1_000)
+        with pytest.raises(NotTogether):
+            await units["b"].rows(LABELS, after_ms=5, until_ms=10)
+        with pytest.raises(NotTogether):
+            await units["b"].put_loop(Loop("l", "b"))
+        assert len((await units["b"].rows(LABELS, after_ms=0, until_ms=10))[0]) == 1
+
+
+async def test_many_that_fail_together_leave_nothing_behind(store: Store) -> None:
+    async def fail() -> None:
+        async with store.begin_all([ToClose("a", LABELS, 9, 9), ToClose("b", LABELS, 9, 9)]) as units:
+            await units["a"].save_watch(Watch(closed_ms=9))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+    assert await store.watch("a") == Watch()
 
 
 async def test_a_unit_that_fails_leaves_nothing_behind(store: Store) -> None:

@@ -49,6 +49,9 @@ class Intake:
         self._wake = wake
         self._specs_changed = True
         self._readers: dict[str, list[LabelReader]] = {}
+        self._woken_of: Mapping[str, Any] | None = None
+        self._woken_by: dict[str, set[str]] = {}
+        """By stream: the models that may be closed when it moves, of the models that are applied now."""
 
     async def run(self, ready: asyncio.Event) -> None:
         """Hear until cancelled; a Kafka that is away is waited for."""
@@ -149,12 +152,15 @@ class Intake:
                 await asyncio.sleep(_BACKOFF_S)
 
     def _moved(self, gathered: Gathering) -> set[str]:
+        models = self._book.models
+        if models is not self._woken_of:  # they are thousands, and change seldom
+            woken: dict[str, set[str]] = {}
+            for model in models.values():
+                for stream in (predictions_stream(model.name), events_stream(model.spec.label.source)):
+                    woken.setdefault(stream, set()).add(model.name)
+            self._woken_of, self._woken_by = models, woken
         streams = {mark.stream for mark in gathered.marks.values()}
-        return {
-            model.name
-            for model in self._book.models.values()
-            if predictions_stream(model.name) in streams or events_stream(model.spec.label.source) in streams
-        }
+        return set().union(*(self._woken_by.get(stream, ()) for stream in streams))
 
     async def _bury(self, record: Any, error: Exception) -> None:
         if isinstance(error, Undecodable):

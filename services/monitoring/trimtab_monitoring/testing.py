@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +31,7 @@ from trimtab_monitoring.usecases.entities import (
     predictions_stream,
 )
 from trimtab_monitoring.usecases.history import START, Place, Wanted
+from trimtab_monitoring.usecases.together import MOST_ROWS, ToClose, Together, ahead_of
 
 
 @dataclass(slots=True)
@@ -121,8 +122,17 @@ class MemoryStore:
                 took = predicted.champion_us[at], predicted.challenger_us[at]
                 self._tables.times.setdefault((predicted.model, name), took)
 
-    async def reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
-        """Return how far a model's predictions have come, and how far its label source."""
+    async def reach(
+        self, sources: Mapping[str, str], *, silent_ms: int, now_ms: int
+    ) -> dict[str, tuple[int, int]]:
+        """Return how far the predictions of models have come, and how far the label source of each."""
+        found = {
+            model: self._reach(model, source, silent_ms=silent_ms, now_ms=now_ms)
+            for model, source in sources.items()
+        }
+        return {model: reach for model, reach in found.items() if reach is not None}
+
+    def _reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
         found = []
         for stream in (predictions_stream(model), events_stream(source)):
             writers: dict[str, list[tuple[Mark, int]]] = {}
@@ -143,6 +153,30 @@ class MemoryStore:
         """Open a unit of work on a model."""
         async with self._transaction() as tables:
             yield MemoryUnit(self, tables, model)
+
+    @asynccontextmanager
+    async def begin_all(self, asked: Sequence[ToClose]) -> AsyncIterator[Mapping[str, Together]]:
+        """Open units of work on many models, in one transaction."""
+        async with self._transaction() as tables:
+            units = {}
+            for each in asked:
+                alone = MemoryUnit(self, tables, each.model)
+                watch, due = (
+                    alone.watch,
+                    [at for name, at, _ in tables.published.values() if name == each.model],
+                )
+                rows = self.joined(each.model, each.labels, watch.closed_ms, each.until_ms)
+                predictions, _ = await alone.predictions(after_ms=ahead_of(watch), until_ms=each.predicted_ms)
+                some = slice(0, MOST_ROWS + 1)
+                units[each.model] = Together(
+                    each, watch, rows[some], predictions[some], min(due, default=None)
+                )
+            yield units
+            for model, unit in units.items():
+                if unit.saved is not None:
+                    tables.watches[model] = unit.saved
+                tables.readings |= {(model, series): tuple(each) for series, each in unit.kept.items()}
+                tables.told.extend(unit.told)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[_Tables]:

@@ -5,7 +5,7 @@ of a model come one after the other, and its news leaves with the change or not 
 all.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
 from trimtab_monitoring.usecases.entities import Alert, LabelStream, Loop, News, ReportOrder, WantedLabel
+from trimtab_monitoring.usecases.together import MOST_ROWS, ToClose, Together, ahead_of
 
 encode = msgspec.json.Encoder().encode
 loop_of = msgspec.json.Decoder(Loop).decode
@@ -27,25 +28,31 @@ _published_of = msgspec.json.Decoder(Published).decode
 _watch_of = msgspec.json.Decoder(Watch).decode
 _policy_of = msgspec.json.Decoder(PolicyState).decode
 
-# The first label that follows, as in training sets; the LIMIT keeps the planner to looking each up, however stale its
-# statistics are.
-_JOINED = """
+# The first label that follows, as in training sets. However stale its statistics are, the planner is kept to looking each
+# up: by the LIMIT, and by the + 0, or it takes the newest labels, which it knows nothing of yet, for few, and reads all of
+# their time for each prediction.
+_JOINED_OF = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
        p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key, p.others
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
-    ORDER BY event_time_ms LIMIT 1
+    WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    ORDER BY event_time_ms + 0 LIMIT 1
 ) AS label ON true
-WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms <= $5
+WHERE p.model = {model} AND p.event_time_ms > {after} AND p.event_time_ms <= {until}
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
 """
-_PREDICTED = """
+_PREDICTED_OF = """
 SELECT event_time_ms, id, version, generation, challenger_version, rollout_id, champion, challenger,
        features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key
-FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3
+FROM predictions WHERE model = {model} AND event_time_ms > {after} AND event_time_ms <= {until}
 ORDER BY event_time_ms, id LIMIT $4
+"""
+_PREDICTED = _PREDICTED_OF.format(model="$1", after="$2", until="$3")
+_PREDICTED_ALL = f"""
+SELECT asked.model, predicted.* FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS asked(model, after_ms, until_ms)
+CROSS JOIN LATERAL ({_PREDICTED_OF.format(model="asked.model", after="asked.after_ms", until="asked.until_ms")}) AS predicted
 """
 _HISTORY = """
 INSERT INTO history (model, to_ms, id, subject, name, feature, version, reading)
@@ -64,11 +71,29 @@ SELECT key, min(event_time_ms),
        CASE WHEN min(class) IS NULL THEN min(value) ELSE array_position($3::text[], min(class)) - 1 END
 FROM labels WHERE stream = $1 AND key = ANY($2) GROUP BY key HAVING count(*) = 1
 """
+_JOINED = _JOINED_OF.format(model="$1", after="$4", until="$5")
+_JOINED_ALL = f"""
+SELECT asked.model, joined.* FROM unnest($1::text[], $4::bigint[], $5::bigint[]) AS asked(model, after_ms, until_ms)
+CROSS JOIN LATERAL ({_JOINED_OF.format(model="asked.model", after="asked.after_ms", until="asked.until_ms")}) AS joined
+"""
+_LOCK_ALL = """
+SELECT model, watch FROM models WHERE model = ANY($1) ORDER BY model FOR UPDATE
+"""
+_OPEN_ALL = "SELECT model, min(next_ms) FROM published WHERE model = ANY($1) GROUP BY model"
+_BEGIN_ALL = "INSERT INTO models (model) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+_SAVE_ALL = """
+UPDATE models SET watch = saved.watch, closed_ms = saved.closed_ms
+FROM unnest($1::text[], $2::jsonb[], $3::bigint[]) AS saved(model, watch, closed_ms) WHERE models.model = saved.model
+"""
+_KEEP_READINGS = """
+INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)
+ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings
+"""
 _LABELLED = """
 SELECT count(*) FROM predictions AS p
 WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS (
     SELECT FROM labels
-    WHERE stream = $2 AND key = p.key AND event_time_ms BETWEEN p.event_time_ms AND p.event_time_ms + $3
+    WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
     AND (class IS NULL OR class = ANY($6))
 )
 """
@@ -99,6 +124,95 @@ async def begin(pool: asyncpg.Pool, model: str) -> AsyncIterator["PostgresUnit"]
             watch = _watch_of(row["watch"]) if row["watch"] else Watch()
             policy = _policy_of(row["policy"]) if row["policy"] else PolicyState()
             yield PostgresUnit(connection, model, watch, policy)
+
+
+@asynccontextmanager
+async def begin_all(pool: asyncpg.Pool, asked: Sequence[ToClose]) -> AsyncIterator[Mapping[str, Together]]:
+    """Open units of work on many models, whose rows are locked in order of their names.
+
+    Raises:
+        Unavailable: PostgreSQL is away.
+    """
+    with outages():
+        async with pool.acquire() as connection, connection.transaction():
+            models = [each.model for each in asked]
+            locked = await connection.fetch(_LOCK_ALL, models)
+            if len(locked) < len(models):
+                await connection.execute(_BEGIN_ALL, models)
+                locked = await connection.fetch(_LOCK_ALL, models)
+            watches = {row["model"]: _watch_of(row["watch"]) if row["watch"] else Watch() for row in locked}
+            rows = await _rows_of_all(connection, asked, watches)
+            after = [ahead_of(watches[model]) for model in models]
+            until = [each.predicted_ms for each in asked]
+            predictions = _by_model(
+                await connection.fetch(_PREDICTED_ALL, models, after, until, MOST_ROWS + 1)
+            )
+            first_open = {row[0]: row[1] for row in await connection.fetch(_OPEN_ALL, models)}
+            units = {
+                name: Together(
+                    each, watches[name], rows.get(name, ()), predictions.get(name, ()), first_open.get(name)
+                )
+                for each in asked
+                for name in (each.model,)
+            }
+            yield units
+            await _keep_all(connection, units)
+
+
+async def _rows_of_all(
+    connection: Connection, asked: Sequence[ToClose], watches: Mapping[str, Watch]
+) -> dict[str, list[Row]]:
+    alike: dict[LabelStream, list[ToClose]] = {}
+    for each in asked:
+        alike.setdefault(each.labels, []).append(each)
+    found: dict[str, list[Row]] = {}
+    for labels, group in alike.items():
+        models = [each.model for each in group]
+        after, until = [watches[each.model].closed_ms for each in group], [each.until_ms for each in group]
+        found |= _by_model(
+            await connection.fetch(
+                _JOINED_ALL,
+                models,
+                labels.name,
+                labels.within_ms,
+                after,
+                until,
+                MOST_ROWS + 1,
+                labels.classes,
+            )
+        )
+    return found
+
+
+def _by_model(found: Sequence[asyncpg.Record]) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {}
+    for model, *values in found:
+        rows.setdefault(model, []).append(Row(*values))
+    return rows
+
+
+async def _keep_all(connection: Connection, units: Mapping[str, Together]) -> None:
+    saved = {model: unit.saved for model, unit in units.items() if unit.saved is not None}
+    closed = [watch.closed_ms for watch in saved.values()]
+    await connection.execute(_SAVE_ALL, list(saved), [text(watch) for watch in saved.values()], closed)
+    kept = [
+        (model, series, text(each)) for model, unit in units.items() for series, each in unit.kept.items()
+    ]
+    if kept:
+        await connection.executemany(_KEEP_READINGS, kept)
+    await _tell(connection, [each for unit in units.values() for each in unit.told])
+
+
+async def _tell(connection: Connection, told: Sequence[News]) -> None:
+    """Leave `told` in the outbox, and the readings among it in the history."""
+    await outbox.put(connection, list(news.outgoing(told)))
+    readings = {(it.model, it.id): it for it in told if isinstance(it, Reading)}.values()
+    if readings:
+        columns = zip(
+            *((it.model, it.to_ms, it.id, it.subject, it.name, it.feature, it.version, text(it)) for it in readings),
+            strict=True,
+        )  # fmt: skip
+        await connection.execute(_HISTORY, *map(list, columns))
 
 
 async def fetch_rows(
@@ -266,11 +380,7 @@ class PostgresUnit:
 
     async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
         """Keep the newest readings of a series."""
-        await self._connection.execute(
-            "INSERT INTO readings (model, series, readings) VALUES ($1, $2, $3)"
-            " ON CONFLICT (model, series) DO UPDATE SET readings = excluded.readings",
-            self._model, series, text(readings),
-        )  # fmt: skip
+        await self._connection.execute(_KEEP_READINGS, self._model, series, text(readings))
 
     async def put_wanted(self, wanted: Sequence[WantedLabel]) -> None:
         """Remember which predictions are to be labelled, as long as those are kept."""
@@ -331,11 +441,4 @@ class PostgresUnit:
 
     async def tell(self, told: Sequence[News]) -> None:
         """Leave `told` in the outbox, and the readings among it in the history."""
-        await outbox.put(self._connection, list(news.outgoing(told)))
-        readings = {(it.model, it.id): it for it in told if isinstance(it, Reading)}.values()
-        if readings:
-            columns = zip(
-                *((it.model, it.to_ms, it.id, it.subject, it.name, it.feature, it.version, text(it)) for it in readings),
-                strict=True,
-            )  # fmt: skip
-            await self._connection.execute(_HISTORY, *map(list, columns))
+        await _tell(self._connection, told)

@@ -34,12 +34,14 @@ from trimtab_core.watched import Drift, Due, Earning, Reading, Row, Watch
 from trimtab_core.windows import DataWindow, Partial, PerformanceWindow, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
+from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases import fair, loops, revising
 from trimtab_monitoring.usecases.entities import Alert, Closed, LabelStream, News, ReportOrder, Severity
-from trimtab_monitoring.usecases.estimating import MOST_ROWS, Estimating, Judges
+from trimtab_monitoring.usecases.estimating import MOST_ROWS, Estimating, Judges, Taken
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
+from trimtab_monitoring.usecases.together import ToClose, Together
 
 
 class Closing:
@@ -72,17 +74,12 @@ class Closing:
             Unavailable: PostgreSQL is away.
         """
         spec = self._specs.model(model)
-        label = spec.spec.label
-        reach = await self._store.reach(
-            model, label.source, silent_ms=self._silent_ms, now_ms=self._clock.now_ms()
-        )
-        if reach is None:
+        marks = (await self._marks([spec])).get(model)
+        if marks is None:
             return False
-        predicted, labelled = reach
+        until, predicted = marks
         more = await self._estimating.estimate(spec, predicted)
-        until = min(predicted, labelled - label.within)
-        standing = self._rollouts.standing(model)
-        if until <= self._reached.get(model, 0) and not (standing and standing.rollout_id):
+        if until <= self._reached.get(model, 0) and not self._on_trial(model):
             return more
         async with self._store.begin(model) as unit:
             reached, promised = await self._close(unit, spec, until, predicted)
@@ -91,7 +88,64 @@ class Closing:
             self._on_report()
         return more or reached < until
 
-    async def _close(self, unit: Unit, model: Model, until: int, predicted: int) -> tuple[int, bool]:
+    async def close_all(self, models: Sequence[str]) -> list[str]:
+        """Close many models in one transaction, and return those that are left to `close`.
+
+        Raises:
+            Unavailable: PostgreSQL is away; nothing is changed.
+        """
+        known = {name: spec for name in models if (spec := self._specs.models.get(name)) is not None}
+        left = [name for name in models if name not in known or self._on_trial(name)]
+        marks = await self._marks([spec for name, spec in known.items() if name not in left])
+        asked = [
+            ToClose(name, LabelStream.of(known[name]), until, predicted)
+            for name, (until, predicted) in marks.items()
+            if until > self._reached.get(name, 0) or predicted > self._estimating.reached(name)
+        ]
+        if not asked:
+            return left
+        reached, ahead_of = dict[str, int](), dict[str, Taken]()
+        async with self._store.begin_all(asked) as units:
+            for each in asked:
+                unit, spec = units[each.model], known[each.model]
+                try:
+                    taken = await self._estimating.take(unit, spec, each.predicted_ms)
+                    closed, _ = await self._close(unit, spec, each.until_ms, each.predicted_ms)
+                except Exception as error:  # whatever it is, `close` meets it too, and tells of it
+                    unit.give_up()
+                    if isinstance(error, Unavailable):
+                        raise
+                    left.append(each.model)
+                else:
+                    reached[each.model], ahead_of[each.model] = closed, taken
+        self._reached |= reached
+        for model, taken in ahead_of.items():
+            self._estimating.took(model, taken)
+        return left
+
+    def _on_trial(self, model: str) -> bool:
+        standing = self._rollouts.standing(model)
+        return standing is not None and bool(standing.rollout_id)
+
+    async def _marks(self, models: Sequence[Model]) -> dict[str, tuple[int, int]]:
+        """Return up to when each of the models can be closed, and up to when its predictions are complete.
+
+        Those of which that is not known yet are left out.
+        """
+        labels = {model.name: model.spec.label for model in models}
+        found = await self._store.reach(
+            {name: label.source for name, label in labels.items()},
+            silent_ms=self._silent_ms,
+            now_ms=self._clock.now_ms(),
+        )
+        return {
+            name: (min(predicted, labelled - labels[name].within), predicted)
+            for name, (predicted, labelled) in found.items()
+        }
+
+    async def _close(
+        self, unit: Unit | Together, model: Model, until: int, predicted: int
+    ) -> tuple[int, bool]:
         """Return up to where the model is closed now, and whether a report was promised.
 
         Predictions are complete up to `predicted`, and with their labels up to `until`.

@@ -8,7 +8,7 @@ dies; nothing is decided by it.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from trimtab_core import ahead
 from trimtab_core.baseline import Calibration, Settings
@@ -19,6 +19,7 @@ from trimtab_core.windows import DataWindow
 from trimtab_monitoring.errors import NotCalibrated
 from trimtab_monitoring.usecases.entities import WantedLabel
 from trimtab_monitoring.usecases.ports import Store, Unit
+from trimtab_monitoring.usecases.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,13 @@ class Judges(Protocol):
         ...
 
 
+class Taken(NamedTuple):
+    """What was taken in of a model's predictions: up to when, and the rows of the window that they leave unfilled."""
+
+    until_ms: int
+    rows: list[Row]
+
+
 class Estimating:
     """Estimates windows of predictions, and asks for labels."""
 
@@ -61,31 +69,43 @@ class Estimating:
         Raises:
             Unavailable: PostgreSQL is away.
         """
-        if until <= self._reached.get(model.name, 0):
+        if until <= self.reached(model.name):
             return False
         try:
             async with self._store.begin(model.name) as unit:
-                reached, partial = await self._take(unit, model, until)
+                taken = await self.take(unit, model, until)
         except NotCalibrated as error:
             log.info("estimating waits: %s", error)
             return False
-        self._partials[model.name], self._reached[model.name] = partial, reached
-        return reached < until
+        self.took(model.name, taken)
+        return taken.until_ms < until
 
-    async def _take(self, unit: Unit, model: Model, until: int) -> tuple[int, list[Row]]:
-        """Return up to where predictions are taken in now, and the rows of the window that they leave unfilled."""
+    def reached(self, model: str) -> int:
+        """Return up to where predictions of a model were taken in."""
+        return self._reached.get(model, 0)
+
+    def took(self, model: str, taken: Taken) -> None:
+        """Remember what was taken in, now that its transaction is committed."""
+        self._partials[model], self._reached[model] = taken.rows, taken.until_ms
+
+    async def take(self, unit: Unit | Together, model: Model, until: int) -> Taken:
+        """Take in what `model` predicted up to `until`, or a part of it, in the caller's transaction.
+
+        Raises:
+            NotCalibrated: a window waits for its version's calibration.
+        """
         watch, settings = unit.watch, self._judges.settings(model)
         before, partial = await self._resume(unit, model.name, settings)
         if until <= before.reached_ms:
-            return before.reached_ms, partial
+            return Taken(before.reached_ms, partial)
         rows, reached = await unit.predictions(after_ms=before.reached_ms, until_ms=until, at_most=MOST_ROWS)
         after, partial, full = ahead.fill(before, partial, rows, reached, settings)
         for window in full:
             await self._tell(unit, model, settings, window, after.generation)
         await unit.save_watch(replace(watch, ahead=after))
-        return reached, partial
+        return Taken(reached, partial)
 
-    async def _resume(self, unit: Unit, model: str, settings: Settings) -> tuple[Ahead, list[Row]]:
+    async def _resume(self, unit: Unit | Together, model: str, settings: Settings) -> tuple[Ahead, list[Row]]:
         """Return what was reached with the rows of the unfinished window: those at hand, or from the store."""
         held = unit.watch.ahead
         if held.settings != settings.key:
@@ -98,7 +118,7 @@ class Estimating:
         return held, partial
 
     async def _tell(
-        self, unit: Unit, model: Model, settings: Settings, window: DataWindow, generation: int
+        self, unit: Unit | Together, model: Model, settings: Settings, window: DataWindow, generation: int
     ) -> None:
         """Tell the estimate of a window, and which of its labels are wanted."""
         sized = settings.of_rows(len(window.rows))

@@ -20,6 +20,7 @@ from trimtab_monitoring.usecases.entities import (
     Version,
     WantedLabel,
 )
+from trimtab_monitoring.usecases.together import ToClose, Together
 
 
 class Unit(Protocol):
@@ -139,16 +140,22 @@ class Store(Protocol):
         """Store predictions, labels and marks together; what is there already changes nothing."""
         ...
 
-    async def reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
-        """Return how far a model's predictions have come, and how far its label source.
+    async def reach(
+        self, sources: Mapping[str, str], *, silent_ms: int, now_ms: int
+    ) -> Mapping[str, tuple[int, int]]:
+        """Return how far the predictions of models have come, and how far the label source of each; `sources` are by model.
 
-        None while any partition of either has yet to speak. A serving instance that was
+        A model is left out while any partition of either has yet to speak. A serving instance that was
         last heard more than `silent_ms` ago counts only if all are silent.
         """
         ...
 
     def begin(self, model: str) -> AbstractAsyncContextManager[Unit]:
         """Open a unit of work on a model."""
+        ...
+
+    def begin_all(self, asked: Sequence[ToClose]) -> AbstractAsyncContextManager[Mapping[str, Together]]:
+        """Open units of work on many models, in one transaction."""
         ...
 
     async def put_versions(self, versions: Sequence[Version]) -> None:

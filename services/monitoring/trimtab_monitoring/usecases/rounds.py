@@ -1,12 +1,14 @@
 """When models are closed: as soon as something moves, each once, the waiting ones together.
 
 Whoever learns of something that may let a model be closed wakes it. A model that
-waits for its calibration is woken again when that is there; none holds up another.
+waits for its calibration is woken again when that is there; none holds up another. A
+fleet takes half of a core at most, and the more there is to close of a model at a time.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable
+from itertools import islice
 
 from trimtab_runtime.errors import NotFound, Unavailable
 
@@ -16,6 +18,8 @@ from trimtab_monitoring.usecases.closing import Closing
 log = logging.getLogger(__name__)
 
 _BACKOFF_S = 0.5
+TOGETHER = 200
+"""Models that are closed in one transaction at most."""
 
 
 class Rounds:
@@ -40,11 +44,30 @@ class Rounds:
         while True:
             self._more.clear()
             while self._woken:
-                await self._look(closing, next(iter(self._woken)))
+                began = asyncio.get_running_loop().time()
+                models = list(islice(self._woken, TOGETHER))
+                for model in models:
+                    del self._woken[model]
+                for model in await self._look_at_all(closing, models) if len(models) > 1 else models:
+                    await self._look(closing, model)
+                if len(models) == TOGETHER:  # a fleet is never done: it leaves as much time as it takes
+                    await asyncio.sleep(asyncio.get_running_loop().time() - began)
             await self._more.wait()
 
+    async def _look_at_all(self, closing: Closing, models: list[str]) -> list[str]:
+        """Close models together, and return those that are to be closed by themselves."""
+        try:
+            return await closing.close_all(models)
+        except Unavailable as error:
+            log.warning("closing of %d models waits: %s", len(models), error)
+            await asyncio.sleep(_BACKOFF_S)
+            self.wake_all(models)
+            return []
+        except Exception:  # the edge of the loop: each by itself, so that one fault meets one model
+            log.exception("%d models could not be closed together", len(models))
+            return models
+
     async def _look(self, closing: Closing, model: str) -> None:
-        self._woken.pop(model)
         try:
             if await closing.close(model):
                 self.wake(model)
