@@ -119,7 +119,7 @@ async def test_models_that_are_closed_together_are_decided_as_each_by_itself(
             own += "m" in left
             await world.close()
 
-    assert 0 < own < 5  # where an episode opens or goes on, and nowhere else
+    assert 0 < own < 7  # where an episode opens or goes on, and nowhere else
     assert together.drifts() == alone.drifts() != []
     assert together.memory.told == alone.memory.told
     assert await together.store.watch("m") == await alone.store.watch("m")

@@ -176,6 +176,8 @@ class MemoryStore:
                 if unit.saved is not None:
                     tables.watches[model] = unit.saved
                 tables.readings |= {(model, series): tuple(each) for series, each in unit.kept.items()}
+                for published, next_ms in unit.opened:
+                    await MemoryUnit(self, tables, model).leave_open(published, next_ms=next_ms)
                 tables.told.extend(unit.told)
 
     @asynccontextmanager

@@ -79,6 +79,7 @@ CROSS JOIN LATERAL ({_JOINED_OF.format(model="asked.model", after="asked.after_m
 _LOCK_ALL = """
 SELECT model, watch FROM models WHERE model = ANY($1) ORDER BY model FOR UPDATE
 """
+_LEAVE_OPEN = "INSERT INTO published (model, from_ms, next_ms, published) VALUES ($1, $2, $3, $4)"
 _OPEN_ALL = "SELECT model, min(next_ms) FROM published WHERE model = ANY($1) GROUP BY model"
 _BEGIN_ALL = "INSERT INTO models (model) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 _SAVE_ALL = """
@@ -200,6 +201,13 @@ async def _keep_all(connection: Connection, units: Mapping[str, Together]) -> No
     ]
     if kept:
         await connection.executemany(_KEEP_READINGS, kept)
+    opened = [
+        (model, published.after[0], next_ms, text(published))
+        for model, unit in units.items()
+        for published, next_ms in unit.opened
+    ]
+    if opened:
+        await connection.executemany(_LEAVE_OPEN, opened)
     await _tell(connection, [each for unit in units.values() for each in unit.told])
 
 
@@ -414,10 +422,8 @@ class PostgresUnit:
                 text(published),
             )
             return
-        await self._connection.execute(
-            "INSERT INTO published (model, from_ms, next_ms, published) VALUES ($1, $2, $3, $4)",
-            self._model, published.after[0], next_ms, text(published),
-        )  # fmt: skip
+        place = (self._model, published.after[0], next_ms)
+        await self._connection.execute(_LEAVE_OPEN, *place, text(published))
 
     async def left_open(self, *, before_ms: int, at_most: int) -> list[tuple[int, Published]]:
         """Return windows that are to be looked at again by `before_ms`, by number, the longest due first."""

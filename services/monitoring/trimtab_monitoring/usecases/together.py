@@ -56,6 +56,7 @@ class Together:
         self.saved: Watch | None = None
         self.told: list[News] = []
         self.kept: dict[str, Sequence[Reading]] = {}
+        self.opened: list[tuple[Published, int]] = []
         self._place = (asked.labels, watch.closed_ms, asked.until_ms)
         self._rows = list(rows)
         self._ahead = (ahead_of(watch), asked.predicted_ms)
@@ -88,6 +89,12 @@ class Together:
             raise NotTogether
         return []
 
+    async def leave_open(self, published: Published, *, next_ms: int, number: int | None = None) -> None:
+        """Remember a window that was told until `next_ms`."""
+        if number is not None:
+            raise NotTogether
+        self.opened.append((published, next_ms))
+
     async def keep_readings(self, series: str, readings: Sequence[Reading]) -> None:
         """Keep the newest readings of a series."""
         self.kept[series] = readings
@@ -98,7 +105,7 @@ class Together:
 
     def give_up(self) -> None:
         """Leave nothing behind."""
-        self.saved, self.told, self.kept = None, [], {}
+        self.saved, self.told, self.kept, self.opened = None, [], {}, []
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what is rare."""
