@@ -49,9 +49,8 @@ class Intake:
         self._wake = wake
         self._specs_changed = True
         self._readers: dict[str, list[LabelReader]] = {}
-        self._woken_of: Mapping[str, Any] | None = None
-        self._woken_by: dict[str, set[str]] = {}
-        """By stream: the models that may be closed when it moves, of the models that are applied now."""
+        self._woken_by: dict[str, set[str]] | None = None
+        """By stream: the models that may be closed when it moves; None until it is worked out of what is applied now."""
 
     async def run(self, ready: asyncio.Event) -> None:
         """Hear until cancelled; a Kafka that is away is waited for."""
@@ -79,7 +78,7 @@ class Intake:
 
     def specs_changed(self) -> None:
         """Hear, from the next poll on, what the models that are applied now call for."""
-        self._specs_changed = True
+        self._specs_changed, self._woken_by = True, None
 
     async def _subscribe(self, consumer: AIOKafkaConsumer) -> None:
         """Hear the predictions, and the label sources of all models that are applied now."""
@@ -152,13 +151,11 @@ class Intake:
                 await asyncio.sleep(_BACKOFF_S)
 
     def _moved(self, gathered: Gathering) -> set[str]:
-        models = self._book.models
-        if models is not self._woken_of:  # they are thousands, and change seldom
-            woken: dict[str, set[str]] = {}
-            for model in models.values():
+        if self._woken_by is None:  # they are thousands, and change seldom
+            self._woken_by = {}
+            for model in self._book.models.values():
                 for stream in (predictions_stream(model.name), events_stream(model.spec.label.source)):
-                    woken.setdefault(stream, set()).add(model.name)
-            self._woken_of, self._woken_by = models, woken
+                    self._woken_by.setdefault(stream, set()).add(model.name)
         streams = {mark.stream for mark in gathered.marks.values()}
         return set().union(*(self._woken_by.get(stream, ()) for stream in streams))
 
