@@ -67,7 +67,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     model = Model.model_validate({"metadata": {"name": "minutes"}, "spec": SPEC})
     specs: Any = SimpleNamespace(model=lambda _: model)
     rollouts: Any = SimpleNamespace(standing=lambda name: Standing(name, 1, 1))
-    api = MonitoringApi(store, specs, rollouts, alerting=None)  # type: ignore[arg-type]
+    api = MonitoringApi(store, specs, rollouts, None, None, None)  # type: ignore[arg-type]
     trimtab = Trimtab({name: Channel(api) for name in SERVICES})  # type: ignore[arg-type, misc]
     monkeypatch.setenv("COLUMNS", "200")
     for module in (health, labels):

@@ -24,9 +24,9 @@ def health(model: str, directory: Directory = HOME, as_json: Json = False) -> No
     )  # fmt: skip
     metrics = sorted(found.metrics, key=lambda it: not it.name.startswith(_ESTIMATED))
     show([_row(found, it) for it in metrics], as_json=False, empty="no window is full yet")
-    for metric in metrics:
-        if metric.unknown:
-            console.print(metric.unknown, highlight=False, soft_wrap=True)
+    unknown = [metric.unknown for metric in metrics if metric.unknown]
+    for sentence in (*unknown, *found.faults, *([found.foreseen] if found.foreseen else ())):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(found: ModelHealth, metric: Metric) -> dict[str, Any]:
