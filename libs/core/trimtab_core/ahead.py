@@ -89,7 +89,7 @@ def estimated(
     found = _estimated(window, features, calibration, watch)
     rows, name = window.rows, f"estimated_{settings.metric}"
     place = (model, window.version, name)
-    times = (rows[0].at_ms, rows[-1].at_ms, len(rows))
+    times = (window.covers.from_ms, window.covers.to_ms, len(rows))
     if isinstance(found, Unknown):
         return Reading(
             "performance", *place, None, *times, unknown=f"Unknown of version {window.version}: {found.why}."

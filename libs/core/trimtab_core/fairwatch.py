@@ -20,6 +20,8 @@ from trimtab_core.timestamps import iso
 
 FEWEST: Final = 10
 """Rows of a group in a window of which a rate is told."""
+_BETWEEN: Final = "\x1f"
+"""Names of classes and groups in what is remembered of them; no NUL, which PostgreSQL does not keep."""
 _MOST_GROUPS: Final = 20
 _BETS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the largest bet; the evidence is the average over them."""
@@ -102,14 +104,14 @@ def look(
 
 def _take(asked: Fairness, part: Part, rows: dict[str, int], evidence: dict[str, float], cap: float) -> None:
     """Add a window's rows to what is known of each group and of each pair of groups."""
-    of = f"{part.of_class}\0" if part.of_class is not None else ""
+    of = f"{part.of_class}{_BETWEEN}" if part.of_class is not None else ""
     mine = {str(name): part.values[part.number == at] for at, name in enumerate(part.names)}
     for name, values in mine.items():
         if f"{of}{name}" in rows or sum(each.startswith(of) for each in rows) < _MOST_GROUPS:
             rows[f"{of}{name}"] = rows.get(f"{of}{name}", 0) + values.size
     known = [name for name in mine if rows.get(f"{of}{name}", 0) >= asked.min_rows]
     for one, other in permutations(known, 2):
-        place = f"{of}{one}\0{other}"
+        place = f"{of}{one}{_BETWEEN}{other}"
         wealth = _wealth(asked, _scaled(asked, mine[one], cap), _scaled(asked, mine[other], cap), cap)
         evidence[place] = min((evidence.get(place, 0.0) + 1) * wealth, _MOST_EVIDENCE)
 

@@ -18,7 +18,8 @@ from trimtab_core.watched import Asked, Guard, Standing, Verdict
 
 def begun(guard: Guard | None, standing: Standing, spec: ModelSpec, closed_ms: int) -> Guard:
     """Return the guard of the rollout that is on, which looks at the requests after what was closed when it began."""
-    if guard is not None and guard.rollout_id == standing.rollout_id:
+    place = (standing.rollout_id, standing.challenger)
+    if guard is not None and (guard.rollout_id, guard.challenger) == place:
         return guard
     return Guard(
         standing.rollout_id, standing.challenger, GuardSpec.of(spec.rollout.guardrails), closed_ms + 1
@@ -54,7 +55,7 @@ def verdict(model: str, guard: Guard | None, standing: Standing, recorded_ms: in
     """Return what is to be said of the step at which the rollout stands, if a guardrail was tripped and that is not said yet."""
     if guard is None or guard.rollout_id != standing.rollout_id or guard.said_at_step == standing.step:
         return None
-    if guard.state.tripped is None or guard.tripped_ms is None:
+    if guard.state.tripped is None or guard.tripped_ms is None or guard.challenger != standing.challenger:
         return None
     tally, margin = (
         (guard.state.failures, guard.spec.failures)

@@ -133,6 +133,11 @@ def look(
                 yield Share(name, statistic, value, limit, over, usually, by_owner)
 
 
+def of_version(faults: Mapping[str, Fault], version: int) -> Mapping[str, Fault]:
+    """Return the faults that were found of a version: those of another are over when it answers."""
+    return {place: fault for place, fault in faults.items() if fault.version == version}
+
+
 def step(
     held: Mapping[str, Fault], shares: Iterable[Share], stated: Mapping[str, Stated], *,
     version: int, from_ms: int, to_ms: int, rows: int, patience: int,
@@ -282,7 +287,7 @@ def as_texts(values: Column) -> NDArray[np.str_]:
             [f"{value:.0f}" if it else repr(value) for value, it in zip(values.tolist(), whole, strict=True)],
             str,
         )
-    return np.array(values.tolist(), str)
+    return np.array([str(value).replace("\0", "\ufffd") for value in values.tolist()], str)
 
 
 def _of_field(name: str, field: FieldSpec, source: Source) -> Stated:

@@ -195,7 +195,9 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
     if not on_trial.any():
         return found
     theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, rows)
-    for challenger in np.unique(on_trial[on_trial > 0]).tolist():
+    for challenger in [
+        int(on_trial[on_trial > 0][-1])
+    ]:  # of several the newest, or their champions would be told as one
         both = (on_trial == challenger) & np.isfinite(mine) & np.isfinite(theirs)
         arms: tuple[tuple[ArmName, int, Floats], ...] = (
             ("champion", version, mine),
@@ -250,7 +252,8 @@ def _of_values(feature: str, texts: NDArray[Any], told: Sequence[str] | None) ->
 def _texts(column: Column) -> NDArray[Any]:
     """Return the values of a feature as the texts that name them."""
     if column.dtype == object:
-        return np.array([str(value) or MISSING if value is not None else MISSING for value in column], str)
+        said = [str(value).replace("\0", "\ufffd") if value is not None else "" for value in column]
+        return np.array([each or MISSING for each in said], str)  # PostgreSQL keeps no NUL
     values, number = np.unique(column, return_inverse=True)
     return np.array([MISSING if value != value else entity_text(value) for value in values.tolist()], str)[
         number

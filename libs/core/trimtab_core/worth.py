@@ -63,7 +63,7 @@ def take(
 
 def gain(earning: Earning, metric: Metric) -> Gain | None:
     """Return what can be said; None of a first version, one that was put back, and while too little is known."""
-    if not 0 < earning.before < earning.version:
+    if not earning.before or (earning.paired is None and earning.before > earning.version):
         return None
     if (paired := earning.paired) is not None:
         return Gain(

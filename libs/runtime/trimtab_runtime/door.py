@@ -44,6 +44,8 @@ _STREAMS = 64
 """Streams in both directions that are open at once."""
 _REST = 8
 """Calls at once of health."""
+_QUEUED = 1024
+"""Calls that wait for one of those threads; beyond them gRPC itself refuses, with no word of when to come back."""
 _LET_IN = ("grpc.max_receive_message_length", 2 * rpc.MESSAGE_LIMIT)
 """More than is taken, so that what is too large can be told so in a sentence."""
 _PAUSE_S = (0.05, 5.0)
@@ -75,7 +77,7 @@ async def serving(
     server = grpc.server(
         rest,
         options=[*rpc.CHANNEL_OPTIONS, _LET_IN, ("grpc.so_reuseport", int(shares_port))],
-        maximum_concurrent_rpcs=_WAITING + _STREAMS + _REST,
+        maximum_concurrent_rpcs=_WAITING + _STREAMS + _REST + _QUEUED,
     )
     unary = Unary(server, pool, max_waiting, partial(_refusal, pool, max_waiting))
     waiting = ThreadPoolExecutor(_WAITING, "door-waiting")  # threads are begun as they are needed

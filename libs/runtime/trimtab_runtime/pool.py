@@ -129,6 +129,12 @@ class Pool:
             self.waiting += 1
             return True
 
+    def withdraw(self) -> None:
+        """Say that a call that was announced does not come."""
+        with self._lock:
+            self.waiting -= 1
+            self._ended.notify_all()
+
     def tally(self) -> Tally:
         """Return what was done so far."""
         with self._lock:

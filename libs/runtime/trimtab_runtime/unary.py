@@ -166,10 +166,14 @@ class Unary:
     def _take_note(self, method: Method, event: Any) -> None:
         self._await_call(method)
         call = _Call(method, event)
-        if self._pool.announce(self._most_waiting):
-            call.receive()
-        else:
+        if not self._pool.announce(self._most_waiting):
             call.end(self._refusal())
+            return
+        try:
+            call.receive()
+        except Exception:
+            self._pool.withdraw()
+            raise
 
     def _await_call(self, method: Method) -> None:
         try:

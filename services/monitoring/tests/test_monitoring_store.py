@@ -8,11 +8,14 @@ from typing import Any
 import asyncpg
 import numpy as np
 import pytest
+from trimtab_core import fairwatch
 from trimtab_core.baseline import Uncalibrated
 from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
+from trimtab_core.fairness import Fairness
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, PolicyState
+from trimtab_core.quality import as_texts
 from trimtab_core.watched import Breach, Published, Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.errors import BadBatch
@@ -647,3 +650,19 @@ async def test_the_newest_rows_are_of_one_version_and_come_with_their_labels(sto
     assert [row.id for row in await found(1, 99, 12, 14)] == ["a12", "a13"]
     assert [row.id for row in await found(2, 99)] == ["b", "c"]
     assert await found(3, 99) == await found(1, 99, 20) == []
+
+
+async def test_what_is_known_of_fairness_and_of_a_slice_is_stored_whatever_its_groups_are_called(
+    store: Store,
+) -> None:
+    gate = Fairness("group", "error_rate", max_difference=0.1, min_rows=1)
+    label, said = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.1, 0.2, 0.9, 0.8])
+    groups = as_texts(np.array(["a\0b", "c", "a\0b", "c"], object))
+    looked = fairwatch.look(
+        gate, None, label, said, groups, (), version=1, from_ms=1, to_ms=2, cap=1.0, windows=100.0, patience=2
+    )
+    async with store.begin("m") as unit:
+        await unit.save_watch(replace(unit.watch, fairness={"gate": looked.state}))
+
+    assert (await store.watch("m")).fairness == {"gate": looked.state}
+    assert looked.state.evidence

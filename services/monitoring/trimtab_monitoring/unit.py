@@ -64,7 +64,6 @@ SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us,
 WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND challenger_us IS NOT NULL
 ORDER BY event_time_ms, id LIMIT $6
 """
-_KEYS = "SELECT id, key FROM predictions WHERE model = $1 AND event_time_ms > $2 AND event_time_ms <= $3"
 # By a list of keys, which costs one pass over the labels at worst; a join over days of them may cost one for each row.
 _ONLY_LABELS = """
 SELECT key, min(event_time_ms),
@@ -136,7 +135,8 @@ async def begin_all(pool: asyncpg.Pool, asked: Sequence[ToClose]) -> AsyncIterat
     """
     with outages():
         async with pool.acquire() as connection, connection.transaction():
-            models = [each.model for each in asked]
+            models = sorted(each.model for each in asked)
+            asked = sorted(asked)
             locked = await connection.fetch(_LOCK_ALL, models)
             if len(locked) < len(models):
                 await connection.execute(_BEGIN_ALL, models)
@@ -234,17 +234,14 @@ async def fetch_rows(
     rows = [Row(*row) for row in found]
     if not labels.late_ms or not rows:
         return rows
-    return await _with_late(connection, model, labels, after_ms, rows)
+    return await _with_late(connection, labels, rows)
 
 
 async def _with_late(
-    connection: Connection | asyncpg.Pool, model: str, labels: LabelStream, after_ms: int, rows: list[Row]
+    connection: Connection | asyncpg.Pool, labels: LabelStream, rows: list[Row]
 ) -> list[Row]:
     """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
-    missing = {row.id for row in rows if row.label is None}
-    asked = await connection.fetch(_KEYS, model, after_ms, rows[-1].at_ms) if missing else []
-    keys: dict[str, str] = {row["id"]: row["key"] for row in asked}
-    wanted = list({keys[row_id] for row_id in missing if row_id in keys})
+    wanted = list({row.key for row in rows if row.label is None})
     known = {
         key: (at_ms, value)
         for key, at_ms, value in await connection.fetch(_ONLY_LABELS, labels.name, wanted, labels.classes)
@@ -252,7 +249,7 @@ async def _with_late(
     latest_ms = labels.within_ms + labels.late_ms
 
     def complete(row: Row) -> Row:
-        at_ms, value = known.get(keys.get(row.id, ""), (-1, None)) if row.label is None else (-1, None)
+        at_ms, value = known.get(row.key, (-1, None)) if row.label is None else (-1, None)
         return row._replace(label=value) if row.at_ms <= at_ms <= row.at_ms + latest_ms else row
 
     return [complete(row) for row in rows]

@@ -153,6 +153,7 @@ def pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answ
     for rows in groups:
         first = rows[0][0]
         width = first.features.shape[1] + (0 if first.texts is None else _TEXT * first.texts.shape[1])
+        width += (1 + len(first.challengers)) * (first.champion.shape[1] if first.champion.ndim > 1 else 0)
         size = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, width)))
         found += [rows[at : at + size] for at in range(0, len(rows), size)]
     return found

@@ -26,7 +26,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_core.specs import Source
 from trimtab_runtime import bus, records
 from trimtab_runtime.clock import Clock
-from trimtab_runtime.errors import Conflict, Unavailable
+from trimtab_runtime.errors import Conflict, NotFound, Overloaded, Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.pipeline import Broken, Pipeline
 from trimtab_runtime.records import Outgoing
@@ -178,7 +178,7 @@ class Worker:
             return []
         try:
             answer = self._predictions.predict(model, [event.value or b"" for event in events])
-        except Conflict as error:  # it is taken out of service this moment
+        except (Conflict, NotFound, Overloaded, Unavailable) as error:  # it passes, and events can wait
             raise Unavailable(str(error)) from error
         except Exception as error:  # whatever one event brings about, the others are answered
             if len(events) > 1:

@@ -206,7 +206,7 @@ class Predictions:
             arms: Sequence[int] = ()
             if served.challengers:
                 champion, challengers = self._challenge(served, question, champion)
-                if len(challengers) == 1 and _can_be_asked(served, question):
+                if len(served.arms.bounds) <= 1 and _can_be_asked(served, question):
                     took_us = _took_us(started_ns, between_ns, perf_counter_ns())
                 predictions, arms = _chosen(question, champion, challengers)
                 versions = [served.challengers[arm - 1].number if arm else versions[0] for arm in arms]

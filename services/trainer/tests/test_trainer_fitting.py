@@ -296,6 +296,7 @@ async def test_a_child_process_makes_a_candidate_beside_the_champion(
             "prediction",
             "loss",
             "event_time_ms",
+            "label",
         ]
 
 

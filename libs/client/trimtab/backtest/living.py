@@ -265,6 +265,8 @@ class Living:
     def _judge(self, window: Window) -> list[Alarm]:
         """Judge a full window: return the alarms that it raises, and let the policy look again at episodes that go on."""
         settings = self._bench.settings.of_rows(len(window.rows))
+        own = quality.of_version(self._watch.faults, window.version)
+        self._watch = replace(self._watch, faults=own)
         calibration = self._versions[window.version].calibration(self._spec, settings)
         if calibration is None:
             return []

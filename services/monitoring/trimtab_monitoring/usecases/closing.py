@@ -213,6 +213,10 @@ class Closing:
         self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
     ) -> tuple[Watch, int]:
         """Return the watch after a full window, and how many episodes it opened."""
+        own = quality.of_version(watch.faults, window.version)
+        if own != watch.faults:
+            await unit.tell(_bad_data(model.name, watch.faults, own, window, self._clock.now_ms()))
+            watch = replace(watch, faults=own)
         sized = settings.of_rows(len(window.rows))
         held = await self._judges.ready(model.name, window.version, sized, watch.generation)
         if held is None:
@@ -234,7 +238,10 @@ class Closing:
         if (published := slicing.told(window, readings, model.spec)) is not None:
             await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
         breaches, told = alertrules.take(
-            model.spec.alerts.rules, watch.breaches, judged.readings, window.rows[-1].at_ms
+            model.spec.alerts.rules,
+            watch.breaches,
+            judged.readings if settings.judges(window) else (),
+            window.rows[-1].at_ms,
         )
         await unit.tell([_of_rule(model.name, each, self._clock.now_ms()) for each in told])
         for alarm, finding in judged.alarms:

@@ -66,7 +66,9 @@ class Retention:
 
     async def _needed_from(self, model: str, watch: Watch) -> int:
         needed = [
-            series.first_ms for series in (watch.data, watch.performance, watch.ahead.rows) if series.rows
+            series.first_ms
+            for series in (watch.data, watch.performance, watch.concept, watch.ahead.rows)
+            if series.rows
         ]
         begins = (await self._store.reports_from(model), await self._store.published_from(model))
         needed += [begin for begin in begins if begin is not None]

@@ -7,7 +7,7 @@ that is no rounding is a fault; what is trained while it stands would be trained
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from trimtab_core.quality import TOLERANCE
@@ -21,6 +21,7 @@ from trimtab_monitoring.usecases.ports import Specs, Store
 log = logging.getLogger(__name__)
 
 KIND: Final = "skew"
+_GONE: Final = "The live version does not take the feature any more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,14 @@ class Skews:
                 for it in found
                 if it.rows and it.share
             ]
-            standing = {alert.occasion for alert in await unit.standing([model], [KIND])}
-            told: list[News] = []
+            held = await unit.standing([model], [KIND])
+            standing = {alert.occasion for alert in held}
+            looked = {f"{model}/{KIND}/{each.feature}" for each in found}
+            told: list[News] = [
+                replace(alert, id=f"{alert.id}/gone", sentence=_GONE, at_ms=now_ms, resolved=True)
+                for alert in held
+                if alert.occasion not in looked
+            ]
             for each in found:
                 place = f"{model}/{KIND}/{each.feature}"
                 if each.rows and (each.share >= TOLERANCE) != (place in standing):
