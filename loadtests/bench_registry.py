@@ -29,6 +29,7 @@ from trimtab_registry.testing import a_run, documents
 from trimtab_registry.usecases.applying import Specs
 from trimtab_registry.usecases.approvals import Approvals
 from trimtab_registry.usecases.collecting import Collector, Retention
+from trimtab_registry.usecases.contests import Contests
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
 from trimtab_registry.usecases.externals import ExternalChecks
@@ -150,6 +151,7 @@ async def serve(dsn: str) -> None:
             Deleting(store, clock),
             Collector(store, clock, nothing, Retention()),
             ExternalChecks(store, clock, roles),
+            Contests(store, clock, roles),
         )
 
         async def read(request: StringValue, _: Any) -> StringValue:

@@ -18,7 +18,7 @@ import psutil
 from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.baseline import Calibration, Settings, calibrate
-from trimtab_core.specs import Model, Source
+from trimtab_core.specs import FeatureView, Model, Source
 from trimtab_core.watched import Standing
 from trimtab_monitoring import messages
 from trimtab_monitoring.store import PostgresStore
@@ -73,6 +73,7 @@ class World:
             "monitoring": {"window": WINDOW},
         }
         self.models = {name: resource(Model, name, spec) for name in (f"m{at:05}" for at in range(models))}
+        self.views: dict[str, FeatureView] = {}
         self.sources = {name: resource(Source, name, source) for name in ("asks", "truths")}
         self.store, clock = PostgresStore(pool), SystemClock()
         self._calibration: Calibration | None = None
@@ -170,6 +171,8 @@ async def _cost(postgres: Postgres, models: int, rows: int, waves: int) -> Cost:
     schema = f"monitoring_{uuid.uuid4().hex[:8]}"
     async with open_pool(postgres.dsn, schema=schema, package="trimtab_monitoring") as pool:
         world = World(pool, models)
+        model = next(iter(world.models.values()))
+        await world.ready(model.name, 1, world.settings(model), 1)  # a version is calibrated once, and apart
         stored = closed = 0.0
         for wave in range(waves):
             at_ms = BEGIN + wave * HOUR
