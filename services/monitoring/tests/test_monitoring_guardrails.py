@@ -148,3 +148,20 @@ def test_times_are_read_from_a_batch_that_has_them_and_missed_in_no_other() -> N
     batch.challenger_us.append(1)
     with pytest.raises(BadBatch, match="2 ids and 3 of challenger_us"):
         messages.predicted(batch)
+
+
+async def test_a_guardrail_says_no_more_of_a_version_that_has_left_and_holds_the_next(
+    world: Any, flow: Make
+) -> None:
+    await on_trial(world)
+    for at in range(10):
+        await predict(world, asked(flow, at * 50, 50, failing=5))
+    assert [it.challenger for it in world.told(Verdict)] == [2]
+
+    standing = world.fleet.standings["m"]
+    world.fleet.standings["m"] = replace(standing, generation=3, challenger=3, step=1)
+    await predict(world, asked(flow, 500, 50))
+
+    assert [it.challenger for it in world.told(Verdict)] == [2]
+    guard = (await world.store.watch("m")).guard
+    assert (guard.rollout_id, guard.challenger, guard.state.tripped) == (ROLLOUT, 3, None)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from trimtab_core.watched import Reading
+from trimtab_core.watched import Reading, Standing
 from trimtab_monitoring import messages
-from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command
+from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command, Version
 from trimtab_monitoring.usecases.skew import Skewed, Skews
 
 Make = Callable[..., Any]
@@ -122,6 +122,21 @@ async def test_faults_survive_a_restart_and_end_with_their_version(world: Any, f
 
     assert [it.resolved for it in _quality(world)] == [False, True]
     assert "version 2 answers now" in _quality(world)[-1].sentence
+
+
+async def test_faults_end_with_their_version_though_the_next_has_nothing_to_be_held_against(
+    world: Any, flow: Make
+) -> None:
+    await world.ready()
+    await _asked(world, flow(0, 400), missing=3)
+    assert [it.resolved for it in _quality(world)] == [False]
+    await world.store.put_versions([Version("m", 2, reference=None)])
+    world.fleet.standings["m"] = Standing("m", 3, 2)
+
+    await _asked(world, flow(400, 200, version=2, generation=3))
+
+    assert [it.resolved for it in _quality(world)] == [False, True]
+    assert (await world.store.watch("m")).faults == {}
 
 
 async def test_skew_of_the_newest_window_is_told_and_stands_in_the_way_until_it_is_gone(

@@ -19,6 +19,7 @@ from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.featurelog import partition_of
 from trimtab_runtime.records import Outgoing
 from trimtab_serving import testing
+from trimtab_serving.errors import ModelBusy
 from trimtab_serving.streaming import Streams, Worker
 from trimtab_serving.testing import Instance, Raw
 
@@ -143,6 +144,23 @@ async def test_an_event_that_cannot_be_scored_is_a_dead_letter_and_the_others_ar
     assert (letter.offset, letter.reasons[0].code) == (2, "not_scored")
     assert "distance None is missing" in letter.reasons[0].message
     assert [each.event_id for each in scores(found)] == ["e1", "e3"]
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("Triton is away"), ModelBusy("a graph", 8)], ids=["away", "busy"]
+)
+async def test_events_wait_while_what_answers_them_is_away_or_full(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    it = worker(instance)
+
+    def raising(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(it._predictions, "predict", raising)
+    with pytest.raises(Unavailable, match=str(error)):
+        await it.prepare([event(1), event(2)])
+    assert it.process([]) == []
 
 
 async def test_events_wait_for_a_version_that_is_to_answer_and_pass_by_a_model_that_has_none(
