@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
+from trimtab_core.specs import to_document
 from trimtab_core.watched import Reading, Standing
 from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command, Version
@@ -95,9 +97,17 @@ async def test_what_was_due_while_data_was_bad_is_asked_again_once_it_is_well(
     assert (await world.store.find_loop(command.loop_id)).state == "commanded"
 
 
-async def test_a_source_whose_expectation_does_not_hold_stands_in_the_way(world: Any, flow: Make) -> None:
+@pytest.mark.parametrize("ends", ["it holds", "nobody expects it"])
+async def test_a_source_whose_expectation_does_not_hold_stands_in_the_way(
+    world: Any, flow: Make, make_source: Make, ends: str
+) -> None:
     await world.ready()
-    said = Alert("a", "truths", "warning", "expectation", "mean of y is not < 3.", 1, "e")
+    truths = make_source("truths")
+    expected = to_document(truths)
+    expected["spec"]["fields"]["y"]["expect"] = {"mean": "< 3"}
+    world.specs.sources["truths"] = type(truths).model_validate(expected)
+    place = "events.truths/0/y/mean"
+    said = Alert("a", "truths", "warning", "expectation", "mean of y is not < 3.", 1, place)
     await world.memory.alerts.remember(said, [], 0)
 
     await _asked(world, flow(0, 400))
@@ -106,7 +116,10 @@ async def test_a_source_whose_expectation_does_not_hold_stands_in_the_way(world:
     (drift,) = [it for it in world.drifts() if it.kind == "data"]
     assert "truths: mean of y is not < 3." in (await world.store.find_loop(drift.episode)).reason
 
-    await world.memory.alerts.remember(replace(said, id="b", at_ms=2, resolved=True), [], 0)
+    if ends == "it holds":
+        await world.memory.alerts.remember(replace(said, id="b", at_ms=2, resolved=True), [], 0)
+    else:
+        world.specs.sources["truths"] = truths
     await _asked(world, flow(700, 200, shift=1.5))
     assert len(world.told(Command)) == 1
 

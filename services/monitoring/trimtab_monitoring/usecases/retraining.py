@@ -19,7 +19,7 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import loops
-from trimtab_monitoring.usecases.entities import Command, Loop
+from trimtab_monitoring.usecases.entities import Alert, Command, Loop
 from trimtab_monitoring.usecases.ports import Specs, Store, Unit
 
 log = logging.getLogger(__name__)
@@ -101,8 +101,16 @@ class Retraining:
         if own:
             return own
         subjects = [model.name, *quality.sources_of(model, self._specs.views)]
-        standing = await unit.standing(subjects, BAD_DATA)
+        standing = [each for each in await unit.standing(subjects, BAD_DATA) if self._still_holds(each)]
         return f"{standing[0].subject}: {standing[0].sentence}" if standing else ""
+
+    def _still_holds(self, alert: Alert) -> bool:
+        """Return whether an alert speaks of what is still asked for: of an expectation that went, nobody says that it holds."""
+        if alert.kind != "expectation":
+            return True
+        source, (*_, name, statistic) = self._specs.sources.get(alert.subject), alert.occasion.split("/")
+        field = source.spec.fields.get(name) if source is not None else None
+        return field is not None and statistic in field.expect.limits
 
     async def _follow(
         self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int
