@@ -224,6 +224,7 @@ async def test_what_is_no_request_is_told_so(store: Any, tmp_path: Path) -> None
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "cannot be read: make it by",
             ),
+            ("GetArchiveWatermark", b"\xff", grpc.StatusCode.INVALID_ARGUMENT, "cannot be read: make it by"),
             ("GetOfflineFeatures", b"", grpc.StatusCode.UNIMPLEMENTED, "Method not found"),
         ):
             with pytest.raises(grpc.RpcError, match=said) as raised:

@@ -234,20 +234,19 @@ class _Guarded:
 
 
 def _reading(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return what reads a request, or makes a refusal of one that is too large: gRPC's own has no remedy in it."""
+    """Return what reads a request, or makes a refusal of one that cannot be read: gRPC's own has no remedy in it."""
 
     def reading(message: bytes) -> Any:
-        return _too_large(message) or read(message)
+        if len(message) > rpc.MESSAGE_LIMIT:
+            return Rejected(
+                f"the request has {len(message):,} bytes, and {rpc.MESSAGE_LIMIT:,} is the most: send fewer rows at once"
+            )
+        try:
+            return read(message)
+        except DecodeError:
+            return Rejected("the request cannot be read: make it by the service's .proto")
 
     return reading
-
-
-def _too_large(message: bytes) -> Rejected | None:
-    if len(message) <= rpc.MESSAGE_LIMIT:
-        return None
-    return Rejected(
-        f"the request has {len(message):,} bytes, and {rpc.MESSAGE_LIMIT:,} is the most: send fewer rows at once"
-    )
 
 
 def _let_in(request: Any) -> Any:
@@ -259,19 +258,22 @@ def _let_in(request: Any) -> Any:
 
 def _answering(method: str, handler: Any) -> Callable[[bytes, Context], bytes]:
     """Return how a plain handler of one request answers, from bytes to bytes."""
-    read, behaviour, write = handler.request_deserializer, handler.unary_unary, handler.response_serializer
+    read, behaviour, write = (
+        _reading(handler.request_deserializer),
+        handler.unary_unary,
+        handler.response_serializer,
+    )
 
     def answer(message: bytes, context: Context) -> bytes:
         if context.time_remaining() <= 0:  # that its caller has gone may not have been heard yet
             raise _TooLate
         working_until(context.time_remaining)
-        if (refusal := _too_large(message)) is not None:
-            raise refusal
+        request = _let_in(read(message))
         for key, value in context.invocation_metadata():
             if key == "traceparent":
                 with telemetry.span(method, parent=str(value), kind=SpanKind.SERVER):
-                    return bytes(write(behaviour(read(message), context)))
-        answered: bytes = write(behaviour(read(message), context))
+                    return bytes(write(behaviour(request, context)))
+        answered: bytes = write(behaviour(request, context))
         return answered
 
     return answer
@@ -327,9 +329,6 @@ def _ending(method: str, error: Exception) -> Ending:
         return Ending(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")
     if isinstance(error, CancelledError):
         return Ending(grpc.StatusCode.CANCELLED, f"{method} was cancelled by its caller")
-    if isinstance(error, DecodeError):
-        said = f"the request of {method} cannot be read: make it by the service's .proto"
-        return Ending(grpc.StatusCode.INVALID_ARGUMENT, said)
     log.error("%s failed", method, exc_info=error)
     return Ending(
         grpc.StatusCode.INTERNAL, f"{method} failed by a fault of ours: the log of the service has more"
