@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import grpc
+from trimtab_runtime import rpc
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_stack import supervisor
 
@@ -57,3 +59,14 @@ def wanted(variables: Mapping[str, str], *names: str) -> list[str]:
     if missing := [name for name in names if not variables.get(name)]:
         raise Rejected(f"{', '.join(missing)} not set: set it, or none of them to use the stack in --dir")
     return [variables[name] for name in names]
+
+
+def channel(service: str, given_addresses: str | None) -> grpc.Channel:
+    """Open a channel to a service for code without an event loop, at the addresses that are given or else where it is found.
+
+    Raises:
+        Unavailable: none are given, and none is found.
+    """
+    return rpc.blocking_channel(
+        addresses(environ(home()))[service] if given_addresses is None else given_addresses
+    )

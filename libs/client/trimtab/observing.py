@@ -23,7 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringStub
-from trimtab_runtime import rpc, telemetry
+from trimtab_runtime import telemetry
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 from trimtab_runtime.errors import Unavailable
 
@@ -169,9 +169,7 @@ class Observer:
         Raises:
             Unavailable: there is none.
         """
-        if addresses is None:
-            addresses = finding.addresses(finding.environ(finding.home()))["monitoring"]
-        with rpc.blocking_channel(addresses) as channel:
+        with finding.channel("monitoring", addresses) as channel:
             yield cls(channel)
 
     def metrics(self, model: str, *, limit: int = 0, **filters: Unpack[Filters]) -> Metrics:

@@ -118,9 +118,7 @@ class Predictor:
         Raises:
             Unavailable: there is none.
         """
-        if addresses is None:
-            addresses = finding.addresses(finding.environ(finding.home()))["serving"]
-        with rpc.blocking_channel(addresses) as channel:
+        with finding.channel("serving", addresses) as channel:
             yield cls(channel)
 
     def predict(

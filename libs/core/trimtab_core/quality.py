@@ -239,9 +239,10 @@ def _usual(column: Column, kind: Kind, window: int, rate: float, tolerance: floa
             ends = [end for end in {low, high} if np.count_nonzero(values == end) == 1]
             alone = np.isin(np.asarray(column, np.float64), ends)
     elif kind == "categorical":
-        names, counts = np.unique(as_texts(column[~gone]), return_counts=True)
+        texts = as_texts(column[~gone])
+        names, counts = np.unique(texts, return_counts=True)
         known = tuple(names.tolist()) if names.size <= _MOST_KNOWN else None
-        alone[~gone] = np.isin(as_texts(column[~gone]), names[counts == 1])
+        alone[~gone] = np.isin(texts, names[counts == 1])
     # A row that would be new had it not been trained on tells how often a row is (Good and Turing's estimate).
     flags: Mapping[Statistic, Flags] = {
         "null_share": gone,

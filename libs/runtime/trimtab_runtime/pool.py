@@ -196,9 +196,7 @@ class Pool:
             tally.waited_ns += self.waited_ns
             try:
                 job.run()
-            except (
-                Exception
-            ):  # the edge: a call answers its caller itself, and this thread has others to serve
+            except Exception:  # the edge: this thread has other calls to work on
                 log.exception("a call failed outside its handler")
             _here.remaining = None
             job, ends = self._done(tally)

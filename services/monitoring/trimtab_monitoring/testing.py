@@ -161,10 +161,8 @@ class MemoryStore:
             units = {}
             for each in asked:
                 alone = MemoryUnit(self, tables, each.model)
-                watch, due = (
-                    alone.watch,
-                    [at for name, at, _ in tables.published.values() if name == each.model],
-                )
+                watch = alone.watch
+                due = [at for name, at, _ in tables.published.values() if name == each.model]
                 rows = self.joined(each.model, each.labels, watch.closed_ms, each.until_ms)
                 predictions, _ = await alone.predictions(after_ms=ahead_of(watch), until_ms=each.predicted_ms)
                 some = slice(0, MOST_ROWS + 1)

@@ -135,8 +135,8 @@ async def begin_all(pool: asyncpg.Pool, asked: Sequence[ToClose]) -> AsyncIterat
     """
     with outages():
         async with pool.acquire() as connection, connection.transaction():
-            models = sorted(each.model for each in asked)
-            asked = sorted(asked)
+            asked = sorted(asked, key=lambda each: each.model)
+            models = [each.model for each in asked]
             locked = await connection.fetch(_LOCK_ALL, models)
             if len(locked) < len(models):
                 await connection.execute(_BEGIN_ALL, models)
@@ -149,13 +149,11 @@ async def begin_all(pool: asyncpg.Pool, asked: Sequence[ToClose]) -> AsyncIterat
                 await connection.fetch(_PREDICTED_ALL, models, after, until, MOST_ROWS + 1)
             )
             first_open = {row[0]: row[1] for row in await connection.fetch(_OPEN_ALL, models)}
-            units = {
-                name: Together(
-                    each, watches[name], rows.get(name, ()), predictions.get(name, ()), first_open.get(name)
-                )
-                for each in asked
-                for name in (each.model,)
-            }
+            units = {}
+            for each in asked:
+                name = each.model
+                read = rows.get(name, ()), predictions.get(name, ())
+                units[name] = Together(each, watches[name], *read, first_open.get(name))
             yield units
             await _keep_all(connection, units)
 
@@ -242,6 +240,8 @@ async def _with_late(
 ) -> list[Row]:
     """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
     wanted = list({row.key for row in rows if row.label is None})
+    if not wanted:
+        return rows
     known = {
         key: (at_ms, value)
         for key, at_ms, value in await connection.fetch(_ONLY_LABELS, labels.name, wanted, labels.classes)

@@ -200,11 +200,12 @@ class Predictions:
         try:
             started_ns = perf_counter_ns()
             champion = predictions = served.champion.run(features, texts)
-            between_ns, took_us = perf_counter_ns(), (0, 0)
+            took_us = (0, 0)
             versions, named = [served.champion.number] * rows, [CHAMPION] * rows
             challengers: Sequence[Floats] = ()
             arms: Sequence[int] = ()
             if served.challengers:
+                between_ns = perf_counter_ns()
                 champion, challengers = self._challenge(served, question, champion)
                 if len(served.arms.bounds) <= 1 and _can_be_asked(served, question):
                     took_us = _took_us(started_ns, between_ns, perf_counter_ns())

@@ -6,7 +6,7 @@ import typer
 from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import HOME, Directory, Json, actor, ask
-from trimtab.cli.watching import ordered
+from trimtab.cli.watching import Wait, ordered
 
 
 def combine(
@@ -16,13 +16,7 @@ def combine(
         str, typer.Option(help="What each counts, in their order: 0.6,0.4. All count alike, if not given.")
     ] = "",
     comment: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
-    wait: Annotated[
-        bool,
-        typer.Option(
-            "--wait/--no-wait",
-            help="Watch the run, and end as it ends: 0, 1 if it failed, 3 if it was cancelled.",
-        ),
-    ] = True,
+    wait: Wait = True,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:

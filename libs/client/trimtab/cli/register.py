@@ -7,7 +7,7 @@ import typer
 
 from trimtab import registering
 from trimtab.cli.session import HOME, Directory, Json, actor, ask, moment
-from trimtab.cli.watching import ordered
+from trimtab.cli.watching import Wait, ordered
 
 
 def register(
@@ -34,13 +34,7 @@ def register(
     tracking_uri: Annotated[
         str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where the MLflow server is.")
     ] = "",
-    wait: Annotated[
-        bool,
-        typer.Option(
-            "--wait/--no-wait",
-            help="Watch the run, and end as it ends: 0, 1 if it failed, 3 if it was cancelled.",
-        ),
-    ] = True,
+    wait: Wait = True,
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:

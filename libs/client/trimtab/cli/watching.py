@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +17,14 @@ from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab.cli.session import ask, console, plain, print_json
 from trimtab.client import Trimtab
 
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait",
+        help="Watch the run, and end as it ends: 0, 1 if it failed, 3 if it was cancelled.",
+    ),
+]
+"""Whether a command that orders a run waits for it."""
 CANCELLED = 3
 """The exit code where the run was cancelled; it is 1 where it failed."""
 _SHARES = {"READING": 2, "EVALUATING": 90, "EXPORTING": 93, "EXPLAINING": 95, "STORING": 98}

@@ -19,7 +19,7 @@ from trimtab_core.windows import DataWindow
 from trimtab_monitoring.errors import NotCalibrated
 from trimtab_monitoring.usecases.entities import WantedLabel
 from trimtab_monitoring.usecases.ports import Store, Unit
-from trimtab_monitoring.usecases.together import Together
+from trimtab_monitoring.usecases.together import Together, ahead_of
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,7 @@ class Estimating:
         """Return what was reached with the rows of the unfinished window: those at hand, or from the store."""
         held = unit.watch.ahead
         if held.settings != settings.key:
-            begun = held.reached_ms or unit.watch.closed_ms
-            return replace(held, reached_ms=begun, rows=Series(), settings=settings.key), []
+            return replace(held, reached_ms=ahead_of(unit.watch), rows=Series(), settings=settings.key), []
         partial = self._partials.get(model, []) if held.rows.rows else []
         if not ahead.are_held(held, partial):
             rows, _ = await unit.predictions(after_ms=held.rows.first_ms - 1, until_ms=held.reached_ms)
