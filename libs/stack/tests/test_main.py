@@ -10,7 +10,6 @@ import pytest
 from trimtab_stack import state
 from trimtab_stack.__main__ import main
 from trimtab_stack.environment import inherited
-from trimtab_stack.stack import Stack
 from trimtab_stack.waiting import until
 
 
@@ -56,9 +55,9 @@ def test_an_exit_that_was_swallowed_is_raised_again_and_one_that_was_heard_is_no
 
 @pytest.mark.real
 def test_a_start_that_is_interrupted_leaves_nothing_behind(
-    tmp_path: Path, fake_environ: Mapping[str, str], stack: Stack
+    tmp_path: Path, fake_environ: Mapping[str, str], server_environ: Mapping[str, str]
 ) -> None:
-    environ = {**inherited(), **fake_environ, **stack.environ, "TRIMTAB_FAKE": "never ready"}
+    environ = {**inherited(), **fake_environ, **server_environ, "TRIMTAB_FAKE": "never ready"}
     command = [sys.executable, "-m", "trimtab_stack", str(tmp_path), "--services", "fake"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as supervisor:
         log = tmp_path / "logs" / "fake-0.log"

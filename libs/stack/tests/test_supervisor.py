@@ -11,7 +11,6 @@ import pytest
 from trimtab_stack import state, supervisor
 from trimtab_stack.errors import StackError, UnknownService
 from trimtab_stack.processes import Identity
-from trimtab_stack.stack import Stack
 from trimtab_stack.state import State
 from trimtab_stack.waiting import until
 
@@ -19,8 +18,8 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def environ(fake_environ: Mapping[str, str], stack: Stack) -> dict[str, str]:
-    return {**fake_environ, **stack.environ}
+def environ(fake_environ: Mapping[str, str], server_environ: Mapping[str, str]) -> dict[str, str]:
+    return {**fake_environ, **server_environ}
 
 
 @pytest.fixture

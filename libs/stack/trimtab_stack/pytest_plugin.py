@@ -1,45 +1,67 @@
-"""Gives tests the real Kafka and PostgreSQL, started once a file, and a schema registry, an MLflow server and a Ray cluster, once a process of tests.
+"""Gives tests the real Kafka and PostgreSQL, a schema registry, an MLflow server and a Ray cluster, each started once a process of tests.
 
 Each is started only if a test asks for it; tests that do are marked `real`. A file's tests share the servers, so each uses topics, groups,
-schemas and subjects of its own; what other files left behind no file meets, in whichever order they run. With TRIMTAB_TEST_KAFKA_SERVERS or TRIMTAB_TEST_POSTGRES_DSN set, that server is used in place of one of our own.
+schemas and subjects of its own; what other files left behind no file meets, in whichever order they run: each has a database of its own, and
+when it ends its topics are deleted.
 """
 
-import os
+import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
-from trimtab_stack.stack import Stack
+from trimtab_stack import ports
+from trimtab_stack.kafka import Kafka
+from trimtab_stack.postgres import DATABASE, Postgres
 from trimtab_stack.testing import ApicurioRegistry, MLflowServer, ray_cluster
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
-_GIVEN = {"TRIMTAB_TEST_KAFKA_SERVERS": KAFKA_SERVERS, "TRIMTAB_TEST_POSTGRES_DSN": POSTGRES_DSN}
+
+@pytest.fixture(scope="session")
+def kafka_for_all() -> Iterator[Kafka]:
+    """A broker that runs; no test may kill it."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-kafka-") as directory:
+        kafka = Kafka(Path(directory), ports.choose())
+        kafka.start()
+        yield kafka
+        kafka.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_for_all() -> Iterator[Postgres]:
+    """A PostgreSQL that runs and does not wait for the disk; no test may kill it."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-") as directory:
+        postgres = Postgres(Path(directory), ports.choose(), fsync=False)
+        postgres.start()
+        yield postgres
+        postgres.stop()
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """A stack of Kafka and PostgreSQL alone; PostgreSQL does not wait for the disk."""
-    given = os.environ.copy()  # noqa: TID251  a test run is configured by its environment
-    environ = {name: given[test_name] for test_name, name in _GIVEN.items() if test_name in given}
-    with (
-        tempfile.TemporaryDirectory(prefix="trimtab-stack-") as directory,
-        Stack(Path(directory), services={}, environ=environ, fsync=False) as running,
-    ):
-        yield running
+def kafka_servers(kafka_for_all: Kafka) -> Iterator[str]:
+    """The bootstrap servers of the real Kafka, on which no other file's topics are."""
+    yield kafka_for_all.servers
+    _run(_delete_topics(kafka_for_all.servers))
 
 
 @pytest.fixture(scope="module")
-def kafka_servers(stack: Stack) -> str:
-    """The bootstrap servers of the real Kafka."""
-    return stack.environ[KAFKA_SERVERS]
+def postgres_dsn(postgres_for_all: Postgres, request: pytest.FixtureRequest) -> str:
+    """The address of an empty database of the real PostgreSQL."""
+    name = request.path.stem
+    _run(_create_database(postgres_for_all.dsn, name))
+    return postgres_for_all.dsn.removesuffix(DATABASE) + name
 
 
 @pytest.fixture(scope="module")
-def postgres_dsn(stack: Stack) -> str:
-    """The address of the real PostgreSQL."""
-    return stack.environ[POSTGRES_DSN]
+def server_environ(kafka_servers: str, postgres_dsn: str) -> dict[str, str]:
+    """The variables that tell a process of both."""
+    return {KAFKA_SERVERS: kafka_servers, POSTGRES_DSN: postgres_dsn}
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +93,25 @@ def mlflow_server() -> Iterator[MLflowServer]:
         server.start()
         yield server
         server.stop()
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    with ThreadPoolExecutor(1) as thread:  # since the caller's may have a loop already
+        thread.submit(lambda: asyncio.run(work)).result()
+
+
+async def _create_database(dsn: str, name: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        await connection.close()
+
+
+async def _delete_topics(servers: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    try:
+        await admin.delete_topics([name for name in await admin.list_topics() if not name.startswith("__")])
+    finally:
+        await admin.close()

@@ -154,6 +154,21 @@ class Outside:
         finally:
             await consumer.stop()
 
+    async def told(self, topic: topics.Topic[Any], model: str, count: int, **like: str) -> list[Any]:
+        """Return what was told of a model on a topic, of it what is like that, once it is as many: news follow the database."""
+
+        async def probe() -> list[Any] | None:
+            found = [
+                it
+                for it in await self.all_of(topic, model)
+                if all(getattr(it, name) == like[name] for name in like)
+            ]
+            return found if len(found) >= count else None
+
+        found = await eventually(probe, what=f"{count} of {model} like {like} on {topic.name}")
+        assert found
+        return found
+
     async def loops(self, model: str) -> list[Loop]:
         return list((await self.stub.ListLoops(ListLoopsRequest(model=model))).loops)
 
@@ -234,19 +249,6 @@ async def _live(outside: Outside, model: str, part: Any) -> None:
     await outside.closed(model, part.times[-1])
 
 
-async def _told(outside: Outside, topic: topics.Topic[Any], model: str, name: str, count: int) -> list[Any]:
-    """Return what was told on a topic, under a name if it has one, once it is as many."""
-
-    async def told() -> list[Any] | None:
-        found = await outside.all_of(topic, model)
-        named = [it for it in found if getattr(it, "name", name) == name]
-        return named if len(named) >= count else None
-
-    found = await eventually(told, what=f"{count} of {name} of {model}")
-    assert found
-    return found
-
-
 async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_come(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:
@@ -262,16 +264,16 @@ async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_com
     estimate = await eventually(estimated, what=f"an estimate of {model}")
     assert (estimate.name, estimate.rows, estimate.unknown) == ("estimated_mae", 100, "")
     assert estimate.low < estimate.value < estimate.high
-    assert await _told(outside, topics.METRICS_PERFORMANCE, model, "estimated_mae", 1) == [estimate]
+    assert await outside.told(topics.METRICS_PERFORMANCE, model, 1, name="estimated_mae") == [estimate]
     asked = (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
     assert len(asked) == 5
-    told = await _told(outside, topics.LABELS_WANTED, model, "", 5)
+    told = await outside.told(topics.LABELS_WANTED, model, 5)
     assert {it.id: it for it in told} == {it.id: it for it in asked}
 
     labelled = part.labelled(after_ms=0)
     await outside.come_true(f"{model}-truths", labelled.keys, labelled.event_time_ms, labelled.values)
     await outside.closed(model, part.times[-1])
-    (realised,) = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 1)
+    (realised,) = await outside.told(topics.METRICS_PERFORMANCE, model, 1, name="mae")
     assert estimate.low < realised.value < estimate.high
     assert not (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
 
@@ -286,7 +288,7 @@ async def test_drift_gives_one_command_and_its_story(
     await _live(outside, model, flow(300, 400, shift=1.5))
     loop = await outside.loop_in(model, "commanded")
 
-    (event,) = [it for it in await outside.all_of(topics.DRIFT, model) if it.kind == "data"]
+    (event,) = await outside.told(topics.DRIFT, model, 1, kind="data")
     assert (loop.id, loop.drift.id, loop.trigger) == (event.episode, event.id, "data")
     assert len(loop.trace_id) == 32
     assert set(loop.steps) == {"triggered", "commanded"}
@@ -300,9 +302,9 @@ async def test_drift_gives_one_command_and_its_story(
     declined = await outside.loop_in(model, "declined")
     assert "does not call for a retrain" in declined.reason
 
-    (command,) = await outside.all_of(topics.COMMANDS_RETRAIN, model)
+    (command,) = await outside.told(topics.COMMANDS_RETRAIN, model, 1)
     assert (command.id, command.loop_id, command.as_of) == (loop.command_id, loop.id, event.at)
-    metrics = await _told(outside, topics.METRICS_PERFORMANCE, model, "mae", 7)
+    metrics = await outside.told(topics.METRICS_PERFORMANCE, model, 7, name="mae")
     assert [metric.rows for metric in metrics] == [100] * 7
     assert all(metric.HasField("threshold") for metric in metrics)
 
@@ -370,9 +372,8 @@ async def test_a_kill_in_the_middle_of_a_window_loses_nothing_and_repeats_nothin
     ]
     assert (await client.metrics(model, names=["mae"], limit=1)).messages == found[1:]
     drift = (await client.metrics(model, subject="drift")).messages
-    assert {metric.id for metric in drift} == {
-        metric.id for metric in await outside.all_of(topics.METRICS_DRIFT, model)
-    }
+    told = await outside.told(topics.METRICS_DRIFT, model, len(drift))
+    assert {metric.id for metric in drift} == {metric.id for metric in told}
     made = await client.report(model, rows=150)
     assert (made.version, made.rows) == (1, 150)
     assert b"request.x" in made.html
@@ -407,7 +408,7 @@ async def test_a_trial_is_judged_and_its_verdict_told_once(
 
     loop = await outside.loop_in(model, "promoting")
     assert loop.verdict.mean_difference > 0
-    (verdict,) = await outside.all_of(topics.VERDICTS, model)
+    (verdict,) = await outside.told(topics.VERDICTS, model, 1)
     assert verdict.id == f"{rollout.id}/0/promote" == loop.verdict.id
     assert verdict.generation == 2
 
@@ -423,7 +424,7 @@ async def test_a_challenger_that_fails_is_taken_back_while_its_labels_are_still_
     await outside.predict(part.predicted(model=model), watermark_ms=part.times[-1])
 
     loop = await outside.loop_in(model, "rolling_back")
-    (verdict,) = await outside.all_of(topics.VERDICTS, model)
+    (verdict,) = await outside.told(topics.VERDICTS, model, 1)
     assert (verdict.guardrail, verdict.outcome, verdict.id) == (
         "failures",
         Verdict.ROLL_BACK,
@@ -445,5 +446,5 @@ async def test_rubbish_is_a_dead_letter_and_the_stream_goes_on(
 
     await _live(outside, model, flow(0, 20))
 
-    letters = await outside.all_of(topics.DEADLETTER, model)
+    letters = await outside.told(topics.DEADLETTER, model, 2)
     assert {letter.reasons[0].code for letter in letters} == {"rejected", "undecodable"}
