@@ -1,4 +1,4 @@
-"""A whole Trimtab for the stories: started once a run, shared, kept apart by project names."""
+"""A whole Trimtab for the stories: started once a process of tests, shared, kept apart by project names."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -17,9 +17,9 @@ from trimtab_stack.stack import Stack
 MakeWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, PostgreSQL and the six services."""
+    """Kafka, PostgreSQL and the six services, which end with the last story: at rest they take a quarter of a core."""
     with Stack(tmp_path_factory.mktemp("whole"), fsync=False) as stack:
         yield stack
 

@@ -239,7 +239,7 @@ def test_the_same_rows_and_seed_give_the_same_thresholds_which_survive_json() ->
     assert msgspec.json.decode(msgspec.json.encode(level), type=LevelThreshold) == level
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 300), st.integers(2, 60), st.sampled_from(["constant", "missing", "mixed"]))
 def test_any_reference_gives_thresholds_that_judge_any_window(rows: int, window: int, fill: str) -> None:
     numbers = {

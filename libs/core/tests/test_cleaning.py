@@ -105,7 +105,7 @@ scalars = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(scalars | st.just([]) | st.just({}) | st.sampled_from([" a ", -200, 10**400]), max_size=4))
 def test_a_request_is_cleaned_as_the_event_is(values: list[Any]) -> None:
     contract = a_contract(

@@ -157,7 +157,7 @@ def truth(text: str, row: dict[str, Any]) -> bool | None:
     raise AssertionError(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts, st.lists(rows, min_size=1, max_size=6))
 def test_any_condition_is_what_three_valued_logic_says(text: str, some: list[dict[str, Any]]) -> None:
     condition = compile_condition(text, TYPES)

@@ -156,7 +156,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=40), json_values.map(lambda value: json.dumps(value).encode())))
 def test_whatever_is_sent_is_judged_and_never_raises(payload: bytes) -> None:
     checked = a_contract().check([payload, json.dumps(GOOD).encode()], np.array([NOW, NOW]))
@@ -182,7 +182,7 @@ fields = st.fixed_dictionaries(
 ).map(lambda row: {**GOOD, **row})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(fields, max_size=6), st.sampled_from(["keep", "drop", "reject"]))
 def test_a_batch_is_judged_as_its_rows_are_one_by_one(rows: list[Any], unknown: str) -> None:
     contract = a_contract(unknown_fields=unknown)

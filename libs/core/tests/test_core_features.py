@@ -77,7 +77,7 @@ def same(found: np.ndarray, wanted: list[float]) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-3 * 1e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events, st.integers(1, 7), st.integers(100 * HOP, 114 * HOP))
 def test_online_values_are_those_of_plain_python_as_events_arrive(seen, size, at) -> None:  # type: ignore[no-untyped-def]
     state, arriving = FoldState(a_layout()), sorted(seen, key=lambda event: event[1] + event[2])
@@ -92,7 +92,7 @@ def test_online_values_are_those_of_plain_python_as_events_arrive(seen, size, at
             same(state.values([entity], at)[0], expected(seen, entity, at))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events, st.randoms(use_true_random=False), st.integers(1, 7), st.integers(100 * HOP, 114 * HOP))
 def test_online_slots_and_the_offline_join_agree_for_the_same_events_in_any_order(  # type: ignore[no-untyped-def]
     seen, random, size, at
@@ -112,7 +112,7 @@ def test_online_slots_and_the_offline_join_agree_for_the_same_events_in_any_orde
         same(row, expected(arrived, entity, at))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     events,
     st.lists(st.tuples(st.sampled_from(["a", "b", "x"]), st.integers(100 * HOP, 114 * HOP)), max_size=20),
@@ -135,7 +135,7 @@ def test_offline_values_see_what_had_happened_and_arrived(seen, spine) -> None: 
         same(row, expected([event for event in seen if event[1] + event[2] <= at], entity, at))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(events)
 def test_a_state_is_recovered_from_its_slots(seen) -> None:  # type: ignore[no-untyped-def]
     state, recovered = FoldState(a_layout()), FoldState(a_layout())

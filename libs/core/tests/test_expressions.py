@@ -206,7 +206,7 @@ texts = st.recursive(
 ).map(lambda text: f"request.a + 0 * request.b + {text}")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     texts, st.lists(st.tuples(*[st.one_of(st.just(nan), st.floats(-1e6, 1e6))] * 2), min_size=1, max_size=20)
 )

@@ -115,7 +115,7 @@ def worlds(draw: st.DrawFn) -> tuple[int, list[Row], list[tuple[str, int]]]:
     return lateness, events, spine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds(), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_every_function_is_the_same_online_and_offline_and_what_the_events_say(world, size, random) -> None:  # type: ignore[no-untyped-def]
     lateness, events, spine = world

@@ -96,7 +96,7 @@ def test_a_run_that_failed_is_in_no_time() -> None:
     assert (failed.tripped, failed.latency.requests) == ("failures", 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 120), max_size=8), st.integers(0, 9), st.sampled_from([0.0, 0.03, 0.2]))
 def test_batches_do_not_matter(cuts: list[int], seed: int, failing: float) -> None:
     rng = np.random.default_rng(seed)

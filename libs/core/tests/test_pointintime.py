@@ -77,7 +77,7 @@ def worlds(draw: st.DrawFn) -> tuple[int, list[Row], list[tuple[str, int]]]:
     return lateness, events, spine
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(worlds(), st.integers(1, 9))
 def test_online_and_offline_and_plain_python_agree(world, size) -> None:  # type: ignore[no-untyped-def]
     lateness, events, spine = world
@@ -173,7 +173,7 @@ def test_an_event_without_an_entity_counts_for_none_and_a_row_without_one_has_no
 keys = st.sampled_from(["k", "l", "m", None])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(keys, st.integers(0, 20)), max_size=10),
     st.lists(st.tuples(keys, st.integers(0, 30), st.integers(0, 9), numbers), max_size=15),

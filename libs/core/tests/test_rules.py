@@ -99,7 +99,7 @@ def test_a_request_keeps_the_rules_whose_fields_it_needs() -> None:
 values = st.sampled_from([None, 0, 1, 1.5, -1, 2**53, 2**53 + 1, True, "1", [1], 10**400])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.fixed_dictionaries({"minutes": values, "least": values}), max_size=5))
 def test_a_batch_is_judged_as_its_rows_are_one_by_one(changes: list[dict[str, Any]]) -> None:
     rule = "minutes >= least"

@@ -43,7 +43,7 @@ kept_events = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(kept_events, st.randoms(use_true_random=False), st.integers(1, 9), st.integers(100 * HOP, 108 * HOP))
 def test_values_do_not_depend_on_order_or_batching(events, random, size, at) -> None:  # type: ignore[no-untyped-def]
     once, pieces = FoldState(a_layout()), FoldState(a_layout())
@@ -56,7 +56,7 @@ def test_values_do_not_depend_on_order_or_batching(events, random, size, at) -> 
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 40 * HOP), st.floats(-9, 9)), min_size=1, max_size=40

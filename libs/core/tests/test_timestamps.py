@@ -13,7 +13,7 @@ from trimtab_core.timestamps import NOT_A_TIME, CalendarFunction, parse_timestam
 YORK = zone("America/New_York")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.datetimes(datetime(1990, 1, 1), datetime(2050, 1, 1)),
     st.sampled_from(["America/New_York", "Europe/Zurich", "Asia/Kolkata"]),
@@ -68,7 +68,7 @@ def blemished(text: str, blemish: tuple[int, str]) -> str:
     return text[:at] + mark + text[at + 1 :]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(st.one_of(texts, st.builds(blemished, texts, blemishes), st.integers(), st.none()), max_size=8)
 )
@@ -96,7 +96,7 @@ def test_a_clock_that_does_not_exist_is_no_time(text: str) -> None:
     assert parse_timestamp(values[0], YORK) == NOT_A_TIME
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts)
 def test_a_text_is_read_as_the_standard_library_reads_it(text: str) -> None:
     found = parse_timestamp(text, zone("UTC"))
@@ -111,7 +111,7 @@ def test_a_text_is_read_as_the_standard_library_reads_it(text: str) -> None:
         ) or (text.endswith("."))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(-2_200_000_000, 4_100_000_000),
     st.sampled_from(["America/New_York", "Africa/Casablanca", "Africa/Freetown", "Australia/Lord_Howe"]),

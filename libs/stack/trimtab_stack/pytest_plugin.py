@@ -1,4 +1,4 @@
-"""Gives tests the real Kafka and PostgreSQL, a schema registry, an MLflow server and a Ray cluster, each started once a process of tests.
+"""Gives tests the real Kafka and PostgreSQL, a schema registry and an MLflow server, each started once a process of tests, and a Ray cluster.
 
 Each is started only if a test asks for it; tests that do are marked `real`. A file's tests share the servers, so each uses topics, groups,
 schemas and subjects of its own; what other files left behind no file meets, in whichever order they run: each has a database of its own, and
@@ -74,9 +74,9 @@ def schema_registry() -> Iterator[ApicurioRegistry]:
         registry.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
-    """The address of a Ray cluster of two CPUs; a test may end its workers."""
+    """The address of a Ray cluster of two CPUs, for one file, since it is never idle; a test may end its workers."""
     with pytest.MonkeyPatch.context() as environ:  # which those that connect to it share
         environ.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environ.setenv("RAY_AUTH_MODE", "disabled")  # or Ray writes a token into this user's home

@@ -266,7 +266,7 @@ RIDES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), max_size=40),
     batch=st.integers(1, 9),
@@ -300,7 +300,7 @@ def test_any_order_any_batches_and_any_restart_give_what_the_events_say(
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), max_size=25),
     batch=st.integers(1, 9),
@@ -486,7 +486,7 @@ def test_a_view_waits_while_the_archive_stands_still_and_says_how_far_it_is_behi
         stage.fold("speed", 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rides=st.lists(st.tuples(RIDES, st.integers(0, PARTITIONS - 1)), min_size=5, max_size=30),
     batch=st.integers(1, 5),

@@ -298,7 +298,7 @@ MOVES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(moves=MOVES, size=st.integers(1, 6))
 async def test_a_new_owner_after_every_batch_lets_in_what_one_that_lives_on_does_and_what_the_rule_says(
     moves: list[tuple[str, int, bool, int]], size: int

@@ -140,7 +140,7 @@ def follows_the_table(told: Sequence[VersionEvent]) -> None:
         at[event.number] = stage
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, min_size=5, max_size=30))
 def test_in_any_order_of_events_one_champion_serves_and_every_stage_follows_the_table(
     events: list[tuple[str, Any]],
@@ -166,7 +166,7 @@ def untraced(standing: Standing) -> Standing:
 
 
 @pytest.mark.real
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow])
 @given(events=st.lists(EVENTS, min_size=20, max_size=30))
 def test_on_postgres_the_same_events_come_to_the_same(
     events: list[tuple[str, Any]], postgres_dsn: str

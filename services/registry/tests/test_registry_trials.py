@@ -323,7 +323,7 @@ FIRST = [("run", True), ("serve", "serving-0")]
 BEGINNINGS: list[list[tuple[str, object]]] = [[], [*FIRST], [*FIRST, *FIRST, ("verdict", "PROMOTE")]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(BEGINNINGS), st.lists(EVENTS, max_size=20))
 def test_whatever_happens_in_whatever_order_there_is_one_champion_and_the_news_agree(
     beginning: list[tuple[str, object]], rest: list[tuple[str, object]]
