@@ -211,6 +211,7 @@ async def what_a_model_says_is_what_another_is_asked(world: World) -> None:
         ]
 
     scores = await eventually(said, what="what the second model says of the first one's", deadline_s=60)
+    await world.watermarks.wait("archive", "file-guesses", world.now_ms)
     events = (await world.trimtab.events("file-guesses")).arrow().to_pylist()
     first = {each["id"]: each["prediction"] for each in events}
     assert {each.model for each in scores} == {"file-second"}

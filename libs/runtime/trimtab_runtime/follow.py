@@ -69,7 +69,6 @@ class Follower:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
-                fetch_max_wait_ms=100,
                 retry_backoff_ms=50,
                 max_partition_fetch_bytes=4_194_304,
             )

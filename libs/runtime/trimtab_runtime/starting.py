@@ -46,7 +46,6 @@ def member(servers: str, group: str, *topics: str, **more: Any) -> AIOKafkaConsu
         "session_timeout_ms": 6_000,
         "heartbeat_interval_ms": 1_000,
         "retry_backoff_ms": 50,
-        "fetch_max_wait_ms": 100,
     }
     return AIOKafkaConsumer(
         *topics,
