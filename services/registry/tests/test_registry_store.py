@@ -184,7 +184,9 @@ async def test_where_a_model_stands_is_read_back_whole(store: Store) -> None:
     assert await store.standing("nobody") == Standing("nobody")
 
 
-async def test_a_rollout_whose_challenger_changes_is_read_back_in_the_loop_of_the_new_one(store: Store) -> None:
+async def test_a_rollout_whose_challenger_changes_is_read_back_in_the_loop_of_the_new_one(
+    store: Store,
+) -> None:
     async with store.begin() as unit:
         await add(unit, "first")
         standing = await begin(unit, await unit.lock("minutes"), 1)

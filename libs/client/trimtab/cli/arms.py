@@ -21,13 +21,14 @@ def ab(
         typer.Option(help="Percent of the keys that each answers, like 30,30; the champion has the rest."),
     ] = "",
     end: Annotated[
-        bool, typer.Option("--end", help="End what is on trial, a canary or a shadow too; the champion stays.")
+        bool,
+        typer.Option("--end", help="End what is on trial, a canary or a shadow too; the champion stays."),
     ] = False,
     comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """Begin an A/B test of VERSIONS; the first that is shown to be better than the champion is promoted. Or --end one."""
+    """Begin an A/B test of VERSIONS, or --end it; the first that is shown to be better than the champion is promoted."""
     given, named = percents(shares), versions or []
     if end and (named or given):
         raise Rejected("--end takes no versions and no shares, for it ends all of the trial: leave them out")
@@ -43,7 +44,8 @@ def ab(
         print_json(plain(wanted))
     elif end:
         console.print(
-            f"{model}: the trial is over; version {wanted.champion.number} stays the champion", highlight=False
+            f"{model}: the trial is over; version {wanted.champion.number} stays the champion",
+            highlight=False,
         )
     else:
         _tell_begun(model, wanted)

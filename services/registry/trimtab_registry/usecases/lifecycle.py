@@ -27,7 +27,7 @@ REGISTRY = "registry"
 @contextmanager
 def step(name: str, version: Version, rollout: Rollout | None = None) -> Iterator[None]:
     """Open the span of a step of `version`, in its loop's trace: below its rollout, where it has begun one."""
-    begun = rollout is not None and rollout.challenger == version.number
+    begun = rollout is not None and (rollout.challenger, rollout.loop_id) == (version.number, version.loop_id)
     with telemetry.span(
         f"registry {name}",
         parent=rollout.traceparent if begun and rollout else version.traceparent,
