@@ -1,4 +1,4 @@
-"""Two versions are tested beside the champion: the bad one leaves early, the better one is promoted, and no caller fails."""
+"""Two versions are tested beside the champion: the bad one leaves early, the better one is promoted, and a person ends a test."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +67,16 @@ async def test_the_bad_version_leaves_and_the_better_one_is_promoted(
         assert actions[-6:] == [
             ("accepted", 2), ("accepted", 3), ("on_trial", 2), ("on_trial", 3), ("rolled_back", 2), ("promoted", 3),
         ]  # fmt: skip
+
+        await trimtab.begin_test(name, [2], [30], actor="ann", comment="once more")
+        ended = await trimtab.end_trial(name, actor="ann", comment="enough seen")
+        assert (ended.champion.number, ended.challenger.number) == (3, 0)
+        outcome = "Version 2 was rolled back: the A/B test was ended by ann: enough seen"
+
+        async def told() -> bool:
+            return outcome in [loop.outcome for loop in await trimtab.loops(name)]
+
+        await eventually(told, what="the end of the loop")
 
 
 async def has_come(world: Any, number: int) -> bool:

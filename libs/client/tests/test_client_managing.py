@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from trimtab import cli
-from trimtab.cli import combining, managing, models, project
+from trimtab.cli import arms, combining, managing, models, project
 from trimtab.client import SERVICES, Trimtab
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import ListLoopsResponse, Loop
 from trimtab_contracts.registry.v1.registry_pb2 import Candidate, ListVersionsResponse, Member, Version
@@ -110,7 +110,7 @@ def tell(
     trimtab = Trimtab(channels)
     monkeypatch.setenv("TRIMTAB_ACTOR", "ann")
     monkeypatch.setenv("COLUMNS", "200")
-    for module in (combining, managing, models, project):
+    for module in (arms, combining, managing, models, project):
         monkeypatch.setattr(module, "ask", lambda _, question: asyncio.run(question(trimtab)))
 
     def run(*words: str) -> str:
@@ -199,6 +199,21 @@ def test_the_lineage_of_an_ensemble_names_its_members(tell: Callable[..., str], 
         ("version 1", "a member, which counts 0.25"), ("version 2", "a member, which counts 0.75"),
     ]  # fmt: skip
     assert told[0][2][0]["what"] == "run/first"
+
+
+def test_a_test_is_begun_and_ended_by_one_command_and_ended_whole(tell: Callable[..., str]) -> None:
+    assert "version 1 (30 %) beside version 2, the champion (70 %)" in tell(
+        "model", "ab", "minutes", "1", "--shares", "30", "--comment", "once more"
+    )
+    with pytest.raises(Rejected, match="--end takes no versions and no shares"):
+        tell("model", "ab", "minutes", "1", "--end")
+    assert tell("model", "ab", "minutes", "--end", "--comment", "enough seen") == (
+        "minutes: the trial is over; version 2 stays the champion\n"
+    )
+    with pytest.raises(Conflict, match="no version of 'minutes' is on trial"):
+        tell("model", "ab", "minutes", "--end")
+    with pytest.raises(Rejected, match="name its versions, like 3 5 7"):
+        tell("model", "ab", "minutes")
 
 
 def test_tags_are_put_and_taken_off(tell: Callable[..., str]) -> None:

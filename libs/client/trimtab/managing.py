@@ -126,6 +126,16 @@ class Managing:
         wanted: registry.Deployment = await self._registry.BeginTest(request)
         return wanted
 
+    async def end_trial(self, model: str, *, actor: str, comment: str = "") -> registry.Deployment:
+        """End what is on trial, an A/B test, a canary or a shadow, without a winner; the champion stays.
+
+        Raises:
+            Conflict: nothing is on trial.
+        """
+        request = registry.EndTrialRequest(model=model, actor=actor, comment=comment)
+        wanted: registry.Deployment = await self._registry.EndTrial(request)
+        return wanted
+
     async def collect_artifacts(self, *, actor: str, dry_run: bool) -> registry.CollectArtifactsResponse:
         """Throw away the files of versions that nothing has needed for as long as the registry keeps them."""
         request = registry.CollectArtifactsRequest(actor=actor, dry_run=dry_run)

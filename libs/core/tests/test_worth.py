@@ -24,12 +24,15 @@ def a_trial(rows: int = 200, *, challenger: int = 2) -> Trial:
 
 
 def lived(
-    *parts: tuple[list[Row], float], trial: Trial | None = None, window: int = 100
+    *parts: tuple[list[Row], float],
+    trial: Trial | None = None,
+    window: int = 100,
+    every_ms: int | None = None,
 ) -> tuple[Earning, list[Earning]]:
     earning, ended = Earning(), list[Earning]()
     for part, loss in parts:
         earning, more = take(
-            earning, part, np.full(len(part), loss), () if trial is None else (trial,), window
+            earning, part, np.full(len(part), loss), () if trial is None else (trial,), window, every_ms
         )
         ended += more
     return earning, ended
@@ -59,6 +62,20 @@ def test_without_such_rows_the_last_of_the_one_are_held_against_the_others() -> 
 
     assert gain(found, "mae") == Gain(1, 1.5, None, None, 80, False, 80, "mae")
     assert [(each.version, each.rows) for each in ended] == [(1, 1_150)]
+
+
+def test_a_window_by_time_is_all_of_its_stretch_or_of_as_many_as_have_rows_enough() -> None:
+    before = (
+        (rows(0, 1_000, version=1, generation=1), 1.0),
+        (rows(1_000, 1_500, version=1, generation=1), 4.0),
+    )
+    since = (rows(2_500, 80, version=2, generation=2), 2.5)
+    assert gain(lived(*before, since, window=50, every_ms=1_000)[0], "mae") == Gain(
+        1, 1.5, None, None, 80, False, 80, "mae"
+    )
+    for every_ms in (7, 29):
+        found = gain(lived(*before, since, window=50, every_ms=every_ms)[0], "mae")
+        assert found is not None and found.a_row == 1.5
 
 
 @pytest.mark.parametrize(

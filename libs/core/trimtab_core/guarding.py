@@ -2,6 +2,10 @@
 
 Requests count in order of (time, id), so the answer does not depend on how they were
 batched. A verdict is said once a step.
+
+Each arm of an A/B test is held beside the champion at alpha / arms (Bonferroni), as the
+judge does it, so any of those that are within what is stated is taken back for it with
+probability at most alpha. The first arm beyond it leaves; it says nothing of the others.
 """
 
 import math
@@ -13,60 +17,64 @@ import numpy as np
 from trimtab_core import guardrails
 from trimtab_core.guardrails import GuardSpec
 from trimtab_core.specs import ModelSpec
-from trimtab_core.watched import Asked, Guard, Standing, Verdict
+from trimtab_core.trial import others_of
+from trimtab_core.watched import Asked, Guard, Guards, Said, Standing, Verdict
 
 
-def begun(guard: Guard | None, standing: Standing, spec: ModelSpec, closed_ms: int) -> Guard:
-    """Return the guard of the rollout that is on, which looks at the requests after what was closed when it began."""
-    place = (standing.rollout_id, standing.challenger)
-    if guard is not None and (guard.rollout_id, guard.challenger) == place:
-        return guard
-    return Guard(
-        standing.rollout_id, standing.challenger, GuardSpec.of(spec.rollout.guardrails), closed_ms + 1
-    )
+def begun(guards: Guards | None, standing: Standing, spec: ModelSpec, closed_ms: int) -> Guards:
+    """Return the guards of the rollout that is on, which look at the requests after what was closed when it began."""
+    if guards is not None and guards.rollout_id == standing.rollout_id:
+        return guards
+    held_to = GuardSpec.of(spec.rollout.guardrails, standing.began)
+    arms = tuple(Guard(arm.version, held_to) for arm in standing.on_trial)
+    return Guards(standing.rollout_id, closed_ms + 1, arms=arms)
 
 
-def take(guard: Guard, requests: Sequence[Asked], until_ms: int | None = None) -> Guard:
-    """Take in further requests, in order; those of another challenger do not count.
+def take(guards: Guards, requests: Sequence[Asked], until_ms: int | None = None) -> Guards:
+    """Take in further requests, in order; a version's are those that it could be asked.
 
     They are all up to `until_ms`, or with more to follow where that is not given.
     """
-    if guard.state.tripped or (until_ms is not None and until_ms < guard.from_ms):
-        return guard
-    reached = (until_ms + 1, "") if until_ms is not None else (requests[-1].at_ms, requests[-1].id)
-    mine = [each for each in requests if each.challenger_version == guard.challenger]
-    champion, challenger = (
-        np.array([np.nan if said is None else said for said in column], np.float64)
-        for column in ([each.champion for each in mine], [each.challenger for each in mine])
-    )
-    state = guardrails.update(
-        guard.spec,
-        guard.state,
-        [each.champion_us for each in mine],
-        [each.challenger_us for each in mine],
-        ~np.isfinite(champion),
-        ~np.isfinite(challenger),
-    )
-    tripped_ms = mine[state.at].at_ms if state.tripped and state.at is not None else None
-    return replace(guard, state=state, from_ms=reached[0], after_id=reached[1], tripped_ms=tripped_ms)
+    if until_ms is not None and until_ms < guards.from_ms:
+        return guards
+    from_ms, after_id = (until_ms + 1, "") if until_ms is not None else requests[-1][:2]
+    said = [_said(each) for each in requests]
+    arms = tuple(_fed(guard, requests, said) for guard in guards.arms)
+    return replace(guards, from_ms=from_ms, after_id=after_id, arms=arms)
 
 
-def verdict(model: str, guard: Guard | None, standing: Standing, recorded_ms: int) -> Verdict | None:
-    """Return what is to be said of the step at which the rollout stands, if a guardrail was tripped and that is not said yet."""
-    if guard is None or guard.rollout_id != standing.rollout_id or guard.said_at_step == standing.step:
+def are_tripped(guards: Guards) -> bool:
+    """Whether further requests change nothing."""
+    return all(guard.tripped_ms is not None for guard in guards.arms)
+
+
+def verdict(model: str, guards: Guards | None, standing: Standing, recorded_ms: int) -> Verdict | None:
+    """Return what is to be said of the step at which the rollout stands, if a guardrail was tripped and that is not said yet.
+
+    Of several arms it is about the one that tripped one first.
+    """
+    if guards is None or guards.rollout_id != standing.rollout_id or guards.said_at_step == standing.step:
         return None
-    if guard.state.tripped is None or guard.tripped_ms is None or guard.challenger != standing.challenger:
+    on_trial = {arm.version for arm in standing.on_trial}
+    tripped = [
+        (guard.tripped_ms, guard)
+        for guard in guards.arms
+        if guard.challenger in on_trial and guard.tripped_ms is not None
+    ]
+    if not tripped:
         return None
+    at_ms, guard = min(tripped, key=lambda each: each[0])
+    which = guard.state.tripped or "failures"
     tally, margin = (
         (guard.state.failures, guard.spec.failures)
-        if guard.state.tripped == "failures"
+        if which == "failures"
         else (guard.state.latency, guard.spec.slow)
     )
     counts = np.array([tally.theirs, tally.ours, tally.alike])
     return Verdict(
-        id=f"{guard.rollout_id}/{standing.step}/{guard.state.tripped}",
+        id=f"{guards.rollout_id}/{standing.step}/{which}",
         model=model,
-        rollout_id=guard.rollout_id,
+        rollout_id=guards.rollout_id,
         step=standing.step,
         challenger=guard.challenger,
         generation=standing.generation,
@@ -76,10 +84,41 @@ def verdict(model: str, guard: Guard | None, standing: Standing, recorded_ms: in
         evidence=math.exp(float(guardrails.log_wealth(counts, margin))),
         alpha=guard.spec.alpha / 2,
         sentence=_sentence(guard, tally.theirs, tally.ours, tally.requests, margin),
-        at_ms=guard.tripped_ms,
+        at_ms=at_ms,
         recorded_ms=recorded_ms,
-        guardrail=guard.state.tripped,
+        guardrail=which,
     )
+
+
+def _said(request: Asked) -> dict[int, Said]:
+    """Return what each version on trial said of a request, and how long it ran."""
+    others = others_of(request.others).said if request.others else ()
+    challenger = Said(request.challenger_version, request.challenger, took_us=request.challenger_us or 0)
+    return {each.version: each for each in (challenger, *others)}
+
+
+def _fed(guard: Guard, requests: Sequence[Asked], said: Sequence[dict[int, Said]]) -> Guard:
+    if guard.tripped_ms is not None:
+        return guard
+    mine = [
+        (request, theirs)
+        for request, each in zip(requests, said, strict=True)
+        if (theirs := each.get(guard.challenger)) is not None and theirs.took_us
+    ]
+    champion, challenger = (
+        np.array([np.nan if answer is None else answer for answer in answers], np.float64)
+        for answers in ([request.champion for request, _ in mine], [theirs.answer for _, theirs in mine])
+    )
+    state = guardrails.update(
+        guard.spec,
+        guard.state,
+        [request.champion_us for request, _ in mine],
+        [theirs.took_us for _, theirs in mine],
+        ~np.isfinite(champion),
+        ~np.isfinite(challenger),
+    )
+    tripped_ms = mine[state.at][0].at_ms if state.tripped and state.at is not None else None
+    return replace(guard, state=state, tripped_ms=tripped_ms)
 
 
 def _sentence(guard: Guard, theirs: int, ours: int, requests: int, margin: float) -> str:
@@ -92,5 +131,5 @@ def _sentence(guard: Guard, theirs: int, ours: int, requests: int, margin: float
         )
     return (
         f"A guardrail stops it before its labels are in: {said} {ours}; {margin:.1%} more are allowed "
-        f"(alpha {guard.spec.alpha / 2:g})."
+        f"(alpha {guard.spec.alpha / 2:.3g})."
     )

@@ -39,10 +39,10 @@ class GuardSpec:
     alpha: float
 
     @classmethod
-    def of(cls, spec: GuardrailsSpec) -> Self:
-        """Return what a model's spec states."""
+    def of(cls, spec: GuardrailsSpec, among: int = 1) -> Self:
+        """Return what a model's spec states for each of so many versions, which share alpha (Bonferroni)."""
         limit_us = None if spec.latency is None else spec.latency * 1000.0
-        return cls(spec.failures, spec.slow, limit_us, spec.slower, spec.least * 1000.0, spec.alpha)
+        return cls(spec.failures, spec.slow, limit_us, spec.slower, spec.least * 1000.0, spec.alpha / among)
 
 
 @dataclass(frozen=True, slots=True)

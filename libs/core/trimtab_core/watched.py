@@ -28,6 +28,8 @@ class Said(NamedTuple):
     version: int
     answer: float | None
     probabilities: tuple[float | None, ...] | None = None
+    took_us: int = 0
+    """How long it ran, at the first row of a request; 0 at the others, or where it could not be asked."""
 
 
 class Others(NamedTuple):
@@ -61,7 +63,7 @@ class Row(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request that two versions were asked alike, by its first row."""
+    """A request of a rollout, by its first row; 0 or None microseconds are those of a version that could not be asked."""
 
     at_ms: int
     id: str
@@ -69,7 +71,9 @@ class Asked(NamedTuple):
     champion: float
     challenger: float | None
     champion_us: int
-    challenger_us: int
+    challenger_us: int | None
+    others: bytes | None = None
+    """As in `Row`."""
 
 
 class Scored(NamedTuple):
@@ -174,19 +178,26 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A rollout as its guardrails remember it."""
+    """A version on trial as its guardrails remember it."""
 
-    rollout_id: str
     challenger: int
     spec: GuardSpec
+    state: GuardState = field(default_factory=GuardState)
+    tripped_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """A rollout as its guardrails remember it: all versions with which it began, over the same requests."""
+
+    rollout_id: str
     from_ms: int
     """Requests before it are taken in, or were none of the rollout's."""
     after_id: str = ""
     """Of the requests at that time, those up to here too."""
-    state: GuardState = field(default_factory=GuardState)
-    tripped_ms: int | None = None
+    arms: tuple[Guard, ...] = ()
     said_at_step: int | None = None
-    """The step that its last verdict spoke about."""
+    """The step that the last verdict of a guardrail spoke about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,8 @@ class Earning:
     filling_rows: int = 0
     filling_total: float = 0.0
     """Of the labelled rows after it."""
+    filling_ms: int = 0
+    """When those begin, where windows are by time."""
     told: int = 0
     """How many predictions there were when it was told last."""
 
@@ -228,7 +241,7 @@ class Watch:
     """All that is remembered of a model between two closings."""
 
     closed_ms: int = 0
-    """Everything at or before it is joined, windowed and judged."""
+    """Everything at or before it is joined and windowed."""
     version: int = 0
     """The live version, as the newest closed rows tell."""
     generation: int = 0
@@ -239,7 +252,7 @@ class Watch:
     concept: Series = Series()
     episodes: Mapping[DriftKind, EpisodeState] = field(default_factory=dict)
     trial: Trial | None = None
-    guard: Guard | None = None
+    guards: Guards | None = None
     earning: Earning = Earning()
     predictions: int = 0
     labels: int = 0
@@ -256,6 +269,13 @@ class Watch:
     """The newest of what was due while data was bad, which is asked again once it is well."""
     others: tuple[Trial, ...] = ()
     """The further arms of an A/B test of several versions, beside that of `trial`."""
+    judged_ms: int = 0
+    """Where the judge of rollouts has taken in rows that are not closed yet, up to where."""
+
+    @property
+    def judged_to(self) -> int:
+        """Everything at or before it was taken in by the judge of rollouts."""
+        return max(self.judged_ms, self.closed_ms)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -298,6 +318,11 @@ class Standing:
         if self.arms or not self.rollout_id or not self.steps:
             return self.arms
         return (Arm(self.challenger, self.steps[self.step], self.loop_id),)
+
+    @property
+    def began(self) -> int:
+        """With how many versions the rollout began, which share its alpha."""
+        return len(self.arms) + self.step if self.arms else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,21 +44,23 @@ class Gain:
 
 
 def take(
-    earning: Earning, rows: Sequence[Row], losses: Floats, trials: Sequence[Trial], window: int
-) -> tuple[Earning, list[Earning]]:
+    earning: Earning, rows: Sequence[Row], losses: Floats, trials: Sequence[Trial], window: int, every_ms: int | None = None
+) -> tuple[Earning, list[Earning]]:  # fmt: skip
     """Take in closed rows with the clipped loss of each, NaN without a label.
 
-    Return what stands of the live version, and of those that were replaced by the way. `trials` are those of the newest rollout, and
-    `window` how many of the last labelled rows a version is compared by with the next.
+    Return what stands of the live version, and of those that were replaced by the way. `trials` are those of the newest rollout. A
+    version is compared with the next by its last window: `window` labelled rows or, by time, those of `every_ms`, or of as many of
+    such stretches as have enough.
     """
     ended, start = list[Earning](), 0
     for at, row in enumerate(rows):
         if row.generation > earning.generation:
             if row.version != earning.version:
-                ended.append(_added(earning, rows[start:at], losses[start:at], window))
+                ended.append(_added(earning, rows[start:at], losses[start:at], window, every_ms))
                 earning, start = _begun(ended[-1], row.version, trials), at
             earning = replace(earning, generation=row.generation)
-    return _added(earning, rows[start:], losses[start:], window), [each for each in ended if each.version]
+    live = _added(earning, rows[start:], losses[start:], window, every_ms)
+    return live, [each for each in ended if each.version]
 
 
 def gain(earning: Earning, metric: Metric) -> Gain | None:
@@ -99,23 +101,36 @@ def _begun(earlier: Earning, version: int, trials: Sequence[Trial]) -> Earning:
     return Earning(version, earlier.generation, before=earlier.version, before_mean=mean, paired=paired)
 
 
-def _added(earning: Earning, rows: Sequence[Row], losses: Floats, window: int) -> Earning:
+def _added(
+    earning: Earning, rows: Sequence[Row], losses: Floats, window: int, every_ms: int | None
+) -> Earning:
     mine = np.array([row.version == earning.version for row in rows], bool)
-    lost = losses[mine & np.isfinite(losses)]
+    (known,) = np.nonzero(mine & np.isfinite(losses))
     last_rows, last_total = earning.last_rows, earning.last_total
-    filling_rows, filling_total = earning.filling_rows, earning.filling_total
+    filling_rows, filling_total, filling_ms = earning.filling_rows, earning.filling_total, earning.filling_ms
     total = earning.total
-    for value in lost.tolist():
-        total, filling_rows, filling_total = total + value, filling_rows + 1, filling_total + value
-        if filling_rows == window:
+    for at in known.tolist():
+        stretch_ms = rows[at].at_ms // every_ms * every_ms if every_ms else 0
+        # A window by time is full with the first row after it; one with too few rows goes on.
+        full = (
+            filling_rows >= window
+            if every_ms is None
+            else stretch_ms > filling_ms and filling_rows >= _FEWEST
+        )
+        if full:
             last_rows, last_total, filling_rows, filling_total = filling_rows, filling_total, 0, 0.0
+        if not filling_rows:
+            filling_ms = stretch_ms
+        value = float(losses[at])
+        total, filling_rows, filling_total = total + value, filling_rows + 1, filling_total + value
     return replace(
         earning,
         rows=earning.rows + int(mine.sum()),
-        labelled=earning.labelled + len(lost),
+        labelled=earning.labelled + len(known),
         total=total,
         last_rows=last_rows,
         last_total=last_total,
         filling_rows=filling_rows,
         filling_total=filling_total,
+        filling_ms=filling_ms,
     )

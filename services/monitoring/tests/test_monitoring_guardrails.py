@@ -1,17 +1,18 @@
-"""The guardrails of a rollout: a challenger that fails or is slow is taken back before a label comes."""
+"""The guardrails of a rollout: a version on trial that fails or is slow is taken back before a label comes."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
+from trimtab_contracts.serving.v1.serving_pb2 import OtherAnswers, PredictionBatch
 from trimtab_core.judge import JudgeSpec
-from trimtab_core.watched import Standing, Trial, Verdict
+from trimtab_core.watched import Arm, Others, Said, Standing, Trial, Verdict
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.usecases import closing
+from trimtab_monitoring.usecases import judging
 from trimtab_monitoring.usecases.entities import Arrivals, Loop
 
 Make = Callable[..., Any]
@@ -75,7 +76,7 @@ async def test_a_challenger_within_the_guardrails_is_left_to_the_judge(world: An
         await predict(world, asked(flow, at * 50, 50, took_us=(1_000, 9_000)))
 
     assert world.told(Verdict) == []
-    guard = (await world.store.watch("m")).guard
+    (guard,) = (await world.store.watch("m")).guards.arms
     assert (guard.state.failures.requests, guard.state.failures.theirs) == (500, 0)
 
 
@@ -85,7 +86,7 @@ async def test_the_guardrails_do_not_depend_on_the_batches(
     verdicts = []
     part = asked(flow, 0, 300, failing=1)
     for size, at_most in ((300, 5_000), (300, 7), (31, 5_000)):
-        monkeypatch.setattr(closing, "MOST_ROWS", at_most)
+        monkeypatch.setattr(judging, "MOST_ROWS", at_most)
         world = new_world()
         await on_trial(world)
         await world.store.take(Arrivals([part.predicted()]))
@@ -150,18 +151,86 @@ def test_times_are_read_from_a_batch_that_has_them_and_missed_in_no_other() -> N
         messages.predicted(batch)
 
 
-async def test_a_guardrail_says_no_more_of_a_version_that_has_left_and_holds_the_next(
+async def several_on_trial(world: Any, *versions: int, left: int = 0) -> None:
+    arms = tuple(Arm(version, 20, f"loop-{version}") for version in versions)
+    world.fleet.standings["m"] = Standing("m", 2 + left, 1, versions[0], ROLLOUT, left, (), "loop-2", arms)
+    async with world.store.begin("m") as unit:
+        for version in versions:
+            await unit.put_loop(Loop(f"loop-{version}", "m", "data", state="on_trial", rollout_id=ROLLOUT))
+
+
+def asked_of_three(flow: Make, start: int, rows: int, *, failing: dict[int, int], slow: int = 0) -> Any:
+    """Make requests of 2, 3 and 4, of which each fails so many of the first in ten, and one takes 50 ms."""
+    part = asked(
+        flow, start, rows, failing=failing.get(2, 0), took_us=(1_000, 50_000 if slow == 2 else 1_000)
+    )
+
+    def said(number: int, at: int) -> Said:
+        answer = None if at % 10 < failing.get(number, 0) else float(part.labels[at])
+        return Said(number, answer, took_us=50_000 if number == slow else 1_000)
+
+    others = [Others(3, (said(3, at), said(4, at))) for at in range(rows)]
+    return replace(part, others=[msgspec.json.encode(each) for each in others])
+
+
+@pytest.mark.parametrize(
+    ("harm", "guardrail"), [({"failing": {4: 3}}, "failures"), ({"failing": {}, "slow": 4}, "latency")]
+)
+async def test_an_arm_beyond_a_guardrail_leaves_and_the_others_go_on(
+    world: Any, flow: Make, harm: dict[str, Any], guardrail: str
+) -> None:
+    await world.ready(1, 2)
+    await several_on_trial(world, 2, 3, 4)
+    for at in range(10):
+        await predict(world, asked_of_three(flow, at * 50, 50, **harm))
+
+    (verdict,) = world.told(Verdict)
+    assert (verdict.outcome, verdict.challenger, verdict.guardrail) == ("ROLL_BACK", 4, guardrail)
+    assert verdict.alpha == pytest.approx(0.01 / 2 / 3), "alpha is shared by the arms"
+    assert verdict.evidence >= 1 / verdict.alpha
+    assert [(await world.store.find_loop(f"loop-{each}")).state for each in (2, 3, 4)] == [
+        "on_trial", "on_trial", "rolling_back",
+    ]  # fmt: skip
+
+
+async def test_arms_leave_one_a_step_the_first_beyond_it_first_and_one_that_has_left_is_not_spoken_of(
     world: Any, flow: Make
 ) -> None:
+    await world.ready(1, 2)
+    await several_on_trial(world, 2, 3, 4)
+    await predict(world, asked_of_three(flow, 0, 400, failing={2: 2, 3: 9}))
+    await world.close()
+    assert [(it.challenger, it.step) for it in world.told(Verdict)] == [(3, 0)]
+
+    await several_on_trial(world, 2, 4, left=1)
+    await world.close()
+    assert [(it.challenger, it.step, it.generation) for it in world.told(Verdict)][1:] == [(2, 1, 3)]
+
+    await several_on_trial(world, 4, left=2)
+    await predict(world, asked_of_three(flow, 400, 400, failing={2: 9, 3: 9}))
+    assert len(world.told(Verdict)) == 2
+
+
+async def test_a_version_that_is_only_to_serve_is_held_to_no_guardrail(world: Any, flow: Make) -> None:
     await on_trial(world)
-    for at in range(10):
-        await predict(world, asked(flow, at * 50, 50, failing=5))
-    assert [it.challenger for it in world.told(Verdict)] == [2]
+    world.fleet.standings["m"] = replace(world.fleet.standings["m"], steps=())
 
-    standing = world.fleet.standings["m"]
-    world.fleet.standings["m"] = replace(standing, generation=3, challenger=3, step=1)
-    await predict(world, asked(flow, 500, 50))
+    await predict(world, asked(flow, 0, 300, failing=9))
 
-    assert [it.challenger for it in world.told(Verdict)] == [2]
-    guard = (await world.store.watch("m")).guard
-    assert (guard.rollout_id, guard.challenger, guard.state.tripped) == (ROLLOUT, 3, None)
+    assert (world.told(Verdict), (await world.store.watch("m")).guards) == ([], None)
+
+
+def test_rows_of_other_versions_say_how_long_each_ran() -> None:
+    batch = PredictionBatch(
+        id="b", model="m", ids=["a", "b"], keys=["a", "b"], event_time_ms=[1, 2], champion=[1, 2],
+        challenger_version=2, challenger=[1, 2], champion_us=[5, 0], challenger_us=[7, 0], arms=2,
+        others=[OtherAnswers(version=3, said=[1, float("nan")], answered=[True, False], took_us=[9, 0])],
+    )  # fmt: skip
+    first, second = (
+        msgspec.json.decode(each, type=Others) for each in messages.predicted(batch).others or ()
+    )
+    assert (first.said, second.said) == ((Said(3, 1.0, (), 9),), (Said(3, None),))
+
+    batch.others[0].took_us.append(1)
+    with pytest.raises(BadBatch, match="2 ids and 3 of took_us of version 3"):
+        messages.predicted(batch)

@@ -80,13 +80,13 @@ def labelled(*rows: tuple[str, int, float]) -> Labelled:
     )
 
 
-async def test_requests_that_both_versions_were_asked_alike_come_in_order_and_go_on_where_they_ended(
+async def test_requests_in_which_versions_were_timed_come_in_order_and_go_on_where_they_ended(
     store: Store,
 ) -> None:
     on_trial = replace(
         predicted(("c", 20), ("b", 10), ("a", 20), ("d", 30)),
         challenger_version=2, rollout_id="r", challenger=[1.0, float("nan"), 3.0, 4.0],
-        champion_us=[5, 6, 7, 8], challenger_us=[15, 16, 0, 18],
+        champion_us=[5, 6, 0, 8], challenger_us=[15, 16, 0, 0], others=[b"[2,[]]"] * 4,
     )  # fmt: skip
     await store.take(Arrivals([on_trial, predicted(("e", 12))]))
 
@@ -97,7 +97,9 @@ async def test_requests_that_both_versions_were_asked_alike_come_in_order_and_go
 
     assert [(it.id, it.champion_us, it.challenger_us) for it in first] == [("b", 6, 16)]
     assert np.isnan(first[0].challenger)
-    assert [(it.at_ms, it.id, it.challenger_version) for it in rest] == [(20, "c", 2), (30, "d", 2)]
+    assert [(it.at_ms, it.id, it.challenger_version, it.challenger_us, it.others) for it in rest] == [
+        (20, "c", 2, 15, b"[2,[]]"), (30, "d", 2, None, b"[2,[]]"),
+    ]  # fmt: skip
     assert none == []
 
 

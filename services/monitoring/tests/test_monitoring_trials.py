@@ -5,8 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from trimtab_core.watched import Standing, Verdict
-from trimtab_monitoring.usecases.entities import Arrivals, Loop
+from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.usecases import judging
+from trimtab_monitoring.usecases.entities import Arrivals, Loop, StoredFile, Version
 
 Make = Callable[..., Any]
 ROLLOUT = "m/2/2"
@@ -149,3 +152,38 @@ async def test_a_trial_begins_with_the_first_row_that_its_challenger_was_asked_f
 
     (verdict,) = world.told(Verdict)
     assert (verdict.outcome, verdict.challenger) == ("ROLL_BACK", 2)
+
+
+async def test_a_rollout_is_judged_and_guarded_while_the_champion_waits_for_its_calibration(
+    world: Any, flow: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "MOST_ROWS", 100)
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    await on_trial(world)
+    part = trial(flow, 0, 600, error=0.5, challenger_error=3.0)
+    await world.store.take(Arrivals([part.predicted()], [part.labelled()]))
+    await world.mark(part.times[-1])
+    with pytest.raises(NotCalibrated):
+        await world.close()
+
+    (verdict,) = world.told(Verdict)
+    watch = await world.store.watch("m")
+    assert (verdict.outcome, watch.closed_ms, watch.judged_to) == ("ROLL_BACK", 0, part.times[-1])
+    assert watch.guards is not None
+
+    await world.ready(1, 2)
+    await world.close()
+    after = await world.store.watch("m")
+    assert after.closed_ms == part.times[-1]
+    assert (after.trial, after.earning) == (watch.trial, watch.earning), "each row is taken in once"
+
+
+async def test_rows_that_the_closing_takes_in_first_are_not_judged_again(world: Any, flow: Make) -> None:
+    await world.ready(1, 2)
+    part = trial(flow, 0, 30, error=1.0, challenger_error=1.0)
+    await world.live(part)
+    await on_trial(world)
+    await world.live(trial(flow, 30, 30, error=1.0, challenger_error=1.0))
+
+    watch = await world.store.watch("m")
+    assert (watch.trial.state.n, watch.earning.rows) == (60, 60)

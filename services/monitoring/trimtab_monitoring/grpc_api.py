@@ -91,7 +91,7 @@ class MonitoringApi(MonitoringServicer):
         spec = self._specs.models.get(model)
         if watch.trial is None or watch.trial.rollout_id != rollout_id or spec is None:
             return ""
-        found = foresight.foreseen(watch.trial, watch.closed_ms)
+        found = foresight.foreseen(watch.trial, watch.judged_to)
         return foresight.sentence(watch.trial, found, spec.spec.judged_by)
 
     async def ListWantedLabels(

@@ -96,6 +96,11 @@ def predicted(batch: PredictionBatch) -> Predicted:
                 f"batch {batch.id} has {len(other.said)} answers of version {other.version} and {len(other.probabilities)} "
                 f"probabilities: {rows} rows of {classes} classes have {rows} and {rows * classes}"
             )
+        if len(other.took_us) not in (0, rows):
+            raise BadBatch(
+                f"batch {batch.id} has {rows} ids and {len(other.took_us)} of took_us of version {other.version}: send one of "
+                "each a row"
+            )
     words = len(batch.text_names)
     if len(batch.texts) != rows * words:
         raise BadBatch(
@@ -131,7 +136,11 @@ def _others(batch: PredictionBatch, at: int) -> Others:
     said = []
     for other in batch.others:
         answer, chances = other.said[at], tuple(other.probabilities[at * classes : at * classes + classes])
-        said.append(Said(other.version, answer, chances) if answer == answer else Said(other.version, None))
+        took_us = other.took_us[at] if other.took_us else 0
+        if answer == answer:
+            said.append(Said(other.version, answer, chances, took_us))
+        else:
+            said.append(Said(other.version, None, took_us=took_us))
     return Others(batch.arms, tuple(said))
 
 
@@ -393,22 +402,21 @@ def trial(name: str, spec: ModelSpec, watch: Watch, standing: Standing | None) -
     if standing is None:
         return found
     found.champion = standing.champion
-    if watch.closed_ms:
-        found.closed.CopyFrom(to_timestamp(watch.closed_ms))
+    if watch.judged_to:
+        found.closed.CopyFrom(to_timestamp(watch.judged_to))
     if not standing.on_trial:
         return found
     arms = {arm.version: arm for arm in standing.on_trial}
     trials = watch.trials if watch.trials and watch.trials[0].rollout_id == standing.rollout_id else ()
-    began = len(standing.arms) + standing.step if standing.arms else 1
-    alpha = trials[0].spec.alpha if trials else spec.rollout.alpha / began
+    alpha = trials[0].spec.alpha if trials else spec.rollout.alpha / standing.began
     found.rollout_id, found.loop_id = standing.rollout_id, standing.loop_id
-    found.alpha, found.needed = alpha * began, 1 / alpha
+    found.alpha, found.needed = alpha * standing.began, 1 / alpha
     if trials:
         found.first_at.CopyFrom(to_timestamp(trials[0].first_ms))
         found.until.CopyFrom(to_timestamp(trials[0].deadline_ms))
     held = {each.challenger: each for each in trials}
     for version in dict.fromkeys([*arms, *held]):
-        found.arms.append(_arm(version, arms.get(version), held.get(version), standing, watch.closed_ms))
+        found.arms.append(_arm(version, arms.get(version), held.get(version), standing, watch.judged_to))
     return found
 
 

@@ -40,7 +40,7 @@ class _Tables:
 
     predictions: dict[tuple[str, str], tuple[str, Row]] = field(default_factory=dict)
     """By model and id: the join key, and the row without its label."""
-    times: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    times: dict[tuple[str, str], tuple[int, int | None]] = field(default_factory=dict)
     """By model and id: how long champion and challenger ran, where that is known."""
     labels: dict[tuple[str, str, int], float | str] = field(default_factory=dict)
     """By stream, key and event time."""
@@ -118,9 +118,9 @@ class MemoryStore:
                 others=_at(predicted.others, at),
             )
             self._tables.predictions.setdefault((predicted.model, name), (predicted.keys[at], row))
-            if predicted.champion_us and predicted.challenger_us and predicted.challenger_us[at]:
-                took = predicted.champion_us[at], predicted.challenger_us[at]
-                self._tables.times.setdefault((predicted.model, name), took)
+            if predicted.champion_us and (ours := predicted.champion_us[at]):
+                theirs = predicted.challenger_us[at] if predicted.challenger_us else 0
+                self._tables.times.setdefault((predicted.model, name), (ours, theirs or None))
 
     async def reach(
         self, sources: Mapping[str, str], *, silent_ms: int, now_ms: int
@@ -489,9 +489,9 @@ class MemoryUnit:
     async def asked(
         self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
     ) -> list[Asked]:
-        """Return the requests of a rollout that both versions were asked alike, in order."""
+        """Return the requests of a rollout in which versions were timed, in order."""
         found = [
-            Asked(row.at_ms, row.id, row.challenger_version, row.champion, row.challenger, *took)
+            Asked(row.at_ms, row.id, row.challenger_version, row.champion, row.challenger, *took, row.others)
             for (model, name), took in self._tables.times.items()
             for _, row in [self._tables.predictions[model, name]]
             if model == self._model and row.rollout_id == rollout_id

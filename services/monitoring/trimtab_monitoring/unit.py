@@ -60,8 +60,8 @@ SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[
 ON CONFLICT (model, to_ms, id) DO UPDATE SET sequence = DEFAULT, reading = excluded.reading
 """
 _ASKED = """
-SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us, challenger_us FROM predictions
-WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND challenger_us IS NOT NULL
+SELECT event_time_ms, id, challenger_version, champion, challenger, champion_us, challenger_us, others FROM predictions
+WHERE model = $1 AND (event_time_ms, id) > ($2, $3) AND event_time_ms <= $4 AND rollout_id = $5 AND champion_us IS NOT NULL
 ORDER BY event_time_ms, id LIMIT $6
 """
 # By a list of keys, which costs one pass over the labels at worst; a join over days of them may cost one for each row.
@@ -318,7 +318,7 @@ class PostgresUnit:
     async def asked(
         self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
     ) -> list[Asked]:
-        """Return the requests of a rollout that both versions were asked alike, in order."""
+        """Return the requests of a rollout in which versions were timed, in order."""
         rows = await self._connection.fetch(
             _ASKED, self._model, from_ms, after_id, until_ms, rollout_id, at_most
         )

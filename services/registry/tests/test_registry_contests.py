@@ -154,6 +154,54 @@ async def test_a_person_may_promote_one_arm_and_the_others_go(registry: Harness,
 
     assert await registry.stages() == [Stage.LIVE, Stage.ROLLED_BACK, Stage.ROLLED_BACK, Stage.LIVE]
     assert (await registry.standing()).champion == 4
+    let_go = [event for event in registry.events() if event.number in (2, 3)][-2:]
+    assert [event.sentence for event in let_go] == ["version 4 was promoted instead"] * 2
+
+
+async def test_an_arm_promoted_while_it_loads_is_told_of_its_own_loop_even_if_it_cannot_be_loaded(
+    registry: Harness,
+) -> None:
+    await begin(registry, 2, 3, 4)
+    await registry.decisions.promote("minutes", 4, actor="ann", comment="")
+    assert registry.deployments()[-1].loop_id == "loop-fourth"
+
+    await registry.report(warm=[1], champion=1, errors={4: "the graph has no output"})
+    wanted = registry.deployments()[-1]
+    assert (wanted.champion.number, wanted.loop_id) == (1, "loop-fourth")
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_person_ends_a_test_and_the_champion_stays(registry: Harness, warm: bool) -> None:
+    await begin(registry, 2, 3)
+    if warm:
+        await registry.serve()
+    answer = await registry.api().EndTrial(
+        pb.EndTrialRequest(model="minutes", actor="bob", comment="enough seen"), None
+    )
+
+    assert (answer.champion.number, answer.challenger.number, len(answer.others)) == (1, 0, 0)
+    assert (await registry.stages())[:3] == [Stage.LIVE, Stage.ROLLED_BACK, Stage.ROLLED_BACK]
+    why = "the A/B test was ended by bob: enough seen"
+    assert [(event.number, event.loop_id, event.sentence) for event in registry.events()[-2:]] == [
+        (2, "loop-second", why), (3, "loop-third", why),
+    ]  # fmt: skip
+    assert [(entry.action, entry.actor, entry.reason) for entry in registry.audited()[-2:]] == [
+        ("rolled_back", "bob", why)
+    ] * 2
+    with pytest.raises(NotNow, match="no version of 'minutes' is on trial"):
+        await registry.contests.end("minutes", actor="bob", comment="")
+
+
+async def test_a_canary_is_ended_alike_and_what_is_to_serve_is_not(registry: Harness) -> None:
+    await registry.contests.end("minutes", actor="bob", comment="")  # the canary of version 4
+    assert (await registry.standing()).trial is None
+    assert registry.events()[-1].sentence == "the canary was ended by bob"
+
+    await registry.decisions.promote("minutes", 2, actor="ann", comment="better after all")
+    with pytest.raises(NotNow, match="version 2 of 'minutes' becomes champion as soon as it is warm"):
+        await registry.contests.end("minutes", actor="bob", comment="")
+    with pytest.raises(Unsigned, match="say who ends the trial"):
+        await registry.contests.end("minutes", actor="", comment="")
 
 
 async def test_a_newer_candidate_ends_a_test_as_it_ends_a_canary(registry: Harness) -> None:
@@ -234,16 +282,17 @@ async def test_without_a_champion_there_is_nothing_to_test_beside() -> None:
 
 
 async def test_a_refused_version_needs_a_reason_and_a_waiting_one_its_approval(registry: Harness) -> None:
-    await registry.consider("stale", champion=99)
+    await registry.apply(gates=[{"metric": "mae", "at_most": 0.1}])
+    await registry.consider("poor", champion=1)
     await registry.apply(rollout={"approval": "manual"})
     await registry.consider("waiting", champion=1)
-    stages = await registry.stages()
-    assert stages[-1] is Stage.AWAITING_APPROVAL
+    assert (await registry.stages())[-2:] == [Stage.REFUSED, Stage.AWAITING_APPROVAL]
     with pytest.raises(NotNow, match="waits for approval"):
         await begin(registry, 2, 6)
-    if Stage.REFUSED in stages:
-        with pytest.raises(Unsigned, match="was refused by its gates"):
-            await begin(registry, 2, 5)
+    with pytest.raises(Unsigned, match="was refused by its gates"):
+        await begin(registry, 2, 5)
+
+    assert (await begin(registry, 2, 5, comment="the gate is old")).challengers == (2, 5)
 
 
 async def test_a_test_is_begun_by_the_roles_that_approve() -> None:

@@ -184,6 +184,19 @@ async def test_where_a_model_stands_is_read_back_whole(store: Store) -> None:
     assert await store.standing("nobody") == Standing("nobody")
 
 
+async def test_a_rollout_whose_challenger_changes_is_read_back_in_the_loop_of_the_new_one(
+    store: Store,
+) -> None:
+    async with store.begin() as unit:
+        await add(unit, "first")
+        standing = await begin(unit, await unit.lock("minutes"), 1)
+        assert standing.rollout is not None
+        other = replace(standing.rollout, loop_id="loop-other", traceparent="00-ef-gh-01")
+        await unit.save(replace(standing, rollout=other))
+
+    assert (await store.standing("minutes")).rollout == other
+
+
 async def test_a_deployment_is_told_only_when_its_generation_rises(store: Store) -> None:
     async with store.begin() as unit:
         await add(unit, "first")

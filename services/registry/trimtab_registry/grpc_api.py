@@ -159,6 +159,12 @@ class RegistryApi(RegistryServicer):
             )
         )  # fmt: skip
 
+    async def EndTrial(self, request: pb.EndTrialRequest, context: Any) -> pb.Deployment:
+        """End what is on trial; the champion stays."""
+        return await self._deployment(
+            await self._contests.end(request.model, actor=request.actor, comment=request.comment)
+        )
+
     async def Retire(self, request: pb.RetireRequest, context: Any) -> pb.RetireResponse:
         """Let a version go for good, or take a whole model out of service."""
         said = {"actor": request.actor, "comment": request.comment}

@@ -66,7 +66,8 @@ WITH rollout AS (
     VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
     ON CONFLICT (id) DO UPDATE SET strategy = excluded.strategy, steps = excluded.steps, step = excluded.step,
                                    phase = excluded.phase, generation = excluded.generation,
-                                   challenger = excluded.challenger, arms = excluded.arms
+                                   challenger = excluded.challenger, arms = excluded.arms,
+                                   loop_id = excluded.loop_id, traceparent = excluded.traceparent
 )
 {_SAVE_MODEL}
 """

@@ -89,6 +89,20 @@ async def test_when_a_version_leaves_its_keys_alone_move_to_the_champion(
     } == {(3, 2)}
 
 
+async def test_how_long_each_version_ran_is_logged_once_a_request(instance: Instance, tmp_path: Path) -> None:
+    await under_test(instance, tmp_path)
+    ask(instance, *TRIPS)
+
+    batches = logged(instance)
+    for columns in (
+        [batch.champion_us for batch in batches],
+        [batch.challenger_us for batch in batches],
+        [batch.others[0].took_us for batch in batches],
+    ):
+        assert [len(column) for column in columns] == [len(batch.ids) for batch in batches]
+        assert sum(us > 0 for column in columns for us in column) == 1
+
+
 @pytest.mark.parametrize("harm", ["raises", "says nothing"])
 async def test_a_version_that_fails_costs_no_caller_anything_and_the_others_go_on(
     instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
@@ -110,6 +124,7 @@ async def test_a_version_that_fails_costs_no_caller_anything_and_the_others_go_o
     assert answer.predictions.tolist() == [SAID[number] for number in answer.versions]
     for batch in logged(instance):
         assert np.isnan(batch.challenger).all()
+        assert [us > 0 for us in batch.challenger_us] == [us > 0 for us in batch.champion_us], "it was asked"
         assert {*batch.others[0].said} == {207.5}
         assert not any(batch.challenger_answered)
 

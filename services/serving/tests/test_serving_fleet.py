@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,11 @@ from trimtab_core.lookup import FROM_EVER
 from trimtab_runtime import artifacts
 from trimtab_runtime.clock import SystemClock, iso
 from trimtab_runtime.errors import Conflict, NotFound
-from trimtab_serving import fleet, testing
+from trimtab_serving import fleet, testing, usecases
 from trimtab_serving.fleet import Standing
 from trimtab_serving.messages import Messages
 from trimtab_serving.predictionlog import Answered
+from trimtab_serving.rows import RowReader
 from trimtab_serving.testing import Instance
 
 PROJECT = testing.project()
@@ -168,6 +170,26 @@ async def test_how_long_both_versions_ran_is_logged_once_a_request(
     assert all(len(batch.champion_us) == len(batch.challenger_us) == len(batch.ids) for batch in both)
     assert sum(us > 0 for batch in both for us in batch.challenger_us) == 1
     assert sum(us > 0 for batch in both for us in batch.champion_us) == 1
+
+
+async def test_how_long_a_version_ran_is_without_the_making_of_features_that_it_alone_takes(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = testing.version(tmp_path, 2, PROJECT.features[:2], testing.linear_model([1, 0]))
+    shadow = Rollout(id="r", strategy="shadow")
+    await instance.hear(testing.deployment(MODEL, 1, version(tmp_path, 1), challenger=other, rollout=shadow))
+    now_ns, make = [0], RowReader.inputs
+
+    def slowly(reader: RowReader, *taken: Any) -> Any:
+        now_ns[0] += 60_000_000_000
+        return make(reader, *taken)
+
+    monkeypatch.setattr(RowReader, "inputs", slowly)
+    monkeypatch.setattr(usecases, "perf_counter_ns", lambda: now_ns[0])
+    asked(instance, "t")
+
+    [(answered, _)] = logged(instance)
+    assert (now_ns[0], list(answered.took_us)) == (120_000_000_000, [1, 1])
 
 
 async def test_a_version_that_cannot_be_loaded_says_why_and_unseats_nobody(

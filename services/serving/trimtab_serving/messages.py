@@ -19,7 +19,7 @@ from trimtab_runtime.records import Outgoing
 from trimtab_serving import outcomes
 from trimtab_serving.fleet import Standing
 from trimtab_serving.meter import Traffic
-from trimtab_serving.predictionlog import Batch
+from trimtab_serving.predictionlog import Answered, Batch
 from trimtab_serving.usecases import Answer
 
 LEASE_MS = 6_000
@@ -180,6 +180,8 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
             if answered.texts is not None:
                 message.texts.extend(answered.texts[at])
     message.arms = len(served.arms.bounds)
+    if served.challengers:
+        message.champion_us.extend(_took_us(rows, 0))
     for arm, version in enumerate(served.challengers, 1):
         theirs = [answered.challengers[arm - 1][at] for answered, at in rows]
         chances = _column(theirs) if message.classes else []
@@ -189,14 +191,17 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
             message.challenger_probabilities.extend(chances)
             message.challenger.extend(_answers(theirs))
             message.challenger_answered.extend(is_arm)
+            message.challenger_us.extend(_took_us(rows, arm))
         else:
             message.others.add(
-                version=version.number, said=_answers(theirs), probabilities=chances, answered=is_arm
-            )
-    if served.challengers:
-        took = [(0, 0) if at else answered.took_us for answered, at in rows]
-        message.champion_us.extend([ours for ours, _ in took])
-        message.challenger_us.extend([theirs for _, theirs in took])
+                version=version.number, said=_answers(theirs), probabilities=chances, answered=is_arm,
+                took_us=_took_us(rows, arm),
+            )  # fmt: skip
+
+
+def _took_us(rows: Sequence[tuple[Answered, int]], arm: int) -> list[int]:
+    """Return how long an arm ran for each row, of a request at its first."""
+    return [0 if at else answered.took_us[arm] for answered, at in rows]
 
 
 def _answers(said: Sequence[Any]) -> list[float]:

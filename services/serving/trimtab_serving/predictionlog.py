@@ -48,8 +48,8 @@ class Answered(NamedTuple):
     features: NDArray[np.float32]
     latency_us: int
     texts: NDArray[np.object_] | None = None
-    took_us: tuple[int, int] = (0, 0)
-    """How long champion and challenger ran; zeros where the two were not asked alike."""
+    took_us: Sequence[int] = ()
+    """How long the champion and each version on trial ran, 0 where it could not be asked; empty if none was on trial."""
 
 
 @dataclass(frozen=True, slots=True)

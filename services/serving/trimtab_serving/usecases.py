@@ -200,15 +200,15 @@ class Predictions:
         try:
             started_ns = perf_counter_ns()
             champion = predictions = served.champion.run(features, texts)
-            took_us = (0, 0)
+            took_us: Sequence[int] = ()
             versions, named = [served.champion.number] * rows, [CHAMPION] * rows
             challengers: Sequence[Floats] = ()
             arms: Sequence[int] = ()
             if served.challengers:
-                between_ns = perf_counter_ns()
-                champion, challengers = self._challenge(served, question, champion)
-                if len(served.arms.bounds) <= 1 and _can_be_asked(served, question):
-                    took_us = _took_us(started_ns, between_ns, perf_counter_ns())
+                of_champion_us = _since_us(started_ns)
+                said = [self._said_by(each, served, question) for each in served.challengers]
+                champion, challengers = outcomes.alike(champion, [answers for answers, _ in said])
+                took_us = [of_champion_us, *(us for _, us in said)]
                 predictions, arms = _chosen(question, champion, challengers)
                 versions = [served.challengers[arm - 1].number if arm else versions[0] for arm in arms]
                 named = [served.name_of(arm) for arm in arms]
@@ -235,38 +235,29 @@ class Predictions:
         self._meter.answered(served.model, versions, latency_us, now_ms)
         return Answer(predictions, versions, ids, until_ms, outcomes.classes_of(served), named, views)
 
-    def _challenge(
-        self, served: Served, question: Question, champion: Floats
-    ) -> tuple[Floats, Sequence[Floats]]:
-        """Return what the champion said beside what each version on trial says."""
-        return outcomes.alike(
-            champion, [self._said_by(each, served, question) for each in served.challengers]
-        )
-
-    def _said_by(self, version: Version, served: Served, question: Question) -> Floats:
+    def _said_by(self, version: Version, served: Served, question: Question) -> tuple[Floats, int]:
+        """Return what a version on trial says, and for how many microseconds it ran; 0 if it could not be asked."""
+        rows, alike = len(question.inputs[0]), version.inputs == served.champion.inputs
+        if not alike and question.others is None:
+            return outcomes.nothing(version, rows), 0
+        started_ns = perf_counter_ns()
         try:
-            if version.inputs == served.champion.inputs:
-                return version.run(*question.inputs)
-            if question.others is not None:
-                return version.run(*question.others(version.inputs))
+            inputs = question.inputs if alike or question.others is None else question.others(version.inputs)
+            started_ns = perf_counter_ns()
+            return version.run(*inputs), _since_us(started_ns)
         except ModelBusy:
             pass  # it says so by having no answer; a line for each would only add to the load
         except Exception:  # whatever it raises: a version on trial must not fail a request
             log.exception("version %d of model %r failed", version.number, served.model)
-        return outcomes.nothing(version, len(question.inputs[0]))
+        return outcomes.nothing(version, rows), _since_us(started_ns)
 
     def _ids(self, rows: int) -> list[str]:
         return [f"{self._id_prefix}{next(self._numbers):016x}" for _ in range(rows)]
 
 
-def _can_be_asked(served: Served, question: Question) -> bool:
-    """Return whether the one version on trial gets what it takes."""
-    return question.others is not None or served.challengers[0].inputs == served.champion.inputs
-
-
-def _took_us(started_ns: int, between_ns: int, ended_ns: int) -> tuple[int, int]:
-    """Return how long two runs took, one after the other; none took no time."""
-    return max((between_ns - started_ns) // 1000, 1), max((ended_ns - between_ns) // 1000, 1)
+def _since_us(started_ns: int) -> int:
+    """Return how long a run took that ends now; none took no time."""
+    return max((perf_counter_ns() - started_ns) // 1000, 1)
 
 
 def _taken(number: int, wanted: Sequence[str], names: Sequence[str], values: NDArray[Any]) -> NDArray[Any]:

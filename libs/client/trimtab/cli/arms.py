@@ -1,9 +1,10 @@
-"""`trimtab model ab | trial`: test versions beside the champion, and see how they stand."""
+"""`trimtab model ab | trial`: test versions beside the champion, end it, and see how they stand."""
 
 from typing import Annotated, Any
 
 import typer
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Trial
+from trimtab_contracts.registry.v1.registry_pb2 import Deployment
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 
@@ -12,24 +13,45 @@ from trimtab.cli.session import HOME, Directory, Json, actor, ask, console, plai
 
 def ab(
     model: str,
-    versions: Annotated[list[int], typer.Argument(help="What is tested beside the champion.")],
+    versions: Annotated[
+        list[int] | None, typer.Argument(help="What is tested beside the champion.", show_default=False)
+    ] = None,
     shares: Annotated[
         str,
         typer.Option(help="Percent of the keys that each answers, like 30,30; the champion has the rest."),
     ] = "",
+    end: Annotated[
+        bool,
+        typer.Option("--end", help="End what is on trial, a canary or a shadow too; the champion stays."),
+    ] = False,
     comment: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """Begin an A/B test of VERSIONS; the first that is shown to be better than the champion is promoted."""
-    given = percents(shares)
+    """Begin an A/B test of VERSIONS, or --end it; the first that is shown to be better than the champion is promoted."""
+    given, named = percents(shares), versions or []
+    if end and (named or given):
+        raise Rejected("--end takes no versions and no shares, for it ends all of the trial: leave them out")
     wanted = ask(
         directory,
-        lambda trimtab: trimtab.begin_test(model, versions, given, actor=actor(), comment=comment),
+        lambda trimtab: (
+            trimtab.end_trial(model, actor=actor(), comment=comment)
+            if end
+            else trimtab.begin_test(model, named, given, actor=actor(), comment=comment)
+        ),
     )
     if as_json:
         print_json(plain(wanted))
-        return
+    elif end:
+        console.print(
+            f"{model}: the trial is over; version {wanted.champion.number} stays the champion",
+            highlight=False,
+        )
+    else:
+        _tell_begun(model, wanted)
+
+
+def _tell_begun(model: str, wanted: Deployment) -> None:
     arms = [(arm.number, arm.share) for arm in wanted.rollout.arms] or [
         (wanted.challenger.number, wanted.rollout.share)
     ]

@@ -41,7 +41,7 @@ class Predicted:
     texts: Sequence[bytes] | None = None
     """One row's features that are texts each, a JSON list in the order of `text_names`."""
     champion_us: Sequence[int] | None = None
-    """How long the versions ran, at the first row of a request that both were asked alike; 0 elsewhere."""
+    """How long the champion and the challenger ran, at the first row of a request; 0 elsewhere, or of one that was not asked."""
     challenger_us: Sequence[int] | None = None
     others: Sequence[bytes] | None = None
     """Of an A/B test of several versions: what each row's `watched.Others` are, as JSON."""

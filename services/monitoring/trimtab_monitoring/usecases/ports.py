@@ -58,7 +58,7 @@ class Unit(Protocol):
     async def asked(
         self, rollout_id: str, *, from_ms: int, after_id: str, until_ms: int, at_most: int
     ) -> list[Asked]:
-        """Return the requests of a rollout that both versions were asked alike, up to a time, in order of (time, id).
+        """Return the requests of a rollout in which versions were timed, up to a time, in order of (time, id).
 
         They begin after the id at `from_ms`. Where there are more than `at_most`, the first of them come.
         """

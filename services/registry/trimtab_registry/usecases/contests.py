@@ -1,11 +1,12 @@
-"""A/B tests that people begin: named versions beside the champion, each with a fixed share of the keys.
+"""A/B tests that people begin, and trials that they end: named versions beside the champion, each with a fixed share of the keys.
 
 A test is a rollout like any other: what is on trial gives way to it, and it gives way
 to a newer candidate that is accepted. The judge, not the person, says which version is
-promoted, if any.
+promoted, if any; who ends a trial keeps the champion.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from trimtab_core.specs import MOST_ARMS, RolloutSpec, unfit_shares
 from trimtab_runtime.clock import Clock
@@ -18,9 +19,11 @@ from trimtab_registry.usecases.ports import Store
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.rollouts import Standing
 
+_CALLED: Final = {"ab": "A/B test", "canary": "canary", "shadow": "shadow"}
+
 
 class Contests:
-    """Begins A/B tests."""
+    """Begins A/B tests, and ends trials."""
 
     def __init__(self, store: Store, clock: Clock, roles: Roles) -> None:
         self._store = store
@@ -62,6 +65,32 @@ class Contests:
                 return await lifecycle.open_rollout(
                     unit, standing, versions, "ab", shares, actor=actor, sentence=f"in {why}", at_ms=now
                 )
+
+    async def end(self, model: str, *, actor: str, comment: str) -> Standing:
+        """End what is on trial, an A/B test, a canary or a shadow, without a winner: the champion stays.
+
+        Raises:
+            UnknownModel: there is no such model.
+            Unsigned: nobody takes the decision.
+            NotNow: nothing is on trial.
+        """
+        if not actor:
+            raise Unsigned("actor", "say who ends the trial")
+        await lifecycle.known(self._store, model)
+        async with self._store.begin() as unit:
+            standing, now = await unit.lock(model), self._clock.now_ms()
+            trial = standing.trial
+            if trial is None:
+                raise NotNow(f"no version of {model!r} is on trial: there is nothing to end")
+            if trial.strategy == "immediate":
+                raise NotNow(
+                    f"version {trial.challenger} of {model!r} becomes champion as soon as it is warm, and is on no trial: "
+                    "wait for it, and roll back then"
+                )
+            first = await lifecycle.the_version(unit, model, trial.challenger)
+            said = f"the {_CALLED[trial.strategy]} was ended by {actor}" + (f": {comment}" if comment else "")
+            with lifecycle.step("end", first, trial):
+                return await lifecycle.drop(unit, standing, said, actor=actor, at_ms=now)
 
 
 def _check_numbers(model: str, numbers: Sequence[int]) -> None:

@@ -58,12 +58,7 @@ class Decisions:
                     return await lifecycle.promote(
                         unit, standing, Move.HURRY, said, actor=actor, at_ms=now, number=number
                     )
-                others = [each for each in standing.challengers if each != number]
-                standing = standing.move(Move.HURRY, now, number)
-                await unit.save(standing)
-                await lifecycle.audit(unit, version, "hurried", said, actor=actor, at_ms=now)
-                await lifecycle.let_go(unit, standing, others, said, actor=actor, at_ms=now)
-                return standing
+                return await lifecycle.hurry(unit, standing, version, said, actor=actor, at_ms=now)
 
     async def roll_back(self, model: str, *, actor: str, comment: str) -> Standing:
         """Make the champion before, which is kept warm, the champion again; a challenger is dropped.

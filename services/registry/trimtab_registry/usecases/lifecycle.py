@@ -27,7 +27,7 @@ REGISTRY = "registry"
 @contextmanager
 def step(name: str, version: Version, rollout: Rollout | None = None) -> Iterator[None]:
     """Open the span of a step of `version`, in its loop's trace: below its rollout, where it has begun one."""
-    begun = rollout is not None and rollout.challenger == version.number
+    begun = rollout is not None and (rollout.challenger, rollout.loop_id) == (version.number, version.loop_id)
     with telemetry.span(
         f"registry {name}",
         parent=rollout.traceparent if begun and rollout else version.traceparent,
@@ -184,20 +184,37 @@ async def promote(
 ) -> Standing:  # fmt: skip
     """Make the challenger the champion by `move`, or that of several with this `number`; it is live when serving says so."""
     unseen = standing.champion if standing.champion != standing.live else None
-    others = [each for each in standing.challengers if each != (number or standing.challenger)]
-    standing = standing.move(move, at_ms, number)
-    version = await the_version(unit, standing.model, standing.champion or 0)
-    standing = replace(standing, loop_id=version.loop_id)
-    await unit.save(standing)
-    rollout_id = standing.rollout.id if standing.rollout else ""
-    await audit(unit, version, "promoted", sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
-    await let_go(
-        unit, standing, others, f"version {version.number} was promoted instead", actor=actor, at_ms=at_ms
-    )
+    version = await the_version(unit, standing.model, number or standing.challenger or 0)
+    standing = await _choose(unit, standing, move, version, "promoted", sentence, actor=actor, at_ms=at_ms)
     if unseen is not None:
         never_live = await the_version(unit, standing.model, unseen)
         why = f"replaced by version {version.number} before serving had swapped to it"
         await set_stage(unit, standing, never_live, Stage.ROLLED_BACK, why, actor=actor, at_ms=at_ms)
+    return standing
+
+
+async def hurry(
+    unit: Unit, standing: Standing, version: Version, sentence: str, *, actor: str, at_ms: int
+) -> Standing:
+    """Have a challenger that is still loading become champion once it is warm."""
+    return await _choose(unit, standing, Move.HURRY, version, "hurried", sentence, actor=actor, at_ms=at_ms)
+
+
+async def _choose(
+    unit: Unit, standing: Standing, move: Move, version: Version, action: str, sentence: str, *, actor: str, at_ms: int
+) -> Standing:  # fmt: skip
+    """Make a move that takes one challenger and lets the others go; what follows of the rollout is told of its loop."""
+    others = [number for number in standing.challengers if number != version.number]
+    standing = replace(standing.move(move, at_ms, version.number), loop_id=version.loop_id)
+    rollout = standing.rollout
+    if rollout is not None and rollout.loop_id != version.loop_id:
+        rollout = replace(rollout, loop_id=version.loop_id, traceparent=version.traceparent)
+        standing = replace(standing, rollout=rollout)
+    await unit.save(standing)
+    rollout_id = rollout.id if rollout else ""
+    await audit(unit, version, action, sentence, actor=actor, at_ms=at_ms, rollout_id=rollout_id)
+    why = f"version {version.number} was promoted instead"
+    await let_go(unit, standing, others, why, actor=actor, at_ms=at_ms)
     return standing
 
 

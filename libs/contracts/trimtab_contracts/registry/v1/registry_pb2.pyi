@@ -1486,6 +1486,31 @@ class BeginTestRequest(_message.Message):
 Global___BeginTestRequest: _TypeAlias = BeginTestRequest  # noqa: Y015
 
 @_typing.final
+class EndTrialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    actor: _builtins.str
+    comment: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "comment", b"comment", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTrialRequest: _TypeAlias = EndTrialRequest  # noqa: Y015
+
+@_typing.final
 class PostCheckRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

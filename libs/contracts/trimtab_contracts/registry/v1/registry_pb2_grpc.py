@@ -94,6 +94,11 @@ class RegistryStub:
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.SerializeToString,
                 response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
                 _registered_method=True)
+        self.EndTrial = channel.unary_unary(
+                '/trimtab.registry.v1.Registry/EndTrial',
+                request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.EndTrialRequest.SerializeToString,
+                response_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+                _registered_method=True)
         self.RebuildView = channel.unary_unary(
                 '/trimtab.registry.v1.Registry/RebuildView',
                 request_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.RebuildViewRequest.SerializeToString,
@@ -233,6 +238,13 @@ class RegistryServicer:
 
     def BeginTest(self, request, context):
         """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndTrial(self, request, context):
+        """Ends what is on trial, an A/B test, a canary or a shadow, without a winner; the champion stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,6 +392,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'BeginTest': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginTest,
                     request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.FromString,
+                    response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
+            ),
+            'EndTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndTrial,
+                    request_deserializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.EndTrialRequest.FromString,
                     response_serializer=trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.SerializeToString,
             ),
             'RebuildView': grpc.unary_unary_rpc_method_handler(
@@ -771,6 +788,33 @@ class Registry:
             target,
             '/trimtab.registry.v1.Registry/BeginTest',
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.BeginTestRequest.SerializeToString,
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.registry.v1.Registry/EndTrial',
+            trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.EndTrialRequest.SerializeToString,
             trimtab__contracts_dot_registry_dot_v1_dot_registry__pb2.Deployment.FromString,
             options,
             channel_credentials,

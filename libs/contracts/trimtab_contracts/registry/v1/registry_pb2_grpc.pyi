@@ -45,6 +45,8 @@ class RegistryStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]
     BeginTest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BeginTestRequest, _registry_pb2.Deployment]
     """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
+    EndTrial: _grpc.UnaryUnaryMultiCallable[_registry_pb2.EndTrialRequest, _registry_pb2.Deployment]
+    """Ends what is on trial, an A/B test, a canary or a shadow, without a winner; the champion stays."""
     RebuildView: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]
@@ -79,6 +81,8 @@ class RegistryAsyncStub(RegistryStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     BeginTest: _aio.UnaryUnaryMultiCallable[_registry_pb2.BeginTestRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
     """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
+    EndTrial: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTrialRequest, _registry_pb2.Deployment]  # type: ignore[assignment]
+    """Ends what is on trial, an A/B test, a canary or a shadow, without a winner; the champion stays."""
     RebuildView: _aio.UnaryUnaryMultiCallable[_registry_pb2.RebuildViewRequest, _registry_pb2.Resource]  # type: ignore[assignment]
     """Begins a view's next generation, of the same spec: it is made anew from the archive."""
     TagDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.TagDatasetRequest, _registry_pb2.TagDatasetResponse]  # type: ignore[assignment]
@@ -182,6 +186,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]:
         """Begins an A/B test of versions beside the champion; whatever is on trial gives way to it."""
+
+    @_abc_1.abstractmethod
+    def EndTrial(
+        self,
+        request: _registry_pb2.EndTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Deployment, _abc.Awaitable[_registry_pb2.Deployment]]:
+        """Ends what is on trial, an A/B test, a canary or a shadow, without a winner; the champion stays."""
 
     @_abc_1.abstractmethod
     def RebuildView(

@@ -118,8 +118,8 @@ class PredictionBatch(_message.Message):
 
     @_builtins.property
     def champion_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How long each version ran, if one was on trial: of a request's first row, and 0 of its others, or where the challenger
-        could not be asked. One that ran and has no answer has failed.
+        """How long each version ran, if one was on trial, without what it takes to make its features: of a request's first row, and 0
+        of its others, or where the version could not be asked. One that ran and has no answer has failed.
         """
 
     @_builtins.property
@@ -175,6 +175,7 @@ class OtherAnswers(_message.Message):
     SAID_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     ANSWERED_FIELD_NUMBER: _builtins.int
+    TOOK_US_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     @_builtins.property
     def said(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -188,6 +189,10 @@ class OtherAnswers(_message.Message):
     def answered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """whether it was the arm of the row"""
 
+    @_builtins.property
+    def took_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """as `challenger_us`"""
+
     def __init__(
         self,
         *,
@@ -195,10 +200,11 @@ class OtherAnswers(_message.Message):
         said: _abc.Iterable[_builtins.float] | None = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         answered: _abc.Iterable[_builtins.bool] | None = ...,
+        took_us: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "probabilities", b"probabilities", "said", b"said", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "probabilities", b"probabilities", "said", b"said", "took_us", b"took_us", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

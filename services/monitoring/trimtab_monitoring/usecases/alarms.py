@@ -1,0 +1,75 @@
+"""The alerts that a window gives rise to, and those that it ends: about drift, bad data, and limits that were stated.
+
+An alert that is over is told as resolved, under the occasion that it was opened with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from trimtab_core import alertrules, quality
+from trimtab_core.detection import Judged
+from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.quality import Fault
+from trimtab_core.windows import Window
+
+from trimtab_monitoring.usecases.entities import Alert, News, Severity
+
+
+def drift_over(
+    model: str, judged: Judged, before: Mapping[DriftKind, EpisodeState], now_ms: int
+) -> list[News]:
+    """Return the news of the episodes that were open before a window and are not after it."""
+    version, told = judged.window.version, list[News]()
+    for kind, state in before.items():
+        if state.episode is not None and judged.episodes[kind].episode != state.episode:
+            sentence = (
+                f"The {kind} drift of version {version} is over: its newest window is as usual."
+                if state.version == str(version)
+                else f"The {kind} drift of version {state.version} is over: version {version} answers now."
+            )
+            fired = drift(state.episode, model, sentence, now_ms)
+            told.append(replace(fired, id=f"{fired.id}/resolved", resolved=True))
+    return told
+
+
+def of_rule(model: str, told: alertrules.Told, now_ms: int) -> Alert:
+    """Return the alert about a limit on a metric that is broken, or kept again."""
+    occasion = f"{model}/rule/{told.place}"
+    name = f"{occasion}/{told.to_ms}" + ("" if told.broken else "/resolved")
+    return Alert(
+        name, model, told.severity, "rule", told.sentence, now_ms, occasion, resolved=not told.broken
+    )
+
+
+def bad_data(
+    model: str, before: Mapping[str, Fault], after: Mapping[str, Fault], window: Window, now_ms: int
+) -> list[News]:
+    """Return the news of the faults that began with a window, and of those that are over after it."""
+    told = list[News]()
+    for place, fault in after.items():
+        held = before.get(place)
+        if held is None or held.since_ms != fault.since_ms:
+            told.append(_fault_alert(model, fault, fault.sentence, now_ms))
+    for place, fault in before.items():
+        if place not in after or after[place].since_ms != fault.since_ms:
+            version = window.version
+            why = (
+                f"{quality.SAYS[fault.statistic]} no more often than is usual"
+                if fault.version == version
+                else (f"no more looked at for version {fault.version}: version {version} answers now")
+            )
+            over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
+            told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+    return told
+
+
+def _fault_alert(model: str, fault: Fault, sentence: str, at_ms: int) -> Alert:
+    occasion = f"{model}/{fault.version}/{fault.place}/{fault.since_ms}"
+    severity: Severity = "warning" if fault.blocks else "info"
+    return Alert(occasion, model, severity, "quality", sentence, at_ms, occasion)
+
+
+def drift(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
+    """Return the alert about an episode of drift."""
+    occasion = f"{episode}/drift"
+    return Alert(occasion, model, "warning", "drift", sentence, at_ms, occasion)

@@ -1,0 +1,153 @@
+"""Windowing: what a full window tells, and what follows: readings, bad data, drift, broken limits, and retrains.
+
+It happens in the transaction that closes the window.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+from trimtab_core import ahead, alertrules, detection, quality, slicing, windows
+from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.detection import Judged
+from trimtab_core.episodes import DriftKind
+from trimtab_core.specs import Model
+from trimtab_core.watched import Drift, Due, Reading, Watch
+from trimtab_core.windows import DataWindow, PerformanceWindow, Window
+from trimtab_runtime import telemetry
+from trimtab_runtime.clock import Clock
+
+from trimtab_monitoring.usecases import alarms, fair, loops, revising
+from trimtab_monitoring.usecases.entities import LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases.estimating import Judges
+from trimtab_monitoring.usecases.ports import Specs, Unit
+from trimtab_monitoring.usecases.retraining import Retraining
+
+
+class Windowing:
+    """Holds full windows against their version's calibration."""
+
+    def __init__(
+        self, specs: Specs, judges: Judges, retraining: Retraining, clock: Clock, reports: Path
+    ) -> None:
+        """`reports` is the folder in which reports are promised."""
+        self._specs = specs
+        self._judges = judges
+        self._retraining = retraining
+        self._clock = clock
+        self._reports = reports
+
+    async def take(
+        self, unit: Unit, model: Model, settings: Settings, watch: Watch, window: Window
+    ) -> tuple[Watch, int]:
+        """Return the watch after a full window, and how many episodes it opened."""
+        own = quality.of_version(watch.faults, window.version)
+        if own != watch.faults:
+            await unit.tell(alarms.bad_data(model.name, watch.faults, own, window, self._clock.now_ms()))
+            watch = replace(watch, faults=own)
+        sized = settings.of_rows(len(window.rows))
+        held = await self._judges.ready(model.name, window.version, sized, watch.generation)
+        if held is None:
+            return watch, 0
+        calibration, features = held
+        doubt = watch.doubt
+        if isinstance(window, DataWindow):
+            losses = windows.champion_losses(model.spec, window.rows)
+            doubt = ahead.doubt(window, losses, features, calibration, doubt)
+        stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
+        judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes, stated)
+        faults = judged.faults(watch.faults, stated, settings.rule.k)
+        await unit.tell(alarms.bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
+        fault = quality.blocking(faults)
+        readings = [*judged.readings, *_parts(model, window, features)]
+        await unit.tell(readings)
+        if readings:
+            await unit.keep_readings(window.kind, [reading for reading in readings if not reading.slice])
+        if (published := slicing.told(window, readings, model.spec)) is not None:
+            await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
+        breaches, told = alertrules.take(
+            model.spec.alerts.rules,
+            watch.breaches,
+            judged.readings if settings.judges(window) else (),
+            window.rows[-1].at_ms,
+        )
+        await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
+        await self._open(unit, model, judged, calibration, features, fault)
+        await unit.tell(alarms.drift_over(model.name, judged, watch.episodes, self._clock.now_ms()))
+        severities = detection.severities(judged, calibration)
+        await self._look_again(unit, model, judged, fault, severities)
+        watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches, faults=faults)
+        if isinstance(window, PerformanceWindow) and window.kind == "performance":
+            fairness = await fair.look(
+                unit,
+                model,
+                window,
+                features,
+                calibration,
+                settings,
+                watch.fairness,
+                now_ms=self._clock.now_ms(),
+            )
+            watch = replace(watch, fairness=fairness)
+        if watch.put_off is not None and not fault:
+            watch = await self.due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
+        return watch, len(judged.alarms)
+
+    async def _open(
+        self, unit: Unit, model: Model, judged: Judged, calibration: Calibration, features: Sequence[str], fault: str
+    ) -> None:  # fmt: skip
+        """Tell of the episodes of drift that a window opens, each with its loop and its report."""
+        for alarm, finding in judged.alarms:
+            with telemetry.span("drift found", model=model.name, drift=finding.kind):
+                path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
+                drift = detection.drift(
+                    judged, alarm, finding, calibration, features,
+                    report=str(path), recorded_ms=self._clock.now_ms(),
+                )  # fmt: skip
+                drift = replace(drift, fault=fault)
+                await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
+                await unit.order_report(_report(model, judged, drift, path))
+                news: list[News] = [
+                    drift,
+                    alarms.drift(drift.episode, model.name, drift.summary, drift.recorded_ms),
+                ]
+                await unit.tell(news)
+
+    async def due(self, unit: Unit, model: Model, watch: Watch, due: Due) -> Watch:
+        """Ask the policy about what is due, and keep it in mind while data is bad."""
+        put_off = await self._retraining.due(unit, model, due, quality.blocking(watch.faults))
+        return replace(watch, put_off=put_off)
+
+    async def _look_again(
+        self, unit: Unit, model: Model, judged: Judged, fault: str, severities: Mapping[DriftKind, float]
+    ) -> None:
+        """Let the policy decide again about episodes that go on."""
+        fresh = {alarm.episode for alarm, _ in judged.alarms}
+        for kind in judged.kinds:
+            episode = judged.episodes[kind].episode
+            if episode is not None and episode not in fresh and kind in model.spec.retrain.on:
+                now_ms, severity = judged.window.end[0], severities.get(kind)
+                await self._retraining.look_again(unit, episode, now_ms, fault, severity)
+
+
+def _parts(model: Model, window: Window, features: Sequence[str]) -> list[Reading]:
+    """Return what is told of a window beside what is judged of it: how much is labelled, its slices and its arms."""
+    if isinstance(window, DataWindow):
+        return slicing.asked(model.name, window, features, model.spec)
+    if window.kind == "performance":
+        return slicing.measured(model.name, window, features, model.spec)
+    return []
+
+
+def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:
+    labels, window = LabelStream.of(model), judged.window
+    return ReportOrder(
+        episode=drift.episode,
+        model=model.name,
+        version=window.version,
+        labels=labels,
+        from_ms=drift.from_ms,
+        to_ms=window.end[0],
+        path=str(path),
+    )
