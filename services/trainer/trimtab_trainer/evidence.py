@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from trimtab_core import evidence
 from trimtab_core.curves import curves
 from trimtab_core.evidence import Measure
-from trimtab_core.gatespecs import group_column
 from trimtab_core.importance import REPEATS, leanings
 from trimtab_core.losses import Task, answered
-from trimtab_core.specs import ModelSpec
+from trimtab_core.specs import ModelSpec, group_column
 from trimtab_training import export, fitting
 from trimtab_training.families import Floats, Matrix
 from trimtab_training.inputs import Inputs
