@@ -64,11 +64,14 @@ def found(
     champion: Floats | None,
     session: Any,
     every: int,
+    *,
+    fitted: bool = True,
 ) -> Found:
     """Return the evidence of a candidate, whose graph is ready to be asked.
 
     `table` has the rows' columns, `names` are those that are features, and `champion` is NaN where it was not asked. The fits
     that judge it saw each `every`th row; where these were not all, a graph takes long, and is asked less of what it leans on.
+    What was not `fitted` but brought has no learning curve.
     """
     label, times, task = rows.label[judged], rows.event_time_ms[judged], spec.task
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
@@ -108,7 +111,7 @@ def found(
             "features": [asdict(each) for each in leaning],
         },
         "learning": _learning(spec, rows, judged)
-        if spec.evidence is not None and spec.evidence.learning_curve
+        if fitted and spec.evidence is not None and spec.evidence.learning_curve
         else [],
     }
     return Found(document, measures)

@@ -148,6 +148,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         champion,
         asked,
         made.plan.get("every", 1),
+        fitted=brought is None,
     )
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {
