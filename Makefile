@@ -104,7 +104,7 @@ lint: setup ## ruff
 	.venv/bin/ruff format --check .
 
 types: setup ## mypy --strict
-	.venv/bin/mypy $(PACKAGES)
+	.venv/bin/mypy $(PACKAGES) loadtests
 
 imports: setup ## the rooms: import contracts
 	.venv/bin/lint-imports

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import drift_fleet
 import drift_peers
@@ -321,7 +321,8 @@ def mistakes(concept: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     def wrong(rows: int, changed: bool) -> np.ndarray:
         x, y = draw(rng, rows, changed)
-        return (model.predict(x) != y).astype(np.float64)
+        missed: np.ndarray = model.predict(x) != y
+        return missed.astype(np.float64)
 
     runs = max(10, round(60 * SHARE))
     changed = [np.concatenate([wrong(BEFORE, False), wrong(AFTER, True)]) for _ in range(runs)]
@@ -369,7 +370,7 @@ def concepts(table: Table, directory: Path) -> None:
 
 def tuned(held: np.ndarray, quiet: np.ndarray, wanted: float) -> tuple[ChangeThreshold, int]:
     """Return the loosest threshold that raises at most as many alarms as wanted, as the peers have theirs, and how many."""
-    found = []
+    found: list[tuple[ChangeThreshold, int]] = []
     for part in (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15):
         threshold = calibrate_change(held, rows_between=ROWS_BETWEEN * part, tolerance=0)
         raised = len(seen(threshold, quiet))
@@ -408,15 +409,19 @@ def rollouts(table: Table, directory: Path) -> None:
         "lognormal losses clipped at their 99th percentile": (10.0, lambda rows: rng.lognormal(0, 1, rows)),
         "losses of Student's t clipped far out": (60.0, lambda rows: np.abs(rng.standard_t(1.5, rows))),
     }
+    wrong: tuple[tuple[Literal["promote", "rollback"], str], ...] = (
+        ("promote", "promotions"),
+        ("rollback", "rollbacks"),
+    )
     for name, (cap, draw) in draws.items():
         spec = JudgeSpec(cap=cap, alpha=ALPHA)
         ends = [update(spec, JudgeState(), draw(LOOKED), draw(LOOKED)).decided for _ in range(runs)]
-        for wrong, word in (("promote", "promotions"), ("rollback", "rollbacks")):
-            share = ends.count(wrong) / runs
+        for decided, word in wrong:
+            share = ends.count(decided) / runs
             table.claim(
                 f"false {word} of equals, {name}",
                 f"{share:.1%} of {runs}, alpha {ALPHA:.0%}",
-                lower_bound(ends.count(wrong)) <= ALPHA * runs,
+                lower_bound(ends.count(decided)) <= ALPHA * runs,
             )
     spec = JudgeSpec(cap=1.0, alpha=ALPHA)
     states = [

@@ -32,7 +32,7 @@ from trimtab_contracts.features.v1.features_pb2 import (
 )
 from trimtab_contracts.features.v1.features_pb2_grpc import FeatureStoreStub
 from trimtab_runtime import bus, records, rpc
-from trimtab_runtime.clock import iso, to_timestamp
+from trimtab_runtime.clock import from_timestamp, iso, to_timestamp
 from trimtab_runtime.records import Outgoing
 from trimtab_stack.stack import Stack
 
@@ -240,12 +240,17 @@ async def kill(stack: Stack, service: str, index: int) -> None:
 
 
 async def ask_online(address: str, at_ms: int) -> Values:
-    """Return all entities' features at a time, as one store has them."""
+    """Return all entities' features at a time, as one store has them once it has read up to there."""
     zones = EntityColumn(field="zone", values=map(str, range(ZONES)))
     request = GetOnlineFeaturesRequest(features=[f"{VIEW}.*"], entities=[zones], at=to_timestamp(at_ms))
     async with rpc.channel(address) as channel:
         stub: Any = FeatureStoreStub(channel)
-        answer = await stub.GetOnlineFeatures(request, timeout=PATIENCE_S, wait_for_ready=True)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                answer = await stub.GetOnlineFeatures(request, wait_for_ready=True)
+                if from_timestamp(answer.views[0].watermark) >= at_ms:
+                    break
+                await asyncio.sleep(0.05)
     assert list(answer.names) == [f"{VIEW}.{name}" for name in COLUMNS]
     values = iter(answer.values)
     return {(zone, at_ms): list(itertools.islice(values, len(COLUMNS))) for zone in range(ZONES)}

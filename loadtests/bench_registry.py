@@ -32,11 +32,13 @@ from trimtab_registry.usecases.collecting import Collector, Retention
 from trimtab_registry.usecases.contests import Contests
 from trimtab_registry.usecases.decisions import Decisions
 from trimtab_registry.usecases.deleting import Deleting
+from trimtab_registry.usecases.entities import StoredFile
 from trimtab_registry.usecases.externals import ExternalChecks
 from trimtab_registry.usecases.naming import Names
 from trimtab_registry.usecases.roles import Roles
 from trimtab_registry.usecases.tags import Tags
 from trimtab_runtime import rpc
+from trimtab_runtime.artifacts import Removed
 from trimtab_runtime.clock import SystemClock
 from trimtab_runtime.postgres import open_pool
 from trimtab_stack import ports
@@ -93,7 +95,7 @@ async def main() -> bool:
         **listing,
     }
     print(json.dumps({"bench": "registry", "claims": claims, "details": details}))
-    return all(claim["value"] <= claim["at_most"] for claim in claims)
+    return ratio(resolving) <= RESOLVING_AT_MOST and ratio(promoting) <= PROMOTING_AT_MOST
 
 
 async def fill(pool: asyncpg.Pool) -> None:
@@ -138,6 +140,9 @@ async def serve(dsn: str) -> None:
 
     async def nothing(_: Any) -> Any: ...
 
+    async def kept(_: StoredFile, __: int) -> Removed:
+        return "newer"
+
     async with AsyncExitStack() as opened:
         pool = await opened.enter_async_context(open_pool(dsn, SCHEMA, package="trimtab_registry"))
         store, clock, roles = PostgresStore(pool), SystemClock(), Roles()
@@ -149,7 +154,7 @@ async def serve(dsn: str) -> None:
             Tags(store, clock),
             Names(store, clock),
             Deleting(store, clock),
-            Collector(store, clock, nothing, Retention()),
+            Collector(store, clock, kept, Retention()),
             ExternalChecks(store, clock, roles),
             Contests(store, clock, roles),
         )

@@ -72,9 +72,12 @@ class World:
             "rollout": {"cap": 10},
             "monitoring": {"window": WINDOW},
         }
-        self.models = {name: resource(Model, name, spec) for name in (f"m{at:05}" for at in range(models))}
+        names = [f"m{at:05}" for at in range(models)]
+        self.models: dict[str, Model] = {name: resource(Model, name, spec) for name in names}
         self.views: dict[str, FeatureView] = {}
-        self.sources = {name: resource(Source, name, source) for name in ("asks", "truths")}
+        self.sources: dict[str, Source] = {
+            name: resource(Source, name, source) for name in ("asks", "truths")
+        }
         self.store, clock = PostgresStore(pool), SystemClock()
         self._calibration: Calibration | None = None
         self.closing = Closing(
@@ -120,7 +123,7 @@ def reference() -> dict[str, np.ndarray]:
     columns = {name: rng.normal(size=HELD_OUT) for name in FEATURES}
     columns["prediction"] = columns[FEATURES[0]]
     columns["loss"] = np.abs(rng.normal(0, 0.5, HELD_OUT))
-    columns["event_time_ms"] = BEGIN - np.arange(HELD_OUT, 0, -1) * 60_000.0
+    columns["event_time_ms"] = BEGIN - np.arange(HELD_OUT, 0, -1, dtype=np.float64) * 60_000.0
     return columns
 
 

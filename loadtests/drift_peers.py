@@ -61,7 +61,8 @@ class Psi:
 
     def _shares(self, name: str, x: NDArray[Any]) -> Floats:
         counts = np.bincount(np.searchsorted(self._edges[name], x), minlength=30)
-        return np.maximum(counts / counts.sum(), 1e-4)
+        shares: Floats = np.maximum(counts / counts.sum(), 1e-4)
+        return shares
 
     def __call__(self, window: Columns) -> float:
         """Return the window's number."""
@@ -100,10 +101,12 @@ class Mmd:
         self._within = float(self._kernel(self._was, self._was).mean())
 
     def _scaled(self, rows: Floats) -> Floats:
-        return (rows - self._middle) / self._spread
+        scaled: Floats = (rows - self._middle) / self._spread
+        return scaled
 
     def _kernel(self, a: Floats, b: Floats) -> Floats:
-        return np.exp(-_squares(a, b) / self._width)
+        near: Floats = np.exp(-_squares(a, b) / self._width)
+        return near
 
     def __call__(self, window: Columns) -> float:
         """Return the window's number."""
@@ -116,7 +119,8 @@ class Mmd:
 
 
 def _squares(a: Floats, b: Floats) -> Floats:
-    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0)
+    squares: Floats = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0)
+    return squares
 
 
 def _sample(columns: Columns) -> Columns:

@@ -39,10 +39,12 @@ def mixed(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, 
     """In equal parts: Gaussian, heavy-tailed, categories, and counts of which a tenth is missing."""
     counts, _ = gaussian(rng, rows, features - 3 * (features // 4))
     sparse = {name: np.where(rng.random(rows) < 0.1, np.nan, np.exp(x).round()) for name, x in counts.items()}
-    drawn = [draw(rng, rows, features // 4) for draw in (gaussian, heavy_tailed, categorical)]
-    parts = [*drawn, (sparse, dict.fromkeys(sparse, "numeric"))]
+    draws: tuple[Stream, ...] = (gaussian, heavy_tailed, categorical)
+    drawn = [draw(rng, rows, features // 4) for draw in draws]
+    numeric: Kind = "numeric"
+    parts = [*drawn, (sparse, dict.fromkeys(sparse, numeric))]
     columns = [column for part, _ in parts for column in part.values()]
-    kinds: list[Kind] = [kind for _, of in parts for kind in of.values()]  # type: ignore[misc]
+    kinds = [kind for _, of in parts for kind in of.values()]
     return _columns(columns)[0], {f"x{at}": kind for at, kind in enumerate(kinds)}
 
 
@@ -55,7 +57,7 @@ def weekly(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns,
 
 def times(rows: int) -> Floats:
     """Return the times of rows, in milliseconds: so many a day as the weekly stream has."""
-    return np.arange(rows) * (86_400_000.0 / ROWS_A_DAY)
+    return np.arange(rows, dtype=np.float64) * (86_400_000.0 / ROWS_A_DAY)
 
 
 def shifted(by: float, columns: Columns) -> Columns:

@@ -178,9 +178,8 @@ def compare(view: OnlineView, at_ms: int, zones: Sequence[int], trimtab_at: str,
     """See that all three give the same answer."""
     expected = view.values([str(zone) for zone in zones], [at_ms] * len(zones))
     with grpc.insecure_channel(trimtab_at, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        answer: Any = channel.unary_unary(METHOD)(
-            request(zones, at_ms), timeout=PATIENCE_S, wait_for_ready=True
-        )
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        answer = ask(request(zones, at_ms), timeout=PATIENCE_S, wait_for_ready=True)
     np.testing.assert_allclose(answered(answer), expected, rtol=1e-9)
     connection = http.client.HTTPConnection(feast_at, timeout=30)
     headers = {"Content-Type": "application/json"}

@@ -80,7 +80,7 @@ def seen(
 def main(address: str, method: str, bodies: Path, seconds: float, concurrency: int, channels: int) -> None:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     opened = [grpc.insecure_channel(address, options) for _ in range(channels)]
-    calls = [channel.unary_unary(method) for channel in opened]
+    calls: list[grpc.UnaryUnaryMultiCallable[bytes, bytes]] = [each.unary_unary(method) for each in opened]
     load = Load(list(read_bodies(bodies)))
     for number in range(concurrency):
         load.start(calls[number % channels])
@@ -96,4 +96,5 @@ def main(address: str, method: str, bodies: Path, seconds: float, concurrency: i
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(float, sys.argv[4:5]), *map(int, sys.argv[5:7]))
+    address, method, bodies, *numbers = sys.argv[1:]
+    main(address, method, Path(bodies), float(numbers[0]), int(numbers[1]), int(numbers[2]))

@@ -29,7 +29,7 @@ FIELDS = [f"f{number}" for number in range(12)]
 ZONES = 100
 
 
-def project() -> tuple[list[specs.Source | specs.FeatureView | specs.Model], tuple[str, ...]]:
+def project() -> tuple[list[specs.AnyResource], tuple[str, ...]]:
     """Return what is applied, and the 20 features of the model: 12 of the request, two of the clock, six of a view."""
     row: dict[str, Any] = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "zone": {"type": "integer"}}
     source = {"key": "id", "event_time": "at", "lateness": "1h"}

@@ -53,3 +53,16 @@ def test_a_command_that_does_not_exist_is_seen(words: str) -> None:
 def test_every_link_on_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_another_or_is_a_decision() -> None:
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        if "://" not in target
+    }
+    folders = {ROOT / "README.md", ROOT / "docs/decisions/README.md", ROOT / "docs/runbooks/README.md"}
+    decisions = set((ROOT / "docs/decisions").glob("0*.md"))
+
+    assert set(PAGES) - linked - folders - decisions == set()

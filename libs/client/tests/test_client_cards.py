@@ -34,7 +34,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import (
 from trimtab_contracts.training.v1.training_pb2 import Note, Run, RunEvent
 from trimtab_core import specs
 from trimtab_core.curves import curves
-from trimtab_runtime.clock import to_timestamp
+from trimtab_runtime.clock import iso, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected
 
 CARD = {
@@ -171,6 +171,29 @@ def test_a_card_says_what_it_is_for_how_good_it_is_and_what_became_of_it() -> No
     ):  # fmt: skip
         assert said in text, said
     assert json.loads(json.dumps(card.described()))["metrics"]["mae"] == "3.43 (3.31 to 3.57)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained_to_ms", "said"),
+    [
+        ("registered", -1, "as the model answers them, which was trained on none of them; with 95%"),
+        ("ensemble", -1, "as the model answers them, which was trained on none of them; with 95%"),
+        ("registered", 86_400_000, "may have been trained on them: nobody said up to when it was; with 95%"),
+    ],
+)
+def test_the_card_of_a_version_that_was_brought_claims_no_fit(
+    kind: str, trained_to_ms: int, said: str
+) -> None:
+    card = a_card(a_model())
+    card.version.candidate.parameters.update({"kind": kind, "origin": "ann's laptop"})
+    card.version.candidate.trained_to.CopyFrom(to_timestamp(trained_to_ms))
+
+    text = card.page().markdown("card-")
+
+    assert said in text
+    assert f"- trained, at the latest, up to: {iso(trained_to_ms)}" in text
+    for claim in ("each predicted by a fit", "fitted to: 1,000", "- from: ", "- seed: ", "held out\n"):
+        assert claim not in text, claim
 
 
 def test_a_card_in_html_loads_nothing_and_lets_nothing_in() -> None:

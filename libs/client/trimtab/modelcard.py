@@ -133,9 +133,8 @@ class ModelCard:
             yield Table([{"metric": name, "value": value} for name, value in metrics.items()])
             return
         yield Text(
-            f"On the {found['rows']:,} held-out rows from {iso(found['from_ms'])} to {iso(found['to_ms'])}, each predicted by "
-            f"a fit to what was known before it; with {found['confidence']:.0%} intervals by the bootstrap over "
-            "contiguous rows."
+            f"On the {found['rows']:,} held-out rows from {iso(found['from_ms'])} to {iso(found['to_ms'])}, "
+            f"{self._predicted(found)}; with {found['confidence']:.0%} intervals by the bootstrap over contiguous rows."
         )
         yield Table(figures_of.rows(found))
         if found["champion"]:
@@ -154,6 +153,18 @@ class ModelCard:
             yield Table(figures_of.slices(sliced))
             if sliced["left_out"]:
                 yield Text(f"{sliced['left_out']} more with fewer rows are left out.")
+
+    @property
+    def _was_brought(self) -> bool:
+        """Whether it was registered, or made of versions: nothing was fitted for it here."""
+        return dict(self.version.candidate.parameters).get("kind") in ("registered", "ensemble")
+
+    def _predicted(self, found: Mapping[str, Any]) -> str:
+        if not self._was_brought:
+            return "each predicted by a fit to what was known before it"
+        if found["from_ms"] > from_timestamp(self.version.candidate.trained_to):
+            return "as the model answers them, which was trained on none of them"
+        return "as the model answers them, which may have been trained on them: nobody said up to when it was"
 
     def _gates(self) -> list[Row]:
         return [
@@ -206,7 +217,8 @@ class ModelCard:
             for name, value in dict(candidate.parameters).items()
             if value is not None
         }
-        yield Items(parameters | {"seed": candidate.seed, "window": self._window()})
+        ours = {} if self._was_brought else {"seed": candidate.seed, "window": self._window()}
+        yield Items(parameters | ours)
         yield Table(
             [{"software": name, "version": value} for name, value in sorted(candidate.environment.items())]
         )
@@ -224,13 +236,18 @@ class ModelCard:
             "label": f"`{spec.label.source}.{spec.label.value}`, within {format_duration(spec.label.within)}",
             "views": ", ".join(sorted(views)),
             "tables": ", ".join(sorted(tables)),
-            "rows it was fitted to": f"{candidate.rows:,}",
-            "from": _time(candidate, "trained_from"),
-            "to": _time(candidate, "trained_to"),
+            **self._rows(),
             "dataset": candidate.dataset_digest,
             "dataset tags": ", ".join(self.tags),
             "versions of tables": ", ".join(f"{each.table} {each.version}" for each in candidate.tables),
         }
+
+    def _rows(self) -> dict[str, Any]:
+        candidate = self.version.candidate
+        rows, newest = f"{candidate.rows:,}", _time(candidate, "trained_to")
+        if self._was_brought:
+            return {"labelled rows at hand": rows, "trained, at the latest, up to": newest}
+        return {"rows it was fitted to": rows, "from": _time(candidate, "trained_from"), "to": newest}
 
     def _lineage(self) -> dict[str, Any]:
         version, candidate, loop = self.version, self.version.candidate, self.loop

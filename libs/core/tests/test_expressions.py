@@ -15,6 +15,7 @@ from trimtab_core.features import (
     inputs,
     required_fields,
     resolve,
+    tables_named,
     views_named,
 )
 from trimtab_core.specs import FeatureView, FeatureViewSpec, Source, SourceSpec, parse
@@ -176,11 +177,20 @@ def test_two_expressions_of_one_name_are_refused() -> None:
         ("speed.*", {"speed"}),
         ("x = 2*speed.a/zone-speed.b", {"speed", "zone-speed"}),
         ("x = speed.a-zone.b", {"speed", "zone"}),
+        ("x = 2*file-road.a", {"file-road"}),
+        ("x = 1e5-zone.b", {"zone"}),
+        ("x = zones[at].a-zone.b", {"zone"}),
         ("hour(at)", set()),
     ],
 )
-def test_the_views_in_a_text_are_among_those_it_names(text: str, named: set[str]) -> None:
-    assert named <= views_named(text)
+def test_the_views_that_a_text_names_are_told_a_dash_in_a_name_from_a_minus(
+    text: str, named: set[str]
+) -> None:
+    assert views_named(text) == named
+
+
+def test_the_tables_that_a_text_names_are_told_a_dash_in_a_name_from_a_minus() -> None:
+    assert tables_named("x = speed.a-zones[at].b + bus-stops[stop].c") == {"zones", "bus-stops"}
 
 
 def test_an_expression_that_has_travelled_to_another_process_says_the_same() -> None:

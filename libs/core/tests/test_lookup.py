@@ -159,7 +159,7 @@ def test_a_tables_name_with_a_dash_is_one_word_before_a_bracket() -> None:
 
     assert [each.name for each in inputs([feature])] == ["request.to", "my-zones[zone].area"]
     assert names_read(feature.name, (), tables) == {"request.to", "my-zones[zone].area"}
-    assert tables_named(feature.name) == {"my-zones", "zones"}
+    assert tables_named(feature.name) == {"my-zones"}
     assert table_column("my-zones[zone].area") == ("my-zones", "area")
     assert table_column("zone_speed.mean") is None
 

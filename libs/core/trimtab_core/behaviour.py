@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab_core.features import TextFeature, are_words
 from trimtab_core.findings import Finding
 from trimtab_core.losses import said_class
-from trimtab_core.testspecs import (
+from trimtab_core.specs.tests import (
     Change,
     Direction,
     Features,

@@ -14,7 +14,7 @@ from trimtab_core.contract import Contract, Reason, entity_key
 from trimtab_core.grouping import Grouping
 from trimtab_core.slots import FoldState, Layout
 from trimtab_core.specs import ContractTestSpec, FeatureTestSpec, FeatureViewSpec, SourceSpec
-from trimtab_core.testspecs import ExampleEvent, Expected
+from trimtab_core.specs.tests import ExampleEvent, Expected
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 
 _encode = msgspec.json.Encoder().encode

@@ -38,6 +38,7 @@ from trimtab_core.timestamps import (
 Floats = NDArray[np.float64]
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
 _EXPRESSION = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(.*)")
+_HEAD = r"(?<!\w)([A-Za-z][\w-]*)"
 _WORDS = re.compile(r"text\s*\(\s*([^()]*?)\s*\)")
 _TABLE = re.compile(r"([A-Za-z][\w-]*)\s*\[\s*(\w+)\s*\]\s*\.\s*(\w+|\*)")
 MOST_CHARACTERS = 4_000
@@ -295,15 +296,18 @@ def numbers(features: Sequence[Feature]) -> tuple[Feature, ...]:
 
 
 def views_named(text: str) -> set[str]:
-    """Return what may be views in the text of a feature, whether or not it means anything."""
-    words = re.findall(r"([A-Za-z][\w-]*)\.", text)
-    return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
+    """Return what stands for views in the text of a feature, `request` among them, whether or not there are such."""
+    return set(re.findall(_HEAD + r"\.", _without_columns(text)))
 
 
 def tables_named(text: str) -> set[str]:
-    """Return what may be tables in the text of a feature, whether or not it means anything."""
-    words = re.findall(r"([A-Za-z][\w-]*)\s*\[", text)
-    return {word[at:] for word in words for at in range(len(word)) if at == 0 or word[at - 1] == "-"}
+    """Return what stands for tables in the text of a feature, whether or not there are such."""
+    return set(re.findall(_HEAD + r"\s*\[", _without_columns(text)))
+
+
+def _without_columns(text: str) -> str:
+    """Return a text in which a dash is a minus, after a column, or part of a name: no name stands alone in one."""
+    return re.sub(r"\.\w+", ".", text)
 
 
 def table_column(name: str) -> tuple[str, str] | None:

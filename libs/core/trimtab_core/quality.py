@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core.contract import entity_text
 from trimtab_core.drift import Column, Kind, missing
 from trimtab_core.features import views_named
 from trimtab_core.limits import Limit
@@ -283,11 +284,9 @@ def _shares(column: Column, usual: Usual, stated: Stated) -> dict[Statistic, flo
 def as_texts(values: Column) -> NDArray[np.str_]:
     """Return categories as texts, in which 3.0 is the same as 3."""
     if values.dtype.kind == "f":
-        whole = values == np.floor(values)
-        return np.array(
-            [f"{value:.0f}" if it else repr(value) for value, it in zip(values.tolist(), whole, strict=True)],
-            str,
-        )
+        different, number = np.unique(values, return_inverse=True)
+        return np.array([entity_text(value) for value in different.tolist()], str)[number]
+    # PostgreSQL keeps no NUL.
     return np.array([str(value).replace("\0", "\ufffd") for value in values.tolist()], str)
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.contract import entity_text
-from trimtab_core.drift import Column
+from trimtab_core.drift import Column, missing
 from trimtab_core.losses import clip
+from trimtab_core.quality import as_texts
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
 from trimtab_core.windows import (
@@ -251,10 +251,4 @@ def _of_values(feature: str, texts: NDArray[Any], told: Sequence[str] | None) ->
 
 def _texts(column: Column) -> NDArray[Any]:
     """Return the values of a feature as the texts that name them."""
-    if column.dtype == object:
-        said = [str(value).replace("\0", "\ufffd") if value is not None else "" for value in column]
-        return np.array([each or MISSING for each in said], str)  # PostgreSQL keeps no NUL
-    values, number = np.unique(column, return_inverse=True)
-    return np.array([MISSING if value != value else entity_text(value) for value in values.tolist()], str)[
-        number
-    ]
+    return np.where(missing(column), MISSING, as_texts(column))

@@ -112,3 +112,55 @@ def test_a_call_that_waits_learns_how_long_its_caller_still_does(pool: Handed) -
     assert heard == [2.5]
     with aside() as seconds:
         assert seconds == float("inf")
+
+
+def test_a_thread_of_no_pool_learns_too_how_long_its_caller_still_waits() -> None:
+    heard: list[float] = []
+
+    def ask() -> None:
+        working_until(lambda: 1.5)
+        with aside() as seconds:
+            heard.append(seconds)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(60)
+
+    assert heard == [1.5]
+
+
+def test_where_no_thread_can_take_ones_place_there_is_no_more_work_at_once_afterwards(
+    pool: Handed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go, ended = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
+
+    def out_of_threads(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def wait() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", out_of_threads)
+            with aside():
+                pass
+
+    def hold() -> None:
+        begun.release()
+        assert go.wait(60)
+        ended.release()
+
+    for _ in range(5):
+        pool.submit(wait)
+        pool.submit(ended.release)
+        assert ended.acquire(timeout=60)
+    assert caplog.text.count("can't start new thread") >= 5
+
+    for _ in range(8):
+        pool.submit(hold)
+    for _ in range(3):
+        assert begun.acquire(timeout=60)
+    while pool.pool.waiting != 5:
+        threading.Event().wait(0.001)
+    assert (pool.pool.threads, begun.acquire(blocking=False)) == (4, False)
+    go.set()
+    for _ in range(8):
+        assert ended.acquire(timeout=60)

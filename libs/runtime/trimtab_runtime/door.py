@@ -285,6 +285,7 @@ class _TooLate(Exception):
 
 def _unary(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
+        working_until(context.time_remaining)
         metadata = dict(context.invocation_metadata())
         try:
             with telemetry.span(method, parent=metadata.get("traceparent"), kind=SpanKind.SERVER):

@@ -40,10 +40,13 @@ def working_until(remaining: Callable[[], float]) -> None:
 def aside() -> Iterator[float]:
     """Let another thread of the pool take this one's place while it waits; yields the seconds that the caller still does.
 
-    On a thread that is none of a pool's it does nothing, and nobody is known to wait.
+    A thread that is none of a pool's has none to take its place. Where nobody is known to wait, the seconds are without end.
+
+    Raises:
+        RuntimeError: the machine has no thread left; nothing has changed.
     """
     pool, remaining = _here.pool, _here.remaining
-    seconds = math.inf if pool is None or remaining is None else remaining()
+    seconds = math.inf if remaining is None else remaining()
     if pool is None:
         yield seconds
         return
@@ -158,13 +161,14 @@ class Pool:
 
     def stand_in(self) -> None:
         """Have another thread for one that is about to wait."""
-        with self._lock:
-            self._aside += 1
+        with self._lock:  # what is counted is counted after the thread has begun, which may fail
             if self._kept:  # those that are free listen, and would not see it
+                self._begin(self._kept[0])
+                self._next_kept()
                 self._working += 1
-                self._begin(self._next_kept())
-            elif len(self._threads) < self.size + self._aside + 1:
+            elif len(self._threads) <= self.size + self._aside + 1:
                 self._begin()
+            self._aside += 1
 
     def stand_back(self) -> None:
         """Take a thread back that waited; one that is then too many ends with its next call."""
@@ -176,9 +180,9 @@ class Pool:
         thread = threading.Thread(
             target=self._serve, args=(tally, job), name=f"door-{self._numbers}", daemon=True
         )
+        thread.start()
         self._numbers += 1
         self._threads[thread] = tally
-        thread.start()
 
     def _serve(self, tally: Tally, job: Job | None) -> None:
         _here.pool, source = self, self._source

@@ -44,7 +44,7 @@ def test_a_program_that_is_never_ready_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DidNotStart, match=r"it was not ready after 0\.1 s"):
         child.wait_ready(lambda: False, within=0.1)
 
-    child.kill()
+    assert not child.alive
 
 
 def test_a_program_that_is_not_there_is_reported(tmp_path: Path) -> None:

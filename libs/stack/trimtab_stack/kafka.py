@@ -124,11 +124,7 @@ class Kafka:
         if not (self._data / "meta.properties").exists():
             self._format(found, settings)
         self.process.spawn(self._launch(found, "kafka.Kafka", str(settings)))
-        try:
-            self.process.wait_ready(lambda: probes.kafka_answers(self._port), _START_SECONDS)
-        except DidNotStart:
-            self.kill()
-            raise
+        self.process.wait_ready(lambda: probes.kafka_answers(self._port), _START_SECONDS)
 
     def stop(self) -> None:
         """Shut down in an orderly way, or kill it if that takes too long."""

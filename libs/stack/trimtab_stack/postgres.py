@@ -106,11 +106,7 @@ class Postgres:
         if not self._data.exists():
             self._initialise()
         self._privileges.give(self._data)
-        try:
-            self._spawn_until_ready()
-        except DidNotStart:
-            self.kill()
-            raise
+        self._spawn_until_ready()
 
     def stop(self) -> None:
         """Shut down in an orderly way without waiting for clients, or kill it if that takes too long."""

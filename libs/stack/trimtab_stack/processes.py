@@ -129,12 +129,19 @@ class ChildProcess:
             self._swept = False
 
     def wait_ready(self, ready: Callable[[], bool], within: float) -> None:
-        """Return once `ready()`; raise `DidNotStart` when the program ends first or `within` seconds pass."""
+        """Return once `ready()`.
+
+        Raises:
+            DidNotStart: the program ended first, or `within` seconds passed; then all that is left of it is killed.
+        """
         in_time = until(lambda: not self.alive or ready(), within=within, every=0.05)
-        if not self.alive:
-            raise DidNotStart(self.name, self.log, f"it ended with {self.describe_exit()}{self._said()}")
-        if not in_time:
-            raise DidNotStart(self.name, self.log, f"it was not ready after {within:g} s{self._said()}")
+        if in_time and self.alive:
+            return
+        why = (
+            f"it was not ready after {within:g} s" if self.alive else f"it ended with {self.describe_exit()}"
+        )
+        self.kill()
+        raise DidNotStart(self.name, self.log, f"{why}{self._said()}")
 
     def signal(self, number: int) -> None:
         """Send a signal to the program itself; nothing happens if it does not run."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from trimtab_stack.errors import DidNotStart
 from trimtab_stack.processes import ChildProcess, Launch
 from trimtab_stack.wiring import process_name
 
@@ -56,11 +55,7 @@ class ServiceProcess:
         """
         if not self.alive:
             self.process.spawn(Launch(self._argv, self._environ))
-        try:
-            self.process.wait_ready(self._serves, _START_SECONDS)
-        except DidNotStart:
-            self.kill()
-            raise
+        self.process.wait_ready(self._serves, _START_SECONDS)
 
     def stop(self, within: float = _DRAIN_SECONDS) -> None:
         """Ask it to drain and end; kill it if it still runs after `within` seconds."""

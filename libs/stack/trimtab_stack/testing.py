@@ -14,7 +14,6 @@ from subprocess import PIPE, Popen
 
 from trimtab_stack import java, maven, ports
 from trimtab_stack.environment import tools
-from trimtab_stack.errors import DidNotStart
 from trimtab_stack.processes import ChildProcess, Launch
 
 _TICK_SECONDS = 1.0
@@ -82,11 +81,7 @@ class ApicurioRegistry:
             "QUARKUS_DATASOURCE_JDBC_URL": f"jdbc:h2:file:{self._schemas};WRITE_DELAY=0",
         }
         self.process.spawn(Launch([found.command, *_JVM, "-jar", str(runner)], self._environ | environ))
-        try:
-            self.process.wait_ready(self._answers, _START_SECONDS)
-        except DidNotStart:
-            self.kill()
-            raise
+        self.process.wait_ready(self._answers, _START_SECONDS)
 
     def stop(self) -> None:
         """End it."""
@@ -137,11 +132,7 @@ class MLflowServer:
         app = ["-m", "flask", "--app", "mlflow.server:app", "run", "--with-threads"]
         place = ["--host", ports.LOOPBACK, "--port", str(self._port)]
         self.process.spawn(Launch([sys.executable, *app, *place], tools() | environ))
-        try:
-            self.process.wait_ready(self._answers, _START_SECONDS)
-        except DidNotStart:
-            self.kill()
-            raise
+        self.process.wait_ready(self._answers, _START_SECONDS)
 
     def stop(self) -> None:
         """End it."""

@@ -148,6 +148,41 @@ def test_names_within_a_graph_and_functions_of_its_own_are_nobody_elses() -> Non
     assert export.run(whole, X) == pytest.approx((1 + 10) / 2 * X[:, 0], rel=1e-6)
 
 
+def test_what_a_function_calls_within_its_branches_is_the_graphs_own() -> None:
+    def calling(factor: float) -> bytes:
+        """A graph whose function calls another of its own from within a branch."""
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        scaled = helper.make_function(
+            "own", "scaled", ["in"], ["out"],
+            [helper.make_node("Constant", [], ["by"], value_float=factor), helper.make_node("Mul", ["in", "by"], ["out"])],
+            opsets[:1],
+        )  # fmt: skip
+        then, other = (
+            helper.make_graph(
+                [helper.make_node("scaled", ["in"], ["branch"], domain="own")],
+                name, [], [helper.make_tensor_value_info("branch", TensorProto.FLOAT, [None])],
+            )
+            for name in ("then", "other")
+        )  # fmt: skip
+        yes = onnx.numpy_helper.from_array(np.array(True))
+        chosen = [
+            helper.make_node("Constant", [], ["yes"], value=yes),
+            helper.make_node("If", ["yes"], ["out"], then_branch=then, else_branch=other),
+        ]
+        nodes = [
+            helper.make_node("Gather", ["features", "at"], ["column"], axis=1),
+            helper.make_node("choosing", ["column"], ["prediction"], domain="own"),
+        ]
+        functions = [scaled, helper.make_function("own", "choosing", ["in"], ["out"], chosen, opsets)]
+        return a_graph(nodes, {"at": np.array(0)}, functions=functions, domains=["own"])
+
+    parts = [part(calling(1.0), 0.5), part(calling(5.0), 0.5)]
+    whole = combined(parts, FEATURES, (), "regression")
+
+    combining.check(whole, parts, FEATURES, (), X)
+    assert export.run(whole, X) == pytest.approx(3 * X[:, 0], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

@@ -169,8 +169,7 @@ def _prefix(model: Any, prefix: str) -> None:
     own = {(function.domain, function.name) for function in model.functions}
     for function in model.functions:
         function.name = prefix + function.name
-        for node in function.node:
-            _call(node, prefix, own)
+        _call_within(function.node, prefix, own)
     _prefix_graph(model.graph, prefix, own)
 
 
@@ -186,6 +185,14 @@ def _prefix_graph(graph: Any, prefix: str, own: set[tuple[str, str]]) -> None:
         _call(node, prefix, own)
         for inner in _within(node):
             _prefix_graph(inner, prefix, own)
+
+
+def _call_within(nodes: Sequence[Any], prefix: str, own: set[tuple[str, str]]) -> None:
+    """Rename what a function calls; all else in it, graphs within its nodes too, has names that are its own already."""
+    for node in nodes:
+        _call(node, prefix, own)
+        for inner in _within(node):
+            _call_within(inner.node, prefix, own)
 
 
 def _call(node: Any, prefix: str, own: set[tuple[str, str]]) -> None:

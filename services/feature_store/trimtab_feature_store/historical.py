@@ -28,10 +28,9 @@ from trimtab_core.features import (
     resolve,
     texts,
 )
-from trimtab_core.gatespecs import group_column
 from trimtab_core.lookup import Lookup
 from trimtab_core.pointintime import join_labels
-from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_core.specs import FeatureView, Model, Source, group_column
 from trimtab_runtime.errors import Rejected
 from trimtab_runtime.reftables import RefTables, lookups
 from trimtab_runtime.specbook import SpecBook

@@ -178,6 +178,30 @@ async def test_events_wait_for_a_version_that_is_to_answer_and_pass_by_a_model_t
     made.close()
 
 
+async def test_nothing_is_scored_while_one_of_the_models_is_waited_for(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PROJECT.model.model_copy(update={"metadata": specs.Metadata(name="others")})
+    rubbish = testing.version(tmp_path, 3, PROJECT.features, b"rubbish")
+    await instance.hear(testing.spec(other), testing.deployment(other.name, 1, rubbish))
+    it, asked = worker(instance), list[str]()
+    predict = it._predictions.predict
+
+    def noting(model: str, rows: Sequence[bytes]) -> Any:
+        asked.append(model)
+        return predict(model, rows)
+
+    monkeypatch.setattr(it._predictions, "predict", noting)
+    with pytest.raises(Unavailable, match="wait for model 'others'"):
+        await it.prepare([event(1)])
+    assert asked == []
+
+    mended = testing.version(tmp_path, 4, PROJECT.features, testing.linear_model([0, 0, 10], bias=4))
+    await instance.hear(testing.deployment(other.name, 2, mended))
+    await it.prepare([event(1)])
+    assert sorted(asked) == sorted([MODEL, other.name])
+
+
 async def test_a_model_that_answers_requests_alone_scores_no_events(instance: Instance) -> None:
     await instance.hear(testing.spec(testing.project().model, 2))
 

@@ -145,9 +145,12 @@ class Worker:
         ]
         watermark_ms = max([self._watermark_ms, *marks])
         moved = watermark_ms > self._watermark_ms
+        models = self._streams.models_of(self._source)
+        # Before any is asked: what one said would be lost, and computed again, while another is waited for.
+        answering = {model for model in models if self._answers(model)}
         ready: list[Outgoing] = []
-        for model in self._streams.models_of(self._source):
-            if model in self._streams.board.current.served:
+        for model in models:
+            if model in answering:
                 refused: list[Outgoing] = []
                 scored = await asyncio.to_thread(self._score, model, events, refused)
                 ready += [
@@ -156,10 +159,6 @@ class Worker:
                     *self._scores(model, scored),
                     *self._carried(model, scored),
                 ]
-            elif self._streams.is_wanted(model):
-                why = self._streams.board.current.silent.get(model, "it is being loaded")
-                raise Unavailable(f"events of {self._source!r} wait for model {model!r}: {why}")
-            # Else it has no version yet, and nothing to say of these events, nor later.
             if moved:
                 ready += [
                     carrying.watermark(made, watermark_ms, self._partition)
@@ -171,6 +170,18 @@ class Worker:
         """Return what the batch became."""
         ready, self._ready = self._ready, []
         return ready
+
+    def _answers(self, model: str) -> bool:
+        """Return whether a model answers; one that has no version yet has nothing to say of these events, nor later.
+
+        Raises:
+            Unavailable: it is to answer, and cannot yet.
+        """
+        board = self._streams.board.current
+        if model not in board.served and self._streams.is_wanted(model):
+            why = board.silent.get(model, "it is being loaded")
+            raise Unavailable(f"events of {self._source!r} wait for model {model!r}: {why}")
+        return model in board.served
 
     def _score(self, model: str, events: Sequence[Any], refused: list[Outgoing]) -> list[_Scored]:
         """Return what is said of events; of a batch that fails each is asked about alone, and a dead letter if that fails."""

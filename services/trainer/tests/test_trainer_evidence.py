@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from trimtab_core.gatespecs import group_column
-from trimtab_core.specs import Model, parse
+from trimtab_core.specs import Model, group_column, parse
 from trimtab_trainer import job
 
 MINUTE = 60_000

@@ -92,6 +92,7 @@ class Bench:
             "rollout": {"cap": 10},
             "label": {"source": "trips", "on": "id", "value": "y", "within": "1h", "classes": self.classes},
             "trainer": {"window": "30d", "kind": "linear"},
+            "evidence": {"learning_curve": True},
         }
         model = parse("Model", {"metadata": {"name": "m"}, "spec": spec})
         (self.folder / "job.json").write_text(json.dumps({"model": to_document(model)}))
@@ -140,6 +141,7 @@ def test_it_is_what_is_judged_and_let_out(bench: Bench) -> None:
     served = (bench.folder / "model.onnx").read_bytes()
     assert export.run(served, X.astype(np.float32)) == pytest.approx(3 * X[:, 0], rel=1e-5)
     assert result["trained_to_ms"] == (ROWS - 1) * MINUTE  # nobody said, so it may have seen it all
+    assert json.loads((bench.folder / "evidence.json").read_text())["learning"] == []  # nothing is fitted
 
 
 def test_it_is_judged_beside_the_champion(bench: Bench) -> None:

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from trimtab_core import evidence
 from trimtab_core.curves import curves
 from trimtab_core.evidence import Measure
-from trimtab_core.gatespecs import group_column
 from trimtab_core.importance import REPEATS, leanings
 from trimtab_core.losses import Task, answered
-from trimtab_core.specs import ModelSpec
+from trimtab_core.specs import ModelSpec, group_column
 from trimtab_training import export, fitting
 from trimtab_training.families import Floats, Matrix
 from trimtab_training.inputs import Inputs
@@ -65,11 +64,14 @@ def found(
     champion: Floats | None,
     session: Any,
     every: int,
+    *,
+    fitted: bool = True,
 ) -> Found:
     """Return the evidence of a candidate, whose graph is ready to be asked.
 
     `table` has the rows' columns, `names` are those that are features, and `champion` is NaN where it was not asked. The fits
     that judge it saw each `every`th row; where these were not all, a graph takes long, and is asked less of what it leans on.
+    What was not `fitted` but brought has no learning curve.
     """
     label, times, task = rows.label[judged], rows.event_time_ms[judged], spec.task
     measure = partial(evidence.measures, task, seed=spec.trainer.seed)
@@ -109,7 +111,7 @@ def found(
             "features": [asdict(each) for each in leaning],
         },
         "learning": _learning(spec, rows, judged)
-        if spec.evidence is not None and spec.evidence.learning_curve
+        if fitted and spec.evidence is not None and spec.evidence.learning_curve
         else [],
     }
     return Found(document, measures)

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
-from trimtab_core.gatespecs import group_column
-from trimtab_core.specs import Model, ModelTest
+from trimtab_core.specs import Model, ModelTest, group_column
 from trimtab_training import behaving, classes, export, fitting, inputs, making, reference, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats, own
@@ -149,6 +148,7 @@ def _run(folder: Path, telling: Telling) -> dict[str, Any]:
         champion,
         asked,
         made.plan.get("every", 1),
+        fitted=brought is None,
     )
     (folder / "evidence.json").write_text(json.dumps(found.document, separators=(",", ":")))
     return {

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from trimtab_core.specbase import Name, Place, Spec, shown_value
+from trimtab_core.specs.base import Name, Place, Spec, shown_value
 from trimtab_core.timestamps import NOT_A_TIME, parse_timestamp, zone
 
 _STEP = re.compile(r"([+*-])\s*(\d+(?:\.\d+)?)")

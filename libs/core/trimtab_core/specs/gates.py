@@ -1,14 +1,14 @@
-"""Gates that are not about one metric: fairness between groups, calibration, latency and size."""
+"""Conditions on a candidate: one metric of it, fairness between groups, calibration, latency and size."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 
 from trimtab_core.fairness import OF_TASK, SHARES, Rate
 from trimtab_core.findings import Unsure
-from trimtab_core.specbase import Place, Spec, shown_value
+from trimtab_core.specs.base import FieldName, Place, Spec, shown_value
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -162,3 +162,63 @@ class SizeGateSpec(Spec):
 
 def _or_remove(fitting: tuple[str, ...]) -> str:
     return f"write {' or '.join(fitting)}" if fitting else "remove the gate"
+
+
+MetricName = Literal["mae", "rmse", "log_loss", "error_rate"]
+
+
+class GateSpec(Spec):
+    """One condition on a candidate: absolute, against the champion, or on every slice."""
+
+    metric: MetricName
+    at_most: float | None = None
+    versus: Literal["champion"] | None = None
+    better_by: float = 0.0
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    slices: FieldName | None = None
+    max_worse: float | None = None
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        kinds = {"at_most": self.at_most, "versus": self.versus, "slices": self.slices}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            yield (
+                (),
+                f"{' and '.join(given) or 'nothing'} is given, and a gate has exactly one of at_most, versus "
+                "and slices: split it or complete it",
+            )
+        if (self.slices is None) != (self.max_worse is None):
+            has, lacks = ("max_worse", "slices") if self.slices is None else ("slices", "max_worse")
+            yield (has,), f"{getattr(self, has)!r} stands without {lacks}: give both or neither"
+
+
+AnyGateSpec = GateSpec | FairnessGateSpec | CalibrationGateSpec | LatencyGateSpec | SizeGateSpec
+
+
+def gate_of(value: Any) -> type[AnyGateSpec]:
+    """Return which of the gates is meant, by the key that says what is measured."""
+    if isinstance(value, AnyGateSpec):
+        return type(value)
+    keys: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    if keys.get("metric") == "calibration_error":
+        return CalibrationGateSpec
+    by_key: Mapping[str, type[AnyGateSpec]] = {
+        "fairness": FairnessGateSpec,
+        "latency": LatencyGateSpec,
+        "size": SizeGateSpec,
+    }
+    return next((kind for key, kind in by_key.items() if key in keys), GateSpec)
+
+
+def _tag(kind: type[AnyGateSpec]) -> Tag:
+    return Tag(f"<{kind.__name__}>")
+
+
+OneGate = Annotated[
+    Annotated[GateSpec, _tag(GateSpec)]
+    | Annotated[FairnessGateSpec, _tag(FairnessGateSpec)]
+    | Annotated[CalibrationGateSpec, _tag(CalibrationGateSpec)]
+    | Annotated[LatencyGateSpec, _tag(LatencyGateSpec)]
+    | Annotated[SizeGateSpec, _tag(SizeGateSpec)],
+    Discriminator(lambda value: f"<{gate_of(value).__name__}>"),
+]

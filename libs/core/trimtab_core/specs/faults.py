@@ -1,0 +1,94 @@
+"""What is wrong with a document, all of it, in sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab_core.specs.base import Place, Spec, shown_value
+from trimtab_core.specs.gates import OneGate, gate_of
+from trimtab_core.specs.resources import KINDS, PROJECT_TESTS
+
+
+def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Return all that is wrong with a document that `parse` refused: each place, with value and remedy in a sentence.
+
+    What goes together is looked at wherever its values can be read, whatever else is wrong.
+    """
+    wrong = error.errors(include_url=False)
+    found = [(_place(fault), _sentence(fault)) for fault in wrong if not _follows(fault, wrong)]
+    return list(
+        dict.fromkeys([*found, *_all_disagreements(_readable((KINDS | PROJECT_TESTS)[kind], document), ())])
+    )
+
+
+def _place(fault: Any) -> Place:
+    """Return where a fault is; which of several forms a part was taken for is no place in the document."""
+    return tuple(part for part in fault["loc"] if not str(part).startswith("<"))
+
+
+def _all_disagreements(part: Spec, at: Place) -> Iterator[tuple[Place, str]]:
+    """Yield what does not go together in a readable part at `at`, and in the parts below it."""
+    for name, held in part.__dict__.items():
+        below = held.items() if isinstance(held, dict) else enumerate(held) if isinstance(held, tuple) else ()
+        for place, each in [((name,), held), *(((name, key), each) for key, each in below)]:
+            if isinstance(each, Spec):
+                yield from _all_disagreements(each, (*at, *place))
+    with suppress(AttributeError):  # it asks for what could not be read
+        for place, said in part._disagreements():
+            yield (*at, *place), said
+
+
+def _readable(kind: type[Spec], raw: Any) -> Spec:
+    """Return a part with those of its fields that can be read; an attribute is missing where one cannot."""
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        key = field.alias or name
+        if isinstance(raw, Mapping) and key in raw:
+            with suppress(ValidationError):
+                values[name] = _read(field.annotation, field.metadata, raw[key])
+        elif not field.is_required():
+            values[name] = field.get_default(call_default_factory=True)
+    part = kind.model_construct()
+    part.__dict__.clear()
+    part.__dict__.update(values)
+    return part
+
+
+def _read(annotation: Any, metadata: list[Any], raw: Any) -> Any:
+    of = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return _readable(annotation, raw)
+    if of and isinstance(of[-1], type) and issubclass(of[-1], Spec) and isinstance(raw, Mapping):
+        return {key: _readable(of[-1], each) for key, each in raw.items()}
+    if of and of[0] == OneGate and isinstance(raw, list | tuple):
+        return tuple(_readable(gate_of(each), each) for each in raw)
+    if of and isinstance(of[0], type) and issubclass(of[0], Spec) and isinstance(raw, list | tuple):
+        return tuple(_readable(of[0], each) for each in raw)
+    return TypeAdapter(Annotated[(annotation, *metadata)] if metadata else annotation).validate_python(raw)
+
+
+def _follows(fault: Any, wrong: Sequence[Any]) -> bool:
+    """Return whether a list is too short only because some of its items are wrong."""
+    place = tuple(fault["loc"])
+    return fault["type"] == "too_short" and any(
+        each["loc"][: len(place)] == place and each["loc"] != place for each in wrong
+    )
+
+
+def _sentence(fault: Any) -> str:
+    value, context = shown_value(fault["input"]), fault.get("ctx", {})
+    match fault["type"]:
+        case "missing":
+            return "it is missing: add it"
+        case "extra_forbidden":
+            return f"there is no such key (its value is {value}): remove it, or mend its spelling"
+        case "literal_error":
+            return f"{value} is not allowed: write {context['expected']}"
+        case "unfit" | "value_error":
+            return str(context.get("said") or context["error"])
+        case "string_pattern_mismatch":
+            return f"{value} is no name of the form {context['pattern']}: change it"
+        case _:
+            return f"{value} will not do: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,178 @@
+"""A model whole: its label, its parts, and what has to go together among them."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from trimtab_core.drift import Kind
+from trimtab_core.specs.base import FieldName, Place, Spec
+from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
+from trimtab_core.specs.monitoring import AlertsSpec, MonitoringSpec, RetrainSpec
+from trimtab_core.specs.rollout import RolloutSpec
+from trimtab_core.specs.trainer import TrainerSpec
+from trimtab_core.specs.values import ClassName, Duration, SourceName
+
+
+class LabelSpec(Spec):
+    """Where the truth about a prediction comes from, and when at the latest."""
+
+    source: SourceName
+    on: FieldName
+    """The field that both the model's source and the label's source carry."""
+    value: FieldName
+    within: Duration
+    classes: tuple[ClassName, ...] = ()
+    """All values that the label of a multiclass task can have, as text; a prediction names them in this order.
+
+    A binary label that is no number or boolean has two, of which the second is the positive one.
+    """
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for index, name in enumerate(self.classes):
+            if name in self.classes[:index]:
+                yield ("classes", index), f"{name!r} is named twice: drop one"
+
+
+class CardSpec(Spec):
+    """What only people know of a model, for its card; who owns it is in `metadata.owner`."""
+
+    purpose: str | None = None
+    """What it is for."""
+    intended_use: str | None = None
+    """By whom and where it is to be used, and where not."""
+    limits: tuple[str, ...] = ()
+    """What is known of where it is wrong, a sentence each."""
+
+
+class ServingSpec(Spec):
+    """How a model's versions answer."""
+
+    cache: Duration | None = None
+    """How long an answer is kept for requests with the very same features; none is, if not given. Of use to a slow model."""
+
+
+class EvidenceSpec(Spec):
+    """What is told of a candidate beyond what its gates read."""
+
+    slices: tuple[str, ...] = ()
+    """Features by whose values its metrics are told as well: a name, or `zone` for `request.zone`."""
+    learning_curve: bool = False
+    """Whether it is fitted to growing shares of the older rows too, which costs two fits."""
+
+
+CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
+"""What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
+
+
+class ModelSpec(Spec):
+    """A model that Trimtab trains, serves and watches."""
+
+    task: Literal["regression", "binary", "multiclass"]
+    source: SourceName
+    features: tuple[str, ...] = Field(min_length=1)
+    """`view.*`, `view.feature`, `request.field`, `text(request.field)`, `hour(field)`, `weekday(field)` or `month(field)`, `table[field].column`;
+    or an expression of those with a name, such as `expected = request.distance / zone_speed.mph_mean_7d * 60`."""
+    label: LabelSpec
+    trainer: TrainerSpec
+    score: tuple[Literal["request", "stream"], ...] = Field(default=("request",), min_length=1)
+    """What is answered: `request`, whoever asks; `stream`, besides, every event of the source as it arrives, on `scores.<source>`."""
+    gates: tuple[OneGate, ...] = ()
+    rollout: RolloutSpec = RolloutSpec()
+    monitoring: MonitoringSpec = MonitoringSpec()
+    retrain: RetrainSpec = RetrainSpec()
+    alerts: AlertsSpec = AlertsSpec()
+    serving: ServingSpec = ServingSpec()
+    evidence: EvidenceSpec | None = None
+    card: CardSpec | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The fields of the source by whose values gates tell rows apart; they need be no features."""
+        named = [
+            gate.slices if isinstance(gate, GateSpec) else gate.fairness
+            for gate in self.gates
+            if isinstance(gate, GateSpec | FairnessGateSpec)
+        ]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """The features by whose values performance is told, by the names under which rows carry them."""
+        called = self._called()
+        named = [
+            name if "." in name or "(" in name or name in called else f"request.{name}"
+            for name in self.monitoring.slices
+        ]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def judged_by(self) -> MetricName:
+        """The metric that the rollout judge and the performance watch read."""
+        return self.rollout.judge or ("mae" if self.task == "regression" else "log_loss")
+
+    @property
+    def cap(self) -> float:
+        """The most that a row's loss counts, in the unit of `judged_by`."""
+        return self.rollout.cap or CAPS[self.judged_by]
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if said := self._classes_fault():
+            yield ("label", "classes"), said
+        fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
+        metrics: list[tuple[Place, str]] = [(("rollout", "judge"), self.judged_by)]
+        for index, gate in enumerate(self.gates):
+            with suppress(AttributeError):  # it asks for what could not be read
+                if isinstance(gate, GateSpec):
+                    metrics.append((("gates", index, "metric"), gate.metric))
+                else:
+                    for place, said in gate.task_disagreements(self.task):
+                        yield ("gates", index, *place), said
+        for place, metric in metrics:
+            if metric not in fitting:
+                yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        if self.trainer.class_weight is not None and self.task == "regression":
+            yield (
+                ("trainer", "class_weight"),
+                f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
+            )
+        slicing = {
+            "evidence": self.evidence.slices if self.evidence else (),
+            "monitoring": self.monitoring.slices,
+        }
+        for part, names in slicing.items():
+            for index, name in enumerate(names):
+                if not self._has(name):
+                    yield (
+                        (part, "slices", index),
+                        f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
+                    )
+        for name in self.monitoring.measures:
+            if name not in (*get_args(Kind), "prediction") and not self._has(name):
+                yield (
+                    ("monitoring", "measures", name),
+                    f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
+                )
+        if self.rollout.cap is None and self.judged_by not in CAPS:
+            yield (
+                ("rollout", "cap"),
+                f"it is missing: say how much one row's {self.judged_by} may count at most",
+            )
+
+    def _has(self, name: str) -> bool:
+        """Return whether a feature is called `name`, or is the field of that name of the request."""
+        return bool(self._called() & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+
+    def _called(self) -> set[str]:
+        return {feature.partition(" = ")[0].strip() for feature in self.features}
+
+    def _classes_fault(self) -> str:
+        named = list(self.label.classes)
+        if self.task == "multiclass" and len(named) < 3:
+            return f"{named} are too few for multiclass: name all values that the label can have, three at the least"
+        if self.task == "binary" and len(named) not in (0, 2):
+            return f"{named} are no two classes: name the negative and the positive one, or write task: multiclass"
+        if self.task == "regression" and named:
+            return f"{named} are for a label that is a class: remove them, or write task: multiclass"
+        return ""

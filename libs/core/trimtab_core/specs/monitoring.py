@@ -1,0 +1,119 @@
+"""How a model is watched, who is told, and what trains it again."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from trimtab_core.durations import Rate, parse_duration
+from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.metricnames import JUDGED
+from trimtab_core.specs.base import Name, Place, Spec
+from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
+
+
+class MonitoringSpec(Spec):
+    """How closely live traffic is watched."""
+
+    window: WindowSize = 500
+    """Predictions a window; or a length of event time such as `1d`, in windows that begin at multiples of it, in UTC."""
+    false_alarms: PerTime = Rate(1, parse_duration("90d"))
+    """The rate of alarms that is accepted while nothing has changed."""
+    persistence: tuple[int, int] = (2, 3)
+    """An alarm needs k of the last n windows over the threshold."""
+    labels_wanted: int | None = Field(default=None, ge=1)
+    """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
+    clear: float = Field(default=0.5, gt=0, lt=1)
+    """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
+    measures: dict[str, Measure] = Field(default_factory=dict)
+    """How far a window is from the reference, by a feature, `prediction`, or all that are `numeric`, `categorical` or `text`: psi,
+    ks, jensenshannon, hellinger, wasserstein, or distance, which is used unless another is named."""
+    season: Duration | None = None
+    """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
+    slices: tuple[str, ...] = Field(default=(), max_length=8)
+    """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    revise: Duration = parse_duration("7d")
+    """How long after its end a window's published performance is still corrected by labels that come late."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        k, n = self.persistence
+        if not 1 <= k <= n:
+            yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
+        for name, measure in self.measures.items():
+            if of_numbers(measure) and name in ("categorical", "text"):
+                yield (
+                    ("measures", name),
+                    f"{measure!r} is a measure of numbers: write psi, jensenshannon or hellinger",
+                )
+
+
+Severity = Literal["info", "warning", "critical"]
+
+
+class AlertRule(Spec):
+    """A limit on one of a model's metrics; whoever breaks it is told of."""
+
+    metric: str
+    """What `metrics.drift`, `.performance` and `.quality` call it, such as mae or null_share."""
+    feature: str | None = None
+    """Of this feature; each of them, and the model as a whole, if not given."""
+    above: float | None = None
+    """Broken above it."""
+    below: float | None = None
+    """Broken below it."""
+    windows: int = Field(default=1, ge=1, le=1_000)
+    """So many windows in a row have to break it."""
+    severity: Severity = "warning"
+
+    @property
+    def limit(self) -> str:
+        """The limit in words."""
+        parts = (("above", self.above), ("below", self.below))
+        return " or ".join(f"{word} {value:g}" for word, value in parts if value is not None)
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.metric not in JUDGED:
+            yield (
+                ("metric",),
+                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(JUDGED))}",
+            )
+        if self.above is None and self.below is None:
+            yield (), "the rule has no limit: give it above, below or both"
+        elif self.above is not None and self.below is not None and self.below > self.above:
+            yield (
+                ("below",),
+                f"{self.below:g} is more than above, {self.above:g}: every value would break the rule",
+            )
+
+
+class AlertsSpec(Spec):
+    """Who is told of a model's alerts, and of what besides drift and rollouts."""
+
+    to: tuple[Name, ...] | None = None
+    """Sinks, which are a setting of monitoring; all of them, if not given."""
+    at_least: Severity = "info"
+    """How serious an alert has to be."""
+    rules: tuple[AlertRule, ...] = ()
+    """Limits on the model's metrics."""
+
+
+DriftKind = Literal["data", "prediction", "performance", "concept"]
+"""What is watched, and may call for a retrain; `concept` is watched only where it does."""
+
+
+class RetrainSpec(Spec):
+    """When a model is trained again without being told to; all of it reads event time."""
+
+    on: tuple[DriftKind, ...] = ("data", "performance")
+    schedule: Schedule | None = None
+    """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
+    new_rows: int | None = Field(default=None, ge=1)
+    """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
+    on_change: bool = True
+    """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""
+    cooldown: Duration = parse_duration("7d")
+    at_most: PerTime = Rate(4, parse_duration("60d"))
+    severe: float | None = Field(default=None, ge=1)
+    """Drift of so many times what is usual does not wait for the cooldown; all drift does, if not given."""
+    dry_run: bool = False
+    """Whether it is only told what drift, schedule and new rows would have ordered."""
