@@ -200,7 +200,8 @@ class _Side(NamedTuple):
     def of(cls, rows: int, sums: Codes, squares: Codes) -> Self:
         means = sums / np.float32(rows)
         variances = squares / np.float32(rows) - means * means
-        return cls(rows, means, 1 / np.sqrt(np.where(variances > _LEAST_VARIANCE, variances, np.nan)))
+        known = np.where(variances > _LEAST_VARIANCE, variances, np.nan)
+        return cls(rows, means, np.asarray(1 / np.sqrt(known), np.float32))
 
     def correlations(self, products: Codes, one: slice, other: slice) -> Codes:
         """Return the correlations [windows, one, other] of two ranges of columns, NaN as `_correlations`; they take the place of `products`."""
