@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from trimtab_core import drift
+from trimtab_core import baseline, drift
 from trimtab_core.baseline import Settings, calibrate
 from trimtab_core.calibration import Rule, judge_window
-from trimtab_core.drift import Kind, against_rest, fit_reference
+from trimtab_core.drift import Kind, against_rest, by_block, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.measures import Measure
 from trimtab_core.specs import Model
@@ -85,7 +85,7 @@ def test_many_windows_measure_as_each_would_against_the_other_rows(measure: Meas
     reference = fit_reference({"x": values}, {"x": "numeric"}, {"x": measure})["x"]
     rows = RNG.permuted(np.tile(np.arange(2_000), (3, 1)), axis=1)[:, :200]
 
-    found = against_rest(reference, reference.bins(values), rows)
+    found = against_rest(reference, by_block(reference, reference.bins(values), 1), rows)
 
     others = reference.shares_of(reference.bins(np.delete(values, rows[1])))
     now = reference.shares_of(reference.bins(values[rows[1]]))
@@ -152,3 +152,12 @@ def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> N
     ]:
         with pytest.raises(ValidationError, match=fault):
             spec(measures=measures)
+
+
+def test_what_was_worked_out_by_another_method_is_not_read_as_this_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = SETTINGS.key
+    monkeypatch.setattr(baseline, "_METHOD", 1)
+
+    assert SETTINGS.key != before

@@ -10,7 +10,7 @@ from trimtab_core import detection, drift
 from trimtab_core.baseline import Calibration, Settings, calibrate
 from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.calibration import calibrate as levels_of
-from trimtab_core.drift import Kind, against_rest, fit_reference
+from trimtab_core.drift import Kind, against_like, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.seasons import Season
 from trimtab_core.watched import Row
@@ -72,7 +72,7 @@ def test_many_windows_score_as_each_would_against_other_rows_of_its_phases(kind:
     reference = fit_reference({"x": values}, {"x": kind})["x"]
     bins, rows = reference.bins(values), np.stack([np.arange(120), np.arange(400, 520)])
 
-    found = against_rest(reference, bins, rows, phases)
+    found = against_like(reference, bins, phases, rows)
 
     rest = np.setdiff1d(np.arange(900), rows[1])
     was = sum(
@@ -91,7 +91,7 @@ def test_a_phase_of_which_there_is_nothing_to_hold_it_against_is_scored() -> Non
     reference = fit_reference({"x": values, "event_time_ms": at_ms}, {"x": "numeric"}, season=season)["x"]
     bins = reference.bins(values)
 
-    simulated = against_rest(reference, bins, np.arange(80, 100).reshape(1, 20), season.phases_of(at_ms))
+    simulated = against_like(reference, bins, season.phases_of(at_ms), np.arange(80, 100).reshape(1, 20))
     live = drift.score(reference, bins, season.phases_of(np.full(100, 23 * HOUR)))
 
     assert np.isfinite(simulated).all()

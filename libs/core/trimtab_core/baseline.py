@@ -43,6 +43,8 @@ _UNTIMED: Final = 0.01
 """False alarms a window where the reference does not tell how many rows a day has."""
 MOST_ROWS: Final = 20_000
 """A window by time that has so many rows is full, whatever its time."""
+_METHOD: Final = 2
+"""Counts up whenever scores, levels or what is kept of them change their meaning: what was worked out otherwise is then worked out anew."""
 _SIZES: Final = tuple(round(LEAST_WINDOW * 2 ** (step / 4)) for step in range(29))
 """Rows of which windows by time are calibrated, each a fifth more than the one before: beyond the last, tolerances and not noise decide."""
 
@@ -126,7 +128,7 @@ class Settings:
 
     @property
     def key(self) -> str:
-        """The settings as text: equal texts, equal settings."""
+        """The settings as text, and how a calibration is worked out from them: equal texts, equal calibrations of a reference."""
         rule = f"{self.rule.k} of {self.rule.n}"
         named = ",".join(self.categorical)
         concept = "; concept" if self.concept else ""
@@ -136,7 +138,7 @@ class Settings:
         measures = "".join(f"; {name} by {measure}" for name, measure in self.measures)
         season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
         stated = f"{self.window}{every}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
-        return f"{stated}; {named}{concept}{clear}{measures}{season}{slices}"
+        return f"method {_METHOD}; {stated}; {named}{concept}{clear}{measures}{season}{slices}"
 
     def measure(self, name: str, kind: Kind) -> Measure:
         """Return the measure that is asked for of a column."""

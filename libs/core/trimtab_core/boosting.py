@@ -11,12 +11,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core.drift import short
+
 Floats = NDArray[np.float64]
 
 _TREES: Final = 100
 _DEPTH: Final = 3
 _PACE: Final = 0.15
 _BINS: Final = 64
+_ASKED_ROWS: Final = 4_000
+"""Rows by which the questions of a tree are chosen, drawn anew for each."""
 _CAUTION: Final = 10.0
 """A leaf is drawn to 0 as if it had so many more rows that say nothing."""
 
@@ -50,7 +54,8 @@ def boost(columns: Mapping[str, NDArray[Any]], names: Sequence[str], target: Flo
     """Fit trees to `target` [rows] in squares, over the `columns` called `names`, NaN where a value is missing.
 
     It is the gradient boosting of Friedman 2001, "Greedy function approximation", with the symmetric trees of
-    Prokhorenkova et al. 2018, "CatBoost", over bins of as many rows each.
+    Prokhorenkova et al. 2018, "CatBoost", over bins of as many rows each. Each tree chooses its questions by a sample of the rows
+    (Friedman 2002, "Stochastic gradient boosting"), always the same for the same number of rows; its leaves are of all of them.
 
     Raises:
         ValueError: there are no columns or no rows.
@@ -68,10 +73,13 @@ def boost(columns: Mapping[str, NDArray[Any]], names: Sequence[str], target: Flo
     base = float(target.mean())
     left = target - base
     asked, limits, leaves = [], [], []
+    rng = np.random.default_rng(target.size)
     for _ in range(_TREES):
         leaf, questions = np.zeros(target.size, np.int64), list[tuple[int, int]]()
+        drawn = rng.choice(target.size, min(target.size, _ASKED_ROWS), replace=False)
+        sample, wanted = bins[:, drawn], left[drawn]
         for level in range(_DEPTH):
-            question = _best(bins, edges, leaf, 2**level, left)
+            question = _best(sample, edges, leaf[drawn], 2**level, wanted)
             if question is None:
                 break
             questions.append(question)
@@ -79,7 +87,7 @@ def boost(columns: Mapping[str, NDArray[Any]], names: Sequence[str], target: Flo
         if not questions:
             break
         count = np.bincount(leaf, minlength=2 ** len(questions))
-        values = _PACE * np.bincount(leaf, left, count.size) / (count + _CAUTION)
+        values = np.array(short(_PACE * np.bincount(leaf, left, count.size) / (count + _CAUTION)))
         left = left - values[leaf]
         asked.append(tuple(column for column, _ in questions))
         limits.append(tuple(float(edges[column][cut]) for column, cut in questions))

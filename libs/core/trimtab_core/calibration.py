@@ -5,23 +5,34 @@ the same rows and seed give the same level, and a tolerance only removes alarms.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trimtab_core.drift import Column, Kind, Null, Reference, against_rest, fit_reference, score
+from trimtab_core.drift import (
+    Bins,
+    Column,
+    Kind,
+    Null,
+    Reference,
+    against_like,
+    against_rest,
+    by_block,
+    fit_reference,
+    score,
+)
 from trimtab_core.losses import rise_over_rest
 from trimtab_core.measures import Measure
 from trimtab_core.seasons import Season
 from trimtab_core.together import TOGETHER, Pair, Together, code
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
+Counts = NDArray[np.int64]
 
 TOLERANCE: Final[Mapping[str, float]] = {
     "numeric": 0.15,
@@ -43,13 +54,17 @@ LOSS_TOLERANCE: Final = 0.1
 ORDINARY: Final = 0.5
 """Share of the windows that are clear while nothing changes, where nothing else is asked for."""
 
+ROUNDS: Final = 2_000
+"""Windows that are put together."""
 _FEW_WINDOWS: Final = 4
 """Below so many windows of reference rows, contiguous windows say too little, and `small` thresholds are made."""
 _WIDENING: Final = 1.5
 _BLOCKS: Final = 8
-_FEWEST_ALARMS: Final = 20
+_FEWEST_OVER: Final = 20
+_LEAST_RATE: Final = 0.02
+"""Below so many windows over a level, or alarms a window of runs, a level is not read off but is that many's, in proportion."""
 _DISCOVERY_RATE: Final = 0.1
-_CHUNK: Final = 1_000_000
+_SHARES: Final = np.geomspace(1e-9, 0.5, 2_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +140,7 @@ def calibrate(
     false_alarms: float,
     rule: Rule = Rule(),
     seed: int = 0,
-    rounds: int = 1_000,
+    rounds: int = ROUNDS,
     tolerance: Mapping[str, float] = TOLERANCE,
     measures: Mapping[str, Measure] = MappingProxyType({}),
     season: Season | None = None,
@@ -134,10 +149,12 @@ def calibrate(
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
     `columns` are the version's reference rows in time order; what each window is compared with is all rows outside it.
-    Windows are drawn in two ways. Put together from blocks of rows (the moving-block bootstrap of Künsch 1989), there is
-    no end of them, which gives the shape of the null; runs of consecutive windows that start anywhere (the circular one
-    of Politis and Romano 1992, a whole run as its block) carry autocorrelation and season at full length, and widen the
-    null where they spread further. The level is where k-of-n holds as often as asked, under the more cautious of both.
+    Windows are drawn in two ways. Put together from blocks of rows, an eighth of a window each (the block bootstrap of
+    Künsch 1989), there is no end of them, which gives the shape of the null; runs of consecutive windows that start with any
+    block (the circular one of Politis and Romano 1992, a whole run as its block) carry autocorrelation and season at full
+    length, and widen the null where they spread further. What a block adds to a window is worked out once. The level is where
+    k-of-n holds as often as asked, under the more cautious of both; for windows that were put together, and know nothing of each
+    other, that follows from how many of them are over it.
     With fewer than `max(4, n + 2)` windows of rows there are no runs to learn from: scores are widened by half instead,
     and season cannot be known, so expect fewer alarms where there is none and more where there is.
 
@@ -150,24 +167,26 @@ def calibrate(
     size = _check({name: len(columns[name]) for name in kinds}, window, false_alarms, rounds)
     plan = _Plan(size, window, rule, rounds, seed)
     nulls: dict[str, Null] = {}
-    lowest = np.ones((2, rounds, rule.n + 1))
+    lowest = _Played(np.ones(1), np.ones(1))
     phases = season.phases_of(columns["event_time_ms"]) if season else None
     references = fit_reference(columns, kinds, measures, season)
     coded = {each.feature: each for each in code(references)}
     parts = []
     for name, reference in references.items():
         bins = reference.bins(columns[name])
-        nulls[name], p = plan.play(partial(against_rest, reference, bins, phases=phases), 1 / window)
-        lowest = np.minimum(lowest, p)
+        nulls[name], p = plan.play(_score_of(reference, bins, phases, plan.block), 1 / window)
+        lowest = lowest.least(p)
         if name in coded:
             parts.append(coded[name].columns(bins))
     together = None
     if len(parts) > 1:
         side_by_side = np.concatenate(parts, axis=1)
         together = Together.of(tuple(coded.values()), side_by_side)
-        nulls[TOGETHER], p = plan.play(partial(together.against_rest, side_by_side), 1 / window)
-        lowest = np.minimum(lowest, p)
-    level, clear_level = _levels(lowest, rule, false_alarms, clear)
+        nulls[TOGETHER], p = plan.play(
+            partial(together.against_rest, side_by_side, block=plan.block), 1 / window
+        )
+        lowest = lowest.least(p)
+    level, clear_level = plan.levels(lowest, rule, false_alarms, clear)
     floors = {**TOLERANCE, **tolerance}
     return DriftThresholds(
         window, rule, false_alarms, nulls, floors, level, clear_level, plan.small, together, season
@@ -215,7 +234,7 @@ def calibrate_mean(
     false_alarms: float,
     rule: Rule = Rule(),
     seed: int = 0,
-    rounds: int = 1_000,
+    rounds: int = ROUNDS,
     tolerance: float = LOSS_TOLERANCE,
     clear: float = ORDINARY,
 ) -> LevelThreshold:
@@ -231,8 +250,9 @@ def calibrate_mean(
         raise ValueError("a loss of the held-out rows is not finite: drop such rows before calibrating")
     plan = _Plan(_check({"losses": rows.size}, window, false_alarms, rounds), window, rule, rounds, seed)
     mean = float(rows.mean())
-    null, p = plan.play(partial(rise_over_rest, rows), max(abs(mean) / window, 1e-12))
-    level, clear_level = _levels(p, rule, false_alarms, clear)
+    by_block = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
+    null, p = plan.play(partial(rise_over_rest, by_block), max(abs(mean) / window, 1e-12))
+    level, clear_level = plan.levels(p, rule, false_alarms, clear)
     return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small)
 
 
@@ -259,59 +279,93 @@ def _verdict(
     return WindowVerdict(scores, p_values, min_p, over, min_p >= thresholds.clear_level and not over, drifted)
 
 
+def _score_of(
+    reference: Reference, bins: Bins, phases: Counts | None, block: int
+) -> Callable[[Counts], Floats]:
+    if phases is None:
+        return partial(against_rest, reference, by_block(reference, bins, block))
+    like = partial(against_like, reference, bins, phases)
+    return lambda blocks: like((blocks[..., None] * block + np.arange(block)).reshape(len(blocks), -1))
+
+
+class _Played(NamedTuple):
+    """The p of each simulated window: of those that were put together, and of those that lie in the reference."""
+
+    mixed: Floats
+    lying: Floats
+
+    def least(self, other: "_Played") -> "_Played":
+        return _Played(np.minimum(self.mixed, other.mixed), np.minimum(self.lying, other.lying))
+
+
 class _Plan:
-    """Which rows the simulated windows take; the same for every column, so that columns stay together."""
+    """Which blocks of `block` rows the simulated windows take; the same for every column, so that columns stay together."""
 
     def __init__(self, size: int, window: int, rule: Rule, rounds: int, seed: int) -> None:
         self.small = size < max(_FEW_WINDOWS, rule.n + 2) * window
-        self._size, self._run, self._rounds, self._seed = size, rule.n + 1, rounds, seed
-        self._window = min(window, max(1, size // 2))
-        self._block = max(1, min(self._window, size // 4) // _BLOCKS)
+        window = min(window, max(1, size // 2))
+        self.block = max(1, min(window, size // 4) // _BLOCKS)
+        blocks, taken = size // self.block, window // self.block
+        rng = np.random.default_rng(seed)
+        self._mixed = np.stack(
+            [rng.choice(blocks, taken, replace=False, shuffle=False) for _ in range(rounds)]
+        )
+        # Where blocks are many, windows start at some of them, such that a run still goes on from window to window.
+        stride = next((by for by in range(1, taken) if taken % by == 0 and blocks <= by * rounds), taken)
+        starts = np.arange(0, blocks, stride)
+        self._lying = (starts[:, None] + np.arange(taken)) % blocks
+        self._runs = (np.arange(len(starts))[:, None] + taken // stride * np.arange(rule.n + 1)) % len(starts)
 
-    def play(self, score_of: Callable[[Rows], Floats], floor: float) -> tuple[Null, Floats]:
-        """Return the null of a score, and the p of each simulated window, (2, rounds, windows of a run).
+    def play(self, score_of: Callable[[Counts], Floats], floor: float) -> tuple[Null, _Played]:
+        """Return the null of a score, and the p of each simulated window."""
+        mixed = score_of(self._mixed)
+        if self.small:
+            mixed = mixed * _WIDENING
+            null = Null.of(mixed, floor)
+            return null, _Played(null.p(mixed), np.ones(1))
+        lying = score_of(self._lying)
+        mixed = mixed * max(math.sqrt(np.square(lying).mean() / max(np.square(mixed).mean(), 1e-300)), 1)
+        null = Null.of(mixed, floor)
+        return null, _Played(null.p(mixed), null.p(lying))
 
-        The first half is of windows put together from blocks, the second of runs of windows in their order.
+    def levels(self, lowest: _Played, rule: Rule, false_alarms: float, clear: float) -> tuple[float, float]:
+        """Return the level and the clear level of the smallest p: the more cautious of the two ways of drawing.
+
+        The share `clear` of the windows that were played are clear.
         """
-        mixed = np.concatenate([score_of(rows) for rows in self._scattered()])
-        spread, runs = _WIDENING, mixed
+        level = _level_of_mixed(lowest.mixed, rule, false_alarms)
+        ordinary = np.quantile(lowest.mixed, 1 - clear)
         if not self.small:
-            runs = np.concatenate([score_of(rows) for rows in self._contiguous()])
-            spread = max(math.sqrt(np.square(runs).mean() / max(np.square(mixed).mean(), 1e-300)), 1)
-        null = Null.of(mixed * spread, floor)
-        return null, null.p(np.stack([mixed * spread, mixed * spread if self.small else runs]))
-
-    def _contiguous(self) -> Iterator[Rows]:
-        """Yield row numbers (rounds of a chunk, windows of a run, window) of runs that start anywhere."""
-        rng = np.random.default_rng(self._seed)
-        for rounds in self._chunks(self._window):
-            starts = rng.integers(0, self._size, (rounds, 1))
-            rows = (starts + np.arange(self._run * self._window)) % self._size
-            yield rows.reshape(rounds, self._run, self._window)
-
-    def _scattered(self) -> Iterator[Rows]:
-        """Yield row numbers, likewise, of windows put together from blocks that lie anywhere and do not overlap."""
-        rng = np.random.default_rng(self._seed)
-        places = self._size // self._block
-        needed = -(-self._window // self._block)
-        for rounds in self._chunks(max(places, self._window)):
-            drawn = rng.random((rounds, self._run, places)).argpartition(needed - 1, axis=-1)[..., :needed]
-            shift = rng.integers(0, self._size, (rounds, self._run, 1, 1))
-            rows = (drawn[..., None] * self._block + np.arange(self._block) + shift) % self._size
-            yield rows.reshape(rounds, self._run, -1)[..., : self._window]
-
-    def _chunks(self, cost: int) -> Iterator[int]:
-        for first in range(0, self._rounds, step := max(1, _CHUNK // (self._run * cost))):
-            yield min(step, self._rounds - first)
+            level = min(level, _level(lowest.lying[self._runs], rule, false_alarms))
+            ordinary = (ordinary + np.quantile(lowest.lying, 1 - clear)) / 2
+        return level, max(level, float(ordinary))
 
 
-def _levels(lowest: Floats, rule: Rule, false_alarms: float, clear: float) -> tuple[float, float]:
-    """Return the level and the clear level of the smallest p: the more cautious of the two halves that were played.
+def _level_of_mixed(lowest: Floats, rule: Rule, false_alarms: float) -> float:
+    """Return the level of the smallest p, from windows of which none knows of another, [windows]."""
+    rates = np.maximum.accumulate(_alarms_at(_SHARES, rule))
+    share = float(_SHARES[min(int(np.searchsorted(rates, false_alarms)), len(_SHARES) - 1)])
+    read = min(max(share, _FEWEST_OVER / len(lowest)), 0.5)
+    return min(float(np.quantile(lowest, read)) * share / read, 0.5)
 
-    The share `clear` of the windows that were played are clear.
+
+def _alarms_at(over: Floats, rule: Rule) -> Floats:
+    """Return how many alarms a window gives where it is over by the chance `over`, whatever the others are.
+
+    An alarm is where k-of-n holds that did not hold one window before.
     """
-    level = min(_level(half, rule, false_alarms) for half in lowest)
-    return level, max(level, float(np.quantile(lowest, 1 - clear)))
+    now = over * _at_least(rule.k - 1, rule.n - 1, over)
+    between = max(rule.n - 2, 0)
+    one_short = _at_least(rule.k - 2, between, over) - _at_least(rule.k - 1, between, over)
+    return np.asarray(now - over**2 * (_at_least(rule.k - 1, between, over) + one_short * over))
+
+
+def _at_least(least: int, of: int, over: Floats) -> Floats:
+    """Return the chance that `least` of so many windows or more are over."""
+    return np.asarray(
+        sum(math.comb(of, at) * over**at * (1 - over) ** (of - at) for at in range(max(least, 0), of + 1))
+        + np.zeros_like(over)
+    )
 
 
 def _level(lowest: Floats, rule: Rule, false_alarms: float) -> float:
@@ -324,7 +378,7 @@ def _level(lowest: Floats, rule: Rule, false_alarms: float) -> float:
     held = np.sort(np.maximum(now, before))
     holds = np.searchsorted(candidates, candidates, side="right")
     rates = (holds - np.searchsorted(held, candidates, side="right")) / len(now)
-    wanted = max(false_alarms, _FEWEST_ALARMS / len(now))
+    wanted = max(false_alarms, _LEAST_RATE)
     too_many = np.flatnonzero(rates > wanted)
     level = candidates[max(too_many[0] - 1, 0)] if too_many.size else candidates[-1]
     return min(float(level) * false_alarms / wanted, 0.5)

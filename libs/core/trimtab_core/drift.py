@@ -32,12 +32,17 @@ Bins = Counts | NDArray[np.float32]
 Column = NDArray[Any]
 Kind = Literal["numeric", "categorical", "text"]
 
-MOST_EDGES: Final = 200
+MOST_EDGES: Final = 64
+"""Of a number by `distance`, whose noise in a window of thousands of rows is as wide as such a bin."""
+_MOST_ORDERED: Final = 200
+"""Of one by a measure that has its value from the edges."""
 MOST_CATEGORIES: Final = 50
 MOST_WORDS: Final = 200
 
-_GRID: Final = np.linspace(0, 1, 101)
+_GRID: Final = np.linspace(0, 1, 21)
 _TAIL: Final = 0.1
+_AT_TAIL: Final = 18
+_DIGITS: Final = 7
 _LARGEST: Final = 1e150
 _NATS: Final = math.sqrt(math.log(2))
 _FEW_VALUES: Final = 20
@@ -97,7 +102,7 @@ class Reference:
 class Null:
     """How a score is distributed while nothing changes.
 
-    `quantiles` at every hundredth; above the 0.9 quantile the score falls off exponentially with mean excess `tail`, so
+    `quantiles` at every twentieth; above the 0.9 quantile the score falls off exponentially with mean excess `tail`, so
     that p is continuous and goes on below what was simulated (a light-tailed case of the fit of Knijnenburg et al.
     2009, "Fewer permutations, more accurate P-values").
     """
@@ -109,23 +114,23 @@ class Null:
     def of(cls, scores: Floats, least_tail: float) -> Self:
         """Summarise simulated scores of any shape."""
         quantiles = np.quantile(scores, _GRID)
-        beyond = scores[scores > quantiles[-11]] - quantiles[-11]
+        beyond = scores[scores > quantiles[_AT_TAIL]] - quantiles[_AT_TAIL]
         tail = float(beyond.mean()) if beyond.size else 0.0
-        return cls(tuple(float(value) for value in quantiles), max(tail, least_tail))
+        return cls(short(quantiles), *short([max(tail, least_tail)]))
 
     def p(self, scores: ArrayLike) -> Floats:
         """Return the chance of scores at least as high, for each of `scores`."""
         at = np.asarray(scores, dtype=np.float64)
         values, first = np.unique(self.quantiles, return_index=True)
         body = 1 - np.interp(at, values, _GRID[first])
-        start = self.quantiles[-11]
+        start = self.quantiles[_AT_TAIL]
         tail = _TAIL * np.exp(-np.maximum(at - start, 0) / self.tail)
         return np.where(at > start, tail, np.maximum(body, _TAIL))
 
     @property
     def median(self) -> float:
         """The score of a middling window."""
-        return self.quantiles[50]
+        return self.quantiles[len(_GRID) // 2]
 
 
 def fit_reference(
@@ -181,12 +186,12 @@ def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
     no outlier, and spends no power on bins: its noise at 500 rows is a tenth of a half-sigma shift, which a divergence
     over as many bins drowns in. A value that becomes missing travels the whole unit.
 
-    Categorical: the Jensen-Shannon distance to base 2 (Endres and Schindelin 2003), which needs no smoothing and sees a
-    category that is new, where a total variation lets it pass among the noise of the common ones.
+    Categorical, and of texts' words: the Jensen-Shannon distance to base 2 (Endres and Schindelin 2003), which needs no
+    smoothing and sees a category that is new, where a total variation lets it pass among the noise of the common ones.
     """
-    if reference.kind == "categorical" and reference.measure == "distance":
-        return np.minimum(jensen_shannon(was, now) / _NATS, 1)
-    if reference.kind != "numeric" and reference.measure != "distance":
+    if reference.kind != "numeric":
+        if reference.measure == "distance":
+            return np.minimum(jensen_shannon(was, now) / _NATS, 1)
         return OF_SHARES[reference.measure](was, now)
     present = 1 - np.maximum(was[..., -1], now[..., -1])
     gone = np.abs(was[..., -1] - now[..., -1])
@@ -203,31 +208,41 @@ def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
     return scores
 
 
-def against_rest(reference: Reference, bins: Bins, rows: Counts, phases: Counts | None = None) -> Floats:
-    """Return the score of each window of row numbers, along the last axis of `rows`, against all rows outside it.
-
-    `bins` are those of the rows that `reference` was fitted to, and `phases` where there is a season their phases: the
-    rows outside then count as those of each phase are in the window.
-    """
-    if phases is not None:
-        return _against_like(reference, bins, rows, phases)
-    most, lead = len(reference.shares), rows.shape[:-1]
+def by_block(reference: Reference, bins: Bins, block: int) -> Floats:
+    """Return the shares of each `block` of consecutive rows, [blocks, bins], without what is left of the last."""
+    most, blocks = len(reference.shares), len(bins) // block
+    whole = bins[: blocks * block]
     if bins.ndim == 2:
-        windows = rows.reshape(-1, rows.shape[-1])
-        inside = np.stack([bins[window].sum(axis=0, dtype=np.float64) for window in windows]).reshape(
-            *lead, most
-        )
-    else:
-        number = np.arange(math.prod(lead)).reshape(*lead, 1)
-        inside = _total((bins[rows] + number * most).ravel(), number.size * most).reshape(*lead, most)
-    outside = np.maximum(_total(bins, most) - inside, 0)  # which rounding may put below
-    return distance(reference, outside / (len(bins) - rows.shape[-1]), inside / rows.shape[-1])
+        return np.asarray(whole.reshape(blocks, block, most).mean(axis=1, dtype=np.float64))
+    return _total(np.repeat(np.arange(blocks), block) * most + whole, blocks * most).reshape(-1, most) / block
 
 
-def _against_like(reference: Reference, bins: Bins, rows: Counts, phases: Counts) -> Floats:
+def added(table: NDArray[Any], blocks: Counts) -> NDArray[Any]:
+    """Return the sums over the blocks of each window, [windows, ...], of what `table` [blocks, ...] holds of each."""
+    found = table[blocks[:, 0]]
+    for each in blocks.T[1:]:
+        found += table[each]
+    return found
+
+
+def against_rest(reference: Reference, table: Floats, blocks: Counts) -> Floats:
+    """Return the score of each window of `blocks` [windows, blocks of one] against all rows outside it.
+
+    `table` is what `by_block` makes of the rows that `reference` was fitted to.
+    """
+    inside, count = added(table, blocks), blocks.shape[1]
+    outside = np.maximum(table.sum(axis=0) - inside, 0)  # which rounding may put below
+    return distance(reference, outside / (len(table) - count), inside / count)
+
+
+def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Counts) -> Floats:
+    """Return the score of each of `windows` [windows, row numbers] against the rows outside it that have its phases.
+
+    `bins` and `phases` are those of the rows that `reference` was fitted to; the rows outside count as those of each phase
+    are in the window.
+    """
     most, count = len(reference.shares), int(phases.max()) + 1
     whole, sizes = _by_phase(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
-    windows = rows.reshape(-1, rows.shape[-1])
     was, now = np.empty((2, len(windows), most))
     for at, window in enumerate(windows):
         inside = _by_phase(bins[window], phases[window], count, most)
@@ -235,9 +250,9 @@ def _against_like(reference: Reference, bins: Bins, rows: Counts, phases: Counts
         there, rest = taken > 0, sizes - taken[:, None]
         # A phase of which the window holds all rows is held against itself: there is nothing else to hold it against.
         outside = np.where(rest > 0, whole - inside, whole)[there] / np.where(rest > 0, rest, sizes)[there]
-        was[at] = np.maximum(taken[there] / rows.shape[-1] @ outside, 0)
-        now[at] = inside.sum(axis=0) / rows.shape[-1]
-    return distance(reference, was, now).reshape(rows.shape[:-1])
+        was[at] = np.maximum(taken[there] / len(window) @ outside, 0)
+        now[at] = inside.sum(axis=0) / len(window)
+    return distance(reference, was, now)
 
 
 def _by_phase(bins: Bins, phases: Counts, count: int, most: int) -> Floats:
@@ -258,6 +273,11 @@ def conditional(shares: Floats) -> Floats:
     total = shares.sum(axis=-1, keepdims=True)
     conditional: Floats = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     return conditional
+
+
+def short(values: ArrayLike) -> tuple[float, ...]:
+    """Return numbers with as many digits as are worth being kept."""
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in np.asarray(values, np.float64))
 
 
 def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure) -> Reference:
@@ -281,7 +301,7 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure)
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2
     empty = Reference(kind, len(values), (0.0,) * bins, edges, categories, measure, spread)
-    return replace(empty, shares=tuple(float(share) for share in empty.shares_of(empty.bins(values))))
+    return replace(empty, shares=short(empty.shares_of(empty.bins(values))))
 
 
 def _with_phases(reference: Reference, values: Column, phases: Counts, count: int) -> Reference:
@@ -299,7 +319,7 @@ def _edges(present: Floats, measure: Measure) -> tuple[float, ...]:
     """
     values = np.unique(present)
     if measure not in BINNED:
-        at = np.linspace(0, 1, MOST_EDGES)
+        at = np.linspace(0, 1, MOST_EDGES if measure == "distance" else _MOST_ORDERED)
         values = np.unique(np.quantile(present, at, method="inverted_cdf"))
     elif len(values) > _FEW_VALUES:
         values = np.nextafter(np.histogram_bin_edges(present, "sturges")[1:-1], -np.inf)

@@ -4,7 +4,6 @@ What a feature shows by itself is left to `drift`: here a value counts by its ra
 correlations is seen at unchanged shares, and what moves alone changes little.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
@@ -12,7 +11,7 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.drift import Bins, Counts, Reference, conditional
+from trimtab_core.drift import Bins, Counts, Reference, added, conditional
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.float32]
@@ -27,6 +26,7 @@ _LEAST_SHARE: Final = 0.05
 _LEAST_SPREAD: Final = 0.1
 _LEAST_VARIANCE: Final = 1e-6
 _SAMPLE: Final = 20_000
+_STRIP: Final = 4
 
 
 class Pair(NamedTuple):
@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """The columns that a feature becomes: `table` holds what each of its bins counts in each, as float32 [bins, columns].
+    """The columns that a feature becomes: `table` holds what each of its bins counts in each, as float16 [bins, columns].
 
     A number becomes its rank, from -1 to 1, and as `|name|` how far that is from the middle, which sees what goes together
     without a direction. A category or a word becomes one column for each of the most common ones.
@@ -77,15 +77,14 @@ class Coded:
 
     def columns(self, bins: Bins) -> Codes:
         """Return the columns [rows, columns] of rows that are in these bins."""
-        table = np.frombuffer(self.table, np.float32).reshape(-1, max(len(self.names), 1))[
-            :, : len(self.names)
-        ]
+        table = np.frombuffer(self.table, np.float16).astype(np.float32).reshape(-1, max(len(self.names), 1))
+        table = table[:, : len(self.names)]
         return np.asarray(bins @ table if bins.ndim == 2 else table[bins], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """The correlations of the reference's columns, and how far they spread: both float32 [columns, columns].
+    """The correlations of the reference's columns, and how far they spread: both float16, of each pair of columns once.
 
     A window's score is the largest change of a correlation of two features' columns, in standard deviations of one row: of
     features that have nothing to do with each other it is the change of Spearman's correlation, and of those that
@@ -104,7 +103,8 @@ class Together:
         correlations = _correlations(_Moments.of(columns))
         spreads = _spreads(columns[:: max(1, len(columns) // _SAMPLE)], correlations)
         spreads[feature[:, None] == feature] = np.inf
-        return cls(coded, _bytes(np.nan_to_num(correlations)), _bytes(spreads))
+        above = np.triu_indices(len(feature), 1)
+        return cls(coded, _bytes(np.nan_to_num(correlations)[above]), _bytes(spreads[above]))
 
     def columns(self, bins: Mapping[str, Bins]) -> Codes:
         """Return the columns [rows, columns] of rows, from the bins of each feature's values."""
@@ -117,7 +117,7 @@ class Together:
     def pairs(self, columns: Codes, most: int = 3) -> tuple[Pair, ...]:
         """Return the pairs whose correlations have moved most in a window, the furthest first, two features at most once."""
         names = [(each.feature, name) for each in self.coded for name in each.names]
-        was, now = self._square(self.correlations), np.nan_to_num(_correlations(_Moments.of(columns)))
+        was, now = self._square(self.correlations, 1), np.nan_to_num(_correlations(_Moments.of(columns)))
         moved = np.triu(np.abs(self._moved(columns)))
         found: dict[tuple[str, str], Pair] = {}
         for place in np.argsort(-moved, axis=None):
@@ -131,28 +131,51 @@ class Together:
             )
         return tuple(found.values())
 
-    def against_rest(self, columns: Codes, rows: Counts) -> Floats:
-        """Return the score of each window of row numbers, along the last axis of `rows`, against all rows outside it.
+    def against_rest(self, columns: Codes, blocks: Counts, block: int) -> Floats:
+        """Return the score of each window of `blocks` [windows, blocks of one], of `block` rows each, against all other rows.
 
-        `columns` are those of all reference rows.
+        `columns` are those of all reference rows. What a block adds to a product is worked out once, for a few columns at
+        a time beside all: of hundreds of columns there would be no room for more.
         """
-        whole, spreads = _Moments.of(columns), self._square(self.spreads)
-        found = np.empty(math.prod(rows.shape[:-1]))
-        for at, window in enumerate(rows.reshape(-1, rows.shape[-1])):
-            inside = _Moments.of(columns[window])
-            moved = (_correlations(inside) - _correlations(whole - inside)) / spreads
-            found[at] = np.abs(np.nan_to_num(moved, copy=False)).max()
-        return found.reshape(rows.shape[:-1])
+        count = len(columns) // block
+        cut = (columns - columns.mean(axis=0))[: count * block].reshape(count, block, -1)
+        sums, squares, spreads = (
+            cut.sum(axis=1),
+            np.square(cut).sum(axis=1),
+            self._square(self.spreads, np.inf),
+        )
+        sides = [
+            _Side.of(rows, of_sums, of_squares)
+            for rows, of_sums, of_squares in zip(
+                (blocks.shape[1] * block, (count - blocks.shape[1]) * block),
+                _inside_and_out(sums, blocks),
+                _inside_and_out(squares, blocks),
+                strict=True,
+            )
+        ]
+        found = np.zeros(len(blocks))
+        for first in range(0, cut.shape[2], _STRIP):
+            one, other = slice(first, first + _STRIP), slice(first, None)
+            products = cut[:, :, one].transpose(0, 2, 1) @ cut[:, :, other]
+            inside, outside = (
+                side.correlations(of_products, one, other)
+                for side, of_products in zip(sides, _inside_and_out(products, blocks), strict=True)
+            )
+            inside -= outside
+            inside /= spreads[one, other]
+            found = np.fmax(found, np.fmax.reduce(np.abs(inside, out=inside), axis=(1, 2)))
+        return found
 
     def _moved(self, columns: Codes) -> Floats:
-        moved = (_correlations(_Moments.of(columns)) - self._square(self.correlations)) / self._square(
-            self.spreads
-        )
-        return np.nan_to_num(moved, copy=False)
+        moved = _correlations(_Moments.of(columns)) - self._square(self.correlations, 1)
+        return np.nan_to_num(moved / self._square(self.spreads, np.inf), copy=False)
 
-    def _square(self, values: bytes) -> NDArray[np.float32]:
-        flat = np.frombuffer(values, np.float32)
-        return flat.reshape(math.isqrt(flat.size), -1)
+    def _square(self, values: bytes, diagonal: float) -> NDArray[np.float32]:
+        size = sum(len(each.names) for each in self.coded)
+        found = np.full((size, size), diagonal, np.float32)
+        above = np.triu_indices(size, 1)
+        found[above] = found.T[above] = np.frombuffer(values, np.float16)
+        return found
 
 
 def code(references: Mapping[str, Reference]) -> tuple[Coded, ...]:
@@ -166,6 +189,35 @@ def code(references: Mapping[str, Reference]) -> tuple[Coded, ...]:
     return tuple(found)
 
 
+class _Side(NamedTuple):
+    """The rows inside of each window or those outside: their means and one by their deviations, [windows, columns]."""
+
+    rows: int
+    means: Codes
+    scale: Codes
+
+    @classmethod
+    def of(cls, rows: int, sums: Codes, squares: Codes) -> Self:
+        means = sums / np.float32(rows)
+        variances = squares / np.float32(rows) - means * means
+        known = np.where(variances > _LEAST_VARIANCE, variances, np.nan)
+        return cls(rows, means, np.asarray(1 / np.sqrt(known), np.float32))
+
+    def correlations(self, products: Codes, one: slice, other: slice) -> Codes:
+        """Return the correlations [windows, one, other] of two ranges of columns, NaN as `_correlations`; they take the place of `products`."""
+        products /= np.float32(self.rows)
+        products -= self.means[:, one, None] * self.means[:, None, other]
+        products *= self.scale[:, one, None]
+        products *= self.scale[:, None, other]
+        return products
+
+
+def _inside_and_out(table: Codes, blocks: Counts) -> tuple[Codes, Codes]:
+    """Return the sums [windows, ...] of what `table` holds of the blocks of each window, and of all other blocks."""
+    inside = added(table, blocks)
+    return inside, table.sum(axis=0) - inside
+
+
 class _Moments(NamedTuple):
     rows: int
     sums: Floats
@@ -176,9 +228,6 @@ class _Moments(NamedTuple):
         return cls(
             len(columns), columns.sum(axis=0, dtype=np.float64), (columns.T @ columns).astype(np.float64)
         )
-
-    def __sub__(self, other: "_Moments") -> "_Moments":
-        return _Moments(self.rows - other.rows, self.sums - other.sums, self.products - other.products)
 
 
 def _correlations(moments: _Moments) -> Floats:
@@ -208,4 +257,4 @@ def _spreads(columns: Codes, correlations: Floats) -> Floats:
 
 
 def _bytes(values: Floats) -> bytes:
-    return np.ascontiguousarray(values, np.float32).tobytes()
+    return np.ascontiguousarray(values, np.float16).tobytes()

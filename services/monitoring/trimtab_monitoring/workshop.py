@@ -1,6 +1,6 @@
 """Work that would hold up the loop, in child processes of low priority that cannot outlive it.
 
-A calibration is minutes of numpy for a wide model, and Evidently takes seconds to
+A calibration is seconds of numpy for a wide model, and Evidently takes seconds to
 import: neither has a place in a process that answers marks within milliseconds.
 """
 

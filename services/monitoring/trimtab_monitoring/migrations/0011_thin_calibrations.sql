@@ -1,0 +1,2 @@
+-- Calibrations of another method are never asked for again.
+DELETE FROM calibrations;
