@@ -5,12 +5,15 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
+from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, RunCost, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core import trial as core_trial
+from trimtab_core.flow import HOUR_MS
+from trimtab_core.metricnames import OF_AN_HOUR
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import (
     Arm,
@@ -46,7 +49,7 @@ from trimtab_monitoring.usecases.entities import (
     Version,
     WantedLabel,
 )
-from trimtab_monitoring.usecases.flowing import Came
+from trimtab_monitoring.usecases.flowing import Came, Figure
 from trimtab_monitoring.usecases.history import Wanted
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
@@ -328,6 +331,7 @@ def metric(reading: Reading) -> pb.Metric:
         revision=reading.revision,
         arm=reading.arm,
         slice=reading.slice,
+        held=reading.held,
     )
 
 
@@ -363,6 +367,28 @@ def came(message: pb.Metric) -> Came | None:
         events=events,
         repeats=message.rows - events,
         newest_ms=from_timestamp(message.window_to),
+    )
+
+
+def figure(message: pb.Metric) -> Figure | None:
+    """Return what ingestion says of a batch or a window of a source; None if the metric is none that is told by the hour."""
+    if message.name not in OF_AN_HOUR or not message.id.startswith(
+        f"{topics.RAW.named(message.model).name}/"
+    ):
+        return None
+    _, partition, offset, *_ = message.id.split("/")
+    return Figure(
+        source=message.model,
+        partition=int(partition),
+        place=int(offset),
+        hour_ms=from_timestamp(message.window_to) // HOUR_MS * HOUR_MS,
+        name=message.name,
+        field=message.feature,
+        rows=message.rows,
+        value=message.value,
+        low=message.low if message.HasField("low") else None,
+        high=message.high if message.HasField("high") else None,
+        held=message.held if message.HasField("held") else None,
     )
 
 
@@ -572,6 +598,7 @@ def wanted(filter: pb.MetricFilter) -> Wanted:
     """Return which readings are asked for."""
     return Wanted(
         model=filter.model,
+        source=filter.source,
         names=tuple(filter.names),
         features=tuple(filter.features),
         version=filter.version,

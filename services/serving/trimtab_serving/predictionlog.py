@@ -50,6 +50,8 @@ class Answered(NamedTuple):
     texts: NDArray[np.object_] | None = None
     took_us: tuple[int, int] = (0, 0)
     """How long champion and challenger ran; zeros where the two were not asked alike."""
+    features_until_ms: int | None = None
+    """The watermark of the online features that were used; None where none were, or there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)
