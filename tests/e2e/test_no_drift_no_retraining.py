@@ -20,7 +20,7 @@ async def test_a_stream_without_drift_causes_no_retraining_and_bad_data_none_eit
         await world.backfill(48)
         await world.first_version()
 
-        loops = await world.live(60)
+        loops = await world.live(72)
 
         assert [loop.trigger for loop in loops] == ["manual"]
         assert len(await world.trimtab.runs(world.name)) == 1

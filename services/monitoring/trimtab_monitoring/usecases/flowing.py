@@ -1,7 +1,7 @@
 """How much comes of each source, and how good it is: counted as ingestion tells it, and looked at and told hour by hour.
 
-An hour is told once. Unusual volume and repeats are told. Silence, where events were to be expected and those who are asked go on, is bad data:
-features grow stale and labels stay away.
+An hour is told once, and unusual volume and repeats open an alert. Silence, where events were to be expected and those who are
+asked go on, is bad data: features grow stale and labels stay away.
 """
 
 import asyncio
@@ -203,7 +203,7 @@ class Flowing:
             if after != before:
                 said = await unit.said(before.judged_ms, after.judged_ms)
                 told: list[News] = [_reading(source, figure) for figure in figures]
-                told += [_hourly(source, it) for it in said if it.name in OF_AN_HOUR]
+                told += [_hourly(source, it) for it in said]
                 await unit.save(after, [*told, *_news(source, spec.metadata.owner, before, after, now_ms)])
         await self._store.forget(source, before_ms=seen.newest_ms - 2 * flow.KEPT * flow.HOUR_MS)
         told_from = seen.newest_ms - self._history_ms
