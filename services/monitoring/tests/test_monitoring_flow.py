@@ -201,6 +201,8 @@ def test_only_what_ingestion_says_of_hours_is_counted() -> None:
     )  # fmt: skip
     assert messages.figure(refused) == Figure("asks", 2, 40, BEGIN, "refused_share", "", 8, 0.5)
     own = Metric(id="asks/1/9-9/null_share/x", model="asks", name="null_share", rows=8)
-    assert (messages.figure(said), messages.figure(own)) == (None, None), "of a model called like a source"
+    member = Metric(id="asks/5/1/9-9/null_share/x", model="asks/5", name="null_share", rows=8)
+    table = Metric(id="tables.asks/9/refused_share", model="asks", name="refused_share", rows=8)
+    assert [messages.figure(it) for it in (said, own, member, table)] == [None] * 4
     assert set(Expect.model_fields) < OF_AN_HOUR.keys()
     assert "monitoring" in dict(topics.METRICS_QUALITY.readers)

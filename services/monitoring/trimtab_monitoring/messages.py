@@ -5,7 +5,6 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
-from trimtab_contracts import topics
 from trimtab_contracts.common.v1.common_pb2 import Artifact, GateResult, RunCost, Watermark
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
@@ -372,11 +371,11 @@ def came(message: pb.Metric) -> Came | None:
 
 def figure(message: pb.Metric) -> Figure | None:
     """Return what ingestion says of a batch or a window of a source; None if the metric is none that is told by the hour."""
-    if message.name not in OF_AN_HOUR or not message.id.startswith(
-        f"{topics.RAW.named(message.model).name}/"
-    ):
+    # Of a batch of a source the id begins with its topic, partition and offset; models and tables have metrics of these names too.
+    topic, partition, offset = f"{message.id}//".split("/")[:3]
+    of_source = topic.endswith(f".{message.model}") and offset.isdigit()
+    if message.name not in OF_AN_HOUR or not of_source:
         return None
-    _, partition, offset, *_ = message.id.split("/")
     return Figure(
         source=message.model,
         partition=int(partition),
