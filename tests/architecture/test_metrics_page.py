@@ -50,6 +50,7 @@ def of_ingestion() -> set[str]:
     )
     batch = {metric.name for metric in quality._of_batch(None, judged, 0)}
     batch |= {metric.name for metric in quality._by_hour(judged, np.array([0]))}
+    batch.add(quality._delay(np.array([1]), np.array([2])).name)
     loads = set(re.findall(r'_metric\("(\w+)"', inspect.getsource(loader)))
     general = {"refused_late": "refused_<code>", "cleaned_trim": "cleaned_<operation>"}
     return {general.get(name, name) for name in batch | loads} | set(Expect.model_fields)

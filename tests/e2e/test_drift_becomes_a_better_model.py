@@ -1,7 +1,8 @@
 """The main story: the world changes, and the live model follows; what it was served is what it was trained on."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,16 @@ from trimtab import project
 from trimtab.backtest.running import backtest
 from trimtab.backtest.strategies import Wishes
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Loop, Verdict
-from trimtab_runtime.clock import from_timestamp
+from trimtab_monitoring.featurestore import FeatureStore
+from trimtab_monitoring.news import SOURCE
+from trimtab_monitoring.store import PostgresStore
+from trimtab_monitoring.usecases.skew import Skews
+from trimtab_runtime import rpc
+from trimtab_runtime.clock import SystemClock, from_timestamp, parse_iso
+from trimtab_runtime.postgres import open_pool
+from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
+from trimtab_stack.stack import Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -19,7 +28,7 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
 async def test_drift_becomes_a_better_model(
-    make_world: Callable[..., Any], spans: Callable[..., Any], tmp_path: Path
+    make_world: Callable[..., Any], whole: Stack, spans: Callable[..., Any], tmp_path: Path
 ) -> None:
     async with make_world("becomes") as world:
         await world.backfill(48)
@@ -45,6 +54,7 @@ async def test_drift_becomes_a_better_model(
 
         await assert_a_backtest_decides_alike(world, loops, tmp_path)
         await assert_no_skew(world)
+        await assert_skew_is_told(world, whole.environ)
 
         async def report_is_written() -> bool:
             return await asyncio.to_thread(Path(won.drift.report).exists)
@@ -124,3 +134,34 @@ async def assert_no_skew(world: Any) -> None:
     online = await world.trimtab.features([name], {"road": ["a", "z"]}, at_ms=world.now_ms)
     assert online[f"{name}.status"].to_pylist() == ["present", "missing"]
     assert 0 < online[name][0].as_py() < 6 * world.per_hour
+
+
+async def assert_skew_is_told(world: Any, environ: Mapping[str, str]) -> None:
+    """Ask again for rows of the newest window with another x than their events have, and have monitoring look at it."""
+    metrics = (await world.trimtab.metrics(world.name, names=["drift"], limit=1)).messages
+    begin_ms, end_ms = from_timestamp(metrics[0].window_from), from_timestamp(metrics[0].window_to) + 1
+    rows = [json.loads(payload) for payload in world.sent[f"{world.name}-asks"]]
+    window = [row for row in rows if begin_ms <= parse_iso(row["at"]) < end_ms]
+    await world.trimtab.predict(world.name, [row | {"x": row["x"] + 1} for row in window[:5]])
+
+    async def archived() -> bool:
+        found = await world.trimtab.audit_skew(world.name, since_ms=begin_ms, until_ms=end_ms)
+        return bool(found.rows == len(window) + 5)
+
+    await eventually(archived, what="the other rows in the archive")
+    async with (
+        open_pool(environ["TRIMTAB_POSTGRES_DSN"], SOURCE, package="trimtab_monitoring") as pool,
+        rpc.channel(environ["TRIMTAB_FEATURE_STORE_ADDRESS"]) as channel,
+    ):
+        skews = Skews(PostgresStore(pool), SpecBook(), FeatureStore(channel), SystemClock(), every_s=0)
+        assert await skews.look(world.name)
+
+    async def told() -> list[str]:
+        alerts = await world.trimtab.alerts(world.name, open_only=True)
+        return [held.alert.sentence for held in alerts if held.alert.kind == "skew"]
+
+    (sentence,) = await eventually(told, what="the alert of skew")
+    share = f"{5 / (len(window) + 5):.1%} of {len(window) + 5} predictions"
+    assert sentence.startswith(f"Serving saw another request.x than the archive says in {share} (5 apart,"), (
+        sentence
+    )

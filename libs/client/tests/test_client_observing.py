@@ -44,20 +44,20 @@ TOLD = [metric(0, threshold=6.0), metric(1, "null_share", feature="request.[x]")
 
 
 class Servicer(MonitoringServicer):
-    """Tells the metrics; a watch breaks off after each, and goes on behind its position. Knows two models alone."""
+    """Tells the metrics; a watch breaks off after each, and goes on behind its position. Knows two models and a source."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
     def Query(self, request: monitoring.QueryRequest, context: Any) -> Iterator[monitoring.QueryResponse]:
-        self._know(request.filter.model, context)
+        self._know(request.filter.model or request.filter.source, context)
         self.asked.append(request)
         names = request.filter.names
         found = [each for each in TOLD if not names or each.name in names][-request.limit :]
         yield from (monitoring.QueryResponse(metrics=[each]) for each in found)
 
     def Watch(self, request: monitoring.WatchRequest, context: Any) -> Iterator[monitoring.WatchResponse]:
-        self._know(request.filter.model, context)
+        self._know(request.filter.model or request.filter.source, context)
         self.asked.append(request)
         yield monitoring.WatchResponse(position=request.after)
         if request.after == len(TOLD):
@@ -84,7 +84,7 @@ class Servicer(MonitoringServicer):
         return monitoring.ModelHealth(model=request.model, watermark=to_timestamp(NOON))
 
     def _know(self, model: str, context: Any) -> None:
-        if model not in ("m", "trip-minutes"):
+        if model not in ("m", "trip-minutes", "trips"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no model {model!r}")
 
 
@@ -189,6 +189,31 @@ def test_the_command_shows_metrics_as_a_table_and_as_json(
     assert "no metric of m matches" in trimtab(capsys, "metrics", "m", "--name", "drift")
 
 
+def test_the_command_shows_the_hours_of_a_source(
+    door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 200)
+    nulls = Metric(
+        id="s", model="trips", name="hourly_null_share", feature="x", value=0.4, high=0.2, held=False, rows=90,
+        window_from=to_timestamp(NOON), window_to=to_timestamp(NOON + HOUR),
+    )  # fmt: skip
+    monkeypatch.setitem(globals(), "TOLD", [nulls])
+
+    shown = trimtab(capsys, "metrics", "--source", "trips", "--since", "7d")
+
+    assert [word in shown for word in ("2020-03-15T12:00", "<= 0.2, and is not", "version")] == [
+        True,
+        True,
+        False,
+    ]
+    asked = door[0].asked[-1].filter
+    assert (asked.model, asked.source, asked.since) == (
+        "",
+        "trips",
+        to_timestamp(NOON + HOUR - 7 * 24 * HOUR),
+    )
+
+
 def test_the_command_watches(door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(NotFound, match="that was all"):
         cli.app(["metrics", "m", "--watch"])
@@ -210,6 +235,8 @@ def test_the_command_watches(door: tuple[Servicer, str], capsys: pytest.CaptureF
         ("metrics m --watch --until 2020-03-16", "--until is for what was"),
         ("metrics m --since soon", "--since 'soon' is no time"),
         ("metrics n", "there is no model 'n'"),
+        ("metrics", "name MODEL, or --source SOURCE"),
+        ("metrics m --source s", "name MODEL, or --source SOURCE"),
         ("report", "name MODEL, or --source SOURCE"),
         ("report m --source s", "name MODEL, or --source SOURCE"),
         ("report m --card", "--card and --day are for a source"),

@@ -89,6 +89,13 @@ class Day:
         }
 
 
+def limit_of(metric: Metric) -> Limit:
+    """Return where the value of an expectation should be."""
+    return Limit(
+        metric.low if metric.HasField("low") else None, metric.high if metric.HasField("high") else None
+    )
+
+
 def by_day(source: str, metrics: Iterable[Metric]) -> list[Day]:
     """Return the days that metrics of a source speak of, in order."""
     days: dict[str, Day] = {}
@@ -155,7 +162,5 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def _sentence(metric: Metric) -> str:
-    limit = Limit(
-        metric.low if metric.HasField("low") else None, metric.high if metric.HasField("high") else None
-    )
-    return f"{metric.name} of {metric.feature} was {metric.value:.4g} over {metric.rows} rows, and {limit} is expected"
+    what = f"{metric.name} of {metric.feature} was {metric.value:.4g} over {metric.rows} rows"
+    return f"{what}, and {limit_of(metric)} is expected"

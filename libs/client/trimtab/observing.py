@@ -2,6 +2,7 @@
 
     with Observer.connect() as observer:
         frame = observer.metrics("trip-minutes", names=["mae"]).pandas()
+        hours = observer.metrics(source="pickups").pandas()
 
 A watch goes on where it was when monitoring, or the way to it, was away for a while: no
 metric is missed, and none comes twice.
@@ -45,8 +46,10 @@ _TYPES: Final = {
 
 
 class Filters(TypedDict, total=False):
-    """Which metrics of a model are asked for; what is left out, or empty, excludes nothing."""
+    """Which metrics of a model, or of a source, are asked for; what is left out, or empty, excludes nothing."""
 
+    source: str
+    """Whose metrics are asked for where no model is named."""
     names: Sequence[str]
     features: Sequence[str]
     """An empty one stands for the model as a whole."""
@@ -104,11 +107,12 @@ class Observing:
 
     _monitoring: Any
 
-    async def metrics(self, model: str, *, limit: int = 0, **filters: Unpack[Filters]) -> Metrics:
-        """Return the newest `limit` metrics of a model that match, or all of them, in order of event time.
+    async def metrics(self, model: str = "", *, limit: int = 0, **filters: Unpack[Filters]) -> Metrics:
+        """Return the newest `limit` metrics of a model, or of a source, that match, or all of them, in order of event time.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no such model or source.
+            Rejected: both are named.
         """
         request = monitoring.QueryRequest(filter=_filter(model, filters), limit=limit)
         return Metrics.of(
@@ -116,14 +120,15 @@ class Observing:
         )
 
     async def watch_metrics(
-        self, model: str, *, patience_s: float = PATIENCE_S, **filters: Unpack[Filters]
+        self, model: str = "", *, patience_s: float = PATIENCE_S, **filters: Unpack[Filters]
     ) -> AsyncIterator[Metric]:
-        """Yield metrics of a model that match as they are told, for ever; with `since_ms`, first what there is.
+        """Yield metrics of a model, or of a source, that match as they are told, for ever; with `since_ms`, first what there is.
 
         A metric that is revised comes again, under the same id.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no such model or source.
+            Rejected: both are named.
             Unavailable: monitoring has been away for longer than `patience_s`.
         """
         position = _Position(model, filters, patience_s)
@@ -172,13 +177,13 @@ class Observer:
         with finding.channel("monitoring", addresses) as channel:
             yield cls(channel)
 
-    def metrics(self, model: str, *, limit: int = 0, **filters: Unpack[Filters]) -> Metrics:
+    def metrics(self, model: str = "", *, limit: int = 0, **filters: Unpack[Filters]) -> Metrics:
         """Return what `Trimtab.metrics` does."""
         request = monitoring.QueryRequest(filter=_filter(model, filters), limit=limit)
         return Metrics.of(metric for part in self._stream("Query", request) for metric in part.metrics)
 
     def watch_metrics(
-        self, model: str, *, patience_s: float = PATIENCE_S, **filters: Unpack[Filters]
+        self, model: str = "", *, patience_s: float = PATIENCE_S, **filters: Unpack[Filters]
     ) -> Iterator[Metric]:
         """Yield what `Trimtab.watch_metrics` does."""
         position = _Position(model, filters, patience_s)
@@ -238,6 +243,7 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
     since_ms, until_ms = filters.get("since_ms"), filters.get("until_ms")
     return monitoring.MetricFilter(
         model=model,
+        source=filters.get("source", ""),
         names=filters.get("names", ()),
         features=filters.get("features", ()),
         version=filters.get("version", 0),

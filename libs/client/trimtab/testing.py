@@ -27,21 +27,23 @@ from trimtab.replay import Replay, Requests, Stream, Watermarks
 HOUR_MS = 3_600_000
 BEGIN_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
 PARTITIONS = 2
+NUMBER = "{type: number, min: -100, max: 100}"
 LINEAR = "{kind: linear, window: 5d, half_life: 12h, min_rows: 100}"
 
 _SPECS = """
 kind: Source
-metadata: {{name: {name}-asks}}
+metadata: {{name: {name}-asks, owner: {name}@example.org}}
 spec:
   key: id
   event_time: at
   lateness: 1h
   partitions: 2
+  expect_rows: 20
   fields:
     id: {{type: string}}
     at: {{type: timestamp}}
     road: {{type: string}}
-    x: {{type: number, min: -100, max: 100}}
+    x: {x}
     note: {{type: string}}
 ---
 kind: Source
@@ -97,6 +99,8 @@ class World:
     now_ms: int = BEGIN_MS
     per_hour: int = 40
     slope: float = 2.0
+    missing: float = 0.0
+    """The share of the questions whose x is missing."""
     made: int = 0
     specs: str = ""
     """What was applied, in YAML."""
@@ -162,6 +166,10 @@ class World:
         count, begin = self.per_hour, self.now_ms
         at = np.sort(begin + self.rng.integers(0, HOUR_MS - 60_000, count))
         x = np.round(self.rng.normal(0, 3, count), 3)
+        sent = x.tolist()
+        if self.missing:
+            lost = self.rng.random(count) < self.missing
+            sent = [None if gone else value for value, gone in zip(sent, lost, strict=True)]
         road = self.rng.choice(["a", "b", "c"], count)
         y = np.round(self.slope * x + (road == "a") * 2.0 + self.rng.normal(0, 0.5, count), 3)
         level = np.array(["low", "middle", "high"])[np.digitize(y, [-3, 3])]
@@ -170,11 +178,11 @@ class World:
         asks, truths = (
             [
                 {"id": i, "at": iso(t), "road": str(r), name: v, told: w}
-                for i, t, r, v, w in zip(ids, times.tolist(), road, values.tolist(), words, strict=True)
+                for i, t, r, v, w in zip(ids, times.tolist(), road, values, words, strict=True)
             ]
             for name, times, values, told, words in (
-                ("x", at, x, "note", note),
-                ("y", at + 30_000, y, "level", level.tolist()),
+                ("x", at, sent, "note", note),
+                ("y", at + 30_000, y.tolist(), "level", level.tolist()),
             )
         )
         self.made += count
@@ -199,17 +207,18 @@ async def living(
     trainer: str = LINEAR,
     more_features: Sequence[str] = (),
     classes: Sequence[str] = (),
+    x: str = NUMBER,
     more_specs: str = "",
 ) -> AsyncIterator[World]:
     """Apply the project `name` to a running Trimtab, and have its world ready to be lived.
 
-    Its model predicts the number; or the level, if that has `classes`.
+    Its model predicts the number; or the level, if that has `classes`. `x` is the contract of the field of that name.
     """
     features = "".join(f', "{each}"' for each in more_features)
     value = f"level, classes: [{', '.join(classes)}]" if classes else "y"
     text = _SPECS.format(
         name=name, strategy=strategy, gates=gates, trainer=trainer, features=features, value=value,
-        task="multiclass" if classes else "regression",
+        task="multiclass" if classes else "regression", x=x,
     )  # fmt: skip
     specs = project.parse(text + more_specs)
     watermarks = Watermarks(servers)

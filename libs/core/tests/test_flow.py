@@ -100,6 +100,18 @@ def test_a_source_that_is_heard_again_is_no_more_silent() -> None:
     assert flow.silence("trips", hours, quiet, newest + 40 * HOUR_MS, newest + 40 * HOUR_MS).faults == {}
 
 
+def test_every_hour_that_is_over_has_its_figures_from_the_first_on() -> None:
+    counts = counts_of(2)
+    counts[:3] = [4, 0, 6]
+
+    state, told = flow.judge("trips", hours_of(counts[:3]), FlowState(), MONDAY + 3 * HOUR_MS)
+    _, more = flow.judge("trips", hours_of(counts[:4]), state, MONDAY + 4 * HOUR_MS)
+
+    events = [(each.at_ms, each.value, each.expected) for each in told if each.kind == "volume"]
+    assert events == [(MONDAY + at * HOUR_MS, float(counts[at]), None) for at in range(3)]
+    assert {each.at_ms for each in more} == {MONDAY + 3 * HOUR_MS}, "and each is told once"
+
+
 def test_of_a_source_that_has_just_begun_nothing_is_said() -> None:
     counts = counts_of(4)
     counts[-1] = 100_000

@@ -68,13 +68,13 @@ class FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Flowed:
-    """One figure of one hour; `expected` is what is usual."""
+    """One figure of one hour; `expected` is what is usual, None where that is not known or not asked for."""
 
     kind: Kind
     at_ms: int
     value: float
-    expected: float
-    over: bool
+    expected: float | None = None
+    over: bool = False
 
 
 def judge(
@@ -82,7 +82,8 @@ def judge(
 ) -> tuple[FlowState, list[Flowed]]:
     """Judge the hours that are over at `until_ms` and not judged yet; return what is known then, and their figures.
 
-    `hours` are those of the last `KEPT` hours of which something came, in order.
+    `hours` are those of the last `KEPT` hours of which something came, in order. When a source is looked at first, its
+    newest hour alone is judged; of those before it the figures are told.
     """
     if not hours:
         return state, []
@@ -93,8 +94,12 @@ def judge(
         at = (hour.at_ms - first) // HOUR_MS
         if at < size:
             events[at], repeats[at] = hour.events, hour.repeats
-    begin = max((state.judged_ms - first) // HOUR_MS, 0) if state.judged_ms else max(size - 1, 0)
-    found = list(_judged("volume", events, begin, first)) + list(_judged("duplicates", repeats, begin, first))
+    told = max((state.judged_ms - first) // HOUR_MS, 0) if state.judged_ms else 0
+    begin = told if state.judged_ms else max(size - 1, 0)
+    found = [
+        *_judged("volume", events, told, begin, first),
+        *_judged("duplicates", repeats, told, begin, first),
+    ]
     faults = dict(state.faults)
     for each in sorted(found, key=lambda it: it.at_ms):
         _step(source, faults, each)
@@ -123,12 +128,14 @@ def _a_look() -> float:
     return FALSE_ALARMS.count / (FALSE_ALARMS.per_ms / HOUR_MS) / 3
 
 
-def _judged(kind: Kind, counts: Floats, begin: int, first_ms: int) -> Iterator[Flowed]:
+def _judged(kind: Kind, counts: Floats, told: int, begin: int, first_ms: int) -> Iterator[Flowed]:
+    """Yield the figures of the hours from `told` on, judged from `begin` on where enough is known."""
     expected = _expected(counts)
     off = _off(counts, expected)
-    for at in range(begin, counts.size):
+    for at in range(told, counts.size):
         before = _known(off[:at])
-        if before.size < _FEWEST or not np.isfinite(expected[at]):
+        if at < begin or before.size < _FEWEST or not np.isfinite(expected[at]):
+            yield Flowed(kind, first_ms + at * HOUR_MS, float(counts[at]))
             continue
         p = float(Null.of(np.abs(before), _LEAST_TAIL).p(abs(off[at])))
         moved = abs(counts[at] - expected[at]) >= max(TOLERANCE * expected[at], 1)
@@ -195,6 +202,7 @@ def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> None:
 
 
 def _sentence(source: str, figure: Flowed) -> str:
+    assert figure.expected is not None  # or else nothing would be over it
     what = "events came" if figure.kind == "volume" else "repeated events came, and were dropped,"
     return (
         f"{figure.value:.0f} {what} of source {source!r} in the hour of {iso(figure.at_ms)[:16]}, where about "

@@ -347,8 +347,11 @@ class Reading:
     """How often it was corrected by labels that came late."""
     low: float | None = None
     high: float | None = None
-    """Between which it is with 95 % confidence, where that is known; of an estimate, where the realised one will be."""
+    """Between which it is with 95 % confidence, where that is known; of an estimate, where the realised one will be; of an
+    expectation, where it should be."""
     unknown: str = ""
+    held: bool | None = None
+    """Of an expectation: whether it was there all the time."""
 
     @property
     def id(self) -> str:

@@ -273,12 +273,21 @@ def test_a_batch_of_predictions_becomes_one_row_each() -> None:
     assert found["feature_names"].to_pylist() == [["x", "y", "z"]] * 2
     assert found["challenger"].to_pylist() == [None, None]
     assert found["offset"].to_pylist() == [77, 77]
+    assert found["features_until_ms"].to_pylist() == [None, None]
+    fresh = tables.predictions_batch(a_prediction_batch(features_until_ms=[9, 0]), 2, 77)
+    assert fresh["features_until_ms"].to_pylist() == [9, None]
     assert tables.predictions_batch(PredictionBatch(model="m", watermark_ms=5), 0, 1).num_rows == 0
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"keys": ["k"]}, {"features": [1.0]}, {"champion": [1.0] * 3}, {"champion_probabilities": [1]}],
+    [
+        {"keys": ["k"]},
+        {"features_until_ms": [1]},
+        {"features": [1.0]},
+        {"champion": [1.0] * 3},
+        {"champion_probabilities": [1]},
+    ],
 )
 def test_uneven_predictions_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(tables.Uneven, match="serving-0/1"):

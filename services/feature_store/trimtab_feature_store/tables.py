@@ -87,6 +87,7 @@ def _time_text(value: Any) -> Any:
 
 _ROW_COLUMNS = (
     "keys", "event_time_ms", "answered_ms", "champion", "challenger", "challenger_answered", "latency_us",
+    "features_until_ms",
 )  # fmt: skip
 _OTHER = pa.struct(
     [
@@ -124,6 +125,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("partition", pa.int32()),
         pa.field("offset", pa.int64()),
         pa.field("others", pa.list_(_OTHER)),
+        pa.field("features_until_ms", pa.int64()),
     ]
 )
 """One row a prediction."""
@@ -215,6 +217,7 @@ def predictions_batch(batch: PredictionBatch, partition: int, offset: int) -> pa
             pa.array([others(at) for at in range(rows)], pa.list_(_OTHER))
             if batch.others
             else pa.nulls(rows, pa.list_(_OTHER)),
+            column([at or None for at in batch.features_until_ms], pa.int64()),
         ],
         schema=PREDICTIONS_SCHEMA,
     )

@@ -103,7 +103,7 @@ def test_a_bad_row_is_a_dead_letter_and_its_neighbours_go_on(worker: Ingest) -> 
     ]
     assert letters[1].payload == b"{rubbish"
     assert {name: metric.value for (_, name), metric in metrics(outputs).items()} == {
-        "refused_share": 0.5, "refused_out_of_range": 1, "refused_malformed_json": 1, "events": 2,
+        "refused_share": 0.5, "refused_out_of_range": 1, "refused_malformed_json": 1, "events": 2, "delay_ms": 0,
     }  # fmt: skip
 
 
@@ -273,7 +273,11 @@ def test_an_expectation_is_told_for_each_window_and_alerts_once_until_it_holds_a
         rows = [{**row(at), "x": value} for at, value in enumerate(values)]
         return worker.process([raw(first + at, each) for at, each in enumerate(rows)])
 
-    assert metrics(window(0, 2)).keys() == {("", "refused_share"), ("", "events")}  # the window is open
+    assert metrics(window(0, 2)).keys() == {
+        ("", "refused_share"),
+        ("", "delay_ms"),
+        ("", "events"),
+    }  # the window is open
     good = window(1, 2, 99)  # a row that is refused is none of the window's
     bad, still, well, again = (window(at, value, value) for at, value in ((3, 9), (5, 9), (7, 2), (9, 9)))
 
@@ -313,7 +317,7 @@ def test_a_changed_spec_begins_a_window_anew() -> None:
         spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": wanted, "expect_rows": 2}
         book.put(parse("Source", {"metadata": {"name": "trips"}, "spec": spec}), generation)
         outputs = worker.process([raw(generation, row(1))])
-        assert metrics(outputs).keys() == {("", "refused_share"), ("", "events")}
+        assert metrics(outputs).keys() == {("", "refused_share"), ("", "delay_ms"), ("", "events")}
 
     assert metrics(worker.process([raw(9, row(1))]))["x", "min"].rows == 2
 

@@ -125,7 +125,7 @@ class Ingest:
             )
         ]
         quality = self._quality.of(
-            source, rows[-1], judged, kept, repeats=len(repeats) if seen or repeats else None
+            source, rows[-1], judged, kept, arrived_at_ms, repeats=len(repeats) if seen or repeats else None
         )
         return [*outcomes, *seen, *quality]
 

@@ -1,4 +1,4 @@
-"""What ingestion says of a source's data: how much came, what was refused or cleaned, whether expectations hold.
+"""What ingestion says of a source's data: how much came, how late, what was refused or cleaned, whether expectations hold.
 
 An expectation refuses nothing. It is held against windows of the rows of one partition,
 which are kept in memory: a restart, or a changed spec, begins a window anew.
@@ -35,14 +35,23 @@ class Quality:
         """By field and statistic whether it held when it was last looked at, of which an alert told."""
 
     def of(
-        self, source: Source, last: Any, judged: Judged, kept: NDArray[np.int64], *, repeats: int | None
+        self,
+        source: Source,
+        last: Any,
+        judged: Judged,
+        kept: NDArray[np.int64],
+        arrived_at_ms: NDArray[np.int64],
+        *,
+        repeats: int | None,
     ) -> list[Outgoing]:
         """Return what to publish of a batch of `source` that ends with the record `last`.
 
-        `kept` are the places of the rows that are let in. `repeats` is how many had come before, None where nothing of it is
+        `kept` are the places of the rows that are let in, `arrived_at_ms` is of all. `repeats` is how many had come before, None where nothing of it is
         to come once.
         """
         said = [_metric(metric, source, last) for metric in _of_batch(last, judged, repeats)]
+        if kept.size:
+            said.append(_metric(_delay(judged.event_time_ms[kept], arrived_at_ms[kept]), source, last))
         said += [
             _metric(metric, source, last, iso(from_timestamp(metric.window_from)))
             for metric in _by_hour(judged, kept)
@@ -123,6 +132,17 @@ def _of_batch(last: Any, judged: Judged, repeats: int | None) -> list[Metric]:
         )
         for name, field, value in said
     ]
+
+
+def _delay(event_time_ms: NDArray[np.int64], arrived_at_ms: NDArray[np.int64]) -> Metric:
+    """Return how long after their event time rows have arrived, in the mean."""
+    return Metric(
+        name="delay_ms",
+        value=float((arrived_at_ms - event_time_ms).mean()),
+        window_from=to_timestamp(int(event_time_ms.min())),
+        window_to=to_timestamp(int(event_time_ms.max())),
+        rows=event_time_ms.size,
+    )
 
 
 def _by_hour(judged: Judged, kept: NDArray[np.int64]) -> Iterator[Metric]:

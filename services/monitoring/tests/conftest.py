@@ -151,6 +151,9 @@ class Specs:
     def model(self, name: str) -> Model:
         return self.models[name]
 
+    def source(self, name: str) -> Source:
+        return self.sources[name]
+
 
 class Desk:
     """Calibrates at once, from the references that a test filed; what rows lose it learns where that is asked for."""

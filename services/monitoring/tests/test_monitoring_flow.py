@@ -1,5 +1,6 @@
 """What comes of a source, from ingestion's metrics to alerts, on the real PostgreSQL."""
 
+import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -9,11 +10,17 @@ import pytest
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric
 from trimtab_core.flow import HOUR_MS, Hour
+from trimtab_core.metricnames import OF_AN_HOUR
+from trimtab_core.specs import Expect
+from trimtab_core.watched import Reading
 from trimtab_monitoring import messages
+from trimtab_monitoring.errors import BadQuestion
 from trimtab_monitoring.flowstore import PostgresFlows
+from trimtab_monitoring.historystore import PostgresHistory
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.usecases.entities import Arrivals, Mark, predictions_stream
-from trimtab_monitoring.usecases.flowing import QUIET_MS, Came, Flowing
+from trimtab_monitoring.usecases.flowing import QUIET_MS, Came, Figure, Flowing
+from trimtab_monitoring.usecases.history import History, Wanted
 from trimtab_runtime.clock import ManualClock, to_timestamp
 from trimtab_runtime.postgres import open_pool
 
@@ -29,12 +36,28 @@ class Desk:
         self.flows = PostgresFlows(pool)
         self.store = PostgresStore(pool)
         self.clock = ManualClock(5_000)
-        self.flowing = Flowing(self.flows, specs, self.clock)
+        self.readings = PostgresHistory(pool)
+        self.history = History(self.readings, specs)
+        self.flowing = Flowing(self.flows, self.readings, specs, self.clock, history_ms=30 * 24 * HOUR_MS)
 
     async def come(self, hour: int, events: int, *, place: int | None = None) -> None:
         at = BEGIN + hour * HOUR_MS
         place = hour if place is None else place
-        await self.flowing.heard(Came("asks", 0, place, at, events, 0, at + HOUR_MS - 1))
+        await self.flowing.heard([Came("asks", 0, place, at, events, 0, at + HOUR_MS - 1)], [])
+
+    async def say(
+        self, hour: int, name: str, value: float, *, place: int, partition: int = 0, **more: Any
+    ) -> None:
+        at = BEGIN + hour * HOUR_MS
+        given: dict[str, Any] = {"field": "", "rows": 10} | more
+        said = Figure(
+            source="asks", partition=partition, place=place, hour_ms=at, name=name, value=value, **given
+        )
+        await self.flowing.heard([], [said])
+
+    async def found(self, **wanted: Any) -> list[Reading]:
+        pages = self.history.query(Wanted(source="asks", **wanted))
+        return [reading async for page in pages for reading in page]
 
     async def alerts(self) -> list[tuple[str, bool]]:
         rows = await self.pool.fetch("SELECT value FROM outbox WHERE topic = 'alerts' ORDER BY sequence")
@@ -97,13 +120,71 @@ async def test_a_source_is_silent_only_if_those_asked_go_on_and_nothing_is_on_it
     assert ("silence", True) in await desk.alerts()
 
 
-async def test_old_hours_are_forgotten(desk: Desk) -> None:
+async def test_old_hours_are_forgotten_and_readings_later(desk: Desk) -> None:
     await desk.come(0, 1)
-    await desk.come(24 * 365, 1)
+    await desk.say(0, "delay_ms", 1.0, place=0)
+    await desk.come(2, 1)
+    await desk.flowing.look("asks")
+    assert [(it.name, it.from_ms) for it in await desk.found(names=("hourly_delay_ms",))] == [
+        ("hourly_delay_ms", BEGIN)
+    ]
 
+    await desk.come(24 * 365, 1)
     await desk.flowing.look("asks")
 
     assert await desk.pool.fetchval("SELECT count(*) FROM flows") == 1
+    assert await desk.pool.fetchval("SELECT count(*) FROM hourly") == 0
+    assert [it.from_ms for it in await desk.found(until_ms=BEGIN + 24 * HOUR_MS)] == []
+
+
+async def test_an_hour_is_told_once_with_what_was_said_in_it_by_all_partitions(desk: Desk) -> None:
+    await desk.come(0, 30)
+    for partition, place, share in [(0, 1, 0.5), (0, 4, 0.1), (1, 2, 0.0), (0, 1, 0.5)]:
+        await desk.say(0, "refused_share", share, partition=partition, place=place)
+    await desk.say(0, "null_share", 0.1, place=3, field="x", rows=30, high=0.2, held=True)
+    await desk.say(0, "null_share", 0.5, place=9, field="x", rows=10, high=0.2, held=False)
+    for name, place in itertools.product(("min", "max", "mean"), (5, 6)):
+        await desk.say(0, name, float(place), place=place, field="x")
+    await desk.flowing.look("asks")
+    assert await desk.found() == [], "it is not over before an event is newer by the lateness"
+
+    await desk.come(2, 1)
+    await desk.flowing.look("asks")
+    await desk.flowing.look("asks")
+
+    told = {(it.name, it.feature): it for it in await desk.found(until_ms=BEGIN + HOUR_MS + 1)}
+    assert {place: (it.value, it.rows) for place, it in told.items()} == {
+        ("events_an_hour", ""): (30.0, 30),
+        ("repeats_an_hour", ""): (0.0, 0),
+        ("refused_an_hour", ""): (6.0, 30),
+        ("hourly_null_share", "x"): (pytest.approx(0.2), 40),
+        ("hourly_min", "x"): (5.0, 20),
+        ("hourly_max", "x"): (6.0, 20),
+        ("hourly_mean", "x"): (5.5, 20),
+    }
+    nulls = told["hourly_null_share", "x"]
+    assert (nulls.low, nulls.high, nulls.held) == (None, 0.2, False)
+    said = await desk.pool.fetch("SELECT value FROM outbox WHERE topic = 'metrics.quality' ORDER BY sequence")
+    ids = [json.loads(row["value"])["id"] for row in said]
+    assert len(ids) == len(set(ids)), "no hour is told twice"
+    assert {it.id for it in await desk.found()} == set(ids), "what is found is what was told"
+
+
+async def test_a_source_is_watched_by_position_and_is_no_model_of_its_name(desk: Desk) -> None:
+    await desk.come(0, 3)
+    watch = desk.history.watch(Wanted(source="asks", names=("events_an_hour",)), None)
+    assert await anext(watch) == ([], 0)
+    await desk.come(2, 1)
+    await desk.flowing.look("asks")
+    position = await desk.readings.position("source:asks", None)
+
+    (told,), at = await anext(watch)
+
+    assert (told.value, told.from_ms, at <= position) == (3.0, BEGIN, True)
+    await watch.aclose()  # type: ignore[attr-defined]
+    assert await desk.readings.positions(["asks", "source:asks"]) == {"source:asks": position}
+    with pytest.raises(BadQuestion, match="model 'm' and source 'asks' are two things"):
+        await anext(desk.history.query(Wanted("m", source="asks")))
 
 
 def test_only_what_ingestion_says_of_hours_is_counted() -> None:
@@ -114,4 +195,14 @@ def test_only_what_ingestion_says_of_hours_is_counted() -> None:
 
     assert messages.came(said) == Came("asks", 2, 40, BEGIN, 3, 2, BEGIN + 9)
     assert messages.came(Metric(id="raw.asks/2/40/duplicates", model="asks", name="duplicates")) is None
+    refused = Metric(
+        id="raw.asks/2/40/refused_share", model="asks", name="refused_share", value=0.5, rows=8,
+        window_from=to_timestamp(BEGIN - 9), window_to=to_timestamp(BEGIN + 9),
+    )  # fmt: skip
+    assert messages.figure(refused) == Figure("asks", 2, 40, BEGIN, "refused_share", "", 8, 0.5)
+    own = Metric(id="asks/1/9-9/null_share/x", model="asks", name="null_share", rows=8)
+    member = Metric(id="asks/5/1/9-9/null_share/x", model="asks/5", name="null_share", rows=8)
+    table = Metric(id="tables.asks/9/refused_share", model="asks", name="refused_share", rows=8)
+    assert [messages.figure(it) for it in (said, own, member, table)] == [None] * 4
+    assert set(Expect.model_fields) < OF_AN_HOUR.keys()
     assert "monitoring" in dict(topics.METRICS_QUALITY.readers)

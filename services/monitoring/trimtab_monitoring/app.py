@@ -82,7 +82,9 @@ async def run(config: Config) -> None:
         history, on_demand = History(readings, book), OnDemand(store, book, deployments, workshop)
         told = sinks(config.alert_sinks, config.alert_secret, session, clock)
         alerting = Alerting(PostgresAlerts(pool), book, told, clock)
-        flowing = Flowing(PostgresFlows(pool), book, clock)
+        flowing = Flowing(
+            PostgresFlows(pool), readings, book, clock, history_ms=config.history_days * _DAY_MS
+        )
         heard = subscriptions(Ledger(store, clock), rounds.wake, alerting, flowing)
         answering = MonitoringApi(store, book, deployments, alerting, history, on_demand)
         api = partial(add_MonitoringServicer_to_server, answering)

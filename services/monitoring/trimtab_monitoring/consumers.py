@@ -48,9 +48,11 @@ def subscriptions(
         await alerting.heard(messages.raised(alert))
 
     async def measured(batch: Sequence[Record[Metric]]) -> None:
-        for record in batch:
-            if (came := messages.came(record.message)) is not None:
-                await flowing.heard(came)
+        heard = [record.message for record in batch]
+        came = [it for message in heard if (it := messages.came(message)) is not None]
+        figures = [figure for message in heard if (figure := messages.figure(message)) is not None]
+        if came or figures:
+            await flowing.heard(came, figures)
 
     return [
         each(topics.COMMANDS_RETRAIN, commanded),

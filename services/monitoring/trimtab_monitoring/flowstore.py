@@ -1,24 +1,27 @@
-"""PostgreSQL home of how much came of each source.
+"""PostgreSQL home of how much came of each source, and how good it was.
 
 An hour counts a batch once: what comes again is of a record of raw.<source> that is counted in. What is judged of a source
-is one transaction that holds its row.
+is one transaction that holds its row, and so are the readings that it tells.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 
 import asyncpg
 import msgspec
 from trimtab_core import flow
 from trimtab_core.flow import FlowState, Hour
+from trimtab_core.watched import Reading
 from trimtab_runtime import outbox
 from trimtab_runtime.clock import to_datetime
 from trimtab_runtime.postgres import Connection, outages
 
 from trimtab_monitoring import news
-from trimtab_monitoring.unit import text
+from trimtab_monitoring.unit import keep, text
 from trimtab_monitoring.usecases.entities import News, predictions_stream
-from trimtab_monitoring.usecases.flowing import Came, Seen
+from trimtab_monitoring.usecases.flowing import Came, Figure, Hourly, Seen
+from trimtab_monitoring.usecases.history import shelf_of
 
 _state_of = msgspec.json.Decoder(FlowState).decode
 
@@ -28,6 +31,20 @@ ON CONFLICT (source, partition, hour_ms) DO UPDATE
 SET events = flows.events + excluded.events, repeats = flows.repeats + excluded.repeats, place = excluded.place,
     newest_ms = greatest(flows.newest_ms, excluded.newest_ms), heard_at = now()
 WHERE flows.place < excluded.place
+"""
+_SAY = """
+INSERT INTO hourly (source, partition, place, hour_ms, name, field, rows, total, least, most, low, high, held)
+VALUES ($1, $2, $3, $4, $5, $6, $7::bigint, $8::float8 * $7::bigint, $8::float8, $8::float8, $9, $10, $11)
+ON CONFLICT (source, hour_ms, partition, name, field) DO UPDATE
+SET rows = hourly.rows + excluded.rows, total = hourly.total + excluded.total, place = excluded.place,
+    least = least(hourly.least, excluded.least), most = greatest(hourly.most, excluded.most),
+    low = excluded.low, high = excluded.high, held = hourly.held AND excluded.held
+WHERE hourly.place < excluded.place
+"""
+_SAID = """
+SELECT hour_ms, name, field, sum(rows)::bigint AS rows, sum(total) AS total, min(least) AS least, max(most) AS most,
+       max(low) AS low, max(high) AS high, bool_and(held) AS held
+FROM hourly WHERE source = $1 AND hour_ms >= $2 AND hour_ms < $3 GROUP BY hour_ms, name, field ORDER BY hour_ms, name, field
 """
 _HOURS = """
 SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows
@@ -42,19 +59,16 @@ class PostgresFlows:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def count(self, came: Came) -> None:
-        """Count what came; what was counted before changes nothing."""
+    async def count(self, came: Sequence[Came], figures: Sequence[Figure]) -> None:
+        """Count what came and what was said of it; what was counted before changes nothing."""
+        counts = [
+            (it.source, it.partition, it.hour_ms, it.events, it.repeats, it.newest_ms, it.place)
+            for it in came
+        ]
         with outages():
-            await self._pool.execute(
-                _COUNT,
-                came.source,
-                came.partition,
-                came.hour_ms,
-                came.events,
-                came.repeats,
-                came.newest_ms,
-                came.place,
-            )
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.executemany(_COUNT, counts)
+                await connection.executemany(_SAY, [astuple(it) for it in figures])
 
     @asynccontextmanager
     async def begin(self, source: str) -> AsyncIterator["PostgresFlow"]:
@@ -72,9 +86,10 @@ class PostgresFlows:
     async def forget(self, source: str, *, before_ms: int) -> None:
         """Delete the hours that began before a time."""
         with outages():
-            await self._pool.execute(
-                "DELETE FROM flows WHERE source = $1 AND hour_ms < $2", source, before_ms
-            )
+            for table in ("flows", "hourly"):
+                await self._pool.execute(
+                    f"DELETE FROM {table} WHERE source = $1 AND hour_ms < $2", source, before_ms
+                )
 
 
 class PostgresFlow:
@@ -90,6 +105,11 @@ class PostgresFlow:
         rows = await self._connection.fetch(_HOURS, self._source, flow.KEPT * flow.HOUR_MS)
         return [Hour(row["hour_ms"], row["events"], row["repeats"]) for row in rows]
 
+    async def said(self, from_ms: int, until_ms: int) -> list[Hourly]:
+        """Return what was said of the hours that began in [from, until), in order."""
+        rows = await self._connection.fetch(_SAID, self._source, from_ms, until_ms)
+        return [Hourly(**row) for row in rows]
+
     async def seen(self, models: Sequence[str], heard_before_ms: int) -> Seen | None:
         """Return how far the source has come, and how far those who are asked with it; None if nothing has come yet."""
         row = await self._connection.fetchrow(
@@ -104,9 +124,11 @@ class PostgresFlow:
         return Seen(row["newest_ms"], row["quiet"], row["asked_ms"])
 
     async def save(self, state: FlowState, told: Sequence[News]) -> None:
-        """Remember `state`, and publish `told` once the transaction is committed."""
+        """Remember `state`, publish `told` once the transaction is committed, and keep the readings among it."""
         await self._connection.execute(
             "UPDATE flow_states SET state = $2 WHERE source = $1", self._source, text(state)
         )
         await outbox.put(self._connection, list(news.outgoing(told)))
+        shelf = shelf_of(self._source)
+        await keep(self._connection, [(shelf, it) for it in told if isinstance(it, Reading)])
         self.state = state

@@ -1,4 +1,4 @@
-"""PostgreSQL home of the history of readings."""
+"""PostgreSQL home of the history of readings; the column `model` names the shelf that one stands on."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ DELETE FROM history WHERE ctid = ANY(ARRAY(SELECT ctid FROM history WHERE model 
 
 
 class PostgresHistory:
-    """Readings in monitoring's schema; units of work put them there (`unit.py`)."""
+    """Readings in monitoring's schema; units of work put them there (`unit.keep`)."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -48,36 +48,36 @@ class PostgresHistory:
             row = await self._pool.fetchrow(_BEFORE, *_filters(wanted), number)
         return (row["to_ms"], row["id"]) if row else START
 
-    async def told(self, model: str, after: int, limit: int) -> list[tuple[int, Reading]]:
+    async def told(self, shelf: str, after: int, limit: int) -> list[tuple[int, Reading]]:
         """Return readings behind a position, each with its own, in the order in which they were told."""
         with outages():
             rows = await self._pool.fetch(
                 "SELECT sequence, reading FROM history WHERE model = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
-                model, after, limit,
+                shelf, after, limit,
             )  # fmt: skip
         return [(row["sequence"], _reading_of(row["reading"])) for row in rows]
 
-    async def position(self, model: str, since_ms: int | None) -> int:
+    async def position(self, shelf: str, since_ms: int | None) -> int:
         """Return the position behind which all readings of windows are that end at or after a time, or the last."""
         with outages():
-            found: int = await self._pool.fetchval(_POSITION, model, since_ms)
+            found: int = await self._pool.fetchval(_POSITION, shelf, since_ms)
         return found
 
-    async def positions(self, models: Sequence[str]) -> dict[str, int]:
-        """Return the last position of each model that has one."""
+    async def positions(self, shelves: Sequence[str]) -> dict[str, int]:
+        """Return the last position of each shelf that has one."""
         with outages():
-            rows = await self._pool.fetch(_POSITIONS, list(models))
+            rows = await self._pool.fetch(_POSITIONS, list(shelves))
         return {row["model"]: row["position"] for row in rows if row["position"] is not None}
 
-    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+    async def forget(self, shelf: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` readings of windows that ended before a time, and return how many went."""
         with outages():
-            status = await self._pool.execute(_FORGET, model, before_ms, at_most)
+            status = await self._pool.execute(_FORGET, shelf, before_ms, at_most)
         return int(status.rpartition(" ")[2])
 
 
 def _filters(wanted: Wanted) -> tuple[object, ...]:
     return (
-        wanted.model, list(wanted.names), list(wanted.features), wanted.version, wanted.subject, wanted.since_ms,
+        wanted.shelf, list(wanted.names), list(wanted.features), wanted.version, wanted.subject, wanted.since_ms,
         wanted.until_ms,
     )  # fmt: skip

@@ -11,6 +11,8 @@ from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent,
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core import trial as core_trial
+from trimtab_core.flow import HOUR_MS
+from trimtab_core.metricnames import OF_AN_HOUR
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import (
     Arm,
@@ -46,7 +48,7 @@ from trimtab_monitoring.usecases.entities import (
     Version,
     WantedLabel,
 )
-from trimtab_monitoring.usecases.flowing import Came
+from trimtab_monitoring.usecases.flowing import Came, Figure
 from trimtab_monitoring.usecases.history import Wanted
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
@@ -337,6 +339,7 @@ def metric(reading: Reading) -> pb.Metric:
         revision=reading.revision,
         arm=reading.arm,
         slice=reading.slice,
+        held=reading.held,
     )
 
 
@@ -372,6 +375,28 @@ def came(message: pb.Metric) -> Came | None:
         events=events,
         repeats=message.rows - events,
         newest_ms=from_timestamp(message.window_to),
+    )
+
+
+def figure(message: pb.Metric) -> Figure | None:
+    """Return what ingestion says of a batch or a window of a source; None if the metric is none that is told by the hour."""
+    # Of a batch of a source the id begins with its topic, partition and offset; models and tables have metrics of these names too.
+    topic, partition, offset = f"{message.id}//".split("/")[:3]
+    of_source = topic.endswith(f".{message.model}") and offset.isdigit()
+    if message.name not in OF_AN_HOUR or not of_source:
+        return None
+    return Figure(
+        source=message.model,
+        partition=int(partition),
+        place=int(offset),
+        hour_ms=from_timestamp(message.window_to) // HOUR_MS * HOUR_MS,
+        name=message.name,
+        field=message.feature,
+        rows=message.rows,
+        value=message.value,
+        low=message.low if message.HasField("low") else None,
+        high=message.high if message.HasField("high") else None,
+        held=message.held if message.HasField("held") else None,
     )
 
 
@@ -580,6 +605,7 @@ def wanted(filter: pb.MetricFilter) -> Wanted:
     """Return which readings are asked for."""
     return Wanted(
         model=filter.model,
+        source=filter.source,
         names=tuple(filter.names),
         features=tuple(filter.features),
         version=filter.version,

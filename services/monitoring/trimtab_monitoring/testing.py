@@ -324,49 +324,49 @@ class MemoryStore:
 
 
 class MemoryHistory:
-    """The readings among the news of a store in memory, less what was forgotten."""
+    """The readings of models among the news of a store in memory, less what was forgotten."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._forgotten: dict[str, int] = {}
 
-    def _kept(self, model: str) -> dict[int, Reading]:
-        """Return a model's readings by position, of each the newest revision."""
+    def _kept(self, shelf: str) -> dict[int, Reading]:
+        """Return a shelf's readings by position, of each the newest revision."""
         newest = {
             it.id: (at, it)
             for at, it in enumerate(self._store.told, start=1)
-            if isinstance(it, Reading) and it.model == model and it.to_ms >= self._forgotten.get(model, it.to_ms)
+            if isinstance(it, Reading) and it.model == shelf and it.to_ms >= self._forgotten.get(shelf, it.to_ms)
         }  # fmt: skip
         return dict(sorted(newest.values()))
 
     async def page(self, wanted: Wanted, after: Place, limit: int) -> list[tuple[Place, Reading]]:
         """Return the first readings behind a place, each with its own, in order of time."""
-        found = [it for it in self._kept(wanted.model).values() if wanted.takes(it)]
+        found = [it for it in self._kept(wanted.shelf).values() if wanted.takes(it)]
         return [(_place(it), it) for it in sorted(found, key=_place) if _place(it) > after][:limit]
 
     async def before_newest(self, wanted: Wanted, number: int) -> Place:
         """Return the place behind which the newest `number` readings are."""
-        found = sorted(_place(it) for it in self._kept(wanted.model).values() if wanted.takes(it))
+        found = sorted(_place(it) for it in self._kept(wanted.shelf).values() if wanted.takes(it))
         return found[-number - 1] if len(found) > number else START
 
-    async def told(self, model: str, after: int, limit: int) -> list[tuple[int, Reading]]:
+    async def told(self, shelf: str, after: int, limit: int) -> list[tuple[int, Reading]]:
         """Return readings behind a position, in the order in which they were told."""
-        return [(at, it) for at, it in self._kept(model).items() if at > after][:limit]
+        return [(at, it) for at, it in self._kept(shelf).items() if at > after][:limit]
 
-    async def position(self, model: str, since_ms: int | None) -> int:
+    async def position(self, shelf: str, since_ms: int | None) -> int:
         """Return the position behind which all readings are that end at or after a time, or the last."""
-        kept = self._kept(model)
+        kept = self._kept(shelf)
         newer = [at for at, it in kept.items() if since_ms is not None and it.to_ms >= since_ms]
         return min(newer) - 1 if newer else max(kept, default=0)
 
-    async def positions(self, models: Sequence[str]) -> dict[str, int]:
-        """Return the last position of each model that has one."""
-        return {model: max(kept) for model in models if (kept := self._kept(model))}
+    async def positions(self, shelves: Sequence[str]) -> dict[str, int]:
+        """Return the last position of each shelf that has one."""
+        return {shelf: max(kept) for shelf in shelves if (kept := self._kept(shelf))}
 
-    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+    async def forget(self, shelf: str, *, before_ms: int, at_most: int) -> int:
         """Delete the readings of windows that ended before a time."""
-        old = sum(it.to_ms < before_ms for it in self._kept(model).values())
-        self._forgotten[model] = max(before_ms, self._forgotten.get(model, before_ms))
+        old = sum(it.to_ms < before_ms for it in self._kept(shelf).values())
+        self._forgotten[shelf] = max(before_ms, self._forgotten.get(shelf, before_ms))
         return old
 
 

@@ -54,7 +54,7 @@ _PREDICTED_ALL = f"""
 SELECT asked.model, predicted.* FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS asked(model, after_ms, until_ms)
 CROSS JOIN LATERAL ({_PREDICTED_OF.format(model="asked.model", after="asked.after_ms", until="asked.until_ms")}) AS predicted
 """
-_HISTORY = """
+_KEEP = """
 INSERT INTO history (model, to_ms, id, subject, name, feature, version, reading)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::jsonb[])
 ON CONFLICT (model, to_ms, id) DO UPDATE SET sequence = DEFAULT, reading = excluded.reading
@@ -212,13 +212,21 @@ async def _keep_all(connection: Connection, units: Mapping[str, Together]) -> No
 async def _tell(connection: Connection, told: Sequence[News]) -> None:
     """Leave `told` in the outbox, and the readings among it in the history."""
     await outbox.put(connection, list(news.outgoing(told)))
-    readings = {(it.model, it.id): it for it in told if isinstance(it, Reading)}.values()
-    if readings:
+    await keep(connection, [(it.model, it) for it in told if isinstance(it, Reading)])
+
+
+async def keep(connection: Connection, readings: Sequence[tuple[str, Reading]]) -> None:
+    """Keep readings, each with its shelf, in the transaction that tells them; of one that is there twice the last."""
+    held = {(shelf, it.id): (shelf, it) for shelf, it in readings}.values()
+    if held:
         columns = zip(
-            *((it.model, it.to_ms, it.id, it.subject, it.name, it.feature, it.version, text(it)) for it in readings),
+            *(
+                (shelf, it.to_ms, it.id, it.subject, it.name, it.feature, it.version, text(it))
+                for shelf, it in held
+            ),
             strict=True,
-        )  # fmt: skip
-        await connection.execute(_HISTORY, *map(list, columns))
+        )
+        await connection.execute(_KEEP, *map(list, columns))
 
 
 async def fetch_rows(

@@ -240,6 +240,7 @@ async def test_what_is_answered_is_logged_whole(world: World) -> None:
             assert (batch.rollout_id, batch.generation) == (f"r{world.generation}", world.generation)
             assert list(batch.feature_names) == list(world.project.features)
             assert list(batch.features[at * 3 : at * 3 + 3]) == [1, 12, 20]
+            assert batch.features_until_ms[at] == from_timestamp(answer.features_until) == MIDNIGHT + DAY
     assert told == {}
 
 

@@ -172,6 +172,8 @@ def _fill(message: PredictionBatch, batch: Batch) -> None:
         message.champion_probabilities.extend(_column(said))
     message.champion.extend(_answers(said))
     message.latency_us.extend([answered.latency_us for answered, _ in rows])
+    if any(answered.features_until_ms for answered, _ in rows):
+        message.features_until_ms.extend([answered.features_until_ms or 0 for answered, _ in rows])
     message.feature_names.extend(served.champion.features)
     message.features.extend(_column([answered.features[at] for answered, at in rows]))
     if served.champion.texts:

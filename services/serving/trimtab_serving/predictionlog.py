@@ -50,6 +50,8 @@ class Answered(NamedTuple):
     texts: NDArray[np.object_] | None = None
     took_us: Sequence[int] = ()
     """How long the champion and each version on trial ran, 0 where it could not be asked; empty if none was on trial."""
+    features_until_ms: int | None = None
+    """The watermark of the online features that were used; None where none were, or there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,7 @@ class Predictions:
                     latency_us,
                     texts,
                     took_us,
+                    until_ms,
                 )
             )
         finally:

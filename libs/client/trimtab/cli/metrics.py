@@ -12,6 +12,7 @@ from trimtab_runtime.errors import Rejected
 
 from trimtab.cli.session import HOME, Directory, Json, ask, console, day_or_moment, plain, print_json, show
 from trimtab.client import Trimtab
+from trimtab.metrics import limit_of
 from trimtab.observing import Filters
 
 
@@ -21,11 +22,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def metrics(
-    model: str,
+    model: Annotated[str, typer.Argument(help="Of a model, window by window.", show_default=False)] = "",
+    source: Annotated[str, typer.Option(help="Of a source, hour by hour.")] = "",
     name: Annotated[
         list[str] | None, typer.Option(help="Of this name, such as mae; again for another.")
     ] = None,
-    feature: Annotated[list[str] | None, typer.Option(help="Of this feature; again for another.")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Of this feature, or field of a source; again for another.")
+    ] = None,
     version: Annotated[int, typer.Option(help="Of this version.")] = 0,
     subject: Annotated[str, typer.Option(help="drift, performance or quality.")] = "",
     since: Annotated[
@@ -38,16 +42,18 @@ def metrics(
     directory: Directory = HOME,
     as_json: Json = False,
 ) -> None:
-    """Show what monitoring measured of MODEL, window by window, in order of time."""
+    """Show what monitoring measured of MODEL, or of a source, in order of time."""
+    if bool(model) == bool(source):
+        raise Rejected("metrics are of a model or of a source: name MODEL, or --source SOURCE")
     filters = Filters(
-        names=name or [], features=feature or [], version=version, subject=subject,
+        source=source, names=name or [], features=feature or [], version=version, subject=subject,
         until_ms=day_or_moment("--until", until) if until else None,
     )  # fmt: skip
     if watch and until:
         raise Rejected("--until is for what was, and --watch for what comes: leave one of them out")
 
     async def look(trimtab: Trimtab) -> Sequence[Metric]:
-        filters["since_ms"] = await _since(trimtab, model, since) if since else None
+        filters["since_ms"] = await _since(trimtab, model, source, since) if since else None
         if not watch:
             return (await trimtab.metrics(model, limit=limit, **filters)).messages
         async for metric in trimtab.watch_metrics(model, **filters):
@@ -58,19 +64,26 @@ def metrics(
     if as_json:
         print_json([plain(metric) for metric in found])
         return
+    comes = "each hour that is over" if source else "each full window of predictions"
     show(
-        [row(metric) for metric in found],
+        [(hour if source else row)(metric) for metric in found],
         as_json=False,
-        empty=f"no metric of {model} matches: what is measured comes with each full window of predictions",
+        empty=f"no metric of {model or source} matches: what is measured comes with {comes}",
     )
 
 
-async def _since(trimtab: Trimtab, model: str, text: str) -> int:
-    """Return the time that `--since` means; a length of time is before the model's watermark, which a replay has too."""
+async def _since(trimtab: Trimtab, model: str, source: str, text: str) -> int:
+    """Return the time that `--since` means.
+
+    A length of time is before the model's watermark, which a replay has too, or the end of the source's newest hour.
+    """
     try:
         length = parse_duration(text)
     except ValueError:
         return day_or_moment("--since", text)
+    if source:
+        newest = (await trimtab.metrics(source=source, limit=1)).messages
+        return from_timestamp(newest[0].window_to) - length if newest else 0
     return from_timestamp((await trimtab.health(model)).watermark) - length
 
 
@@ -87,14 +100,36 @@ def row(metric: Metric) -> dict[str, Any]:
     }
 
 
+def hour(metric: Metric) -> dict[str, Any]:
+    """Return a metric of an hour of a source as a row of a table."""
+    return {
+        "hour": _at(metric.window_from),
+        "metric": metric.name,
+        "field": metric.feature,
+        "value": metric.value,
+        "usual": metric.threshold if metric.HasField("threshold") else None,
+        "expected": _expected(metric),
+        "rows": metric.rows,
+    }
+
+
+def _expected(metric: Metric) -> str | None:
+    """Return where the value should be, and whether it is not."""
+    if not metric.HasField("held"):
+        return None
+    return f"{limit_of(metric)}{'' if metric.held else ', and is not'}"
+
+
 def _print(metric: Metric, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plain(metric)), flush=True)
         return
     usual = f", usual up to {metric.threshold:.4g}" if metric.HasField("threshold") else ""
     of = f" of {metric.feature}" if metric.feature else ""
+    expected = f", {_expected(metric)} is expected" if metric.HasField("held") else ""
+    version = f"version {metric.version}  " if metric.version else ""
     console.print(
-        f"{_at(metric.window_to)}  version {metric.version}  {metric.name}{of} {metric.value:.4g}{usual}",
+        f"{_at(metric.window_to)}  {version}{metric.name}{of} {metric.value:.4g}{usual}{expected}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -1,7 +1,7 @@
-"""How much comes of each source: counted as ingestion tells it, and looked at hour by hour.
+"""How much comes of each source, and how good it is: counted as ingestion tells it, and looked at and told hour by hour.
 
-Unusual volume and repeats are told. Silence, where events were to be expected and those who are asked go on, is bad data:
-features grow stale and labels stay away.
+An hour is told once, and unusual volume and repeats open an alert. Silence, where events were to be expected and those who are
+asked go on, is bad data: features grow stale and labels stay away.
 """
 
 import asyncio
@@ -13,11 +13,13 @@ from typing import Final, Protocol
 
 from trimtab_core import flow, quality
 from trimtab_core.flow import Flowed, FlowFault, FlowState, Hour
+from trimtab_core.metricnames import OF_AN_HOUR
 from trimtab_core.watched import Reading
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases.entities import Alert, News
+from trimtab_monitoring.usecases.history import HistoryStore, shelf_of
 from trimtab_monitoring.usecases.ports import Specs
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 10.0
 QUIET_MS: Final = 60_000
 """Nothing is called silent that was heard of so recently, by the wall clock: its events may be on their way."""
+_SWEEP: Final = 5_000
+"""Old readings that are deleted in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,55 @@ class Came:
     events: int
     repeats: int
     newest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What ingestion says of a batch, or of a window of rows that a batch has filled."""
+
+    source: str
+    partition: int
+    place: int
+    """As in `Came`."""
+    hour_ms: int
+    """Of its newest row."""
+    name: str
+    field: str
+    rows: int
+    value: float
+    low: float | None = None
+    """Where it should be, if it is expected, and whether it is there."""
+    high: float | None = None
+    held: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hourly:
+    """What was said under one name of an hour, all partitions together."""
+
+    hour_ms: int
+    name: str
+    field: str
+    rows: int
+    total: float
+    """The sum of value times rows."""
+    least: float
+    most: float
+    low: float | None = None
+    high: float | None = None
+    held: bool | None = None
+
+    @property
+    def value(self) -> float:
+        """How many rows were refused; of an extreme, a spread or a number of values the furthest; of others the mean of rows."""
+        match self.name:
+            case "refused_share":
+                return float(round(self.total))
+            case "min":
+                return self.least
+            case "max" | "stddev" | "distinct":
+                return self.most
+        return self.total / self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +114,24 @@ class FlowUnit(Protocol):
         """Return the hours of which something came, the last that are looked back on."""
         ...
 
+    async def said(self, from_ms: int, until_ms: int) -> list[Hourly]:
+        """Return what was said of the hours that began in [from, until), in order."""
+        ...
+
     async def seen(self, models: Sequence[str], heard_before_ms: int) -> Seen | None:
         """Return how far the source has come, and how far those who are asked with it; None if nothing has come yet."""
         ...
 
     async def save(self, state: FlowState, told: Sequence[News]) -> None:
-        """Remember `state`, and publish `told` once the transaction is committed."""
+        """Remember `state`, publish `told` once the transaction is committed, and keep the readings among it."""
         ...
 
 
 class FlowStore(Protocol):
     """Where it is kept how much came."""
 
-    async def count(self, came: Came) -> None:
-        """Count what came; what was counted before changes nothing."""
+    async def count(self, came: Sequence[Came], figures: Sequence[Figure]) -> None:
+        """Count what came and what was said of it; what was counted before changes nothing."""
         ...
 
     def begin(self, source: str) -> AbstractAsyncContextManager[FlowUnit]:
@@ -89,18 +146,23 @@ class FlowStore(Protocol):
 class Flowing:
     """Counts what comes, and looks at it."""
 
-    def __init__(self, store: FlowStore, specs: Specs, clock: Clock) -> None:
+    def __init__(
+        self, store: FlowStore, history: HistoryStore, specs: Specs, clock: Clock, *, history_ms: int
+    ) -> None:
+        """Readings are kept for `history_ms` behind the newest event of their source."""
         self._store = store
+        self._history = history
         self._specs = specs
         self._clock = clock
+        self._history_ms = history_ms
 
-    async def heard(self, came: Came) -> None:
-        """Count what came.
+    async def heard(self, came: Sequence[Came], figures: Sequence[Figure]) -> None:
+        """Count what came, and what is said of it.
 
         Raises:
             Unavailable: PostgreSQL is away.
         """
-        await self._store.count(came)
+        await self._store.count(came, figures)
 
     async def work(self) -> None:
         """Look at all sources now and then, until cancelled."""
@@ -139,9 +201,13 @@ class Flowing:
             asked_ms = seen.asked_ms if seen.quiet and seen.asked_ms is not None else seen.newest_ms
             after = flow.silence(source, hours, after, seen.newest_ms, asked_ms)
             if after != before:
+                said = await unit.said(before.judged_ms, after.judged_ms)
                 told: list[News] = [_reading(source, figure) for figure in figures]
+                told += [_hourly(source, it) for it in said]
                 await unit.save(after, [*told, *_news(source, spec.metadata.owner, before, after, now_ms)])
         await self._store.forget(source, before_ms=seen.newest_ms - 2 * flow.KEPT * flow.HOUR_MS)
+        told_from = seen.newest_ms - self._history_ms
+        await self._history.forget(shelf_of(source), before_ms=told_from, at_most=_SWEEP)
 
 
 def _reading(source: str, figure: Flowed) -> Reading:
@@ -149,6 +215,13 @@ def _reading(source: str, figure: Flowed) -> Reading:
     return Reading(
         "quality", source, 0, name, figure.value, figure.at_ms, figure.at_ms + flow.HOUR_MS, round(figure.value),
         threshold=figure.expected,
+    )  # fmt: skip
+
+
+def _hourly(source: str, said: Hourly) -> Reading:
+    return Reading(
+        "quality", source, 0, OF_AN_HOUR[said.name], said.value, said.hour_ms, said.hour_ms + flow.HOUR_MS, said.rows,
+        said.field, low=said.low, high=said.high, held=said.held,
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The history of readings, for whoever asks: what was told, and what is told from now on.
 
-A watch goes on from its position after a break, whichever monitor is asked then: a
-model's readings are told under its lock, so their sequence rises as they are seen. One
-look finds the news for all watchers of a process, and a quiet watcher costs nothing.
+A watch goes on from its position after a break, whichever monitor is asked then: the
+readings of a model, and those of a source, are told under its lock, so their sequence rises
+as they are seen. One look finds the news for all watchers of a process, and a quiet watcher
+costs nothing.
 """
 
 import asyncio
@@ -32,9 +33,9 @@ START: Final[Place] = (-(2**63), "")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which readings of a model are asked for; what is empty excludes nothing."""
+    """Which readings of a model, or else of a source, are asked for; what is empty excludes nothing."""
 
-    model: str
+    model: str = ""
     names: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     version: int = 0
@@ -42,9 +43,15 @@ class Wanted:
     since_ms: int | None = None
     """Windows that ended at or after it, and before `until_ms`."""
     until_ms: int | None = None
+    source: str = ""
+
+    @property
+    def shelf(self) -> str:
+        """Under what the readings of it are kept."""
+        return shelf_of(self.source) if self.source else self.model
 
     def takes(self, reading: Reading) -> bool:
-        """Whether a reading of the model is among them."""
+        """Whether a reading of what is named is among them."""
         return (
             (not self.names or reading.name in self.names)
             and (not self.features or reading.feature in self.features)
@@ -55,8 +62,13 @@ class Wanted:
         )
 
 
+def shelf_of(source: str) -> str:
+    """Return under what a source's readings are kept; those of a model are under its name, and none is called so."""
+    return f"source:{source}"
+
+
 class HistoryStore(Protocol):
-    """Where readings are kept, of each the newest revision."""
+    """Where readings are kept, on a shelf for each model and each source; of each reading the newest revision."""
 
     async def page(self, wanted: Wanted, after: Place, limit: int) -> list[tuple[Place, Reading]]:
         """Return the first readings behind a place, each with its own, in order of time."""
@@ -66,26 +78,26 @@ class HistoryStore(Protocol):
         """Return the place behind which the newest `number` readings are."""
         ...
 
-    async def told(self, model: str, after: int, limit: int) -> list[tuple[int, Reading]]:
+    async def told(self, shelf: str, after: int, limit: int) -> list[tuple[int, Reading]]:
         """Return readings behind a position, each with its own, in the order in which they were told."""
         ...
 
-    async def position(self, model: str, since_ms: int | None) -> int:
+    async def position(self, shelf: str, since_ms: int | None) -> int:
         """Return the position behind which all readings of windows are that end at or after a time, or the last."""
         ...
 
-    async def positions(self, models: Sequence[str]) -> dict[str, int]:
-        """Return the last position of each model that has one."""
+    async def positions(self, shelves: Sequence[str]) -> dict[str, int]:
+        """Return the last position of each shelf that has one."""
         ...
 
-    async def forget(self, model: str, *, before_ms: int, at_most: int) -> int:
+    async def forget(self, shelf: str, *, before_ms: int, at_most: int) -> int:
         """Delete up to `at_most` readings of windows that ended before a time, and return how many went."""
         ...
 
 
 @dataclass(slots=True)
 class _Ear:
-    """What is known of a model that somebody watches."""
+    """What is known of a shelf that somebody watches."""
 
     watchers: int = 0
     position: int = 0
@@ -105,8 +117,8 @@ class History:
         """Yield the newest `limit` readings, or all, in order of time, a page at a time.
 
         Raises:
-            BadQuestion: the limit is below 0, or there is no such subject.
-            NotFound: there is no such model.
+            BadQuestion: the limit is below 0, there is no such subject, or both a model and a source are named.
+            NotFound: there is no such model or source.
             Unavailable: PostgreSQL is away.
         """
         if limit < 0:
@@ -124,19 +136,19 @@ class History:
         has no readings says that there is no news, and comes first and whenever it has been quiet for a while.
 
         Raises:
-            BadQuestion: there is no such subject.
-            NotFound: there is no such model.
+            BadQuestion: there is no such subject, or both a model and a source are named.
+            NotFound: there is no such model or source.
             Unavailable: PostgreSQL is away, or this monitor ends: go on from the last position.
         """
         self._check(wanted)
-        ear = self._ears.setdefault(wanted.model, _Ear())
+        ear = self._ears.setdefault(wanted.shelf, _Ear())
         ear.watchers += 1
         try:
-            position = await self._store.position(wanted.model, wanted.since_ms) if after is None else after
+            position = await self._store.position(wanted.shelf, wanted.since_ms) if after is None else after
             yield [], position
             while True:
                 seen = ear.position
-                told = await self._store.told(wanted.model, position, _PAGE)
+                told = await self._store.told(wanted.shelf, position, _PAGE)
                 if told:
                     position = told[-1][0]
                     if found := [reading for _, reading in told if wanted.takes(reading)]:
@@ -148,10 +160,17 @@ class History:
         finally:
             ear.watchers -= 1
             if not ear.watchers:
-                self._ears.pop(wanted.model, None)
+                self._ears.pop(wanted.shelf, None)
 
     def _check(self, wanted: Wanted) -> None:
-        self._specs.model(wanted.model)
+        if wanted.model and wanted.source:
+            raise BadQuestion(
+                f"model {wanted.model!r} and source {wanted.source!r} are two things: name one of them"
+            )
+        if wanted.source:
+            self._specs.source(wanted.source)
+        else:
+            self._specs.model(wanted.model)
         if wanted.subject and wanted.subject not in BY_SUBJECT:
             raise BadQuestion(
                 f"subject {wanted.subject!r} is none of {', '.join(BY_SUBJECT)}: name one of them"
@@ -186,8 +205,8 @@ class History:
     async def _look(self) -> None:
         if not self._ears:
             return
-        for model, position in (await self._store.positions(list(self._ears))).items():
-            ear = self._ears.get(model)
+        for shelf, position in (await self._store.positions(list(self._ears))).items():
+            ear = self._ears.get(shelf)
             if ear is not None and position > ear.position:
                 ear.position = position
                 ear.news.set()

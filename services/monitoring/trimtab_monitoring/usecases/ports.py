@@ -253,6 +253,10 @@ class Specs(Protocol):
         """Return a model, or raise `NotFound`."""
         ...
 
+    def source(self, name: str) -> Source:
+        """Return a source, or raise `NotFound`."""
+        ...
+
 
 class Rollouts(Protocol):
     """What is wanted to serve."""

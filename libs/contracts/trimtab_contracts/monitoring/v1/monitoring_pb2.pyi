@@ -44,6 +44,7 @@ class Metric(_message.Message):
     SLICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
+    """or a source, a table, a view"""
     version: _builtins.int
     name: _builtins.str
     """mae, estimated_mae, labelled_share, drift, p_value, null_share, predictions_per_second, ..."""
@@ -838,7 +839,7 @@ Global___ListWantedLabelsResponse: _TypeAlias = ListWantedLabelsResponse  # noqa
 
 @_typing.final
 class MetricFilter(_message.Message):
-    """Which readings are asked for; what is empty excludes nothing but the model, which has to be named."""
+    """Which readings are asked for; what is empty excludes nothing. A model or a source has to be named, and not both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -849,10 +850,12 @@ class MetricFilter(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     subject: _builtins.str
     """drift, performance, quality"""
+    source: _builtins.str
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -877,10 +880,11 @@ class MetricFilter(_message.Message):
         subject: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "names", b"names", "since", b"since", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "names", b"names", "since", b"since", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

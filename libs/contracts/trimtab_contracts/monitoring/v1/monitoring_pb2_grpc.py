@@ -124,7 +124,7 @@ class MonitoringServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Query(self, request, context):
-        """The history of a model's metrics, as far back as it is kept, and what is told of them from now on.
+        """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class MonitoringStub:
     GetModelHealth: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]
     ListWantedLabels: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListWantedLabelsRequest, _monitoring_pb2.ListWantedLabelsResponse]
     Query: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.QueryRequest, _monitoring_pb2.QueryResponse]
-    """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+    """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on."""
     Watch: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]
     MakeReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]
     """Evidently's report of the newest rows of the live version beside its reference."""
@@ -55,7 +55,7 @@ class MonitoringAsyncStub(MonitoringStub):
     GetModelHealth: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetModelHealthRequest, _monitoring_pb2.ModelHealth]  # type: ignore[assignment]
     ListWantedLabels: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListWantedLabelsRequest, _monitoring_pb2.ListWantedLabelsResponse]  # type: ignore[assignment]
     Query: _aio.UnaryStreamMultiCallable[_monitoring_pb2.QueryRequest, _monitoring_pb2.QueryResponse]  # type: ignore[assignment]
-    """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+    """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on."""
     Watch: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]  # type: ignore[assignment]
     MakeReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]  # type: ignore[assignment]
     """Evidently's report of the newest rows of the live version beside its reference."""
@@ -101,7 +101,7 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.QueryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.QueryResponse], _abc.AsyncIterator[_monitoring_pb2.QueryResponse]]:
-        """The history of a model's metrics, as far back as it is kept, and what is told of them from now on."""
+        """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -54,6 +54,7 @@ class PredictionBatch(_message.Message):
     CHALLENGER_US_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    FEATURES_UNTIL_MS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     instance: _builtins.str
     id: _builtins.str
@@ -126,6 +127,12 @@ class PredictionBatch(_message.Message):
     def challenger_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherAnswers]: ...
+    @_builtins.property
+    def features_until_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Up to when the online features of each row were complete, as in its answer: the age of what it was made of; 0 where that
+        is not known, empty where no row looked any up.
+        """
+
     def __init__(
         self,
         *,
@@ -156,10 +163,11 @@ class PredictionBatch(_message.Message):
         challenger_us: _abc.Iterable[_builtins.int] | None = ...,
         arms: _builtins.int = ...,
         others: _abc.Iterable[Global___OtherAnswers] | None = ...,
+        features_until_ms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "arms", b"arms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_us", b"challenger_us", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_us", b"champion_us", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "others", b"others", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "arms", b"arms", "challenger", b"challenger", "challenger_answered", b"challenger_answered", "challenger_probabilities", b"challenger_probabilities", "challenger_us", b"challenger_us", "challenger_version", b"challenger_version", "champion", b"champion", "champion_probabilities", b"champion_probabilities", "champion_us", b"champion_us", "champion_version", b"champion_version", "classes", b"classes", "event_time_ms", b"event_time_ms", "feature_names", b"feature_names", "features", b"features", "features_until_ms", b"features_until_ms", "generation", b"generation", "id", b"id", "ids", b"ids", "instance", b"instance", "keys", b"keys", "latency_us", b"latency_us", "model", b"model", "others", b"others", "rollout_id", b"rollout_id", "text_names", b"text_names", "texts", b"texts", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
