@@ -3,8 +3,12 @@
 import asyncio
 import csv
 import json
+import multiprocessing
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,15 @@ from google.protobuf import json_format
 from trimtab import cli, project
 from trimtab.backtest import history, running, strategies, telling
 from trimtab.backtest.history import Events, History, Project
+from trimtab.backtest.living import Watching
+from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
-from trimtab.backtest.workbench import Shelf
+from trimtab.backtest.workbench import Candidate, Workbench
 from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
 from trimtab_core import specs
 from trimtab_core.losses import clip, loss
 from trimtab_core.timestamps import iso
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, Unavailable
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_700_000_000_000 // DAY * DAY
@@ -95,7 +101,7 @@ def history_of(rows: list[dict[str, Any]]) -> History:
 
 @pytest.fixture(scope="module")
 def shelf() -> Shelf:
-    return {}
+    return Shelf()
 
 
 def lived(found: History, shelf: Shelf, *names: str, **of: Any) -> Backtest:
@@ -128,7 +134,7 @@ def test_on_drift_a_better_model_comes_and_each_strategy_is_charged_for_what_it_
 def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() -> None:
     found = history_of(rides(seed=4))
     by_windows, by_rows = (
-        lived(found, {}, "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
+        lived(found, Shelf(), "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
         for kind in ("performance", "concept")
     )
 
@@ -152,15 +158,17 @@ def test_windows_by_time_are_lived_as_those_by_count_are(lived_history: History,
 
 def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:
     found = lived(lived_history, shelf, "never")
-    model = project_of().model
-    first = shelf[next(iter(shelf))]
+    made = project_of()
+    bench = Workbench(made.model, made.sources["rides"], lived_history, shelf=shelf)
+    first = bench.candidate(found.from_ms, None)
+    assert isinstance(first, Candidate)
     start = int(np.searchsorted(lived_history.at_ms, found.from_ms))
 
-    said = first.answers(start, len(lived_history))  # type: ignore[union-attr]
-    expected = clip(loss("mae", lived_history.label[start:], said), model.spec.cap)
+    said = first.answers(start, len(lived_history))
+    expected = clip(loss("mae", lived_history.label[start:], said), made.model.spec.cap)
     np.testing.assert_allclose(found.lives["never"].losses[start:], expected)
     assert np.isnan(found.lives["never"].losses[:start]).all()
-    assert first.trained_to_ms < found.from_ms  # type: ignore[union-attr]
+    assert first.trained_to_ms < found.from_ms
 
 
 def test_what_is_ordered_alike_is_fitted_once(lived_history: History, shelf: Shelf) -> None:
@@ -168,6 +176,62 @@ def test_what_is_ordered_alike_is_fitted_once(lived_history: History, shelf: She
     again = lived(lived_history, shelf)
 
     assert (again.spent.fits, again.spent.seconds) == (0, 0.0)
+
+
+def test_strategies_lived_abreast_come_to_the_same_to_the_bit(
+    lived_history: History, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, heard = ("scheduled", "always"), set[str]()
+    alone = lived(lived_history, shelf, *names)
+    monkeypatch.setattr(strategies, "LONG_S", 0.0)
+
+    with opened(shared=True) as shared:
+        watching = Watching(on_fit=heard.add, on_time=lambda name, *_: heard.add(name))
+        abreast = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
+
+    assert heard == {"", *names}
+    for name in names:
+        ours, theirs = alone.lives[name], abreast.lives[name]
+        assert ours.losses.tobytes() == theirs.losses.tobytes()
+        assert ours.promotions == theirs.promotions
+        assert [replace(each, seconds=0.0) for each in ours.retrains] == [
+            replace(each, seconds=0.0) for each in theirs.retrains
+        ]
+    retrains = {name: len(abreast.lives[name].retrains) for name in names}
+    # The first version is judged by three fits, as what `scheduled` orders is, and what `always` orders by one.
+    assert abreast.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
+
+
+def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
+    lived_history: History, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "LONG_S", 0.0)
+
+    def kill(name: str, *_: object) -> None:
+        for each in multiprocessing.active_children():
+            each.kill()
+
+    with opened(shared=True) as shared, pytest.raises(Unavailable, match="'always' ended with signal 9"):
+        strategies.run(
+            project_of(), lived_history, Wishes(("always",)), shelf=shared, watching=Watching(on_time=kill)
+        )
+    assert not multiprocessing.active_children()
+
+
+def test_what_two_make_at_once_is_made_by_the_first_and_waited_for_by_the_second() -> None:
+    made, may_end = list[int](), threading.Event()
+
+    def make() -> int:
+        made.append(len(made))
+        may_end.wait(30)
+        return 7
+
+    with opened(shared=True) as one, ThreadPoolExecutor(2) as threads:
+        other = Shelf(one.folder)
+        both = [threads.submit(each.once, ("a", 1), make) for each in (one, other)]
+        may_end.set()
+        assert [each.result(30) for each in both] == [7, 7]
+    assert made == [0]
 
 
 def test_the_length_of_steps_does_not_move_what_is_seen(lived_history: History, shelf: Shelf) -> None:

@@ -1,6 +1,6 @@
 """From specs and files to a backtest: which file holds which source's events, read, and lived."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -10,9 +10,9 @@ from trimtab_runtime.errors import Rejected
 
 from trimtab.backtest import guessing, history, strategies, telling
 from trimtab.backtest.history import Events, History, Project
-from trimtab.backtest.living import OnTime
+from trimtab.backtest.living import NOBODY, Watching
+from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
-from trimtab.backtest.workbench import Shelf
 from trimtab.files import File
 
 _NOTHING_ASKED: Final = Wishes()
@@ -35,20 +35,6 @@ class Compared:
         return {"planned": telling.document(self.planned), "applied": applied, "fault": self.fault}
 
 
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """Who hears how far a backtest is."""
-
-    on_rows: Callable[[str, int], object] = lambda _, __: None
-    """That so many more rows of a file were read."""
-    on_strategy: Callable[[str], object] = lambda _: None
-    on_time: OnTime = lambda _, __: None
-    on_fit: Callable[[], object] = lambda: None
-
-
-_NOBODY: Final = Watching()
-
-
 def backtest(
     resources: Iterable[Resource],
     files: Sequence[str],
@@ -58,7 +44,7 @@ def backtest(
     format: str = "",
     encoding: str = "utf-8",
     reading: Mapping[str, Any] | None = None,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Backtest:
     """Return what a model of `resources` would have done on the history in `files`, each a path or SOURCE=PATH.
 
@@ -79,7 +65,7 @@ def guessed(
     label: str,
     time: str = "",
     task: str = "",
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Backtest:
     """Return what a model of a file's column `label` would have done, of which nobody has written a spec.
 
@@ -105,7 +91,7 @@ def compared(
     wishes: Wishes,
     *,
     model: str,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Compared:
     """Return what a model's planned spec would have done on history, beside the one that is applied, if one is.
 
@@ -113,20 +99,21 @@ def compared(
         NotFound: there is no such file.
         Rejected: nothing can be said of the planned spec; it says why.
     """
-    project, shelf = Project.of(planned, model), Shelf()
-    held = read(project, files, watching=watching)
-    rows = history.history(project, held)
-    found = _lived(project, planned, rows, wishes, watching, shelf)
-    if not any(isinstance(each, Model) and each.name == model for each in applied):
-        return Compared(found)
-    try:
-        other = Project.of(applied, model)
-        if not _same_history(project, other):
-            shelf, rows = Shelf(), history.history(other, read(other, files, watching=watching))
+    project = Project.of(planned, model)
+    rows = history.history(project, read(project, files, watching=watching))
+    with opened(shared=wishes.abreast) as shelf:
+        found = _lived(project, planned, rows, wishes, watching, shelf)
+        if not any(isinstance(each, Model) and each.name == model for each in applied):
+            return Compared(found)
         asked = replace(wishes, from_ms=found.from_ms, strategies=BESIDE)
-        return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
-    except Rejected as error:
-        return Compared(found, fault=str(error))
+        try:
+            other = Project.of(applied, model)
+            if _same_history(project, other):
+                return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
+            held = read(other, files, watching=watching)
+            return Compared(found, live(other, applied, held, asked, watching))
+        except Rejected as error:
+            return Compared(found, fault=str(error))
 
 
 def _same_history(left: Project, right: Project) -> bool:
@@ -149,7 +136,9 @@ def live(
     Raises:
         Rejected: nothing can be said by them; it says why.
     """
-    return _lived(project, resources, history.history(project, held), wishes, watching, Shelf())
+    rows = history.history(project, held)
+    with opened(shared=wishes.abreast) as shelf:
+        return _lived(project, resources, rows, wishes, watching, shelf)
 
 
 def _lived(
@@ -160,16 +149,8 @@ def _lived(
     watching: Watching,
     shelf: Shelf,
 ) -> Backtest:
-    return strategies.run(
-        project,
-        rows,
-        wishes,
-        tests=[each for each in resources if isinstance(each, ModelTest)],
-        shelf=shelf,
-        on_strategy=watching.on_strategy,
-        on_time=watching.on_time,
-        on_fit=watching.on_fit,
-    )
+    tests = [each for each in resources if isinstance(each, ModelTest)]
+    return strategies.run(project, rows, wishes, tests=tests, shelf=shelf, watching=watching)
 
 
 def read(
@@ -179,7 +160,7 @@ def read(
     format: str = "",
     encoding: str = "utf-8",
     reading: Mapping[str, Any] | None = None,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> dict[str, Events]:
     """Return the events of each source that a model leans on.
 
