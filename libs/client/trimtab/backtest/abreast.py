@@ -85,7 +85,7 @@ def live(
                 name, process = lines[line]
                 try:
                     told = line.recv()
-                except EOFError:
+                except (EOFError, OSError):  # OSError in the midst of what it told
                     process.join()
                     raise Unavailable(_ended(name, process.exitcode)) from None
                 match told:

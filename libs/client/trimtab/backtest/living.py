@@ -93,6 +93,8 @@ class Alarm:
     drift: Drift
     said: str = ""
     """What the policy said first."""
+    cause: str = ""
+    """Why it said so."""
     commands: list[str] = field(default_factory=list)
 
 
@@ -336,7 +338,7 @@ class Living:
         signal = drift.signal(drift.at_ms, drift.fault)
         decision = policy.decide(self._strategy.policy, self._policy, signal)
         self._answered.add(drift.episode)
-        alarm.said = decision.reason
+        alarm.said, alarm.cause = decision.reason, decision.cause
         self._follow(decision, signal, drift.at_ms, alarm)
 
     def _look_again(self, alarm: Alarm, now_ms: int, severity: float | None) -> None:

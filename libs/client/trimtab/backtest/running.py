@@ -55,7 +55,7 @@ def backtest(
     every = list(resources)
     project = Project.of(every, model)
     held = read(project, files, format=format, encoding=encoding, reading=reading, watching=watching)
-    return live(project, every, held, wishes, watching)
+    return live(project, every, history.history(project, held), wishes, watching)
 
 
 def guessed(
@@ -81,7 +81,8 @@ def guessed(
     model, step_ms = guessing.settled(project.model, rows.at_ms)
     project = replace(project, model=model)
     asked = replace(wishes, step_ms=wishes.step_ms or step_ms)
-    return replace(live(project, [], {name: rows}, asked, watching), in_order=found.in_order)
+    lived = replace(history.history(project, {name: rows}), in_order=found.in_order)
+    return live(project, [], lived, asked, watching)
 
 
 def compared(
@@ -110,8 +111,8 @@ def compared(
             other = Project.of(applied, model)
             if _same_history(project, other):
                 return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
-            held = read(other, files, watching=watching)
-            return Compared(found, live(other, applied, held, asked, watching))
+            rows = history.history(other, read(other, files, watching=watching))
+            return Compared(found, live(other, applied, rows, asked, watching))
         except Rejected as error:
             return Compared(found, fault=str(error))
 
@@ -125,18 +126,13 @@ def _same_history(left: Project, right: Project) -> bool:
 
 
 def live(
-    project: Project,
-    resources: Sequence[Resource],
-    held: Mapping[str, Events],
-    wishes: Wishes,
-    watching: Watching,
+    project: Project, resources: Sequence[Resource], rows: History, wishes: Wishes, watching: Watching
 ) -> Backtest:
-    """Return what a project's model would have done on events that were read.
+    """Return what a project's model would have done on history.
 
     Raises:
-        Rejected: nothing can be said by them; it says why.
+        Rejected: nothing can be said by it; it says why.
     """
-    rows = history.history(project, held)
     with opened(shared=wishes.abreast) as shelf:
         return _lived(project, resources, rows, wishes, watching, shelf)
 
@@ -202,8 +198,14 @@ def _files(project: Project, files: Sequence[str], format: str, encoding: str) -
                 held.append(file)
     for source, held in found.items():
         if not held:
-            fields = ", ".join(sorted(project.fields(source) | {project.sources[source].spec.event_time}))
+            spec = project.sources[source].spec
+            fields = ", ".join(sorted(project.fields(source) | {spec.event_time}))
+            made = (
+                f", which are predictions of {spec.predictions_of!r} and are not made here"
+                if spec.predictions_of
+                else ""
+            )
             raise Rejected(
-                f"no file has the columns of source {source!r} ({fields}): name its file with --data {source}=FILE"
+                f"no file has the columns of source {source!r} ({fields}){made}: name its file with --data {source}=FILE"
             )
     return found

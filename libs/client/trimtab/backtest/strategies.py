@@ -17,7 +17,6 @@ from trimtab_core.durations import Rate
 from trimtab_core.losses import Metric, aggregate
 from trimtab_core.policy import PolicySpec
 from trimtab_core.specs import Model, ModelTest, RetrainSpec
-from trimtab_core.timestamps import iso
 from trimtab_core.watched import Due, Watch
 from trimtab_runtime.errors import Rejected
 from trimtab_training.errors import RunFailed
@@ -72,12 +71,6 @@ class Backtest:
     first_seconds: float
     first_rows: int
     spent: Spent
-    in_order: bool = False
-    """Whether its times stand for places in a file."""
-
-    def row(self, at_ms: int) -> int:
-        """Return the number of the newest row at a time, from 1."""
-        return int(np.searchsorted(self.history.at_ms, at_ms, side="right"))
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -110,8 +103,12 @@ def run(
     bench = Workbench(model, project.sources[model.spec.source], history, tests=tests, shelf=shelf)
     from_ms = begin(bench) if wishes.from_ms is None else wishes.from_ms
     last_ms = int(history.at_ms[-1])
+    if int(history.at_ms[0]) == last_ms:
+        raise Rejected(
+            f"each row is of {history.when(last_ms)}, so nothing came later: name another column of times"
+        )
     if from_ms >= last_ms:
-        raise Rejected(f"history ends at {iso(last_ms)[:16]}: let it be answered from before that")
+        raise Rejected(f"history ends at {history.when(last_ms)}: let it be answered from before that")
     bench.on_fit = partial(watching.on_fit, "")
     with bench.on_one_thread():
         first = _first(bench, from_ms)
@@ -128,7 +125,9 @@ def run(
         len(first.shipped.fitted_to), bench.spent,
     )  # fmt: skip
     if not found.answered.any():
-        raise Rejected(f"no row after {iso(from_ms)[:16]} has a label: let it be answered from before that")
+        raise Rejected(
+            f"no row after {history.when(from_ms)} has a label: let it be answered from before that"
+        )
     return found
 
 
@@ -144,7 +143,7 @@ def begin(bench: Workbench) -> int:
 
 def _first(bench: Workbench, from_ms: int) -> Candidate:
     found = bench.candidate(from_ms, None)
-    when = iso(from_ms)[:16]
+    when = bench.history.when(from_ms)
     if isinstance(found, RunFailed):
         raise Rejected(f"the first version, as of {when}, cannot be trained: {found}")
     if refused := gating.failed(bench.gates(found, None, 0)):

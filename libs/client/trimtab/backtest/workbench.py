@@ -66,12 +66,8 @@ class Candidate:
 
     def __init__(self, bench: "Workbench", key: "Key", made: Made) -> None:
         """`key` is by what `made` is kept."""
-        self.places, self.judged, self.shipped, self.seconds = (
-            made.places,
-            made.judged,
-            made.shipped,
-            made.seconds,
-        )
+        self.places, self.judged = made.places, made.judged
+        self.shipped, self.seconds = made.shipped, made.seconds
         self._bench, self._key, self._trainer = bench, key, made.trainer
         self._answers: dict[int, Floats] = {}
 
