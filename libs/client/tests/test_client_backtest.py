@@ -3,24 +3,33 @@
 import asyncio
 import csv
 import json
+import multiprocessing
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 from trimtab import cli, project
 from trimtab.backtest import history, running, strategies, telling
 from trimtab.backtest.history import Events, History, Project
+from trimtab.backtest.living import Watching
+from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
-from trimtab.backtest.workbench import Shelf
+from trimtab.backtest.workbench import Candidate, Workbench
+from trimtab.demo import run as demo
 from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
 from trimtab_core import specs
 from trimtab_core.losses import clip, loss
 from trimtab_core.timestamps import iso
-from trimtab_runtime.errors import Rejected
+from trimtab_runtime.errors import Rejected, Unavailable
 
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_700_000_000_000 // DAY * DAY
@@ -95,7 +104,7 @@ def history_of(rows: list[dict[str, Any]]) -> History:
 
 @pytest.fixture(scope="module")
 def shelf() -> Shelf:
-    return {}
+    return Shelf()
 
 
 def lived(found: History, shelf: Shelf, *names: str, **of: Any) -> Backtest:
@@ -126,9 +135,9 @@ def test_on_drift_a_better_model_comes_and_each_strategy_is_charged_for_what_it_
 
 
 def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() -> None:
-    found = history_of(rides(seed=4))
+    found, fitted = history_of(rides(seed=4)), Shelf()
     by_windows, by_rows = (
-        lived(found, {}, "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
+        lived(found, fitted, "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
         for kind in ("performance", "concept")
     )
 
@@ -152,15 +161,17 @@ def test_windows_by_time_are_lived_as_those_by_count_are(lived_history: History,
 
 def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:
     found = lived(lived_history, shelf, "never")
-    model = project_of().model
-    first = shelf[next(iter(shelf))]
+    made = project_of()
+    bench = Workbench(made.model, made.sources["rides"], lived_history, shelf=shelf)
+    first = bench.candidate(found.from_ms, None)
+    assert isinstance(first, Candidate)
     start = int(np.searchsorted(lived_history.at_ms, found.from_ms))
 
-    said = first.answers(start, len(lived_history))  # type: ignore[union-attr]
-    expected = clip(loss("mae", lived_history.label[start:], said), model.spec.cap)
+    said = first.answers(start, len(lived_history))
+    expected = clip(loss("mae", lived_history.label[start:], said), made.model.spec.cap)
     np.testing.assert_allclose(found.lives["never"].losses[start:], expected)
     assert np.isnan(found.lives["never"].losses[:start]).all()
-    assert first.trained_to_ms < found.from_ms  # type: ignore[union-attr]
+    assert first.trained_to_ms < found.from_ms
 
 
 def test_what_is_ordered_alike_is_fitted_once(lived_history: History, shelf: Shelf) -> None:
@@ -170,11 +181,68 @@ def test_what_is_ordered_alike_is_fitted_once(lived_history: History, shelf: She
     assert (again.spent.fits, again.spent.seconds) == (0, 0.0)
 
 
+def test_strategies_lived_abreast_come_to_the_same_to_the_bit(
+    lived_history: History, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, heard = ("scheduled", "always"), set[str]()
+    alone = lived(lived_history, shelf, *names)
+    monkeypatch.setattr(strategies, "LONG_S", 0.0)
+
+    with opened(shared=True) as shared:
+        watching = Watching(on_fit=heard.add, on_time=lambda name, *_: heard.add(name))
+        abreast = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
+
+    assert heard == {"", *names}
+    for name in names:
+        ours, theirs = alone.lives[name], abreast.lives[name]
+        assert ours.losses.tobytes() == theirs.losses.tobytes()
+        assert ours.promotions == theirs.promotions
+        assert [replace(each, seconds=0.0) for each in ours.retrains] == [
+            replace(each, seconds=0.0) for each in theirs.retrains
+        ]
+    retrains = {name: len(abreast.lives[name].retrains) for name in names}
+    # The first version is judged by three fits, as what `scheduled` orders is, and what `always` orders by one.
+    assert abreast.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
+
+
+def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
+    lived_history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "LONG_S", 0.0)
+    # What is told of so many steps is more than a pipe holds, so nothing has ended when the first is heard of.
+    wishes = Wishes(("always",), step_ms=HOUR // 60)
+
+    def kill(*_: object) -> None:
+        for each in multiprocessing.active_children():
+            each.kill()
+
+    with opened(shared=True) as shared, pytest.raises(Unavailable, match="'always' ended with signal 9"):
+        strategies.run(project_of(), lived_history, wishes, shelf=shared, watching=Watching(on_time=kill))
+    assert not multiprocessing.active_children()
+
+
+def test_what_two_make_at_once_is_made_by_the_first_and_waited_for_by_the_second() -> None:
+    made, may_end = list[int](), threading.Event()
+
+    def make() -> int:
+        made.append(len(made))
+        may_end.wait(30)
+        return 7
+
+    with opened(shared=True) as one, ThreadPoolExecutor(2) as threads:
+        other = Shelf(one.folder)
+        both = [threads.submit(each.once, ("a", 1), make) for each in (one, other)]
+        may_end.set()
+        assert [each.result(30) for each in both] == [7, 7]
+    assert made == [0]
+
+
 def test_the_length_of_steps_does_not_move_what_is_seen(lived_history: History, shelf: Shelf) -> None:
     made = project_of(retrain="on: []")
 
     def alarms(step_ms: int) -> list[tuple[str, int]]:
         found = strategies.run(made, lived_history, Wishes(("on_drift",), step_ms=step_ms), shelf=shelf)
+        assert " of a kind that `retrain.on` leaves out" in " ".join(telling.sentences(found))
         return [(each.drift.episode, each.drift.at_ms) for each in found.lives["on_drift"].alarms]
 
     assert alarms(HOUR) == alarms(7 * HOUR) != []
@@ -282,14 +350,38 @@ def test_a_file_is_read_for_each_source_whose_columns_it_has(tmp_path: Path) -> 
     np.testing.assert_array_equal(found.label, [row["y"] for row in rides()[:200]])
     with pytest.raises(Rejected, match=r"no file has the columns of source 'ends' .*--data ends=FILE"):
         running.read(made, [str(asked)])
+    of_a_model = ends.replace("  event_time: end", "  event_time: end\n  predictions_of: other")
+    chained = Project.of(
+        project.parse(text.replace("    y: {type: number}\n", "") + of_a_model + fields).resources
+    )
+    with pytest.raises(Rejected, match="predictions of 'other' and are not made here: name its file with"):
+        running.read(chained, [str(asked)])
+
+
+def test_the_demos_trips_are_written_as_files_that_its_project_reads(tmp_path: Path) -> None:
+    trip = {
+        "pickup_datetime": "2020-03-01 12:00:00", "dropoff_datetime": "2020-03-01 12:20:00", "passenger_count": 1.0,
+        "trip_distance": 5.0, "pickup_location_id": 7, "dropoff_location_id": 9, "trip_id": "2020-03-00000", "month": "2020-03",
+    }  # fmt: skip
+    (tmp_path / "demo").mkdir()
+    pq.write_table(pa.Table.from_pylist([trip]), tmp_path / "demo" / "taxi-trips-1.parquet")
+
+    own, *files = demo.write(tmp_path / "taxi", tmp_path)
+
+    made = Project.of(project.load(own).resources)
+    held = running.read(made, [str(path) for path in files])
+    assert held["pickups"].columns["distance"] == [5.0]
+    assert held["dropoffs"].columns["mph"] == [15.0]
+    with pytest.raises(Rejected, match="is there already: remove it"):
+        demo.write(tmp_path / "taxi", tmp_path)
 
 
 def test_a_table_of_classes_without_times_is_lived_in_its_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(5)
-    x, other = rng.normal(size=(2, 800)).round(3)
-    up = np.where(np.arange(800) < 500, x, -x) + rng.normal(0, 0.3, 800) > 0
+    x, other = rng.normal(size=(2, 400)).round(3)
+    up = np.where(np.arange(400) < 250, x, -x) + rng.normal(0, 0.3, 400) > 0
     rows = [
         {"x": a, "other": b, "class": "UP" if c else "DOWN"}
         for a, b, c in zip(x.tolist(), other.tolist(), up.tolist(), strict=True)
@@ -304,7 +396,7 @@ def test_a_table_of_classes_without_times_is_lived_in_its_order(
             "--label",
             "class",
             "--every",
-            "600m",
+            "300m",
         )
         == 0
     )
@@ -327,6 +419,17 @@ def test_a_table_of_classes_without_times_is_lived_in_its_order(
             [{"when": f"yesterday {n}", "x": n, "y": n % 7} for n in range(200)],
             ["--label", "y", "--time", "when"],
             "--time 'when' holds no times that are understood",
+        ),
+        (
+            [{"x": n, "y": "ab"[n > 200]} for n in range(300)],
+            ["--label", "y"],
+            "the first version, as of row 75, cannot be trained",
+        ),
+        ([{"x": n % 9, "y": n % 9} for n in range(200)], ["--label", "y"], "(x moves with y (correlation 1.00))"),
+        (
+            [{"at": "2024-01-01T00:00:00Z", "x": n % 7, "y": n % 9} for n in range(200)],
+            ["--label", "y"],
+            "each row is of 2024-01-01 00:00, so nothing came later",
         ),
         ([{"x": f"w{n}", "y": f"v{n}"} for n in range(200)], ["--label", "y"], "has 200 different values"),
     ],

@@ -60,6 +60,8 @@ class Dots:
     points: Sequence[Point]
     colour: str = COLOURS[0]
     called: str = ""
+    radius: float = 2
+    opacity: float = 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,9 @@ def _drawn(axes: _Axes, mark: Mark) -> Iterable[str]:
             if mark.dots:
                 yield from (_dot(place, mark.colour, 3) for place in places)
         case Dots():
-            yield from (_dot(axes.at(*point), mark.colour, 2, 0.45) for point in mark.points)
+            yield from (
+                _dot(axes.at(*point), mark.colour, mark.radius, mark.opacity) for point in mark.points
+            )
         case Band():
             below = [axes.at(x, low) for x, low, _ in mark.spans]
             above = [axes.at(x, high) for x, _, high in mark.spans]

@@ -64,9 +64,9 @@ class _Parts:
 class Encoder:
     """Makes a matrix float32 [rows, columns] of inputs."""
 
-    def __init__(self, parts: _Parts, inputs: Inputs) -> None:
-        self._parts = parts
-        self._numbers, self._texts = inputs.numbers.shape[1], inputs.texts.shape[1]
+    def __init__(self, parts: _Parts, numbers: int, texts: int) -> None:
+        """`numbers` and `texts` are how many of each a row has."""
+        self._parts, self._numbers, self._texts = parts, numbers, texts
         graph = helper.make_graph(
             [*parts.nodes, self._joined("matrix")],
             "encoder",
@@ -77,6 +77,10 @@ class Encoder:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
         self._session = _session(model)
+
+    def __reduce__(self) -> tuple[type["Encoder"], tuple[_Parts, int, int]]:
+        """Return what it is made of: a session is for one process."""
+        return Encoder, (self._parts, self._numbers, self._texts)
 
     def encode(self, inputs: Inputs) -> Matrix:
         """Return the matrix."""
@@ -135,7 +139,7 @@ def fit(spec: ModelSpec, inputs: Inputs) -> Encoder:
             f"no word is in {_LEAST_ROWS_OF_A_WORD} of the {len(inputs)} oldest rows, and there are no other features: "
             "name some more, or widen trainer.window"
         )
-    return Encoder(parts, inputs)
+    return Encoder(parts, inputs.numbers.shape[1], inputs.texts.shape[1])
 
 
 def _category(parts: _Parts, at: int, column: Texts, *, by_column: bool) -> None:

@@ -1,6 +1,7 @@
 """Texts become numbers in the graph: the same in production as where the model was fitted."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_one_graph_takes_numbers_and_texts_and_says_what_was_fitted(task: Any, k
     else:
         number = said.argmax(axis=1) if task == "multiclass" else said > 0.5
         assert (number == rows.label).mean() > 0.9
+
+
+def test_a_model_of_texts_that_another_process_made_is_the_same_to_the_bit() -> None:
+    rows = some_rows()
+    fitted = fitting.fit(spec_of("linear"), rows)
+
+    sent = pickle.loads(pickle.dumps(fitted))
+
+    assert sent.predict(rows.features).tobytes() == fitted.predict(rows.features).tobytes()
+    assert export.serialised(sent.to_onnx()) == export.serialised(fitted.to_onnx())
 
 
 def test_a_category_is_a_column_for_families_that_multiply_and_a_number_for_trees() -> None:

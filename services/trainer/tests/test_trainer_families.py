@@ -1,6 +1,7 @@
 """Families of models: each answers as its graph does, the same rows give the same bytes, and refusals are sentences."""
 
 import json
+import pickle
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -104,6 +105,17 @@ def test_every_family_answers_as_its_graph_does(kind: str, task: str, balanced: 
     graph = export.serialised(fitted.to_onnx())
 
     export.check(graph, asked(rows), fitted.predict(asked(rows)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_another_process_made_is_the_same_to_the_bit(kind: str) -> None:
+    rows = some_rows("binary")
+    fitted = fitting.fit(a_spec("binary", kind), rows)
+
+    sent = pickle.loads(pickle.dumps(fitted))
+
+    assert sent.predict(asked(rows)).tobytes() == fitted.predict(asked(rows)).tobytes()
+    assert export.serialised(sent.to_onnx()) == export.serialised(fitted.to_onnx())
 
 
 @pytest.mark.parametrize("balanced", [{}, {"class_weight": "balanced"}], ids=["plain", "balanced"])

@@ -192,8 +192,9 @@ def _loosened(
         kinds = _OF_ROWS + _OF_CLOCKS if clocks else _OF_ROWS
         spec["features"] = [name for name in spec["features"] if name.startswith(kinds)]
         if not spec["features"]:
+            tells = "; ".join(f"{column.name} {said}" for column, said in plan.features() if said)
             raise Rejected(
-                f"beside --label {label.name!r} no column can be a feature: name a file that has more"
+                f"beside --label {label.name!r} no column can be a feature{tells and f' ({tells})'}: name a file that has more"
             )
         if classes or task in ("binary", "multiclass"):
             of: Task = "multiclass" if len(classes) > 2 else "binary"

@@ -30,7 +30,7 @@ from trimtab_core.grouping import Grouping
 from trimtab_core.pointintime import NEVER, join_labels, point_in_time
 from trimtab_core.slots import Layout
 from trimtab_core.specs import FeatureView, Model, Resource, Source, Table
-from trimtab_core.timestamps import NOT_A_TIME, parse_timestamps, zone
+from trimtab_core.timestamps import NOT_A_TIME, iso, parse_timestamps, zone
 from trimtab_runtime.errors import Rejected
 from trimtab_training.inputs import Inputs, Matrix, pair
 
@@ -158,9 +158,19 @@ class History:
     """By field, what gates tell rows apart by."""
     refused: Mapping[str, int]
     """How many rows the contracts refused, by source and reason."""
+    in_order: bool = False
+    """Whether its times stand for places in a file."""
 
     def __len__(self) -> int:
         return len(self.at_ms)
+
+    def row(self, at_ms: int) -> int:
+        """Return the number of the newest row at a time, from 1."""
+        return int(np.searchsorted(self.at_ms, at_ms, side="right"))
+
+    def when(self, at_ms: int) -> str:
+        """Return a time as people read it, or the row that stands for it."""
+        return f"row {self.row(at_ms):,}" if self.in_order else iso(at_ms)[:16].replace("T", " ")
 
     @property
     def numbers(self) -> Matrix:

@@ -9,6 +9,8 @@ the order in which monitoring and the registry ask it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -29,6 +31,26 @@ DueAt = Callable[[Watch, int], Sequence[Due]]
 OnTime = Callable[[int, float], object]
 
 
+def nothing_due(_: Watch, __: int) -> Sequence[Due]:
+    """Return that nothing is due beside what the spec says."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Who hears how far a backtest is."""
+
+    on_rows: Callable[[str, int], object] = lambda _, __: None
+    """That so many more rows of a source were read."""
+    on_fit: Callable[[str], object] = lambda _: None
+    """That a fit of a strategy's was made; of none, if it was the first version's."""
+    on_time: Callable[[str, int, float], object] = lambda _, __, ___: None
+    """How far a strategy is, as a time and as a share of the rows."""
+
+
+NOBODY: Final = Watching()
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """When a model is retrained."""
@@ -39,7 +61,7 @@ class Strategy:
     policy: PolicySpec
     watches: bool = False
     """Whether drift is looked for."""
-    due: DueAt = lambda _, __: ()
+    due: DueAt = nothing_due
     quick: bool = False
     """Whether its candidates are judged by one fit each."""
 
@@ -71,6 +93,8 @@ class Alarm:
     drift: Drift
     said: str = ""
     """What the policy said first."""
+    cause: str = ""
+    """Why it said so."""
     commands: list[str] = field(default_factory=list)
 
 
@@ -96,6 +120,22 @@ class _Stretch:
     standing: Standing
 
 
+def live(
+    bench: Workbench, strategies: Sequence[Strategy], from_ms: int, step_ms: int, watching: Watching
+) -> dict[str, Life]:
+    """Live strategies one after the other, by name, from the version that is made as of `from_ms` on."""
+    lives = {}
+    with bench.on_one_thread():
+        first = bench.candidate(from_ms, None)
+        assert isinstance(first, Candidate)
+        for each in strategies:
+            bench.on_fit = partial(watching.on_fit, each.name)
+            lives[each.name] = Living(bench, each, first, step_ms=step_ms).live(
+                from_ms, partial(watching.on_time, each.name)
+            )
+    return lives
+
+
 class Living:
     """Lives one strategy."""
 
@@ -116,7 +156,7 @@ class Living:
         self._first = self._closed = 0
         self.life = Life(strategy, np.full(len(bench.history), np.nan))
 
-    def live(self, from_ms: int, on_time: OnTime = lambda _, __: None) -> Life:
+    def live(self, from_ms: int, on_time: OnTime) -> Life:
         """Live from a time to the end of history; `on_time` hears how far it is, as a time and as a share of the rows."""
         at_ms = self._history.at_ms
         start = int(np.searchsorted(at_ms, from_ms, side="left"))
@@ -298,7 +338,7 @@ class Living:
         signal = drift.signal(drift.at_ms, drift.fault)
         decision = policy.decide(self._strategy.policy, self._policy, signal)
         self._answered.add(drift.episode)
-        alarm.said = decision.reason
+        alarm.said, alarm.cause = decision.reason, decision.cause
         self._follow(decision, signal, drift.at_ms, alarm)
 
     def _look_again(self, alarm: Alarm, now_ms: int, severity: float | None) -> None:

@@ -1,6 +1,6 @@
 """From specs and files to a backtest: which file holds which source's events, read, and lived."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -10,9 +10,9 @@ from trimtab_runtime.errors import Rejected
 
 from trimtab.backtest import guessing, history, strategies, telling
 from trimtab.backtest.history import Events, History, Project
-from trimtab.backtest.living import OnTime
+from trimtab.backtest.living import NOBODY, Watching
+from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
-from trimtab.backtest.workbench import Shelf
 from trimtab.files import File
 
 _NOTHING_ASKED: Final = Wishes()
@@ -35,20 +35,6 @@ class Compared:
         return {"planned": telling.document(self.planned), "applied": applied, "fault": self.fault}
 
 
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """Who hears how far a backtest is."""
-
-    on_rows: Callable[[str, int], object] = lambda _, __: None
-    """That so many more rows of a file were read."""
-    on_strategy: Callable[[str], object] = lambda _: None
-    on_time: OnTime = lambda _, __: None
-    on_fit: Callable[[], object] = lambda: None
-
-
-_NOBODY: Final = Watching()
-
-
 def backtest(
     resources: Iterable[Resource],
     files: Sequence[str],
@@ -58,7 +44,7 @@ def backtest(
     format: str = "",
     encoding: str = "utf-8",
     reading: Mapping[str, Any] | None = None,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Backtest:
     """Return what a model of `resources` would have done on the history in `files`, each a path or SOURCE=PATH.
 
@@ -69,7 +55,7 @@ def backtest(
     every = list(resources)
     project = Project.of(every, model)
     held = read(project, files, format=format, encoding=encoding, reading=reading, watching=watching)
-    return live(project, every, held, wishes, watching)
+    return live(project, every, history.history(project, held), wishes, watching)
 
 
 def guessed(
@@ -79,7 +65,7 @@ def guessed(
     label: str,
     time: str = "",
     task: str = "",
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Backtest:
     """Return what a model of a file's column `label` would have done, of which nobody has written a spec.
 
@@ -95,7 +81,8 @@ def guessed(
     model, step_ms = guessing.settled(project.model, rows.at_ms)
     project = replace(project, model=model)
     asked = replace(wishes, step_ms=wishes.step_ms or step_ms)
-    return replace(live(project, [], {name: rows}, asked, watching), in_order=found.in_order)
+    lived = replace(history.history(project, {name: rows}), in_order=found.in_order)
+    return live(project, [], lived, asked, watching)
 
 
 def compared(
@@ -105,7 +92,7 @@ def compared(
     wishes: Wishes,
     *,
     model: str,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> Compared:
     """Return what a model's planned spec would have done on history, beside the one that is applied, if one is.
 
@@ -113,20 +100,21 @@ def compared(
         NotFound: there is no such file.
         Rejected: nothing can be said of the planned spec; it says why.
     """
-    project, shelf = Project.of(planned, model), Shelf()
-    held = read(project, files, watching=watching)
-    rows = history.history(project, held)
-    found = _lived(project, planned, rows, wishes, watching, shelf)
-    if not any(isinstance(each, Model) and each.name == model for each in applied):
-        return Compared(found)
-    try:
-        other = Project.of(applied, model)
-        if not _same_history(project, other):
-            shelf, rows = Shelf(), history.history(other, read(other, files, watching=watching))
+    project = Project.of(planned, model)
+    rows = history.history(project, read(project, files, watching=watching))
+    with opened(shared=wishes.abreast) as shelf:
+        found = _lived(project, planned, rows, wishes, watching, shelf)
+        if not any(isinstance(each, Model) and each.name == model for each in applied):
+            return Compared(found)
         asked = replace(wishes, from_ms=found.from_ms, strategies=BESIDE)
-        return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
-    except Rejected as error:
-        return Compared(found, fault=str(error))
+        try:
+            other = Project.of(applied, model)
+            if _same_history(project, other):
+                return Compared(found, _lived(other, applied, rows, asked, watching, shelf))
+            rows = history.history(other, read(other, files, watching=watching))
+            return Compared(found, live(other, applied, rows, asked, watching))
+        except Rejected as error:
+            return Compared(found, fault=str(error))
 
 
 def _same_history(left: Project, right: Project) -> bool:
@@ -138,18 +126,15 @@ def _same_history(left: Project, right: Project) -> bool:
 
 
 def live(
-    project: Project,
-    resources: Sequence[Resource],
-    held: Mapping[str, Events],
-    wishes: Wishes,
-    watching: Watching,
+    project: Project, resources: Sequence[Resource], rows: History, wishes: Wishes, watching: Watching
 ) -> Backtest:
-    """Return what a project's model would have done on events that were read.
+    """Return what a project's model would have done on history.
 
     Raises:
-        Rejected: nothing can be said by them; it says why.
+        Rejected: nothing can be said by it; it says why.
     """
-    return _lived(project, resources, history.history(project, held), wishes, watching, Shelf())
+    with opened(shared=wishes.abreast) as shelf:
+        return _lived(project, resources, rows, wishes, watching, shelf)
 
 
 def _lived(
@@ -160,16 +145,8 @@ def _lived(
     watching: Watching,
     shelf: Shelf,
 ) -> Backtest:
-    return strategies.run(
-        project,
-        rows,
-        wishes,
-        tests=[each for each in resources if isinstance(each, ModelTest)],
-        shelf=shelf,
-        on_strategy=watching.on_strategy,
-        on_time=watching.on_time,
-        on_fit=watching.on_fit,
-    )
+    tests = [each for each in resources if isinstance(each, ModelTest)]
+    return strategies.run(project, rows, wishes, tests=tests, shelf=shelf, watching=watching)
 
 
 def read(
@@ -179,7 +156,7 @@ def read(
     format: str = "",
     encoding: str = "utf-8",
     reading: Mapping[str, Any] | None = None,
-    watching: Watching = _NOBODY,
+    watching: Watching = NOBODY,
 ) -> dict[str, Events]:
     """Return the events of each source that a model leans on.
 
@@ -221,8 +198,14 @@ def _files(project: Project, files: Sequence[str], format: str, encoding: str) -
                 held.append(file)
     for source, held in found.items():
         if not held:
-            fields = ", ".join(sorted(project.fields(source) | {project.sources[source].spec.event_time}))
+            spec = project.sources[source].spec
+            fields = ", ".join(sorted(project.fields(source) | {spec.event_time}))
+            made = (
+                f", which are predictions of {spec.predictions_of!r} and are not made here"
+                if spec.predictions_of
+                else ""
+            )
             raise Rejected(
-                f"no file has the columns of source {source!r} ({fields}): name its file with --data {source}=FILE"
+                f"no file has the columns of source {source!r} ({fields}){made}: name its file with --data {source}=FILE"
             )
     return found

@@ -5,26 +5,27 @@ rollout, and the policy's cooldown and budget (`always` has neither, for it is t
 retraining without end would buy). `on_drift` is the spec as it is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from trimtab_core import gating
 from trimtab_core.durations import Rate
 from trimtab_core.losses import Metric, aggregate
 from trimtab_core.policy import PolicySpec
 from trimtab_core.specs import Model, ModelTest, RetrainSpec
-from trimtab_core.timestamps import iso
 from trimtab_core.watched import Due, Watch
 from trimtab_runtime.errors import Rejected
 from trimtab_training.errors import RunFailed
 
+from trimtab.backtest import abreast, living
 from trimtab.backtest.history import History, Project
-from trimtab.backtest.living import DueAt, Life, Living, OnTime, Strategy
-from trimtab.backtest.workbench import Candidate, Shelf, Spent, Workbench
+from trimtab.backtest.living import NOBODY, Life, Strategy, Watching, nothing_due
+from trimtab.backtest.shelf import Shelf
+from trimtab.backtest.workbench import Candidate, Spent, Workbench
 
 NAMES: Final = ("never", "scheduled", "on_drift", "always")
 ALWAYS: Final = 30
@@ -34,6 +35,8 @@ _DAY_MS: Final = 86_400_000
 _SCHEDULES: Final = ((7 * _DAY_MS, "0 * * * *"), (90 * _DAY_MS, "0 3 * * *"), (400 * _DAY_MS, "0 3 * * 1"))
 """How often `scheduled` retrains where the spec has no schedule, by how long history is; else once a month."""
 _MONTHLY: Final = "0 3 1 * *"
+LONG_S: Final = 0.5
+"""Seconds that the first version's fits take, from which on starting processes costs less than they save."""
 _OUTLIERS: Final = 0.001
 """So much of the rows may have times that lie anywhere."""
 
@@ -50,6 +53,8 @@ class Wishes:
     schedule: str = ""
     every_ms: int | None = None
     """How often `always` retrains."""
+    abreast: bool = False
+    """Whether each strategy may be lived in a process of its own, where fits take long enough for that to pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +71,6 @@ class Backtest:
     first_seconds: float
     first_rows: int
     spent: Spent
-    in_order: bool = False
-    """Whether its times stand for places in a file."""
-
-    def row(self, at_ms: int) -> int:
-        """Return the number of the newest row at a time, from 1."""
-        return int(np.searchsorted(self.history.at_ms, at_ms, side="right"))
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -90,55 +89,45 @@ def run(
     *,
     tests: Sequence[ModelTest] = (),
     shelf: Shelf | None = None,
-    on_strategy: Callable[[str], object] = lambda _: None,
-    on_time: OnTime = lambda _, __: None,
-    on_fit: Callable[[], object] = lambda: None,
+    watching: Watching = NOBODY,
 ) -> Backtest:
-    """Live history by each strategy; `shelf` has what was made of it before, and `on_strategy`, `on_time` and `on_fit` hear how far it is.
+    """Live history by each strategy; `shelf` has what was made of it before.
+
+    If the shelf is shared and fits take long, each strategy is lived in a process of its own, and comes to the same.
 
     Raises:
         Rejected: no first version comes of it, or no row is left to be answered.
+        Unavailable: a process of a strategy's was ended from outside.
     """
     model = project.model
-    bench = Workbench(
-        model, project.sources[model.spec.source], history, tests=tests, shelf=shelf, on_fit=on_fit
-    )
+    bench = Workbench(model, project.sources[model.spec.source], history, tests=tests, shelf=shelf)
     from_ms = begin(bench) if wishes.from_ms is None else wishes.from_ms
     last_ms = int(history.at_ms[-1])
+    if int(history.at_ms[0]) == last_ms:
+        raise Rejected(
+            f"each row is of {history.when(last_ms)}, so nothing came later: name another column of times"
+        )
     if from_ms >= last_ms:
-        raise Rejected(f"history ends at {iso(last_ms)[:16]}: let it be answered from before that")
-    bench.load()
-    with threadpool_limits(1):  # as in a run of the trainer, whose bits depend on it
-        return _lived(bench, project, wishes, from_ms, on_strategy, on_time)
-
-
-def _lived(
-    bench: Workbench,
-    project: Project,
-    wishes: Wishes,
-    from_ms: int,
-    on_strategy: Callable[[str], object],
-    on_time: OnTime,
-) -> Backtest:
-    model, history = project.model, bench.history
-    first = _first(bench, from_ms)
+        raise Rejected(f"history ends at {history.when(last_ms)}: let it be answered from before that")
+    bench.on_fit = partial(watching.on_fit, "")
+    with bench.on_one_thread():
+        first = _first(bench, from_ms)
     end_ms = int(history.at_ms[int((len(history) - 1) * (1 - _OUTLIERS))])
     span_ms = max(end_ms - from_ms, 1)
     step_ms = wishes.step_ms or _STEP_MS
     every_ms = wishes.every_ms or max(span_ms // (ALWAYS + 1), step_ms)
     schedule = wishes.schedule or model.spec.retrain.schedule or _schedule(span_ms)
-    lives = {}
-    for name in wishes.strategies:
-        on_strategy(name)
-        strategy = _strategy(name, model, schedule, from_ms, every_ms)
-        lives[name] = Living(bench, strategy, first, step_ms=step_ms).live(from_ms, on_time)
-    metric = model.spec.judged_by
+    chosen = [_strategy(name, model, schedule, from_ms, every_ms) for name in wishes.strategies]
+    apart = bench.shelf.folder is not None and first.seconds >= LONG_S
+    lives = (abreast.live if apart else living.live)(bench, chosen, from_ms, step_ms, watching)
     found = Backtest(
-        model, history, from_ms, metric, lives, every_ms, step_ms, first.seconds,
+        model, history, from_ms, model.spec.judged_by, lives, every_ms, step_ms, first.seconds,
         len(first.shipped.fitted_to), bench.spent,
     )  # fmt: skip
     if not found.answered.any():
-        raise Rejected(f"no row after {iso(from_ms)[:16]} has a label: let it be answered from before that")
+        raise Rejected(
+            f"no row after {history.when(from_ms)} has a label: let it be answered from before that"
+        )
     return found
 
 
@@ -154,7 +143,7 @@ def begin(bench: Workbench) -> int:
 
 def _first(bench: Workbench, from_ms: int) -> Candidate:
     found = bench.candidate(from_ms, None)
-    when = iso(from_ms)[:16]
+    when = bench.history.when(from_ms)
     if isinstance(found, RunFailed):
         raise Rejected(f"the first version, as of {when}, cannot be trained: {found}")
     if refused := gating.failed(bench.gates(found, None, 0)):
@@ -182,7 +171,7 @@ def _strategy(name: str, model: Model, schedule: str, from_ms: int, every_ms: in
         return Strategy(name, _with(model, spec), PolicySpec.of(spec))
     free = {"cooldown": 0, "at_most": Rate(10**9, _DAY_MS)} if name == "always" else {}
     spec = spec.model_copy(update=told | free)
-    due = _always(from_ms, every_ms) if name == "always" else (lambda _, __: ())
+    due = partial(_always, from_ms, every_ms) if name == "always" else nothing_due
     return Strategy(name, _with(model, spec), PolicySpec.of(spec), due=due, quick=name == "always")
 
 
@@ -190,15 +179,11 @@ def _with(model: Model, retrain: RetrainSpec) -> Model:
     return model.model_copy(update={"spec": model.spec.model_copy(update={"retrain": retrain})})
 
 
-def _always(from_ms: int, every_ms: int) -> DueAt:
+def _always(from_ms: int, every_ms: int, before: Watch, until_ms: int) -> Sequence[Due]:
     """Return what is due at equal stretches of time, whatever happens."""
-
-    def due(before: Watch, until_ms: int) -> Sequence[Due]:
-        if not before.closed_ms:
-            return []
-        first = (before.closed_ms - from_ms) // every_ms + 1
-        last = (until_ms - from_ms) // every_ms
-        times = [from_ms + number * every_ms for number in range(max(first, 1), last + 1)]
-        return [Due("schedule", f"always/{at}", at, "That it is time again") for at in times]
-
-    return due
+    if not before.closed_ms:
+        return []
+    first = (before.closed_ms - from_ms) // every_ms + 1
+    last = (until_ms - from_ms) // every_ms
+    times = [from_ms + number * every_ms for number in range(max(first, 1), last + 1)]
+    return [Due("schedule", f"always/{at}", at, "That it is time again") for at in times]

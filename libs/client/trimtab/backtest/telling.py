@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -22,6 +22,13 @@ _PERIODS: Final = 40
 _LEAST: Final = 20
 """Rows that a point of a chart stands for at least."""
 _MOST_REFUSALS: Final = 5
+_CAUSES: Final[Mapping[str, str]] = {
+    "kind": "of a kind that `retrain.on` leaves out",
+    "quality": "for the data was faulty",
+    "in_flight": "while another was in flight",
+    "cooldown": "within the cooldown, which each retrain for drift that does not help doubles",
+    "budget": "for the budget was spent",
+}
 
 
 def document(found: Backtest) -> dict[str, Any]:
@@ -66,18 +73,7 @@ def rows(found: Backtest) -> list[dict[str, Any]]:
 
 def alarms(found: Backtest) -> list[dict[str, Any]]:
     """Return a row for each alarm."""
-    return [
-        {
-            "at": f"row {each['row']:,}" if found.in_order else _shown(each["at"]),
-            "drift": each["kind"],
-            "version": each["version"],
-            "drifted": ", ".join(each["drifted"]),
-            "came of it": each["outcome"],
-            "what was seen": each["summary"],
-        }
-        for life in _watched(found)
-        for each in (_alarm(found, alarm, life) for alarm in life.alarms)
-    ]
+    return [_alarm_row(found, each, life) for life in _watched(found) for each in life.alarms]
 
 
 def sentences(found: Backtest) -> list[str]:
@@ -85,13 +81,13 @@ def sentences(found: Backtest) -> list[str]:
     history, answered = found.history, int(found.answered.sum())
     last = int(history.at_ms[-1])
     told = [
-        f"{len(history):,} rows; {answered:,} of them, from {_when(found, found.from_ms)} to {_when(found, last)}, were "
+        f"{len(history):,} rows; {answered:,} of them, from {found.history.when(found.from_ms)} to {found.history.when(last)}, were "
         f"answered and have a label. The first version was trained on {found.first_rows:,} rows before that, in "
         f"{found.first_seconds:.1f} s.",
         f"{found.metric} is of the answers as a rollout would have given them, each row's loss counted as at most {found.model.spec.cap:g}; "
         "lower is better.",
     ]
-    if found.in_order:
+    if history.in_order:
         told.append("The file has no times, so its order stands for them, a row for a minute.")
     told.append(
         "`rows` and `seconds` are what retrains were fitted to and took; `other` were rolled back, failed, or had not ended."
@@ -107,10 +103,15 @@ def sentences(found: Backtest) -> list[str]:
             f"`always` retrains every {_lasting(found.every_ms)}, with no cooldown and no budget; its gates hold like the others', "
             "over candidates that are judged by one fit each."
         )
-    told += [_false_alarms(found, life) for life in _watched(found)]
+    for life in _watched(found):
+        told += [_false_alarms(found, life), *_declined(life)]
     told.append(
         f"History was lived in steps of {_lasting(found.step_ms)}: a candidate answers from the step after the one in which it was ordered."
     )
+    if found.model.spec.rollout.strategy != "immediate":
+        told.append(
+            "No guardrail takes a challenger back here: history has no failed requests, and does not know how long answers took."
+        )
     if found.model.spec.rollout.approval != "auto" or found.model.spec.rollout.checks is not None:
         told.append("Approvals and checks from outside are taken as given at once.")
     refused = Counter(history.refused)
@@ -216,6 +217,15 @@ def _false_alarms(found: Backtest, life: Life) -> str:
     )
 
 
+def _declined(life: Life) -> list[str]:
+    """Return a sentence on why alarms came to no retrain, if some did not."""
+    causes = Counter(each.cause for each in life.alarms if not each.commands)
+    if not causes:
+        return []
+    why = " and ".join(f"{count} {_CAUSES[cause]}" for cause, count in causes.most_common())
+    return [f"{causes.total()} alarms ordered no retrain: {why}."]
+
+
 def _watched(found: Backtest) -> list[Life]:
     return [life for life in found.lives.values() if life.strategy.watches]
 
@@ -225,7 +235,7 @@ def _alarm(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
     named = [each.feature for each in drift.features if each.drifted]
     return {
         "at": iso(drift.at_ms),
-        "row": found.row(drift.at_ms),
+        "row": found.history.row(drift.at_ms),
         "kind": drift.kind,
         "version": drift.version,
         "drifted": named or ["loss" if drift.kind == "performance" else "prediction"],
@@ -233,6 +243,19 @@ def _alarm(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
         "summary": drift.summary,
         "policy": alarm.said,
         "outcome": _outcome(alarm, life),
+    }
+
+
+def _alarm_row(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
+    told = _alarm(found, alarm, life)
+    return {
+        "at": found.history.when(alarm.drift.at_ms),
+        "drift": told["kind"],
+        "version": told["version"],
+        "drifted": ", ".join(told["drifted"]),
+        "came of it": told["outcome"],
+        "what was seen": told["summary"],
+        "what the policy said": told["policy"],
     }
 
 
@@ -244,7 +267,7 @@ def _outcome(alarm: Alarm, life: Life) -> str:
 
 def _retrain(found: Backtest, each: Retrain) -> dict[str, Any]:
     return {
-        "as of": _when(found, each.as_of_ms),
+        "as of": found.history.when(each.as_of_ms),
         "trigger": each.trigger,
         "version": each.version or None,
         "rows": each.rows or None,
@@ -261,7 +284,7 @@ def _errors(found: Backtest) -> str:
         points = _points(found, name, edges)
         marks.append(Line(points, colour, name))
         if places := [(at, _at(points, at)) for at, _ in found.lives[name].promotions]:
-            marks.append(Dots(places, colour))
+            marks.append(Dots(places, colour, radius=4, opacity=1))
     return plot(f"{found.metric} by strategy", "", found.metric, marks, in_time=True)
 
 
@@ -324,12 +347,3 @@ def _lasting(milliseconds: int) -> str:
         if milliseconds >= 10 * unit:
             return format_duration(round(milliseconds / unit) * unit)
     return format_duration(max(round(milliseconds / 1_000), 1) * 1_000)
-
-
-def _when(found: Backtest, ms: int) -> str:
-    """Return a time, or the row that stands for it."""
-    return f"row {found.row(ms):,}" if found.in_order else _shown(iso(ms))
-
-
-def _shown(time: str) -> str:
-    return time[:16].replace("T", " ")

@@ -1,5 +1,7 @@
 """`trimtab backtest`."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from trimtab_core.durations import parse_duration
 from trimtab_core.features import views_named
 from trimtab_core.schedules import checked_schedule
@@ -21,7 +23,8 @@ from trimtab.files import File
 from trimtab.project import load
 
 if TYPE_CHECKING:
-    from trimtab.backtest.running import Compared, Watching
+    from trimtab.backtest.living import Watching
+    from trimtab.backtest.running import Compared
     from trimtab.backtest.strategies import Backtest, Wishes
 
 _aside = Console(stderr=True)
@@ -207,6 +210,7 @@ def wishes(from_: str, step: str, schedule: str = "", every: str = "") -> "Wishe
         step_ms=_lasting("--step", step) if step else None,
         schedule=schedule,
         every_ms=_lasting("--every", every) if every else None,
+        abreast=(os.cpu_count() or 1) > 1,
     )
 
 
@@ -249,48 +253,41 @@ def _needs_training() -> Iterator[None]:
 @contextmanager
 def progress() -> Iterator["Watching"]:
     """Show how far a backtest is, on standard error."""
-    from trimtab.backtest.running import Watching
+    from trimtab.backtest.living import Watching
 
     with Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[said]}", markup=False),
-        TimeElapsedColumn(), console=_aside, transient=True,
+        TextColumn("{task.fields[fits]}", markup=False), TimeElapsedColumn(), console=_aside, transient=True,
     ) as bar:  # fmt: skip
         shown = _Shown(bar)
-        yield Watching(shown.rows, shown.strategy, shown.time, shown.fit)
+        yield Watching(shown.rows, shown.fit, shown.time)
 
 
 class _Shown:
-    """The lines of a progress."""
+    """The lines of a progress: one for each source that is read, and for each strategy."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._tasks: dict[str, Any] = {}
-        self._rows: dict[str, int] = {}
-        self._now = ""
-        self._fits = 0
+        self._lines: dict[str, TaskID] = {}
+        self._counts: Counter[str] = Counter()
 
     def rows(self, source: str, count: int) -> None:
         """Show that more rows of a source were read."""
-        self._rows[source] = self._rows.get(source, 0) + count
-        self._show(f"reading {source}", f"{self._rows[source]:,} rows")
+        what = f"reading {source}"
+        self._counts[what] += count
+        self._bar.update(self._line(what), said=f"{self._counts[what]:,} rows")
 
-    def strategy(self, name: str) -> None:
-        """Show that a strategy has begun."""
-        self._now, self._fits = name, 0
-        self._show(f"living {name}", "")
+    def fit(self, strategy: str) -> None:
+        """Show that a fit was made."""
+        what = f"living {strategy}" if strategy else "training the first version"
+        self._counts[what] += 1
+        self._bar.update(self._line(what), fits=f"{self._counts[what]} fits")
 
-    def time(self, at_ms: int, share: float) -> None:
-        """Show how far event time is."""
-        self._show(f"living {self._now}", f"{iso(at_ms)[:10]}, {self._fits} fits", share)
+    def time(self, strategy: str, at_ms: int, share: float) -> None:
+        """Show how far a strategy's event time is."""
+        self._bar.update(self._line(f"living {strategy}"), said=iso(at_ms)[:10], total=1.0, completed=share)
 
-    def fit(self) -> None:
-        """Count a fit."""
-        self._fits += 1
-
-    def _show(self, what: str, said: str, share: float | None = None) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=None, said=said)
-        if share is None:
-            self._bar.update(self._tasks[what], said=said)
-        else:
-            self._bar.update(self._tasks[what], said=said, total=1.0, completed=share)
+    def _line(self, what: str) -> TaskID:
+        if what not in self._lines:
+            self._lines[what] = self._bar.add_task(what, total=None, said="", fits="")
+        return self._lines[what]

@@ -67,6 +67,17 @@ def trips(cache: Path) -> pa.Table:
     return pyarrow.parquet.read_table(path)
 
 
+def write(table: pa.Table, folder: Path) -> list[Path]:
+    """Write the events of each source into `folder`, in the order in which they arrived; return the files."""
+    written = []
+    for name, rows in (("pickups", pickups(table)), ("dropoffs", dropoffs(table))):
+        path = folder / f"{name}.parquet"
+        events = [msgspec.json.decode(payload) for payload in rows.payloads]
+        pyarrow.parquet.write_table(pa.Table.from_pylist(events), path)
+        written.append(path)
+    return written
+
+
 def pickups(table: pa.Table) -> Rows:
     """Return the pickup events: what is known when a trip begins."""
     rows = [

@@ -17,7 +17,7 @@ from trimtab_core.contract import compile_contract
 from trimtab_core.specs import FeatureView, Model, Resource, Source
 from trimtab_runtime import bus
 from trimtab_runtime.clock import from_timestamp, iso, parse_iso
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_stack import supervisor
 from trimtab_stack.state import State
 
@@ -30,6 +30,7 @@ from trimtab.demo.story import summary, tell
 from trimtab.demo.view import Month, View
 from trimtab.replay import Replay, Requests, Stream, Watermarks
 
+PROJECT = Path(__file__).parent / "project"
 MODEL = "trip-minutes"
 HISTORY_FROM = parse_iso("2018-01-01T05:00:00Z")
 LIVE_FROM = parse_iso("2019-10-01T00:00:00Z")
@@ -71,9 +72,24 @@ def run(directory: Path, cache: Path, *, until_ms: int, keep: bool) -> None:
                 supervisor.down(directory)
 
 
+def write(folder: Path, cache: Path) -> list[Path]:
+    """Write the demo's project and its trips into `folder`, for commands such as `trimtab backtest`; return what was written.
+
+    Raises:
+        Rejected: something of the project is there already.
+        Unavailable: the trips could not be fetched.
+    """
+    own = folder / "project"
+    if own.exists():
+        raise Rejected(f"{own} is there already: remove it, or name another folder")
+    trips = data.trips(cache)
+    shutil.copytree(PROJECT, own)
+    return [own, *data.write(trips, folder)]
+
+
 def world(cache: Path) -> World:
     """Fetch the demo's data into `cache`, once, and prepare it."""
-    resources = project.load(Path(__file__).parent / "project").resources
+    resources = project.load(PROJECT).resources
     sources = {each.name: each for each in resources if isinstance(each, Source)}
     model = next(each for each in resources if isinstance(each, Model))
     trips = data.trips(cache)

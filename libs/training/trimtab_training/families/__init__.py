@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 class Exported(Protocol):
-    """A model that can be asked and let out."""
+    """A model that can be asked and let out, and is the same after it was pickled."""
 
     def predict(self, features: Any) -> Floats:
         """Return predictions: values or probabilities of the positive class [rows]; of a multiclass task probabilities [rows, classes]."""

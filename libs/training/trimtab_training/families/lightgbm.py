@@ -4,6 +4,7 @@ The trees are read from the model's text, in which every number has all its digi
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import lightgbm
@@ -11,7 +12,7 @@ import numpy as np
 from trimtab_core.specs import ModelSpec
 
 from trimtab_training.families import Floats, Matrix, trees
-from trimtab_training.families.margins import Margins, centre, outputs
+from trimtab_training.families.margins import Margins, Part, centre, outputs
 from trimtab_training.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
 
 _SHARE = Number(over=0, high=1)
@@ -50,18 +51,19 @@ def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | Non
     except lightgbm.basic.LightGBMError as error:
         raise refused(spec, error) from error
     width = outputs(spec)
-
-    def said(asked: Matrix) -> Floats:
-        margins = booster.predict(asked, raw_score=True, num_threads=1)
-        return np.asarray(margins, np.float64).reshape(len(asked), width)
-
+    of = (booster, width)
     return Margins(
-        spec.task,
-        features.shape[1],
-        said,
-        lambda: trees.part(list(_trees(booster, width)), outputs=width, less="BRANCH_LEQ"),
-        np.full(width, middle),
+        spec.task, features.shape[1], partial(_said, *of), partial(_part, *of), np.full(width, middle)
     )
+
+
+def _said(booster: Any, width: int, asked: Matrix) -> Floats:
+    margins = booster.predict(asked, raw_score=True, num_threads=1)
+    return np.asarray(margins, np.float64).reshape(len(asked), width)
+
+
+def _part(booster: Any, width: int) -> Part:
+    return trees.part(list(_trees(booster, width)), outputs=width, less="BRANCH_LEQ")
 
 
 def _ours(spec: ModelSpec) -> dict[str, Any]:

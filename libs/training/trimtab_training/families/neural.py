@@ -6,6 +6,7 @@ of its rows; what is returned is then fitted to all of them, for the newest matt
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,14 +69,9 @@ def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | Non
             f"the network diverged: lower trainer.parameters.learning_rate, which is {given['learning_rate']:g}, "
             "or bring the label's values nearer to 1"
         )
-
-    def said(asked: Matrix) -> Floats:
-        with torch.no_grad():
-            return np.asarray(network(torch.from_numpy(inlet.prepared(asked))).numpy(), np.float64)
-
-    return Margins(
-        spec.task, features.shape[1], said, lambda: _part(inlet, network), np.full(width, middle, np.float64)
-    )
+    of = (inlet, network)
+    moved = np.full(width, middle, np.float64)
+    return Margins(spec.task, features.shape[1], partial(_said, *of), partial(_part, *of), moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +105,11 @@ class _Rows:
 
     def __getitem__(self, places: Any) -> "_Rows":
         return _Rows(self.features[places], self.labels[places], self.weights[places])
+
+
+def _said(inlet: _Inlet, network: Any, asked: Matrix) -> Floats:
+    with torch.no_grad():
+        return np.asarray(network(torch.from_numpy(inlet.prepared(asked))).numpy(), np.float64)
 
 
 def _inlet(features: Matrix) -> _Inlet:

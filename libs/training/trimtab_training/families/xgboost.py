@@ -5,6 +5,7 @@ The trees are read from the model's JSON. `xgboost-cpu` is the same library with
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import xgboost
 from trimtab_core.specs import ModelSpec
 
 from trimtab_training.families import Floats, Matrix, trees
-from trimtab_training.families.margins import Margins, centre, log_odds, outputs
+from trimtab_training.families.margins import Margins, Part, centre, log_odds, outputs
 from trimtab_training.families.parameters import Allowed, Number, OneOf, Whole, checked, refused
 
 _SHARE = Number(over=0, high=1)
@@ -57,18 +58,17 @@ def fit(spec: ModelSpec, features: Matrix, labels: Floats, weights: Floats | Non
         booster = xgboost.train(parameters, rows, num_boost_round=rounds, callbacks=[_Tell(rounds)])
     except xgboost.core.XGBoostError as error:
         raise refused(spec, error) from error
+    of = (booster, width)
+    return Margins(spec.task, features.shape[1], partial(_said, *of), partial(_part, *of), start + middle)
 
-    def said(asked: Matrix) -> Floats:
-        margins = booster.predict(xgboost.DMatrix(_finite(asked), nthread=1), output_margin=True)
-        return np.asarray(margins, np.float64).reshape(len(asked), width)
 
-    return Margins(
-        spec.task,
-        features.shape[1],
-        said,
-        lambda: trees.part(list(_trees(booster)), outputs=width, less="BRANCH_LT"),
-        start + middle,
-    )
+def _said(booster: Any, width: int, asked: Matrix) -> Floats:
+    margins = booster.predict(xgboost.DMatrix(_finite(asked), nthread=1), output_margin=True)
+    return np.asarray(margins, np.float64).reshape(len(asked), width)
+
+
+def _part(booster: Any, width: int) -> Part:
+    return trees.part(list(_trees(booster)), outputs=width, less="BRANCH_LT")
 
 
 class _Tell(xgboost.callback.TrainingCallback):
