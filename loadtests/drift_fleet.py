@@ -89,6 +89,10 @@ class World:
         """Return a model."""
         return self.models[name]
 
+    def source(self, name: str) -> Source:
+        """Return a source."""
+        return self.sources[name]
+
     def standing(self, name: str) -> Standing | None:
         """Return where a model stands: no rollout is on."""
         return Standing(name, 1, 1)

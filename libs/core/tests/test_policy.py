@@ -94,6 +94,33 @@ def test_each_retrain_that_did_not_help_doubles_the_wait() -> None:
     assert decide(SPEC, helped, a_signal("e3", 21)).action == "retrain"
 
 
+def test_the_wait_is_never_more_than_eight_cooldowns() -> None:
+    failed = replace(after_a_retrain(helped=False), failures=20)
+
+    assert decide(SPEC, failed, a_signal("e2", 55.9)).retry_at == 56 * DAY
+    assert decide(SPEC, failed, a_signal("e2", 56)).action == "retrain"
+
+
+@pytest.mark.parametrize(
+    ("other", "waits"),
+    [
+        (a_signal("e2", 8), True),
+        (replace(a_signal("e2", 8), severity=0.79), True),
+        (replace(a_signal("e2", 8), severity=0.8), False),
+        (a_signal("e2", 8, "performance"), False),
+        (DriftSignal("m", "due", "schedule", 8 * DAY), True),
+    ],
+    ids=["its like", "a little more of it", "twice as much", "another kind", "what is due without drift"],
+)
+def test_what_did_not_help_against_drift_says_nothing_of_worse_drift_or_of_another_kind(
+    other: DriftSignal, waits: bool
+) -> None:
+    decision = decide(SPEC, after_a_retrain(helped=False), other)
+
+    assert decision.cause == ("cooldown" if waits else "called")
+    assert decide(SPEC, after_a_retrain(helped=False), replace(other, at=6.9 * DAY)).cause == "cooldown"
+
+
 def test_an_episode_declined_for_the_time_being_gets_its_first_attempt_later() -> None:
     state = after_a_retrain()
     declined = decide(SPEC, state, a_signal("e2", 3))
@@ -194,9 +221,9 @@ def test_small_drift_that_has_become_severe_waits_no_longer() -> None:
     ids=["a back-off", "an event from before the command", "a retrain in flight", "the budget"],
 )
 def test_severe_drift_does_wait_for(state: PolicyState, day: float, cause: str) -> None:
-    spec = replace(SPEC, severe=3.0)
+    spec = replace(SPEC, severe=0.5)
 
-    assert decide(spec, state, replace(a_signal("e2", day), severity=9.0)).cause == cause
+    assert decide(spec, state, replace(a_signal("e2", day), severity=0.7)).cause == cause
 
 
 def test_a_dry_run_says_what_it_would_have_ordered_and_simulates_cooldown_and_budget() -> None:

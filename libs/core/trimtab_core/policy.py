@@ -6,7 +6,7 @@ has come back without help. A dry run gives none, and leaves behind nothing that
 command later would have to wait for. All times are seconds of event time.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal, Self, get_args
 
@@ -19,7 +19,9 @@ Cause = Literal["called", "kind", "quality", "duplicate", "in_flight", "cooldown
 
 _REMEMBERED = 1_000
 """Answered episodes that are kept; an older event is behind the last command, so the cooldown declines it."""
-_MOST_DOUBLINGS = 6
+_MOST_DOUBLINGS = 3
+_WORSE = 2.0
+"""Drift that many times as severe as what a retrain did not help is another change than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,11 @@ class PolicySpec:
 
     on: tuple[DriftKind, ...] = ("data", "performance")
     cooldown_s: float = 7 * 86_400.0
-    """Least time between two commands; doubled for each retrain in a row that drift called for and that did not help."""
+    """Least time between two commands; doubled, thrice at most, by each retrain in a row that the like of it called for and that did not help."""
     at_most: tuple[int, float] = (4, 60 * 86_400.0)
     """So many commands in so many seconds."""
     severe: float | None = None
-    """From this severity on drift does not wait for the cooldown, unless the last retrain that drift called for did not help."""
+    """From this severity on drift does not wait for the cooldown, unless a retrain that the like of it called for did not help."""
     dry_run: bool = False
     """Whether it is only said what would have been ordered."""
 
@@ -68,8 +70,8 @@ class Answer:
     command_id: str
     helped: bool | None = None
     """None while its loop runs."""
-    was_due: bool = False
-    """Whether it was for what is due without drift."""
+    kind: Trigger = "data"
+    severity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class PolicyState:
     """The command whose loop has not ended."""
     failures: int = 0
     """Retrains in a row that drift called for and that did not help."""
+    futile: dict[str, float] = field(default_factory=dict)
+    """The greatest severity that called for one of them, of each kind of drift."""
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
@@ -148,14 +152,14 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
         replace(answer, helped=bool(helped)) if answer.command_id == state.in_flight else answer
         for answer in state.answers
     )
-    for_drift = any(answer.command_id == state.in_flight and not answer.was_due for answer in state.answers)
-    failures = 0 if helped else state.failures + (helped is False and for_drift)
-    return replace(state, in_flight=None, failures=failures, last_outcome_at=at, answers=answers)
-
-
-def cooldown(spec: PolicySpec, state: PolicyState) -> float:
-    """Return the seconds to wait after the last command, with the back-off in it."""
-    return spec.cooldown_s * float(2 ** min(state.failures, _MOST_DOUBLINGS))
+    ended = replace(state, in_flight=None, last_outcome_at=at, answers=answers)
+    if helped:
+        return replace(ended, failures=0, futile={})
+    given = next((answer for answer in answers if answer.command_id == state.in_flight), None)
+    if helped is None or given is None or given.kind in get_args(DueKind):
+        return ended
+    futile = state.futile | {given.kind: max(given.severity, state.futile.get(given.kind, 0.0))}
+    return replace(ended, failures=state.failures + 1, futile=futile)
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
@@ -184,6 +188,7 @@ def _as_if_ordered(state: PolicyState) -> PolicyState:
         last_command_at=max(times if state.last_command_at is None else [state.last_command_at, *times]),
         commands=(*state.commands, *times),
         failures=0,
+        futile={},
         answers=(*(Answer(each.episode, 1, "", helped=True) for each in state.rehearsed), *state.answers),
     )
 
@@ -216,10 +221,13 @@ def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         return decline("in_flight", f"A retrain of {signal.model} is in flight (command {state.in_flight}).")
     hurried = False
     if state.last_command_at is not None:
-        ready = state.last_command_at + cooldown(spec, state)
-        hurried = state.last_command_at <= signal.at < ready and _is_severe(spec, state, signal)
+        backs_off = state.failures > 0 and _was_futile(state, signal)
+        doublings = min(state.failures, _MOST_DOUBLINGS) if backs_off else 0
+        ready = state.last_command_at + spec.cooldown_s * 2**doublings
+        is_severe = spec.severe is not None and signal.severity >= spec.severe
+        hurried = state.last_command_at <= signal.at < ready and is_severe and not backs_off
         if signal.at < ready and not hurried:
-            helpless = f" after {state.failures} without help" if state.failures else ""
+            helpless = f" after {state.failures} without help" if backs_off else ""
             return decline(
                 "cooldown",
                 f"The cooldown of {signal.model}{helpless} lasts {_days(ready - signal.at)} more.",
@@ -235,9 +243,14 @@ def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
     return _command(state, signal, attempt, spent, hurried=hurried)
 
 
-def _is_severe(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> bool:
-    """Return whether drift is worth more than the patience that is stated; that of a back-off has its own reason."""
-    return spec.severe is not None and signal.severity >= spec.severe and not state.failures
+def _was_futile(state: PolicyState, signal: DriftSignal) -> bool:
+    """Return whether the retrains that did not help speak against another for this.
+
+    They do against drift of a kind that called for one of them, if it is not far more severe, and against what is due without drift.
+    """
+    if signal.kind in get_args(DueKind):
+        return True
+    return signal.kind in state.futile and signal.severity < _WORSE * state.futile[signal.kind]
 
 
 def _command(
@@ -245,7 +258,7 @@ def _command(
 ) -> Decision:
     command = command_id(signal.episode, attempt)
     others = [answer for answer in state.answers if answer.episode != signal.episode]
-    given = Answer(signal.episode, attempt, command, was_due=signal.kind in get_args(DueKind))
+    given = Answer(signal.episode, attempt, command, kind=signal.kind, severity=signal.severity)
     answers = (*others, given)[-_REMEMBERED:]
     after = replace(
         state,
