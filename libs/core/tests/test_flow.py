@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from trimtab_core import flow
-from trimtab_core.flow import HOUR_MS, FlowState, Hour
+from trimtab_core.flow import HOUR_MS, FlowFault, FlowState, Hour
 
 MONDAY = 1_700_438_400_000 // HOUR_MS * HOUR_MS
 
@@ -110,6 +110,16 @@ def test_every_hour_that_is_over_has_its_figures_from_the_first_on() -> None:
     events = [(each.at_ms, each.value, each.expected) for each in told if each.kind == "volume"]
     assert events == [(MONDAY + at * HOUR_MS, float(counts[at]), None) for at in range(3)]
     assert {each.at_ms for each in more} == {MONDAY + 3 * HOUR_MS}, "and each is told once"
+
+
+def test_hours_of_which_nothing_is_known_end_no_fault() -> None:
+    counts = counts_of(1)
+    faults = {"volume": FlowFault("volume", MONDAY - HOUR_MS, "too many")}
+
+    state, told = flow.judge("trips", hours_of(counts), FlowState(MONDAY, faults), MONDAY + 24 * HOUR_MS)
+
+    assert told and all(each.expected is None for each in told)
+    assert state.faults == faults
 
 
 def test_of_a_source_that_has_just_begun_nothing_is_said() -> None:

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trimtab_core import specs
 from trimtab_core.episodes import DriftKind
-from trimtab_core.policy import DriftSignal, PolicySpec, PolicyState, command_id, decide, outcome, reconsider
+from trimtab_core.policy import (
+    DriftSignal,
+    Futile,
+    PolicySpec,
+    PolicyState,
+    command_id,
+    decide,
+    outcome,
+    reconsider,
+)
 
 DAY = 86_400.0
 SPEC = PolicySpec(on=("data", "performance"), cooldown_s=7 * DAY, at_most=(3, 60 * DAY))
@@ -95,10 +104,29 @@ def test_each_retrain_that_did_not_help_doubles_the_wait() -> None:
 
 
 def test_the_wait_is_never_more_than_eight_cooldowns() -> None:
-    failed = replace(after_a_retrain(helped=False), failures=20)
+    failed = replace(after_a_retrain(helped=False), failures=20, futile={"data": Futile(20, 0.4)})
 
     assert decide(SPEC, failed, a_signal("e2", 55.9)).retry_at == 56 * DAY
     assert decide(SPEC, failed, a_signal("e2", 56)).action == "retrain"
+
+
+def test_each_kind_of_drift_backs_off_by_what_was_tried_for_it() -> None:
+    state = PolicyState()
+    for number, (day, kind) in enumerate([(0, "data"), (14, "data"), (42, "data"), (98, "performance")]):
+        decision = decide(SPEC, state, a_signal(f"e{number}", day, kind))  # type: ignore[arg-type]
+        assert decision.action == "retrain"
+        state = outcome(decision.state, False, (day + 1) * DAY)
+
+    assert state.futile == {"data": Futile(3, 0.4), "performance": Futile(1, 0.4)}
+    held = decide(SPEC, state, a_signal("e4", 111.9, "performance"))
+    assert (held.retry_at, "after 1 without help" in held.reason) == (112 * DAY, True)
+
+
+def test_of_drift_without_a_severity_none_is_worse() -> None:
+    signals = [replace(a_signal(f"e{number}", 10.0 * number), severity=0.0) for number in range(2)]
+    state = outcome(decide(SPEC, PolicyState(), signals[0]).state, False, DAY)
+
+    assert decide(SPEC, state, signals[1]).cause == "cooldown"
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ def _expected_between(hours: Sequence[Hour], from_ms: int, to_ms: int) -> float 
 
 
 def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> None:
+    if figure.expected is None:
+        return
     held = faults.get(figure.kind)
     if figure.over and held is None:
         faults[figure.kind] = FlowFault(figure.kind, figure.at_ms, _sentence(source, figure))

@@ -30,7 +30,7 @@ class PolicySpec:
 
     on: tuple[DriftKind, ...] = ("data", "performance")
     cooldown_s: float = 7 * 86_400.0
-    """Least time between two commands; doubled, thrice at most, by each retrain in a row that the like of it called for and that did not help."""
+    """Least time between two commands; doubled, thrice at most, by each retrain in a row that drift of the kind called for and that did not help."""
     at_most: tuple[int, float] = (4, 60 * 86_400.0)
     """So many commands in so many seconds."""
     severe: float | None = None
@@ -75,6 +75,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Futile:
+    """Retrains in a row that a kind of drift called for and that did not help."""
+
+    times: int
+    severity: float
+    """The greatest that called for one of them; 0 if that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rehearsed:
     """What a dry run would have ordered; it is taken to have helped at once."""
 
@@ -93,8 +102,8 @@ class PolicyState:
     """The command whose loop has not ended."""
     failures: int = 0
     """Retrains in a row that drift called for and that did not help."""
-    futile: dict[str, float] = field(default_factory=dict)
-    """The greatest severity that called for one of them, of each kind of drift."""
+    futile: dict[str, Futile] = field(default_factory=dict)
+    """The same by kind of drift."""
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
@@ -158,8 +167,9 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
     given = next((answer for answer in answers if answer.command_id == state.in_flight), None)
     if helped is None or given is None or given.kind in get_args(DueKind):
         return ended
-    futile = state.futile | {given.kind: max(given.severity, state.futile.get(given.kind, 0.0))}
-    return replace(ended, failures=state.failures + 1, futile=futile)
+    before = state.futile.get(given.kind, Futile(0, 0.0))
+    futile = Futile(before.times + 1, max(before.severity, given.severity))
+    return replace(ended, failures=state.failures + 1, futile=state.futile | {given.kind: futile})
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
@@ -221,13 +231,12 @@ def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
         return decline("in_flight", f"A retrain of {signal.model} is in flight (command {state.in_flight}).")
     hurried = False
     if state.last_command_at is not None:
-        backs_off = state.failures > 0 and _was_futile(state, signal)
-        doublings = min(state.failures, _MOST_DOUBLINGS) if backs_off else 0
-        ready = state.last_command_at + spec.cooldown_s * 2**doublings
+        failures = _failures(state, signal)
+        ready = state.last_command_at + spec.cooldown_s * 2 ** min(failures, _MOST_DOUBLINGS)
         is_severe = spec.severe is not None and signal.severity >= spec.severe
-        hurried = state.last_command_at <= signal.at < ready and is_severe and not backs_off
+        hurried = state.last_command_at <= signal.at < ready and is_severe and not failures
         if signal.at < ready and not hurried:
-            helpless = f" after {state.failures} without help" if backs_off else ""
+            helpless = f" after {failures} without help" if failures else ""
             return decline(
                 "cooldown",
                 f"The cooldown of {signal.model}{helpless} lasts {_days(ready - signal.at)} more.",
@@ -243,14 +252,17 @@ def _answer(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_tr
     return _command(state, signal, attempt, spent, hurried=hurried)
 
 
-def _was_futile(state: PolicyState, signal: DriftSignal) -> bool:
-    """Return whether the retrains that did not help speak against another for this.
+def _failures(state: PolicyState, signal: DriftSignal) -> int:
+    """Return how many retrains that did not help speak against another for this.
 
-    They do against drift of a kind that called for one of them, if it is not far more severe, and against what is due without drift.
+    Those that drift of its kind called for do, unless it is far more severe; against what is due without drift all of them.
     """
     if signal.kind in get_args(DueKind):
-        return True
-    return signal.kind in state.futile and signal.severity < _WORSE * state.futile[signal.kind]
+        return state.failures
+    futile = state.futile.get(signal.kind)
+    if futile is None or signal.severity >= _WORSE * futile.severity > 0:
+        return 0
+    return futile.times
 
 
 def _command(

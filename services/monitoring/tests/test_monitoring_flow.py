@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -135,6 +136,22 @@ async def test_old_hours_are_forgotten_and_readings_later(desk: Desk) -> None:
     assert await desk.pool.fetchval("SELECT count(*) FROM flows") == 1
     assert await desk.pool.fetchval("SELECT count(*) FROM hourly") == 0
     assert [it.from_ms for it in await desk.found(until_ms=BEGIN + 24 * HOUR_MS)] == []
+
+
+async def test_the_largest_number_there_is_is_told_and_ends_nothing(desk: Desk) -> None:
+    huge = sys.float_info.max
+    await desk.come(0, 30)
+    for partition, (name, value) in itertools.product(
+        range(3), [("max", huge), ("min", -huge), ("mean", huge)]
+    ):
+        await desk.say(0, name, value, partition=partition, place=1, field="x", rows=1_000)
+
+    await desk.come(2, 1)
+    await desk.flowing.look("asks")
+
+    told = {it.name: it.value for it in await desk.found(until_ms=BEGIN + HOUR_MS + 1)}
+    assert (told["hourly_max"], told["hourly_min"]) == (huge, -huge)
+    assert told["hourly_mean"] > 1e200
 
 
 async def test_an_hour_is_told_once_with_what_was_said_in_it_by_all_partitions(desk: Desk) -> None:

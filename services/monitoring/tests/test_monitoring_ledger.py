@@ -162,6 +162,33 @@ async def test_the_policy_learns_whether_the_retrain_helped(
     assert (policy.in_flight, policy.failures, policy.last_outcome_at) == (None, failures, 0.5)
 
 
+async def test_a_trial_that_a_person_ends_says_nothing_of_retraining(world: Any, ledger: Ledger) -> None:
+    ended = replace(stage("ROLLED_BACK", 5_000, "the canary was ended by ann"), person="ann")
+    given = command_id("e", 1)
+    async with world.store.begin("m") as unit:
+        await unit.save_policy(PolicyState(in_flight=given, answers=(Answer("e", 1, given),)))
+        await unit.put_loop(Loop("c", "m", "data", state="on_trial", command_id=given, as_of_ms=500))
+
+    await ledger.staged(ended)
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.outcome) == (
+        "cancelled",
+        "Version 1 was taken off its trial: the canary was ended by ann",
+    )
+    async with world.store.begin("m") as unit:
+        assert (unit.policy.in_flight, unit.policy.failures) == (None, 0)
+    assert world.told(Alert) == []
+
+
+async def test_a_live_version_that_a_person_rolls_back_is_rolled_back(world: Any, ledger: Ledger) -> None:
+    await ledger.staged(stage("LIVE", 4_000))
+    await ledger.staged(replace(stage("ROLLED_BACK", 5_000), person="ann"))
+
+    assert (await world.store.find_loop("c")).state == "rolled_back"
+    assert len(world.told(Alert)) == 1
+
+
 async def test_what_belongs_to_no_loop_is_not_written_down(world: Any, ledger: Ledger) -> None:
     await ledger.staged(StageNews("x", "m", 1, "", "", "LIVE", "", [], "", 1))
 

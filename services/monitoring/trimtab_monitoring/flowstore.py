@@ -7,6 +7,7 @@ is one transaction that holds its row, and so are the readings that it tells.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple
+from typing import Final
 
 import asyncpg
 import msgspec
@@ -23,6 +24,7 @@ from trimtab_monitoring.usecases.entities import News, predictions_stream
 from trimtab_monitoring.usecases.flowing import Came, Figure, Hourly, Seen
 from trimtab_monitoring.usecases.history import shelf_of
 
+_MOST_TOTAL: Final = 1e290
 _state_of = msgspec.json.Decoder(FlowState).decode
 
 _COUNT = """
@@ -34,7 +36,7 @@ WHERE flows.place < excluded.place
 """
 _SAY = """
 INSERT INTO hourly (source, partition, place, hour_ms, name, field, rows, total, least, most, low, high, held)
-VALUES ($1, $2, $3, $4, $5, $6, $7::bigint, $8::float8 * $7::bigint, $8::float8, $8::float8, $9, $10, $11)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $12, $8, $8, $9, $10, $11)
 ON CONFLICT (source, hour_ms, partition, name, field) DO UPDATE
 SET rows = hourly.rows + excluded.rows, total = hourly.total + excluded.total, place = excluded.place,
     least = least(hourly.least, excluded.least), most = greatest(hourly.most, excluded.most),
@@ -68,7 +70,7 @@ class PostgresFlows:
         with outages():
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.executemany(_COUNT, counts)
-                await connection.executemany(_SAY, [astuple(it) for it in figures])
+                await connection.executemany(_SAY, [(*astuple(it), _total(it)) for it in figures])
 
     @asynccontextmanager
     async def begin(self, source: str) -> AsyncIterator["PostgresFlow"]:
@@ -90,6 +92,11 @@ class PostgresFlows:
                 await self._pool.execute(
                     f"DELETE FROM {table} WHERE source = $1 AND hour_ms < $2", source, before_ms
                 )
+
+
+def _total(figure: Figure) -> float:
+    """Return the sum of a figure's rows, within what many of them can be added up to."""
+    return min(max(figure.value * figure.rows, -_MOST_TOTAL), _MOST_TOTAL)
 
 
 class PostgresFlow:

@@ -244,6 +244,7 @@ def stage_news(event: VersionEvent) -> StageNews:
         gates=[_gate(gate) for gate in event.gates],
         sentence=event.sentence,
         at_ms=from_timestamp(event.at),
+        person="" if event.actor == "registry" else event.actor,
     )
 
 

@@ -150,7 +150,7 @@ class Worker:
         answering = {model for model in models if self._answers(model)}
         ready: list[Outgoing] = []
         for model in models:
-            if model in answering:
+            if model in answering and self._answers(model):  # it may have been withdrawn since
                 refused: list[Outgoing] = []
                 scored = await asyncio.to_thread(self._score, model, events, refused)
                 ready += [

@@ -80,6 +80,8 @@ class StageNews:
     gates: Sequence[Gate]
     sentence: str
     at_ms: int
+    person: str = ""
+    """Who decided it, if anybody did."""
 
 
 def has_ended(loop: Loop) -> bool:
@@ -164,6 +166,8 @@ def staged(loop: Loop, news: StageNews) -> Loop:
     if news.stage not in _STAGES:
         return loop
     state = _STAGES[news.stage]
+    if state == "rolled_back" and news.person and "live" not in loop.steps:
+        state = "cancelled"
     loop = replace(loop, state=state, open=state not in _RESTING, steps={**loop.steps, state: news.at_ms})
     if state not in _RESTING:
         return replace(loop, outcome="", settled_ms=None)
@@ -202,5 +206,6 @@ def _outcome(state: str, news: StageNews) -> str:
         "awaiting_approval": f"Version {news.number} waits for a person",
         "live": f"Version {news.number} is live",
         "rolled_back": f"Version {news.number} was rolled back",
+        "cancelled": f"Version {news.number} was taken off its trial",
     }
     return f"{said[state]}: {news.sentence}" if news.sentence else f"{said[state]}."
