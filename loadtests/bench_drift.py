@@ -27,6 +27,7 @@ import numpy as np
 from drift_streams import CONCEPTS, STREAMS, Columns, correlated, gaussian, shifted, times
 from scipy.stats import chi2
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 from trimtab_core.calibration import (
     TOLERANCE,
     Rule,
@@ -143,9 +144,10 @@ def quiet_stream(family: str, window: int, features: int, windows: int, seed: in
         {name: column[first : first + window] for name, column in columns.items()}
         for first in range(size, size + windows * window, window)
     ]
-    began = time.process_time()
-    verdicts = {RATES[0]: [judge_window(thresholds[RATES[0]], fitted, each) for each in live]}
-    spent = time.process_time() - began
+    with threadpool_limits(1):  # as monitoring does
+        began = time.process_time()
+        verdicts = {RATES[0]: [judge_window(thresholds[RATES[0]], fitted, each) for each in live]}
+        spent = time.process_time() - began
     verdicts[RATES[1]] = [
         judge_scores(thresholds[RATES[1]], kinds, each.scores) for each in verdicts[RATES[0]]
     ]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import numpy as np
 import psutil
+from threadpoolctl import threadpool_limits
 from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.baseline import Calibration, Settings, calibrate
@@ -205,6 +206,7 @@ def costs(directory: Path, cases: Sequence[tuple[int, int, int]]) -> list[Cost]:
     postgres = Postgres(directory / "postgres", ports.choose())
     postgres.start()
     try:
-        return [asyncio.run(_cost(postgres, *case)) for case in cases]
+        with threadpool_limits(1):  # as monitoring does
+            return [asyncio.run(_cost(postgres, *case)) for case in cases]
     finally:
         postgres.stop()

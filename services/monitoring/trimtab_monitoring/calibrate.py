@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from threadpoolctl import threadpool_limits
 from trimtab_core.baseline import Settings, calibrate, learn_losses
 from trimtab_runtime.parent import die_with
 
@@ -33,4 +34,5 @@ def main(folder: Path) -> int:
 if __name__ == "__main__":
     die_with(int(sys.argv[2]))
     os.nice(NICE)
+    threadpool_limits(1)
     sys.exit(main(Path(sys.argv[1])))
