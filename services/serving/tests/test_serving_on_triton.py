@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -69,10 +70,12 @@ class Server:
             f"--grpc-port={port}",
         ]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, env=self._environ, stdout=log, stderr=log, start_new_session=True
+            )
 
     def kill(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # with the processes of its Python backend
         self._process.wait()
 
     def models(self) -> list[str]:
