@@ -71,7 +71,7 @@ async def test_the_bad_version_leaves_and_the_better_one_is_promoted(
         await trimtab.begin_test(name, [2], [30], actor="ann", comment="once more")
         ended = await trimtab.end_trial(name, actor="ann", comment="enough seen")
         assert (ended.champion.number, ended.challenger.number) == (3, 0)
-        outcome = "Version 2 was rolled back: the A/B test was ended by ann: enough seen"
+        outcome = "Version 2 was taken off its trial: the A/B test was ended by ann: enough seen"
 
         async def told() -> bool:
             return outcome in [loop.outcome for loop in await trimtab.loops(name)]

@@ -102,13 +102,13 @@ class PolicyState:
     """The command whose loop has not ended."""
     failures: int = 0
     """Retrains in a row that drift called for and that did not help."""
-    futile: dict[str, Futile] = field(default_factory=dict)
-    """The same by kind of drift."""
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
     rehearsed: tuple[Rehearsed, ...] = ()
     """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
+    futile: dict[str, Futile] = field(default_factory=dict)
+    """The failures by kind of drift."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from trimtab_core.concept import ChangeState
 from trimtab_core.episodes import EpisodeState
 from trimtab_core.fairness import Fairness
 from trimtab_core.judge import JudgeSpec
-from trimtab_core.policy import Answer, PolicyState
+from trimtab_core.policy import Answer, Futile, PolicyState
 from trimtab_core.quality import as_texts
 from trimtab_core.watched import Breach, Published, Reading, Row, Series, Trial, Watch
 from trimtab_monitoring.alertstore import PostgresAlerts
@@ -351,7 +351,9 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
         concept=Series(4, 6, "q"), episodes=states, trial=trial, predictions=7, labels=6,
         breaches={"mae above 6": Breach(2, "critical", told=True)},
     )  # fmt: skip
-    policy = PolicyState(1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),))
+    policy = PolicyState(
+        1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),), futile={"data": Futile(2, 0.5)}
+    )
 
     async with store.begin("m") as unit:
         await unit.save_watch(watch)
