@@ -13,7 +13,6 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from trimtab import cli
-from trimtab.cli.session import console
 from trimtab.client import SERVICES, Trimtab
 from trimtab.observing import Observer
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as monitoring
@@ -175,7 +174,7 @@ def test_a_watch_of_what_has_been_away_for_too_long_ends() -> None:
 def test_the_command_shows_metrics_as_a_table_and_as_json(
     door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "width", 200)
+    monkeypatch.setenv("COLUMNS", "200")
     shown = trimtab(capsys, "metrics", "m", "--since", "7d", "--until", "2020-03-16")
     assert "request.[x]" in shown
     assert "2020-03-15T11:00 to" in shown
@@ -192,7 +191,7 @@ def test_the_command_shows_metrics_as_a_table_and_as_json(
 def test_the_command_shows_the_hours_of_a_source(
     door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "width", 200)
+    monkeypatch.setenv("COLUMNS", "200")
     nulls = Metric(
         id="s", model="trips", name="hourly_null_share", feature="x", value=0.4, high=0.2, held=False, rows=90,
         window_from=to_timestamp(NOON), window_to=to_timestamp(NOON + HOUR),
