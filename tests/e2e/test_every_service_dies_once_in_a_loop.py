@@ -27,20 +27,26 @@ HEARD = {each.name: each for each in (topics.WATERMARKS, topics.DRIFT, topics.RU
 
 
 class Reaper:
-    """Kills a service the moment its step is told, once, and starts it again."""
+    """Kills a service the moment its step is told, once, and starts it again; while one starts, others may be killed."""
 
     def __init__(self, stack: Stack, model: str) -> None:
         self.killed: list[str] = []
         self.armed = False
         self._stack = stack
         self._model = model
+        self._dead = asyncio.Queue[str]()
         self.follower = Follower(stack.environ["TRIMTAB_KAFKA_SERVERS"], list(HEARD), self._hear)
 
-    async def kill(self, service: str) -> None:
+    async def revive(self) -> None:
+        """Start what was killed, until cancelled."""
+        while True:
+            await asyncio.to_thread(self._stack.start_service, await self._dead.get())
+
+    async def _kill(self, service: str) -> None:
         if service not in self.killed:
             self.killed.append(service)
-            await asyncio.to_thread(self._stack.kill_service, service)
-            await asyncio.to_thread(self._stack.start_service, service)
+            await asyncio.to_thread(self._stack.service(service).kill)
+            self._dead.put_nowait(service)
 
     async def _hear(self, topic: str, _: int, batch: Sequence[Any]) -> None:
         for record in batch:
@@ -48,7 +54,7 @@ class Reaper:
                 continue
             message: Any = HEARD[topic].decode(record.value)  # type: ignore[attr-defined]
             if self.armed and (service := _due(topic, message, self._model)):
-                await self.kill(service)
+                await self._kill(service)
 
 
 class Caller:
@@ -104,7 +110,7 @@ async def test_a_loop_in_which_every_service_dies_once_ends_with_one_champion(
     with Stack(tmp_path_factory.mktemp("dies"), services, environ, fsync=False) as stack:
         async with make_world("dies", stack=stack) as world, asyncio.TaskGroup() as tasks:
             reaper = Reaper(stack, world.name)
-            reaping = tasks.create_task(reaper.follower.run())
+            reaping = [tasks.create_task(each) for each in (reaper.follower.run(), reaper.revive())]
             await world.backfill(48)
             await world.first_version()
             await world.live(12)
@@ -127,7 +133,8 @@ async def test_a_loop_in_which_every_service_dies_once_ends_with_one_champion(
             await _assert_one_champion(world, max(loop.version for loop in won))
             await _assert_nothing_lost_or_doubled(world, caller)
             await _assert_every_event_is_folded_and_archived_once(world, stack)
-            reaping.cancel()
+            for each in reaping:
+                each.cancel()
 
 
 async def _assert_one_champion(world: Any, number: int) -> None:
