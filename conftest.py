@@ -1,4 +1,4 @@
-"""Loads the fixtures that start the real Kafka and PostgreSQL, once a file."""
+"""Loads the fixtures that start the real Kafka and PostgreSQL, once a process of tests."""
 
 import os
 

@@ -206,12 +206,12 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         "seed": seed,
         "clear": settings.clear,
     }
-    alike = drift | {"measures": measures, "season": season}
+    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, season)
+    alike = drift | {"season": season, "references": references}
     data = levels.calibrate(columns, kinds, **alike) if kinds else None  # type: ignore[arg-type]
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
-    references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, season)
     limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),

@@ -145,6 +145,7 @@ def calibrate(
     measures: Mapping[str, Measure] = MappingProxyType({}),
     season: Season | None = None,
     clear: float = ORDINARY,
+    references: Mapping[str, Reference] | None = None,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
@@ -159,7 +160,8 @@ def calibrate(
     and season cannot be known, so expect fewer alarms where there is none and more where there is.
 
     With a `season` a window is compared with those of the rows outside it that have the phases of its own, by their
-    `event_time_ms`; how the features go together is still compared with all. `measures` is as in `fit_reference`.
+    `event_time_ms`; how the features go together is still compared with all. `measures` is as in `fit_reference`, and
+    `references` is what that makes of the columns, where it is at hand.
 
     Raises:
         ValueError: there are no columns, their lengths differ, or a number is out of its range.
@@ -169,10 +171,12 @@ def calibrate(
     nulls: dict[str, Null] = {}
     lowest = _Played(np.ones(1), np.ones(1))
     phases = season.phases_of(columns["event_time_ms"]) if season else None
-    references = fit_reference(columns, kinds, measures, season)
-    coded = {each.feature: each for each in code(references)}
+    if references is None:
+        references = fit_reference(columns, kinds, measures, season)
+    coded = {each.feature: each for each in code({name: references[name] for name in kinds})}
     parts = []
-    for name, reference in references.items():
+    for name in kinds:
+        reference = references[name]
         bins = reference.bins(columns[name])
         nulls[name], p = plan.play(_score_of(reference, bins, phases, plan.block), 1 / window)
         lowest = lowest.least(p)
@@ -250,8 +254,8 @@ def calibrate_mean(
         raise ValueError("a loss of the held-out rows is not finite: drop such rows before calibrating")
     plan = _Plan(_check({"losses": rows.size}, window, false_alarms, rounds), window, rule, rounds, seed)
     mean = float(rows.mean())
-    by_block = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
-    null, p = plan.play(partial(rise_over_rest, by_block), max(abs(mean) / window, 1e-12))
+    means = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
+    null, p = plan.play(partial(rise_over_rest, means), max(abs(mean) / window, 1e-12))
     level, clear_level = plan.levels(p, rule, false_alarms, clear)
     return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small)
 

@@ -47,9 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     finally:
-        signal.setitimer(
-            signal.ITIMER_REAL, 0
-        )  # or it may end an interpreter that is ending, which hears no signal
+        # Or it may end an interpreter that is ending, which hears no signal.
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _run(directory: Path, services: dict[str, int]) -> int:

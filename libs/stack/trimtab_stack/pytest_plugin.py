@@ -5,12 +5,9 @@ schemas and subjects of its own; what other files left behind no file meets, in 
 when it ends its topics are deleted.
 """
 
-import asyncio
 import tempfile
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -20,6 +17,7 @@ from trimtab_stack import ports
 from trimtab_stack.kafka import Kafka
 from trimtab_stack.postgres import DATABASE, Postgres
 from trimtab_stack.testing import ApicurioRegistry, MLflowServer, ray_cluster
+from trimtab_stack.waiting import finish
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
 
 
@@ -47,14 +45,14 @@ def postgres_for_all() -> Iterator[Postgres]:
 def kafka_servers(kafka_for_all: Kafka) -> Iterator[str]:
     """The bootstrap servers of the real Kafka, on which no other file's topics are."""
     yield kafka_for_all.servers
-    _run(_delete_topics(kafka_for_all.servers))
+    finish(_delete_topics(kafka_for_all.servers))
 
 
 @pytest.fixture(scope="module")
 def postgres_dsn(postgres_for_all: Postgres, request: pytest.FixtureRequest) -> str:
     """The address of an empty database of the real PostgreSQL."""
     name = request.path.stem
-    _run(_create_database(postgres_for_all.dsn, name))
+    finish(_create_database(postgres_for_all.dsn, name))
     return postgres_for_all.dsn.removesuffix(DATABASE) + name
 
 
@@ -93,11 +91,6 @@ def mlflow_server() -> Iterator[MLflowServer]:
         server.start()
         yield server
         server.stop()
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    with ThreadPoolExecutor(1) as thread:  # since the caller's may have a loop already
-        thread.submit(lambda: asyncio.run(work)).result()
 
 
 async def _create_database(dsn: str, name: str) -> None:

@@ -1,7 +1,10 @@
-"""Waiting for something outside this process: always a poll, always with a deadline."""
+"""Waiting: for something outside this process, always a poll with a deadline; and for a coroutine."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 
 def until(holds: Callable[[], bool], *, within: float, every: float = 0.02) -> bool:
@@ -16,3 +19,9 @@ def until(holds: Callable[[], bool], *, within: float, every: float = 0.02) -> b
             return holds()
         time.sleep(min(every, left))
     return True
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end in a loop of its own, in a thread of its own: the caller's may have a loop already."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(work)).result()

@@ -117,9 +117,8 @@ def _ended(name: str, code: int | None) -> str:
 
 def _live(line: Connection, part: _Part) -> None:
     """Live a strategy, and tell `line` how far it is, and what came of it."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the business of the process that started this one
+    # Ctrl-C is the business of the process that started this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         line.send(_lived(line, part))
     except BrokenPipeError:

@@ -167,9 +167,8 @@ class Workbench:
         """
         kind = self.model.spec.trainer.kind
         trainer = TrainerSpec(kind="linear" if kind == "auto" else kind, window=1)
-        families.of(
-            self.model.spec.model_copy(update={"trainer": trainer})
-        )  # no limit holds of what is loaded later
+        # Loaded first, for no limit holds of what is loaded later.
+        families.of(self.model.spec.model_copy(update={"trainer": trainer}))
         with threadpool_limits(1):
             yield
 

@@ -5,14 +5,28 @@ An alert that is over is told as resolved, under the occasion that it was opened
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from trimtab_core import alertrules, quality
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
+from trimtab_core.flow import FlowFault
 from trimtab_core.quality import Fault
 from trimtab_core.windows import Window
 
 from trimtab_monitoring.usecases.entities import Alert, News, Severity
+
+Place = TypeVar("Place", bound=str)
+Standing = TypeVar("Standing", Fault, FlowFault)
+
+
+def without(faults: Mapping[Place, Standing], others: Mapping[Place, Standing]) -> list[Standing]:
+    """Return those of `faults` that are not among `others`: at the place of none of them, or of one with another beginning."""
+    return [
+        fault
+        for place, fault in faults.items()
+        if place not in others or others[place].since_ms != fault.since_ms
+    ]
 
 
 def drift_over(
@@ -45,21 +59,18 @@ def bad_data(
     model: str, before: Mapping[str, Fault], after: Mapping[str, Fault], window: Window, now_ms: int
 ) -> list[News]:
     """Return the news of the faults that began with a window, and of those that are over after it."""
-    told = list[News]()
-    for place, fault in after.items():
-        held = before.get(place)
-        if held is None or held.since_ms != fault.since_ms:
-            told.append(_fault_alert(model, fault, fault.sentence, now_ms))
-    for place, fault in before.items():
-        if place not in after or after[place].since_ms != fault.since_ms:
-            version = window.version
-            why = (
-                f"{quality.SAYS[fault.statistic]} no more often than is usual"
-                if fault.version == version
-                else (f"no more looked at for version {fault.version}: version {version} answers now")
-            )
-            over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
-            told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+    told: list[News] = [
+        _fault_alert(model, fault, fault.sentence, now_ms) for fault in without(after, before)
+    ]
+    for fault in without(before, after):
+        version = window.version
+        why = (
+            f"{quality.SAYS[fault.statistic]} no more often than is usual"
+            if fault.version == version
+            else (f"no more looked at for version {fault.version}: version {version} answers now")
+        )
+        over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
+        told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
     return told
 
 

@@ -18,6 +18,7 @@ from trimtab_core.watched import Reading
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Unavailable
 
+from trimtab_monitoring.usecases import alarms
 from trimtab_monitoring.usecases.entities import Alert, News
 from trimtab_monitoring.usecases.history import HistoryStore, shelf_of
 from trimtab_monitoring.usecases.ports import Specs
@@ -226,18 +227,14 @@ def _hourly(source: str, said: Hourly) -> Reading:
 
 
 def _news(source: str, owner: str | None, before: FlowState, after: FlowState, now_ms: int) -> list[News]:
-    told: list[News] = []
-    for kind, fault in after.faults.items():
-        if kind not in before.faults or before.faults[kind].since_ms != fault.since_ms:
-            who = f" Its owner is {owner}." if owner else ""
-            told.append(_alert(source, fault, f"{fault.sentence}{who}", now_ms))
-    for kind, fault in before.faults.items():
-        if kind not in after.faults or after.faults[kind].since_ms != fault.since_ms:
-            over = _alert(
-                source, fault, f"What comes of source {source!r} is as usual again.", now_ms, resolved=True
-            )
-            told.append(over)
-    return told
+    who = f" Its owner is {owner}." if owner else ""
+    begun = alarms.without(after.faults, before.faults)
+    over = alarms.without(before.faults, after.faults)
+    well = f"What comes of source {source!r} is as usual again."
+    return [
+        *(_alert(source, fault, f"{fault.sentence}{who}", now_ms) for fault in begun),
+        *(_alert(source, fault, well, now_ms, resolved=True) for fault in over),
+    ]
 
 
 def _alert(source: str, fault: FlowFault, sentence: str, at_ms: int, *, resolved: bool = False) -> Alert:
