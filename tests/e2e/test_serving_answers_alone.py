@@ -3,7 +3,8 @@
 Before that, a table changes mid-way, and what serving logged is what the archive says.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from trimtab.testing import HOUR_MS
-from trimtab_runtime.clock import SystemClock, iso
+from trimtab_contracts import topics
+from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.follow import Follower
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import Stack
 
@@ -41,7 +44,7 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
     roads, clock = directory / "roads.parquet", SystemClock()
     write(roads, {"a": 1, "b": 2, "c": 3})
     project = {"more_features": [LANES], "more_specs": ROADS.format(file=roads)}
-    with Stack(directory, environ={"TRIMTAB_INGESTION_TABLE_LEAD_S": "4"}, fsync=False) as stack:
+    with Stack(directory, fsync=False) as stack:
         async with make_world("alone", stack=stack, **project) as world:
             # The table changes in the hour of now: the last two of the story begin before that and end after it.
             world.now_ms = (clock.now_ms() // HOUR_MS - 25) * HOUR_MS
@@ -50,7 +53,6 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
             await world.first_version()
             await world.live(1)
 
-            # As of then: of what is newer than a second, a crash may take the copy, for Kafka still has it.
             last = {"id": "last", "at": iso(learned_ms), "road": "a", "x": 1.5}
 
             async def says(**fields: Any) -> list[float]:
@@ -67,6 +69,8 @@ async def test_serving_restarted_with_all_else_down_still_answers_features_and_t
             await world.live(2)
             await assert_no_skew(world)
             before, wide = await says(), await says(**ahead)
+            # Of what it heard last a crash may take the copy, for Kafka still has it.
+            await copy_is_whole(stack.kafka.servers)
 
             for service in ("monitoring", "registry", "trainer", "feature_store", "ingestion"):
                 stack.kill_service(service)
@@ -94,6 +98,23 @@ def write(file: Path, lanes: Mapping[str, int]) -> None:
     new = file.with_suffix(".new")
     pq.write_table(pa.table({"road": list(lanes), "lanes": list(lanes.values())}), new)
     new.rename(file)
+
+
+async def copy_is_whole(servers: str) -> None:
+    """Wait until serving says that all it has heard by now is on its disk."""
+    begun_ms, said = SystemClock().now_ms(), asyncio.Event()
+
+    async def hear(topic: str, partition: int, records: Sequence[Any]) -> None:
+        for record in records:
+            metric = topics.METRICS_SERVING.decode(record.value)
+            is_since = from_timestamp(metric.window_to) > begun_ms
+            if metric.name == "copy_behind_s" and metric.value == 0 and is_since:
+                said.set()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        hearing = tasks.create_task(Follower(servers, [topics.METRICS_SERVING.name], hear).run())
+        await said.wait()
+        hearing.cancel()
 
 
 async def assert_no_skew(world: Any) -> None:

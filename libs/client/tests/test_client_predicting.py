@@ -11,11 +11,11 @@ from trimtab.client import SERVICES, Trimtab
 from trimtab.predicting import Predictor, Rows
 from trimtab_contracts.serving.v1 import serving_pb2 as serving
 from trimtab_contracts.serving.v1.serving_pb2_grpc import PredictionServicer, add_PredictionServicer_to_server
-from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
+from trimtab_runtime.errors import Conflict, NotFound, Overloaded, Rejected, Unavailable
 
 
 class Servicer(PredictionServicer):
-    """Predicts how many bytes a row has; refuses the model `nobody`."""
+    """Predicts how many bytes a row has; refuses the model `nobody`, and ends the stream that asks `full` anything."""
 
     def Predict(self, request: serving.PredictRequest, context: Any) -> serving.PredictResponse:
         if request.model == "nobody":
@@ -25,6 +25,8 @@ class Servicer(PredictionServicer):
 
     def PredictStream(self, requests: Any, context: Any) -> Iterator[serving.PredictStreamResponse]:
         for request in requests:
+            if request.model == "full":
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
             if request.rows:
                 yield serving.PredictStreamResponse(answer=self.Predict(request, context))
             else:
@@ -96,6 +98,16 @@ async def test_on_an_event_loop_it_is_the_same(trimtab: Trimtab) -> None:
     assert isinstance(streamed[1], Conflict)
     assert (await trimtab.explain("m", [{}], samples=9)).version == 9
     assert (await trimtab.score("m", ["a"], np.ones((2, 1), np.float32))).tolist() == [1, 1]
+
+
+async def test_a_stream_that_is_ended_while_it_sends_may_be_asked_again(trimtab: Trimtab) -> None:
+    async def batches() -> AsyncIterator[Rows]:
+        for _ in range(100):
+            yield [{"a": 1}]
+
+    for _ in range(20):  # gRPC tells what it sees first: what the other side said, or that it takes no more
+        with pytest.raises((Overloaded, Unavailable)):
+            await anext(trimtab.predict_stream("full", batches()))
 
 
 def test_a_refusal_is_raised_as_what_it_is(predictor: Predictor) -> None:

@@ -77,6 +77,8 @@ _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Where gRPC's own retries look for the pause."""
 _TOO_LARGE = "larger than max"
 """What gRPC says of a message."""
+_CUT_OFF = "Internal error from Core"
+"""What gRPC's asynchronous client says when the other side ends a stream that it still sends on; the status is lost."""
 
 
 def status_of(error: TrimtabError) -> grpc.StatusCode:
@@ -92,6 +94,8 @@ def error_of(error: grpc.RpcError) -> TrimtabError:
             return Rejected(f"{details}: send, or ask for, less at once")
         pause = _unpacked(error, RetryInfo()).retry_delay.ToTimedelta().total_seconds()
         return Overloaded(details, retry_after_s=pause) if pause else Overloaded(details)
+    if details == _CUT_OFF:
+        return Unavailable("the other side ended the stream: ask again what was not answered")
     known = _error(code, details)
     if isinstance(known, Rejected):
         known.faults = tuple(_faults(error))

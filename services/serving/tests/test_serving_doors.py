@@ -241,7 +241,7 @@ async def test_a_stream_too_many_is_told_when_to_come_again(channel: grpc.aio.Ch
         assert (await stream.read()).answer.predictions[0] == 202.5
 
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await predict(iter([request])).read()
+        await predict().read()
 
     error = rpc.error_of(refusal.value)
     assert isinstance(error, Overloaded)

@@ -74,3 +74,15 @@ async def test_a_full_copy_stays_whole_at_the_offsets_it_has(tmp_path: Path) -> 
 
         assert [record.key for record in mirror.records("t")] == [b"first"]
         assert mirror.offsets() == {("t", 0): 1}
+        assert 0 < mirror.behind_s() < mirror.behind_s()
+
+
+async def test_it_is_behind_from_a_put_until_that_is_on_disk(mirror: Mirror) -> None:
+    assert mirror.behind_s() == 0
+    mirror.put("t", 0, [raw(0, b"a", b"1")])
+    since = mirror.behind_s()
+    mirror.put("t", 0, [raw(1, b"b", b"2")])
+
+    assert 0 < since < mirror.behind_s()
+    await mirror.save()
+    assert mirror.behind_s() == 0

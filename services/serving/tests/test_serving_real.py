@@ -292,7 +292,7 @@ async def test_traffic_is_measured(world: World) -> None:
     assert ours.keys() == {"predictions", "failures", "latency_p50_ms", "latency_p99_ms"}
     assert ours["predictions"] > 0
     assert whole.keys() == {
-        "queue_ms", "utilisation", "cold_loads", "versions_warm", "versions_cold", "memory_bytes",
+        "queue_ms", "utilisation", "cold_loads", "versions_warm", "versions_cold", "memory_bytes", "copy_behind_s",
     }  # fmt: skip
     assert whole["versions_warm"] >= 1
     assert whole["memory_bytes"] > 0

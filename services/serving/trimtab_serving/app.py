@@ -173,7 +173,7 @@ async def _serve(
             writer.ship,
             heartbeat.beat,
             watermarks.publish,
-            partial(measure, meter, Gauge(threads, fleet, cache), messages, clock),
+            partial(measure, meter, Gauge(threads, fleet, cache, mirror), messages, clock),
             partial(freshness.publish, topics.METRICS_FEATURES),
         ]
         if config.kafka_servers:

@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple, Self
 
 import lmdb
@@ -67,8 +68,10 @@ class Mirror:
                 f"the local copy in {directory} cannot be opened: {error}; delete it"
             ) from error
         self._pending: _Changes = {}
-        self._ready: deque[_Changes] = deque()
-        """What is to be written, in order; whoever holds the lock writes all of it."""
+        self._since_s = 0.0
+        """When the first of what is pending was put, on the clock of `monotonic`."""
+        self._ready: deque[tuple[float, _Changes]] = deque()
+        """What is not on disk yet, in order, with the time of its first; whoever holds the lock writes all of it."""
         self._writing = threading.Lock()
         self._closed = False
         """Whether it is kept no further."""
@@ -85,6 +88,8 @@ class Mirror:
         """Take raw records, in order; they are kept once `save` has returned."""
         if self._closed:
             return
+        if not self._pending:
+            self._since_s = monotonic()
         for record in keyed(records):
             place = (_RECORDS, _place(topic, record.key))
             if record.value is None:
@@ -96,16 +101,22 @@ class Mirror:
 
     def begin_with(self, records: Sequence[Stored]) -> None:
         """Take records that come from elsewhere than their topics, which are read from their beginnings all the same."""
-        for stored in records:
-            self._pending[_RECORDS, _place(stored.topic, stored.key)] = _pack(stored)
         self._flush()
+        with self._writing:
+            self._write_one({(_RECORDS, _place(each.topic, each.key)): _pack(each) for each in records})
 
     async def save(self) -> None:
         """Write what was put; on return it survives a crash of the machine."""
         if self._pending:
-            self._ready.append(self._pending)
-            self._pending = {}
+            self._make_ready()
             await asyncio.to_thread(self._write)
+
+    def behind_s(self) -> float:
+        """Return for how many seconds the copy has not held all that was put; 0 when it holds everything."""
+        ready = tuple(self._ready)
+        if not ready and not self._pending:
+            return 0.0
+        return monotonic() - (ready[0][0] if ready else self._since_s)
 
     def records(self, topic: str) -> list[Stored]:
         """Return the newest record of each key of a topic."""
@@ -129,19 +140,22 @@ class Mirror:
             return found
 
     def _flush(self) -> None:
-        self._ready.append(self._pending)
-        self._pending = {}
+        self._make_ready()
         self._write()
+
+    def _make_ready(self) -> None:
+        if self._pending:
+            self._ready.append((self._since_s, self._pending))
+            self._pending = {}
 
     def _write(self) -> None:
         with self._writing:
-            while self._ready:
-                if changes := self._ready.popleft():
-                    self._write_one(changes)
+            while self._ready and not self._closed:
+                self._write_one(self._ready[0][1])
+                if not self._closed:
+                    self._ready.popleft()
 
     def _write_one(self, changes: _Changes) -> None:
-        if self._closed:
-            return
         try:
             with self._store.begin(write=True) as transaction:
                 for (name, key), value in changes.items():

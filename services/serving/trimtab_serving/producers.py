@@ -21,6 +21,7 @@ from trimtab_serving.fleet import Fleet, Standing
 from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
 from trimtab_serving.meter import Meter
+from trimtab_serving.mirror import Mirror
 from trimtab_serving.predictionlog import PredictionLog
 from trimtab_serving.snapshot import Board
 
@@ -165,12 +166,13 @@ class Watermarks:
 
 
 class Gauge:
-    """Reads how full an instance is: what to scale it by."""
+    """Reads how full an instance is, what to scale it by, and whether it could start again without Kafka."""
 
-    def __init__(self, threads: Pool, fleet: Fleet, cache: SessionCache) -> None:
+    def __init__(self, threads: Pool, fleet: Fleet, cache: SessionCache, mirror: Mirror) -> None:
         self._threads = threads
         self._fleet = fleet
         self._cache = cache
+        self._mirror = mirror
         self._before = self._now()
 
     def read(self) -> dict[str, float]:
@@ -187,6 +189,7 @@ class Gauge:
             "versions_warm": sum(is_warm for it in standings for _, is_warm, _ in it.versions),
             "versions_cold": sum(len(it.cold) for it in standings),
             "memory_bytes": self._cache.used_bytes(),
+            "copy_behind_s": self._mirror.behind_s(),
         }
 
     def _now(self) -> tuple[float, ...]:
