@@ -152,10 +152,10 @@ def test_scale_names_services_and_counts() -> None:
     [
         (
             ["model", "versions", "m", "--at", "noon"],
-            "--at 'noon' is no time: write one such as 2020-03-15T12:00:00Z",
+            "--at 'noon' is no time: write one such as 2020-03-15T12:00:00Z, or a day such as 2020-03-15",
         ),
-        (["model", "train", "m", "--as-of", "2020-03-15"], "--as-of '2020-03-15' is no time"),
-        (["demo", "--until", "2020-02-30"], "--until '2020-02-30T00:00:00Z' is no time"),
+        (["model", "train", "m", "--as-of", "2020-03-15 12:00"], "--as-of '2020-03-15 12:00' is no time"),
+        (["demo", "--until", "2020-02-30"], "--until '2020-02-30' is no time"),
         (["demo", "--until", "2019-01-01"], "--until '2019-01-01' is not after 2019-10-01"),
     ],
 )

@@ -31,7 +31,7 @@ def demo(
         for path in write(write_to, cache()):
             console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
         return
-    until_ms = moment("--until", f"{until}T00:00:00Z")
+    until_ms = moment("--until", until)
     if until_ms <= LIVE_FROM:
         raise Rejected(
             f"--until {until!r} is not after {iso(LIVE_FROM)[:10]}, where the story begins: name a later day"

@@ -10,7 +10,7 @@ from trimtab_core.durations import parse_duration
 from trimtab_runtime.clock import from_timestamp, iso
 from trimtab_runtime.errors import Rejected
 
-from trimtab.cli.session import HOME, Directory, Json, ask, console, day_or_moment, plain, print_json, show
+from trimtab.cli.session import HOME, Directory, Json, ask, console, moment, plain, print_json, show
 from trimtab.client import Trimtab
 from trimtab.metrics import limit_of
 from trimtab.observing import Filters
@@ -47,7 +47,7 @@ def metrics(
         raise Rejected("metrics are of a model or of a source: name MODEL, or --source SOURCE")
     filters = Filters(
         source=source, names=name or [], features=feature or [], version=version, subject=subject,
-        until_ms=day_or_moment("--until", until) if until else None,
+        until_ms=moment("--until", until) if until else None,
     )  # fmt: skip
     if watch and until:
         raise Rejected("--until is for what was, and --watch for what comes: leave one of them out")
@@ -80,7 +80,7 @@ async def _since(trimtab: Trimtab, model: str, source: str, text: str) -> int:
     try:
         length = parse_duration(text)
     except ValueError:
-        return day_or_moment("--since", text)
+        return moment("--since", text)
     if source:
         newest = (await trimtab.metrics(source=source, limit=1)).messages
         return from_timestamp(newest[0].window_to) - length if newest else 0

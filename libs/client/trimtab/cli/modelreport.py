@@ -6,7 +6,7 @@ from urllib.parse import quote
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
 
-from trimtab.cli.session import ask, console, day_or_moment, print_json
+from trimtab.cli.session import ask, console, moment, print_json
 from trimtab.observing import Report
 
 
@@ -17,8 +17,8 @@ def report(
 
     `out` is the file of the HTML, or a folder, in which the file is called by model and version.
     """
-    since_ms = day_or_moment("--from", since) if since else None
-    until_ms = day_or_moment("--to", until) if until else None
+    since_ms = moment("--from", since) if since else None
+    until_ms = moment("--to", until) if until else None
     made = ask(
         directory, lambda trimtab: trimtab.report(model, since_ms=since_ms, until_ms=until_ms, rows=rows)
     )

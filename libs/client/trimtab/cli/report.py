@@ -142,7 +142,7 @@ def spans(days: Sequence[str], since: str, until: str) -> list[Span]:
 def _midnight(option: str, day: str) -> int:
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", day):
         raise Rejected(f"{option} {day!r} is no day: write one such as 2020-03-18")
-    return moment(option, f"{day}T00:00:00Z")
+    return moment(option, day)
 
 
 def _day(start_ms: int) -> Span:

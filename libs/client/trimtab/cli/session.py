@@ -67,24 +67,16 @@ def actor() -> str:
 
 
 def moment(option: str, text: str) -> int:
-    """Return the milliseconds since the epoch of an option's RFC 3339 text.
-
-    Raises:
-        Rejected: it is no time.
-    """
-    try:
-        return parse_iso(text)
-    except ValueError as error:
-        raise Rejected(f"{option} {text!r} is no time: write one such as 2020-03-15T12:00:00Z") from error
-
-
-def day_or_moment(option: str, text: str) -> int:
-    """Return the milliseconds since the epoch of an option's day, such as 2020-03-15 (its midnight, UTC), or time.
+    """Return the milliseconds since the epoch of an option's RFC 3339 time, or day, such as 2020-03-15: its midnight, UTC.
 
     Raises:
         Rejected: it is neither.
     """
-    return moment(option, f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else text)
+    try:
+        return parse_iso(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else text)
+    except ValueError as error:
+        example = "2020-03-15T12:00:00Z, or a day such as 2020-03-15"
+        raise Rejected(f"{option} {text!r} is no time: write one such as {example}") from error
 
 
 def ask(directory: Path, question: Callable[[Trimtab], Awaitable[T]]) -> T:
