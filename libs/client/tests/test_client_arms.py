@@ -43,6 +43,22 @@ def test_what_is_certain_follows_from_the_interval(low: float, high: float, stan
     assert arms.rows(found)[1]["stands"] == stands
 
 
+def test_each_guardrail_of_a_version_has_a_line() -> None:
+    found = Trial(guardrail_needed=200, arms=[
+        Trial.Arm(version=3, guardrails=[
+            Trial.Guardrail(name="failures", requests=90, challenger_alone=4, champion_alone=1, allowed=0.01, evidence=7.5),
+            Trial.Guardrail(name="latency", requests=85, challenger_alone=2, allowed=0.05, limit_ms=12.34, evidence=0.4),
+        ]),
+        Trial.Arm(version=5),
+    ])  # fmt: skip
+
+    failures, latency = arms.guardrails(found)
+
+    assert list(failures.values()) == [3, "failures", 90, 4, 1, "1.0% more", 7.5]
+    assert latency["guardrail"] == "slower than 12.3 ms"
+    assert arms.guardrails(FOUND) == []
+
+
 def test_the_promise_is_said_in_words() -> None:
     said = arms.said(FOUND)
 

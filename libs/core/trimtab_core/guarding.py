@@ -8,14 +8,13 @@ judge does it, so any of those that are within what is stated is taken back for 
 probability at most alpha. The first arm beyond it leaves; it says nothing of the others.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from trimtab_core import guardrails
-from trimtab_core.guardrails import GuardSpec
+from trimtab_core.guardrails import GuardSpec, Rail
 from trimtab_core.specs import ModelSpec
 from trimtab_core.trial import others_of
 from trimtab_core.watched import Asked, Guard, Guards, Said, Standing, Verdict
@@ -64,29 +63,25 @@ def verdict(model: str, guards: Guards | None, standing: Standing, recorded_ms: 
     if not tripped:
         return None
     at_ms, guard = min(tripped, key=lambda each: each[0])
-    which = guard.state.tripped or "failures"
-    tally, margin = (
-        (guard.state.failures, guard.spec.failures)
-        if which == "failures"
-        else (guard.state.latency, guard.spec.slow)
+    rail = next(
+        each for each in guardrails.rails(guard.spec, guard.state) if each.which == guard.state.tripped
     )
-    counts = np.array([tally.theirs, tally.ours, tally.alike])
     return Verdict(
-        id=f"{guards.rollout_id}/{standing.step}/{which}",
+        id=f"{guards.rollout_id}/{standing.step}/{rail.which}",
         model=model,
         rollout_id=guards.rollout_id,
         step=standing.step,
         challenger=guard.challenger,
         generation=standing.generation,
         outcome="ROLL_BACK",
-        rows=tally.requests,
+        rows=rail.tally.requests,
         mean_difference=0.0,
-        evidence=math.exp(float(guardrails.log_wealth(counts, margin))),
+        evidence=rail.evidence,
         alpha=guard.spec.alpha / 2,
-        sentence=_sentence(guard, tally.theirs, tally.ours, tally.requests, margin),
+        sentence=_sentence(guard, rail),
         at_ms=at_ms,
         recorded_ms=recorded_ms,
-        guardrail=which,
+        guardrail=rail.which,
     )
 
 
@@ -121,15 +116,16 @@ def _fed(guard: Guard, requests: Sequence[Asked], said: Sequence[dict[int, Said]
     return replace(guard, state=state, tripped_ms=tripped_ms)
 
 
-def _sentence(guard: Guard, theirs: int, ours: int, requests: int, margin: float) -> str:
-    if guard.state.tripped == "failures":
-        said = f"version {guard.challenger} alone had no answer to {theirs} of {requests} requests, and the champion alone to"
+def _sentence(guard: Guard, rail: Rail) -> str:
+    held = rail.tally
+    if rail.which == "failures":
+        said = f"version {guard.challenger} alone had no answer to {held.theirs} of {held.requests} requests, and the champion alone to"
     else:
         said = (
-            f"version {guard.challenger} alone took more than {guard.state.limit_us / 1000:.3g} ms for {theirs} of {requests} "
-            "requests, and the champion alone for"
+            f"version {guard.challenger} alone took more than {guard.state.limit_us / 1000:.3g} ms for {held.theirs} of "
+            f"{held.requests} requests, and the champion alone for"
         )
     return (
-        f"A guardrail stops it before its labels are in: {said} {ours}; {margin:.1%} more are allowed "
+        f"A guardrail stops it before its labels are in: {said} {held.ours}; {rail.allowed:.1%} more are allowed "
         f"(alpha {guard.spec.alpha / 2:.3g})."
     )

@@ -83,6 +83,18 @@ class GuardState:
     """The place of the request that tripped it among those that were then taken in."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """How a challenger stands by one of its guardrails."""
+
+    which: Which
+    tally: Tally
+    allowed: float
+    """By how much its share may be above the champion's."""
+    evidence: float
+    """That it is beyond that, as an e-value."""
+
+
 def update(
     spec: GuardSpec,
     state: GuardState,
@@ -114,14 +126,14 @@ def update(
     timed = (limits > 0) & ~we_failed & ~they_failed
     failures = _counted(state.failures, they_failed.astype(np.int64) - we_failed, np.ones(ours.size, bool))
     latency = _counted(state.latency, (theirs > limits).astype(np.int64) - (ours > limits), timed)
-    needed = math.log(2 / spec.alpha)
+    least = math.log(needed(spec))
     over = {"failures": log_wealth(failures, spec.failures), "latency": log_wealth(latency, spec.slow)}
-    crossed = {name: np.flatnonzero(wealth >= needed) for name, wealth in over.items()}
+    crossed = {name: np.flatnonzero(wealth >= least) for name, wealth in over.items()}
     first = min((int(found[0]) for found in crossed.values() if found.size), default=None)
     last = ours.size - 1 if first is None else first
     tripped: Which | None = None
     if first is not None:
-        tripped = "failures" if over["failures"][first] >= needed else "latency"
+        tripped = "failures" if over["failures"][first] >= least else "latency"
     return GuardState(
         failures=Tally(*map(int, failures[:, last])),
         latency=Tally(*map(int, latency[:, last])),
@@ -130,6 +142,24 @@ def update(
         tripped=tripped,
         at=first,
     )
+
+
+def rails(spec: GuardSpec, state: GuardState) -> tuple[Rail, Rail]:
+    """Return how a challenger stands, by its failures and by its latency."""
+    return (
+        _rail("failures", state.failures, spec.failures),
+        _rail("latency", state.latency, spec.slow),
+    )
+
+
+def needed(spec: GuardSpec) -> float:
+    """Return the evidence at which a guardrail is tripped: each of the two has half of alpha."""
+    return 2 / spec.alpha
+
+
+def _rail(which: Which, tally: Tally, allowed: float) -> Rail:
+    counts = np.array([tally.theirs, tally.ours, tally.alike])
+    return Rail(which, tally, allowed, math.exp(float(log_wealth(counts, allowed))))
 
 
 def log_wealth(counts: NDArray[np.int64], margin: float) -> Floats:

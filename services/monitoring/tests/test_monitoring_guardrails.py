@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetTrialRequest
 from trimtab_contracts.serving.v1.serving_pb2 import OtherAnswers, PredictionBatch
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.watched import Arm, Others, Said, Standing, Trial, Verdict
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
+from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.usecases import judging
 from trimtab_monitoring.usecases.entities import Arrivals, Loop
 
@@ -38,6 +40,29 @@ async def predict(world: Any, part: Any, *, labels_ms: int = 0) -> None:
     await world.store.take(Arrivals([part.predicted()]))
     await world.mark(part.times[-1], labels_ms=labels_ms or part.times[0])
     await world.close()
+
+
+async def test_anybody_may_see_how_a_challenger_stands_by_its_guardrails(world: Any, flow: Make) -> None:
+    await on_trial(world)
+    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
+    before = await api.GetTrial(GetTrialRequest(model="m"), None)
+
+    await predict(world, asked(flow, 0, 50, failing=1))
+    found = await api.GetTrial(GetTrialRequest(model="m"), None)
+
+    assert [len(arm.guardrails) for arm in before.arms] == [0]
+    (arm,) = found.arms
+    failures, latency = arm.guardrails
+    assert (arm.version, found.guardrail_needed) == (2, 200)
+    assert (failures.name, failures.requests, failures.challenger_alone, failures.champion_alone) == (
+        "failures",
+        50,
+        5,
+        0,
+    )
+    assert (latency.name, latency.limit_ms, latency.requests) == ("latency", 0, 0), "too few runs were timed"
+    assert 1 < failures.evidence < found.guardrail_needed
+    assert failures.allowed == 0.01
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Monitoring's words as messages, and messages as its words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast, get_args
 
 import msgspec
@@ -10,6 +10,7 @@ from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment, VersionEvent, VersionRef
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
+from trimtab_core import guardrails
 from trimtab_core import trial as core_trial
 from trimtab_core.flow import HOUR_MS
 from trimtab_core.metricnames import OF_AN_HOUR
@@ -18,6 +19,7 @@ from trimtab_core.watched import (
     Arm,
     Drift,
     FeatureDrift,
+    Guard,
     Others,
     Reading,
     Rise,
@@ -440,10 +442,30 @@ def trial(name: str, spec: ModelSpec, watch: Watch, standing: Standing | None) -
     if trials:
         found.first_at.CopyFrom(to_timestamp(trials[0].first_ms))
         found.until.CopyFrom(to_timestamp(trials[0].deadline_ms))
+    guards = watch.guards.arms if watch.guards and watch.guards.rollout_id == standing.rollout_id else ()
+    if guards:
+        found.guardrail_needed = guardrails.needed(guards[0].spec)
     held = {each.challenger: each for each in trials}
-    for version in dict.fromkeys([*arms, *held]):
-        found.arms.append(_arm(version, arms.get(version), held.get(version), standing, watch.judged_to))
+    guarded = {each.challenger: each for each in guards}
+    for version in dict.fromkeys([*arms, *held, *guarded]):
+        told = _arm(version, arms.get(version), held.get(version), standing, watch.judged_to)
+        if (guard := guarded.get(version)) is not None:
+            told.guardrails.extend(_guardrails(guard))
+        found.arms.append(told)
     return found
+
+
+def _guardrails(guard: Guard) -> Iterator[pb.Trial.Guardrail]:
+    for each in guardrails.rails(guard.spec, guard.state):
+        yield pb.Trial.Guardrail(
+            name=each.which,
+            requests=each.tally.requests,
+            challenger_alone=each.tally.theirs,
+            champion_alone=each.tally.ours,
+            allowed=each.allowed,
+            limit_ms=guard.state.limit_us / 1000 if each.which == "latency" else 0.0,
+            evidence=each.evidence,
+        )
 
 
 def _arm(

@@ -75,6 +75,12 @@ def trial(model: str, directory: Directory = HOME, as_json: Json = False) -> Non
     )
     if found.arms:
         console.print(said(found), soft_wrap=True, highlight=False)
+    if guarded := guardrails(found):
+        show(guarded, as_json=False)
+        console.print(
+            f"A version leaves at {found.guardrail_needed:.0f} for a guardrail; no label is waited for.",
+            highlight=False,
+        )
 
 
 def rows(found: Trial) -> list[dict[str, Any]]:
@@ -101,6 +107,23 @@ def rows(found: Trial) -> list[dict[str, Any]]:
         for arm in found.arms
     ]
     return [{name: of_champion.get(name) for name in lines[0]}, *lines]
+
+
+def guardrails(found: Trial) -> list[dict[str, Any]]:
+    """Return a line for each guardrail of each version on trial, as `trial` shows them; none, before requests were looked at."""
+    return [
+        {
+            "version": arm.version,
+            "guardrail": f"slower than {rail.limit_ms:.3g} ms" if rail.limit_ms else rail.name,
+            "requests": rail.requests,
+            "it alone": rail.challenger_alone,
+            "champion alone": rail.champion_alone,
+            "allowed": f"{rail.allowed:.1%} more",
+            "e beyond": rail.evidence,
+        }
+        for arm in found.arms
+        for rail in arm.guardrails
+    ]
 
 
 def _stands(arm: Trial.Arm) -> str:

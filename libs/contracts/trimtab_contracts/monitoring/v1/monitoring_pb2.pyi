@@ -1344,6 +1344,7 @@ class Trial(_message.Message):
         HIGH_FIELD_NUMBER: _builtins.int
         E_BETTER_FIELD_NUMBER: _builtins.int
         E_WORSE_FIELD_NUMBER: _builtins.int
+        GUARDRAILS_FIELD_NUMBER: _builtins.int
         version: _builtins.int
         share: _builtins.int
         """percent of the keys that it answers"""
@@ -1359,6 +1360,10 @@ class Trial(_message.Message):
         e_better: _builtins.float
         """evidence that it is better than the champion"""
         e_worse: _builtins.float
+        @_builtins.property
+        def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial.Guardrail]:
+            """no label is waited for; none before the first request was looked at"""
+
         def __init__(
             self,
             *,
@@ -1371,10 +1376,52 @@ class Trial(_message.Message):
             high: _builtins.float = ...,
             e_better: _builtins.float = ...,
             e_worse: _builtins.float = ...,
+            guardrails: _abc.Iterable[Global___Trial.Guardrail] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "guardrails", b"guardrails", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Guardrail(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        REQUESTS_FIELD_NUMBER: _builtins.int
+        CHALLENGER_ALONE_FIELD_NUMBER: _builtins.int
+        CHAMPION_ALONE_FIELD_NUMBER: _builtins.int
+        ALLOWED_FIELD_NUMBER: _builtins.int
+        LIMIT_MS_FIELD_NUMBER: _builtins.int
+        EVIDENCE_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """failures or latency"""
+        requests: _builtins.int
+        """that both versions were asked; of latency, that both answered"""
+        challenger_alone: _builtins.int
+        """failed, or was slow"""
+        champion_alone: _builtins.int
+        allowed: _builtins.float
+        """by how much the version's share of the requests may be above the champion's"""
+        limit_ms: _builtins.float
+        """from which on a run is slow; 0 while that is not known, and of failures"""
+        evidence: _builtins.float
+        """that it is beyond what is allowed"""
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            requests: _builtins.int = ...,
+            challenger_alone: _builtins.int = ...,
+            champion_alone: _builtins.int = ...,
+            allowed: _builtins.float = ...,
+            limit_ms: _builtins.float = ...,
+            evidence: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "challenger_alone", b"challenger_alone", "champion_alone", b"champion_alone", "evidence", b"evidence", "limit_ms", b"limit_ms", "name", b"name", "requests", b"requests"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1389,6 +1436,7 @@ class Trial(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     CHAMPION_FIELD_NUMBER: _builtins.int
     LOOP_ID_FIELD_NUMBER: _builtins.int
+    GUARDRAIL_NEEDED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     rollout_id: _builtins.str
     """empty where none is on"""
@@ -1399,6 +1447,8 @@ class Trial(_message.Message):
     """the evidence at which a version is promoted, or leaves"""
     champion: _builtins.int
     loop_id: _builtins.str
+    guardrail_needed: _builtins.float
+    """the evidence at which a version leaves for a guardrail"""
     @_builtins.property
     def first_at(self) -> _timestamp_pb2.Timestamp:
         """event time of the first row; not given before there is one"""
@@ -1427,10 +1477,11 @@ class Trial(_message.Message):
         arms: _abc.Iterable[Global___Trial.Arm] | None = ...,
         champion: _builtins.int = ...,
         loop_id: _builtins.str = ...,
+        guardrail_needed: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "first_at", b"first_at", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "arms", b"arms", "champion", b"champion", "closed", b"closed", "first_at", b"first_at", "loop_id", b"loop_id", "metric", b"metric", "model", b"model", "needed", b"needed", "rollout_id", b"rollout_id", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "arms", b"arms", "champion", b"champion", "closed", b"closed", "first_at", b"first_at", "guardrail_needed", b"guardrail_needed", "loop_id", b"loop_id", "metric", b"metric", "model", b"model", "needed", b"needed", "rollout_id", b"rollout_id", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
