@@ -104,7 +104,7 @@ def test_each_retrain_that_did_not_help_doubles_the_wait() -> None:
 
 
 def test_the_wait_is_never_more_than_eight_cooldowns() -> None:
-    failed = replace(after_a_retrain(helped=False), failures=20, futile={"data": Futile(20, 0.4)})
+    failed = replace(after_a_retrain(helped=False), futile={"data": Futile(20, 0.4)})
 
     assert decide(SPEC, failed, a_signal("e2", 55.9)).retry_at == 56 * DAY
     assert decide(SPEC, failed, a_signal("e2", 56)).action == "retrain"

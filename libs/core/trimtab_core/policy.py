@@ -100,15 +100,18 @@ class PolicyState:
     """When the commands within the budget's time were given."""
     in_flight: str | None = None
     """The command whose loop has not ended."""
-    failures: int = 0
-    """Retrains in a row that drift called for and that did not help."""
     last_outcome_at: float | None = None
     answers: tuple[Answer, ...] = ()
     """The last answer to each episode, oldest first."""
     rehearsed: tuple[Rehearsed, ...] = ()
     """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
     futile: dict[str, Futile] = field(default_factory=dict)
-    """The failures by kind of drift."""
+    """Since one helped, by kind of drift."""
+
+    @property
+    def failures(self) -> int:
+        """Retrains in a row that drift called for and that did not help."""
+        return sum(each.times for each in self.futile.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +166,13 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
     )
     ended = replace(state, in_flight=None, last_outcome_at=at, answers=answers)
     if helped:
-        return replace(ended, failures=0, futile={})
+        return replace(ended, futile={})
     given = next((answer for answer in answers if answer.command_id == state.in_flight), None)
     if helped is None or given is None or given.kind in get_args(DueKind):
         return ended
     before = state.futile.get(given.kind, Futile(0, 0.0))
     futile = Futile(before.times + 1, max(before.severity, given.severity))
-    return replace(ended, failures=state.failures + 1, futile=state.futile | {given.kind: futile})
+    return replace(ended, futile=state.futile | {given.kind: futile})
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
@@ -197,7 +200,6 @@ def _as_if_ordered(state: PolicyState) -> PolicyState:
         state,
         last_command_at=max(times if state.last_command_at is None else [state.last_command_at, *times]),
         commands=(*state.commands, *times),
-        failures=0,
         futile={},
         answers=(*(Answer(each.episode, 1, "", helped=True) for each in state.rehearsed), *state.answers),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from trimtab_core.policy import Answer, PolicyState, command_id
+from trimtab_core.policy import Answer, Futile, PolicyState, command_id
 from trimtab_core.watched import Verdict
 from trimtab_monitoring.usecases import loops
 from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop
@@ -99,7 +99,9 @@ async def test_a_cancelled_run_ends_its_loop_and_frees_the_policy_without_a_back
     world: Any, ledger: Ledger
 ) -> None:
     async with world.store.begin("m") as unit:
-        await unit.save_policy(PolicyState(last_command_at=1.0, commands=(1.0,), in_flight="c", failures=1))
+        await unit.save_policy(
+            PolicyState(last_command_at=1.0, commands=(1.0,), in_flight="c", futile={"data": Futile(1, 0.5)})
+        )
     await ledger.commanded(PERSON)
     await ledger.ran(replace(run("cancelled", 2_000), cancelled_by="ann", cancel_reason="wrong window"))
     await ledger.ran(run("training", 1_500))
