@@ -405,6 +405,31 @@ def test_a_table_of_classes_without_times_is_lived_in_its_order(
     assert "log_loss" in said and "stand" in said and "row " in said
 
 
+def test_what_a_guessed_model_reads_is_told_and_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    rows = [
+        {"x": x, "other": n % 7, "name": f"n{n}", "tags": ["a"], "y": 2 * x + noise}
+        for n, (x, noise) in enumerate(zip(rng.normal(size=300), rng.normal(0, 0.1, 300), strict=True))
+    ]
+    data = tmp_path / "some.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+
+    assert run(monkeypatch, "backtest", "--data", data, "--label", "y", "--every", "300m") == 0
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert "one is guessed; its features: request.x, request.other." in said
+    assert (
+        "x moves with y (correlation 1.00): if it is not known before y is, the numbers above mean nothing"
+        in said
+    )
+    assert (
+        "Left out: name (300 texts over 300 rows name things rather than kinds); tags (it holds lists or objects)."
+        in said
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "words", "sentence"),
     [
@@ -425,7 +450,11 @@ def test_a_table_of_classes_without_times_is_lived_in_its_order(
             ["--label", "y"],
             "the first version, as of row 75, cannot be trained",
         ),
-        ([{"x": n % 9, "y": n % 9} for n in range(200)], ["--label", "y"], "(x moves with y (correlation 1.00))"),
+        (
+            [{"x": f"w{n}", "y": n % 9} for n in range(200)],
+            ["--label", "y"],
+            "no column can be a feature (x: 200 texts over 200 rows name things rather than kinds)",
+        ),
         (
             [{"at": "2024-01-01T00:00:00Z", "x": n % 7, "y": n % 9} for n in range(200)],
             ["--label", "y"],

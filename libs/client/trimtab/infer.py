@@ -112,7 +112,7 @@ def columns(rows: Sequence[Mapping[str, Any]], *, decimal_comma: bool = False) -
 def _column(name: str, raw: Sequence[Any], decimal_comma: bool) -> Column | None:
     values = [_plain(value) for value in raw]
     there = [value for value in values if value is not None]
-    if any(isinstance(value, list | dict | bytes) for value in there):
+    if any(map(is_nested, there)):
         return None
     distinct = len(set(there))
     column = Column(
@@ -131,6 +131,11 @@ def _column(name: str, raw: Sequence[Any], decimal_comma: bool) -> Column | None
     if column.type == "string" and distinct:
         _look_at_string(column)
     return column
+
+
+def is_nested(value: Any) -> bool:
+    """Whether it is no value of a column, but holds several, or bytes."""
+    return isinstance(value, list | dict | bytes)
 
 
 def _plain(value: Any) -> Any:

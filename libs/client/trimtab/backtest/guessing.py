@@ -8,7 +8,7 @@ taken for a minute.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +63,8 @@ class Guessed:
     reading: Mapping[str, Any]
     in_order: bool
     """Whether the order of the file stands for time."""
+    remarks: Sequence[str]
+    """What a person should know of the guess."""
 
 
 def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
@@ -101,7 +103,26 @@ def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
         "time_formats": how.time_formats,
         "row_id": how.row_id,
     }
-    return Guessed(found, Ordered(file) if in_order else file, reading, in_order)
+    model = next(each for each in found if isinstance(each, Model))
+    nested = [
+        name for name in dict.fromkeys(chain(*rows)) if any(infer.is_nested(row.get(name)) for row in rows)
+    ]
+    remarks = list(_remarks(model, plan, nested))
+    return Guessed(found, Ordered(file) if in_order else file, reading, in_order, remarks)
+
+
+def _remarks(model: Model, plan: scaffold.Plan, nested: Sequence[str]) -> Iterator[str]:
+    yield f"No spec was given, so one is guessed; its features: {', '.join(model.spec.features)}."
+    for column, said in plan.features():
+        if said:
+            yield (
+                f"{column.name} {said}: if it is not known before {plan.label.name} is, the numbers above mean nothing, and it is to be "
+                "left out of the file."
+            )
+    left = [f"{column.name} ({why})" for column, why in plan.left_out() if column.name != _ROW_TIME]
+    left += [f"{name} (it holds lists or objects)" for name in nested]
+    if left:
+        yield f"Left out: {'; '.join(left)}."
 
 
 def settled(model: Model, at_ms: NDArray[np.int64]) -> tuple[Model, int]:
@@ -176,7 +197,8 @@ def _loosened(
 ) -> Resource:
     """Return what a scaffold has written as a backtest of it needs it.
 
-    Views are left out, and the month: over a history that is not many years long they always drift.
+    Views are left out, and the month: over a history that is not many years long they always drift. What moves with the label
+    is taken in, as a person who names a file and its label expects, and told.
     """
     document = specs.to_document(resource)
     spec = document["spec"]
@@ -190,11 +212,12 @@ def _loosened(
     elif resource.kind == "Model":
         clocks = plan.time.field != _ROW_TIME  # which tells nothing of them
         kinds = _OF_ROWS + _OF_CLOCKS if clocks else _OF_ROWS
-        spec["features"] = [name for name in spec["features"] if name.startswith(kinds)]
+        telling = [f"request.{column.field}" for column, said in plan.features() if said]
+        spec["features"] = [*telling, *(name for name in spec["features"] if name.startswith(kinds))]
         if not spec["features"]:
-            tells = "; ".join(f"{column.name} {said}" for column, said in plan.features() if said)
+            why = "; ".join(f"{column.name}: {said}" for column, said in plan.left_out())
             raise Rejected(
-                f"beside --label {label.name!r} no column can be a feature{tells and f' ({tells})'}: name a file that has more"
+                f"beside --label {label.name!r} no column can be a feature{why and f' ({why})'}: name a file that has more"
             )
         if classes or task in ("binary", "multiclass"):
             of: Task = "multiclass" if len(classes) > 2 else "binary"

@@ -82,7 +82,7 @@ def guessed(
     project = replace(project, model=model)
     asked = replace(wishes, step_ms=wishes.step_ms or step_ms)
     lived = replace(history.history(project, {name: rows}), in_order=found.in_order)
-    return live(project, [], lived, asked, watching)
+    return replace(live(project, [], lived, asked, watching), remarks=found.remarks)
 
 
 def compared(

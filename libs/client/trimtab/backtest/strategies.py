@@ -71,6 +71,8 @@ class Backtest:
     first_seconds: float
     first_rows: int
     spent: Spent
+    remarks: Sequence[str] = ()
+    """What a person should know of a spec that was guessed."""
 
     @property
     def answered(self) -> NDArray[np.bool_]:

@@ -87,6 +87,7 @@ def sentences(found: Backtest) -> list[str]:
         f"{found.metric} is of the answers as a rollout would have given them, each row's loss counted as at most {found.model.spec.cap:g}; "
         "lower is better.",
     ]
+    told += found.remarks
     if history.in_order:
         told.append("The file has no times, so its order stands for them, a row for a minute.")
     told.append(
