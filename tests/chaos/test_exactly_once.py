@@ -212,7 +212,7 @@ async def test_partitions_move_while_workers_come_and_go(stage: Stage) -> None:
         await stage.progress()
         for worker in workers[:2]:
             worker.terminate()
-            assert await asyncio.to_thread(worker.wait, 20) == 0
+            assert await asyncio.to_thread(worker.wait, 60) == 0
             await stage.progress()
 
 

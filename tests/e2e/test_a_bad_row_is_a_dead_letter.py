@@ -10,7 +10,7 @@ from trimtab_contracts import topics
 from trimtab_runtime.clock import iso
 from trimtab_runtime.testing import eventually
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 
 async def test_a_bad_row_is_a_dead_letter_with_its_reasons_and_the_stream_goes_on(

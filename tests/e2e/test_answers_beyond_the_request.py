@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 LIMIT_S = 240
 pytestmark = [pytest.mark.real, pytest.mark.timeout(LIMIT_S)]
 HOURS = 32
-MANY = 12_000
+MANY = 20_000
 
 
 async def test_a_file_and_a_bundle_are_answered_as_requests_are(

@@ -61,7 +61,7 @@ class Bench:
             for value in values:
                 await producer.send_and_wait(topic or self.input, value, partition=0)
 
-    def pipeline(self, *topics: str) -> Pipeline:
+    def pipeline(self, *topics: str, session_ms: int = 1_000) -> Pipeline:
         def make(place: TopicPartition) -> Numbered:
             self.workers.append(Numbered(self.servers, self.output, place))
             return self.workers[-1]
@@ -71,7 +71,7 @@ class Bench:
             service=self.service,
             make_worker=make,
             topics=topics,
-            session_ms=1_000,
+            session_ms=session_ms,
             max_records=5,
         )
 
@@ -143,7 +143,7 @@ async def test_a_record_that_no_worker_can_process_ends_the_pipeline_with_its_pl
 
 async def test_a_partition_that_was_fenced_is_taken_up_again_with_a_new_worker(bench: Bench) -> None:
     await bench.send(b"a")
-    async with running(bench.pipeline(bench.input)):
+    async with running(bench.pipeline(bench.input, session_ms=10_000)):
         await eventually(bench.comes_out(b"1 a"))
         async with AIOKafkaProducer(
             bootstrap_servers=bench.servers, transactional_id=f"{bench.service}/{bench.input}/0"

@@ -1,7 +1,8 @@
 """gRPC doors: errors, health, reflection and traces, over a real socket."""
 
+import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ async def test_health_says_serving_only_once_it_is_ready() -> None:
     assert after.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("logs_as_before")
 async def test_a_trace_goes_through_a_call(tmp_path: Path) -> None:
     telemetry.start("test", instance="test-0", trace_file=tmp_path / "spans.jsonl", otlp=False)
     address, door = free_address(), Door()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -11,7 +12,7 @@ from trimtab_contracts.topics import Topic
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.lifecycle import finish
 
-_TRIES, _BETWEEN_S = 100, 0.05
+_PATIENCE_S, _BETWEEN_S = 30.0, 0.05
 
 
 async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replication: int = 1) -> None:
@@ -43,19 +44,23 @@ async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replicati
 async def _until_controlled(admin: AIOKafkaAdminClient) -> None:
     """Wait until the metadata names who makes topics: that of a broker that has just begun may name no brokers at all."""
     client = admin._client
-    for _ in range(_TRIES):
-        if client.cluster.controller is not None:
-            return
+    until = monotonic() + _PATIENCE_S
+    while client.cluster.controller is None:
+        if monotonic() > until:
+            raise Unavailable(f"Kafka named no controller for {_PATIENCE_S:.0f} s")
         await client.force_metadata_update()
         await asyncio.sleep(_BETWEEN_S)
-    raise Unavailable("Kafka named no controller for 5 s")
 
 
 async def _until_led(admin: AIOKafkaAdminClient, names: set[str]) -> None:
     """Wait until every partition of `names` has a leader, so that the first produce does not stumble."""
-    for _ in range(_TRIES):
-        found = await admin.describe_topics(sorted(names))
-        if all(t["error_code"] == 0 and all(p["leader"] >= 0 for p in t["partitions"]) for t in found):
-            return
+    until = monotonic() + _PATIENCE_S
+    while not await _are_led(admin, names):
+        if monotonic() > until:
+            raise Unavailable(f"Kafka has no leader for some of {sorted(names)} after {_PATIENCE_S:.0f} s")
         await asyncio.sleep(_BETWEEN_S)
-    raise Unavailable(f"Kafka has no leader for some of {sorted(names)} after 5 s")
+
+
+async def _are_led(admin: AIOKafkaAdminClient, names: set[str]) -> bool:
+    found = await admin.describe_topics(sorted(names))
+    return all(t["error_code"] == 0 and all(p["leader"] >= 0 for p in t["partitions"]) for t in found)

@@ -254,15 +254,28 @@ class Process:
         await eventually(serves, what=f"{self.address} ready")
 
     async def online(
-        self, view: str, at_ms: int, entities: Iterable[str] = ZONES, field: str = "zone", column: str = "*"
+        self,
+        view: str,
+        at_ms: int,
+        entities: Iterable[str] = ZONES,
+        field: str = "zone",
+        column: str = "*",
+        until_ms: int = 0,
     ) -> tuple[np.ndarray[Any, Any], list[bool]]:
+        """Ask for features at a time, once all events up to `until_ms` are in them here."""
         zones = EntityColumn(field=field, values=entities)
         request = GetOnlineFeaturesRequest(
             features=[f"{view}.{column}"], entities=[zones], at=to_timestamp(at_ms)
         )
         async with rpc.channel(self.address) as channel:
             stub: Any = FeatureStoreStub(channel)
-            answer = await stub.GetOnlineFeatures(request, timeout=60, wait_for_ready=True)
+
+            async def read() -> Any:
+                found = await stub.GetOnlineFeatures(request, timeout=60, wait_for_ready=True)
+                reached = all(from_timestamp(each.watermark) >= until_ms for each in found.views)
+                return found if reached or not until_ms else None
+
+            answer = await eventually(read, what=f"{view} up to {until_ms}")
         shape = (-1, len(answer.names))
         values, statuses = np.array(answer.values).reshape(shape), np.frombuffer(answer.statuses, np.uint8)
         return values, (statuses.reshape(shape) != GetOnlineFeaturesResponse.MISSING).any(axis=1).tolist()
@@ -449,14 +462,14 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
         await world.send_rides(rides[400:])
         await world.promise(END)
         await world.reached(END)
-        alone, _ = await first.online(world.view, END)
+        alone, _ = await first.online(world.view, END, until_ms=END)
 
         with pytest.raises(NotFound, match="there is no model 'none'"):
             await first.historical("none", START, END)
         with pytest.raises(Rejected, match="is not before end"):
             await first.historical(world.model, END, START)
         with pytest.raises(Unavailable, match=r"stands at .* was waited for"):
-            await first.historical(world.model, START, END, wait_until_ms=END + HOUR, timeout_s=2)
+            await first.historical(world.model, START, END, wait_until_ms=END + HOUR, timeout_s=10)
         with pytest.raises(grpc.aio.AioRpcError, match="there is no feature view 'none'"):
             await first.online("none", END)
         with pytest.raises(
@@ -519,11 +532,11 @@ async def test_two_folding_stores_stay_exact_while_killed_paused_and_moved(
         await world.promise(END)
         await world.reached(END)
         found = {
-            (store, at): (await store.online(world.view, at))[0]
+            (store, at): (await store.online(world.view, at, until_ms=END))[0]
             for store in (first, second)
             for at in (END - 2 * HOUR, END)
         }
-        city, _ = await first.online(world.city, END, [""])
+        city, _ = await first.online(world.city, END, [""], until_ms=END)
 
     for (_, at), values in found.items():
         same(values, [by_hand(rides, zone, at) for zone in ZONES])
@@ -557,10 +570,12 @@ async def test_history_from_a_file_is_in_the_views_once_though_the_store_is_kill
         await world.reached(END)
 
         async def has_history() -> bool:
-            values, _ = await store.online(world.view, END)
-            return bool(values[:, 1].sum() == sum(by_hand(rides, zone, END)[1] for zone in ZONES))
+            zones, _ = await store.online(world.view, END)
+            city, _ = await store.online(world.city, END, [""])
+            wanted = sum(by_hand(rides, zone, END)[1] for zone in ZONES)
+            return bool(zones[:, 1].sum() == wanted and city[:, 1].sum() == by_hand(rides, None, END)[1])
 
-        await eventually(has_history, what="the view with its history")
+        await eventually(has_history, what="the views with their history")
         now, _ = await store.online(world.view, END)
         city, _ = await store.online(world.city, END, [""])
 

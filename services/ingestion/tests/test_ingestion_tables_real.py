@@ -128,8 +128,7 @@ async def test_tables_of_a_file_and_of_a_query_are_loaded_and_change_whoever_is_
 
     world.write("file", a=5.0, b=2.0)
     await world.query(
-        f"update \"{world.name}\" set area = 5 where zone = 'a'",
-        f"delete from \"{world.name}\" where zone = 'c'",
+        f"update \"{world.name}\" set area = 5 where zone = 'a'; delete from \"{world.name}\" where zone = 'c'"
     )
     world.process.kill()
     world.process.start()

@@ -121,7 +121,7 @@ class World:
             generation=self.wanted().generation,
             champion_version=champion,
             versions=[ServingStatus.Loaded(number=number, warm=True) for number in warm],
-            lease_until=to_timestamp(now + 10_000),
+            lease_until=to_timestamp(now + 600_000),
         )
         await self.send(topics.SERVING_STATUS, status, f"{self.model}@serving-0", f"{self.model}{now}")
 
@@ -236,9 +236,11 @@ async def test_a_version_goes_from_run_to_live_and_back_over_real_parts(world: W
         assert [entry.action for entry in entries[::-1]] == [
             "created", "accepted", "promoted", "live", "accepted", "on_trial", "promoted", "live", "rolled_back", "restored",
         ]  # fmt: skip
-        assert [entry.sequence for entry in world.told(topics.AUDIT) if "Model" in entry.resource] == [
-            entry.sequence for entry in entries[::-1]
-        ]
+        sequences = [entry.sequence for entry in entries[::-1]]
+        await until(
+            lambda: [it.sequence for it in world.told(topics.AUDIT) if "Model" in it.resource] == sequences,
+            "the same entries on Kafka",
+        )
     traces = {dict(raw.headers)["traceparent"].decode().split("-")[1] for raw in world.heard["versions"]}
     assert traces == {TRACE}, "every step is told in the trace of the loop's run"
 

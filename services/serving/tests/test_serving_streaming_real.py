@@ -161,7 +161,7 @@ async def test_every_event_is_scored_once_while_processes_join_and_are_killed(wo
     async def all_of_them() -> bool:
         return len(await world.scores()) >= EVENTS
 
-    await eventually(all_of_them, what=f"{EVENTS} scores", deadline_s=60)
+    await eventually(all_of_them, what=f"{EVENTS} scores")
     said = await world.scores()
     logged = [each for each in await world.read(topics.PREDICTIONS) if each.model == world.model]
     assert Counter(each.event_id for each in said) == Counter(f"e{number}" for number in range(EVENTS))

@@ -92,7 +92,7 @@ async def test_a_run_that_is_cancelled_at_another_trainer_has_no_process_left(
         [queued] = (await other.ListRuns(ListRunsRequest(), None)).runs
         run = queued.event.run_id
         working = tasks.create_task(jobs.work())
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(180):
             async for seen in other.WatchRun(WatchRunRequest(run_id=run), None):
                 if seen.progress.iteration:
                     break

@@ -86,7 +86,7 @@ def workers() -> list[psutil.Process]:
             if (
                 parent
                 and "trimtab_trainer.child" in process.cmdline()
-                and parent.cmdline()[0].startswith("ray::")
+                and next(iter(parent.cmdline()), "").startswith("ray::")  # one that is ending has none
             ):
                 found.append(parent)
     return found
