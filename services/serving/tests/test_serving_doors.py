@@ -15,7 +15,7 @@ from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.clock import iso, to_timestamp
 from trimtab_runtime.errors import Overloaded
 from trimtab_runtime.testing import eventually
-from trimtab_serving import grpc_api, oip_api, testing
+from trimtab_serving import grpc_api, oip_api, rows, testing
 from trimtab_serving.explaining import Explanations
 from trimtab_serving.testing import Instance
 from tritonclient.grpc import service_pb2 as pb2
@@ -53,6 +53,18 @@ async def test_a_prediction_joins_the_features_of_the_rows_event_time(channel: g
     assert (list(answer.views), list(answer.until_ms)) == ([PROJECT.speed.name], [MIDNIGHT + DAY])
     boundary = MIDNIGHT + 6 * HOUR
     assert list(answer.as_of_ms) == [boundary, MIDNIGHT, boundary, boundary]
+
+
+async def test_a_row_that_is_larger_than_any_source_takes_is_refused(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MOST_ROW_BYTES", 1_000)
+    asked = PredictRequest(model=MODEL, rows=[row(), row("t" * 1_000)])
+
+    code, said = await refused(PredictionStub(channel).Predict(asked))
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "bytes: send 1000 at most" in said
 
 
 async def test_a_version_without_a_reference_is_not_explained(channel: grpc.aio.Channel) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -125,3 +126,26 @@ def test_rubbish_in_the_middle_is_left_out_and_what_follows_is_not(
             kept.acknowledge(place)
 
     assert found == [b"first", b"third"]
+
+
+def test_a_disk_that_is_full_takes_no_more_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 10)
+    with open_journal(tmp_path) as kept:
+        assert kept.append([b"the first segment"])
+        with monkeypatch.context() as full:
+            full.setattr(journal.os, "open", no_space)
+            full.setattr(journal.os, "pwrite", no_space)
+
+            assert not kept.append([b"lost"])
+            entries, place = kept.read()
+            kept.acknowledge(place)
+
+        assert (entries, kept.is_empty) == ([b"the first segment"], True)
+        assert kept.append([b"there is room again"])
+        assert drained(kept) == [b"there is room again"]
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

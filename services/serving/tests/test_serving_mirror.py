@@ -2,7 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trimtab_serving.mirror import Mirror
+from trimtab_runtime.errors import Unavailable
+from trimtab_serving.mirror import Mirror, Stored
 from trimtab_serving.testing import Raw
 
 MIB = 1024 * 1024
@@ -75,6 +76,14 @@ async def test_a_full_copy_stays_whole_at_the_offsets_it_has(tmp_path: Path) -> 
         assert [record.key for record in mirror.records("t")] == [b"first"]
         assert mirror.offsets() == {("t", 0): 1}
         assert 0 < mirror.behind_s() < mirror.behind_s()
+
+
+def test_what_a_copy_begins_with_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with (
+        Mirror(tmp_path, MIB) as mirror,
+        pytest.raises(Unavailable, match="has no room for 1 records: free some"),
+    ):
+        mirror.begin_with([Stored("t", 0, b"big", bytes(2 * MIB))])
 
 
 async def test_it_is_behind_from_a_put_until_that_is_on_disk(mirror: Mirror) -> None:

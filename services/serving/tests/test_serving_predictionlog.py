@@ -131,6 +131,13 @@ def test_a_batch_of_a_wide_model_holds_fewer_rows(
     assert [len(batch.rows) for batch in log.drain([]) if batch.rows] == [2, 1, 1, 1, 1]
 
 
+def test_a_batch_of_long_keys_holds_fewer_rows(log: PredictionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictionlog, "BATCH_VALUES", 50)
+    log.add(said([2] * 4, [10] * 4)._replace(keys=["2" * 40] * 4))
+
+    assert [len(batch.rows) for batch in log.drain([]) if batch.rows] == [2, 2]
+
+
 def test_a_batch_holds_answers_of_one_state_of_the_model_only(log: PredictionLog) -> None:
     before, after = Model(), Model()
     answer(log, [2, 2], [1, 1], before)

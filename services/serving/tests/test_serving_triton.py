@@ -109,6 +109,21 @@ async def test_everything_perf_analyzer_asks_before_it_starts_is_answered(addres
             [tensor("features", FEATURES, "FP32"), tensor("key", np.array([b"a"], np.object_), "BYTES")],
             "2 rows came with 1 values of 'key'",
         ),
+        (
+            [
+                tensor("features", FEATURES, "FP32"),
+                tensor("key", np.array([b"a", b"b"], np.object_), "BYTES"),
+                tensor("event_time_ms", np.array([MIDNIGHT, MIDNIGHT * 1000], np.int64), "INT64"),
+            ],
+            "1702080000000000 in 'event_time_ms' is no time: send milliseconds",
+        ),
+        (
+            [
+                tensor("features", FEATURES, "FP32"),
+                tensor("key", np.array([b"a", b"b" * 5_000], np.object_), "BYTES"),
+            ],
+            "a value of 'key' has 5000 characters: send 4000 at most",
+        ),
     ],
 )
 async def test_a_tensor_that_does_not_fit_is_named(

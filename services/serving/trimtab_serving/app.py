@@ -236,9 +236,13 @@ async def _speak(servers: str, loops: Sequence[Callable[[Any], Coroutine[Any, An
             async with asyncio.TaskGroup() as tasks:
                 for loop in loops:
                     tasks.create_task(loop(producer))
+                await asyncio.Event().wait()
         except* KafkaError as faults:
             log.warning("Kafka did not take what was said, and is told again: %s", faults.exceptions)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
                     await producer.stop()
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # a group of tasks lets a fault of one of them go before it
+        await asyncio.sleep(_RECONNECT_S)

@@ -70,14 +70,14 @@ class Journal:
         content = b"".join(_HEAD.pack(len(entry), zlib.crc32(entry)) + entry for entry in entries)
         if self.size + len(content) > self._limit:
             return False
-        if self._sizes[max(self._sizes)] >= _SEGMENT_BYTES:
-            self._begin_segment()
-        last = max(self._sizes)
         try:
+            if self._sizes[max(self._sizes)] >= _SEGMENT_BYTES:
+                self._begin_segment()
             written = os.write(self._end, content)
         except OSError as error:
             log.error("the journal cannot be written: %s", error)
             written = 0
+        last = max(self._sizes)
         if written < len(content):
             os.ftruncate(self._end, self._sizes[last])
             return False
@@ -104,9 +104,12 @@ class Journal:
         self._read = self._acknowledged
 
     def acknowledge(self, place: Place) -> None:
-        """Forget what comes before `place`."""
+        """Forget what comes before `place`; where that cannot be written down, the next process reads some of it again."""
         self._acknowledged = place
-        os.pwrite(self._cursor_file, _CURSOR.pack(place.segment, place.offset), 0)
+        try:
+            os.pwrite(self._cursor_file, _CURSOR.pack(place.segment, place.offset), 0)
+        except OSError as error:
+            log.error("the journal's cursor cannot be written: %s", error)
         for segment in [at for at in self._sizes if at < place.segment]:
             self._path(segment).unlink()
             del self._sizes[segment]
@@ -120,10 +123,10 @@ class Journal:
         return Place(place.segment, min(place.offset, self._sizes[place.segment]))
 
     def _begin_segment(self) -> None:
-        os.close(self._end)
         number = max(self._sizes) + 1
-        self._end = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._sizes[number] = 0
+        new = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.close(self._end)
+        self._end, self._sizes[number] = new, 0
 
     def _path(self, segment: int) -> Path:
         return self._directory / f"{segment:012d}.segment"

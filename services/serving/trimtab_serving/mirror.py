@@ -100,10 +100,18 @@ class Mirror:
         self._pending[_OFFSETS, f"{topic}/{partition}".encode()] = _OFFSET.pack(records[-1].offset + 1)
 
     def begin_with(self, records: Sequence[Stored]) -> None:
-        """Take records that come from elsewhere than their topics, which are read from their beginnings all the same."""
+        """Take records that come from elsewhere than their topics, which are read from their beginnings all the same.
+
+        Raises:
+            Unavailable: there is no room for them.
+        """
         self._flush()
         with self._writing:
             self._write_one({(_RECORDS, _place(each.topic, each.key)): _pack(each) for each in records})
+        if self._closed:
+            raise Unavailable(
+                f"the local copy has no room for {len(records)} records: free some, or raise TRIMTAB_SERVING_MIRROR_LIMIT_MB"
+            )
 
     async def save(self) -> None:
         """Write what was put; on return it survives a crash of the machine."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from trimtab_core.features import MOST_CHARACTERS
+from trimtab_core.timestamps import EARLIEST_MS, LATEST_MS
 from trimtab_runtime.errors import Conflict, NotFound, TrimtabError
 from tritonclient.grpc import model_config_pb2 as config_pb2
 from tritonclient.grpc import service_pb2 as pb2
@@ -240,6 +242,15 @@ def _read(request: Any, version: Version) -> Tensors:
         raise BadTensor(
             f"{len(features)} rows came with {len(keys)} values of {KEY!r} and {len(times)} of {EVENT_TIME!r}: "
             "send one for each row, or none"
+        )
+    for at in times:
+        if not EARLIEST_MS <= at <= LATEST_MS:
+            raise BadTensor(
+                f"{at} in {EVENT_TIME!r} is no time: send milliseconds since 1970, of the years 1 to 9999"
+            )
+    if long := [key for key in keys if len(key) > MOST_CHARACTERS]:
+        raise BadTensor(
+            f"a value of {KEY!r} has {len(long[0])} characters: send {MOST_CHARACTERS} at most, or what stands for it"
         )
     return (features, texts), keys, times
 

@@ -9,7 +9,8 @@ this order, which is what the watermark rests on:
 - the control plane looks at what is in flight *first* and empties the queue *after*,
   so whatever had left by then is in what it finds.
 
-So every answer at or before the watermark of a batch is in that batch or an earlier one.
+So every answer at or before the watermark of a batch is in that batch or an earlier one, if
+its request had entered by then; one of an older time may come after it.
 """
 
 import itertools
@@ -28,6 +29,8 @@ BATCH_VALUES = 250_000
 """Features in a batch, at 8 bytes each: a record holds 8 MiB."""
 _TEXT = 1_000
 """So many features a text counts for: it may be as long as `MOST_CHARACTERS`."""
+_OF_A_KEY = 2
+"""Characters of a key that count for a feature: one may take four bytes."""
 _MOST_WAITING = 50_000
 
 
@@ -156,6 +159,7 @@ def pieces(groups: Iterable[list[tuple[Answered, int]]]) -> list[list[tuple[Answ
         first = rows[0][0]
         width = first.features.shape[1] + (0 if first.texts is None else _TEXT * first.texts.shape[1])
         width += (1 + len(first.challengers)) * (first.champion.shape[1] if first.champion.ndim > 1 else 0)
+        width += max(len(answered.keys[at]) for answered, at in rows) // _OF_A_KEY
         size = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, width)))
         found += [rows[at : at + size] for at in range(0, len(rows), size)]
     return found

@@ -7,14 +7,16 @@ present, which a broker that was away gets anew.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic, process_time
 from typing import Any
 
+from aiokafka.errors import MessageSizeTooLargeError
 from trimtab_runtime import records
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.pool import Pool
+from trimtab_runtime.records import Outgoing
 
 from trimtab_serving.cache import SessionCache
 from trimtab_serving.fleet import Fleet, Standing
@@ -22,7 +24,7 @@ from trimtab_serving.journal import Journal
 from trimtab_serving.messages import Messages, pack, unpack
 from trimtab_serving.meter import Meter
 from trimtab_serving.mirror import Mirror
-from trimtab_serving.predictionlog import PredictionLog
+from trimtab_serving.predictionlog import Batch, PredictionLog
 from trimtab_serving.snapshot import Board
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class LogWriter:
         batches = self._predictions.drain(self._board.current.served)
         if not batches:
             return
-        if self._journal.append([pack(self._messages.predictions(batch)) for batch in batches]):
+        if self._journal.append([entry for batch in batches for entry in self._packed(batch)]):
             self._more.set()
             if self._dropped:
                 log.error(
@@ -70,6 +72,15 @@ class LogWriter:
                 self._predictions.lost - self._lost,
             )
             self._lost = self._predictions.lost
+
+    def _packed(self, batch: Batch) -> Iterator[bytes]:
+        """Yield the journal's entry for a batch: none where it cannot be said, for nothing may end what answers."""
+        try:
+            yield pack(self._messages.predictions(batch))
+        except Exception:
+            log.exception(
+                "%d predictions of %r cannot be logged, and are missing", len(batch.rows), batch.model
+            )
 
     def features_moved(self, models: Iterable[str]) -> None:
         """Carry the log's watermark along with that of the features, so that a quiet model holds nobody up.
@@ -90,8 +101,21 @@ class LogWriter:
             if not entries:
                 await self._more.wait()
                 continue
-            await records.send_all(producer, [unpack(entry) for entry in entries])
+            await self._send(producer, [unpack(entry) for entry in entries])
             self._journal.acknowledge(place)
+
+    async def _send(self, producer: Any, batches: Sequence[Outgoing]) -> None:
+        """Send batches, but those that no broker would ever take."""
+        try:
+            await records.send_all(producer, batches)
+        except MessageSizeTooLargeError as error:
+            if len(batches) > 1:  # some of which went out already, and are known by their ids
+                for batch in batches:
+                    await self._send(producer, [batch])
+            else:
+                log.error(
+                    "a batch of the prediction log is left out, and its predictions are missing: %s", error
+                )
 
     async def shipped(self) -> None:
         """Wait until Kafka has everything."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from trimtab_contracts.topics import MOST_ROW_BYTES
 from trimtab_core import features as core
 from trimtab_core import specs
 from trimtab_core.asking import Asking, NotARow
@@ -143,6 +144,10 @@ class RowReader:
         """
         if not payloads:
             raise BadRow(f"the request for model {self._model.name!r} has no rows: send at least one")
+        if (most := max(map(len, payloads))) > MOST_ROW_BYTES:
+            raise BadRow(
+                f"a row of the request for model {self._model.name!r} has {most} bytes: send {MOST_ROW_BYTES} at most"
+            )
         plan = self._plans[inputs]
         rows = [self._row(at, payload, plan) for at, payload in enumerate(payloads)]
         key, join_key, time = self._source.spec.key, self._model.spec.label.on, self._source.spec.event_time
