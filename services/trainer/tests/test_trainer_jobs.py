@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab_contracts.training.v1.training_pb2 import RetrainCommand
 from trimtab_core.specs import Model, parse
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.records import Record
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
+from trimtab_trainer import consumers
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.testing import MemoryStore
@@ -158,10 +161,13 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         fitter: Any = None,
         lease_ms: int = 10_000,
         artifacts: Any = None,
+        book: SpecBook | None = None,
         **trainer: object,
     ) -> Jobs:
-        book, clock = SpecBook(), ManualClock(DAY)
-        book.put(a_model(**trainer))
+        clock = ManualClock(DAY)
+        if book is None:
+            book = SpecBook()
+            book.put(a_model(**trainer))
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
             store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), Runs(store), clock,
@@ -303,9 +309,39 @@ async def test_a_redelivered_command_changes_nothing(
     assert told(store) == [Status.QUEUED]
 
 
-async def test_a_command_for_an_unknown_model_is_refused(make_jobs: Callable[..., Jobs]) -> None:
+async def hear(jobs: Jobs, model: str) -> None:
+    """Take a command as it comes from Kafka."""
+    [subscription] = consumers.subscriptions(jobs)
+    await subscription.handler(
+        [Record(RetrainCommand(id="c1", model=model), "commands.retrain", 0, 0, None, {}, 0)]
+    )
+
+
+async def test_a_command_for_an_unknown_model_is_refused(
+    make_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "_SETTLE_S", 0.2)
     with pytest.raises(NotFound, match="no model 'nosuch'"):
-        await make_jobs().order(a_command(model="nosuch"))
+        await hear(make_jobs(), "nosuch")
+
+
+class Behind(SpecBook):
+    """Reads of a model after it was first asked for it."""
+
+    def model(self, name: str) -> Model:
+        try:
+            return super().model(name)
+        except NotFound:
+            self.put(a_model())
+            raise
+
+
+async def test_a_command_that_outruns_its_model_waits_for_it(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    await hear(make_jobs(book=Behind()), "m")
+
+    assert told(store) == [Status.QUEUED]
 
 
 async def test_a_run_that_cannot_succeed_fails_with_its_sentence(
