@@ -25,6 +25,7 @@ from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
 from trimtab.backtest.workbench import Candidate, Workbench
 from trimtab.demo import run as demo
+from trimtab.files import File
 from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
 from trimtab_core import specs
 from trimtab_core.losses import clip, loss
@@ -496,6 +497,22 @@ def test_history_that_a_project_cannot_learn_from_is_answered_with_a_sentence(
     said = run(monkeypatch, "backtest", tmp_path / "project.yaml", "--data", data)
 
     assert sentence in str(said) and str(said).count("\n") == 0
+
+
+def test_rows_of_before_1970_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    made, rows = project_of(), rides()[:5]
+
+    def read(old: int) -> Events:
+        dated = [row | {"at": row["at"].replace("2023", "1953")} for row in rows[:old]] + rows[old:]
+        data = File(str(table(tmp_path / "rides.csv", dated)))
+        return history.events(made.sources["rides"], [data], made.fields("rides"), {})
+
+    assert (len(read(3).at_ms), read(3).refused) == (2, {"at before 1970": 3})
+    with pytest.raises(
+        Rejected,
+        match=r"all 5 .* its at is 1953-11-14T00:0\d\S+, and a backtest's time begins in 1970: leave",
+    ):
+        read(5)
 
 
 class Registry:
