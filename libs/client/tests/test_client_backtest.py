@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import multiprocessing
+import pickle
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 from trimtab import cli, project
-from trimtab.backtest import history, running, strategies, telling
+from trimtab.backtest import abreast, history, running, strategies, telling
 from trimtab.backtest.history import Events, History, Project
 from trimtab.backtest.living import Watching
 from trimtab.backtest.shelf import Shelf, opened
@@ -191,19 +192,19 @@ def test_strategies_lived_abreast_come_to_the_same_to_the_bit(
 
     with opened(shared=True) as shared:
         watching = Watching(on_fit=heard.add, on_time=lambda name, *_: heard.add(name))
-        abreast = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
+        together = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
 
     assert heard == {"", *names}
     for name in names:
-        ours, theirs = alone.lives[name], abreast.lives[name]
+        ours, theirs = alone.lives[name], together.lives[name]
         assert ours.losses.tobytes() == theirs.losses.tobytes()
         assert ours.promotions == theirs.promotions
         assert [replace(each, seconds=0.0) for each in ours.retrains] == [
             replace(each, seconds=0.0) for each in theirs.retrains
         ]
-    retrains = {name: len(abreast.lives[name].retrains) for name in names}
+    retrains = {name: len(together.lives[name].retrains) for name in names}
     # The first version is judged by three fits, as what `scheduled` orders is, and what `always` orders by one.
-    assert abreast.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
+    assert together.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
 
 
 def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
@@ -220,6 +221,22 @@ def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
     with opened(shared=True) as shared, pytest.raises(Unavailable, match="'always' ended with signal 9"):
         strategies.run(project_of(), lived_history, wishes, shelf=shared, watching=Watching(on_time=kill))
     assert not multiprocessing.active_children()
+
+
+class Stubborn(Exception):
+    """Comes out of no line, for it was made of something else than what it says."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(f"no {what}")
+
+
+def test_an_error_that_no_line_lets_through_is_told_by_its_traceback() -> None:
+    for error in (Stubborn(what="luck"), RuntimeError("no luck", lambda: None)):
+        told = pickle.loads(pickle.dumps(abreast._failed(error)))
+        assert isinstance(told.error, RuntimeError)
+        assert type(error).__name__ in str(told.error) and "no luck" in str(told.error)
+    told = pickle.loads(pickle.dumps(abreast._failed(Rejected("no luck"))))
+    assert (type(told.error), str(told.error)) == (Rejected, "no luck")
 
 
 def test_what_two_make_at_once_is_made_by_the_first_and_waited_for_by_the_second() -> None:

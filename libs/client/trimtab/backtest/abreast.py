@@ -4,6 +4,7 @@ What comes of each is what comes of it in one process. The processes end with th
 started them, however it ends, and with the process that made it.
 """
 
+import pickle
 import signal
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,17 @@ def _live(line: Connection, part: _Part) -> None:
     except BrokenPipeError:
         return  # nobody is there any more
     except Exception as error:  # the edge of the process
-        line.send(_Failed(error, "".join(format_exception(error))))
+        line.send(_failed(error))
+
+
+def _failed(error: Exception) -> _Failed:
+    """Return an error as another process is told it: by its traceback alone, if it does not come through the line itself."""
+    where = "".join(format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class makes of that
+        return _Failed(RuntimeError(where), where)
+    return _Failed(error, where)
 
 
 def _lived(line: Connection, part: _Part) -> _Lived:
