@@ -4,7 +4,9 @@ import asyncio
 import csv
 import json
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -221,6 +223,42 @@ def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
     with opened(shared=True) as shared, pytest.raises(Unavailable, match="'always' ended with signal 9"):
         strategies.run(project_of(), lived_history, wishes, shelf=shared, watching=Watching(on_time=kill))
     assert not multiprocessing.active_children()
+
+
+MAKER = """
+import os
+import time
+from trimtab.backtest import abreast
+
+class Endless:
+    @property
+    def model(self):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    line = abreast._processes.Pipe(duplex=False)
+    process = abreast._processes.Process(target=abreast._live, args=(line[1], Endless()), daemon=True)
+    process.start()
+    time.sleep(600)
+"""
+
+
+async def test_a_process_at_a_long_fit_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
+    (script := tmp_path / "maker.py").write_text(MAKER)
+    maker = await asyncio.create_subprocess_exec(sys.executable, script, stdout=asyncio.subprocess.PIPE)
+    assert maker.stdout
+    at_work = int(await maker.stdout.readline())
+
+    maker.kill()
+    try:
+        async with asyncio.timeout(60):
+            assert await maker.stdout.read() == b""  # ends once all who could write to it have ended
+    except TimeoutError:
+        os.kill(at_work, signal.SIGKILL)
+        raise
+    finally:
+        await maker.communicate()
 
 
 class Stubborn(Exception):

@@ -4,14 +4,16 @@ What comes of each is what comes of it in one process. The processes end with th
 started them, however it ends, and with the process that made it.
 """
 
+import os
 import pickle
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from traceback import format_exception
 
 from trimtab_core.specs import Model, ModelTest, Source
@@ -120,12 +122,21 @@ def _live(line: Connection, part: _Part) -> None:
     """Live a strategy, and tell `line` how far it is, and what came of it."""
     # Ctrl-C is the business of the process that started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_maker, daemon=True).start()
     try:
         line.send(_lived(line, part))
     except BrokenPipeError:
         return  # nobody is there any more
     except Exception as error:  # the edge of the process
         line.send(_failed(error))
+
+
+def _end_with_the_maker() -> None:
+    """End this process, whatever it is at, when the one that made it has ended."""
+    maker = parent_process()
+    assert maker is not None
+    maker.join()
+    os._exit(1)
 
 
 def _failed(error: Exception) -> _Failed:
