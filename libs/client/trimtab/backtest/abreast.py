@@ -1,7 +1,9 @@
 """Strategies lived abreast, each in a process of its own, which share what they make by their shelf.
 
-What comes of each is what comes of it in one process. The processes end with the call that
-started them, however it ends, and with the process that made it.
+What comes of each is what comes of it in one process, but for what hangs on seconds, of which
+a busier machine gives less: a search that its budget ends, a fit of about as long as one whose
+judging is made short, a gate of latency. The processes end with the call that started them,
+however it ends, and with the process that made it.
 """
 
 import os
