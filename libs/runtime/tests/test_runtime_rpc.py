@@ -18,7 +18,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
     add_IngestionServicer_to_server,
 )
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
 NAMES = ["trimtab.ingestion.v1.Ingestion"]
 
@@ -45,6 +45,12 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_limit_is_what_is_asked_for_within_reason() -> None:
+    assert [rpc.limit(asked, unless=50, most=100) for asked in (0, 7, 1_000)] == [50, 7, 100]
+    with pytest.raises(Rejected, match="limit -1 is below 0"):
+        rpc.limit(-1, unless=50, most=100)
 
 
 async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:

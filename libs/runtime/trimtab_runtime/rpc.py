@@ -220,6 +220,17 @@ def _streaming(behaviour: Callable[..., Any], method: str, parent: str | None) -
     return call
 
 
+def limit(asked: int, *, unless: int, most: int) -> int:
+    """Return how many a request asks for at most: `unless` it says, where it is 0, and never more than `most`.
+
+    Raises:
+        Rejected: it is below 0.
+    """
+    if asked < 0:
+        raise Rejected(f"limit {asked} is below 0: ask for some, or leave it out for {unless:,}")
+    return min(asked or unless, most)
+
+
 @asynccontextmanager
 async def serving(
     address: str, register: Callable[[grpc.aio.Server], None], names: Sequence[str], *, drain_s: float = 5.0
