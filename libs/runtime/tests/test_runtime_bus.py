@@ -164,9 +164,12 @@ async def test_a_partition_that_waits_holds_up_no_other(kafka_servers: str) -> N
     await producer.stop()
 
 
-async def test_the_dead_letter_of_a_huge_record_is_cut_and_fits(
-    kafka_servers: str, topic: Topic[Alert]
+@pytest.mark.usefixtures("in_haste")
+@pytest.mark.parametrize("kept", [topics.MOST_ROW_BYTES, 4 * topics.MOST_ROW_BYTES])
+async def test_the_dead_letter_of_a_huge_record_is_cut_until_the_broker_takes_it(
+    kafka_servers: str, topic: Topic[Alert], monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
+    monkeypatch.setattr(bus, "MOST_ROW_BYTES", kept)
     heard: list[str] = []
 
     async def handler(alert: Alert, _: Record[Alert]) -> None:
