@@ -1,6 +1,7 @@
 """gRPC doors: errors, health, reflection and traces, over a real socket."""
 
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -142,3 +143,36 @@ async def test_an_address_that_is_taken_is_one_sentence() -> None:
         with pytest.raises(Unavailable, match=f"cannot listen on {address}"):
             async with rpc.serving(address, partial(add_IngestionServicer_to_server, Door()), NAMES):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("addresses", "target"),
+    [
+        ("serving:50051", "serving:50051"),
+        ("dns:///serving:50051", "dns:///serving:50051"),
+        ("10.0.0.1:50051, 10.0.0.2:50051", "ipv4:10.0.0.1:50051,10.0.0.2:50051"),
+        ("[::1]:50051,[::1]:50052", "ipv6:[::1]:50051,[::1]:50052"),
+    ],
+)
+def test_one_address_or_several_of_a_kind_are_a_target(addresses: str, target: str) -> None:
+    assert rpc.target_of(addresses) == target
+
+
+@pytest.mark.parametrize(
+    ("addresses", "odd"),
+    [
+        ("serving-0:50051,serving-1:50051", "serving-0:50051"),
+        ("127.0.0.1:50051,localhost:50052", "localhost:50052"),
+        ("127.0.0.1:50051,[::1]:50052", "[::1]:50052"),
+        ("::1:50051,::1:50052", "::1:50051"),
+        ("127.0.0.1:50051,127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1:50051,", ""),
+    ],
+)
+def test_several_addresses_that_grpc_cannot_go_to_are_refused_with_the_remedy(
+    addresses: str, odd: str
+) -> None:
+    with pytest.raises(
+        Rejected, match=re.escape(f"{odd!r} cannot be one of several addresses, which are IP")
+    ):
+        rpc.blocking_channel(addresses)
