@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest, IngestResponse
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
@@ -34,6 +34,8 @@ class Door(IngestionServicer):
             raise NotFound("there is no source 'nosuch': apply its spec first")
         if request.source == "cut off":
             raise KafkaTimeoutError("no answer in 40 s")
+        if request.source == "huge":
+            raise MessageSizeTooLargeError("9000000 bytes")
         if request.source == "broken":
             raise ZeroDivisionError("division by zero")
         return IngestResponse(accepted=len(request.rows))
@@ -74,6 +76,7 @@ async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:
     ("source", "kind", "sentence"),
     [
         ("cut off", Unavailable, "Kafka is away: KafkaTimeoutError('no answer in 40 s')"),
+        ("huge", Rejected, "9000000 bytes): send less in it"),
         ("broken", TrimtabError, "ZeroDivisionError: division by zero; the log of the service has more"),
     ],
 )

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
@@ -161,6 +161,12 @@ def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str, Metad
         error = error_of(error)
     if isinstance(error, TrimtabError):
         return status_of(error), str(error), details_of(error)
+    if isinstance(error, MessageSizeTooLargeError):
+        return (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Kafka takes no record of this size ({error}): send less in it",
+            (),
+        )
     if isinstance(error, KafkaError):
         log.warning("%s: Kafka is away: %r", method, error)
         return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}", ()
