@@ -3,8 +3,8 @@
 An alert is remembered and addressed in one transaction, once however often it is
 heard; each sink is told until it has taken it, in the order in which things happened.
 What comes about one subject within a few seconds is told together. A silence puts off
-what it is about: at its end a sink is told what then still stands, and of what is over
-by then nothing at all.
+what it is about: at its end a sink is told what then still stands, and what is over by
+then only if it was told of it before.
 """
 
 import asyncio
@@ -56,7 +56,10 @@ class AlertStore(Protocol):
         ...
 
     async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
-        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`."""
+        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`.
+
+        What comes after something about the same occasion that the sink has not taken waits for that.
+        """
         ...
 
     async def delivered(self, deliveries: Sequence[Delivery]) -> None:
@@ -67,8 +70,11 @@ class AlertStore(Protocol):
         """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
         ...
 
-    async def drop(self, sink: str, place: str) -> None:
-        """Tell a sink nothing of what it was still to be told about an occasion."""
+    async def settle(self, over: Delivery, due_ms: int) -> None:
+        """Drop what a sink was still to be told about an occasion that is over.
+
+        The news that it is over is kept until `due_ms` if the sink was told that it is on, and dropped else.
+        """
         ...
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
@@ -151,7 +157,7 @@ class Alerting:
         if until_ms is None:
             return delivery
         if delivery.alert.resolved:
-            await self._store.drop(delivery.sink, delivery.alert.place)
+            await self._store.settle(delivery, until_ms)
         else:
             await self._store.put_off([delivery], until_ms)
         return None
