@@ -30,3 +30,7 @@ BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
 }
 JUDGED: Final = frozenset((*BY_SUBJECT["drift"], *LOWER_IS_BETTER, *STATISTICS))
 """Those that a window is judged by, on which a spec may set limits of its own."""
+OF_FEATURES: Final = frozenset(("drift", *STATISTICS))
+"""Of these, those that are told of each feature by itself; the others are of the model as a whole."""
+SHARES: Final = frozenset(("p_value", "error_rate", *STATISTICS))
+"""Of these, those that are between 0 and 1; none of the others is below 0."""

@@ -1,5 +1,6 @@
 """How a model is watched, who is told, and what trains it again."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, of_numbers
-from trimtab_core.metricnames import JUDGED
+from trimtab_core.metricnames import JUDGED, OF_FEATURES, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
 
@@ -56,7 +57,7 @@ class AlertRule(Spec):
     metric: str
     """What `metrics.drift`, `.performance` and `.quality` call it, such as mae or null_share."""
     feature: str | None = None
-    """Of this feature; each of them, and the model as a whole, if not given."""
+    """Of this feature, by its name, or `zone` for `request.zone`; of each of them, if not given."""
     above: float | None = None
     """Broken above it."""
     below: float | None = None
@@ -77,6 +78,19 @@ class AlertRule(Spec):
                 ("metric",),
                 f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(JUDGED))}",
             )
+        elif self.feature is not None and self.metric not in OF_FEATURES:
+            yield ("feature",), f"{self.metric!r} is of the model as a whole, and of no feature: remove it"
+        most = 1.0 if self.metric in SHARES else math.inf
+        if self.above is not None and not 0 <= self.above < most:
+            yield (
+                ("above",),
+                f"{self.metric} is {_always(self.above < 0)} above {self.above:g}: {_range(most)}",
+            )
+        if self.below is not None and not 0 < self.below <= most:
+            yield (
+                ("below",),
+                f"{self.metric} is {_always(self.below > 0)} below {self.below:g}: {_range(most)}",
+            )
         if self.above is None and self.below is None:
             yield (), "the rule has no limit: give it above, below or both"
         elif self.above is not None and self.below is not None and self.below > self.above:
@@ -84,6 +98,18 @@ class AlertRule(Spec):
                 ("below",),
                 f"{self.below:g} is more than above, {self.above:g}: every value would break the rule",
             )
+
+
+def _always(yes: bool) -> str:
+    return "always" if yes else "never"
+
+
+def _range(most: float) -> str:
+    return (
+        f"write a limit that is between 0 and {most:g}"
+        if most < math.inf
+        else "write one that is more than 0"
+    )
 
 
 class AlertsSpec(Spec):

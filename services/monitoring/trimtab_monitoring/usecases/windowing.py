@@ -67,7 +67,7 @@ class Windowing:
         if (published := slicing.told(window, readings, model.spec)) is not None:
             await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
         breaches, told = alertrules.take(
-            model.spec.alerts.rules,
+            model.spec.rules,
             watch.breaches,
             judged.readings if settings.judges(window) else (),
             window.rows[-1].at_ms,
