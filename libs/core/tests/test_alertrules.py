@@ -22,8 +22,8 @@ def model(*rules: dict[str, Any], **more: Any) -> Model:
     return Model.model_validate({"metadata": {"name": "m"}, "spec": said})
 
 
-def reading(value: float, *, name: str = "mae", feature: str = "") -> Reading:
-    return Reading("performance", "m", 3, name, value, 0, 60_000, 500, feature)
+def reading(value: float, *, name: str = "mae", feature: str = "", **more: Any) -> Reading:
+    return Reading("performance", "m", 3, name, value, 0, 60_000, 500, feature, **more)
 
 
 def played(rules: list[AlertRule], *windows: list[Reading]) -> list[list[tuple[bool, str]]]:
@@ -65,6 +65,12 @@ def test_a_rule_of_every_feature_is_told_of_each_and_one_of_a_feature_of_that_al
     ]
 
 
+def test_a_rule_is_about_all_rows_and_not_about_a_slice_or_an_arm() -> None:
+    window = [reading(7, feature="x", slice="3"), reading(9, arm="challenger"), reading(5)]
+
+    assert played([rule()], window) == [[]]
+
+
 def test_a_rule_of_a_share_is_kept_by_a_window_of_predictions_that_has_none_of_it() -> None:
     bad, labels = reading(0.5, name="null_share", feature="x"), [reading(7)]
     well = [reading(0.1, name="prediction_drift")]
@@ -81,7 +87,8 @@ def test_a_field_may_be_named_as_in_slices() -> None:
 
     assert [it.feature for it in found.spec.rules] == ["request.zone", *named[1:]]
     together = {"metric": "drift", "feature": "all together", "above": 0.3}
-    assert model(together, {"metric": "mae", "above": 6}).spec.rules[0].feature == "all together"
+    whole = [{"metric": name, "above": 0.5} for name in ("mae", "estimated_mae", "labelled_share")]
+    assert model(together, *whole).spec.rules[0].feature == "all together"
 
 
 @pytest.mark.parametrize(
@@ -91,8 +98,9 @@ def test_a_field_may_be_named_as_in_slices() -> None:
         ({"metric": "null_share", "feature": "all together", "above": 0.2}, "'all together' is no feature"),
         (
             {"metric": "log_loss", "above": 0.2},
-            "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write that",
+            "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write mae or estimated_mae",
         ),
+        ({"metric": "estimated_rmse", "above": 6}, "'estimated_rmse' is not measured of the model"),
         ({"metric": "mae", "above": 60}, "mae is never above 60, for rollout.cap lets a row count 60 at most"),
     ],
 )  # fmt: skip
@@ -146,7 +154,7 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
     [
         (
             {"metric": "mea"},
-            "'mea' is not measured of a model: use one of drift, error_rate, impossible_share, log_loss, mae",
+            "'mea' is no metric that a rule can limit: use one of drift, error_rate, estimated_error_rate",
         ),
         ({"above": None}, "the rule has no limit"),
         ({"below": 7}, "every value would break the rule"),
@@ -156,7 +164,8 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
             {"metric": "null_share", "above": 2},
             "null_share is never above 2: write a limit that is between 0 and 1",
         ),
-        ({"metric": "p_value", "above": None, "below": 0}, "p_value is never below 0"),
+        ({"metric": "labelled_share", "above": None, "below": 0}, "labelled_share is never below 0"),
+        ({"metric": "skew_share", "above": 0.1}, "'skew_share' is no metric that a rule can limit"),
         ({"metric": "p_value", "above": None, "below": 1.5}, "p_value is always below 1.5"),
     ],
 )

@@ -33,6 +33,7 @@ def take(
 ) -> tuple[Mapping[str, Breach], list[Told]]:
     """Return which limits are broken after the readings of a window that ended at `at_ms`, and what is to be told.
 
+    Of the readings those of all its rows count, and not those of a slice, or of an arm of a rollout.
     What is over is told with the severity with which it began, whatever the spec says by then.
     """
     state, told, looked_at = dict(before), list[Told](), set[str]()
@@ -63,8 +64,10 @@ def take(
 
 def _of(rule: AlertRule, readings: Sequence[Reading]) -> Iterable[Reading]:
     return (
-        it for it in readings if it.name == rule.metric and rule.feature in (None, it.feature)
-    )  # fmt: skip
+        it
+        for it in readings
+        if it.name == rule.metric and rule.feature in (None, it.feature) and not (it.slice or it.arm)
+    )
 
 
 def _nothing(rule: AlertRule, held: Mapping[str, Breach], readings: Sequence[Reading]) -> Iterable[Reading]:

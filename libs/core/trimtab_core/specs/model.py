@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trimtab_core.drift import Kind
 from trimtab_core.losses import LOWER_IS_BETTER, aggregate
+from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
 from trimtab_core.specs.monitoring import AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
@@ -173,12 +174,14 @@ class ModelSpec(Spec):
         together = (rule.metric, rule.feature) == ("drift", TOGETHER)
         if rule.feature is not None and not together and not self._has(rule.feature):
             yield ("feature",), f"{rule.feature!r} is no feature of the model: name one of them"
-        if rule.metric not in LOWER_IS_BETTER:
+        judged = (self.judged_by, f"estimated_{self.judged_by}")
+        if rule.metric not in (*LOWER_IS_BETTER, *ESTIMATED):
             return
-        if rule.metric != self.judged_by:
+        if rule.metric not in judged:
             yield (
                 ("metric",),
-                f"{rule.metric!r} is not measured of the model, which rollout.judge has judged by {self.judged_by}: write that",
+                f"{rule.metric!r} is not measured of the model, which rollout.judge has judged by {self.judged_by}: write "
+                f"{' or '.join(judged)}",
             )
         elif self.rollout.cap is not None or self.judged_by in CAPS:
             most = aggregate(self.judged_by, [self.cap])

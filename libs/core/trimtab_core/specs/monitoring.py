@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, of_numbers
-from trimtab_core.metricnames import JUDGED, OF_FEATURES, SHARES
+from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
 
@@ -73,10 +73,11 @@ class AlertRule(Spec):
         return " or ".join(f"{word} {value:g}" for word, value in parts if value is not None)
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if self.metric not in JUDGED:
+        if self.metric not in RULED:
             yield (
                 ("metric",),
-                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(JUDGED))}",
+                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, gates of "
+                "fairness and guardrails of rollouts raise alerts of their own",
             )
         elif self.feature is not None and self.metric not in OF_FEATURES:
             yield ("feature",), f"{self.metric!r} is of the model as a whole, and of no feature: remove it"

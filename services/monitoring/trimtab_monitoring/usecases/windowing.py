@@ -69,7 +69,7 @@ class Windowing:
         breaches, told = alertrules.take(
             model.spec.rules,
             watch.breaches,
-            judged.readings if settings.judges(window) else (),
+            readings if settings.judges(window) else (),
             window.rows[-1].at_ms,
         )
         await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
