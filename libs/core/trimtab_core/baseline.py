@@ -179,6 +179,14 @@ class Uncalibrated:
 
     fault: str
 
+    @property
+    def why(self) -> str:
+        """It as the end of a sentence; of what a child process said, the last of it."""
+        return self.fault.strip().splitlines()[-1].rstrip(".")
+
+
+NO_REFERENCE: Final = Uncalibrated("there is no reference of held-out rows that can be read: train it again")
+
 
 def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 0) -> Calibration:
     """Work out a version's calibration from the columns of its reference, in order of time.

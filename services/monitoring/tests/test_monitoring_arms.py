@@ -41,7 +41,7 @@ def asked(flow: Make, start: int, rows: int, **errors: float) -> Any:
 
 
 def api(world: Any) -> MonitoringApi:
-    return MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
+    return MonitoringApi(world.store, world.specs, world.fleet, world.calibrations, None, None, None)  # type: ignore[arg-type]
 
 
 async def test_a_bad_arm_is_told_first_and_then_the_best_each_to_its_own_loop(world: Any, flow: Make) -> None:

@@ -44,7 +44,7 @@ async def predict(world: Any, part: Any, *, labels_ms: int = 0) -> None:
 
 async def test_anybody_may_see_how_a_challenger_stands_by_its_guardrails(world: Any, flow: Make) -> None:
     await on_trial(world)
-    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
+    api = MonitoringApi(world.store, world.specs, world.fleet, world.calibrations, None, None, None)  # type: ignore[arg-type]
     before = await api.GetTrial(GetTrialRequest(model="m"), None)
 
     await predict(world, asked(flow, 0, 50, failing=1))

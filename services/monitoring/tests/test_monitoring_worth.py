@@ -98,7 +98,7 @@ async def test_a_trial_that_is_on_says_how_many_more_rows_it_is_likely_to_need(
     part = flow(5, rows - 5, generation=2, challenger_version=2, rollout_id=ROLLOUT)
     part.challenger = np.array(part.predicted().champion) + 0.02
     await world.live(*[part] * (rows > 5))
-    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
+    api = MonitoringApi(world.store, world.specs, world.fleet, world.calibrations, None, None, None)  # type: ignore[arg-type]
 
     loop = await api.GetLoop(type("Request", (), {"id": "loop"}), None)
     health = await api.GetModelHealth(type("Request", (), {"model": "m"}), None)

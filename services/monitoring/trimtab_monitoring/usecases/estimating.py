@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from trimtab_core import ahead, alertrules
-from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_core.watched import Ahead, Row, Series, Watch
 from trimtab_core.windows import DataWindow
@@ -29,6 +29,10 @@ MOST_ROWS = 5_000
 """Rows that one transaction takes in at most, so that a long absence is made good in steps."""
 
 
+Held = tuple[Calibration, Sequence[str]] | Uncalibrated
+"""A version's calibration with the features that its rows carry, or why it has none."""
+
+
 class Judges(Protocol):
     """What windows are held against."""
 
@@ -36,10 +40,8 @@ class Judges(Protocol):
         """Return the settings that a model's spec states now."""
         ...
 
-    async def ready(
-        self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]] | None:
-        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+    async def ready(self, model: str, version: int, settings: Settings, generation: int) -> Held:
+        """Return a version's calibration and the features its rows carry, or why it has none and never will.
 
         Raises:
             NotCalibrated: it is being worked out.
@@ -125,7 +127,7 @@ class Estimating:
         """Tell the estimate of a window, and which of its labels are wanted; return the watch with the limits that it breaks."""
         sized = settings.of_rows(len(window.rows))
         held = await self._judges.ready(model.name, window.version, sized, generation)
-        calibration, features = held or (None, ())
+        calibration, features = (held, ()) if isinstance(held, Uncalibrated) else held
         reading = ahead.estimated(model.name, window, features, calibration, settings, watch)
         await unit.keep_readings("estimate", [reading])
         await unit.tell([reading])

@@ -686,6 +686,7 @@ class ModelHealth(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     FORESEEN_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     predictions: _builtins.int
@@ -706,6 +707,10 @@ class ModelHealth(_message.Message):
     def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what is bad of its data, a sentence each; those that hold up retraining first"""
 
+    @_builtins.property
+    def judged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """how its windows are judged, or why they are not, a sentence each"""
+
     def __init__(
         self,
         *,
@@ -718,10 +723,11 @@ class ModelHealth(_message.Message):
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         foreseen: _builtins.str = ...,
         faults: _abc.Iterable[_builtins.str] | None = ...,
+        judged: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "foreseen", b"foreseen", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "foreseen", b"foreseen", "judged", b"judged", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
