@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from trimtab_monitoring.alertstore import PostgresAlerts
-from trimtab_monitoring.errors import BadSilence, BadSinks, UnknownSilence
+from trimtab_monitoring.errors import BadSilence, BadSinks, UnknownSilence, UnknownSubject
 from trimtab_monitoring.sinks import SIGNATURE, sinks
 from trimtab_monitoring.testing import MemoryAlerts
 from trimtab_monitoring.usecases.alerting import Alerting, AlertStore
@@ -210,6 +210,15 @@ async def test_a_silence_of_nothing_is_refused(desk: Desk) -> None:
         await desk.silence(0)
     with pytest.raises(BadSilence, match="subject is empty"):
         await desk.silence(5, subject="")
+    with pytest.raises(BadSilence, match="kind 'drfit' is none that an alert has: use one of drift, rule, "):
+        await desk.silence(5, kind="drfit")
+    with pytest.raises(
+        UnknownSubject, match="no model, source or table 'ask', nor an alert about it: did you mean 'asks'"
+    ):
+        await desk.silence(5, subject="ask")
+    await desk.alerting.heard(replace(FIRED, subject="ask"))
+    assert (await desk.silence(5, subject="ask")).id
+    assert (await desk.silence(5, subject="asks")).id
 
 
 async def test_a_model_says_which_sinks_are_told_and_from_which_severity(

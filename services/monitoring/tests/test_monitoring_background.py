@@ -10,7 +10,6 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetModelHealthRequest
 from trimtab_core.baseline import Uncalibrated
 from trimtab_core.watched import Row, Standing
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
-from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.testing import MemoryHistory
 from trimtab_monitoring.usecases.entities import Alert, Arrivals, ReportOrder, StoredFile, Version
 from trimtab_monitoring.usecases.history import START, Wanted
@@ -146,8 +145,7 @@ async def test_health_says_how_often_a_window_raises_a_false_alarm_and_what_cann
 
 
 async def _judged(world: Any) -> list[str]:
-    api = MonitoringApi(world.store, world.specs, world.fleet, world.calibrations, None, None, None)  # type: ignore[arg-type]
-    return list((await api.GetModelHealth(GetModelHealthRequest(model="m"), None)).judged)
+    return list((await world.api.GetModelHealth(GetModelHealthRequest(model="m"), None)).judged)
 
 
 async def _found(value: Any) -> Any:

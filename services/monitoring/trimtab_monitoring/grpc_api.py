@@ -86,6 +86,7 @@ class MonitoringApi(MonitoringServicer):
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
         message = messages.health(model.name, standing.champion if standing else 0, found)
+        message.untold = self._alerting.untold(model)
         message.judged.extend(await self._judged(model, message.version, found))
         if standing is not None and standing.rollout_id:
             message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
