@@ -3,7 +3,7 @@
 from typing import Final, Literal, get_args
 
 AlertKind = Literal[
-    "drift", "rule", "calibration", "quality", "skew", "fairness", "rollback", "volume", "duplicates", "silence", "expectation",
-    "table",
+    "drift", "rule", "calibration", "quality", "skew", "fairness", "rollback", "volume", "duplicates", "refused", "delay", "silence",
+    "expectation", "table",
 ]  # fmt: skip
 KINDS: Final[tuple[AlertKind, ...]] = get_args(AlertKind)
