@@ -93,7 +93,7 @@ class Settings:
                 *sorted(set(categorical) & set(model.spec.features)),
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
-            concept="concept" in model.spec.retrain.on,
+            concept=monitoring.concept or "concept" in model.spec.retrain.on,
             clear=monitoring.clear,
             measures=tuple(sorted(monitoring.measures.items())),
             season_ms=monitoring.season,

@@ -24,6 +24,8 @@ class MonitoringSpec(Spec):
     """An alarm needs k of the last n windows over the threshold."""
     labels_wanted: int | None = Field(default=None, ge=1)
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
+    concept: bool = False
+    """Whether losses are watched for a change row by row too; they are besides where `retrain.on` names concept, which also trains."""
     clear: float = Field(default=0.5, gt=0, lt=1)
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
     measures: dict[str, Measure] = Field(default_factory=dict)
@@ -125,7 +127,7 @@ class AlertsSpec(Spec):
 
 
 DriftKind = Literal["data", "prediction", "performance", "concept"]
-"""What is watched, and may call for a retrain; `concept` is watched only where it does."""
+"""What is watched, and may call for a retrain; `concept` is watched only where it does, or `monitoring.concept` asks for it."""
 
 
 class RetrainSpec(Spec):
