@@ -159,10 +159,10 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
         ({"above": None}, "the rule has no limit"),
         ({"below": 7}, "every value would break the rule"),
         ({"feature": "request.zone"}, "'mae' is of the model as a whole, and of no feature: remove it"),
-        ({"above": -1}, "mae is always above -1: write one that is more than 0"),
+        ({"above": -1}, "mae is always above -1: write a limit above 0"),
         (
             {"metric": "null_share", "above": 2},
-            "null_share is never above 2: write a limit that is between 0 and 1",
+            "null_share is never above 2: write a limit between 0 and 1",
         ),
         ({"metric": "labelled_share", "above": None, "below": 0}, "labelled_share is never below 0"),
         ({"metric": "skew_share", "above": 0.1}, "'skew_share' is no metric that a rule can limit"),

@@ -152,8 +152,8 @@ def _judged(kind: Kind, values: Floats, told: int, begin: int, first_ms: int) ->
             continue
         p = float(Null.of(np.abs(before), _LEAST_TAIL).p(abs(off[at])))
         moved = abs(values[at] - expected[at]) >= max(TOLERANCE * expected[at], least)
-        either_way = kind == "volume" or values[at] > expected[at]
-        over = p <= _a_look() and bool(moved) and either_way
+        wrong_way = kind == "volume" or values[at] > expected[at]
+        over = p <= _a_look() and bool(moved) and wrong_way
         yield Flowed(kind, first_ms + at * HOUR_MS, float(values[at]), float(expected[at]), over)
 
 

@@ -108,11 +108,7 @@ def _always(yes: bool) -> str:
 
 
 def _range(most: float) -> str:
-    return (
-        f"write a limit that is between 0 and {most:g}"
-        if most < math.inf
-        else "write one that is more than 0"
-    )
+    return f"write a limit between 0 and {most:g}" if most < math.inf else "write a limit above 0"
 
 
 class AlertsSpec(Spec):

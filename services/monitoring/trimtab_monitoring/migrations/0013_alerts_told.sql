@@ -2,3 +2,4 @@
 ALTER TABLE alerts ADD COLUMN told text[];
 UPDATE alerts SET told = '{}' WHERE resolved_ms IS NOT NULL;
 ALTER TABLE alerts ALTER COLUMN told SET DEFAULT '{}';
+CREATE INDEX alert_deliveries_of_place ON alert_deliveries (sink, place);

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from trimtab_core import quality
+from trimtab_core.quality import TOLERANCE, stated_of
 from trimtab_core.watched import Reading
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -95,15 +95,7 @@ class Skews:
             version, now_ms = unit.watch.version, self._clock.now_ms()
             readings = [
                 Reading(
-                    "quality",
-                    model,
-                    version,
-                    "skew_share",
-                    it.share,
-                    *span,
-                    it.rows,
-                    it.feature,
-                    quality.TOLERANCE,
+                    "quality", model, version, "skew_share", it.share, *span, it.rows, it.feature, TOLERANCE
                 )
                 for it in found
                 if it.rows and it.share
@@ -118,7 +110,7 @@ class Skews:
             ]
             for each in found:
                 place = f"{model}/{KIND}/{each.feature}"
-                if each.rows and (each.share >= quality.TOLERANCE) != (place in standing):
+                if each.rows and (each.share >= TOLERANCE) != (place in standing):
                     origin = self._origin(model, each.feature)
                     told.append(_alert(model, each, origin, span[1], now_ms, resolved=place in standing))
             await unit.keep_readings(KIND, readings)
@@ -129,7 +121,7 @@ class Skews:
     def _origin(self, model: str, feature: str) -> str:
         """Return in words where a feature comes from, and who answers for it; nothing, if that is not known."""
         spec = self._specs.models.get(model)
-        stated = quality.stated_of(spec, [feature], self._specs.sources, self._specs.views) if spec else {}
+        stated = stated_of(spec, [feature], self._specs.sources, self._specs.views) if spec else {}
         return stated[feature].origin if feature in stated else ""
 
 
