@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from trimtab_core.baseline import Calibration, Settings, Uncalibrated
+from trimtab_core.baseline import NO_REFERENCE, Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
 
@@ -77,8 +77,8 @@ class Calibrations:
 
     async def ready(
         self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]] | None:
-        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+    ) -> tuple[Calibration, Sequence[str]] | Uncalibrated:
+        """Return a version's calibration and the features its rows carry, or why it has none and never will.
 
         Raises:
             NotCalibrated: it is being worked out, or its deployment has not been heard of yet.
@@ -86,22 +86,35 @@ class Calibrations:
         place = (model, version, settings.key)
         if place in self._held:
             return self._held[place]
-        known = await self._store.version(model, version)
-        if known is None or known.reference is None:
-            standing = self._rollouts.standing(model)
-            if standing is None or standing.generation < generation:
-                raise NotCalibrated(model, version)
-            return None
-        found = await self._store.calibration(model, version, settings.key)
+        found, features = await self.found(model, version, settings)
         if found is None:
             self._want(Wanted(model, version, settings))
             raise NotCalibrated(model, version)
-        if isinstance(found, Uncalibrated) or not set(found.features) <= set(known.features):
-            return None
+        if isinstance(found, Uncalibrated):
+            standing = self._rollouts.standing(model)
+            if found is NO_REFERENCE and (standing is None or standing.generation < generation):
+                raise NotCalibrated(model, version)
+            return found
         if len(self._held) >= _MOST_HELD:
             self._held.pop(next(iter(self._held)))
-        self._held[place] = (found, known.features)
+        self._held[place] = (found, features)
         return self._held[place]
+
+    async def found(
+        self, model: str, version: int, settings: Settings
+    ) -> tuple[Calibration | Uncalibrated | None, Sequence[str]]:
+        """Return what was worked out for a version, None if it has yet to be, and the features that its rows carry."""
+        known = await self._store.version(model, version)
+        if known is None or known.reference is None:
+            return NO_REFERENCE, ()
+        found = await self._store.calibration(model, version, settings.key)
+        named = found.features if isinstance(found, Calibration) and known.features else ()
+        if lacking := [name for name in named if name not in known.features]:
+            fault = (
+                f"its reference has {', '.join(lacking)}, which its predictions do not carry: train it again"
+            )
+            return Uncalibrated(fault), known.features
+        return found, known.features
 
     def prepare(self, models: Sequence[str]) -> None:
         """Ask for the calibrations of the versions that serve in `models`, or are to serve."""
