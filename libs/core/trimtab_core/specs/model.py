@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from trimtab_core.drift import Kind
+from trimtab_core.measures import Measure
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
 from trimtab_core.specs.monitoring import AlertsSpec, MonitoringSpec, RetrainSpec
@@ -65,6 +66,9 @@ class EvidenceSpec(Spec):
 CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
+_NO_FEATURES = (*get_args(Kind), "prediction")
+"""What a measure can be asked for besides features."""
+
 
 class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
@@ -100,12 +104,13 @@ class ModelSpec(Spec):
     @property
     def slices(self) -> tuple[str, ...]:
         """The features by whose values performance is told, by the names under which rows carry them."""
-        called = self._called()
-        named = [
-            name if "." in name or "(" in name or name in called else f"request.{name}"
-            for name in self.monitoring.slices
-        ]
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(self._carried(name) for name in self.monitoring.slices))
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """The measures that are asked for, of kinds, of `prediction` and of features by the names under which rows carry them."""
+        asked = self.monitoring.measures
+        return {name if name in _NO_FEATURES else self._carried(name): asked[name] for name in asked}
 
     @property
     def judged_by(self) -> MetricName:
@@ -149,10 +154,15 @@ class ModelSpec(Spec):
                         f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
                     )
         for name in self.monitoring.measures:
-            if name not in (*get_args(Kind), "prediction") and not self._has(name):
+            if name not in _NO_FEATURES and not self._has(name):
                 yield (
                     ("monitoring", "measures", name),
                     f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
+                )
+            elif name not in _NO_FEATURES and self._carried(name) in self.monitoring.measures.keys() - {name}:
+                yield (
+                    ("monitoring", "measures", name),
+                    f"{name!r} and {self._carried(name)!r} are one feature: drop one of them",
                 )
         if self.rollout.cap is None and self.judged_by not in CAPS:
             yield (
@@ -163,6 +173,10 @@ class ModelSpec(Spec):
     def _has(self, name: str) -> bool:
         """Return whether a feature is called `name`, or is the field of that name of the request."""
         return bool(self._called() & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+
+    def _carried(self, name: str) -> str:
+        """Return the name under which rows carry a feature that `_has` finds."""
+        return name if "." in name or "(" in name or name in self._called() else f"request.{name}"
 
     def _called(self) -> set[str]:
         return {feature.partition(" = ")[0].strip() for feature in self.features}
