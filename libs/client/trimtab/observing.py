@@ -53,6 +53,10 @@ class Filters(TypedDict, total=False):
     names: Sequence[str]
     features: Sequence[str]
     """An empty one stands for the model as a whole."""
+    arms: Sequence[str]
+    """`champion` or `challenger`; an empty one stands for the rows of all."""
+    slices: Sequence[str]
+    """Values of the feature; an empty one stands for the rows of all."""
     version: int
     subject: str
     """`drift`, `performance` or `quality`: the topic is `metrics.` and it."""
@@ -246,6 +250,8 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
         source=filters.get("source", ""),
         names=filters.get("names", ()),
         features=filters.get("features", ()),
+        arms=filters.get("arms", ()),
+        slices=filters.get("slices", ()),
         version=filters.get("version", 0),
         subject=filters.get("subject", ""),
         since=None if since_ms is None else to_timestamp(since_ms),

@@ -74,6 +74,15 @@ async def test_readings_come_in_order_of_time_and_each_filter_excludes_the_other
     assert await books.found(Wanted("m", since_ms=10, until_ms=20)) == [told[3]]
     assert await books.found(Wanted("gone")) == []
 
+    arm, part, of_arm = (
+        reading(40, **more)
+        for more in ({"arm": "champion"}, {"feature": "z", "slice": "7"}, {"arm": "champion", "feature": "z", "slice": "7"})
+    )  # fmt: skip
+    await books.tell(arm, part, of_arm)
+    assert await books.found(Wanted("m", arms=("champion",), slices=("",))) == [arm]
+    assert await books.found(Wanted("m", slices=("7", "8"))) == sorted([part, of_arm], key=lambda it: it.id)
+    assert await books.found(Wanted("m", slices=("7",), arms=("", "challenger"))) == [part]
+
 
 async def test_of_a_reading_that_is_told_again_the_newest_revision_alone_is_kept_and_is_news(
     books: Books,

@@ -851,6 +851,8 @@ class MetricFilter(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     subject: _builtins.str
@@ -870,6 +872,14 @@ class MetricFilter(_message.Message):
     def until(self) -> _timestamp_pb2.Timestamp:
         """and before this"""
 
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """champion, challenger; "" stands for the rows of all"""
+
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """values of `feature`; "" stands for the rows of all"""
+
     def __init__(
         self,
         *,
@@ -881,10 +891,12 @@ class MetricFilter(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        arms: _abc.Iterable[_builtins.str] | None = ...,
+        slices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "names", b"names", "since", b"since", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "features", b"features", "model", b"model", "names", b"names", "since", b"since", "slices", b"slices", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
