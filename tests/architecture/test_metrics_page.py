@@ -92,7 +92,7 @@ def test_the_example_is_a_message_as_it_is_published() -> None:
     assert metric.name in listed()["metrics.drift"]
 
 
-def told(hour: int, feature: str, value: float, revision: int = 0) -> Metric:
+def told(hour: int, feature: str, value: float | None, revision: int = 0) -> Metric:
     return Metric(
         id=f"{hour}/{feature}", model="m", version=3, name="drift", feature=feature, value=value, threshold=0.2,
         window_from=to_timestamp(hour * HOUR_MS), window_to=to_timestamp((hour + 1) * HOUR_MS + 5 * hour), rows=500,
@@ -104,6 +104,7 @@ def told(hour: int, feature: str, value: float, revision: int = 0) -> Metric:
 def tailed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file that `trimtab tail metrics.drift --once` writes, in the folder that commands run in."""
     metrics = [told(0, "x", 0.125), told(0, "z", 0.0), told(1, "x", 0.5), told(1, "x", 0.25, revision=1)]
+    metrics += [told(0, "w", None), told(1, "w", None)]
     metrics += [Metric(id="p", model="m", name="p_value", value=0.001, threshold=0.01, version=3, rows=500)]
     lines = [
         streams._line(
@@ -128,14 +129,15 @@ def run(library: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("tailed")
 def test_the_duckdb_code_reads_what_tail_writes() -> None:
-    assert run("import duckdb")["furthest"] == [("x", 2, 0.25, 1), ("z", 1, 0.0, 0)]
+    assert run("import duckdb")["furthest"] == [("x", 2, 0.25, 1), ("z", 1, 0.0, 0), ("w", 2, None, 0)]
 
 
 @pytest.mark.usefixtures("tailed")
 def test_the_pandas_code_reads_what_tail_writes() -> None:
     by_feature = run("import pandas")["by_feature"]
 
-    assert list(by_feature.columns) == ["x", "z"]
+    assert list(by_feature.columns) == ["w", "x", "z"]
+    assert by_feature["w"].isna().all(), "what is unknown is not 0"
     assert by_feature["x"].tolist() == [0.125, 0.25]
     assert by_feature["z"].tolist()[0] == 0.0
 
