@@ -17,7 +17,9 @@ from trimtab_core.cleaning import Operation
 from trimtab_core.contract import ReasonCode
 from trimtab_core.metricnames import BY_SUBJECT
 from trimtab_core.specs import Expect
+from trimtab_core.watched import Reading
 from trimtab_ingestion import loader, quality
+from trimtab_monitoring import messages
 from trimtab_runtime import freshness
 from trimtab_runtime.clock import ManualClock, to_timestamp
 from trimtab_serving import producers
@@ -140,6 +142,23 @@ def test_the_pandas_code_reads_what_tail_writes() -> None:
     assert by_feature["w"].isna().all(), "what is unknown is not 0"
     assert by_feature["x"].tolist() == [0.125, 0.25]
     assert by_feature["z"].tolist()[0] == 0.0
+
+
+def test_the_readings_of_one_window_are_different_points_of_influxdb() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (parsed,) = tomllib.loads(text)["inputs"]["kafka_consumer"][0]["json_v2"]
+    ofs: list[dict[str, Any]] = [{}, {"arm": "champion"}, *({"feature": "z", "slice": each} for each in "78")]
+    ofs += [{"feature": "z", "slice": "7", "arm": "champion"}]
+    readings = [
+        Reading("performance", "m", 3, "mae", 0.5, 0, 9, 500, low=0.25, high=0.75, **of) for of in ofs
+    ]
+
+    told = [json.loads(topics.METRICS_PERFORMANCE.encode(messages.metric(each))) for each in readings]
+
+    tags = [each["path"] for each in parsed["tag"]]
+    keys = {(each[parsed["timestamp_path"]], *(each.get(tag, "") for tag in tags)) for each in told}
+    assert len(keys) == len({each.id for each in readings}) == 5
+    assert told[0].keys() & {"value", "low", "high"} <= {each["path"] for each in parsed["field"]}
 
 
 def test_telegraf_is_told_of_topics_and_fields_that_there_are() -> None:
