@@ -136,11 +136,14 @@ def test_on_drift_a_better_model_comes_and_each_strategy_is_charged_for_what_it_
 
 def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() -> None:
     found, fitted = history_of(rides(seed=4)), Shelf()
-    by_windows, by_rows = (
-        lived(found, fitted, "on_drift", retrain=ON_DRIFT.replace("performance", kind)).lives["on_drift"]
+    of_windows, of_rows = (
+        lived(found, fitted, "on_drift", retrain=ON_DRIFT.replace("performance", kind))
         for kind in ("performance", "concept")
     )
+    by_windows, by_rows = (each.lives["on_drift"] for each in (of_windows, of_rows))
 
+    (told, *_) = telling.document(of_rows)["alarms"]
+    assert (told["kind"], told["drifted"]) == ("concept", ["loss"])
     seen = by_rows.alarms[0].drift
     assert seen.kind == "concept"
     assert BEGIN + CHANGES * HOUR < seen.at_ms < by_windows.alarms[0].drift.at_ms - 8 * HOUR

@@ -239,7 +239,7 @@ def _alarm(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
         "row": found.history.row(drift.at_ms),
         "kind": drift.kind,
         "version": drift.version,
-        "drifted": named or ["loss" if drift.kind == "performance" else "prediction"],
+        "drifted": named or ["loss" if drift.kind in ("performance", "concept") else "prediction"],
         "severity": drift.severity,
         "summary": drift.summary,
         "policy": alarm.said,
