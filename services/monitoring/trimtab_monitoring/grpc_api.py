@@ -1,6 +1,6 @@
 """gRPC door of monitoring: the loop ledger, the health of models, their metrics and reports, and alerts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
@@ -73,7 +73,11 @@ class MonitoringApi(MonitoringServicer):
         message = messages.loop(found)
         if found.state == "on_trial":
             watch = await self._store.watch(found.model)
-            message.foreseen = self._foreseen(found.model, watch, found.rollout_id)
+            message.foreseen = " ".join(
+                said
+                for version, said in self._foreseen(found.model, watch, found.rollout_id)
+                if version == found.version
+            )
         return message
 
     async def GetModelHealth(self, request: GetModelHealthRequest, context: Any) -> ModelHealth:
@@ -83,16 +87,18 @@ class MonitoringApi(MonitoringServicer):
         found = await self._store.health(model.name)
         message = messages.health(model.name, standing.champion if standing else 0, found)
         if standing is not None and standing.rollout_id:
-            message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
+            message.foreseen = " ".join(
+                said for _, said in self._foreseen(model.name, found.watch, standing.rollout_id)
+            )
         return message
 
-    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
-        """Return what is foreseen of a rollout; nothing before its first row is closed, or once the model is deleted."""
+    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> Iterator[tuple[int, str]]:
+        """Yield what is foreseen of each version of a rollout; nothing before its first row is closed, or once the model is deleted."""
         spec = self._specs.models.get(model)
-        if watch.trial is None or watch.trial.rollout_id != rollout_id or spec is None:
-            return ""
-        found = foresight.foreseen(watch.trial, watch.judged_to)
-        return foresight.sentence(watch.trial, found, spec.spec.judged_by)
+        for trial in watch.trials:
+            if spec is not None and trial.rollout_id == rollout_id:
+                found = foresight.foreseen(trial, watch.judged_to)
+                yield trial.challenger, foresight.sentence(trial, found, spec.spec.judged_by)
 
     async def ListWantedLabels(
         self, request: ListWantedLabelsRequest, context: Any

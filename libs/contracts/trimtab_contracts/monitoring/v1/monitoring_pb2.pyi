@@ -531,7 +531,7 @@ class Loop(_message.Message):
     """one sentence"""
     trace_id: _builtins.str
     foreseen: _builtins.str
-    """of one loop while it is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """of one loop while its version is on trial: how many more labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def drift(self) -> Global___DriftEvent: ...
     @_builtins.property
@@ -695,7 +695,7 @@ class ModelHealth(_message.Message):
     unlabelled: _builtins.int
     """closed without a label"""
     foreseen: _builtins.str
-    """while a version is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """while versions are on trial: how many more labelled rows that is likely to need, a sentence each"""
     @_builtins.property
     def watermark(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
