@@ -65,9 +65,7 @@ def sentence(trial: Trial, found: Foreseen, metric: Metric) -> str:
     if trial.state.decided is not None:
         return f"Version {trial.challenger} is decided on, after {found.rows:,} labelled rows."
     if found.rows < FEWEST:
-        return (
-            f"{found.rows} labelled rows of version {trial.challenger} so far: from {FEWEST} on it is foreseen how many are needed."
-        )
+        return f"{found.rows} labelled rows of version {trial.challenger} so far: from {FEWEST} on it is foreseen how many are needed."
     side = "less" if found.difference >= 0 else "more"
     told = [
         f"Over {found.rows:,} labelled rows version {trial.challenger} has {abs(found.difference):.3g} {side} {metric} a row"

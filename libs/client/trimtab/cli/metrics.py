@@ -139,7 +139,9 @@ def value(metric: Metric) -> float | str:
 
 def between(metric: Metric) -> str:
     """Return the bounds of a metric, if it has both."""
-    return f"{metric.low:.4g} to {metric.high:.4g}" if metric.HasField("low") and metric.HasField("high") else ""
+    return (
+        f"{metric.low:.4g} to {metric.high:.4g}" if metric.HasField("low") and metric.HasField("high") else ""
+    )
 
 
 def _expected(metric: Metric) -> str | None:

@@ -88,7 +88,12 @@ def _gates(spec: ModelSpec) -> list[FairnessGateSpec]:
 
 
 async def _known(
-    unit: Unit, model: Model, asked: Fairness, rows: Sequence[Row], features: Sequence[str], span: tuple[int, int]
+    unit: Unit,
+    model: Model,
+    asked: Fairness,
+    rows: Sequence[Row],
+    features: Sequence[str],
+    span: tuple[int, int],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
     """Return the labels, predictions or chances, and groups of those rows that have all of them."""
     known, group = await _groups(unit, model, asked.group, rows, features, span)
