@@ -153,6 +153,11 @@ class ModelSpec(Spec):
                         (part, "slices", index),
                         f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
                     )
+                elif name.startswith("text("):
+                    yield (
+                        (part, "slices", index),
+                        f"{name!r} is of words, and a slice is of one value: name a feature of few values",
+                    )
         for name in self.monitoring.measures:
             if name not in _NO_FEATURES and not self._has(name):
                 yield (
