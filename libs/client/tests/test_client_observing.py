@@ -276,6 +276,7 @@ def test_the_command_watches(door: tuple[Servicer, str], capsys: pytest.CaptureF
         ("report", "name MODEL, or --source SOURCE"),
         ("report m --source s", "name MODEL, or --source SOURCE"),
         ("report m --card", "--card and --day are for a source"),
+        ("report --source s --episode e", "--episode 'e' is of a model"),
         ("report m --from never", "--from 'never' is no time"),
         ("report n", "there is no model 'n'"),
         ("report m -o /proc/x.html", "cannot be written"),
@@ -307,3 +308,9 @@ def test_a_models_report_is_written_where_it_is_said(
     told = json.loads(trimtab(capsys, "report", "m", "--out", str(tmp_path), "--rows", "20", "--json"))
     assert (told["version"], told["rows"]) == (3, 20)
     assert told["files"] == [str(tmp_path / name) for name in ("m-3.html", "m-3.json")]
+
+    told = json.loads(
+        trimtab(capsys, "report", "m", "--out", str(tmp_path), "--episode", "m-3-data", "--json")
+    )
+    assert told["files"] == [str(tmp_path / f"m-m-3-data.{form}") for form in ("html", "json")]
+    assert json_format.MessageToDict(door[0].asked[-1]) == {"model": "m", "episode": "m-3-data"}

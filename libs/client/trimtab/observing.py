@@ -147,14 +147,23 @@ class Observing:
             await asyncio.sleep(_AGAIN_S)
 
     async def report(
-        self, model: str, *, since_ms: int | None = None, until_ms: int | None = None, rows: int = 0
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        rows: int = 0,
+        episode: str = "",
     ) -> Report:
         """Return a report of the newest `rows` (10,000, if 0) predictions of the live version in [since, until).
 
+        With an `episode` of drift, or its loop, which has the same id, it is the one that was made when that began.
+
         Raises:
-            NotFound: there is nothing to report of.
+            NotFound: there is nothing to report of, or no such episode.
+            Rejected: an episode is named, and times or rows as well.
         """
-        request = _report_request(model, since_ms, until_ms, rows)
+        request = _report_request(model, since_ms, until_ms, rows, episode)
         stream = self._monitoring.stream("MakeReport", request, timeout=_REPORT_S)
         return Report.of([part async for part in stream])
 
@@ -201,10 +210,16 @@ class Observer:
             time.sleep(_AGAIN_S)
 
     def report(
-        self, model: str, *, since_ms: int | None = None, until_ms: int | None = None, rows: int = 0
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        rows: int = 0,
+        episode: str = "",
     ) -> Report:
         """Return what `Trimtab.report` does."""
-        request = _report_request(model, since_ms, until_ms, rows)
+        request = _report_request(model, since_ms, until_ms, rows, episode)
         return Report.of(self._stream("MakeReport", request, timeout=_REPORT_S))
 
     def _stream(self, method: str, request: Any, **options: Any) -> Iterator[Any]:
@@ -260,13 +275,14 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
 
 
 def _report_request(
-    model: str, since_ms: int | None, until_ms: int | None, rows: int
+    model: str, since_ms: int | None, until_ms: int | None, rows: int, episode: str
 ) -> monitoring.MakeReportRequest:
     return monitoring.MakeReportRequest(
         model=model,
         since=None if since_ms is None else to_timestamp(since_ms),
         until=None if until_ms is None else to_timestamp(until_ms),
         rows=rows,
+        episode=episode,
     )
 
 

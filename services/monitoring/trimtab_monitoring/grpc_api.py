@@ -35,7 +35,7 @@ from trimtab_core.watched import Watch
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
-from trimtab_monitoring.errors import UnknownLoop
+from trimtab_monitoring.errors import BadQuestion, UnknownLoop
 from trimtab_monitoring.usecases import entities
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.history import History
@@ -122,10 +122,16 @@ class MonitoringApi(MonitoringServicer):
             yield WatchResponse(metrics=messages.metrics(told), position=position)
 
     async def MakeReport(self, request: MakeReportRequest, context: Any) -> AsyncIterator[MakeReportResponse]:
-        """Return a report of the newest rows of the live version."""
-        made = await self._on_demand.report(
-            request.model, messages.at_ms(request, "since"), messages.at_ms(request, "until"), request.rows
-        )
+        """Return a report of the newest rows of the live version, or the one that was made for an episode of drift."""
+        since_ms, until_ms = messages.at_ms(request, "since"), messages.at_ms(request, "until")
+        if request.episode:
+            if (since_ms, until_ms, request.rows) != (None, None, 0):
+                raise BadQuestion(
+                    f"episode {request.episode!r} names the rows of its report: leave out times and rows"
+                )
+            made = await self._on_demand.of_episode(request.model, request.episode)
+        else:
+            made = await self._on_demand.report(request.model, since_ms, until_ms, request.rows)
         about = MakeReportResponse.About(
             version=made.version,
             rows=made.rows,

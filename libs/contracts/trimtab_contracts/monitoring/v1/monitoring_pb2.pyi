@@ -1009,9 +1009,12 @@ class MakeReportRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     rows: _builtins.int
     """the newest so many of them"""
+    episode: _builtins.str
+    """in the place of times and rows: the report that was made when this episode of drift began"""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """event time; from the first that is stored, if not given"""
@@ -1027,10 +1030,11 @@ class MakeReportRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         rows: _builtins.int = ...,
+        episode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rows", b"rows", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episode", b"episode", "model", b"model", "rows", b"rows", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
