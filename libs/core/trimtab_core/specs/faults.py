@@ -83,7 +83,12 @@ _BOUNDS: Final = {
     "less_than": ("large", "below"),
     "less_than_equal": ("large", "of at most"),
 }
-_LIMITS: Final = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_LIMITS: Final = {
+    "greater_than": "gt",
+    "greater_than_equal": "ge",
+    "less_than": "lt",
+    "less_than_equal": "le",
+}
 
 
 def _as_list(value: Any) -> str:

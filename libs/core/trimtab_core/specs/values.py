@@ -18,7 +18,9 @@ def _unfit(said: str) -> PydanticCustomError:
 
 def _duration(value: Any) -> Any:
     if isinstance(value, bool):
-        raise _unfit(f"{value} is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h")
+        raise _unfit(
+            f"{value} is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"
+        )
     return parse_duration(value) if isinstance(value, str) else value
 
 
@@ -78,7 +80,6 @@ WindowSize = Annotated[
     ),
 ]
 """How many predictions, or how much event time: 500, or `1d`."""
-
 
 
 def _count(value: Any) -> Any:
@@ -147,9 +148,7 @@ Scalar = Annotated[
 
 def _class_name(value: Any) -> Any:
     if isinstance(value, bool):
-        raise _unfit(
-            f"{value} is what YAML reads a bare yes or no as: write the text in quotes, like 'yes'"
-        )
+        raise _unfit(f"{value} is what YAML reads a bare yes or no as: write the text in quotes, like 'yes'")
     whole = isinstance(value, int | float) and float(value).is_integer()
     return str(int(value)) if whole else value
 
