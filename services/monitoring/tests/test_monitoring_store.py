@@ -352,7 +352,7 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
         breaches={"mae above 6": Breach(2, "critical", told=True)},
     )  # fmt: skip
     policy = PolicyState(
-        1.0, (1.0, 2.5), "c", 2, 3.0, (Answer("e", 1, "c", False),), futile={"data": Futile(2, 0.5)}
+        1.0, (1.0, 2.5), "c", 3.0, (Answer("e", 1, "c", False),), futile={"data": Futile(2, 0.5)}
     )
 
     async with store.begin("m") as unit:

@@ -32,6 +32,7 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
 from trimtab_core import foresight
 from trimtab_core.watched import Watch
+from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
@@ -105,9 +106,8 @@ class MonitoringApi(MonitoringServicer):
     ) -> ListWantedLabelsResponse:
         """Return the newest predictions that are to be labelled and have no label yet."""
         model = self._specs.model(request.model)
-        asked = await self._store.wanted(
-            model.name, entities.LabelStream.of(model), min(request.limit or _MOST_WANTED, _MOST_WANTED)
-        )
+        limit = rpc.limit(request.limit, unless=_MOST_WANTED, most=_MOST_WANTED)
+        asked = await self._store.wanted(model.name, entities.LabelStream.of(model), limit)
         return ListWantedLabelsResponse(labels=[messages.wanted_label(each) for each in asked])
 
     async def Query(self, request: QueryRequest, context: Any) -> AsyncIterator[QueryResponse]:
