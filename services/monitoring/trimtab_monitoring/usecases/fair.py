@@ -26,7 +26,8 @@ async def look(
 ) -> tuple[Mapping[str, FairState], Published | None]:  # fmt: skip
     """Take a window into what is known of each gate, tell of it, and return what is known then.
 
-    With it comes the window as what late labels may correct, if anything is told of it. The rate of false alarms that the spec states holds for all gates of fairness together.
+    With it comes the window as what late labels may correct, if anything is told of it. The rate of false alarms that the
+    spec states holds for all gates of fairness together.
     """
     gates = {_name(gate): gate for gate in _gates(model.spec)}
     if not gates and not before:
