@@ -17,7 +17,9 @@ from trimtab_core.cleaning import Operation
 from trimtab_core.contract import ReasonCode
 from trimtab_core.metricnames import BY_SUBJECT
 from trimtab_core.specs import Expect
+from trimtab_core.watched import Reading
 from trimtab_ingestion import loader, quality
+from trimtab_monitoring import messages
 from trimtab_runtime import freshness
 from trimtab_runtime.clock import ManualClock, to_timestamp
 from trimtab_serving import producers
@@ -92,7 +94,7 @@ def test_the_example_is_a_message_as_it_is_published() -> None:
     assert metric.name in listed()["metrics.drift"]
 
 
-def told(hour: int, feature: str, value: float, revision: int = 0) -> Metric:
+def told(hour: int, feature: str, value: float | None, revision: int = 0) -> Metric:
     return Metric(
         id=f"{hour}/{feature}", model="m", version=3, name="drift", feature=feature, value=value, threshold=0.2,
         window_from=to_timestamp(hour * HOUR_MS), window_to=to_timestamp((hour + 1) * HOUR_MS + 5 * hour), rows=500,
@@ -104,6 +106,7 @@ def told(hour: int, feature: str, value: float, revision: int = 0) -> Metric:
 def tailed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file that `trimtab tail metrics.drift --once` writes, in the folder that commands run in."""
     metrics = [told(0, "x", 0.125), told(0, "z", 0.0), told(1, "x", 0.5), told(1, "x", 0.25, revision=1)]
+    metrics += [told(0, "w", None), told(1, "w", None)]
     metrics += [Metric(id="p", model="m", name="p_value", value=0.001, threshold=0.01, version=3, rows=500)]
     lines = [
         streams._line(
@@ -128,16 +131,34 @@ def run(library: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("tailed")
 def test_the_duckdb_code_reads_what_tail_writes() -> None:
-    assert run("import duckdb")["furthest"] == [("x", 2, 0.25, 1), ("z", 1, 0.0, 0)]
+    assert run("import duckdb")["furthest"] == [("x", 2, 0.25, 1), ("z", 1, 0.0, 0), ("w", 2, None, 0)]
 
 
 @pytest.mark.usefixtures("tailed")
 def test_the_pandas_code_reads_what_tail_writes() -> None:
     by_feature = run("import pandas")["by_feature"]
 
-    assert list(by_feature.columns) == ["x", "z"]
+    assert list(by_feature.columns) == ["w", "x", "z"]
+    assert by_feature["w"].isna().all(), "what is unknown is not 0"
     assert by_feature["x"].tolist() == [0.125, 0.25]
     assert by_feature["z"].tolist()[0] == 0.0
+
+
+def test_the_readings_of_one_window_are_different_points_of_influxdb() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (parsed,) = tomllib.loads(text)["inputs"]["kafka_consumer"][0]["json_v2"]
+    ofs: list[dict[str, Any]] = [{}, {"arm": "champion"}, *({"feature": "z", "slice": each} for each in "78")]
+    ofs += [{"feature": "z", "slice": "7", "arm": "champion"}]
+    readings = [
+        Reading("performance", "m", 3, "mae", 0.5, 0, 9, 500, low=0.25, high=0.75, **of) for of in ofs
+    ]
+
+    told = [json.loads(topics.METRICS_PERFORMANCE.encode(messages.metric(each))) for each in readings]
+
+    tags = [each["path"] for each in parsed["tag"]]
+    keys = {(each[parsed["timestamp_path"]], *(each.get(tag, "") for tag in tags)) for each in told}
+    assert len(keys) == len({each.id for each in readings}) == 5
+    assert told[0].keys() & {"value", "low", "high"} <= {each["path"] for each in parsed["field"]}
 
 
 def test_telegraf_is_told_of_topics_and_fields_that_there_are() -> None:

@@ -1,17 +1,31 @@
 """The command's words for how a model does and which labels are wanted, on a monitoring in this process."""
 
+import ast
 import asyncio
+import csv
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from trimtab import cli
+import yaml
+from trimtab import cli, project
 from trimtab.cli import health, labels
+from trimtab.cli.ingest import reading
 from trimtab.client import SERVICES, Trimtab
-from trimtab_core.specs import Model
+from trimtab.typed import Reading as ReadAs
+from trimtab.typed import Typing
+from trimtab_contracts.features.v1.features_pb2 import ArchivedEvents
+from trimtab_core.contract import compile_contract
+from trimtab_core.specs import LabelSpec, Model, Source
 from trimtab_core.watched import Reading, Standing, Watch
 from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.testing import MemoryAlerts, MemoryStore
@@ -31,7 +45,7 @@ SPEC = {
 class Channel:
     """Leads straight to what answers."""
 
-    def __init__(self, api: MonitoringApi) -> None:
+    def __init__(self, api: Any) -> None:
         self._api = api
 
     def unary_unary(self, method: str, **_: Any) -> Any:
@@ -40,7 +54,27 @@ class Channel:
 
         return call
 
-    unary_stream = stream_unary = stream_stream = unary_unary
+    def unary_stream(self, method: str, **_: Any) -> Any:
+        return lambda request, **__: getattr(self._api, method.rpartition("/")[2])(request, None)
+
+    stream_unary = stream_stream = unary_unary
+
+
+class Archive:
+    """Has two events, and gives those of the times that are asked for."""
+
+    async def ReadEvents(self, request: Any, _: Any) -> AsyncIterator[ArchivedEvents]:
+        assert request.source == "pickups"
+        rows = pa.table({"trip_id": ["trip-6", "trip-7"], "distance": [1.0, 2.5], "event.time": [0, HOUR]})
+        asked = pc.and_(
+            pc.greater_equal(rows["event.time"], request.start.ToMilliseconds()),
+            pc.less(rows["event.time"], request.end.ToMilliseconds()),
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows.filter(asked))
+        yield ArchivedEvents(extent=ArchivedEvents.Extent(rows=1))
+        yield ArchivedEvents(arrow=bytes(sink.getvalue()))
 
 
 async def filled(store: MemoryStore) -> None:
@@ -73,8 +107,10 @@ def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     alerting = Alerting(MemoryAlerts(), specs, {}, ManualClock(0))
     calibrations = Calibrations(store, specs, rollouts, None, lambda _: None)  # type: ignore[arg-type]
     api = MonitoringApi(store, specs, rollouts, calibrations, alerting, None, None)  # type: ignore[arg-type]
-    trimtab = Trimtab({name: Channel(api) for name in SERVICES})  # type: ignore[arg-type, misc]
+    apis: dict[str, Any] = dict.fromkeys(SERVICES, api) | {"feature_store": Archive()}
+    trimtab = Trimtab({name: Channel(each) for name, each in apis.items()})  # type: ignore[misc]
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(Trimtab, "connect", lambda: nullcontext(trimtab))
     for module in (health, labels):
         monkeypatch.setattr(module, "ask", lambda _, question: asyncio.run(question(trimtab)))
 
@@ -116,3 +152,43 @@ def test_wanted_labels_are_listed_with_their_chance(tell: Callable[..., str]) ->
     assert all(word in listed for word in ("trip-7", "1970-01-01T01:00", "9.5", "4.5", "0.125", "500"))
     (told,) = json.loads(tell("labels", "wanted", "minutes", "--json", "--limit", "5"))
     assert (told["key"], told["chance"], told["expected_loss"]) == ("trip-7", 0.125, 4.5)
+
+
+async def _awaited(code: str) -> None:
+    running: Any = eval(compile(code, "without-labels.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})
+    await running
+
+
+def test_what_the_page_says_of_a_labelling_tool_leads_from_wanted_rows_to_events_of_labels(
+    tell: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs/without-labels.md").read_text()
+    section = page[page.index("### To a labelling tool") : page.index("## What was measured")]
+    [code], [text] = (
+        re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL) for language in ("python", "yaml")
+    )
+    Path("wanted.json").write_text(tell("labels", "wanted", "minutes", "--json"))
+
+    asyncio.run(_awaited(code))
+
+    [row] = csv.DictReader(Path("to-label.csv").read_text().splitlines())
+    assert row == {"chance": "0.125", "trip_id": "trip-7", "distance": "2.5"}
+    assert json.loads(Path("tasks.json").read_text()) == [
+        {"data": {"chance": 0.125, "trip_id": "trip-7", "distance": 2.5}}
+    ]
+
+    [answers] = project.parse(text).resources
+    assert isinstance(answers, Source)
+    [options] = re.findall(r"trimtab ingest answers project-1.csv (.*)", section)
+    how = reading([each for each in options.split() if each != "--map"], [], [], "")
+    said = row | {"updated_at": "1970-01-03T01:00:00Z", "answer": "7.5"}
+    typed = Typing(answers.spec, ReadAs(**how)).fields(said)
+    checked = compile_contract(answers.spec).check([json.dumps(typed).encode()], np.array([60 * HOUR]))
+    assert checked.reasons == [()]
+    assert checked.rows[0] is not None
+    assert (checked.rows[0]["trip_id"], checked.rows[0]["minutes"]) == ("trip-7", 7.5)
+    label = LabelSpec.model_validate(
+        yaml.safe_load(section.split("with `label: ")[1].split("` in the")[0].replace("on:", "'on':"))
+    )
+    assert (label.source, label.on, label.value) == (answers.name, answers.spec.key, "minutes")

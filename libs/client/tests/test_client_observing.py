@@ -188,6 +188,43 @@ def test_the_command_shows_metrics_as_a_table_and_as_json(
     assert "no metric of m matches" in trimtab(capsys, "metrics", "m", "--name", "drift")
 
 
+def test_the_command_tells_what_is_unknown_and_whose_answers_a_metric_is_of(
+    door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "Unknown of version 3: too few rows."
+    unknown = metric(0, "estimated_mae", value=None, unknown=why)
+    estimate = metric(0, "estimated_mae", low=3.25, high=5.75)
+    of_arm = metric(1, arm="challenger", feature="request.zone", slice="7", value=0.0)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert not {"arm", "slice", "between", "unknown"} & set(trimtab(capsys, "metrics", "m").split())
+    monkeypatch.setitem(globals(), "TOLD", [unknown, unknown, estimate, of_arm])
+
+    header, *rows = (
+        [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+        for line in trimtab(capsys, "metrics", "m", "--arm", "challenger", "--slice", "", "--slice", "7").splitlines()
+        if line[:1] in ("│", "┃")
+    )  # fmt: skip
+
+    shown = [{name: row[header.index(name)] for name in ("arm", "slice", "value", "between")} for row in rows]
+    assert shown == [
+        {"arm": "-", "slice": "-", "value": "unknown", "between": "-"},
+        {"arm": "-", "slice": "-", "value": "unknown", "between": "-"},
+        {"arm": "-", "slice": "-", "value": "4.5", "between": "3.25 to 5.75"},
+        {"arm": "challenger", "slice": "7", "value": "0", "between": "-"},
+    ]
+    asked = door[0].asked[-1].filter
+    assert (list(asked.arms), list(asked.slices)) == (["challenger"], ["", "7"])
+    assert trimtab(capsys, "metrics", "m").count(why) == 1
+    with pytest.raises(NotFound, match="that was all"):
+        cli.app(["metrics", "m", "--watch"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"2020-03-15T12:00  version 3  estimated_mae unknown: {why}",
+        f"2020-03-15T12:00  version 3  estimated_mae unknown: {why}",
+        "2020-03-15T12:00  version 3  estimated_mae 4.5, 3.25 to 5.75",
+        "2020-03-15T13:00  version 3  challenger  mae of request.zone = 7 0",
+    ]
+
+
 def test_the_command_shows_the_hours_of_a_source(
     door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +276,7 @@ def test_the_command_watches(door: tuple[Servicer, str], capsys: pytest.CaptureF
         ("report", "name MODEL, or --source SOURCE"),
         ("report m --source s", "name MODEL, or --source SOURCE"),
         ("report m --card", "--card and --day are for a source"),
+        ("report --source s --episode e", "--episode 'e' is of a model"),
         ("report m --from never", "--from 'never' is no time"),
         ("report n", "there is no model 'n'"),
         ("report m -o /proc/x.html", "cannot be written"),
@@ -270,3 +308,9 @@ def test_a_models_report_is_written_where_it_is_said(
     told = json.loads(trimtab(capsys, "report", "m", "--out", str(tmp_path), "--rows", "20", "--json"))
     assert (told["version"], told["rows"]) == (3, 20)
     assert told["files"] == [str(tmp_path / name) for name in ("m-3.html", "m-3.json")]
+
+    told = json.loads(
+        trimtab(capsys, "report", "m", "--out", str(tmp_path), "--episode", "m-3-data", "--json")
+    )
+    assert told["files"] == [str(tmp_path / f"m-m-3-data.{form}") for form in ("html", "json")]
+    assert json_format.MessageToDict(door[0].asked[-1]) == {"model": "m", "episode": "m-3-data"}

@@ -180,7 +180,7 @@ def test_what_does_not_go_together_is_told_beside_what_cannot_be_read() -> None:
         ("just words\n", "f:1: this is no mapping"),
         ("&a [*a]\n", "f:1: this is no mapping"),
         ("kind: Source\nkind: Model\n", "f:2: kind: the key is there twice: keep one of them"),
-        ("kind: Source\nmetadata: {name: s}\nspec: 2020-02-30\n", "f:3: spec: '2020-02-30' will not do"),
+        ("kind: Source\nmetadata: {name: s}\nspec: 2020-02-30\n", "f:3: spec: '2020-02-30' is no mapping"),
         ("kind: Source\nmetadata: {name: s, 1: 2}\n", "f:2: metadata.1"),
         ("kind: Source\nmetadata: &m {name: *m}\n", "f:2: metadata.name: "),
         (

@@ -53,6 +53,10 @@ class Filters(TypedDict, total=False):
     names: Sequence[str]
     features: Sequence[str]
     """An empty one stands for the model as a whole."""
+    arms: Sequence[str]
+    """`champion` or `challenger`; an empty one stands for the rows of all."""
+    slices: Sequence[str]
+    """Values of the feature; an empty one stands for the rows of all."""
     version: int
     subject: str
     """`drift`, `performance` or `quality`: the topic is `metrics.` and it."""
@@ -143,14 +147,23 @@ class Observing:
             await asyncio.sleep(_AGAIN_S)
 
     async def report(
-        self, model: str, *, since_ms: int | None = None, until_ms: int | None = None, rows: int = 0
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        rows: int = 0,
+        episode: str = "",
     ) -> Report:
         """Return a report of the newest `rows` (10,000, if 0) predictions of the live version in [since, until).
 
+        With an `episode` of drift, or its loop, which has the same id, it is the one that was made when that began.
+
         Raises:
-            NotFound: there is nothing to report of.
+            NotFound: there is nothing to report of, or no such episode.
+            Rejected: an episode is named, and times or rows as well.
         """
-        request = _report_request(model, since_ms, until_ms, rows)
+        request = _report_request(model, since_ms, until_ms, rows, episode)
         stream = self._monitoring.stream("MakeReport", request, timeout=_REPORT_S)
         return Report.of([part async for part in stream])
 
@@ -198,10 +211,16 @@ class Observer:
             time.sleep(_AGAIN_S)
 
     def report(
-        self, model: str, *, since_ms: int | None = None, until_ms: int | None = None, rows: int = 0
+        self,
+        model: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        rows: int = 0,
+        episode: str = "",
     ) -> Report:
         """Return what `Trimtab.report` does."""
-        request = _report_request(model, since_ms, until_ms, rows)
+        request = _report_request(model, since_ms, until_ms, rows, episode)
         return Report.of(self._stream("MakeReport", request, timeout=_REPORT_S))
 
     def _stream(self, method: str, request: Any, **options: Any) -> Iterator[Any]:
@@ -247,6 +266,8 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
         source=filters.get("source", ""),
         names=filters.get("names", ()),
         features=filters.get("features", ()),
+        arms=filters.get("arms", ()),
+        slices=filters.get("slices", ()),
         version=filters.get("version", 0),
         subject=filters.get("subject", ""),
         since=None if since_ms is None else to_timestamp(since_ms),
@@ -255,13 +276,14 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
 
 
 def _report_request(
-    model: str, since_ms: int | None, until_ms: int | None, rows: int
+    model: str, since_ms: int | None, until_ms: int | None, rows: int, episode: str
 ) -> monitoring.MakeReportRequest:
     return monitoring.MakeReportRequest(
         model=model,
         since=None if since_ms is None else to_timestamp(since_ms),
         until=None if until_ms is None else to_timestamp(until_ms),
         rows=rows,
+        episode=episode,
     )
 
 

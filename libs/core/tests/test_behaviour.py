@@ -127,7 +127,7 @@ def test_a_feature_that_the_model_has_not_breaks_the_test() -> None:
     [
         ({"golden": [{"name": "g", "features": {"x": 1}, "answer": "bad", "within": 1}]}, "golden.0.within", "1.0 is of a number, and the answer is the class 'bad'"),
         ({"direction": [{"name": "d", "change": {"x": 1}}]}, "direction.0.never", "it is missing"),
-        ({"golden": [{"name": "g", "features": {}, "answer": 1}]}, "golden.0.features", "will not do"),
+        ({"golden": [{"name": "g", "features": {}, "answer": 1}]}, "golden.0.features", "has too few"),
         (
             {"golden": [{"name": "g", "features": {"x": 1}, "answer": 1}], "direction": [{"name": "g", "change": {"x": 1}, "never": "less"}]},
             "direction.0.name", "'g' names two tests: give one another name",

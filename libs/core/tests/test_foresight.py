@@ -46,10 +46,13 @@ def test_what_the_rows_by_the_longest_wait_can_tell_follows_from_the_pace() -> N
     [
         (
             a_trial(12, better_by=1.0),
-            "12 labelled rows so far: from 30 on it is foreseen how many are needed.",
+            "12 labelled rows of version 7 so far: from 30 on it is foreseen how many are needed.",
         ),
-        (a_trial(0, better_by=1.0), "0 labelled rows so far: from 30 on it is foreseen how many are needed."),
-        (a_trial(900, better_by=2.0, spread=0.5), "It is decided, after"),
+        (
+            a_trial(0, better_by=1.0),
+            "0 labelled rows of version 7 so far: from 30 on it is foreseen how many are needed.",
+        ),
+        (a_trial(900, better_by=2.0, spread=0.5), "Version 7 is decided on, after"),
         (a_trial(100, better_by=-0.5), "more mae a row; to tell a difference of that size about"),
         (
             Trial("r", 2, 7, 0, SPEC, update(SPEC, JudgeState(), np.ones(50), np.ones(50))),

@@ -138,6 +138,10 @@ def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> N
 
     assert (found.measure("request.x", "numeric"), found.measure("request.z", "numeric")) == ("ks", "psi")
     assert found.measure("request.c", "categorical") == "distance"
+    assert (
+        Settings.of(spec(measures={"x": "ks", "numeric": "psi"}), None).measure("request.x", "numeric")
+        == "ks"
+    )
     assert found.season_ms == 7 * 86_400_000
     assert found.key == Settings.of(spec(), None).key + (
         "; numeric by psi; prediction by wasserstein; request.x by ks; 7d"
@@ -147,6 +151,10 @@ def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> N
         (
             {"request.y": "psi"},
             "'request.y' is no feature of the model: name one of them, prediction, numeric",
+        ),
+        (
+            {"x": "psi", "request.x": "ks"},
+            "'x' and 'request.x' are one feature: drop one of them",
         ),
         ({"numeric": "chisquare"}, "'distance', 'psi', 'ks'"),
     ]:

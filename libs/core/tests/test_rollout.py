@@ -50,7 +50,7 @@ def test_the_short_forms_mean_what_the_long_ones_say() -> None:
             {"approval": {"by": ["Risk!"], "approvers": 0, "expires": "soon", "who": 1}},
             {
                 "approval.by.0": "'Risk!' is no name of the form ^[a-z][a-z0-9_-]*$: change it",
-                "approval.approvers": "0 will not do: input should be greater than or equal to 1",
+                "approval.approvers": "0 is too small: write a number of at least 1",
                 "approval.expires": "'soon' is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h",
                 "approval.who": "there is no such key (its value is 1): remove it, or mend its spelling",
             },

@@ -95,7 +95,7 @@ class Settings:
             ),
             concept=monitoring.concept or "concept" in model.spec.retrain.on,
             clear=monitoring.clear,
-            measures=tuple(sorted(monitoring.measures.items())),
+            measures=tuple(sorted(model.spec.measures.items())),
             season_ms=monitoring.season,
             every_ms=size.ms if isinstance(size, Span) else None,
             slices=model.spec.slices,

@@ -83,7 +83,7 @@ def look(
     for part in found:
         _take(asked, part, rows, evidence, cap)
     total = sum(evidence.values()) / len(evidence) if evidence else 0.0
-    finding = fairness(replace(asked, min_rows=FEWEST), label, prediction, group, classes)
+    groups, finding = alone(asked, label, prediction, group, classes)
     since_ms, well = state.since_ms, 0
     if since_ms is None and total >= windows:
         since_ms = from_ms
@@ -91,8 +91,6 @@ def look(
         well = state.well + 1 if _kept(asked, finding) else 0
     if well >= patience:
         since_ms, well, evidence = None, 0, {}
-    worst = max(found, key=_spread, default=None)
-    groups = tuple(bounded(*each, asked.of, _SURE) for each in _large(worst)) if worst else ()
     sentence = (
         f"The {said_of(asked.of)} of version {version} is further apart between {asked.group} than its gate allows, by all "
         f"labelled rows of {iso(state.from_ms)[:16]} to {iso(to_ms)[:16]} ({total:.3g} to 1; {windows:.0f} to 1 are needed). "
@@ -100,6 +98,16 @@ def look(
     )
     after = FairState(version, rows, evidence, state.from_ms, since_ms, well)
     return Looked(after, groups, finding, total, windows, sentence)
+
+
+def alone(
+    asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str] = ()
+) -> tuple[tuple[Group, ...], Finding]:
+    """Return the groups and the finding that `Looked` has of a window, which nothing else than its own rows make."""
+    finding = fairness(replace(asked, min_rows=FEWEST), label, prediction, group, classes)
+    found = parts(replace(asked, min_rows=1), label, prediction, group, classes)
+    worst = max(found, key=_spread, default=None)
+    return tuple(bounded(*each, asked.of, _SURE) for each in _large(worst)) if worst else (), finding
 
 
 def _take(asked: Fairness, part: Part, rows: dict[str, int], evidence: dict[str, float], cap: float) -> None:

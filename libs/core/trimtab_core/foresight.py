@@ -63,9 +63,9 @@ def foreseen(trial: Trial, closed_ms: int) -> Foreseen:
 def sentence(trial: Trial, found: Foreseen, metric: Metric) -> str:
     """Say it to a person."""
     if trial.state.decided is not None:
-        return f"It is decided, after {found.rows:,} labelled rows."
+        return f"Version {trial.challenger} is decided on, after {found.rows:,} labelled rows."
     if found.rows < FEWEST:
-        return f"{found.rows} labelled rows so far: from {FEWEST} on it is foreseen how many are needed."
+        return f"{found.rows} labelled rows of version {trial.challenger} so far: from {FEWEST} on it is foreseen how many are needed."
     side = "less" if found.difference >= 0 else "more"
     told = [
         f"Over {found.rows:,} labelled rows version {trial.challenger} has {abs(found.difference):.3g} {side} {metric} a row"

@@ -6,7 +6,7 @@ together, so their rows add up to those of the whole.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -117,9 +117,9 @@ def measure(spec: ModelSpec) -> str:
 def corrected(
     model: str, before: Published, rows: Sequence[Row], features: Sequence[str], spec: ModelSpec
 ) -> tuple[Published, list[Reading]]:
-    """Return a window as its `rows` with their labels of now have it, and which of its readings that changed.
+    """Return a window as its `rows` with their labels of now have it, and which of its readings that changed, as `revised` does.
 
-    Each of those is the next revision of what was told. Slices are those that were told first.
+    Slices are those that were told first.
     """
     names: dict[str, list[str]] = {}
     for reading in before.readings:
@@ -129,9 +129,14 @@ def corrected(
         figures = [_labelled(before.version, rows)]
     else:
         figures = _losses(before.version, rows, spec)
-    held, changed = {reading.id: reading for reading in before.readings}, list[Reading]()
     sliced = _sliced(rows, features, tuple(names), names)
-    for reading in _readings(model, before.readings[0], figures, sliced):
+    return revised(before, _readings(model, before.readings[0], figures, sliced))
+
+
+def revised(before: Published, found: Iterable[Reading]) -> tuple[Published, list[Reading]]:
+    """Return a window as it is `found` now, and which of its readings changed, each as the next revision of what was told."""
+    held, changed = {reading.id: reading for reading in before.readings}, list[Reading]()
+    for reading in found:
         was = held.get(reading.id)
         if (
             was is None

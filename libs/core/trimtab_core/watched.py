@@ -376,12 +376,12 @@ class Reading:
 class Published:
     """A window that was told, and may have to be corrected: its rows are those of its version after one place up to another."""
 
-    kind: Literal["data", "performance"]
+    kind: Literal["data", "performance", "fairness"]
     version: int
     after: Place
     until: Place
     measure: str
-    """Of what its losses are; a spec that came to mean another cannot correct it."""
+    """Of what its figures are; a spec that came to mean another cannot correct it."""
     readings: tuple[Reading, ...]
     """As they were told last."""
     looks: int = 0

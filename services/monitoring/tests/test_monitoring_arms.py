@@ -6,7 +6,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetTrialRequest
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
+    GetLoopRequest,
+    GetModelHealthRequest,
+    GetTrialRequest,
+)
 from trimtab_core.watched import Arm, Others, Said, Standing, Verdict
 from trimtab_monitoring.usecases.entities import Loop
 
@@ -75,6 +79,12 @@ async def test_anybody_may_see_how_each_arm_stands(world: Any, flow: Make) -> No
         assert arm.low <= arm.mean_difference <= arm.high
     assert found.arms[1].e_better > found.arms[0].e_better
     assert found.until.ToMilliseconds() == part.times[0] + 2 * 86_400_000
+
+    loops = [await world.api.GetLoop(GetLoopRequest(id=f"loop-{arm}"), None) for arm in (2, 3)]
+    health = await world.api.GetModelHealth(GetModelHealthRequest(model="m"), None)
+    for loop in loops:
+        assert f"version {loop.version} has" in loop.foreseen
+    assert health.foreseen == " ".join(loop.foreseen for loop in loops)
 
     world.fleet.standings["m"] = replace(world.fleet.standings["m"], arms=(Arm(3, 20, "loop-3"),), step=1)
     found = await world.api.GetTrial(GetTrialRequest(model="m"), None)

@@ -73,6 +73,36 @@ async def test_a_group_that_is_a_feature_is_read_from_the_prediction(
     assert told == {"request.z=0": 50, "request.z=1": 50}
 
 
+async def test_labels_that_come_late_revise_the_figures_of_groups_and_their_difference_and_no_decision(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    world.specs.models["m"] = make_model(gates=[GATE])
+    await world.ready(1, 2)
+    part = flow(0, 200)
+    late = part.labels.copy()
+    late[1::2] += 5.0
+    part.labels[20:100:4] = part.labels[21:100:4] = np.nan
+    await _asked(world, part, worse=0.0)
+    told = {it.id: it for it in world.told(Reading) if it.feature.startswith("request.g")}
+    watch = await world.store.watch("m")
+
+    part.labels = late
+    await world.store.take(Arrivals(labelled=[part.labelled(after_ms=3 * 3_600_000)]))
+    await world.live(flow(20_000, 1))
+
+    revised = {it.feature: it for it in world.told(Reading) if it.revision and it.id in told}
+    assert {name: it.rows for name, it in revised.items()} == {
+        "request.g=a": 70, "request.g=b": 70, "request.g": 140,
+    }  # fmt: skip
+    of_b = revised["request.g=b"]
+    assert of_b.low < of_b.value < of_b.high and of_b.value > told[of_b.id].value + 1
+    assert revised["request.g"].value > told[revised["request.g"].id].value + 1
+    assert {(it.revision, it.threshold) for it in revised.values()} == {(1, None), (1, 0.5)}
+    assert (await world.store.watch("m")).fairness == watch.fairness
+    shown = (await world.store.health("m")).readings
+    assert {it.id for it in revised.values()} <= {it.id for it in shown if it.revision}
+
+
 async def test_rows_of_no_known_group_say_nothing_and_hold_nothing_up(
     world: Any, flow: Make, make_model: Make
 ) -> None:

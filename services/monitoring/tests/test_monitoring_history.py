@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from trimtab_core.watched import Reading
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import MakeReportRequest
+from trimtab_core.watched import Drift, Reading
 from trimtab_monitoring.errors import BadQuestion, NothingToReport
+from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.historystore import PostgresHistory
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.testing import MemoryHistory, MemoryStore
-from trimtab_monitoring.usecases.entities import Arrivals, StoredFile, Version
+from trimtab_monitoring.usecases.entities import Arrivals, Loop, StoredFile, Version
 from trimtab_monitoring.usecases.history import START, History, HistoryStore, Wanted
 from trimtab_monitoring.usecases.ondemand import OnDemand
 from trimtab_monitoring.usecases.ports import Store
-from trimtab_runtime.errors import Unavailable
+from trimtab_runtime.errors import NotFound, Unavailable
 from trimtab_runtime.postgres import open_pool
 
 Make = Callable[..., Any]
@@ -73,6 +75,15 @@ async def test_readings_come_in_order_of_time_and_each_filter_excludes_the_other
     assert await books.found(Wanted("m", subject="drift")) == [told[1], told[2]]
     assert await books.found(Wanted("m", since_ms=10, until_ms=20)) == [told[3]]
     assert await books.found(Wanted("gone")) == []
+
+    arm, part, of_arm = (
+        reading(40, **more)
+        for more in ({"arm": "champion"}, {"feature": "z", "slice": "7"}, {"arm": "champion", "feature": "z", "slice": "7"})
+    )  # fmt: skip
+    await books.tell(arm, part, of_arm)
+    assert await books.found(Wanted("m", arms=("champion",), slices=("",))) == [arm]
+    assert await books.found(Wanted("m", slices=("7", "8"))) == sorted([part, of_arm], key=lambda it: it.id)
+    assert await books.found(Wanted("m", slices=("7",), arms=("", "challenger"))) == [part]
 
 
 async def test_of_a_reading_that_is_told_again_the_newest_revision_alone_is_kept_and_is_news(
@@ -244,6 +255,9 @@ class Drawer:
     ) -> tuple[bytes, bytes]:
         return f"{len(rows)} rows of {features} beside {reference.uri}".encode(), b"{}"
 
+    async def drawn(self, path: str) -> tuple[bytes, bytes] | None:
+        return (path.encode(), b"{}") if path.startswith("/reports") else None
+
 
 async def test_a_report_is_of_the_newest_rows_of_the_live_version(world: Any, flow: Make) -> None:
     on_demand = OnDemand(world.store, world.specs, world.fleet, Drawer())
@@ -269,3 +283,36 @@ async def test_a_report_is_of_the_newest_rows_of_the_live_version(world: Any, fl
     world.fleet.standings["m"] = replace(world.fleet.standings["m"], champion=0)
     with pytest.raises(NothingToReport, match="model 'm' has no live version"):
         await on_demand.report("m", None, None, 0)
+
+
+async def test_the_report_of_an_episode_is_the_one_that_was_made_when_it_began(world: Any) -> None:
+    on_demand = OnDemand(world.store, world.specs, world.fleet, Drawer())
+    drift = Drift(
+        "m-1-data", "m", 1, "data", 90, 10, 500, 2.0, 1.0, 2.0, (), "It drifted.", "/reports/m.html", 95
+    )
+    async with world.store.begin("m") as unit:
+        await unit.put_loop(Loop("m-1-data", "m", "data", drift=drift))
+        await unit.put_loop(Loop("waiting", "m", "data", drift=replace(drift, report="/elsewhere")))
+        await unit.put_loop(Loop("due", "m", "schedule"))
+
+    made = await on_demand.of_episode("m", "m-1-data")
+
+    assert (made.html, made.version, made.rows) == (b"/reports/m.html", 1, 500)
+    assert (made.first_ms, made.last_ms) == (10, 90)
+    for episode, said in (
+        ("due", "did not begin with drift"),
+        ("waiting", "is not there: it is made within minutes"),
+        ("gone", "there is no loop 'gone'"),
+    ):
+        with pytest.raises(NotFound, match=said):
+            await on_demand.of_episode("m", episode)
+    world.specs.models["n"] = world.specs.models["m"].model_copy(
+        update={"metadata": world.specs.models["m"].metadata.model_copy(update={"name": "n"})}
+    )
+    with pytest.raises(NotFound, match="there is no loop 'm-1-data'"):
+        await on_demand.of_episode("n", "m-1-data")
+    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, on_demand)  # type: ignore[arg-type]
+    about, *_ = [it async for it in api.MakeReport(MakeReportRequest(model="m", episode="m-1-data"), None)]
+    assert about.about.rows == 500
+    with pytest.raises(BadQuestion, match="leave out times and rows"):
+        await anext(api.MakeReport(MakeReportRequest(model="m", episode="m-1-data", rows=7), None))

@@ -92,6 +92,9 @@ async def test_a_report_is_html_and_json_where_it_was_promised(stored: StoredFil
     assert "request.x" in shown
     assert "request.z" not in shown  # it has no value on one side, which Evidently cannot show
     assert sorted(it.name for it in path.parent.iterdir()) == ["e.html", "e.json"]
+    workshop = Workshop(tmp_path / "state")
+    assert await workshop.drawn(str(path)) == (path.read_bytes(), path.with_suffix(".json").read_bytes())
+    assert await workshop.drawn(str(path.with_name("f.html"))) is None
 
 
 async def test_a_report_of_classes_and_categories_shows_them_by_name_and_leaves_words_out(

@@ -101,4 +101,4 @@ async def test_a_trial_that_is_on_says_how_many_more_rows_it_is_likely_to_need(
     health = await world.api.GetModelHealth(type("Request", (), {"model": "m"}), None)
 
     assert loop.foreseen == health.foreseen
-    assert ("5 labelled rows so far" if rows == 5 else "more are needed") in loop.foreseen
+    assert ("5 labelled rows of version 2 so far" if rows == 5 else "more are needed") in loop.foreseen

@@ -1,6 +1,6 @@
 """gRPC door of monitoring: the loop ledger, the health of models, their metrics and reports, and alerts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
@@ -37,7 +37,7 @@ from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
-from trimtab_monitoring.errors import UnknownLoop
+from trimtab_monitoring.errors import BadQuestion, UnknownLoop
 from trimtab_monitoring.usecases import entities
 from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
@@ -78,7 +78,11 @@ class MonitoringApi(MonitoringServicer):
         message = messages.loop(found)
         if found.state == "on_trial":
             watch = await self._store.watch(found.model)
-            message.foreseen = self._foreseen(found.model, watch, found.rollout_id)
+            message.foreseen = " ".join(
+                said
+                for version, said in self._foreseen(found.model, watch, found.rollout_id)
+                if version == found.version
+            )
         return message
 
     async def GetModelHealth(self, request: GetModelHealthRequest, context: Any) -> ModelHealth:
@@ -90,7 +94,9 @@ class MonitoringApi(MonitoringServicer):
         message.untold = self._alerting.untold(model)
         message.judged.extend(await self._judged(model, message.version, found))
         if standing is not None and standing.rollout_id:
-            message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
+            message.foreseen = " ".join(
+                said for _, said in self._foreseen(model.name, found.watch, standing.rollout_id)
+            )
         return message
 
     async def _judged(self, model: Model, version: int, found: entities.Health) -> list[str]:
@@ -103,13 +109,13 @@ class MonitoringApi(MonitoringServicer):
         calibration, _ = await self._calibrations.found(model.name, version, sized)
         return promised.promised(version, calibration, sized)
 
-    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
-        """Return what is foreseen of a rollout; nothing before its first row is closed, or once the model is deleted."""
+    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> Iterator[tuple[int, str]]:
+        """Yield what is foreseen of each version of a rollout; nothing before its first row is closed, or once the model is deleted."""
         spec = self._specs.models.get(model)
-        if watch.trial is None or watch.trial.rollout_id != rollout_id or spec is None:
-            return ""
-        found = foresight.foreseen(watch.trial, watch.judged_to)
-        return foresight.sentence(watch.trial, found, spec.spec.judged_by)
+        for trial in watch.trials:
+            if spec is not None and trial.rollout_id == rollout_id:
+                found = foresight.foreseen(trial, watch.judged_to)
+                yield trial.challenger, foresight.sentence(trial, found, spec.spec.judged_by)
 
     async def ListWantedLabels(
         self, request: ListWantedLabelsRequest, context: Any
@@ -132,10 +138,16 @@ class MonitoringApi(MonitoringServicer):
             yield WatchResponse(metrics=messages.metrics(told), position=position)
 
     async def MakeReport(self, request: MakeReportRequest, context: Any) -> AsyncIterator[MakeReportResponse]:
-        """Return a report of the newest rows of the live version."""
-        made = await self._on_demand.report(
-            request.model, messages.at_ms(request, "since"), messages.at_ms(request, "until"), request.rows
-        )
+        """Return a report of the newest rows of the live version, or the one that was made for an episode of drift."""
+        since_ms, until_ms = messages.at_ms(request, "since"), messages.at_ms(request, "until")
+        if request.episode:
+            if (since_ms, until_ms, request.rows) != (None, None, 0):
+                raise BadQuestion(
+                    f"episode {request.episode!r} names the rows of its report: leave out times and rows"
+                )
+            made = await self._on_demand.of_episode(request.model, request.episode)
+        else:
+            made = await self._on_demand.report(request.model, since_ms, until_ms, request.rows)
         about = MakeReportResponse.About(
             version=made.version,
             rows=made.rows,

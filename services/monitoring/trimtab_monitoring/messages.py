@@ -635,6 +635,8 @@ def wanted(filter: pb.MetricFilter) -> Wanted:
         source=filter.source,
         names=tuple(filter.names),
         features=tuple(filter.features),
+        arms=tuple(filter.arms),
+        slices=tuple(filter.slices),
         version=filter.version,
         subject=filter.subject,
         since_ms=at_ms(filter, "since"),

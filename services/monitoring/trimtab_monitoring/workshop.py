@@ -95,6 +95,17 @@ class Workshop:
                 await _run("trimtab_monitoring.report", folder)
                 return (folder / "report.html").read_bytes(), (folder / "report.json").read_bytes()
 
+    async def drawn(self, path: str) -> tuple[bytes, bytes] | None:
+        """Return the report that was written to an order's path, as HTML and as JSON; None if none is there."""
+
+        def read() -> tuple[bytes, bytes] | None:
+            try:
+                return Path(path).read_bytes(), Path(path).with_suffix(".json").read_bytes()
+            except FileNotFoundError:
+                return None
+
+        return await asyncio.to_thread(read)
+
 
 @contextmanager
 def _folder(parent: Path) -> Iterator[Path]:

@@ -2,13 +2,16 @@
 
 Contracts refuse nothing for its range here, for a world that drifts leaves the range of its
 first rows. Lengths of time follow from how long history is; without a column of times, a row is
-taken for a minute.
+taken for a minute, in the order of the file or of a column of numbers.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +27,7 @@ from trimtab import infer, project, scaffold
 from trimtab.backtest.history import LEAST_ROWS
 from trimtab.files import File, Row
 from trimtab.infer import Column
+from trimtab.typed import number_of
 
 _LOOKED_AT: Final = 50_000
 _MOST_CLASSES: Final = 20
@@ -36,11 +40,12 @@ _BOUNDS: Final = ("min", "max", "enum")
 
 
 class Ordered:
-    """A file whose rows have no time: each is given one by its place."""
+    """A file whose rows have no time: each is given one by its place, in the file or by the number that it has in a column `by`."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, by: str = "") -> None:
         self.path = file.path
         self._file = file
+        self._by = by
 
     @property
     def decimal_comma(self) -> bool:
@@ -48,10 +53,28 @@ class Ordered:
         return self._file.decimal_comma
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows, in order."""
+        """Read the rows, in order; those without a number to be ordered by keep what they have, for the contract to refuse."""
+        if self._by:
+            yield from self._sorted()
+            return
         for row in self._file.rows():
             fields = None if row.fields is None else row.fields | {_ROW_TIME: _time_of(row.number)}
             yield Row(row.number, fields, row.line if fields is None else b"")
+
+    def _sorted(self) -> Iterator[Row]:
+        placed, others = list[tuple[float, Row]](), list[Row]()
+        for row in self._file.rows():
+            number = None if row.fields is None else row.fields.get(self._by)
+            if isinstance(number, str):
+                number = number_of(number, self.decimal_comma)
+            if isinstance(number, int | float | Decimal) and math.isfinite(number):
+                placed.append((float(number), row))
+            else:
+                others.append(row)
+        placed.sort(key=itemgetter(0))
+        for place, (_, row) in enumerate(placed, start=1):
+            yield Row(row.number, (row.fields or {}) | {self._by: _time_of(place)})
+        yield from others
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +85,7 @@ class Guessed:
     file: File | Ordered
     reading: Mapping[str, Any]
     in_order: bool
-    """Whether the order of the file stands for time."""
+    """Whether the order of the file, or of a column of numbers, stands for time."""
     remarks: Sequence[str]
     """What a person should know of the guess."""
 
@@ -81,8 +104,17 @@ def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
             f"{file.path} has {len(rows)} rows, and a backtest needs {LEAST_ROWS}: give it more history"
         )
     columns = infer.columns(rows, decimal_comma=file.decimal_comma)
-    in_order = not time and not any(each.type == "timestamp" for each in columns)
-    if in_order:
+    by = next((each for each in columns if time in (each.name, each.field)), None) if time else None
+    in_order = by is not None and by.type in ("integer", "number")
+    if by is not None and in_order:
+        columns = [_in_place_of(by) if each is by else each for each in columns]
+    elif by is not None and by.type != "timestamp":
+        raise Rejected(
+            f"--time {time!r} holds no times that are understood, but a {by.type} such as {_example(by)!r}: name a column of times like "
+            "2020-03-15T12:00:00Z or of numbers, or leave --time out, and the file's order stands for them"
+        )
+    elif not time and not any(each.type == "timestamp" for each in columns):
+        in_order = True
         columns = [_row_time(len(rows)), *columns]
     target = _label(columns, label, file.path)
     classes = _classes(target, task)
@@ -95,7 +127,10 @@ def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
     )
     plan = scaffold.plan(chosen, wishes)
     text = "\n---\n".join(scaffold.files(plan, file=file.path, sampled=len(rows)).values())
-    found = [_loosened(each, plan, target, classes, task) for each in project.parse(text).resources]
+    found = [
+        _loosened(each, plan, target, classes, task, clocks=not in_order)
+        for each in project.parse(text).resources
+    ]
     how = scaffold.reading(plan, decimal_comma=file.decimal_comma)
     reading = {
         "columns": how.columns,
@@ -108,7 +143,14 @@ def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
         name for name in dict.fromkeys(chain(*rows)) if any(infer.is_nested(row.get(name)) for row in rows)
     ]
     remarks = list(_remarks(model, plan, nested))
-    return Guessed(found, Ordered(file) if in_order else file, reading, in_order, remarks)
+    if in_order:
+        remarks.append(
+            f"{by.name} holds numbers and no times, so their order stands for them, a row for a minute."
+            if by is not None
+            else "The file has no times, so its order stands for them, a row for a minute."
+        )
+    rows_of = Ordered(file, by.name if by is not None else "") if in_order else file
+    return Guessed(found, rows_of, reading, in_order, remarks)
 
 
 def _remarks(model: Model, plan: scaffold.Plan, nested: Sequence[str]) -> Iterator[str]:
@@ -119,10 +161,16 @@ def _remarks(model: Model, plan: scaffold.Plan, nested: Sequence[str]) -> Iterat
                 f"{column.name} {said}: if it is not known before {plan.label.name} is, the numbers above mean nothing, and it is to be "
                 "left out of the file."
             )
-    left = [f"{column.name} ({why})" for column, why in plan.left_out() if column.name != _ROW_TIME]
+    left = [f"{column.name} ({why})" for column, why in _left_out(plan)]
     left += [f"{name} (it holds lists or objects)" for name in nested]
     if left:
         yield f"Left out: {'; '.join(left)}."
+
+
+def _left_out(plan: scaffold.Plan) -> list[tuple[Column, str]]:
+    """Return the columns that are no features, and why; what tells rows apart is one of them."""
+    key = [(plan.key, plan.why["key"])] if plan.key is not None else []
+    return [*key, *plan.left_out()]
 
 
 def settled(model: Model, at_ms: NDArray[np.int64]) -> tuple[Model, int]:
@@ -152,6 +200,15 @@ def _lasting(milliseconds: int) -> str:
 def _row_time(rows: int) -> Column:
     times = np.array([_time_of(number) for number in range(1, rows + 1)], np.int64)
     return Column(_ROW_TIME, _ROW_TIME, "timestamp", rows, 0, rows, times=times, values=times.tolist())
+
+
+def _in_place_of(by: Column) -> Column:
+    """Return a column of numbers as that of the times by which it is replaced."""
+    return replace(_row_time(by.rows), name=by.name, field=by.field)
+
+
+def _example(column: Column) -> Any:
+    return next((value for value in column.values if value is not None), None)
 
 
 def _time_of(number: int) -> int:
@@ -193,9 +250,9 @@ def _classes(label: Column, task: str) -> tuple[str, ...]:
 
 
 def _loosened(
-    resource: Resource, plan: scaffold.Plan, label: Column, classes: Sequence[str], task: str
+    resource: Resource, plan: scaffold.Plan, label: Column, classes: Sequence[str], task: str, *, clocks: bool
 ) -> Resource:
-    """Return what a scaffold has written as a backtest of it needs it.
+    """Return what a scaffold has written as a backtest of it needs it; `clocks` says whether times are such.
 
     Views are left out, and the month: over a history that is not many years long they always drift. What moves with the label
     is taken in, as a person who names a file and its label expects, and told.
@@ -210,12 +267,11 @@ def _loosened(
         if label.type == "string":
             spec["fields"][label.field] = {"type": "string", "nullable": True}
     elif resource.kind == "Model":
-        clocks = plan.time.field != _ROW_TIME  # which tells nothing of them
         kinds = _OF_ROWS + _OF_CLOCKS if clocks else _OF_ROWS
         telling = [f"request.{column.field}" for column, said in plan.features() if said]
         spec["features"] = [*telling, *(name for name in spec["features"] if name.startswith(kinds))]
         if not spec["features"]:
-            why = "; ".join(f"{column.name}: {said}" for column, said in plan.left_out())
+            why = "; ".join(f"{column.name}: {said}" for column, said in _left_out(plan))
             raise Rejected(
                 f"beside --label {label.name!r} no column can be a feature{why and f' ({why})'}: name a file that has more"
             )

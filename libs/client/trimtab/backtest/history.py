@@ -159,7 +159,7 @@ class History:
     refused: Mapping[str, int]
     """How many rows the contracts refused, by source and reason."""
     in_order: bool = False
-    """Whether its times stand for places in a file."""
+    """Whether its times stand for places in an order."""
 
     def __len__(self) -> int:
         return len(self.at_ms)

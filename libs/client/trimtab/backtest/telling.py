@@ -22,6 +22,7 @@ _PERIODS: Final = 40
 _LEAST: Final = 20
 """Rows that a point of a chart stands for at least."""
 _MOST_REFUSALS: Final = 5
+_WITHIN: Final = "while rows were answered, so it is `never` by another name"
 _CAUSES: Final[Mapping[str, str]] = {
     "kind": "of a kind that `retrain.on` leaves out",
     "quality": "for the data was faulty",
@@ -88,8 +89,6 @@ def sentences(found: Backtest) -> list[str]:
         "lower is better.",
     ]
     told += found.remarks
-    if history.in_order:
-        told.append("The file has no times, so its order stands for them, a row for a minute.")
     told.append(
         "`rows` and `seconds` are what retrains were fitted to and took; `other` were rolled back, failed, or had not ended."
     )
@@ -98,11 +97,21 @@ def sentences(found: Backtest) -> list[str]:
         schedule = found.lives["scheduled"].strategy.model.spec.retrain.schedule
         when = [f"by `{schedule}`"] if schedule else []
         when += [f"after each {new_rows:,} labelled rows"] if new_rows else []
-        told.append(f"`scheduled` retrains {' and '.join(when)}.")
+        never = (
+            ""
+            if found.lives["scheduled"].retrains
+            else f" That never came {_WITHIN}: name a denser one with --schedule."
+        )
+        told.append(f"`scheduled` retrains {' and '.join(when)}.{never}")
     if "always" in found.lives:
         told.append(
             f"`always` retrains every {_lasting(found.every_ms)}, with no cooldown and no budget; its gates hold like the others', "
             "over candidates that are judged by one fit each."
+            + (
+                ""
+                if found.lives["always"].retrains
+                else f" That never came {_WITHIN}: say less with --every."
+            )
         )
     for life in _watched(found):
         told += [_false_alarms(found, life), *_declined(life)]
@@ -239,7 +248,7 @@ def _alarm(found: Backtest, alarm: Alarm, life: Life) -> dict[str, Any]:
         "row": found.history.row(drift.at_ms),
         "kind": drift.kind,
         "version": drift.version,
-        "drifted": named or ["loss" if drift.kind == "performance" else "prediction"],
+        "drifted": named or ["loss" if drift.kind in ("performance", "concept") else "prediction"],
         "severity": drift.severity,
         "summary": drift.summary,
         "policy": alarm.said,

@@ -58,7 +58,10 @@ def backtest(
     model: Annotated[str, typer.Option(help="Which model of the project, if it has several.")] = "",
     label: Annotated[str, typer.Option(help="Without a project: the column to predict.")] = "",
     time: Annotated[
-        str, typer.Option(help="Without a project: the column of times; else the first, or the file's order.")
+        str,
+        typer.Option(
+            help="Without a project: the column of times, or of numbers that rise; else the first of times, or the file's order."
+        ),
     ] = "",
     task: Annotated[str, typer.Option(help=f"Without a project: {', '.join(TASKS)}.")] = "",
     from_: From = "",
@@ -133,7 +136,7 @@ def tell(found: "Backtest") -> None:
     """Print a backtest for people."""
     from trimtab.backtest import telling
 
-    show(telling.rows(found), as_json=False)
+    show(telling.rows(found), as_json=False, whole=2)
     if alarms := telling.alarms(found):
         show([{name: row[name] for name in list(row)[:5]} for row in alarms], as_json=False)
     for sentence in telling.sentences(found):
@@ -187,7 +190,7 @@ def tell_compared(each: "Compared") -> None:
     tell(each.planned)
     if each.applied is not None:
         console.print("as applied now:")
-        show(telling.rows(each.applied), as_json=False)
+        show(telling.rows(each.applied), as_json=False, whole=2)
     elif each.fault:
         console.print(f"what is applied now could not be lived beside it: {each.fault}", markup=False)
 

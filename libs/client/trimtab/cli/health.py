@@ -5,6 +5,7 @@ from typing import Any
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Metric, ModelHealth
 from trimtab_runtime.clock import from_timestamp, iso
 
+from trimtab.cli.metrics import between, value
 from trimtab.cli.session import HOME, Directory, Json, about, ask, console, plain, print_json, show
 
 _ESTIMATED = "estimated_"
@@ -30,13 +31,12 @@ def health(model: str, directory: Directory = HOME, as_json: Json = False) -> No
 
 
 def _row(found: ModelHealth, metric: Metric) -> dict[str, Any]:
-    between = f"{metric.low:.4g} to {metric.high:.4g}" if metric.HasField("low") else ""
     return {
         "metric": metric.name,
         "feature": metric.feature,
         "version": metric.version,
-        "value": metric.value if metric.HasField("value") else "unknown",
-        "between": between,
+        "value": value(metric),
+        "between": between(metric),
         "usual up to": metric.threshold if metric.HasField("threshold") else None,
         "rows": metric.rows,
         "up to": _at(metric.window_to) + _ahead(found, metric),

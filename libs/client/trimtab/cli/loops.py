@@ -58,7 +58,7 @@ def story(loop: Loop) -> list[str]:
     lines = [f"loop {loop.id} of {loop.model}: {loop.state}"]
     if loop.HasField("drift"):
         lines.append(f"  drift     {_at(loop.drift.at)}  {loop.drift.summary}")
-        lines.append(f"  evidence  {loop.drift.report}")
+        lines.append(f"  evidence  {loop.drift.report}, by `trimtab report {loop.model} --episode {loop.id}`")
     if loop.reason:
         lines.append(f"  policy    {loop.reason}")
     if loop.command_id:

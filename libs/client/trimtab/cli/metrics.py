@@ -30,6 +30,14 @@ def metrics(
     feature: Annotated[
         list[str] | None, typer.Option(help="Of this feature, or field of a source; again for another.")
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the champion or the challenger; again for another, '' for the rows of all."),
+    ] = None,
+    slice: Annotated[
+        list[str] | None,
+        typer.Option(help="Of this value of the feature; again for another, '' for the rows of all."),
+    ] = None,
     version: Annotated[int, typer.Option(help="Of this version.")] = 0,
     subject: Annotated[str, typer.Option(help="drift, performance or quality.")] = "",
     since: Annotated[
@@ -46,8 +54,8 @@ def metrics(
     if bool(model) == bool(source):
         raise Rejected("metrics are of a model or of a source: name MODEL, or --source SOURCE")
     filters = Filters(
-        source=source, names=name or [], features=feature or [], version=version, subject=subject,
-        until_ms=moment("--until", until) if until else None,
+        source=source, names=name or [], features=feature or [], arms=arm or [], slices=slice or [], version=version,
+        subject=subject, until_ms=moment("--until", until) if until else None,
     )  # fmt: skip
     if watch and until:
         raise Rejected("--until is for what was, and --watch for what comes: leave one of them out")
@@ -66,10 +74,12 @@ def metrics(
         return
     comes = "each hour that is over" if source else "each full window of predictions"
     show(
-        [(hour if source else row)(metric) for metric in found],
+        [hour(metric) for metric in found] if source else table(found),
         as_json=False,
         empty=f"no metric of {model or source} matches: what is measured comes with {comes}",
     )
+    for sentence in dict.fromkeys(metric.unknown for metric in found if metric.unknown):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 async def _since(trimtab: Trimtab, model: str, source: str, text: str) -> int:
@@ -87,14 +97,23 @@ async def _since(trimtab: Trimtab, model: str, source: str, text: str) -> int:
     return from_timestamp((await trimtab.health(model)).watermark) - length
 
 
-def row(metric: Metric) -> dict[str, Any]:
-    """Return a metric as a row of a table."""
+def table(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return metrics as the rows of a table, which has no arm, slice or bounds where no metric has any."""
+    rows = [_row(metric) for metric in metrics]
+    empty = {name for name in ("arm", "slice", "between") if not any(row[name] for row in rows)}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
+
+
+def _row(metric: Metric) -> dict[str, Any]:
     return {
         "window": f"{_at(metric.window_from)} to {_at(metric.window_to)}",
         "version": metric.version,
+        "arm": metric.arm,
         "metric": metric.name,
         "feature": metric.feature,
-        "value": metric.value,
+        "slice": metric.slice,
+        "value": value(metric),
+        "between": between(metric),
         "usual up to": metric.threshold if metric.HasField("threshold") else None,
         "rows": metric.rows,
     }
@@ -106,11 +125,23 @@ def hour(metric: Metric) -> dict[str, Any]:
         "hour": _at(metric.window_from),
         "metric": metric.name,
         "field": metric.feature,
-        "value": metric.value,
+        "value": value(metric),
         "usual": metric.threshold if metric.HasField("threshold") else None,
         "expected": _expected(metric),
         "rows": metric.rows,
     }
+
+
+def value(metric: Metric) -> float | str:
+    """Return a metric's value, or that it is unknown."""
+    return metric.value if metric.HasField("value") else "unknown"
+
+
+def between(metric: Metric) -> str:
+    """Return the bounds of a metric, if it has both."""
+    return (
+        f"{metric.low:.4g} to {metric.high:.4g}" if metric.HasField("low") and metric.HasField("high") else ""
+    )
 
 
 def _expected(metric: Metric) -> str | None:
@@ -126,10 +157,16 @@ def _print(metric: Metric, *, as_json: bool) -> None:
         return
     usual = f", usual up to {metric.threshold:.4g}" if metric.HasField("threshold") else ""
     of = f" of {metric.feature}" if metric.feature else ""
+    where = f" = {metric.slice}" if metric.slice else ""
+    found = value(metric)
+    said = found if isinstance(found, str) else f"{found:.4g}"
+    bounds = f", {between(metric)}" if between(metric) and not metric.HasField("held") else ""
     expected = f", {_expected(metric)} is expected" if metric.HasField("held") else ""
     version = f"version {metric.version}  " if metric.version else ""
+    arm = f"{metric.arm}  " if metric.arm else ""
+    why = f": {metric.unknown}" if metric.unknown else ""
     console.print(
-        f"{_at(metric.window_to)}  {version}{metric.name}{of} {metric.value:.4g}{usual}{expected}",
+        f"{_at(metric.window_to)}  {version}{arm}{metric.name}{of}{where} {said}{bounds}{usual}{expected}{why}",
         markup=False,
         highlight=False,
         soft_wrap=True,

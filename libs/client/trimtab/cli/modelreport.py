@@ -11,20 +11,22 @@ from trimtab.observing import Report
 
 
 def report(
-    directory: Path, model: str, out: Path, *, since: str, until: str, rows: int, as_json: bool
+    directory: Path, model: str, out: Path, *, since: str, until: str, rows: int, episode: str, as_json: bool
 ) -> None:
-    """Write the report of a model's newest rows as HTML and as JSON beside it, and say where.
+    """Write the report of a model's newest rows, or of an episode of drift, as HTML and as JSON beside it, and say where.
 
-    `out` is the file of the HTML, or a folder, in which the file is called by model and version.
+    `out` is the file of the HTML, or a folder, in which the file is called by model and version or episode.
     """
     since_ms = moment("--from", since) if since else None
     until_ms = moment("--to", until) if until else None
     made = ask(
-        directory, lambda trimtab: trimtab.report(model, since_ms=since_ms, until_ms=until_ms, rows=rows)
+        directory,
+        lambda trimtab: trimtab.report(
+            model, since_ms=since_ms, until_ms=until_ms, rows=0 if episode else rows, episode=episode
+        ),
     )
-    files = _write(
-        made, out if out.suffix == ".html" else out / f"{quote(model, safe='')}-{made.version}.html"
-    )
+    called = f"{quote(model, safe='')}-{quote(episode, safe='') or made.version}.html"
+    files = _write(made, out if out.suffix == ".html" else out / called)
     if as_json:
         about = {"model": model, "version": made.version, "rows": made.rows}
         print_json(

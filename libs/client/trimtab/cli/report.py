@@ -75,6 +75,10 @@ def report(
             min=1, help="Of a model the newest so many rows; of a source a fair sample of so many a page."
         ),
     ] = 10_000,
+    episode: Annotated[
+        str,
+        typer.Option(help="Of a model: the report that was made when this episode of drift, or loop, began."),
+    ] = "",
     out: Annotated[
         Path, typer.Option("-o", "--out", help="The folder to write to; of a model also the file, x.html.")
     ] = Path("reports"),
@@ -95,8 +99,12 @@ def report(
             raise Rejected(
                 "--card and --day are for a source: leave them out, or name times with --from and --to"
             )
-        modelreport.report(directory, model, out, since=since, until=until, rows=rows, as_json=as_json)
+        modelreport.report(
+            directory, model, out, since=since, until=until, rows=rows, episode=episode, as_json=as_json
+        )
         return
+    if episode:
+        raise Rejected(f"--episode {episode!r} is of a model: name MODEL in the place of --source")
     if card and (day or since or until):
         raise Rejected("--card stands beside a time, and a card is of all times: leave out one or the other")
     pages = spans(day or [], since, until)

@@ -101,9 +101,14 @@ def about(milliseconds: float) -> str:
 
 
 def show(
-    rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str = "", empty: str = "nothing yet"
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    title: str = "",
+    empty: str = "nothing yet",
+    whole: int = 0,
 ) -> None:
-    """Print `rows` as a table, or as JSON."""
+    """Print `rows` as a table, or as JSON; the first `whole` columns are never broken."""
     if as_json:
         print_json(list(rows))
         return
@@ -111,8 +116,8 @@ def show(
         console.print(empty)
         return
     table = Table(title=title, header_style="bold", title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for at, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", no_wrap=at < whole)
     for row in rows:
         table.add_row(*[_cell(value) for value in row.values()])
     console.print(table)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -77,6 +77,25 @@ def _follows(fault: Any, wrong: Sequence[Any]) -> bool:
     )
 
 
+_BOUNDS: Final = {
+    "greater_than": ("small", "above"),
+    "greater_than_equal": ("small", "of at least"),
+    "less_than": ("large", "below"),
+    "less_than_equal": ("large", "of at most"),
+}
+_LIMITS: Final = {
+    "greater_than": "gt",
+    "greater_than_equal": "ge",
+    "less_than": "lt",
+    "less_than_equal": "le",
+}
+
+
+def _as_list(value: Any) -> str:
+    """Return how a list of a value is written, whose texts need no quotes."""
+    return f"[{value}]" if isinstance(value, str) else f"[{shown_value(value)}]"
+
+
 def _sentence(fault: Any) -> str:
     value, context = shown_value(fault["input"]), fault.get("ctx", {})
     match fault["type"]:
@@ -90,5 +109,24 @@ def _sentence(fault: Any) -> str:
             return str(context.get("said") or context["error"])
         case "string_pattern_mismatch":
             return f"{value} is no name of the form {context['pattern']}: change it"
+        case "tuple_type" | "list_type":
+            return f"{value} is no list: write one, like {_as_list(fault['input'])}"
+        case "model_type" | "dict_type":
+            return f"{value} is no mapping: write keys, each with its value"
+        case "string_type":
+            return f"{value} is no text: write it in quotes, like '{fault['input']}'"
+        case "bool_type" | "bool_parsing":
+            return f"{value} is neither true nor false: write one of them"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return f"{value} is no whole number: write one"
+        case "float_type" | "float_parsing" | "finite_number":
+            return f"{value} is no number: write one"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as kind:
+            word, bound = _BOUNDS[kind]
+            return f"{value} is too {word}: write a number {bound} {context[_LIMITS[kind]]:g}"
+        case "too_short":
+            return f"{value} has too few: write at least {context['min_length']}"
+        case "too_long":
+            return f"{value} has too many: write at most {context['max_length']}"
         case _:
             return f"{value} will not do: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trimtab_core.drift import Kind
 from trimtab_core.losses import LOWER_IS_BETTER, aggregate
+from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
@@ -68,6 +69,9 @@ class EvidenceSpec(Spec):
 CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
+_NO_FEATURES = (*get_args(Kind), "prediction")
+"""What a measure can be asked for besides features."""
+
 
 class ModelSpec(Spec):
     """A model that Trimtab trains, serves and watches."""
@@ -103,15 +107,21 @@ class ModelSpec(Spec):
     @property
     def slices(self) -> tuple[str, ...]:
         """The features by whose values performance is told, by the names under which rows carry them."""
-        return tuple(dict.fromkeys(self._whole(name) for name in self.monitoring.slices))
+        return tuple(dict.fromkeys(self._carried(name) for name in self.monitoring.slices))
 
     @property
     def rules(self) -> tuple[AlertRule, ...]:
         """The limits on its metrics, with features by the names under which rows carry them."""
         return tuple(
-            rule if rule.feature is None else rule.model_copy(update={"feature": self._whole(rule.feature)})
+            rule if rule.feature is None else rule.model_copy(update={"feature": self._carried(rule.feature)})
             for rule in self.alerts.rules
         )
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """The measures that are asked for, of kinds, of `prediction` and of features by the names under which rows carry them."""
+        asked = self.monitoring.measures
+        return {name if name in _NO_FEATURES else self._carried(name): asked[name] for name in asked}
 
     @property
     def judged_by(self) -> MetricName:
@@ -154,11 +164,21 @@ class ModelSpec(Spec):
                         (part, "slices", index),
                         f"{name!r} is no feature of the model: add request.{name} to features, or name one of them",
                     )
+                elif name.startswith("text("):
+                    yield (
+                        (part, "slices", index),
+                        f"{name!r} is of words, and a slice is of one value: name a feature of few values",
+                    )
         for name in self.monitoring.measures:
-            if name not in (*get_args(Kind), "prediction") and not self._has(name):
+            if name not in _NO_FEATURES and not self._has(name):
                 yield (
                     ("monitoring", "measures", name),
                     f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
+                )
+            elif name not in _NO_FEATURES and self._carried(name) in self.monitoring.measures.keys() - {name}:
+                yield (
+                    ("monitoring", "measures", name),
+                    f"{name!r} and {self._carried(name)!r} are one feature: drop one of them",
                 )
         for index, rule in enumerate(self.alerts.rules):
             for place, said in self._rule_faults(rule):
@@ -192,14 +212,14 @@ class ModelSpec(Spec):
                     f"write less than {most:g}",
                 )
 
-    def _whole(self, name: str) -> str:
-        """Return under which name rows carry the feature that is called so."""
-        short = not ("." in name or "(" in name or name in self._called() or name == TOGETHER)
-        return f"request.{name}" if short else name
-
     def _has(self, name: str) -> bool:
         """Return whether a feature is called `name`, or is the field of that name of the request."""
         return bool(self._called() & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
+
+    def _carried(self, name: str) -> str:
+        """Return the name under which rows carry a feature that `_has` finds; of all together, how they are called."""
+        short = not ("." in name or "(" in name or name in self._called() or name == TOGETHER)
+        return f"request.{name}" if short else name
 
     def _called(self) -> set[str]:
         return {feature.partition(" = ")[0].strip() for feature in self.features}

@@ -10,7 +10,7 @@ from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, of_numbers
 from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
-from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
+from trimtab_core.specs.values import Count, Duration, Persistence, PerTime, Schedule, WindowSize
 
 
 class MonitoringSpec(Spec):
@@ -20,9 +20,9 @@ class MonitoringSpec(Spec):
     """Predictions a window; or a length of event time such as `1d`, in windows that begin at multiples of it, in UTC."""
     false_alarms: PerTime = Rate(1, parse_duration("90d"))
     """The rate of alarms that is accepted while nothing has changed."""
-    persistence: tuple[int, int] = (2, 3)
+    persistence: Persistence = (2, 3)
     """An alarm needs k of the last n windows over the threshold."""
-    labels_wanted: int | None = Field(default=None, ge=1)
+    labels_wanted: Count | None = None
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
     concept: bool = False
     """Whether losses are watched for a change row by row too; they are besides where `retrain.on` names concept, which also trains."""
@@ -39,9 +39,6 @@ class MonitoringSpec(Spec):
     """How long after its end a window's published performance is still corrected by labels that come late."""
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        k, n = self.persistence
-        if not 1 <= k <= n:
-            yield ("persistence",), f"{[k, n]} is no k of n: write two whole numbers, like [2, 3]"
         for name, measure in self.measures.items():
             if of_numbers(measure) and name in ("categorical", "text"):
                 yield (
@@ -132,7 +129,7 @@ class RetrainSpec(Spec):
     on: tuple[DriftKind, ...] = ("data", "performance")
     schedule: Schedule | None = None
     """When it is due whatever happens, as cron writes it and in UTC, such as `0 3 1 * *`."""
-    new_rows: int | None = Field(default=None, ge=1)
+    new_rows: Count | None = None
     """So many rows, predicted and labelled since the live version's training set ended, and again each time so many more."""
     on_change: bool = True
     """Whether a change of what a model is made of (its trainer, features, label, source or task) trains it, once, at once."""

@@ -9,18 +9,41 @@ from trimtab_core.durations import Rate, Span, format_duration, parse_duration, 
 from trimtab_core.limits import Limit, parse_limit
 from trimtab_core.ranges import Range, parse_range
 from trimtab_core.schedules import checked_schedule
+from trimtab_core.specs.base import shown_value
+
+
+def _unfit(said: str) -> PydanticCustomError:
+    return PydanticCustomError("unfit", "{said}", {"said": said})
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise _unfit(
+            f"{value} is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"
+        )
+    return parse_duration(value) if isinstance(value, str) else value
+
 
 Duration = Annotated[
     int,
-    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    BeforeValidator(_duration),
     PlainSerializer(format_duration, return_type=str),
     Field(gt=0, description="a length of time such as 60s, 6h or 28d", json_schema_extra={"type": "string"}),
 ]
 """A length of time in milliseconds, written `60s`, `6h` or `28d`."""
 
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, str | Rate):
+        return parse_rate(value) if isinstance(value, str) else value
+    raise _unfit(
+        f"{shown_value(value)} is no rate: write a positive count, 'per' and a duration, like '1 per 90d'"
+    )
+
+
 PerTime = Annotated[
     Rate,
-    BeforeValidator(lambda value: parse_rate(value) if isinstance(value, str) else value),
+    BeforeValidator(_rate),
     PlainSerializer(str, return_type=str),
 ]
 """A rate, written `4 per 60d`."""
@@ -37,8 +60,9 @@ def _window(value: Any) -> Any:
         value = int(value)
     few = not isinstance(value, Span) and (type(value) is not int or value < LEAST_WINDOW)
     if few or (isinstance(value, Span) and value.ms < _LEAST_SPAN):
-        said = f"{value} is no window: write {LEAST_WINDOW} or more predictions, or a minute or more, like 1d"
-        raise PydanticCustomError("unfit", "{said}", {"said": said})
+        raise _unfit(
+            f"{value} is no window: write {LEAST_WINDOW} or more predictions, or a minute or more, like 1d"
+        )
     return value
 
 
@@ -56,6 +80,33 @@ WindowSize = Annotated[
     ),
 ]
 """How many predictions, or how much event time: 500, or `1d`."""
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise _unfit(f"{value} is no whole number: write one")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+"""A whole number of at least 1; YAML's yes is none."""
+
+MOST_WINDOWS: Final = 30
+"""Windows that an alarm looks back on at most."""
+
+
+def _k_of_n(value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else ()
+    whole = [int(part) for part in parts if type(part) in (int, float) and float(part).is_integer()]
+    if len(parts) != 2 or len(whole) != 2 or not 1 <= whole[0] <= whole[1] <= MOST_WINDOWS:
+        raise _unfit(
+            f"{shown_value(value)} is no k of n: write two whole numbers from 1 to {MOST_WINDOWS}, like [2, 3]"
+        )
+    return tuple(whole)
+
+
+Persistence = Annotated[tuple[int, int], BeforeValidator(_k_of_n)]
+"""So many windows of the last so many."""
 
 Schedule = Annotated[str, AfterValidator(checked_schedule)]
 """Five fields of cron, in UTC."""
@@ -97,8 +148,7 @@ Scalar = Annotated[
 
 def _class_name(value: Any) -> Any:
     if isinstance(value, bool):
-        said = f"{value} is what YAML reads a bare yes or no as: write the text in quotes, like 'yes'"
-        raise PydanticCustomError("unfit", "{said}", {"said": said})
+        raise _unfit(f"{value} is what YAML reads a bare yes or no as: write the text in quotes, like 'yes'")
     whole = isinstance(value, int | float) and float(value).is_integer()
     return str(int(value)) if whole else value
 

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from trimtab_core import fairwatch, measured, specs, windows
 from trimtab_core.baseline import Calibration, Settings
-from trimtab_core.fairness import Fairness
+from trimtab_core.fairness import Fairness, Group
 from trimtab_core.fairwatch import FairState, Looked
+from trimtab_core.findings import Finding
 from trimtab_core.losses import are_probabilities
 from trimtab_core.quality import as_texts
-from trimtab_core.specs import FairnessGateSpec, Model
-from trimtab_core.watched import Reading, Row
+from trimtab_core.specs import FairnessGateSpec, Model, ModelSpec
+from trimtab_core.watched import Published, Reading, Row
 from trimtab_core.windows import PerformanceWindow
 
 from trimtab_monitoring.usecases.entities import Alert, LabelStream, News, group_stream
@@ -22,14 +23,15 @@ from trimtab_monitoring.usecases.ports import Unit
 async def look(
     unit: Unit, model: Model, window: PerformanceWindow, features: Sequence[str], calibration: Calibration,
     settings: Settings, before: Mapping[str, FairState], *, now_ms: int,
-) -> Mapping[str, FairState]:  # fmt: skip
+) -> tuple[Mapping[str, FairState], Published | None]:  # fmt: skip
     """Take a window into what is known of each gate, tell of it, and return what is known then.
 
-    The rate of false alarms that the spec states holds for all gates of fairness together.
+    With it comes the window as what late labels may correct, if anything is told of it. The rate of false alarms that the
+    spec states holds for all gates of fairness together.
     """
-    gates = {_name(gate): gate for gate in model.spec.gates if isinstance(gate, FairnessGateSpec)}
+    gates = {_name(gate): gate for gate in _gates(model.spec)}
     if not gates and not before:
-        return before
+        return before, None
     from_ms, to_ms = window.rows[0].at_ms, window.end[0]
     mine = {row.id for row in window.rows}
     closed, _ = await unit.rows(LabelStream.of(model), after_ms=from_ms - 1, until_ms=to_ms)
@@ -37,23 +39,67 @@ async def look(
     after, readings, news = dict[str, FairState](), list[Reading](), list[News]()
     for name, gate in gates.items():
         asked = measured.fairness_of(gate)
-        known, group = await _groups(unit, model, gate.fairness, rows, features, (from_ms, to_ms))
-        label, said, readable = _said(known)
+        label, said, group = await _known(unit, model, asked, rows, features, (from_ms, to_ms))
         looked = fairwatch.look(
-            asked, before.get(name), label, said, group[readable], model.spec.label.classes,
+            asked, before.get(name), label, said, group, model.spec.label.classes,
             version=window.version, from_ms=from_ms, to_ms=to_ms, cap=_cap(model, asked),
             windows=len(gates) / (calibration.performance.false_alarms * settings.shares),
             patience=settings.rule.k,
         )  # fmt: skip
         after[name] = looked.state
-        readings += _readings(model.name, asked, looked, from_ms, to_ms, label.size)
+        readings += _readings(
+            model.name, window.version, asked, looked.groups, looked.finding, from_ms, to_ms, label.size
+        )
         news += _news(model.name, name, before.get(name), looked, now_ms)
     for name in before.keys() - gates.keys():
         gone = replace(before[name], since_ms=None)
         news += _over(model.name, name, before[name], gone, "The spec has no such gate any more.", now_ms)
     await unit.tell([*readings, *news])
     await unit.keep_readings("fairness", readings)
-    return after
+    if not readings:
+        return after, None
+    extent = window.covers
+    told = Published(
+        "fairness", window.version, extent.after, extent.until, measure(model.spec), tuple(readings)
+    )
+    return after, told
+
+
+async def again(
+    unit: Unit, model: Model, published: Published, rows: Sequence[Row], features: Sequence[str]
+) -> list[Reading]:
+    """Return what a window that was told says with its `rows` and their labels of now; what is known of each gate stays."""
+    from_ms, to_ms = published.readings[0].from_ms, published.readings[0].to_ms
+    readings = list[Reading]()
+    for gate in _gates(model.spec):
+        asked = measured.fairness_of(gate)
+        label, said, group = await _known(unit, model, asked, rows, features, (from_ms, to_ms))
+        found = fairwatch.alone(asked, label, said, group, model.spec.label.classes)
+        readings += _readings(model.name, published.version, asked, *found, from_ms, to_ms, label.size)
+    return readings
+
+
+def measure(spec: ModelSpec) -> str:
+    """Return what a model's figures of fairness are, as text."""
+    return "; ".join(str(measured.fairness_of(gate)) for gate in _gates(spec))
+
+
+def _gates(spec: ModelSpec) -> list[FairnessGateSpec]:
+    return [gate for gate in spec.gates if isinstance(gate, FairnessGateSpec)]
+
+
+async def _known(
+    unit: Unit,
+    model: Model,
+    asked: Fairness,
+    rows: Sequence[Row],
+    features: Sequence[str],
+    span: tuple[int, int],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+    """Return the labels, predictions or chances, and groups of those rows that have all of them."""
+    known, group = await _groups(unit, model, asked.group, rows, features, span)
+    label, said, readable = _said(known)
+    return label, said, group[readable]
 
 
 async def _groups(
@@ -103,15 +149,15 @@ def _name(gate: FairnessGateSpec) -> str:
 
 
 def _readings(
-    model: str, asked: Fairness, looked: Looked, from_ms: int, to_ms: int, rows: int
-) -> list[Reading]:
-    version, found = looked.state.version, looked.finding
+    model: str, version: int, asked: Fairness, groups: Sequence[Group], found: Finding, from_ms: int, to_ms: int,
+    rows: int,
+) -> list[Reading]:  # fmt: skip
     told = [
         Reading(
             "performance", model, version, asked.of, group.rate, from_ms, to_ms, group.rows,
             f"request.{asked.group}={group.name}", low=group.low, high=group.high,
         )
-        for group in looked.groups
+        for group in groups
     ]  # fmt: skip
     if found.value is not None:
         how = "difference" if asked.max_difference is not None else "ratio"

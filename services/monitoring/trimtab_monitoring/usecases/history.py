@@ -44,6 +44,8 @@ class Wanted:
     """Windows that ended at or after it, and before `until_ms`."""
     until_ms: int | None = None
     source: str = ""
+    arms: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
 
     @property
     def shelf(self) -> str:
@@ -55,6 +57,8 @@ class Wanted:
         return (
             (not self.names or reading.name in self.names)
             and (not self.features or reading.feature in self.features)
+            and (not self.arms or reading.arm in self.arms)
+            and (not self.slices or reading.slice in self.slices)
             and self.version in (0, reading.version)
             and self.subject in ("", reading.subject)
             and (self.since_ms is None or reading.to_ms >= self.since_ms)

@@ -1,4 +1,4 @@
-"""Reports that somebody asks for: the newest rows of the live version beside what it was trained on."""
+"""Reports that somebody asks for: the newest rows of the live version beside what it was trained on, or what drift was told with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Row
 
-from trimtab_monitoring.errors import BadQuestion, NothingToReport
+from trimtab_monitoring.errors import BadQuestion, NothingToReport, UnknownLoop
 from trimtab_monitoring.usecases.entities import LabelStream, StoredFile
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 
@@ -42,9 +42,13 @@ class Drawer(Protocol):
         """
         ...
 
+    async def drawn(self, path: str) -> tuple[bytes, bytes] | None:
+        """Return a report that was written to a path, as HTML and as JSON; None if none is there."""
+        ...
+
 
 class OnDemand:
-    """Makes the reports that are asked for."""
+    """Makes the reports that are asked for, and finds those that were made for drift."""
 
     def __init__(self, store: Store, specs: Specs, rollouts: Rollouts, drawer: Drawer) -> None:
         self._store = store
@@ -86,6 +90,28 @@ class OnDemand:
             )
         html, json = await self._drawer.draw(labels.classes, found, version.features, version.reference)
         return Report(version.number, len(found), found[0].at_ms, found[-1].at_ms, html, json)
+
+    async def of_episode(self, name: str, episode: str) -> Report:
+        """Return the report that was made of the window with which an episode of drift began; a loop's id is its episode's.
+
+        Raises:
+            UnknownLoop: the model has no such episode.
+            NothingToReport: no drift began its loop, or the report is not there.
+            NotFound: there is no such model.
+        """
+        model = self._specs.model(name)
+        loop = await self._store.find_loop(episode)
+        if loop is None or loop.model != model.name:
+            raise UnknownLoop(episode)
+        drift = loop.drift
+        if drift is None:
+            raise NothingToReport(f"loop {loop.id!r} did not begin with drift, so no report was made for it")
+        found = await self._drawer.drawn(drift.report)
+        if found is None:
+            raise NothingToReport(
+                f"the report of episode {loop.id!r} is not there: it is made within minutes, or the monitoring log says why not"
+            )
+        return Report(drift.version, drift.rows, drift.from_ms, drift.at_ms, *found)
 
 
 def _between(since_ms: int | None, until_ms: int | None) -> str:

@@ -13,6 +13,7 @@ from trimtab_core import slicing
 from trimtab_core.specs import Model, ModelSpec
 from trimtab_core.watched import Published, Reading, Row
 
+from trimtab_monitoring.usecases import fair
 from trimtab_monitoring.usecases.entities import LabelStream
 from trimtab_monitoring.usecases.ports import Unit
 
@@ -35,15 +36,18 @@ async def revise(unit: Unit, model: Model, closed_ms: int) -> None:
     for number, published in await unit.left_open(before_ms=closed_ms, at_most=_MOST_AT_ONCE):
         if read > MOST_ROWS:
             return
-        rows = (
-            await _rows(unit, model, published) if published.measure == slicing.measure(model.spec) else None
-        )
+        of = fair if published.kind == "fairness" else slicing
+        rows = await _rows(unit, model, published) if published.measure == of.measure(model.spec) else None
         if rows is None:
             await unit.settle(number)
             continue
         read += len(rows)
         features = await unit.features(published.version)
-        now, changed = slicing.corrected(model.name, published, rows, features, model.spec)
+        if published.kind == "fairness":
+            found = await fair.again(unit, model, published, rows, features)
+            now, changed = slicing.revised(published, found)
+        else:
+            now, changed = slicing.corrected(model.name, published, rows, features, model.spec)
         if changed:
             await unit.tell(changed)
             await _keep(unit, published, changed)

@@ -80,7 +80,7 @@ class Windowing:
         await self._look_again(unit, model, judged, fault, severities)
         watch = replace(watch, episodes=judged.episodes, doubt=doubt, breaches=breaches, faults=faults)
         if isinstance(window, PerformanceWindow) and window.kind == "performance":
-            fairness = await fair.look(
+            fairness, told_of = await fair.look(
                 unit,
                 model,
                 window,
@@ -90,6 +90,8 @@ class Windowing:
                 watch.fairness,
                 now_ms=self._clock.now_ms(),
             )
+            if told_of is not None:
+                await unit.leave_open(told_of, next_ms=revising.next_look(told_of, model.spec))
             watch = replace(watch, fairness=fairness)
         if watch.put_off is not None and not fault:
             watch = await self.due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))

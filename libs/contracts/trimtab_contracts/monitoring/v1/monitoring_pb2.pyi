@@ -531,7 +531,7 @@ class Loop(_message.Message):
     """one sentence"""
     trace_id: _builtins.str
     foreseen: _builtins.str
-    """of one loop while it is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """of one loop while its version is on trial: how many more labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def drift(self) -> Global___DriftEvent: ...
     @_builtins.property
@@ -697,7 +697,7 @@ class ModelHealth(_message.Message):
     unlabelled: _builtins.int
     """closed without a label"""
     foreseen: _builtins.str
-    """while a version is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """while versions are on trial: how many more labelled rows that is likely to need, a sentence each"""
     untold: _builtins.str
     """which sinks of alerts.to there are not, a sentence; empty if there are all"""
     @_builtins.property
@@ -861,6 +861,8 @@ class MetricFilter(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     subject: _builtins.str
@@ -880,6 +882,14 @@ class MetricFilter(_message.Message):
     def until(self) -> _timestamp_pb2.Timestamp:
         """and before this"""
 
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """champion, challenger; "" stands for the rows of all"""
+
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """values of `feature`; "" stands for the rows of all"""
+
     def __init__(
         self,
         *,
@@ -891,10 +901,12 @@ class MetricFilter(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        arms: _abc.Iterable[_builtins.str] | None = ...,
+        slices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "names", b"names", "since", b"since", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "features", b"features", "model", b"model", "names", b"names", "since", b"since", "slices", b"slices", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,9 +1019,12 @@ class MakeReportRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     rows: _builtins.int
     """the newest so many of them"""
+    episode: _builtins.str
+    """in the place of times and rows: the report that was made when this episode of drift began"""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """event time; from the first that is stored, if not given"""
@@ -1025,10 +1040,11 @@ class MakeReportRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         rows: _builtins.int = ...,
+        episode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rows", b"rows", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episode", b"episode", "model", b"model", "rows", b"rows", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

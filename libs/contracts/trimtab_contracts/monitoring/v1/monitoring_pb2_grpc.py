@@ -137,7 +137,7 @@ class MonitoringServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MakeReport(self, request, context):
-        """Evidently's report of the newest rows of the live version beside its reference.
+        """Evidently's report of the newest rows of the live version beside its reference, or of an episode's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

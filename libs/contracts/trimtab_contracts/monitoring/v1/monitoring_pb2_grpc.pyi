@@ -39,7 +39,7 @@ class MonitoringStub:
     """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on."""
     Watch: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]
     MakeReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]
-    """Evidently's report of the newest rows of the live version beside its reference."""
+    """Evidently's report of the newest rows of the live version beside its reference, or of an episode's."""
     GetTrial: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]
     SilenceAlerts: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]
@@ -58,7 +58,7 @@ class MonitoringAsyncStub(MonitoringStub):
     """The history of the metrics of a model or a source, as far back as it is kept, and what is told of them from now on."""
     Watch: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchRequest, _monitoring_pb2.WatchResponse]  # type: ignore[assignment]
     MakeReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.MakeReportRequest, _monitoring_pb2.MakeReportResponse]  # type: ignore[assignment]
-    """Evidently's report of the newest rows of the live version beside its reference."""
+    """Evidently's report of the newest rows of the live version beside its reference, or of an episode's."""
     GetTrial: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetTrialRequest, _monitoring_pb2.Trial]  # type: ignore[assignment]
     ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListAlertsRequest, _monitoring_pb2.ListAlertsResponse]  # type: ignore[assignment]
     SilenceAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.SilenceAlertsRequest, _monitoring_pb2.Silence]  # type: ignore[assignment]
@@ -116,7 +116,7 @@ class MonitoringServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.MakeReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.MakeReportResponse], _abc.AsyncIterator[_monitoring_pb2.MakeReportResponse]]:
-        """Evidently's report of the newest rows of the live version beside its reference."""
+        """Evidently's report of the newest rows of the live version beside its reference, or of an episode's."""
 
     @_abc_1.abstractmethod
     def GetTrial(
