@@ -24,6 +24,7 @@ BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
         *LOWER_IS_BETTER,
         *(f"estimated_{name}" for name in LOWER_IS_BETTER),
         "labelled_share",
+        "evidence_above_accepted",
         *(name for rate in get_args(Rate) for name in (rate, f"{rate}_difference", f"{rate}_ratio")),
     ),
     "quality": (*STATISTICS, "skew_share", "events_an_hour", "repeats_an_hour", *OF_AN_HOUR.values()),

@@ -12,6 +12,15 @@ from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
 
 
+class AcceptSpec(Spec):
+    """The level of the judged metric up to which a live version is accepted, which its labelled rows are tested against."""
+
+    at_most: float = Field(gt=0)
+    """Of `rollout.judge`, as gates write it; rows count at most `rollout.cap`."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """The chance that a version which always keeps the level is ever said not to."""
+
+
 class MonitoringSpec(Spec):
     """How closely live traffic is watched."""
 
@@ -32,6 +41,8 @@ class MonitoringSpec(Spec):
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
     slices: tuple[str, ...] = Field(default=(), max_length=8)
     """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    accept: AcceptSpec | None = None
+    """Up to which level of the judged metric a live version is accepted; if not given, that of a gate `at_most` on it, if there is one."""
     revise: Duration = parse_duration("7d")
     """How long after its end a window's published performance is still corrected by labels that come late."""
 
