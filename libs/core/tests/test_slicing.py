@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from trimtab_core import slicing
 from trimtab_core.slicing import LABELLED, MISSING, OTHER
 from trimtab_core.specs import Model, ModelSpec
-from trimtab_core.watched import Reading, Row, Scored
+from trimtab_core.watched import Others, Reading, Row, Said, Scored
 from trimtab_core.windows import DataWindow, PerformanceWindow, champion_losses
 
 FEATURES = ("request.zone", "request.pay")
@@ -97,6 +98,38 @@ def test_both_arms_of_a_rollout_are_told_on_the_rows_that_both_answered() -> Non
     assert arms == {("champion", 1): (2.0, 29), ("challenger", 2): (1.0, 29)}
     assert by_slice(told, "request.zone", arm="challenger") == {"0": (1.0, 14), "1": (1.0, 15)}
     assert by_slice(told, "request.zone", arm="") == {"0": (2.0, 25), "1": (2.0, 25)}
+
+
+def test_each_arm_of_a_test_of_several_is_told_on_the_rows_that_it_and_the_champion_answered() -> None:
+    spec = a_spec("zone")
+    rows = [a_row(at, float(at % 2), "", said=2.0, other=1.0) for at in range(50)]
+    for at in range(40):  # the third was not asked before, and left after it
+        rows[at] = rows[at]._replace(others=others(3, 4, said=0.5 if at >= 10 else None))
+    rows[40:] = [row._replace(others=others(2, 4)) for row in rows[40:]]
+    rows = [
+        *rows,
+        *[
+            a_row(50 + at, 0.0, "", said=2.0, other=1.0)._replace(others=others(3, 4, said=0.25))
+            for at in range(5)
+        ],
+    ]
+
+    told = slicing.measured("m", a_window(rows, spec), FEATURES, spec)
+
+    arms = {(it.arm, it.version): (it.value, it.rows) for it in told if it.arm and not it.slice}
+    assert arms == {
+        ("champion", 1): (2.0, 55),
+        ("challenger", 2): (1.0, 55),
+        ("challenger", 3): (pytest.approx((30 * 0.5 + 5 * 0.25) / 35), 35),
+        ("challenger", 4): (4.0, 55),
+    }
+    assert len({it.id for it in told}) == len(told)
+
+
+def others(*versions: int, said: float | None = 4.0) -> bytes:
+    """Return what versions beside the challenger said: the last 4, and any before it `said`."""
+    each = tuple(Said(number, 4.0 if number == 4 else said) for number in versions if number != 2)
+    return msgspec.json.encode(Others(3, each))
 
 
 def test_the_share_that_has_a_label_is_told_of_all_predictions_and_by_slice() -> None:

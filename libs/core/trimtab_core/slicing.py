@@ -17,6 +17,7 @@ from trimtab_core.drift import Column, missing
 from trimtab_core.losses import clip
 from trimtab_core.quality import as_texts
 from trimtab_core.specs import ModelSpec
+from trimtab_core.trial import said_beside, said_by
 from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
 from trimtab_core.windows import (
     DataWindow,
@@ -188,23 +189,23 @@ def _labelled(version: int, rows: Sequence[Row]) -> _Figure:
 
 
 def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]:
-    """Return the losses of the live version and, where it was on trial, those of both arms."""
+    """Return the losses of the live version and, where some were on trial, those of each, on the rows that it and the live one answered.
+
+    The champion's, as an arm, are on the rows that any of them answered too. Of several rollouts it is the newest.
+    """
     mine = champion_losses(spec, rows)
     found = [_Figure(spec.judged_by, version, "", mine)]
-    on_trial = np.array([row.challenger_version for row in rows], np.int64)
-    if not on_trial.any():
+    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
+    if newest is None:
         return found
-    theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, rows)
-    for challenger in [
-        int(on_trial[on_trial > 0][-1])
-    ]:  # of several the newest, or their champions would be told as one
-        both = (on_trial == challenger) & np.isfinite(mine) & np.isfinite(theirs)
-        arms: tuple[tuple[ArmName, int, Floats], ...] = (
-            ("champion", version, mine),
-            ("challenger", challenger, theirs),
-        )
-        found += [_Figure(spec.judged_by, of, arm, np.where(both, lost, np.nan)) for arm, of, lost in arms]
-    return found
+    beside = said_beside(rows)
+    arms, any_of_them = list[_Figure](), np.zeros(len(rows), np.bool_)
+    for number in (rows[newest].challenger_version, *(each.version for each in beside.get(newest, ()))):
+        theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, said_by(number, rows, beside))
+        both = np.isfinite(mine) & np.isfinite(theirs)
+        any_of_them |= both
+        arms.append(_Figure(spec.judged_by, number, "challenger", np.where(both, theirs, np.nan)))
+    return [*found, _Figure(spec.judged_by, version, "champion", np.where(any_of_them, mine, np.nan)), *arms]
 
 
 def _readings(

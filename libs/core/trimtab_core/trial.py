@@ -124,11 +124,7 @@ def _all_fed(
     """Return each arm after further rows, which may be the first that an arm was warm for."""
     if not trials:
         return trials
-    said = {
-        at: others_of(row.others).said
-        for at, row in enumerate(rows)
-        if row.others and row.rollout_id == trials[0].rollout_id
-    }
+    said = {at: each for at, each in said_beside(rows).items() if rows[at].rollout_id == trials[0].rollout_id}
     known = {trial.challenger: trial for trial in trials}
     for at, others in said.items():
         for number in (rows[at].challenger_version, *(each.version for each in others)):
@@ -137,11 +133,16 @@ def _all_fed(
     if len(known) == 1:
         return (_fed(trials[0], rows, champion_losses, spec),)
     return tuple(
-        _fed(trial, _said_by(number, rows, said), champion_losses, spec) for number, trial in known.items()
+        _fed(trial, said_by(number, rows, said), champion_losses, spec) for number, trial in known.items()
     )
 
 
-def _said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> list[Row]:
+def said_beside(rows: Sequence[Row]) -> dict[int, Sequence[Said]]:
+    """Return what versions beside the challenger said, by the place of the row."""
+    return {at: others_of(row.others).said for at, row in enumerate(rows) if row.others}
+
+
+def said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> list[Row]:
     """Return the rows as if a version were their challenger; without an answer where it was not asked."""
     found = []
     for at, row in enumerate(rows):

@@ -469,7 +469,7 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
         with pytest.raises(Rejected, match="is not before end"):
             await first.historical(world.model, END, START)
         with pytest.raises(Unavailable, match=r"stands at .* was waited for"):
-            await first.historical(world.model, START, END, wait_until_ms=END + HOUR, timeout_s=10)
+            await first.historical(world.model, START, END, wait_until_ms=END + HOUR, timeout_s=5)
         with pytest.raises(grpc.aio.AioRpcError, match="there is no feature view 'none'"):
             await first.online("none", END)
         with pytest.raises(
