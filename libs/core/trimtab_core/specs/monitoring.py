@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
-from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.measures import Measure, of_categories, of_numbers
 from trimtab_core.metricnames import JUDGED
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
@@ -36,7 +36,7 @@ class MonitoringSpec(Spec):
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
     measures: dict[str, Measure] = Field(default_factory=dict)
     """How far a window is from the reference, by a feature, `prediction`, or all that are `numeric`, `categorical` or `text`: psi,
-    ks, jensenshannon, hellinger, wasserstein, or distance, which is used unless another is named."""
+    ks, jensenshannon, hellinger, wasserstein, kl_div, TVD, ed, or distance, which is used unless another is named."""
     season: Duration | None = None
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
     slices: tuple[str, ...] = Field(default=(), max_length=8)
@@ -54,7 +54,12 @@ class MonitoringSpec(Spec):
             if of_numbers(measure) and name in ("categorical", "text"):
                 yield (
                     ("measures", name),
-                    f"{measure!r} is a measure of numbers: write psi, jensenshannon or hellinger",
+                    f"{measure!r} is a measure of numbers: write psi, jensenshannon, hellinger, kl_div or TVD",
+                )
+            if of_categories(measure) and name == "numeric":
+                yield (
+                    ("measures", name),
+                    f"{measure!r} is a measure of categories: write psi, jensenshannon, hellinger, kl_div, ks, wasserstein or ed",
                 )
 
 
