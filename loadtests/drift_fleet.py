@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
-from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_core.specs import FeatureView, Model, Source, Table
 from trimtab_core.watched import Standing
 from trimtab_monitoring import messages
 from trimtab_monitoring.store import PostgresStore
@@ -98,6 +98,7 @@ class World:
         names = [f"m{at:05}" for at in range(models)]
         self.models: dict[str, Model] = {name: resource(Model, name, spec) for name in names}
         self.views: dict[str, FeatureView] = {}
+        self.tables: dict[str, Table] = {}
         self.sources: dict[str, Source] = {
             name: resource(Source, name, source) for name in ("asks", "truths")
         }

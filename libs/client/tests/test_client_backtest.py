@@ -4,6 +4,9 @@ import asyncio
 import csv
 import json
 import multiprocessing
+import os
+import pickle
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,13 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 from trimtab import cli, project
-from trimtab.backtest import history, running, strategies, telling
+from trimtab.backtest import abreast, history, running, strategies, telling
 from trimtab.backtest.history import Events, History, Project
 from trimtab.backtest.living import Watching
 from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
 from trimtab.backtest.workbench import Candidate, Workbench
 from trimtab.demo import run as demo
+from trimtab.files import File
 from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
 from trimtab_core import specs
 from trimtab_core.losses import clip, loss
@@ -208,19 +212,19 @@ def test_strategies_lived_abreast_come_to_the_same_to_the_bit(
 
     with opened(shared=True) as shared:
         watching = Watching(on_fit=heard.add, on_time=lambda name, *_: heard.add(name))
-        abreast = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
+        together = strategies.run(project_of(), lived_history, Wishes(names), shelf=shared, watching=watching)
 
     assert heard == {"", *names}
     for name in names:
-        ours, theirs = alone.lives[name], abreast.lives[name]
+        ours, theirs = alone.lives[name], together.lives[name]
         assert ours.losses.tobytes() == theirs.losses.tobytes()
         assert ours.promotions == theirs.promotions
         assert [replace(each, seconds=0.0) for each in ours.retrains] == [
             replace(each, seconds=0.0) for each in theirs.retrains
         ]
-    retrains = {name: len(abreast.lives[name].retrains) for name in names}
+    retrains = {name: len(together.lives[name].retrains) for name in names}
     # The first version is judged by three fits, as what `scheduled` orders is, and what `always` orders by one.
-    assert abreast.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
+    assert together.spent.fits == 4 * (1 + retrains["scheduled"]) + 2 * retrains["always"]
 
 
 def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
@@ -237,6 +241,58 @@ def test_a_process_that_is_killed_ends_the_backtest_with_a_sentence(
     with opened(shared=True) as shared, pytest.raises(Unavailable, match="'always' ended with signal 9"):
         strategies.run(project_of(), lived_history, wishes, shelf=shared, watching=Watching(on_time=kill))
     assert not multiprocessing.active_children()
+
+
+MAKER = """
+import os
+import time
+from trimtab.backtest import abreast
+
+class Endless:
+    @property
+    def model(self):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    line = abreast._processes.Pipe(duplex=False)
+    process = abreast._processes.Process(target=abreast._live, args=(line[1], Endless()), daemon=True)
+    process.start()
+    time.sleep(600)
+"""
+
+
+async def test_a_process_at_a_long_fit_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
+    (script := tmp_path / "maker.py").write_text(MAKER)
+    maker = await asyncio.create_subprocess_exec(sys.executable, script, stdout=asyncio.subprocess.PIPE)
+    assert maker.stdout
+    at_work = int(await maker.stdout.readline())
+
+    maker.kill()
+    try:
+        async with asyncio.timeout(60):
+            assert await maker.stdout.read() == b""  # ends once all who could write to it have ended
+    except TimeoutError:
+        os.kill(at_work, signal.SIGKILL)
+        raise
+    finally:
+        await maker.communicate()
+
+
+class Stubborn(Exception):
+    """Comes out of no line, for it was made of something else than what it says."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(f"no {what}")
+
+
+def test_an_error_that_no_line_lets_through_is_told_by_its_traceback() -> None:
+    for error in (Stubborn(what="luck"), RuntimeError("no luck", lambda: None)):
+        told = pickle.loads(pickle.dumps(abreast._failed(error)))
+        assert isinstance(told.error, RuntimeError)
+        assert type(error).__name__ in str(told.error) and "no luck" in str(told.error)
+    told = pickle.loads(pickle.dumps(abreast._failed(Rejected("no luck"))))
+    assert (type(told.error), str(told.error)) == (Rejected, "no luck")
 
 
 def test_what_two_make_at_once_is_made_by_the_first_and_waited_for_by_the_second() -> None:
@@ -514,6 +570,22 @@ def test_history_that_a_project_cannot_learn_from_is_answered_with_a_sentence(
     said = run(monkeypatch, "backtest", tmp_path / "project.yaml", "--data", data)
 
     assert sentence in str(said) and str(said).count("\n") == 0
+
+
+def test_rows_of_before_1970_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    made, rows = project_of(), rides()[:5]
+
+    def read(old: int) -> Events:
+        dated = [row | {"at": row["at"].replace("2023", "1953")} for row in rows[:old]] + rows[old:]
+        data = File(str(table(tmp_path / "rides.csv", dated)))
+        return history.events(made.sources["rides"], [data], made.fields("rides"), {})
+
+    assert (len(read(3).at_ms), read(3).refused) == (2, {"at before 1970": 3})
+    with pytest.raises(
+        Rejected,
+        match=r"all 5 .* its at is 1953-11-14T00:0\d\S+, and a backtest's time begins in 1970: leave",
+    ):
+        read(5)
 
 
 class Registry:

@@ -10,6 +10,7 @@ import pytest
 from trimtab import cli, deadletters
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason, Seen
+from trimtab_runtime import bus
 from trimtab_runtime.clock import iso, to_timestamp
 from trimtab_runtime.errors import NotFound, Rejected, TrimtabError
 from trimtab_runtime.records import Outgoing
@@ -235,7 +236,7 @@ def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka,
         a_letter(1),
         a_letter(2),
         a_letter(3, topic="runs"),
-        a_letter(4, b"x" * topics.MOST_ROW_BYTES),
+        a_letter(4, code=bus.CUT),
     ):
         kafka.refuse(letter)
     kafka.take("seen.trips", 2)
@@ -257,7 +258,7 @@ def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka,
         (["replay", "--all", "--source", "s"], Rejected, "--all stands beside what narrows it"),
         (["replay", "raw.trips/1/9"], NotFound, "there is no dead letter 'raw.trips/1/9'"),
         (["replay", "runs/1/1"], Rejected, "runs/1/1 cannot be replayed, for it lay on runs"),
-        (["replay", "raw.trips/1/2"], Rejected, "a letter keeps 4194304 bytes of a row"),
+        (["replay", "raw.trips/1/2"], Rejected, "only the first 4,194,304 of the 4,194,305 bytes"),
         (["list", "--since", "noon"], Rejected, "--since 'noon' is no time"),
     ],
 )
@@ -265,7 +266,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     kafka: Kafka, tell: Tell, words: list[str], error: type[TrimtabError], said: str
 ) -> None:
     kafka.refuse(a_letter(1, topic="runs"))
-    kafka.refuse(a_letter(2, b"x" * topics.MOST_ROW_BYTES))
+    kafka.refuse(bus.fitting(a_letter(2, b"x" * (topics.MOST_ROW_BYTES + 1))))
 
     with pytest.raises(error) as raised:
         tell(*words)

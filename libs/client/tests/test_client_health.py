@@ -14,14 +14,17 @@ from trimtab.client import SERVICES, Trimtab
 from trimtab_core.specs import Model
 from trimtab_core.watched import Reading, Standing, Watch
 from trimtab_monitoring.grpc_api import MonitoringApi
-from trimtab_monitoring.testing import MemoryStore
+from trimtab_monitoring.testing import MemoryAlerts, MemoryStore
+from trimtab_monitoring.usecases.alerting import Alerting
+from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.entities import Arrivals, Predicted, WantedLabel
+from trimtab_runtime.clock import ManualClock
 
 HOUR = 3_600_000
 SPEC = {
     "task": "regression", "source": "pickups", "features": ["request.x"],
     "label": {"source": "dropoffs", "on": "trip", "value": "minutes", "within": "12h"}, "trainer": {"window": "30d"},
-    "rollout": {"cap": 60},
+    "rollout": {"cap": 60}, "alerts": {"to": ["pager"]},
 }  # fmt: skip
 
 
@@ -65,9 +68,11 @@ def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     store = MemoryStore()
     asyncio.run(filled(store))
     model = Model.model_validate({"metadata": {"name": "minutes"}, "spec": SPEC})
-    specs: Any = SimpleNamespace(model=lambda _: model)
+    specs: Any = SimpleNamespace(model=lambda _: model, sources={})
     rollouts: Any = SimpleNamespace(standing=lambda name: Standing(name, 1, 1))
-    api = MonitoringApi(store, specs, rollouts, None, None, None)  # type: ignore[arg-type]
+    alerting = Alerting(MemoryAlerts(), specs, {}, ManualClock(0))
+    calibrations = Calibrations(store, specs, rollouts, None, lambda _: None)  # type: ignore[arg-type]
+    api = MonitoringApi(store, specs, rollouts, calibrations, alerting, None, None)  # type: ignore[arg-type]
     trimtab = Trimtab({name: Channel(api) for name in SERVICES})  # type: ignore[arg-type, misc]
     monkeypatch.setenv("COLUMNS", "200")
     for module in (health, labels):
@@ -96,7 +101,12 @@ def test_health_says_how_far_an_estimate_is_ahead_of_labels_and_why_one_is_not_k
     assert "1970-01-01T14:00, 12 h ahead of labels" in estimate
     assert "its labels have come" in unknown
     assert "labels" not in real
-    assert lines[-1] == "Unknown of version 1: why."
+    assert lines[-3:] == [
+        "Unknown of version 1: why.",
+        "Version 1 is not watched, for nothing is known of what is usual for it: there is no reference of held-out rows that can "
+        "be read: train it again.",
+        "alerts.to of model 'minutes' names pager, which TRIMTAB_MONITORING_ALERT_SINKS does not: add it there, or nobody is told",
+    ]
     told = json.loads(tell("model", "health", "minutes", "--json"))["metrics"]
     assert [it.get("value") for it in told] == [3.25, None, 3.125]
 

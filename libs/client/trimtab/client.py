@@ -84,11 +84,12 @@ class Trimtab(Managing, Observing, Predicting):
     @classmethod
     @asynccontextmanager
     async def connect(cls, addresses: Mapping[str, str] | None = None) -> AsyncIterator[Self]:
-        """Open channels to the services; `addresses` maps each service's name to host:port.
+        """Open channels to the services; `addresses` maps each service's name to host:port, or to several IP addresses with ports.
 
         Without them it is the Trimtab that the environment's variables name, or else the stack in TRIMTAB_DIR, `.trimtab`.
 
         Raises:
+            Rejected: a service has several addresses, and not all of them are IP addresses of one version.
             Unavailable: there is none.
         """
         addresses = finding.addresses(finding.environ(finding.home())) if addresses is None else addresses

@@ -167,11 +167,12 @@ class Observer:
     @classmethod
     @contextmanager
     def connect(cls, addresses: str | None = None) -> Iterator[Self]:
-        """Open a channel to monitoring: host:port, several with commas between.
+        """Open a channel to monitoring: host:port, or several IP addresses with ports and commas between.
 
         Without them it is the Trimtab that the environment's variables name, or else the stack in TRIMTAB_DIR, `.trimtab`.
 
         Raises:
+            Rejected: they are several, and not all IP addresses of one version.
             Unavailable: there is none.
         """
         with finding.channel("monitoring", addresses) as channel:

@@ -1,9 +1,9 @@
 """Asking serving for predictions and their reasons: as a part of `Trimtab`, and for code without an event loop.
 
-    with Predictor.connect("serving-0:50056,serving-1:50056") as predictor:
+    with Predictor.connect("serving:50051") as predictor:
         answer = predictor.predict("trip-minutes", [{"trip_id": "1", ...}])
 
-Both go to each of several addresses in turn. What meets a dying instance is asked of
+Both go to each of several addresses in turn, be they one name's or given. What meets a dying instance is asked of
 another, and what meets a full one again when that says, within the call's time-out:
 no prediction changes anything, so that is safe. An open stream is bound to its instance.
 """
@@ -111,11 +111,12 @@ class Predictor:
     @classmethod
     @contextmanager
     def connect(cls, addresses: str | None = None) -> Iterator[Self]:
-        """Open a channel to serving: host:port, several with commas between.
+        """Open a channel to serving: host:port, or several IP addresses with ports and commas between.
 
         Without them it is the Trimtab that the environment's variables name, or else the stack in TRIMTAB_DIR, `.trimtab`.
 
         Raises:
+            Rejected: they are several, and not all IP addresses of one version.
             Unavailable: there is none.
         """
         with finding.channel("serving", addresses) as channel:

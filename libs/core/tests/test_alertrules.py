@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from trimtab_core.alertrules import take
-from trimtab_core.specs import AlertRule
+from trimtab_core.specs import AlertRule, Model
 from trimtab_core.watched import Reading
 
 
@@ -13,8 +13,17 @@ def rule(**more: Any) -> AlertRule:
     return AlertRule.model_validate({"metric": "mae", "above": 6, **more})
 
 
-def reading(value: float, *, name: str = "mae", feature: str = "") -> Reading:
-    return Reading("performance", "m", 3, name, value, 0, 60_000, 500, feature)
+def model(*rules: dict[str, Any], **more: Any) -> Model:
+    said: dict[str, Any] = {
+        "task": "regression", "source": "asks", "features": ["request.zone", "hour(at)", "speed.*", "text(request.note)"],
+        "label": {"source": "truths", "on": "id", "value": "y", "within": "1m"},
+        "trainer": {"window": "30d"}, "rollout": {"cap": 60}, "alerts": {"rules": list(rules)}, **more,
+    }  # fmt: skip
+    return Model.model_validate({"metadata": {"name": "m"}, "spec": said})
+
+
+def reading(value: float, *, name: str = "mae", feature: str = "", **more: Any) -> Reading:
+    return Reading("performance", "m", 3, name, value, 0, 60_000, 500, feature, **more)
 
 
 def played(rules: list[AlertRule], *windows: list[Reading]) -> list[list[tuple[bool, str]]]:
@@ -54,6 +63,50 @@ def test_a_rule_of_every_feature_is_told_of_each_and_one_of_a_feature_of_that_al
     assert [said for _, said in played([one], window)[0]] == [
         "The null_share of x of version 3 is 0.5 over 500 predictions of 1970-01-01T00:00 to 1970-01-01T00:01: above 0.3."
     ]
+
+
+def test_a_rule_is_about_all_rows_and_not_about_a_slice_or_an_arm() -> None:
+    window = [reading(7, feature="x", slice="3"), reading(9, arm="challenger"), reading(5)]
+
+    assert played([rule()], window) == [[]]
+
+
+def test_a_rule_of_a_share_is_kept_by_a_window_of_predictions_that_has_none_of_it() -> None:
+    bad, labels = reading(0.5, name="null_share", feature="x"), [reading(7)]
+    well = [reading(0.1, name="prediction_drift")]
+
+    told = played([rule(metric="null_share", above=0.2)], [bad], labels, well, well)
+
+    assert [len(each) for each in told] == [1, 0, 1, 0]
+    assert told[2][0][1].startswith("The null_share of x of version 3 is 0 over 500 predictions")
+
+
+def test_a_field_may_be_named_as_in_slices() -> None:
+    named = ["zone", "request.zone", "hour(at)", "speed.mean_7d", "text(request.note)"]
+    found = model(*({"metric": "null_share", "feature": name, "above": 0.2} for name in named))
+
+    assert [it.feature for it in found.spec.rules] == ["request.zone", *named[1:]]
+    together = {"metric": "drift", "feature": "all together", "above": 0.3}
+    whole = [{"metric": name, "above": 0.5} for name in ("mae", "estimated_mae", "labelled_share")]
+    assert model(together, *whole).spec.rules[0].feature == "all together"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"metric": "drift", "feature": "request.nope", "above": 0.2}, "'request.nope' is no feature of the model"),
+        ({"metric": "null_share", "feature": "all together", "above": 0.2}, "'all together' is no feature"),
+        (
+            {"metric": "log_loss", "above": 0.2},
+            "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write mae or estimated_mae",
+        ),
+        ({"metric": "estimated_rmse", "above": 6}, "'estimated_rmse' is not measured of the model"),
+        ({"metric": "mae", "above": 60}, "mae is never above 60, for rollout.cap lets a row count 60 at most"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_this_model_could_never_break_says_why(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        model(given)
 
 
 def test_two_rules_that_say_the_same_count_a_window_once() -> None:
@@ -101,10 +154,19 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
     [
         (
             {"metric": "mea"},
-            "'mea' is not measured of a model: use one of drift, error_rate, impossible_share, log_loss, mae",
+            "'mea' is no metric that a rule can limit: use one of drift, error_rate, estimated_error_rate",
         ),
         ({"above": None}, "the rule has no limit"),
         ({"below": 7}, "every value would break the rule"),
+        ({"feature": "request.zone"}, "'mae' is of the model as a whole, and of no feature: remove it"),
+        ({"above": -1}, "mae is always above -1: write a limit above 0"),
+        (
+            {"metric": "null_share", "above": 2},
+            "null_share is never above 2: write a limit between 0 and 1",
+        ),
+        ({"metric": "labelled_share", "above": None, "below": 0}, "labelled_share is never below 0"),
+        ({"metric": "skew_share", "above": 0.1}, "'skew_share' is no metric that a rule can limit"),
+        ({"metric": "p_value", "above": None, "below": 1.5}, "p_value is always below 1.5"),
     ],
 )
 def test_what_is_no_rule_says_why(given: dict[str, Any], sentence: str) -> None:

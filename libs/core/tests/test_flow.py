@@ -1,5 +1,7 @@
 """What comes of a source: unusual hours and silence are told, at no more than the stated rate, and nights are no silence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,13 +42,24 @@ def lived(
 def test_usual_weeks_raise_no_more_than_is_stated(mean: float) -> None:
     raised = 0
     for seed in range(3):
-        counts = counts_of(42, seed=seed, mean=mean)
+        counts, rng = counts_of(42, seed=seed, mean=mean), np.random.default_rng(seed + 9)
         _, figures = flow.judge(
-            "trips", hours_of(counts), FlowState(MONDAY + 28 * 24 * HOUR_MS), MONDAY + 42 * 24 * HOUR_MS
+            "trips",
+            [
+                replace(hour, delay_ms=5_000 * float(late), refused=int(wrong))
+                for hour, late, wrong in zip(
+                    hours_of(counts),
+                    rng.lognormal(0, 0.5, counts.size),
+                    rng.poisson(0.3, counts.size),
+                    strict=False,
+                )
+            ],
+            FlowState(MONDAY + 28 * 24 * HOUR_MS),
+            MONDAY + 42 * 24 * HOUR_MS,
         )
         raised += sum(each.over for each in figures)
 
-    assert raised <= 2, "a third of one in 90 days is stated for each figure, and these are 42"
+    assert raised <= 2, "a fifth of one in 90 days is stated for each figure, and these are 42"
 
 
 @pytest.mark.parametrize(("factor", "told"), [(0.3, True), (3.0, True), (0.9, False)])
@@ -71,6 +84,46 @@ def test_repeats_are_unusual_only_if_they_are_more() -> None:
     assert list(lived(counts, from_hour=counts.size - 1, repeats=repeats)[-1].faults) == ["duplicates"]
     repeats[-1] = 0
     assert lived(counts, from_hour=counts.size - 1, repeats=repeats)[-1].faults == {}
+
+
+@pytest.mark.parametrize(("refused", "told"), [(3, False), (40, True)])
+def test_a_jump_of_refused_rows_is_told_and_over_when_they_are_few_again(refused: int, told: bool) -> None:
+    counts = counts_of(21)
+    hours = [replace(hour, refused=0) for hour in hours_of(counts)]
+    hours[-3] = replace(hours[-3], refused=refused)
+    until = hours[-3].at_ms + HOUR_MS
+
+    state, _ = flow.judge("trips", hours[:-2], FlowState(until - HOUR_MS), until)
+    after, _ = flow.judge("trips", hours, state, until + 2 * HOUR_MS)
+
+    assert list(state.faults) == ["refused"] * told
+    if told:
+        assert state.faults["refused"].sentence.startswith(
+            "40 rows of source 'trips' were refused in the hour of "
+        )
+    assert after.faults == {}
+
+
+def test_a_delay_that_grows_is_told_and_one_that_is_always_so_or_shrinks_is_not() -> None:
+    rng = np.random.default_rng(3)
+    hours = [
+        replace(hour, delay_ms=60_000 * float(rng.lognormal(0, 0.2))) for hour in hours_of(counts_of(21))
+    ]
+    until = hours[-1].at_ms + HOUR_MS
+
+    def told(delay_ms: float | None) -> list[str]:
+        newest = [*hours[:-1], replace(hours[-1], delay_ms=delay_ms)]
+        state, _ = flow.judge("trips", newest, FlowState(until - HOUR_MS), until)
+        return [fault.sentence for fault in state.faults.values()]
+
+    assert [told(delay) for delay in (None, 0.0, 60_000.0)] == [[], [], []]
+    (said,) = told(3_600_000.0)
+    assert said.startswith("Events of source 'trips' arrived 3,600 s after their time in the hour of ")
+    quick = [replace(hour, delay_ms=20.0) for hour in hours[:-1]]
+    state, _ = flow.judge(
+        "trips", [*quick, replace(hours[-1], delay_ms=600.0)], FlowState(until - HOUR_MS), until
+    )
+    assert state.faults == {}, "less than a second is nothing"
 
 
 def test_silence_is_where_events_were_to_be_expected() -> None:

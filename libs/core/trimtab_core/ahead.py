@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import estimation, labelling, windows
-from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.estimation import Estimate, Unknown
 from trimtab_core.timestamps import iso
@@ -24,7 +24,6 @@ from trimtab_core.windows import DataWindow, Partial
 Floats = NDArray[np.float64]
 
 _REALISED: Final[tuple[DriftKind, ...]] = ("concept", "performance")
-_UNCALIBRATED: Final = "there is no reference of held-out rows that can be read: train it again"
 _OLD: Final = (
     "it was calibrated before what rows lose was learnt with it: a change of `monitoring` calibrates it anew"
 )
@@ -81,11 +80,11 @@ def estimated(
     model: str,
     window: DataWindow,
     features: Sequence[str],
-    calibration: Calibration | None,
+    calibration: Calibration | Uncalibrated,
     settings: Settings,
     watch: Watch,
 ) -> Reading:
-    """Estimate the metric of a window of predictions; `calibration` is None where the version has none."""
+    """Estimate the metric of a window of predictions."""
     found = _estimated(window, features, calibration, watch)
     rows, name = window.rows, f"estimated_{settings.metric}"
     place = (model, window.version, name)
@@ -98,10 +97,10 @@ def estimated(
 
 
 def _estimated(
-    window: DataWindow, features: Sequence[str], calibration: Calibration | None, watch: Watch
+    window: DataWindow, features: Sequence[str], calibration: Calibration | Uncalibrated, watch: Watch
 ) -> Estimate | Unknown:
-    if calibration is None:
-        return Unknown(_UNCALIBRATED)
+    if isinstance(calibration, Uncalibrated):
+        return Unknown(calibration.why)
     if calibration.estimator is None:
         return Unknown(_OLD)
     if (standing := _standing(window.version, watch.episodes)) is not None:
@@ -135,10 +134,14 @@ def doubt(
 
 
 def wanted(
-    model: str, window: DataWindow, features: Sequence[str], calibration: Calibration | None, count: int
+    model: str,
+    window: DataWindow,
+    features: Sequence[str],
+    calibration: Calibration | Uncalibrated,
+    count: int,
 ) -> list[Wanted]:
     """Choose at most `count` rows of a window to be labelled: by what they are expected to lose, and some at random."""
-    estimator = calibration.estimator if calibration else None
+    estimator = calibration.estimator if isinstance(calibration, Calibration) else None
     expected = np.full(len(window.rows), np.nan)
     if estimator is not None and (estimator.chances or estimator.trees):
         expected = estimation.expected(estimator, windows.said(window.rows, features))

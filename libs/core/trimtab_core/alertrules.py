@@ -2,12 +2,14 @@
 
 A rule fires once when its limit has been broken for as many windows in a row as it says,
 and is over once with the first window that keeps it or finds the rule taken out of the
-spec. Pure: the same readings in the same order fire the same.
+spec. Shares of bad data that are nothing are no readings, and keep a limit all the same.
+Pure: the same readings in the same order fire the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from trimtab_core.metricnames import STATISTICS
 from trimtab_core.specs import AlertRule, Severity
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Breach, Reading
@@ -31,11 +33,12 @@ def take(
 ) -> tuple[Mapping[str, Breach], list[Told]]:
     """Return which limits are broken after the readings of a window that ended at `at_ms`, and what is to be told.
 
+    Of the readings those of all its rows count, and not those of a slice, or of an arm of a rollout.
     What is over is told with the severity with which it began, whatever the spec says by then.
     """
     state, told, looked_at = dict(before), list[Told](), set[str]()
     for rule in rules:
-        for reading in _of(rule, readings):
+        for reading in (*_of(rule, readings), *_nothing(rule, state, readings)):
             place = _place(rule, reading.feature)
             if (
                 place in looked_at or reading.value is None
@@ -61,8 +64,24 @@ def take(
 
 def _of(rule: AlertRule, readings: Sequence[Reading]) -> Iterable[Reading]:
     return (
-        it for it in readings if it.name == rule.metric and rule.feature in (None, it.feature)
-    )  # fmt: skip
+        it
+        for it in readings
+        if it.name == rule.metric and rule.feature in (None, it.feature) and not (it.slice or it.arm)
+    )
+
+
+def _nothing(rule: AlertRule, held: Mapping[str, Breach], readings: Sequence[Reading]) -> Iterable[Reading]:
+    """Return the shares that are broken and of which a window of predictions says nothing: none of its rows is so."""
+    whole = next((it for it in readings if it.name == "prediction_drift"), None)
+    if rule.metric not in STATISTICS or whole is None:
+        return []
+    said = {it.feature for it in _of(rule, readings)}
+    broken = {place.removeprefix(_place(rule, "")) for place in held if place.startswith(_place(rule, ""))}
+    return [
+        replace(whole, subject="quality", name=rule.metric, value=0.0, feature=feature, threshold=None)
+        for feature in sorted(broken - said)
+        if rule.feature in (None, feature)
+    ]
 
 
 def _breaks(rule: AlertRule, value: float) -> bool:

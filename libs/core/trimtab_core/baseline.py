@@ -93,7 +93,7 @@ class Settings:
                 *sorted(set(categorical) & set(model.spec.features)),
                 *(["prediction"] if model.spec.task == "multiclass" else []),
             ),
-            concept="concept" in model.spec.retrain.on,
+            concept=monitoring.concept or "concept" in model.spec.retrain.on,
             clear=monitoring.clear,
             measures=tuple(sorted(monitoring.measures.items())),
             season_ms=monitoring.season,
@@ -178,6 +178,14 @@ class Uncalibrated:
     """Why nothing can be said of a version's windows, in one sentence."""
 
     fault: str
+
+    @property
+    def why(self) -> str:
+        """It as the end of a sentence; of what a child process said, the last of it."""
+        return self.fault.strip().splitlines()[-1].rstrip(".")
+
+
+NO_REFERENCE: Final = Uncalibrated("there is no reference of held-out rows that can be read: train it again")
 
 
 def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 0) -> Calibration:

@@ -1,4 +1,4 @@
-"""How much comes of a source, and whether anything still does: its events of an hour beside those of the same hour before.
+"""How much comes of a source, how late and how good, and whether anything still does: an hour beside the same hour before.
 
 An hour is held against the same hour of earlier weeks, or of earlier days while there are no weeks, by medians, so that one
 bad day makes no other look bad. How far hours usually lie from that is learnt from the source's own last weeks. The same
@@ -8,7 +8,7 @@ hours give the same faults.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.findings import Floats
 from trimtab_core.timestamps import iso
 
-Kind = Literal["volume", "duplicates", "silence"]
+Kind = Literal["volume", "duplicates", "refused", "delay", "silence"]
 
 HOUR_MS: Final = 3_600_000
 KEPT: Final = 6 * 7 * 24
@@ -26,6 +26,8 @@ FALSE_ALARMS: Final = Rate(1, parse_duration("90d"))
 """Of one source, of all kinds together."""
 TOLERANCE: Final = 0.25
 """Least part of what is expected by which an hour of which anything is said is off."""
+LEAST_DELAY_MS: Final = 1_000
+"""Least growth of a delay of which anything is said."""
 PATIENCE: Final = 2
 """Hours in a row in which all was usual, after which a fault is over."""
 
@@ -45,6 +47,9 @@ class Hour:
     events: int
     repeats: int = 0
     """That were dropped, for a value of theirs may come once."""
+    refused: int = 0
+    delay_ms: float | None = None
+    """How long after their event time they arrived, in the mean, where that was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +88,25 @@ def judge(
     """Judge the hours that are over at `until_ms` and not judged yet; return what is known then, and their figures.
 
     `hours` are those of the last `KEPT` hours of which something came, in order. When a source is looked at first, its
-    newest hour alone is judged; of those before it the figures are told.
+    newest hour alone is judged; of those before it the figures are told. Of repeats, refused rows and delay only more is unusual.
     """
     if not hours:
         return state, []
     first, last = hours[0].at_ms, until_ms // HOUR_MS * HOUR_MS
     size = max((last - first) // HOUR_MS, 0)
-    events, repeats = np.zeros(size), np.zeros(size)
+    events, repeats, refused, delay = np.zeros(size), np.zeros(size), np.zeros(size), np.full(size, np.nan)
     for hour in hours:
         at = (hour.at_ms - first) // HOUR_MS
         if at < size:
-            events[at], repeats[at] = hour.events, hour.repeats
+            events[at], repeats[at], refused[at] = hour.events, hour.repeats, hour.refused
+            delay[at] = np.nan if hour.delay_ms is None else max(hour.delay_ms, 0.0)
     told = max((state.judged_ms - first) // HOUR_MS, 0) if state.judged_ms else 0
     begin = told if state.judged_ms else max(size - 1, 0)
     found = [
         *_judged("volume", events, told, begin, first),
         *_judged("duplicates", repeats, told, begin, first),
+        *_judged("refused", refused, told, begin, first),
+        *_judged("delay", delay, told, begin, first),
     ]
     faults = dict(state.faults)
     for each in sorted(found, key=lambda it: it.at_ms):
@@ -125,35 +133,45 @@ def silence(source: str, hours: Sequence[Hour], state: FlowState, newest_ms: int
 
 def _a_look() -> float:
     """Return the chance of a false alarm that one figure of one hour has."""
-    return FALSE_ALARMS.count / (FALSE_ALARMS.per_ms / HOUR_MS) / 3
+    return FALSE_ALARMS.count / (FALSE_ALARMS.per_ms / HOUR_MS) / len(get_args(Kind))
 
 
-def _judged(kind: Kind, counts: Floats, told: int, begin: int, first_ms: int) -> Iterator[Flowed]:
-    """Yield the figures of the hours from `told` on, judged from `begin` on where enough is known."""
-    expected = _expected(counts)
-    off = _off(counts, expected)
-    for at in range(told, counts.size):
+def _judged(kind: Kind, values: Floats, told: int, begin: int, first_ms: int) -> Iterator[Flowed]:
+    """Yield the figures of the hours from `told` on of which there are some, judged from `begin` on where enough is known."""
+    if told >= values.size:
+        return
+    expected = _expected(values)
+    off = _delayed(values, expected) if kind == "delay" else _off(values, expected)
+    least = LEAST_DELAY_MS if kind == "delay" else 1
+    for at in range(told, values.size):
         before = _known(off[:at])
+        if np.isnan(values[at]):
+            continue
         if at < begin or before.size < _FEWEST or not np.isfinite(expected[at]):
-            yield Flowed(kind, first_ms + at * HOUR_MS, float(counts[at]))
+            yield Flowed(kind, first_ms + at * HOUR_MS, float(values[at]))
             continue
         p = float(Null.of(np.abs(before), _LEAST_TAIL).p(abs(off[at])))
-        moved = abs(counts[at] - expected[at]) >= max(TOLERANCE * expected[at], 1)
-        up_only = kind == "volume" or counts[at] > expected[at]
-        over = p <= _a_look() and bool(moved) and up_only
-        yield Flowed(kind, first_ms + at * HOUR_MS, float(counts[at]), float(expected[at]), over)
+        moved = abs(values[at] - expected[at]) >= max(TOLERANCE * expected[at], least)
+        wrong_way = kind == "volume" or values[at] > expected[at]
+        over = p <= _a_look() and bool(moved) and wrong_way
+        yield Flowed(kind, first_ms + at * HOUR_MS, float(values[at]), float(expected[at]), over)
 
 
-def _expected(counts: Floats) -> Floats:
+def _expected(values: Floats) -> Floats:
     """Return for each hour the median of the same hour before it: of weeks if there are two, else of three days; else NaN."""
-    found = np.full(counts.size, np.nan)
-    for at in range(counts.size):
-        weeks, days = counts[at - _WEEK :: -_WEEK][:_WEEKS], counts[at - _DAY :: -_DAY][:_DAYS]
+    found = np.full(values.size, np.nan)
+    for at in range(values.size):
+        weeks, days = values[at - _WEEK :: -_WEEK][:_WEEKS], values[at - _DAY :: -_DAY][:_DAYS]
         if at >= 2 * _WEEK:
-            found[at] = np.median(weeks)
+            found[at] = _median(weeks)
         elif at >= 3 * _DAY:
-            found[at] = np.median(days)
+            found[at] = _median(days)
     return found
+
+
+def _median(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else math.nan
 
 
 def _off(counts: Floats, expected: Floats) -> Floats:
@@ -161,10 +179,16 @@ def _off(counts: Floats, expected: Floats) -> Floats:
     return np.asarray(2 * (np.sqrt(counts + 0.375) - np.sqrt(expected + 0.375)))
 
 
+def _delayed(delay_ms: Floats, expected_ms: Floats) -> Floats:
+    """Return how far delays are from what is expected, in quarters of it; those well below a second are alike."""
+    return np.asarray(4 * np.log((delay_ms + LEAST_DELAY_MS) / (expected_ms + LEAST_DELAY_MS)))
+
+
 def _known(off: Floats) -> Floats:
     """Return what is known of how far hours lie off: of those held against weeks, once there are enough of them."""
     weekly = off[2 * _WEEK :]
-    return weekly if weekly.size >= _FEWEST else off[np.isfinite(off)]
+    known = weekly[np.isfinite(weekly)]
+    return known if known.size >= _FEWEST else off[np.isfinite(off)]
 
 
 def _expected_between(hours: Sequence[Hour], from_ms: int, to_ms: int) -> float | None:
@@ -205,8 +229,12 @@ def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> None:
 
 def _sentence(source: str, figure: Flowed) -> str:
     assert figure.expected is not None  # or else nothing would be over it
+    hour, usual = f"in the hour of {iso(figure.at_ms)[:16]}, where about", "are usual: look at what sends it."
+    if figure.kind == "delay":
+        late, before = figure.value / 1000, figure.expected / 1000
+        return f"Events of source {source!r} arrived {late:,.0f} s after their time {hour} {before:,.0f} s {usual}"
+    if figure.kind == "refused":
+        dead = f"trimtab deadletter list --source {source}"
+        return f"{figure.value:.0f} rows of source {source!r} were refused {hour} {figure.expected:.0f} are usual: `{dead}` shows them."
     what = "events came" if figure.kind == "volume" else "repeated events came, and were dropped,"
-    return (
-        f"{figure.value:.0f} {what} of source {source!r} in the hour of {iso(figure.at_ms)[:16]}, where about "
-        f"{figure.expected:.0f} are usual: look at what sends it."
-    )
+    return f"{figure.value:.0f} {what} of source {source!r} {hour} {figure.expected:.0f} {usual}"

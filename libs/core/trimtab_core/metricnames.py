@@ -18,16 +18,22 @@ OF_AN_HOUR: Final[Mapping[str, str]] = {
     **{name: f"hourly_{name}" for name in ("null_share", "distinct", "mean", "stddev", "min", "max")},
 }
 """What ingestion says of a source's batches and windows, and what it is called of an hour of them."""
+ESTIMATED: Final = tuple(f"estimated_{name}" for name in LOWER_IS_BETTER)
+"""What is told of losses before labels come."""
 BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
     "drift": ("drift", "p_value", "prediction_drift"),
     "performance": (
         *LOWER_IS_BETTER,
-        *(f"estimated_{name}" for name in LOWER_IS_BETTER),
+        *ESTIMATED,
         "labelled_share",
         "evidence_above_accepted",
         *(name for rate in get_args(Rate) for name in (rate, f"{rate}_difference", f"{rate}_ratio")),
     ),
     "quality": (*STATISTICS, "skew_share", "events_an_hour", "repeats_an_hour", *OF_AN_HOUR.values()),
 }
-JUDGED: Final = frozenset((*BY_SUBJECT["drift"], *LOWER_IS_BETTER, *STATISTICS))
-"""Those that a window is judged by, on which a spec may set limits of its own."""
+RULED: Final = frozenset((*BY_SUBJECT["drift"], *LOWER_IS_BETTER, *ESTIMATED, "labelled_share", *STATISTICS))
+"""Those of a window of predictions on which a spec may set limits of its own."""
+OF_FEATURES: Final = frozenset(("drift", *STATISTICS))
+"""Of these, those that are told of each feature by itself; the others are of the model as a whole."""
+SHARES: Final = frozenset(("p_value", "error_rate", "estimated_error_rate", "labelled_share", *STATISTICS))
+"""Of these, those that are between 0 and 1; none of the others is below 0."""

@@ -178,6 +178,16 @@ class Breach:
 
 
 @dataclass(frozen=True, slots=True)
+class Blind:
+    """A version whose windows are not judged, for it has no calibration."""
+
+    version: int
+    since_ms: int
+    """Where its first window began."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Guard:
     """A version on trial as its guardrails remember it."""
 
@@ -322,6 +332,8 @@ class Watch:
     """Limits on metrics that are broken, by what names the rule and the feature."""
     faults: Mapping[str, Fault] = field(default_factory=dict)
     """What is bad of the data of the newest window, by place."""
+    blind: Blind | None = None
+    """The version of the newest window, if it cannot be judged."""
     fairness: Mapping[str, FairState] = field(default_factory=dict)
     """What is known of each gate of fairness, by its name."""
     acceptance: Acceptance | None = None

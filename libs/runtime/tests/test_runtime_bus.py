@@ -164,9 +164,12 @@ async def test_a_partition_that_waits_holds_up_no_other(kafka_servers: str) -> N
     await producer.stop()
 
 
-async def test_the_dead_letter_of_a_huge_record_is_cut_and_fits(
-    kafka_servers: str, topic: Topic[Alert]
+@pytest.mark.usefixtures("in_haste")
+@pytest.mark.parametrize("kept", [topics.MOST_ROW_BYTES, 4 * topics.MOST_ROW_BYTES])
+async def test_the_dead_letter_of_a_huge_record_is_cut_until_the_broker_takes_it(
+    kafka_servers: str, topic: Topic[Alert], monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
+    monkeypatch.setattr(bus, "MOST_ROW_BYTES", kept)
     heard: list[str] = []
 
     async def handler(alert: Alert, _: Record[Alert]) -> None:
@@ -214,7 +217,9 @@ async def test_a_follower_is_caught_up_at_the_end_and_reads_on(
         await eventually(lambda: _true(heard == ["a", "b", "c"]))
 
 
-async def test_a_follower_waits_for_a_topic_that_does_not_exist_yet(kafka_servers: str) -> None:
+async def test_a_topic_that_does_not_exist_yet_is_waited_for_and_holds_up_no_other(
+    kafka_servers: str, topic: Topic[Alert]
+) -> None:
     heard: list[str] = []
     later = replace(topics.ALERTS, name=f"later-{uuid.uuid4().hex[:8]}", partitions=1)
 
@@ -223,9 +228,17 @@ async def test_a_follower_waits_for_a_topic_that_does_not_exist_yet(kafka_server
 
     follower = Follower(kafka_servers, [later.name], hear)
     async with running(follower.run()):
+        follower.set_topics([topic.name, later.name])
+        caught_up = asyncio.ensure_future(follower.caught_up())  # noqa: TID251 - a test's own
+        for sentence in ("one", "two"):
+            await send(kafka_servers, topic, sentence)
+            await eventually(lambda said=sentence: _true(heard[-1:] == [said]))
+        assert not caught_up.done()
+
         await ensure_topics(kafka_servers, [later])
         await send(kafka_servers, later, "at last")
-        await eventually(lambda: _true(heard == ["at last"]))
+        await asyncio.wait_for(caught_up, 60)
+        await eventually(lambda: _true(heard == ["one", "two", "at last"]))
 
 
 async def test_news_leave_in_order_and_only_with_their_change(

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -48,12 +49,7 @@ class Servicer(FeatureStoreServicer):
         if request.model == "broken":
             raise ZeroDivisionError
         if request.model == "slow":
-            self.begun.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled = True
-                raise
+            await self._wait()
         raise NotFound(f"there is no model {request.model!r}")
 
     async def GetHistoricalFeatures(
@@ -63,8 +59,18 @@ class Servicer(FeatureStoreServicer):
         for number in range(3):
             await asyncio.sleep(0)
             yield messages.HistoricalFeatures(arrow=bytes([number]))
+        if request.model == "slow":
+            await self._wait()
         if request.model:
             raise NotFound("no more of it")
+
+    async def _wait(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
 
 
 @pytest.fixture
@@ -126,6 +132,37 @@ async def test_a_stream_is_yielded_piece_by_piece_and_its_failure_told(store: An
         await broken.read()
 
 
+class Part:
+    """An answer that can be seen to be let go."""
+
+
+async def test_a_stream_keeps_no_answer_that_it_has_sent(tmp_path: Path) -> None:
+    given, alive = weakref.WeakSet[Part](), list[int]()
+
+    def part() -> Part:
+        given.add(made := Part())
+        return made
+
+    async def parts(request: bytes, context: Any) -> AsyncIterator[Part]:
+        for _ in range(20):
+            yield part()
+            alive.append(len(given))
+
+    def add(server: Any) -> None:
+        handler = grpc.unary_stream_rpc_method_handler(parts, bytes, lambda part: b"part")
+        server.add_registered_method_handlers("parts", {"Parts": handler})
+
+    where = f"unix:{tmp_path}/parts"
+    async with (
+        door.serving(where, add, [], threads=1, max_waiting=6),
+        grpc.aio.insecure_channel(where) as channel,
+    ):
+        heard = [part async for part in channel.unary_stream("/parts/Parts")(b"", timeout=60)]
+
+    assert len(heard) == len(alive) == 20
+    assert max(alive) <= 2
+
+
 @pytest.mark.parametrize(
     ("model", "code", "said"),
     [
@@ -141,8 +178,14 @@ async def test_what_a_coroutine_fails_with_is_told(store: Any, model: str, code:
     assert said in str(failure.value.details())
 
 
-async def test_a_coroutine_whose_caller_has_gone_is_cancelled(store: Any, servicer: Servicer) -> None:
-    call = store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model="slow"))
+@pytest.mark.parametrize("kind", ["a call", "a stream"])
+async def test_a_coroutine_whose_caller_has_gone_is_cancelled(
+    store: Any, servicer: Servicer, kind: str
+) -> None:
+    if kind == "a call":
+        call = store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model="slow"))
+    else:
+        call = store.GetHistoricalFeatures(messages.GetHistoricalFeaturesRequest(model="slow"))
     async with asyncio.timeout(60):
         await servicer.begun.wait()
 

@@ -1,6 +1,7 @@
 """The pipeline on a real Kafka: what moves through it, what it waits for, and what ends it."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from trimtab_runtime import bus
+from trimtab_runtime import bus, pipeline, transactions
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.pipeline import Broken, Pipeline, Worker, read_partition
 from trimtab_runtime.records import Outgoing
@@ -160,6 +161,36 @@ async def test_an_output_topic_that_does_not_exist_holds_up_only_what_needs_it(t
     async with running(topics.pipeline(good, stuck, make_worker=make_worker)):
         await topics.send(good, "a")
         await topics.arrives("a")
+
+
+async def test_a_record_too_large_for_kafka_holds_up_only_its_partition_and_is_tried_again(
+    topics: Topics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, stuck = await topics.create(f"in-{topics.name}"), await topics.create(f"stuck-{topics.name}")
+    large = os.urandom(1_000_000).hex()
+    swollen = iter([large, large, "small"])
+
+    def swell(_: Sequence[Any]) -> list[Outgoing]:
+        return [Outgoing(topics.out, None, each.encode(), partition=0) for each in ("c", next(swollen))]
+
+    def make_worker(place: TopicPartition) -> Passing:
+        return Passing(topics.out, swell if place.topic == stuck else None)
+
+    async def is_told() -> bool:
+        return f"{stuck}/0 stands still at offset 0, for what is made from there on has" in caplog.text
+
+    await topics.send(stuck, "a")
+    # Were it left open, no reader of committed records would come past it.
+    monkeypatch.setattr(transactions, "TIMEOUT_MS", 600_000)
+    monkeypatch.setattr(pipeline, "_TOO_LARGE_AGAIN_S", 600.0)
+    async with running(topics.pipeline(good, stuck, make_worker=make_worker)):
+        await eventually(is_told, what="the sentence")
+        await topics.send(good, "b")
+        await topics.arrives("b")
+
+    monkeypatch.setattr(pipeline, "_TOO_LARGE_AGAIN_S", 0.1)
+    async with running(topics.pipeline(good, stuck, make_worker=make_worker)):
+        await topics.arrives("b", "c", "small")
 
 
 async def test_topics_that_change_while_records_flow_lose_and_repeat_nothing(topics: Topics) -> None:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from trimtab_contracts import topics
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import Reason
 from trimtab_contracts.registry.v1.registry_pb2 import Deployment
-from trimtab_runtime import artifacts, clock, records, rpc, settings
+from trimtab_runtime import artifacts, bus, clock, records, rpc, settings
 from trimtab_runtime.errors import Conflict, NotFound, Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.settings import BadSettings
@@ -143,6 +144,41 @@ def test_many_headers_say_what_each_says_by_itself(odd: bytes | None) -> None:
 
     for some in (raw, raw[1:2], raw[::2], []):
         assert records.arrivals_ms(some).tolist() == [records.origin(each).arrived_at_ms for each in some]
+
+
+@pytest.mark.parametrize("many", [1, 3_000])
+def test_a_dead_letter_fits_a_record_whatever_it_is_of_and_says_what_was_cut(many: int) -> None:
+    raw = SimpleNamespace(
+        topic="raw.trips",
+        partition=1,
+        offset=7,
+        timestamp=0,
+        headers=[],
+        key=b"\xff" * 3_000_000,
+        value=b"\xff" * 7_000_000,
+    )
+    reasons = [Reason(code="wrong_key", value="\x01" * (3_000_000 // many), message="it is wrong")] * many
+
+    record = bus.dead_letter(raw, service="ingestion", source="trips", reasons=reasons)
+
+    assert record.key is not None
+    assert record.value is not None
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    assert len(record.key) + len(record.value) + headers + 1_000 < topics.MOST_BYTES
+    letter = topics.DEADLETTER.decode(record.value)
+    *told, payload, key = letter.reasons
+    assert len(told) == many
+    assert told[0].value.endswith(f"\x01… ({3_000_000 // many:,} characters)")
+    assert (payload.code, payload.message) == (
+        "cut",
+        "only the first 4,194,304 of the 7,000,000 bytes of its payload are kept",
+    )
+    assert (key.code, key.message) == (
+        "cut",
+        "only the first 65,536 of the 3,000,000 bytes of its key are kept",
+    )
+    assert raw.value.startswith(letter.payload)
+    assert raw.key.startswith(letter.key)
 
 
 async def test_what_is_being_closed_is_closed_whole_however_often_it_is_cancelled() -> None:

@@ -1,6 +1,7 @@
 """gRPC doors: errors, health, reflection and traces, over a real socket."""
 
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest, IngestResponse
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
@@ -18,7 +19,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
     add_IngestionServicer_to_server,
 )
 from trimtab_runtime import rpc, telemetry
-from trimtab_runtime.errors import NotFound, TrimtabError, Unavailable
+from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
 
 NAMES = ["trimtab.ingestion.v1.Ingestion"]
 
@@ -33,6 +34,8 @@ class Door(IngestionServicer):
             raise NotFound("there is no source 'nosuch': apply its spec first")
         if request.source == "cut off":
             raise KafkaTimeoutError("no answer in 40 s")
+        if request.source == "huge":
+            raise MessageSizeTooLargeError("9000000 bytes")
         if request.source == "broken":
             raise ZeroDivisionError("division by zero")
         return IngestResponse(accepted=len(request.rows))
@@ -45,6 +48,12 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_limit_is_what_is_asked_for_within_reason() -> None:
+    assert [rpc.limit(asked, unless=50, most=100) for asked in (0, 7, 1_000)] == [50, 7, 100]
+    with pytest.raises(Rejected, match="limit -1 is below 0"):
+        rpc.limit(-1, unless=50, most=100)
 
 
 async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:
@@ -67,6 +76,7 @@ async def test_an_error_of_ours_crosses_the_wire_as_itself() -> None:
     ("source", "kind", "sentence"),
     [
         ("cut off", Unavailable, "Kafka is away: KafkaTimeoutError('no answer in 40 s')"),
+        ("huge", Rejected, "9000000 bytes): send less in it"),
         ("broken", TrimtabError, "ZeroDivisionError: division by zero; the log of the service has more"),
     ],
 )
@@ -136,3 +146,36 @@ async def test_an_address_that_is_taken_is_one_sentence() -> None:
         with pytest.raises(Unavailable, match=f"cannot listen on {address}"):
             async with rpc.serving(address, partial(add_IngestionServicer_to_server, Door()), NAMES):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("addresses", "target"),
+    [
+        ("serving:50051", "serving:50051"),
+        ("dns:///serving:50051", "dns:///serving:50051"),
+        ("10.0.0.1:50051, 10.0.0.2:50051", "ipv4:10.0.0.1:50051,10.0.0.2:50051"),
+        ("[::1]:50051,[::1]:50052", "ipv6:[::1]:50051,[::1]:50052"),
+    ],
+)
+def test_one_address_or_several_of_a_kind_are_a_target(addresses: str, target: str) -> None:
+    assert rpc.target_of(addresses) == target
+
+
+@pytest.mark.parametrize(
+    ("addresses", "odd"),
+    [
+        ("serving-0:50051,serving-1:50051", "serving-0:50051"),
+        ("127.0.0.1:50051,localhost:50052", "localhost:50052"),
+        ("127.0.0.1:50051,[::1]:50052", "[::1]:50052"),
+        ("::1:50051,::1:50052", "::1:50051"),
+        ("127.0.0.1:50051,127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1:50051,", ""),
+    ],
+)
+def test_several_addresses_that_grpc_cannot_go_to_are_refused_with_the_remedy(
+    addresses: str, odd: str
+) -> None:
+    with pytest.raises(
+        Rejected, match=re.escape(f"{odd!r} cannot be one of several addresses, which are IP")
+    ):
+        rpc.blocking_channel(addresses)

@@ -4,11 +4,13 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
 from trimtab_contracts.topics import Topic
@@ -16,6 +18,7 @@ from trimtab_runtime import admin, bus, starting
 from trimtab_runtime.records import Record
 from trimtab_runtime.starting import naming_no_brokers, started
 from trimtab_runtime.transactions import FAILURES, Transactions
+from trimtab_stack.pytest_plugin import delete_topics
 
 NO_BROKERS = (
     AssertionError("Did we not perform bootstrap?"),
@@ -134,10 +137,9 @@ async def test_transactions_that_find_no_broker_fail_as_if_kafka_were_away(
         await Transactions.open(kafka_servers, f"t-{uuid.uuid4().hex[:8]}")
 
 
-@pytest.mark.real
-async def test_topics_are_made_as_soon_as_kafka_names_a_controller(
-    kafka_servers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_controller_at_first(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have a client know of no controller until it has asked three times; return how often it asked."""
     bootstrap, update = AIOKafkaClient.bootstrap, AIOKafkaClient.force_metadata_update
     asked: list[str] = []
 
@@ -151,8 +153,38 @@ async def test_topics_are_made_as_soon_as_kafka_names_a_controller(
 
     monkeypatch.setattr(AIOKafkaClient, "bootstrap", without_controller)
     monkeypatch.setattr(AIOKafkaClient, "force_metadata_update", in_vain_at_first)
+    return asked
+
+
+@pytest.mark.real
+async def test_topics_are_made_as_soon_as_kafka_names_a_controller(
+    kafka_servers: str, no_controller_at_first: list[str]
+) -> None:
     own = replace(topics.ALERTS, name=f"alerts-{uuid.uuid4().hex[:8]}", partitions=1)
 
     await admin.ensure_topics(kafka_servers, [own])
 
-    assert len(asked) > 2
+    assert len(no_controller_at_first) > 2
+
+
+@pytest.mark.real
+async def test_a_file_of_tests_leaves_no_topic_though_kafka_names_no_controller_and_is_slow(
+    kafka_servers: str, no_controller_at_first: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(topics.ALERTS, name=f"alerts-{uuid.uuid4().hex[:8]}", partitions=1)
+    await admin.ensure_topics(kafka_servers, [own])
+    delete, answers = AIOKafkaAdminClient.delete_topics, list[Any]()
+
+    async def too_slow_at_first(client: AIOKafkaAdminClient, names: list[str]) -> Any:
+        late = SimpleNamespace(topic_error_codes=[(name, RequestTimedOutError.errno) for name in names])
+        answers.append(await delete(client, names) if answers else late)
+        return answers[-1]
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "delete_topics", too_slow_at_first)
+    no_controller_at_first.clear()
+    await delete_topics(kafka_servers)
+
+    assert len(answers) > 1
+    assert len(no_controller_at_first) > 2
+    async with admin.administering(kafka_servers) as client:
+        assert own.name not in await client.list_topics()

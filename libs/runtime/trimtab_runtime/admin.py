@@ -1,7 +1,8 @@
 """Makes Kafka's topics as the table says; asking twice changes nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -21,22 +22,35 @@ async def ensure_topics(servers: str, topics: Sequence[Topic[Any]], *, replicati
     Raises:
         Unavailable: Kafka did not answer, or refused one of them.
     """
+    try:
+        async with administering(servers) as admin:
+            new = [
+                NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.config)
+                for topic in topics
+            ]
+            response = await admin.create_topics(new)
+            for name, code, *rest in response.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:
+                    raise Unavailable(f"Kafka would not create topic {name}: {error.__name__} {rest}")
+            await _until_led(admin, {topic.name for topic in topics})
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {servers} did not create topics: {error}") from error
+
+
+@asynccontextmanager
+async def administering(servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Have a client that knows who makes topics and deletes them, and close it whole in the end.
+
+    Raises:
+        KafkaError: Kafka did not answer.
+        Unavailable: it named no controller.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     try:
         await admin.start()
-        new = [
-            NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.config)
-            for topic in topics
-        ]
         await _until_controlled(admin)
-        response = await admin.create_topics(new)
-        for name, code, *rest in response.topic_errors:
-            error = for_code(code)
-            if code and error is not TopicAlreadyExistsError:
-                raise Unavailable(f"Kafka would not create topic {name}: {error.__name__} {rest}")
-        await _until_led(admin, {topic.name for topic in topics})
-    except KafkaError as error:
-        raise Unavailable(f"Kafka at {servers} did not create topics: {error}") from error
+        yield admin
     finally:
         await finish(admin.close())
 

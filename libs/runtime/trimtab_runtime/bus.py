@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from google.protobuf.message import Message
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason
 from trimtab_contracts.topics import DEADLETTER, MOST_BYTES, MOST_ROW_BYTES, Topic, Undecodable
@@ -25,12 +25,14 @@ from trimtab_runtime import records, telemetry
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
-from trimtab_runtime.records import Record
+from trimtab_runtime.records import Outgoing, Record
 from trimtab_runtime.starting import member, naming_no_brokers, started
 
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
 
+CUT = "cut"
+"""The code of the reason by which a dead letter says that it is not whole."""
 ATTEMPTS = 5
 _BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 
@@ -202,40 +204,79 @@ async def _handle(
 async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
     """Make a dead letter of a raw record, with one reason, and wait until Kafka has it, however long that takes."""
     log.error("dead letter %s/%d/%d: %s", raw.topic, raw.partition, raw.offset, message)
-    letter = dead_letter(raw, source=raw.topic, reasons=[Reason(code=code, message=message)])
-    record = records.outgoing(
-        DEADLETTER,
-        letter,
-        key=(raw.key or b"").decode(errors="replace"),
-        id=letter.id,
-        source=service,
-        time_ms=raw.timestamp,
-    )
+    reasons, most = [Reason(code=code, message=message)], MOST_ROW_BYTES
     while True:
+        letter = dead_letter(raw, service=service, source=raw.topic, reasons=reasons, most=most)
         try:
-            return await records.send_all(producer, [record])
+            return await records.send_all(producer, [letter])
         except KafkaError as error:
-            log.warning("dead letter %s waits: %r", letter.id, error)
+            if isinstance(error, MessageSizeTooLargeError):
+                most //= 2  # this broker takes less than our topics are made to
+            log.warning("dead letter %s/%d/%d waits: %r", raw.topic, raw.partition, raw.offset, error)
             await asyncio.sleep(_BACKOFF_S[-1])
 
 
-def dead_letter(raw: Any, *, source: str, reasons: Sequence[Reason], offset: int | None = None) -> DeadLetter:
+def dead_letter(
+    raw: Any,
+    *,
+    service: str,
+    source: str,
+    reasons: Sequence[Reason],
+    offset: int | None = None,
+    most: int = MOST_ROW_BYTES,
+) -> Outgoing:
     """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same.
 
-    `offset` is that of the record which was refused first, where `raw` is that one sent again. A payload too large to
-    travel on is cut at 4 MiB; the whole of it lies at that place.
+    `offset` is that of the record which was refused first, where `raw` is that one sent again. What is too large to
+    travel on is cut as `fitting` does; the whole of it lies at that place.
     """
     offset = raw.offset if offset is None else offset
-    return DeadLetter(
+    letter = DeadLetter(
         id=f"{raw.topic}/{raw.partition}/{offset}",
         source=source,
         topic=raw.topic,
         partition=raw.partition,
         offset=offset,
         key=raw.key or b"",
-        payload=(raw.value or b"")[:MOST_ROW_BYTES],
+        payload=raw.value or b"",
         reasons=reasons,
         arrived_at=to_timestamp(records.origin(raw).arrived_at_ms),
         row_id=records.given_id(dict(raw.headers)),
         content_type=records.content_type(raw),
     )
+    fitting(letter, most)
+    return records.outgoing(
+        DEADLETTER,
+        letter,
+        key=letter.key.decode(errors="replace"),
+        id=letter.id,
+        source=service,
+        time_ms=raw.timestamp,
+    )
+
+
+def fitting(letter: DeadLetter, most: int = MOST_ROW_BYTES) -> DeadLetter:
+    """Cut what of a letter is too large for a record, and return it: of the payload `most` bytes stay.
+
+    Of the key so much stays that it fits three times, twice as text, and of the reasons so much that JSON may need six
+    bytes for each. A reason of the code `cut` says of payload and key how large they were.
+    """
+    most_key, most_told = most // 64, most // 16
+    if letter.ByteSize() <= most_key:
+        return letter
+    if sum(reason.ByteSize() for reason in letter.reasons) > most_told:
+        characters = most_told // (12 * len(letter.reasons))  # of up to four bytes, in each of three texts
+        for reason in letter.reasons:
+            reason.field, reason.value, reason.message = (
+                text if len(text) <= characters else f"{text[:characters]}… ({len(text):,} characters)"
+                for text in (reason.field, reason.value, reason.message)
+            )
+    for name, kept in (("payload", most), ("key", most_key)):
+        whole: bytes = getattr(letter, name)
+        if len(whole) > kept:
+            setattr(letter, name, whole[:kept])
+            letter.reasons.add(
+                code=CUT,
+                message=f"only the first {kept:,} of the {len(whole):,} bytes of its {name} are kept",
+            )
+    return letter

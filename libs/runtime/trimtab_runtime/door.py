@@ -20,7 +20,7 @@ import random
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -171,28 +171,46 @@ class _Loop:
 
     def unary(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         """Return a handler that answers what the coroutine function `behaviour` does."""
-        return lambda request, context: self._wait(behaviour(request, context), context)
+        return lambda request, context: _Waiting(self._loop, context).until(behaviour(request, context))
 
     def stream(self, behaviour: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         """Return a handler that yields what the asynchronous generator `behaviour` does."""
         end = object()
 
         def call(request: Any, context: Any) -> Iterator[Any]:
-            answers = behaviour(request, context)
+            waiting, answers = _Waiting(self._loop, context), behaviour(request, context)
 
             async def following() -> Any:
                 return await anext(answers, end)
 
-            while (answer := self._wait(following(), context)) is not end:
+            while (answer := waiting.until(following())) is not end:
                 yield answer
 
         return call
 
-    def _wait(self, work: Coroutine[Any, Any, Any], context: Any) -> Any:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        if not context.add_callback(future.cancel):  # of nobody's interest once the caller has gone
+
+class _Waiting:
+    """A thread's waiting for the coroutines of one call, one after the other, of nobody's interest once its caller has gone."""
+
+    __slots__ = ("_future", "_has_gone", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Any) -> None:
+        self._loop = loop
+        self._future: Future[Any] | None = None
+        # Said once a call: gRPC keeps what it is to call back until the call has ended, and a future keeps its answer.
+        self._has_gone = not context.add_callback(self._leave)
+
+    def until(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Return what `work` does on the loop."""
+        self._future = future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if self._has_gone:  # looked at after the future is there for whoever leaves meanwhile
             future.cancel()
         return future.result()
+
+    def _leave(self) -> None:
+        self._has_gone = True
+        if self._future is not None:
+            self._future.cancel()
 
 
 class _Guarded:

@@ -1,13 +1,16 @@
 """How a process reads a topic that everyone reads: from the start, with no group.
 
-A follower keeps a process's own view of compacted topics. It is caught up once it
-has passed the end offsets that stood when it first asked for them; what it has read
-it can be told to remember (`start`), so that a restart reads on.
+A follower keeps a process's own view of compacted topics. It is caught up once all
+topics exist and it has passed the end offsets that stood when it first asked for them;
+one that does not exist yet holds up no other. What it has read it can be told to
+remember (`start`), so that a restart reads on.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,6 +20,8 @@ from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.starting import AGAIN_AFTER_S, naming_no_brokers
 
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 0.2
 
 OnRecords = Callable[[str, int, Sequence[Any]], Awaitable[None]]
 """Takes topic, partition and raw records, in order; what it raises ends the follower."""
@@ -43,6 +48,8 @@ class Follower:
         self._on_records = on_records
         self._next = dict(start or {})
         self._only = only
+        self._missing: Sequence[str] = ()
+        self._looked_at = 0.0
         self._changed = asyncio.Event()
         self._caught_up = asyncio.Event()
 
@@ -85,27 +92,36 @@ class Follower:
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         ends = await self._assign(consumer)
         while True:
-            if self._changed.is_set():
+            if self._changed.is_set() or await self._has_one_come(consumer):
                 ends = await self._assign(consumer)
-            if not consumer.assignment():
+            ends = {place: end for place, end in ends.items() if await consumer.position(place) < end}
+            if not (
+                ends or self._missing or self._changed.is_set()
+            ):  # set_topics may have been called meanwhile
                 self._caught_up.set()
-                await self._changed.wait()
+            if not consumer.assignment():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN_S if self._missing else None):
+                        await self._changed.wait()
                 continue
             for place, batch in (await consumer.getmany(timeout_ms=100)).items():
                 await self._on_records(place.topic, place.partition, batch)
                 self._next[place.topic, place.partition] = batch[-1].offset + 1
-            if ends and not self._caught_up.is_set():
-                ends = {place: end for place, end in ends.items() if await consumer.position(place) < end}
-            if not ends and not self._changed.is_set():  # set_topics may have been called meanwhile
-                self._caught_up.set()
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
         """Assign all wanted partitions that exist, and return the ends not yet reached."""
         self._changed.clear()
-        places = []
-        for topic in sorted(self._wanted):
-            partitions = await self._partitions(consumer, topic)
-            places += [TopicPartition(topic, number) for number in partitions if self._only(topic, number)]
+        wanted = sorted(self._wanted)
+        found = await self._partitions(consumer, wanted)
+        if missing := [topic for topic in wanted if topic not in found]:
+            log.info("topics that do not exist yet are waited for: %s", missing)
+        self._missing, self._looked_at = missing, monotonic()
+        places = [
+            TopicPartition(topic, number)
+            for topic, numbers in found.items()
+            for number in numbers
+            if self._only(topic, number)
+        ]
         consumer.assign(places)
         for place in places:
             if (offset := self._next.get((place.topic, place.partition))) is not None:
@@ -114,18 +130,21 @@ class Follower:
                 await consumer.seek_to_beginning(place)
         return dict(await consumer.end_offsets(places)) if places else {}
 
-    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-        """Return the partitions of `topic`, waiting until it exists."""
-        consumer._client.add_topic(topic)  # the client fetches metadata of the topics it knows
-        while not (found := consumer.partitions_for_topic(topic)):
+    async def _has_one_come(self, consumer: AIOKafkaConsumer) -> bool:
+        """Look, every so often, whether one of the missing topics exists by now."""
+        if not self._missing or monotonic() < self._looked_at + _LOOK_AGAIN_S:
+            return False
+        found = await self._partitions(consumer, self._missing)
+        self._looked_at = monotonic()
+        return bool(found)
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> dict[str, list[int]]:
+        """Return the partitions of those of `topics` that exist."""
+        for topic in topics:
+            consumer._client.add_topic(topic)  # the client fetches metadata of the topics it knows
+        if not all(consumer.partitions_for_topic(topic) for topic in topics):
             await consumer._client.force_metadata_update()
-            if consumer.partitions_for_topic(topic):
-                continue
-            log.info("topic %s does not exist yet", topic)
-            await asyncio.sleep(0.2)
-            if self._changed.is_set() and topic not in self._wanted:
-                return []
-        return sorted(found)
+        return {topic: sorted(found) for topic in topics if (found := consumer.partitions_for_topic(topic))}
 
 
 async def catch_up(tasks: asyncio.TaskGroup, *followers: Follower) -> None:

@@ -33,6 +33,7 @@ _RESTORED_AT_ONCE = 20_000
 _DRAIN_S = 5.0
 _CANCEL_AGAIN_S = 0.5
 _AGAIN_AFTER_S = (0.1, 0.5, 1.0, 2.0)
+_TOO_LARGE_AGAIN_S = 30.0
 _NOWHERE = TopicPartition("", 0)
 
 
@@ -77,6 +78,16 @@ class Broken(TrimtabError):
     def __init__(self, place: TopicPartition, offset: int, error: Exception) -> None:
         super().__init__(
             f"{place.topic}/{place.partition} from offset {offset}: {type(error).__name__}: {error}"
+        )
+
+
+class _TooLarge(TrimtabError):
+    """A worker made a record that Kafka does not take; a topic that takes it, or a spec that makes less, may come yet."""
+
+    def __init__(self, place: TopicPartition, offset: int, error: Exception) -> None:
+        super().__init__(
+            f"{place.topic}/{place.partition} stands still at offset {offset}, for what is made from there on has a record that "
+            f"is too large ({error}): raise max.message.bytes of the topics that are written, or mend what makes it so large"
         )
 
 
@@ -242,6 +253,9 @@ class _Lane:
             except Broken as error:
                 self._membership.broken = error
                 return
+            except _TooLarge as error:
+                wait_s = _TOO_LARGE_AGAIN_S
+                log.error("%s (others go on, and it is tried again in %.0f s)", error, wait_s)
             except (Unavailable, *FAILURES) as error:
                 wait_s = self._patience_s(error)
                 log.warning("%s closes for %.1f s: %r", self._id, wait_s, error)
@@ -279,9 +293,8 @@ class _Lane:
             outputs = await worker.restore()
             for at in range(0, len(outputs), _RESTORED_AT_ONCE):
                 async with self._busy:
-                    part = outputs[at : at + _RESTORED_AT_ONCE]
-                    await transactions.commit(part, self._pipeline.service, self._place, offset)
-        except (Unavailable, *FAILURES):
+                    await self._commit(transactions, outputs[at : at + _RESTORED_AT_ONCE], offset, offset)
+        except (_TooLarge, Unavailable, *FAILURES):
             raise
         except Exception as error:
             raise Broken(self._place, offset, error) from error
@@ -295,7 +308,7 @@ class _Lane:
         if not self._pipeline.from_now:
             return int((await self._consumer.beginning_offsets([self._place]))[self._place])
         offset = int((await self._consumer.end_offsets([self._place]))[self._place])
-        await transactions.commit([], self._pipeline.service, self._place, offset)
+        await self._commit(transactions, [], offset, offset)
         return offset
 
     async def _work(self, offset: int, transactions: Transactions) -> None:
@@ -330,15 +343,22 @@ class _Lane:
         try:
             outputs = self.worker.process(batch)
             if batch or outputs:
-                await transactions.commit(outputs, self._pipeline.service, self._place, after)
-        except MessageSizeTooLargeError as error:
-            raise Broken(self._place, offset, error) from error
-        except (Unavailable, *FAILURES):
+                await self._commit(transactions, outputs, offset, after)
+        except (_TooLarge, Unavailable, *FAILURES):
             raise
         except Exception as error:
             raise Broken(self._place, batch[0].offset if batch else offset, error) from error
         self._failures = 0
         return after
+
+    async def _commit(
+        self, transactions: Transactions, outputs: Sequence[Outgoing], offset: int, after: int
+    ) -> None:
+        """Commit what the records from `offset` up to `after` became."""
+        try:
+            await transactions.commit(outputs, self._pipeline.service, self._place, after)
+        except MessageSizeTooLargeError as error:
+            raise _TooLarge(self._place, offset, error) from error
 
     def _patience_s(self, error: Exception) -> float:
         """Return how long to stay closed.

@@ -5,6 +5,7 @@ turns them into codes, and back again on the client's side. What it did not mean
 raise is logged, and told as a fault of the service.
 """
 
+import ipaddress
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
@@ -160,6 +161,12 @@ def _outcome(error: Exception, method: str) -> tuple[grpc.StatusCode, str, Metad
         error = error_of(error)
     if isinstance(error, TrimtabError):
         return status_of(error), str(error), details_of(error)
+    if isinstance(error, MessageSizeTooLargeError):
+        return (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Kafka takes no record of this size ({error}): send less in it",
+            (),
+        )
     if isinstance(error, KafkaError):
         log.warning("%s: Kafka is away: %r", method, error)
         return grpc.StatusCode.UNAVAILABLE, f"Kafka is away: {error!r}", ()
@@ -218,6 +225,17 @@ def _streaming(behaviour: Callable[..., Any], method: str, parent: str | None) -
                 await context.abort(*_outcome(error, method))
 
     return call
+
+
+def limit(asked: int, *, unless: int, most: int) -> int:
+    """Return how many a request asks for at most: `unless` it says, where it is 0, and never more than `most`.
+
+    Raises:
+        Rejected: it is below 0.
+    """
+    if asked < 0:
+        raise Rejected(f"limit {asked} is below 0: ask for some, or leave it out for {unless:,}")
+    return min(asked or unless, most)
 
 
 @asynccontextmanager
@@ -279,7 +297,11 @@ def _traced(details: Any) -> Any:
 
 
 def channel(addresses: str) -> grpc.aio.Channel:
-    """Open a channel to a service; `addresses` are one or several, with commas between."""
+    """Open a channel to a service; `addresses` are one, or several as `target_of` takes them.
+
+    Raises:
+        Rejected: they are several, and not all IP addresses of one version.
+    """
     # One interceptor a kind: grpc.aio files an object under the first kind that it is.
     return grpc.aio.insecure_channel(
         target_of(addresses), options=CLIENT_OPTIONS, interceptors=[_UnaryCalls(), _StreamCalls()]
@@ -287,14 +309,40 @@ def channel(addresses: str) -> grpc.aio.Channel:
 
 
 def blocking_channel(addresses: str) -> grpc.Channel:
-    """Open a channel for code without an event loop, which any thread may use."""
+    """Open a channel for code without an event loop, which any thread may use; else as `channel` does."""
     return grpc.insecure_channel(target_of(addresses), options=CLIENT_OPTIONS)
 
 
 def target_of(addresses: str) -> str:
-    """Return where a channel goes: to one address, or to each of several in turn."""
+    """Return where a channel goes: to one address, or to each of several in turn, which are IP addresses with commas between.
+
+    A name is looked up by gRPC, and may stand for several addresses; it has no way to take several names.
+
+    Raises:
+        Rejected: they are several, and not all IPv4 or all IPv6.
+    """
     parts = [part.strip() for part in addresses.split(",")]
-    return parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
+    if len(parts) == 1:
+        return parts[0]
+    kind = _kind(parts[0])
+    for part in parts:
+        if not kind or _kind(part) != kind:
+            raise Rejected(
+                f"{part!r} cannot be one of several addresses, which are IP addresses with their ports, all IPv4 or all IPv6 in "
+                "brackets: give one name that has an address for each instance, such as serving:50051"
+            )
+    return f"{kind}:{','.join(parts)}"
+
+
+def _kind(address: str) -> str:
+    """Return `ipv4` or `ipv6` as an IP address with a port is one; nothing if it is none."""
+    host, _, port = address.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        version = ipaddress.ip_address(host.strip("[]")).version
+    except ValueError:
+        return ""
+    return f"ipv{version}" if port.isdigit() and is_bracketed == (version == 6) else ""
 
 
 class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 from trimtab_contracts.topics import MOST_BYTES
 
@@ -81,7 +81,12 @@ class Transactions:
             await self._producer.begin_transaction()
             sends = [self._send(target, each) for target, each in batches.items()]
             offsets = self._producer.send_offsets_to_transaction({place: offset}, group)
-            await _all(*sends, offsets)
+            try:
+                await _all(*sends, offsets)
+            except MessageSizeTooLargeError:
+                # Kafka is there, and the next of this id may be long in coming: until then readers would wait here.
+                await self._producer.abort_transaction()
+                raise
             await self._producer.commit_transaction()
         self._settled_at = time.monotonic() + _SETTLES_S
         self._is_whole = True

@@ -5,13 +5,16 @@ schemas and subjects of its own; what other files left behind no file meets, in 
 when it ends its topics are deleted.
 """
 
+import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import asyncpg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import for_code
+from trimtab_runtime.admin import administering
 
 from trimtab_stack import ports
 from trimtab_stack.kafka import Kafka
@@ -19,6 +22,8 @@ from trimtab_stack.postgres import DATABASE, Postgres
 from trimtab_stack.testing import ApicurioRegistry, MLflowServer, ray_cluster
 from trimtab_stack.waiting import finish
 from trimtab_stack.wiring import KAFKA_SERVERS, POSTGRES_DSN
+
+_DELETED_WITHIN_S, _BETWEEN_S = 60.0, 0.05
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def postgres_for_all() -> Iterator[Postgres]:
 def kafka_servers(kafka_for_all: Kafka) -> Iterator[str]:
     """The bootstrap servers of the real Kafka, on which no other file's topics are."""
     yield kafka_for_all.servers
-    finish(_delete_topics(kafka_for_all.servers))
+    finish(delete_topics(kafka_for_all.servers))
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +106,18 @@ async def _create_database(dsn: str, name: str) -> None:
         await connection.close()
 
 
-async def _delete_topics(servers: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-    await admin.start()
-    try:
-        await admin.delete_topics([name for name in await admin.list_topics() if not name.startswith("__")])
-    finally:
-        await admin.close()
+async def delete_topics(servers: str) -> None:
+    """Delete all topics but Kafka's own, and return once there are none.
+
+    Raises:
+        TimeoutError: some are still there after a minute; it says what Kafka answered.
+    """
+    until, failures = monotonic() + _DELETED_WITHIN_S, dict[str, str]()
+    async with administering(servers) as admin:
+        while names := [name for name in await admin.list_topics() if not name.startswith("__")]:
+            if monotonic() > until:
+                raise TimeoutError(f"Kafka still has {names} after {_DELETED_WITHIN_S:.0f} s: {failures}")
+            answer = await admin.delete_topics(names)
+            failures = {name: for_code(code).__name__ for name, code in answer.topic_error_codes if code}
+            if failures:
+                await asyncio.sleep(_BETWEEN_S)

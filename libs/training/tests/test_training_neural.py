@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_core.specs import Model, ModelSpec, parse
-from trimtab_training import export, fitting
+from trimtab_training import export, families, fitting
 from trimtab_training.errors import RunFailed
 from trimtab_training.progress import Progress, Telling
 
@@ -84,6 +84,15 @@ def test_a_monster_label_decides_nothing_where_the_absolute_error_judges() -> No
     fitted = fitting.fit(a_spec({"epochs": 60, "learning_rate": 0.01}), rows)
 
     assert np.median(np.abs(fitted.predict(rows.features) - rows.label)) < 0.6
+
+
+def test_rows_so_old_that_they_weigh_nothing_do_no_harm() -> None:
+    rows, spec = some_rows(100), a_spec({"epochs": 2, "batch_size": 8})
+    weights = np.exp2(-np.arange(100.0)[::-1] * 3)  # 0 in float32 for the older half
+
+    fitted = families.of(spec)(spec, rows.features, rows.label, weights)
+
+    assert np.isfinite(fitted.predict(rows.features)).all()
 
 
 def test_a_network_that_leaves_the_numbers_is_told_with_the_remedy() -> None:

@@ -2,7 +2,8 @@
 
 With a lock it is a virtual environment of what the lock names, hashes and all, and the
 wheel. Without one the wheel lies beside the trainer's own environment. One that is not
-whole is never seen: it is made under another name, and renamed.
+whole is never seen: it is made under another name, and renamed. What makes one ends with
+this process, and what that leaves is swept by a later one.
 """
 
 import hashlib
@@ -12,9 +13,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimtab_runtime.parent import bound
 from uv import find_uv_bin
 
 from trimtab_training.errors import RunFailed
@@ -24,6 +28,8 @@ log = logging.getLogger(__name__)
 KEPT = 8
 """So many are kept, the newest used; a job that is at work has used its own a moment ago."""
 _SECONDS = 600
+_HALF_S = 4 * _SECONDS
+"""Longer than any is in the making, of at most three times uv."""
 _MOST_SAID = 400
 
 
@@ -47,7 +53,7 @@ def of(wheel: Path | None, lock: Path | None, folder: Path) -> Environment:
     place = folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        half = place.with_name(f"{place.name}.{os.getpid()}")
+        half = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=folder))
         try:
             _make(half, wheel, lock)
             half.rename(place)
@@ -99,7 +105,7 @@ def _uv(said: str, *words: str) -> None:
     Raises:
         RunFailed: it fails, and so what `said` says.
     """
-    command = [find_uv_bin(), *words, "--quiet"]
+    command = bound(find_uv_bin(), *words, "--quiet")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
@@ -115,9 +121,12 @@ def _uv(said: str, *words: str) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the environments that have been out of use the longest."""
-    whole = sorted(
-        (path for path in folder.iterdir() if path.suffix == ""), key=lambda path: -path.stat().st_mtime
-    )
-    for path in whole[KEPT:]:
+    """Remove the environments that have been out of use the longest, and what is left of those whose making was cut off."""
+    used = {}
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another job has renamed or removed it
+            used[path] = path.stat().st_mtime
+    whole = sorted((path for path in used if path.suffix == ""), key=lambda path: -used[path])
+    half = [path for path in used if path.suffix and used[path] < used[whole[0]] - _HALF_S]
+    for path in [*whole[KEPT:], *half]:
         shutil.rmtree(path, ignore_errors=True)

@@ -115,13 +115,13 @@ class Ingest:
         )
         events = topics.EVENTS.named(self.source).name
         outcomes = [
-            self._refused(record, key, reasons, letters.get(at))
+            self._refused(record, reasons, letters.get(at))
             if reasons
             else None
             if at in repeats
             else Outgoing(events, record.key, payload, next(headers), self.partition)
-            for at, (record, key, payload, reasons) in enumerate(
-                zip(rows, judged.keys, judged.payloads, judged.reasons, strict=True)
+            for at, (record, payload, reasons) in enumerate(
+                zip(rows, judged.payloads, judged.reasons, strict=True)
             )
         ]
         quality = self._quality.of(
@@ -138,17 +138,15 @@ class Ingest:
             judged.reasons[at] = (*judged.reasons[at], wrong_replay(named, rows[at].topic, self.partition))
         return letters
 
-    def _refused(
-        self, record: Any, key: str | None, faults: Sequence[Fault], letter_offset: int | None
-    ) -> Outgoing:
+    def _refused(self, record: Any, faults: Sequence[Fault], letter_offset: int | None) -> Outgoing:
         """Return the dead letter of a record; that of a letter that is sent again has the same id."""
         reasons = [Reason(code=r.code, field=r.field, value=r.value, message=r.message) for r in faults]
-        offset = record.offset if letter_offset is None else letter_offset
-        letter = bus.dead_letter(record, source=self.source, reasons=reasons, offset=offset)
-        out = _output(topics.DEADLETTER, letter, key=key or "", id=letter.id, time_ms=record.timestamp)
+        letter = bus.dead_letter(
+            record, service="ingestion", source=self.source, reasons=reasons, offset=letter_offset
+        )
         if letter_offset is None:
-            return out
-        return structs.replace(out, headers=[*out.headers, (REPLAY_OF, letter.id.encode())])
+            return letter
+        return structs.replace(letter, headers=[*letter.headers, (REPLAY_OF, dict(letter.headers)["ce_id"])])
 
     def _watermark(self, source: Source, time_ms: int) -> list[Outgoing]:
         self.watermark_ms = time_ms

@@ -19,7 +19,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason, Tab
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert, Metric
 from trimtab_core.lookup import Change, History
 from trimtab_core.specs import Table, TableSpec
-from trimtab_runtime import records, tablelog
+from trimtab_runtime import bus, records, tablelog
 from trimtab_runtime.clock import Clock, to_timestamp
 from trimtab_runtime.errors import TrimtabError
 from trimtab_runtime.records import Outgoing
@@ -185,14 +185,14 @@ class Loader:
             source=self.table,
             topic=self._topic,
             key=(refused.key or "").encode(),
-            payload=refused.payload[: topics.MOST_ROW_BYTES],
+            payload=refused.payload,
             reasons=[
                 Reason(code=each.code, field=each.field, value=each.value, message=each.message)
                 for each in refused.reasons
             ],
             arrived_at=to_timestamp(now_ms),
         )
-        return self._output(topics.DEADLETTER, letter, now_ms)
+        return self._output(topics.DEADLETTER, bus.fitting(letter), now_ms)
 
     def _metric(self, name: str, value: float, load: TableLoad) -> Outgoing:
         at = to_timestamp(load.tried_ms)

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
 from trimtab_core.metricnames import BY_SUBJECT
-from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_core.specs import FeatureView, Model, Source, Table
 from trimtab_core.watched import Drift, Reading, Standing
+from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.testing import MemoryStore
+from trimtab_monitoring.usecases.alerting import Alerting
 from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
 from trimtab_monitoring.usecases.entities import (
@@ -147,6 +149,7 @@ class Specs:
     models: dict[str, Model] = field(default_factory=lambda: {"m": a_model()})
     sources: dict[str, Source] = field(default_factory=lambda: {"asks": a_source()})
     views: dict[str, FeatureView] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         return self.models[name]
@@ -194,6 +197,12 @@ class World:
             self.store, self.specs, self.fleet, self.calibrations, self.retraining, self.clock,
             reports=Path("/reports"), silent_ms=60_000,
         )  # fmt: skip
+
+    @property
+    def api(self) -> MonitoringApi:
+        """The gRPC door, without a history and reports."""
+        alerting = Alerting(self.memory.alerts, self.specs, {}, self.clock)
+        return MonitoringApi(self.store, self.specs, self.fleet, self.calibrations, alerting, None, None)  # type: ignore[arg-type]
 
     async def ready(self, *numbers: int) -> None:
         """Have versions known and calibrated, 1 alone if none is named."""

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from trimtab_monitoring.alertstore import PostgresAlerts
-from trimtab_monitoring.errors import BadSilence, BadSinks, UnknownSilence
+from trimtab_monitoring.errors import BadSilence, BadSinks, UnknownSilence, UnknownSubject
 from trimtab_monitoring.sinks import SIGNATURE, sinks
 from trimtab_monitoring.testing import MemoryAlerts
 from trimtab_monitoring.usecases.alerting import Alerting, AlertStore
@@ -151,6 +151,45 @@ async def test_at_the_end_of_a_silence_what_still_stands_is_told_and_nothing_of_
     assert await desk.alerting.silences() == []
 
 
+async def test_what_a_sink_was_told_before_a_silence_it_is_told_the_end_of_after_it(desk: Desk) -> None:
+    await desk.alerting.heard(FIRED)
+    await desk.after(MINUTE)
+    silence = await desk.silence(30)
+    for number in range(2):  # the last time that it is over is told, and nothing of when it was on again
+        later = NOW + MINUTE * (number + 1)
+        await desk.alerting.heard(replace(OVER, id=f"over {number}", at_ms=later))
+        await desk.alerting.heard(replace(FIRED, id=f"again {number}", at_ms=later + 1))
+        await desk.after(MINUTE)
+    await desk.alerting.heard(replace(OVER, id="over at last", at_ms=NOW + 5 * MINUTE))
+    await desk.after(MINUTE)
+    assert desk.ops.told == [["e/drift"]]
+
+    await desk.alerting.end_silence(silence.id)
+    await desk.after(0)
+
+    assert desk.ops.told == [["e/drift"], ["over at last"]]
+    await desk.silence(30)
+    await desk.alerting.heard(replace(FIRED, id="unheard", at_ms=NOW + 6 * MINUTE))
+    await desk.alerting.heard(replace(OVER, id="over unheard", at_ms=NOW + 7 * MINUTE))
+    await desk.after(MINUTE)
+    await desk.after(40 * MINUTE)
+    assert len(desk.ops.told) == 2
+
+
+async def test_an_end_never_overtakes_its_beginning(desk: Desk) -> None:
+    desk.ops.deaf = True
+    await desk.alerting.heard(FIRED)
+    await desk.after(2_000)
+    desk.ops.deaf = False
+    await desk.alerting.heard(OVER)
+    await desk.after(2_000)
+    assert (desk.ops.told, desk.pager.told[1:]) == ([], [["e/drift/resolved"]])
+
+    await desk.after(MINUTE)
+
+    assert [*itertools.chain(*desk.ops.told)] == ["e/drift", "e/drift/resolved"]
+
+
 async def test_a_silence_may_be_of_one_kind_and_be_ended(desk: Desk) -> None:
     silence = await desk.silence(30, kind="drift")
     await desk.alerting.heard(FIRED)
@@ -171,6 +210,15 @@ async def test_a_silence_of_nothing_is_refused(desk: Desk) -> None:
         await desk.silence(0)
     with pytest.raises(BadSilence, match="subject is empty"):
         await desk.silence(5, subject="")
+    with pytest.raises(BadSilence, match="kind 'drfit' is none that an alert has: use one of drift, rule, "):
+        await desk.silence(5, kind="drfit")
+    with pytest.raises(
+        UnknownSubject, match="no model, source or table 'ask', nor an alert about it: did you mean 'asks'"
+    ):
+        await desk.silence(5, subject="ask")
+    await desk.alerting.heard(replace(FIRED, subject="ask"))
+    assert (await desk.silence(5, subject="ask")).id
+    assert (await desk.silence(5, subject="asks")).id
 
 
 async def test_a_model_says_which_sinks_are_told_and_from_which_severity(

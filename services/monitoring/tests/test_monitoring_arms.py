@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetTrialRequest
 from trimtab_core.watched import Arm, Others, Said, Standing, Verdict
-from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.usecases.entities import Loop
 
 Make = Callable[..., Any]
@@ -40,10 +39,6 @@ def asked(flow: Make, start: int, rows: int, **errors: float) -> Any:
     return part
 
 
-def api(world: Any) -> MonitoringApi:
-    return MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
-
-
 async def test_a_bad_arm_is_told_first_and_then_the_best_each_to_its_own_loop(world: Any, flow: Make) -> None:
     await world.ready(1, 2)
     await on_trial(world, 2, 3)
@@ -65,13 +60,13 @@ async def test_a_bad_arm_is_told_first_and_then_the_best_each_to_its_own_loop(wo
 async def test_anybody_may_see_how_each_arm_stands(world: Any, flow: Make) -> None:
     await world.ready(1, 2)
     await on_trial(world, 2, 3)
-    before = await api(world).GetTrial(GetTrialRequest(model="m"), None)
+    before = await world.api.GetTrial(GetTrialRequest(model="m"), None)
     assert (before.rollout_id, before.needed, [arm.rows for arm in before.arms]) == (ROLLOUT, 40, [0, 0])
 
     part = asked(flow, 0, 60, v1=1.5, v2=1.5, v3=1.0)
     await world.live(part)
 
-    found = await api(world).GetTrial(GetTrialRequest(model="m"), None)
+    found = await world.api.GetTrial(GetTrialRequest(model="m"), None)
     assert (found.metric, found.champion, found.alpha, found.needed) == ("mae", 1, 0.05, 40)
     assert [(arm.version, arm.share, arm.left, arm.rows) for arm in found.arms] == [
         (2, 20, False, 60), (3, 20, False, 60),
@@ -82,12 +77,12 @@ async def test_anybody_may_see_how_each_arm_stands(world: Any, flow: Make) -> No
     assert found.until.ToMilliseconds() == part.times[0] + 2 * 86_400_000
 
     world.fleet.standings["m"] = replace(world.fleet.standings["m"], arms=(Arm(3, 20, "loop-3"),), step=1)
-    found = await api(world).GetTrial(GetTrialRequest(model="m"), None)
+    found = await world.api.GetTrial(GetTrialRequest(model="m"), None)
     assert [(arm.version, arm.left) for arm in found.arms] == [(3, False), (2, True)]
 
 
 async def test_without_a_trial_there_is_nothing_to_see(world: Any) -> None:
-    found = await api(world).GetTrial(GetTrialRequest(model="m"), None)
+    found = await world.api.GetTrial(GetTrialRequest(model="m"), None)
     assert (found.rollout_id, len(found.arms), found.champion) == ("", 0, 1)
 
 
@@ -97,6 +92,6 @@ async def test_a_canary_is_seen_too(world: Any, flow: Make) -> None:
     part = replace(asked(flow, 0, 30, v1=1.0, v2=1.0), others=None)
     await world.live(part)
 
-    found = await api(world).GetTrial(GetTrialRequest(model="m"), None)
+    found = await world.api.GetTrial(GetTrialRequest(model="m"), None)
     assert [(arm.version, arm.share, arm.rows) for arm in found.arms] == [(2, 50, 30)]
     assert found.needed == 20

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetModelHealthRequest
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.watched import Row, Standing
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
 from trimtab_monitoring.testing import MemoryHistory, MemoryStore
 from trimtab_monitoring.usecases.calibrating import Calibrations
-from trimtab_monitoring.usecases.entities import Arrivals, ReportOrder, StoredFile, Version
+from trimtab_monitoring.usecases.entities import Alert, Arrivals, ReportOrder, StoredFile, Version
 from trimtab_monitoring.usecases.history import START, Wanted
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
@@ -124,6 +125,66 @@ async def test_a_version_that_cannot_be_calibrated_is_closed_without_being_judge
     settings = world.calibrations.settings(world.specs.model("m"))
     assert isinstance(await world.store.calibration("m", 1, settings.key), Uncalibrated)
     assert (await world.store.watch("m")).closed_ms == part.times[-1]
+    (alert,) = world.told(Alert)
+    assert (alert.kind, alert.resolved) == ("calibration", False)
+    assert alert.sentence.startswith(
+        "Version 1 is not watched, for nothing is known of what is usual for it: "
+    )
+    assert await _judged(world) == [alert.sentence]
+
+
+@pytest.mark.parametrize("ends", ["it is calibrated", "another version answers"])
+async def test_that_a_version_is_not_watched_is_an_alert_until_it_is_or_is_gone(
+    world: Any, flow: Make, make_model: Make, ends: str
+) -> None:
+    settings = world.calibrations.settings(world.specs.model("m"))
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    await world.store.put_calibration("m", 1, settings.key, Uncalibrated("log\nit was killed."))
+
+    await world.live(flow(0, 250))
+    if ends == "it is calibrated":
+        world.specs.models["m"] = make_model(monitoring={"window": 50})
+        await world.ready(1)
+        await world.live(flow(250, 100))
+    else:
+        await world.ready(2)
+        await world.live(flow(250, 100, version=2, generation=2))
+
+    raised, over = world.told(Alert)
+    assert (raised.resolved, over.resolved, raised.occasion) == (False, True, over.occasion)
+    assert raised.sentence.endswith("what is usual for it: it was killed.")
+    assert over.sentence in (
+        "Version 1 is calibrated, and watched.",
+        "Version 1 has gone: version 2 answers now.",
+    )
+    assert (await world.store.watch("m")).blind is None
+
+
+async def test_health_says_how_often_a_window_raises_a_false_alarm_and_what_cannot_be_done(
+    world: Any, make_model: Make
+) -> None:
+    monitoring = {"window": 1_000, "false_alarms": "1 per 90d", "season": "365d"}
+    world.specs.models["m"] = make_model(monitoring=monitoring)
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    assert await _judged(world) == ["Version 1 is being calibrated, and its windows wait for that."]
+    await world.ready()
+
+    rate, small, season = await _judged(world)
+
+    assert rate == (
+        "While nothing changes, each of 3 kinds of drift is told in one of 389 windows of 1,000 predictions of version 1: "
+        "monitoring.false_alarms is 1 per 90d."
+    )
+    assert small.startswith(
+        "The reference of version 1 is too small for windows of 1,000 predictions: data, prediction and performance drift"
+    )
+    assert season.startswith(
+        "Of version 1: monitoring.season of 365d is not followed: the reference covers 49h"
+    )
+
+
+async def _judged(world: Any) -> list[str]:
+    return list((await world.api.GetModelHealth(GetModelHealthRequest(model="m"), None)).judged)
 
 
 async def _found(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from trimtab_core.watched import Reading
-from trimtab_monitoring.usecases.entities import Alert, Arrivals
+from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command
 
 Make = Callable[..., Any]
 
@@ -57,6 +57,23 @@ async def test_another_version_starts_afresh(world: Any, flow: Make, make_model:
     )
 
     assert [(it.kind, it.version) for it in world.drifts()] == [("concept", 1), ("concept", 2)]
+
+
+async def test_a_change_may_be_told_without_a_retrain(world: Any, flow: Make, make_model: Make) -> None:
+    world.specs.models["m"] = make_model(
+        monitoring={"window": 100, "concept": True}, retrain={"on": ["data"]}
+    )
+    await world.ready()
+
+    await world.live(flow(0, 400), flow(400, 60, error=3.0))
+
+    (drift,) = world.drifts()
+    await world.retraining.answer(drift)
+    (alert,) = world.told(Alert)
+    assert (drift.kind, alert.kind, alert.sentence) == ("concept", "drift", drift.summary)
+    assert world.told(Command) == []
+    loop = await world.store.find_loop(drift.episode)
+    assert "concept drift does not call for a retrain of m: data does." in loop.reason
 
 
 async def test_a_change_is_not_looked_for_where_the_spec_does_not_ask(world: Any, flow: Make) -> None:

@@ -3,9 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from trimtab_core.watched import Reading, Watch
-from trimtab_monitoring.usecases.entities import Arrivals, LabelStream, StoredFile, Version, WantedLabel
+from trimtab_monitoring.usecases.entities import (
+    Alert,
+    Arrivals,
+    LabelStream,
+    StoredFile,
+    Version,
+    WantedLabel,
+)
 
 Make = Callable[..., Any]
 
@@ -45,6 +53,26 @@ async def test_a_window_is_estimated_before_its_labels_come_and_never_again(worl
         assert estimate.low < estimate.value < estimate.high
     shown = (await world.store.health("m")).readings
     assert {"mae", "estimated_mae"} <= {it.name for it in shown}
+
+
+async def test_a_limit_on_an_estimate_is_told_before_labels_come_and_an_unknown_one_changes_nothing(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    rules = [{"metric": "estimated_mae", "above": 0.01}, {"metric": "labelled_share", "below": 0.6}]
+    world.specs.models["m"] = make_model(alerts={"rules": rules})
+    await world.ready()
+    half = flow(0, 100)
+    half.labels[::2] = np.nan
+
+    await predict(world, half)
+    (told,) = world.told(Alert)
+    assert told.sentence.startswith("The estimated_mae of version 1 is ")
+    await world.live(half, flow(100, 200, error=3.0), flow(300, 100, error=3.0))
+
+    assert estimates(world)[-1].value is None
+    assert [(it.sentence.split()[1], it.resolved) for it in world.told(Alert) if it.kind == "rule"] == [
+        ("estimated_mae", False), ("labelled_share", False), ("labelled_share", True),
+    ]  # fmt: skip
 
 
 async def test_monitors_that_take_turns_or_begin_again_fill_the_same_windows(

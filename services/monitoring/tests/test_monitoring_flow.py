@@ -96,6 +96,37 @@ async def test_an_unusual_hour_is_told_once_and_over_when_hours_are_usual_again(
     assert {json.loads(row["value"])["name"] for row in said} == {"events_an_hour", "repeats_an_hour"}
 
 
+async def test_refused_rows_and_delay_are_judged_by_the_hour_and_the_commonest_reason_is_named(
+    desk: Desk, make_source: Make
+) -> None:
+    for hour in range(24 * 5):
+        await desk.come(hour, 100)
+        await desk.say(hour, "delay_ms", 5_000.0, place=hour, rows=100)
+    await desk.flowing.look("asks")
+    for hour in range(24 * 5, 24 * 5 + 2):
+        await desk.come(hour, 100)
+        await desk.say(hour, "delay_ms", 90_000.0, place=hour, rows=100)
+        for name, share in (("refused_share", 0.4), ("refused_late", 0.1), ("refused_out_of_range", 0.3)):
+            await desk.say(hour, name, share, place=hour, rows=100)
+        await desk.flowing.look("asks")
+    await desk.come(24 * 5 + 3, 100)
+    await desk.flowing.look("asks")
+
+    rows = await desk.pool.fetch("SELECT value FROM outbox WHERE topic = 'alerts' ORDER BY sequence")
+    said = [json.loads(row["value"]) for row in rows]
+    begun = {
+        it["kind"]: it["sentence"]
+        for it in said
+        if not it.get("resolved") and it["kind"] in ("refused", "delay")
+    }
+    assert begun["refused"].startswith("40 rows of source 'asks' were refused in the hour of ")
+    assert begun["refused"].endswith("shows them. 30 of them are out_of_range.")
+    assert begun["delay"].startswith("Events of source 'asks' arrived 90 s after their time")
+    told = {(it.name, it.threshold) for it in await desk.found(since_ms=BEGIN + 24 * 5 * HOUR_MS)}
+    assert {("refused_an_hour", 0.0), ("hourly_delay_ms", 5_000.0)} <= told
+    assert {name for name, _ in told} <= {"events_an_hour", "repeats_an_hour", *OF_AN_HOUR.values()}
+
+
 async def test_a_source_is_silent_only_if_those_asked_go_on_and_nothing_is_on_its_way(desk: Desk) -> None:
     for hour in range(24 * 7):
         await desk.come(hour, 100)
@@ -217,6 +248,11 @@ def test_only_what_ingestion_says_of_hours_is_counted() -> None:
         window_from=to_timestamp(BEGIN - 9), window_to=to_timestamp(BEGIN + 9),
     )  # fmt: skip
     assert messages.figure(refused) == Figure("asks", 2, 40, BEGIN, "refused_share", "", 8, 0.5)
+    late = Metric(
+        id="raw.asks/2/40/refused_late", model="asks", name="refused_late", value=2, rows=8,
+        window_from=to_timestamp(BEGIN - 9), window_to=to_timestamp(BEGIN + 9),
+    )  # fmt: skip
+    assert messages.figure(late) == Figure("asks", 2, 40, BEGIN, "refused_late", "", 8, 0.25)
     own = Metric(id="asks/1/9-9/null_share/x", model="asks", name="null_share", rows=8)
     member = Metric(id="asks/5/1/9-9/null_share/x", model="asks/5", name="null_share", rows=8)
     table = Metric(id="tables.asks/9/refused_share", model="asks", name="refused_share", rows=8)

@@ -13,7 +13,6 @@ from trimtab_core.judge import JudgeSpec
 from trimtab_core.watched import Arm, Others, Said, Standing, Trial, Verdict
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import BadBatch
-from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.usecases import judging
 from trimtab_monitoring.usecases.entities import Arrivals, Loop
 
@@ -44,7 +43,7 @@ async def predict(world: Any, part: Any, *, labels_ms: int = 0) -> None:
 
 async def test_anybody_may_see_how_a_challenger_stands_by_its_guardrails(world: Any, flow: Make) -> None:
     await on_trial(world)
-    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
+    api = world.api
     before = await api.GetTrial(GetTrialRequest(model="m"), None)
 
     await predict(world, asked(flow, 0, 50, failing=1))

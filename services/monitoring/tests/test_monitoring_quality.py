@@ -178,6 +178,7 @@ async def test_skew_of_the_newest_window_is_told_and_stands_in_the_way_until_it_
 
     (alert,) = [it for it in world.told(Alert) if it.kind == "skew"]
     assert "another request.x than the archive says in 6.0% of 100 predictions" in alert.sentence
+    assert alert.sentence.endswith("It is field 'x' of source 'asks' (which names no owner).")
     assert [it.value for it in world.told(Reading) if it.name == "skew_share"] == [0.06, 0.01]
     await world.memory.alerts.remember(alert, [], 0)
     await _asked(world, flow(250, 250, shift=1.5))

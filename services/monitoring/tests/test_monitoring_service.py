@@ -267,6 +267,8 @@ async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_com
     assert await outside.told(topics.METRICS_PERFORMANCE, model, 1, name="estimated_mae") == [estimate]
     asked = (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
     assert len(asked) == 5
+    with pytest.raises(grpc.RpcError, match="limit -1 is below 0"):
+        await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model, limit=-1))
     told = await outside.told(topics.LABELS_WANTED, model, 5)
     assert {it.id: it for it in told} == {it.id: it for it in asked}
 

@@ -11,7 +11,6 @@ from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.watched import Standing
 from trimtab_core.worth import Gain
 from trimtab_monitoring import messages
-from trimtab_monitoring.grpc_api import MonitoringApi
 from trimtab_monitoring.usecases.entities import Cost, Loop
 from trimtab_monitoring.usecases.ledger import Ledger
 
@@ -98,10 +97,8 @@ async def test_a_trial_that_is_on_says_how_many_more_rows_it_is_likely_to_need(
     part = flow(5, rows - 5, generation=2, challenger_version=2, rollout_id=ROLLOUT)
     part.challenger = np.array(part.predicted().champion) + 0.02
     await world.live(*[part] * (rows > 5))
-    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None)  # type: ignore[arg-type]
-
-    loop = await api.GetLoop(type("Request", (), {"id": "loop"}), None)
-    health = await api.GetModelHealth(type("Request", (), {"model": "m"}), None)
+    loop = await world.api.GetLoop(type("Request", (), {"id": "loop"}), None)
+    health = await world.api.GetModelHealth(type("Request", (), {"model": "m"}), None)
 
     assert loop.foreseen == health.foreseen
     assert ("5 labelled rows so far" if rows == 5 else "more are needed") in loop.foreseen

@@ -29,9 +29,30 @@ UPDATE alerts SET resolved_ms = $2 WHERE place = $1 AND at_ms <= $2 AND resolved
 _TAKE = """
 UPDATE alert_deliveries SET due_ms = $2
 WHERE (sink, id) IN (
-    SELECT sink, id FROM alert_deliveries WHERE due_ms <= $1 ORDER BY sequence LIMIT $3 FOR UPDATE SKIP LOCKED
+    SELECT sink, id FROM alert_deliveries AS due WHERE due_ms <= $1 AND NOT EXISTS (
+        SELECT FROM alert_deliveries AS refused
+        WHERE refused.sink = due.sink AND refused.place = due.place AND refused.sequence < due.sequence
+          AND refused.due_ms > $1 AND refused.attempts > 0
+    )
+    ORDER BY sequence LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 RETURNING sequence, sink, alert, attempts
+"""
+_TOLD = """
+UPDATE alerts SET told = array_remove(coalesce(told, '{}'), sink) || CASE WHEN is_on THEN ARRAY[sink] ELSE '{}' END
+FROM unnest($1::text[], $2::text[], $3::boolean[]) AS news (sink, place, is_on) WHERE alerts.place = news.place
+"""
+_FORGET = """
+DELETE FROM alert_deliveries USING unnest($1::text[], $2::text[]) AS told (sink, id)
+WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id
+"""
+_FORGET_BEFORE = """
+DELETE FROM alert_deliveries USING alert_deliveries AS over
+WHERE over.sink = $1 AND over.id = $2 AND alert_deliveries.sink = $1 AND alert_deliveries.place = over.place
+  AND alert_deliveries.sequence < over.sequence
+"""
+_WAS_TOLD = """
+SELECT told IS NULL OR $2 = ANY (told) FROM alerts WHERE place = $1
 """
 _ALERTS = """
 SELECT alert, resolved_ms,
@@ -88,24 +109,26 @@ class PostgresAlerts:
 
     async def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """Forget what was told."""
+        newest = {(each.sink, each.alert.place): not each.alert.resolved for each in deliveries}
+        sinks, places = [sink for sink, _ in newest], [place for _, place in newest]
         with outages():
-            await self._pool.execute(
-                "DELETE FROM alert_deliveries USING unnest($1::text[], $2::text[]) AS told (sink, id) "
-                "WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id",
-                *_places(deliveries),
-            )
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(_TOLD, sinks, places, list(newest.values()))
+                await connection.execute(_FORGET, *_places(deliveries))
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
         """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
         with outages():
             await self._pool.execute(_PUT_OFF, *_places(deliveries), due_ms, fault)
 
-    async def drop(self, sink: str, place: str) -> None:
-        """Tell a sink nothing of what it was still to be told about an occasion."""
+    async def settle(self, over: Delivery, due_ms: int) -> None:
+        """Drop what a sink was still to be told about an occasion that is over; tell the end at `due_ms` if it knows of it."""
         with outages():
-            await self._pool.execute(
-                "DELETE FROM alert_deliveries WHERE sink = $1 AND place = $2", sink, place
-            )
+            await self._pool.execute(_FORGET_BEFORE, over.sink, over.alert.id)
+            if await self._pool.fetchval(_WAS_TOLD, over.alert.place, over.sink):
+                await self._pool.execute(_PUT_OFF, *_places([over]), due_ms, "")
+            else:
+                await self._pool.execute(_FORGET, *_places([over]))
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
         """Return the alerts about a subject, or all where it is empty, newest first."""

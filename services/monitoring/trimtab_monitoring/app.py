@@ -88,7 +88,7 @@ async def run(config: Config) -> None:
             PostgresFlows(pool), readings, book, clock, history_ms=config.history_days * _DAY_MS
         )
         heard = subscriptions(Ledger(store, clock), rounds.wake, alerting, flowing)
-        answering = MonitoringApi(store, book, deployments, alerting, history, on_demand)
+        answering = MonitoringApi(store, book, deployments, calibrations, alerting, history, on_demand)
         api = partial(add_MonitoringServicer_to_server, answering)
         intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")

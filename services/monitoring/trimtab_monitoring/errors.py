@@ -7,12 +7,16 @@ Rejected
 ├── BadSinks         a setting that names no sinks
 ├── NothingToReport  (NotFound)
 ├── UnknownLoop      (NotFound)
-└── UnknownSilence   (NotFound)
+├── UnknownSilence   (NotFound)
+└── UnknownSubject   (NotFound)
 Unavailable
 ├── NotCalibrated    a version's thresholds are still being worked out
 └── Overwhelmed      work took too long, or was killed: it may go well once more, but not for ever
 """
 
+from collections.abc import Iterable
+
+from trimtab_core.features import nearest
 from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 
 
@@ -47,6 +51,15 @@ class UnknownSilence(NotFound):
 
     def __init__(self, id: int) -> None:
         super().__init__(f"there is no silence {id}: look at `trimtab alert silences`")
+
+
+class UnknownSubject(NotFound):
+    """Nothing of that name is known, of which there could be an alert."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"there is no model, source or table {name!r}, nor an alert about it: {nearest(name, known)}"
+        )
 
 
 class UnknownLoop(NotFound):

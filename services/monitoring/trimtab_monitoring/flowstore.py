@@ -49,9 +49,18 @@ SELECT hour_ms, name, field, sum(rows)::bigint AS rows, sum(total) AS total, min
 FROM hourly WHERE source = $1 AND hour_ms >= $2 AND hour_ms < $3 GROUP BY hour_ms, name, field ORDER BY hour_ms, name, field
 """
 _HOURS = """
-SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows
-WHERE source = $1 AND hour_ms > (SELECT max(hour_ms) FROM flows WHERE source = $1) - $2
-GROUP BY hour_ms ORDER BY hour_ms
+WITH reach AS (SELECT max(hour_ms) - $2 AS from_ms FROM flows WHERE source = $1)
+SELECT hour_ms AS at_ms, coalesce(came.events, 0) AS events, coalesce(came.repeats, 0) AS repeats,
+       coalesce(round(said.refused), 0)::bigint AS refused, said.delay_ms
+FROM (
+    SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows, reach
+    WHERE source = $1 AND hour_ms > from_ms GROUP BY hour_ms
+) AS came FULL JOIN (
+    SELECT hour_ms, sum(total) FILTER (WHERE name = 'refused_share') AS refused,
+           sum(total) FILTER (WHERE name = 'delay_ms') / sum(rows) FILTER (WHERE name = 'delay_ms') AS delay_ms
+    FROM hourly, reach WHERE source = $1 AND hour_ms > from_ms AND name IN ('refused_share', 'delay_ms') GROUP BY hour_ms
+) AS said USING (hour_ms)
+ORDER BY hour_ms
 """
 
 
@@ -110,7 +119,7 @@ class PostgresFlow:
     async def hours(self) -> list[Hour]:
         """Return the hours of which something came, the last that are looked back on."""
         rows = await self._connection.fetch(_HOURS, self._source, flow.KEPT * flow.HOUR_MS)
-        return [Hour(row["hour_ms"], row["events"], row["repeats"]) for row in rows]
+        return [Hour(**row) for row in rows]
 
     async def said(self, from_ms: int, until_ms: int) -> list[Hourly]:
         """Return what was said of the hours that began in [from, until), in order."""

@@ -30,14 +30,17 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
     WatchResponse,
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
-from trimtab_core import foresight
+from trimtab_core import foresight, promised
+from trimtab_core.specs import Model
 from trimtab_core.watched import Watch
+from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import UnknownLoop
 from trimtab_monitoring.usecases import entities
 from trimtab_monitoring.usecases.alerting import Alerting
+from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.history import History
 from trimtab_monitoring.usecases.ondemand import OnDemand
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
@@ -51,8 +54,10 @@ class MonitoringApi(MonitoringServicer):
     """Answers `trimtab.monitoring.v1.Monitoring`."""
 
     def __init__(
-        self, store: Store, specs: Specs, rollouts: Rollouts, alerting: Alerting, history: History, on_demand: OnDemand
+        self, store: Store, specs: Specs, rollouts: Rollouts, calibrations: Calibrations, alerting: Alerting, history: History,
+        on_demand: OnDemand,
     ) -> None:  # fmt: skip
+        self._calibrations = calibrations
         self._alerting = alerting
         self._history = history
         self._on_demand = on_demand
@@ -82,9 +87,21 @@ class MonitoringApi(MonitoringServicer):
         standing = self._rollouts.standing(model.name)
         found = await self._store.health(model.name)
         message = messages.health(model.name, standing.champion if standing else 0, found)
+        message.untold = self._alerting.untold(model)
+        message.judged.extend(await self._judged(model, message.version, found))
         if standing is not None and standing.rollout_id:
             message.foreseen = self._foreseen(model.name, found.watch, standing.rollout_id)
         return message
+
+    async def _judged(self, model: Model, version: int, found: entities.Health) -> list[str]:
+        """Return how the windows of the live version are judged; of those by time, one of as many rows as the newest."""
+        if not version:
+            return []
+        newest = [it.rows for it in found.readings if (it.version, it.name) == (version, "prediction_drift")]
+        settings = self._calibrations.settings(model)
+        sized = settings.of_rows(newest[0]) if newest else settings
+        calibration, _ = await self._calibrations.found(model.name, version, sized)
+        return promised.promised(version, calibration, sized)
 
     def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> str:
         """Return what is foreseen of a rollout; nothing before its first row is closed, or once the model is deleted."""
@@ -99,9 +116,8 @@ class MonitoringApi(MonitoringServicer):
     ) -> ListWantedLabelsResponse:
         """Return the newest predictions that are to be labelled and have no label yet."""
         model = self._specs.model(request.model)
-        asked = await self._store.wanted(
-            model.name, entities.LabelStream.of(model), min(request.limit or _MOST_WANTED, _MOST_WANTED)
-        )
+        limit = rpc.limit(request.limit, unless=_MOST_WANTED, most=_MOST_WANTED)
+        asked = await self._store.wanted(model.name, entities.LabelStream.of(model), limit)
         return ListWantedLabelsResponse(labels=[messages.wanted_label(each) for each in asked])
 
     async def Query(self, request: QueryRequest, context: Any) -> AsyncIterator[QueryResponse]:

@@ -12,6 +12,8 @@ from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core import guardrails
 from trimtab_core import trial as core_trial
+from trimtab_core.alertkinds import AlertKind
+from trimtab_core.contract import ReasonCode
 from trimtab_core.flow import HOUR_MS
 from trimtab_core.metricnames import OF_AN_HOUR
 from trimtab_core.specs import ModelSpec
@@ -54,6 +56,7 @@ from trimtab_monitoring.usecases.flowing import Came, Figure
 from trimtab_monitoring.usecases.history import Wanted
 from trimtab_monitoring.usecases.loops import RunNews, StageNews
 
+_REASONS = frozenset(f"refused_{code}" for code in ReasonCode)
 _RUN_STATES = {
     RunEvent.STARTED: "training",
     RunEvent.SUCCEEDED: "gating",
@@ -386,7 +389,8 @@ def figure(message: pb.Metric) -> Figure | None:
     # Of a batch of a source the id begins with its topic, partition and offset; models and tables have metrics of these names too.
     topic, partition, offset = f"{message.id}//".split("/")[:3]
     of_source = topic.endswith(f".{message.model}") and offset.isdigit()
-    if message.name not in OF_AN_HOUR or not of_source:
+    reason = message.name in _REASONS
+    if not (message.name in OF_AN_HOUR or reason) or not of_source:
         return None
     return Figure(
         source=message.model,
@@ -396,7 +400,7 @@ def figure(message: pb.Metric) -> Figure | None:
         name=message.name,
         field=message.feature,
         rows=message.rows,
-        value=message.value,
+        value=message.value / max(message.rows, 1) if reason else message.value,
         low=message.low if message.HasField("low") else None,
         high=message.high if message.HasField("high") else None,
         held=message.held if message.HasField("held") else None,
@@ -517,7 +521,7 @@ def raised(message: pb.Alert) -> Alert:
         id=message.id,
         subject=message.subject,
         severity=cast(Severity, severity),
-        kind=message.kind,
+        kind=cast(AlertKind, message.kind),
         sentence=message.sentence,
         at_ms=from_timestamp(message.at),
         occasion=message.occasion,

@@ -382,6 +382,8 @@ class MemoryAlerts:
         self._seen: set[str] = set()
         self._due: dict[tuple[str, str], tuple[Delivery, int, str]] = {}
         """By sink and id: the delivery, when it is due, and the newest fault."""
+        self._told: set[tuple[str, str]] = set()
+        """Sinks and places of which a sink was told that it is on, and not that it is over."""
         self._silences: dict[int, Silence] = {}
         self._last = 0
 
@@ -403,7 +405,12 @@ class MemoryAlerts:
 
     async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
         """Return what is due, oldest first, and let nobody else have it before `until_ms`."""
-        found = [place for place, (_, due_ms, _) in self._due.items() if due_ms <= now_ms]
+        found, refused = [], set[tuple[str, str]]()
+        for place, (each, due_ms, _) in self._due.items():
+            if due_ms > now_ms and each.attempts:
+                refused.add((each.sink, each.alert.place))
+            if due_ms <= now_ms and (each.sink, each.alert.place) not in refused:
+                found.append(place)
         for place in found:
             self._due[place] = self._due[place][0], until_ms, self._due[place][2]
         return [self._due[place][0] for place in found]
@@ -411,7 +418,9 @@ class MemoryAlerts:
     async def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """Forget what was told."""
         for each in deliveries:
-            self._due.pop((each.sink, each.alert.id), None)
+            del self._due[each.sink, each.alert.id]
+            known = (each.sink, each.alert.place)
+            (self._told.discard if each.alert.resolved else self._told.add)(known)
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
         """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
@@ -420,11 +429,16 @@ class MemoryAlerts:
             tried = replace(held, attempts=held.attempts + bool(fault))
             self._due[each.sink, each.alert.id] = tried, due_ms, fault or before
 
-    async def drop(self, sink: str, place: str) -> None:
-        """Tell a sink nothing of what it was still to be told about an occasion."""
-        await self.delivered(
-            [it for it, _, _ in self._due.values() if (it.sink, it.alert.place) == (sink, place)]
-        )
+    async def settle(self, over: Delivery, due_ms: int) -> None:
+        """Drop what a sink was still to be told about an occasion that is over; tell the end at `due_ms` if it knows of it."""
+        own, known = (over.sink, over.alert.id), (over.sink, over.alert.place)
+        for place, (each, _, _) in list(self._due.items()):
+            if (each.sink, each.alert.place) == known and (place != own or known not in self._told):
+                del self._due[place]
+            if place == own:
+                break
+        if known in self._told:
+            await self.put_off([over], due_ms)
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
         """Return the alerts about a subject, or all where it is empty, newest first."""

@@ -96,6 +96,10 @@ async def test_models_are_listed_a_page_at_a_time_with_whom_they_wait_for() -> N
     (version,) = (await api.ListVersions(pb.ListVersionsRequest(model="minutes"), None)).versions
     assert version.approval == waiting.approval
     assert not (await api.ListModels(pb.ListModelsRequest(prefix="h"), None)).models
+    with pytest.raises(Rejected, match=r"^limit -1 is below 0"):
+        await api.ListModels(pb.ListModelsRequest(limit=-1), None)
+    with pytest.raises(Rejected, match=r"^limit -1 is below 0"):
+        await api.GetAudit(pb.GetAuditRequest(limit=-1), None)
 
 
 async def test_reports_are_acted_on_only_once_all_older_ones_were_read(registry: Harness) -> None:

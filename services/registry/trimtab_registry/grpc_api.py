@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import json_format
 from trimtab_contracts.registry.v1 import registry_pb2 as pb
 from trimtab_contracts.registry.v1.registry_pb2_grpc import RegistryServicer
-from trimtab_runtime import artifacts
+from trimtab_runtime import artifacts, rpc
 from trimtab_runtime.clock import from_timestamp
 
 from trimtab_registry import messages
@@ -86,7 +86,7 @@ class RegistryApi(RegistryServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """Return some models by name: what serves, and what waits for a person."""
-        limit = min(request.limit, _MOST_MODELS) if request.limit > 0 else 100
+        limit = rpc.limit(request.limit, unless=100, most=_MOST_MODELS)
         found = await self._store.models(request.prefix, request.after, limit + 1)
         models = [messages.listed(model) for model in found[:limit]]
         return pb.ListModelsResponse(models=models, more=len(found) > limit)

@@ -12,6 +12,7 @@ from trimtab_contracts.serving.v1.serving_pb2 import ServingStatus
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_core.durations import format_duration
 from trimtab_core.gating import Gate
+from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
 from trimtab_registry.usecases.collecting import Let
@@ -282,7 +283,7 @@ def audit_query(request: pb.GetAuditRequest) -> AuditQuery:
         action=request.action,
         since_ms=from_timestamp(request.since) if request.HasField("since") else None,
         until_ms=from_timestamp(request.until) if request.HasField("until") else None,
-        limit=request.limit,
+        limit=rpc.limit(request.limit, unless=100, most=10_000),
     )
 
 

@@ -517,7 +517,7 @@ class PostgresStore(_Reads):
         since, until = (None if ms is None else to_datetime(ms) for ms in (query.since_ms, query.until_ms))
         with outages():
             found = await self._pool.fetch(
-                _AUDIT, query.resource, query.actor, query.action, since, until, query.most
+                _AUDIT, query.resource, query.actor, query.action, since, until, query.limit
             )
         return [rows.entry(row) for row in found]
 

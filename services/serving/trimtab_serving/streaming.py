@@ -233,15 +233,7 @@ class Worker:
 
     def _letter(self, model: str, event: Any, error: Exception) -> Outgoing:
         reason = Reason(code="not_scored", message=f"model {model!r} cannot score it: {error}")
-        letter = bus.dead_letter(event, source=self._source, reasons=[reason])
-        return records.outgoing(
-            topics.DEADLETTER,
-            letter,
-            key=(event.key or b"").decode(errors="replace"),
-            id=letter.id,
-            source=self._instance,
-            time_ms=event.timestamp,
-        )
+        return bus.dead_letter(event, service=self._instance, source=self._source, reasons=[reason])
 
 
 class _Caught(PredictionLog):

@@ -12,6 +12,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Candidate, Member
 from trimtab_contracts.training.v1.training_pb2 import (
     CombineRequest,
     GetRunRequest,
+    ListRunsRequest,
     ListTrialsRequest,
     NoteRunRequest,
     RegisterRequest,
@@ -106,6 +107,13 @@ async def test_an_order_for_what_has_nothing_archived_is_refused_with_a_way_on()
 async def test_an_order_for_no_model_is_refused() -> None:
     with pytest.raises(NotFound, match="'x'"):
         await an_api(REACHED)[0].Train(TrainRequest(model="x"), None)
+
+
+async def test_less_than_no_runs_cannot_be_listed() -> None:
+    api, _ = an_api(REACHED)
+
+    with pytest.raises(Rejected, match=r"^limit -1 is below 0: ask for some, or leave it out for 50$"):
+        await api.ListRuns(ListRunsRequest(limit=-1), None)
 
 
 async def test_the_trials_of_a_run_are_told_with_the_best_marked_and_counted_from_one() -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trimtab_contracts.training.v1.training_pb2 import RetrainCommand
 from trimtab_core.specs import Model, parse
 from trimtab_runtime.clock import ManualClock
 from trimtab_runtime.errors import NotFound, Unavailable
+from trimtab_runtime.records import Record
 from trimtab_runtime.specbook import SpecBook
 from trimtab_runtime.testing import eventually
+from trimtab_trainer import consumers
 from trimtab_trainer.messages import to_message
 from trimtab_trainer.recorded import Runs
 from trimtab_trainer.testing import MemoryStore
+from trimtab_trainer.usecases import jobs as running
 from trimtab_trainer.usecases.entities import (
     ENDED,
     Champion,
@@ -25,7 +29,7 @@ from trimtab_trainer.usecases.entities import (
     StoredFile,
     TrainingSet,
 )
-from trimtab_trainer.usecases.jobs import MOST_LOG_BYTES, Jobs
+from trimtab_trainer.usecases.jobs import MOST_LOG_BYTES, MOST_LOST, Jobs
 from trimtab_training.errors import RunFailed
 from trimtab_training.progress import Progress, Stage, Tell
 from trimtab_training.trials import Outcome, Trial, handed_over
@@ -103,6 +107,23 @@ class Fitter:
         )  # fmt: skip
 
 
+class LongFits(Fitter):
+    """Fits for an hour each time, and so often loses the cluster in the end."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__()
+        self.losses = losses
+        self.jobs: Jobs | None = None
+
+    async def fit(self, recipe: Recipe, rows: TrainingSet, folder: Path, tell: Tell) -> Fitted:
+        fitted = await super().fit(recipe, rows, folder, tell)
+        self.jobs._clock.advance(3_600_000)  # type: ignore[union-attr]
+        tell(Progress(Stage.WAITING, waits_for="a place"))
+        if self.fits <= self.losses:
+            raise Unavailable("the cluster was lost with the run")
+        return fitted
+
+
 class Artifacts:
     full = False
     outages = 0
@@ -121,6 +142,11 @@ class NoChampions:
         return None
 
 
+@pytest.fixture(autouse=True)
+def hardly_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_PAUSE_S", 0.01)
+
+
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore()
@@ -135,10 +161,13 @@ def make_jobs(store: MemoryStore, tmp_path: Path) -> Callable[..., Jobs]:
         fitter: Any = None,
         lease_ms: int = 10_000,
         artifacts: Any = None,
+        book: SpecBook | None = None,
         **trainer: object,
     ) -> Jobs:
-        book, clock = SpecBook(), ManualClock(DAY)
-        book.put(a_model(**trainer))
+        clock = ManualClock(DAY)
+        if book is None:
+            book = SpecBook()
+            book.put(a_model(**trainer))
         features = SlowOnce(clock, slow) if slow else Features(faults or [])
         return Jobs(
             store, book, NoChampions(), features, fitter or Fitter(), artifacts or Artifacts(), Runs(store), clock,
@@ -179,6 +208,33 @@ async def test_a_run_that_has_waited_too_long_for_its_rows_fails_and_lets_the_ne
 
     failed = next(news for news in store.published if news.status is Status.FAILED)
     assert failed.error == "waited 1 minutes: trips is archived up to 1970-04-01"
+
+
+@pytest.mark.parametrize(
+    ("losses", "outcome", "said"),
+    [
+        (MOST_LOST, Status.SUCCEEDED, ""),
+        (
+            MOST_LOST + 1,
+            Status.FAILED,
+            f"lost at work {MOST_LOST + 1} times, and not begun again: the cluster was lost with the run",
+        ),
+    ],
+)
+async def test_a_run_that_lost_its_cluster_after_a_long_fit_has_all_its_patience_left_but_not_for_ever(
+    store: MemoryStore, make_jobs: Callable[..., Jobs], losses: int, outcome: Status, said: str
+) -> None:
+    fitter = LongFits(losses)
+    jobs = fitter.jobs = make_jobs(fitter=fitter)
+    async with at_work(jobs):
+        await jobs.order(a_command())
+
+        async def ended() -> bool:
+            return told(store)[-1] in ENDED
+
+        await eventually(ended)
+
+    assert (store.published[-1].status, store.published[-1].error) == (outcome, said)
 
 
 async def test_a_command_becomes_a_candidate(store: MemoryStore, make_jobs: Callable[..., Jobs]) -> None:
@@ -253,9 +309,39 @@ async def test_a_redelivered_command_changes_nothing(
     assert told(store) == [Status.QUEUED]
 
 
-async def test_a_command_for_an_unknown_model_is_refused(make_jobs: Callable[..., Jobs]) -> None:
+async def hear(jobs: Jobs, model: str) -> None:
+    """Take a command as it comes from Kafka."""
+    [subscription] = consumers.subscriptions(jobs)
+    await subscription.handler(
+        [Record(RetrainCommand(id="c1", model=model), "commands.retrain", 0, 0, None, {}, 0)]
+    )
+
+
+async def test_a_command_for_an_unknown_model_is_refused(
+    make_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "_SETTLE_S", 0.2)
     with pytest.raises(NotFound, match="no model 'nosuch'"):
-        await make_jobs().order(a_command(model="nosuch"))
+        await hear(make_jobs(), "nosuch")
+
+
+class Behind(SpecBook):
+    """Reads of a model after it was first asked for it."""
+
+    def model(self, name: str) -> Model:
+        try:
+            return super().model(name)
+        except NotFound:
+            self.put(a_model())
+            raise
+
+
+async def test_a_command_that_outruns_its_model_waits_for_it(
+    store: MemoryStore, make_jobs: Callable[..., Jobs]
+) -> None:
+    await hear(make_jobs(book=Behind()), "m")
+
+    assert told(store) == [Status.QUEUED]
 
 
 async def test_a_run_that_cannot_succeed_fails_with_its_sentence(
@@ -364,15 +450,23 @@ async def test_how_far_a_run_is_and_what_it_waits_for_is_stored_while_it_runs(
 ) -> None:
     fitter = Fitter()
     fitter.release.clear()
-    jobs = make_jobs(faults=[Unavailable("trips is behind")], fitter=fitter, lease_ms=30)
-    seen: list[Progress | None] = []
+    faults: list[Exception] = [Unavailable("trips is behind")] * 10_000
+    jobs = make_jobs(faults=faults, fitter=fitter, lease_ms=30)
     async with at_work(jobs):
         await jobs.order(a_command())
 
-        async def fitting() -> bool:
+        async def progress() -> Progress | None:
             (run,) = await store.list("m", 10)
-            seen.append(run.progress)
-            return run.progress == Progress(Stage.FITTING, 2, 7)
+            return run.progress
+
+        async def waiting() -> bool:
+            return await progress() == Progress(Stage.WAITING, waits_for="trips is behind")
+
+        await eventually(waiting)
+        faults.clear()
+
+        async def fitting() -> bool:
+            return await progress() == Progress(Stage.FITTING, 2, 7)
 
         await eventually(fitting)
         fitter.release.set()
@@ -381,8 +475,6 @@ async def test_how_far_a_run_is_and_what_it_waits_for_is_stored_while_it_runs(
             return told(store)[-1] is Status.SUCCEEDED
 
         await eventually(finished)
-
-    assert Progress(Stage.WAITING, waits_for="trips is behind") in seen
 
 
 async def test_of_a_log_that_is_too_long_the_end_is_kept(

@@ -1,5 +1,6 @@
 """What an MLflow server is shown of runs and versions; a real one, read with MLflow's own client."""
 
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -118,6 +119,19 @@ async def test_what_is_told_again_changes_nothing(seen: Seen) -> None:
 
     assert len(seen.runs()) == 1
     assert len(seen.theirs.search_model_versions(f"name = '{seen.model}'")) == 1
+
+
+@pytest.mark.real
+async def test_a_run_whose_artifacts_are_gone_has_ended_all_the_same(seen: Seen, tmp_path: Path) -> None:
+    await seen.mirror.run(seen.event("run-1", RunEvent.STARTED))
+    event = seen.event("run-1", RunEvent.SUCCEEDED)
+    shutil.rmtree(tmp_path)
+
+    with pytest.raises(Rejected):
+        await seen.mirror.run(event)
+
+    [run] = seen.runs()
+    assert (run.info.status, run.data.metrics["mae"]) == ("FINISHED", 2.5)
 
 
 @pytest.mark.real

@@ -18,7 +18,7 @@ from trimtab_core.specs import Model, parse, to_document
 from trimtab_runtime.testing import eventually
 from trimtab_trainer import child, sandbox
 from trimtab_trainer.errors import NurseryLost
-from trimtab_trainer.nursery import Nursery
+from trimtab_trainer.nursery import Nursery, Order
 from trimtab_training.progress import Progress
 
 ENDLESS = {"kind": "hist_gradient_boosting", "parameters": {"max_iter": 10_000_000}}
@@ -194,6 +194,20 @@ async def test_a_nursery_that_is_killed_takes_its_runs_along_and_is_replaced(tmp
         assert nursery.pid != first.pid
         second = psutil.Process(nursery.pid)
     assert ended(second)
+
+
+async def test_a_nursery_that_is_killed_before_it_reads_its_order_is_lost_as_any_other() -> None:
+    with Nursery() as nursery:
+        process = psutil.Process(nursery.pid)
+        process.suspend()
+
+        async def killed() -> None:
+            async with nursery.started(Order(folder="", memory_mb=512)) as lines:
+                process.kill()
+                await lines.read()
+
+        with pytest.raises(NurseryLost):
+            await killed()
 
 
 async def test_a_trainer_that_is_killed_leaves_no_process(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +19,7 @@ from trimtab_runtime.cluster import RayAway
 from trimtab_runtime.testing import eventually
 from trimtab_stack import ports
 from trimtab_trainer import job, onray, sandbox
+from trimtab_trainer.errors import NurseryLost
 from trimtab_trainer.nursery import Nursery
 from trimtab_trainer.sandbox import ChildProcess
 from trimtab_trainer.usecases.entities import Fitted, Recipe, TrainingSet
@@ -178,6 +181,16 @@ def test_a_worker_holds_a_run_to_its_time_and_leaves_nothing_behind(
     assert code == job.FAILED
     assert "longer than trainer.timeout" in json.loads(made["result.json"])["error"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_worker_whose_nursery_is_lost_asks_for_the_run_to_begin_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+
+    *_, (code, made) = onray.work({}, onray.Place("", 1024, 600))
+
+    assert (code, made["result.json"].decode()) == (sandbox.AWAY, str(NurseryLost()))
 
 
 async def test_without_a_cluster_the_run_waits_with_a_sentence(folder: Path) -> None:

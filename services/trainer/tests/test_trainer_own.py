@@ -1,5 +1,6 @@
 """A user's own trainer: its wheel is installed, its code is asked in a process of its own, and told what is wrong with it."""
 
+import asyncio
 import json
 import re
 import runpy
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from trimtab_core.specs import parse, pinned, to_document
+from trimtab_runtime.testing import eventually
 from trimtab_trainer import job
 from trimtab_trainer.sandbox import Files
 from trimtab_training import environments, export, ownworker
@@ -291,11 +294,49 @@ def test_environments_that_are_long_out_of_use_go(tmp_path: Path) -> None:
     for number in range(environments.KEPT + 3):
         (old := tmp_path / "environments" / str(number)).mkdir(parents=True)
         environments.os.utime(old, (number, number))
+    (tmp_path / "environments" / "3.being_made").mkdir()
+    (cut_off := tmp_path / "environments" / "4.cut_off").mkdir()
+    environments.os.utime(cut_off, (0, 0))
     environments.of(wheel, None, tmp_path / "environments")
 
     left = {path.name for path in (tmp_path / "environments").iterdir()}
-    assert len(left) == environments.KEPT
-    assert "0" not in left
+    assert "3.being_made" in left
+    assert len(left) == environments.KEPT + 1
+    assert not {"0", "4.cut_off"} & left
+
+
+MAKES = """
+import sys
+from pathlib import Path
+from trimtab_training import environments
+environments.find_uv_bin = lambda: sys.argv[1]
+environments.of(Path(sys.argv[2]), None, Path(sys.argv[3]))
+"""
+
+
+async def test_what_makes_an_environment_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    (endless := tmp_path / "uv").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid && exec sleep 600\n")
+    endless.chmod(0o755)
+    wheel = Bench(tmp_path).wheel(EXAMPLE)
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MAKES, endless, wheel, tmp_path / "environments"
+    )
+
+    async def begun() -> str:
+        return pid.read_text().strip() if (pid := tmp_path / "pid").exists() else ""
+
+    uv = psutil.Process(int(await eventually(begun, what="uv")))
+    run.kill()
+    await run.wait()
+
+    async def ended() -> bool:
+        return not uv.is_running() or uv.status() == psutil.STATUS_ZOMBIE
+
+    try:
+        await eventually(ended, what="the end of uv", deadline_s=20)
+    finally:
+        if uv.is_running():
+            uv.kill()
 
 
 def test_the_examples_own_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:

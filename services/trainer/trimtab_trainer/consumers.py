@@ -1,7 +1,9 @@
 """Kafka door of the trainer: commands in; and what is live, as everyone reads it."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from trimtab_contracts import topics
@@ -9,6 +11,7 @@ from trimtab_contracts.registry.v1.registry_pb2 import Deployment
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand
 from trimtab_runtime.bus import Subscription, each
 from trimtab_runtime.clock import from_timestamp
+from trimtab_runtime.errors import NotFound
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
 
@@ -17,6 +20,8 @@ from trimtab_trainer.usecases.entities import Champion, Command, StoredFile
 from trimtab_trainer.usecases.jobs import Jobs
 
 FOLLOWS = (topics.DEPLOYMENTS,)
+_SETTLE_S, _LOOK_S = 5.0, 0.1
+"""That `specs` may be behind `commands.retrain`, and so often it is looked whether they still are."""
 log = logging.getLogger(__name__)
 
 
@@ -24,17 +29,21 @@ def subscriptions(jobs: Jobs) -> list[Subscription[Any]]:
     """List what the trainers share."""
 
     async def ordered(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
-        await jobs.order(
-            Command(
-                command.id,
-                command.model,
-                command.loop_id,
-                command.trigger,
-                from_timestamp(command.as_of),
-                registered(command.registered) if command.HasField("registered") else None,
-                from_timestamp(command.changed_at) if command.HasField("changed_at") else None,
-            )
+        given = Command(
+            command.id,
+            command.model,
+            command.loop_id,
+            command.trigger,
+            from_timestamp(command.as_of),
+            registered(command.registered) if command.HasField("registered") else None,
+            from_timestamp(command.changed_at) if command.HasField("changed_at") else None,
         )
+        for _try in range(int(_SETTLE_S / _LOOK_S)):
+            with suppress(NotFound):
+                await jobs.order(given)
+                return
+            await asyncio.sleep(_LOOK_S)
+        await jobs.order(given)
 
     return [each(topics.COMMANDS_RETRAIN, ordered)]
 

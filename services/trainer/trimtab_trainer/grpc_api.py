@@ -30,7 +30,7 @@ from trimtab_contracts.training.v1.training_pb2 import (
 )
 from trimtab_contracts.training.v1.training_pb2 import Note as NoteMessage
 from trimtab_contracts.training.v1.training_pb2_grpc import TrainerServicer
-from trimtab_runtime import artifacts, telemetry
+from trimtab_runtime import artifacts, rpc, telemetry
 from trimtab_runtime.clock import Clock, from_timestamp, to_timestamp
 from trimtab_training.trials import best
 
@@ -45,6 +45,7 @@ from trimtab_trainer.usecases.ports import Store
 
 ENDED = (RunEvent.SUCCEEDED, RunEvent.FAILED, RunEvent.CANCELLED)
 MOST_NOTE = 4_000
+_MOST_RUNS = 10_000
 _LOOK_S = 0.5
 
 
@@ -107,9 +108,8 @@ class TrainerApi(TrainerServicer):
 
     async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:
         """Return the newest runs."""
-        return ListRunsResponse(
-            runs=[_run(told) for told in await self._store.list(request.model, request.limit or 50)]
-        )
+        limit = rpc.limit(request.limit, unless=50, most=_MOST_RUNS)
+        return ListRunsResponse(runs=[_run(told) for told in await self._store.list(request.model, limit)])
 
     async def CancelRun(self, request: CancelRunRequest, context: Any) -> Run:
         """End a run, and return it as it has ended."""

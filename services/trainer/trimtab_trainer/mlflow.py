@@ -101,7 +101,7 @@ class Mirror:
 
         Raises:
             Unavailable: the server, or an artifact, is away.
-            Rejected: the server will not have it.
+            Rejected: the server will not have it, or an artifact is gone; of a run that ended it has that it did.
         """
         status = _STATUS.get(event.status)
         if status is None:
@@ -109,17 +109,22 @@ class Mirror:
         found = await self._find(event) or await self._create(event)
         run_id, ended = found["info"]["run_id"], found["info"]["status"] in ("FINISHED", "FAILED", "KILLED")
         if ended:
-            return  # it was told whole before: the status is the last that is told
-        if event.status == RunEvent.SUCCEEDED:
-            made = event.candidate
-            await self._post("runs/log-batch", run_id=run_id, **_batch(event))
-            await self._upload(run_id, found["info"]["artifact_uri"], made)
-        elif event.error:
-            await self._post(
-                "runs/set-tag", run_id=run_id, key="trimtab.error", value=event.error[:_MOST_TEXT]
-            )
+            return  # all was told before that can be: the status is the last that is told
+        refused: Rejected | None = None
+        try:
+            if event.status == RunEvent.SUCCEEDED:
+                await self._post("runs/log-batch", run_id=run_id, **_batch(event))
+                await self._upload(run_id, found["info"]["artifact_uri"], event.candidate)
+            elif event.error:
+                await self._post(
+                    "runs/set-tag", run_id=run_id, key="trimtab.error", value=event.error[:_MOST_TEXT]
+                )
+        except Rejected as error:
+            refused = error
         if status != "RUNNING":
             await self._post("runs/update", run_id=run_id, status=status, end_time=from_timestamp(event.at))
+        if refused is not None:
+            raise refused
 
     async def version(self, event: VersionEvent) -> None:
         """Register a version, and let the aliases say what serves and what is on trial.

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -58,7 +58,7 @@ class Nursery:
         that end without one mean that the nursery was lost, and the process with it.
 
         Raises:
-            NurseryLost: it could not be started.
+            NurseryLost: it could not be started, or the nursery ended before it read the order.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -71,13 +71,14 @@ class Nursery:
         lines, line = await asyncio.open_unix_connection(sock=ours)
         try:
             yield lines
+        except ConnectionError as error:
+            raise NurseryLost from error
         finally:
-            line.write_eof()
-            try:
+            with closing(line), suppress(ConnectionError):
+                if not line.is_closing():
+                    line.write_eof()
                 while await lines.read(1 << 16):
                     pass
-            finally:
-                line.close()
 
     def _send(self, line: socket.socket) -> None:
         if self._process is None or self._process.poll() is not None:

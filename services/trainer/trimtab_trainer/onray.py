@@ -25,6 +25,7 @@ import numpy as np
 from trimtab_core.specs import ModelSpec
 from trimtab_runtime import cluster
 from trimtab_runtime.cluster import RayAway
+from trimtab_runtime.errors import Unavailable
 from trimtab_training import fitting, search
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats
@@ -66,8 +67,7 @@ def main(folder: Path, tell: Tell, place: Place) -> int:
         except (ConnectionError, ray.exceptions.RayError) as error:
             raise RayAway.by(place.address, error) from error
     except RayAway as away:
-        (folder / "result.json").write_text(str(away))
-        return sandbox.AWAY
+        return _away(folder, away)
     except RunFailed as error:
         return job.failed(folder, error)
     except (
@@ -75,6 +75,12 @@ def main(folder: Path, tell: Tell, place: Place) -> int:
     ) as error:  # ours: a driver that ends in any other way has been ended by Ray, with its cluster
         log.exception("the driver failed")
         return job.failed(folder, RunFailed(f"{type(error).__name__}: {error}: see `trimtab run logs`"))
+
+
+def _away(folder: Path, error: Unavailable) -> int:
+    """Leave the sentence of a run that is to begin again in `folder`, and return the exit code."""
+    (folder / "result.json").write_text(str(error))
+    return sandbox.AWAY
 
 
 def _search(ray: Any, folder: Path, tell: Tell, place: Place) -> None:
@@ -182,6 +188,8 @@ def work(files: Mapping[str, bytes], place: Place) -> Iterator[Progress | tuple[
             sandbox.came_to(folder, code, place.memory_mb)
         except RunFailed as error:
             code = job.failed(folder, error)
+        except Unavailable as error:  # the nursery was lost, which costs this try and not the run
+            code = _away(folder, error)
         made = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in files}
     yield code, made
 

@@ -1,16 +1,21 @@
 """Strategies lived abreast, each in a process of its own, which share what they make by their shelf.
 
-What comes of each is what comes of it in one process. The processes end with the call that
-started them, however it ends, and with the process that made it.
+What comes of each is what comes of it in one process, but for what hangs on seconds, of which
+a busier machine gives less: a search that its budget ends, a fit of about as long as one whose
+judging is made short, a gate of latency. The processes end with the call that started them,
+however it ends, and with the process that made it.
 """
 
+import os
+import pickle
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from traceback import format_exception
 
 from trimtab_core.specs import Model, ModelTest, Source
@@ -119,12 +124,31 @@ def _live(line: Connection, part: _Part) -> None:
     """Live a strategy, and tell `line` how far it is, and what came of it."""
     # Ctrl-C is the business of the process that started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_maker, daemon=True).start()
     try:
         line.send(_lived(line, part))
     except BrokenPipeError:
         return  # nobody is there any more
     except Exception as error:  # the edge of the process
-        line.send(_Failed(error, "".join(format_exception(error))))
+        line.send(_failed(error))
+
+
+def _end_with_the_maker() -> None:
+    """End this process, whatever it is at, when the one that made it has ended."""
+    maker = parent_process()
+    assert maker is not None
+    maker.join()
+    os._exit(1)
+
+
+def _failed(error: Exception) -> _Failed:
+    """Return an error as another process is told it: by its traceback alone, if it does not come through the line itself."""
+    where = "".join(format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class makes of that
+        return _Failed(RuntimeError(where), where)
+    return _Failed(error, where)
 
 
 def _lived(line: Connection, part: _Part) -> _Lived:

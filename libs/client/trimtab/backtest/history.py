@@ -127,7 +127,7 @@ class Events:
     columns: dict[str, list[Any]]
     """By field, those that are read."""
     refused: Counter[str] = field(default_factory=Counter)
-    """How many rows the contract refused, by reason."""
+    """How many rows the contract refused, and those of before 1970, by reason."""
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the rows with some of their fields."""
@@ -212,13 +212,22 @@ def events(
         while chunk := list(islice(rows, _AT_ONCE)):
             typed = [typing.typed(row, str(row.number)) for row in chunk]
             arrived = parse_timestamps([each.get(spec.event_time) for each, _ in typed], where)
-            checked = contract.check([payload for _, payload in typed], np.maximum(arrived, 0))
+            arrived[arrived == NOT_A_TIME] = 0
+            checked = contract.check([payload for _, payload in typed], arrived)
             good = np.array([not reasons for reasons in checked.reasons])
             for reasons in checked.reasons:
                 if reasons:
                     refused[f"{reasons[0].code} {reasons[0].field}".strip()] += 1
                     example = example or reasons[0].message
-            places = np.flatnonzero(good & (checked.event_time_ms != NOT_A_TIME))
+            good &= checked.event_time_ms != NOT_A_TIME
+            if (early := good & (checked.event_time_ms < 0)).any():
+                refused[f"{spec.event_time} before 1970"] += int(early.sum())
+                first = iso(int(checked.event_time_ms[early.argmax()]))
+                example = (
+                    example
+                    or f"its {spec.event_time} is {first}, and a backtest's time begins in 1970: leave such rows out"
+                )
+            places = np.flatnonzero(good & ~early)
             held = [checked.rows[at] or {} for at in places.tolist()]
             times.append(checked.event_time_ms[places])
             for name, column in columns.items():

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import HeldAlert, Silence
+from trimtab_core.alertkinds import KINDS
 from trimtab_core.durations import parse_duration
 from trimtab_runtime.clock import SystemClock, from_timestamp, iso
 from trimtab_runtime.errors import Rejected
@@ -32,7 +33,7 @@ def list_(
 def silence(
     subject: str,
     lasting: Annotated[str, typer.Option("--for", help="How long, such as 2h or 3d.")] = "1h",
-    kind: Annotated[str, typer.Option(help="Only alerts of this kind.")] = "",
+    kind: Annotated[str, typer.Option(help=f"Only alerts of this kind: {', '.join(KINDS)}.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the others.")] = "",
     directory: Directory = HOME,
     as_json: Json = False,

@@ -25,7 +25,7 @@ def health(model: str, directory: Directory = HOME, as_json: Json = False) -> No
     metrics = sorted(found.metrics, key=lambda it: not it.name.startswith(_ESTIMATED))
     show([_row(found, it) for it in metrics], as_json=False, empty="no window is full yet")
     unknown = [metric.unknown for metric in metrics if metric.unknown]
-    for sentence in (*unknown, *found.faults, *([found.foreseen] if found.foreseen else ())):
+    for sentence in filter(None, (*unknown, *found.judged, *found.faults, found.foreseen, found.untold)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -7,13 +7,15 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from trimtab_core.drift import Kind
-from trimtab_core.losses import as_loss
+from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
+from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
-from trimtab_core.specs.monitoring import AcceptSpec, AlertsSpec, MonitoringSpec, RetrainSpec
+from trimtab_core.specs.monitoring import AcceptSpec, AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
 from trimtab_core.specs.rollout import RolloutSpec
 from trimtab_core.specs.trainer import TrainerSpec
 from trimtab_core.specs.values import ClassName, Duration, SourceName
+from trimtab_core.together import TOGETHER
 
 
 class LabelSpec(Spec):
@@ -101,12 +103,15 @@ class ModelSpec(Spec):
     @property
     def slices(self) -> tuple[str, ...]:
         """The features by whose values performance is told, by the names under which rows carry them."""
-        called = self._called()
-        named = [
-            name if "." in name or "(" in name or name in called else f"request.{name}"
-            for name in self.monitoring.slices
-        ]
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(self._whole(name) for name in self.monitoring.slices))
+
+    @property
+    def rules(self) -> tuple[AlertRule, ...]:
+        """The limits on its metrics, with features by the names under which rows carry them."""
+        return tuple(
+            rule if rule.feature is None else rule.model_copy(update={"feature": self._whole(rule.feature)})
+            for rule in self.alerts.rules
+        )
 
     @property
     def judged_by(self) -> MetricName:
@@ -168,6 +173,9 @@ class ModelSpec(Spec):
                     ("monitoring", "measures", name),
                     f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
                 )
+        for index, rule in enumerate(self.alerts.rules):
+            for place, said in self._rule_faults(rule):
+                yield ("alerts", "rules", index, *place), said
         if self.rollout.cap is None and self.judged_by not in CAPS:
             yield (
                 ("rollout", "cap"),
@@ -178,6 +186,34 @@ class ModelSpec(Spec):
                 ("monitoring", "accept", "at_most"),
                 f"{accept.at_most:g} cannot be exceeded, as a row's loss counts {self.cap:g} at most (rollout.cap): accept less",
             )
+
+    def _rule_faults(self, rule: AlertRule) -> Iterator[tuple[Place, str]]:
+        """Yield why a rule could never be broken."""
+        together = (rule.metric, rule.feature) == ("drift", TOGETHER)
+        if rule.feature is not None and not together and not self._has(rule.feature):
+            yield ("feature",), f"{rule.feature!r} is no feature of the model: name one of them"
+        judged = (self.judged_by, f"estimated_{self.judged_by}")
+        if rule.metric not in (*LOWER_IS_BETTER, *ESTIMATED):
+            return
+        if rule.metric not in judged:
+            yield (
+                ("metric",),
+                f"{rule.metric!r} is not measured of the model, which rollout.judge has judged by {self.judged_by}: write "
+                f"{' or '.join(judged)}",
+            )
+        elif self.rollout.cap is not None or self.judged_by in CAPS:
+            most = aggregate(self.judged_by, [self.cap])
+            if rule.above is not None and rule.above >= most:
+                yield (
+                    ("above",),
+                    f"{rule.metric} is never above {rule.above:g}, for rollout.cap lets a row count {self.cap:g} at most: "
+                    f"write less than {most:g}",
+                )
+
+    def _whole(self, name: str) -> str:
+        """Return under which name rows carry the feature that is called so."""
+        short = not ("." in name or "(" in name or name in self._called() or name == TOGETHER)
+        return f"request.{name}" if short else name
 
     def _has(self, name: str) -> bool:
         """Return whether a feature is called `name`, or is the field of that name of the request."""

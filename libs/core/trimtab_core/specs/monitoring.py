@@ -1,5 +1,6 @@
 """How a model is watched, who is told, and what trains it again."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, of_categories, of_numbers
-from trimtab_core.metricnames import JUDGED
+from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Duration, PerTime, Schedule, WindowSize
 
@@ -32,6 +33,8 @@ class MonitoringSpec(Spec):
     """An alarm needs k of the last n windows over the threshold."""
     labels_wanted: int | None = Field(default=None, ge=1)
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
+    concept: bool = False
+    """Whether losses are watched for a change row by row too; they are besides where `retrain.on` names concept, which also trains."""
     clear: float = Field(default=0.5, gt=0, lt=1)
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
     measures: dict[str, Measure] = Field(default_factory=dict)
@@ -72,7 +75,7 @@ class AlertRule(Spec):
     metric: str
     """What `metrics.drift`, `.performance` and `.quality` call it, such as mae or null_share."""
     feature: str | None = None
-    """Of this feature; each of them, and the model as a whole, if not given."""
+    """Of this feature, by its name, or `zone` for `request.zone`; of each of them, if not given."""
     above: float | None = None
     """Broken above it."""
     below: float | None = None
@@ -88,10 +91,24 @@ class AlertRule(Spec):
         return " or ".join(f"{word} {value:g}" for word, value in parts if value is not None)
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if self.metric not in JUDGED:
+        if self.metric not in RULED:
             yield (
                 ("metric",),
-                f"{self.metric!r} is not measured of a model: use one of {', '.join(sorted(JUDGED))}",
+                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, gates of "
+                "fairness and guardrails of rollouts raise alerts of their own",
+            )
+        elif self.feature is not None and self.metric not in OF_FEATURES:
+            yield ("feature",), f"{self.metric!r} is of the model as a whole, and of no feature: remove it"
+        most = 1.0 if self.metric in SHARES else math.inf
+        if self.above is not None and not 0 <= self.above < most:
+            yield (
+                ("above",),
+                f"{self.metric} is {_always(self.above < 0)} above {self.above:g}: {_range(most)}",
+            )
+        if self.below is not None and not 0 < self.below <= most:
+            yield (
+                ("below",),
+                f"{self.metric} is {_always(self.below > 0)} below {self.below:g}: {_range(most)}",
             )
         if self.above is None and self.below is None:
             yield (), "the rule has no limit: give it above, below or both"
@@ -100,6 +117,14 @@ class AlertRule(Spec):
                 ("below",),
                 f"{self.below:g} is more than above, {self.above:g}: every value would break the rule",
             )
+
+
+def _always(yes: bool) -> str:
+    return "always" if yes else "never"
+
+
+def _range(most: float) -> str:
+    return f"write a limit between 0 and {most:g}" if most < math.inf else "write a limit above 0"
 
 
 class AlertsSpec(Spec):
@@ -114,7 +139,7 @@ class AlertsSpec(Spec):
 
 
 DriftKind = Literal["data", "prediction", "performance", "concept"]
-"""What is watched, and may call for a retrain; `concept` is watched only where it does."""
+"""What is watched, and may call for a retrain; `concept` is watched only where it does, or `monitoring.concept` asks for it."""
 
 
 class RetrainSpec(Spec):

@@ -1,4 +1,4 @@
-"""The alerts that a window gives rise to, and those that it ends: about drift, bad data, and limits that were stated.
+"""The alerts that a window gives rise to, and those that it ends: about drift, bad data, limits that were stated, and what is not watched.
 
 An alert that is over is told as resolved, under the occasion that it was opened with.
 """
@@ -12,6 +12,7 @@ from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.flow import FlowFault
 from trimtab_core.quality import Fault
+from trimtab_core.watched import Blind
 from trimtab_core.windows import Window
 
 from trimtab_monitoring.usecases.entities import Alert, News, Severity
@@ -71,6 +72,27 @@ def bad_data(
         over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
         told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
     return told
+
+
+def blind(model: str, before: Blind | None, after: Blind | None, version: int, now_ms: int) -> list[News]:
+    """Return the news that a version is not watched, and that one no longer is not, as a window of `version` says."""
+    told: list[News] = []
+    if before is not None:
+        why = (
+            "is calibrated, and watched"
+            if before.version == version
+            else f"has gone: version {version} answers now"
+        )
+        over = _blind_alert(model, before, f"Version {before.version} {why}.", now_ms)
+        told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+    if after is not None:
+        told.append(_blind_alert(model, after, after.sentence, now_ms))
+    return told
+
+
+def _blind_alert(model: str, of: Blind, sentence: str, at_ms: int) -> Alert:
+    occasion = f"{model}/{of.version}/calibration/{of.since_ms}"
+    return Alert(occasion, model, "warning", "calibration", sentence, at_ms, occasion)
 
 
 def _fault_alert(model: str, fault: Fault, sentence: str, at_ms: int) -> Alert:

@@ -3,8 +3,8 @@
 An alert is remembered and addressed in one transaction, once however often it is
 heard; each sink is told until it has taken it, in the order in which things happened.
 What comes about one subject within a few seconds is told together. A silence puts off
-what it is about: at its end a sink is told what then still stands, and of what is over
-by then nothing at all.
+what it is about: at its end a sink is told what then still stands, and what is over by
+then only if it was told of it before.
 """
 
 import asyncio
@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final, Protocol
 
+from trimtab_core.alertkinds import KINDS
+from trimtab_core.specs import Model
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.errors import BadSilence, UnknownSilence
+from trimtab_monitoring.errors import BadSilence, UnknownSilence, UnknownSubject
 from trimtab_monitoring.usecases.entities import Alert, Delivery, HeldAlert, Severity, Silence
 from trimtab_monitoring.usecases.ports import Specs
 
@@ -56,7 +58,10 @@ class AlertStore(Protocol):
         ...
 
     async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
-        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`."""
+        """Return some of what is due, oldest first, and let nobody else have it before `until_ms`.
+
+        What comes after something about the same occasion that the sink has not taken waits for that.
+        """
         ...
 
     async def delivered(self, deliveries: Sequence[Delivery]) -> None:
@@ -67,8 +72,11 @@ class AlertStore(Protocol):
         """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
         ...
 
-    async def drop(self, sink: str, place: str) -> None:
-        """Tell a sink nothing of what it was still to be told about an occasion."""
+    async def settle(self, over: Delivery, due_ms: int) -> None:
+        """Drop what a sink was still to be told about an occasion that is over.
+
+        The news that it is over is kept until `due_ms` if the sink was told that it is on, and dropped else.
+        """
         ...
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
@@ -113,14 +121,20 @@ class Alerting:
         rule = model.spec.alerts
         if _RANKS[alert.severity] < _RANKS[rule.at_least]:
             return []
+        if said := self.untold(model):
+            log.error("%s", said)
         wanted = list(self._sinks) if rule.to is None else list(rule.to)
-        if missing := [name for name in wanted if name not in self._sinks]:
-            log.error(
-                "alerts.to of model %r names %s, which TRIMTAB_MONITORING_ALERT_SINKS does not: add it there",
-                model.name,
-                ", ".join(missing),
-            )
         return [name for name in wanted if name in self._sinks]
+
+    def untold(self, model: Model) -> str:
+        """Return in a sentence which sinks a model wants told that there are not; nothing, if there are all."""
+        missing = [name for name in model.spec.alerts.to or () if name not in self._sinks]
+        if not missing:
+            return ""
+        return (
+            f"alerts.to of model {model.name!r} names {', '.join(missing)}, which TRIMTAB_MONITORING_ALERT_SINKS does not: add it "
+            "there, or nobody is told"
+        )
 
     async def work(self) -> None:
         """Tell the sinks what is due, until cancelled."""
@@ -151,7 +165,7 @@ class Alerting:
         if until_ms is None:
             return delivery
         if delivery.alert.resolved:
-            await self._store.drop(delivery.sink, delivery.alert.place)
+            await self._store.settle(delivery, until_ms)
         else:
             await self._store.put_off([delivery], until_ms)
         return None
@@ -185,7 +199,8 @@ class Alerting:
         """Begin a silence, and return it with its id.
 
         Raises:
-            BadSilence: it names no subject, or is over already.
+            BadSilence: it names no subject or a kind that no alert has, or is over already.
+            UnknownSubject: no spec has its subject, nor an alert that stands.
         """
         if not silence.subject:
             raise BadSilence(
@@ -193,6 +208,13 @@ class Alerting:
             )
         if silence.until_ms <= self._clock.now_ms():
             raise BadSilence("until is over already: name a time to come")
+        if silence.kind and silence.kind not in KINDS:
+            raise BadSilence(
+                f"kind {silence.kind!r} is none that an alert has: use one of {', '.join(KINDS)}"
+            )
+        known = {*self._specs.models, *self._specs.sources, *self._specs.tables}
+        if silence.subject not in known and not await self.alerts(silence.subject, open_only=True):
+            raise UnknownSubject(silence.subject, known)
         return await self._store.silence(silence)
 
     async def silences(self) -> list[Silence]:

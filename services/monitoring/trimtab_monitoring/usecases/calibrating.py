@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
-from trimtab_core.baseline import Calibration, Settings, Uncalibrated
+from trimtab_core.baseline import NO_REFERENCE, Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
 
@@ -90,8 +90,8 @@ class Calibrations:
 
     async def ready(
         self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]] | None:
-        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+    ) -> tuple[Calibration, Sequence[str]] | Uncalibrated:
+        """Return a version's calibration and the features its rows carry, or why it has none and never will.
 
         Raises:
             NotCalibrated: it is being worked out, or its deployment has not been heard of yet.
@@ -100,20 +100,17 @@ class Calibrations:
         if place in self._held:
             self._held.move_to_end(place)
             return self._held[place][:2]
-        known = await self._store.version(model, version)
-        if known is None or known.reference is None:
-            standing = self._rollouts.standing(model)
-            if standing is None or standing.generation < generation:
-                raise NotCalibrated(model, version)
-            return None
-        found = await self._store.calibration(model, version, settings.key)
+        found, features = await self.found(model, version, settings)
         if found is None:
             self._want(Wanted(model, version, settings))
             raise NotCalibrated(model, version)
-        if isinstance(found, Uncalibrated) or not set(found.features) <= set(known.features):
-            return None
-        self._hold(place, found, known.features)
-        return found, known.features
+        if isinstance(found, Uncalibrated):
+            standing = self._rollouts.standing(model)
+            if found is NO_REFERENCE and (standing is None or standing.generation < generation):
+                raise NotCalibrated(model, version)
+            return found
+        self._hold(place, found, features)
+        return found, features
 
     def _hold(self, place: tuple[str, int, str], found: Calibration, features: Sequence[str]) -> None:
         """Keep a calibration at hand, and let go of those that were used least recently until the budget is kept."""
@@ -123,6 +120,22 @@ class Calibrations:
         while self._bytes > self._most_bytes and len(self._held) > 1:
             _, gone = self._held.popitem(last=False)
             self._bytes -= gone.size
+
+    async def found(
+        self, model: str, version: int, settings: Settings
+    ) -> tuple[Calibration | Uncalibrated | None, Sequence[str]]:
+        """Return what was worked out for a version, None if it has yet to be, and the features that its rows carry."""
+        known = await self._store.version(model, version)
+        if known is None or known.reference is None:
+            return NO_REFERENCE, ()
+        found = await self._store.calibration(model, version, settings.key)
+        named = found.features if isinstance(found, Calibration) and known.features else ()
+        if lacking := [name for name in named if name not in known.features]:
+            fault = (
+                f"its reference has {', '.join(lacking)}, which its predictions do not carry: train it again"
+            )
+            return Uncalibrated(fault), known.features
+        return found, known.features
 
     def prepare(self, models: Sequence[str]) -> None:
         """Ask for the calibrations of the versions that serve in `models`, or are to serve."""

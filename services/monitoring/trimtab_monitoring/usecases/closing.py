@@ -46,7 +46,7 @@ class Closing:
         self._clock = clock
         self._silent_ms = silent_ms
         self._on_report = on_report
-        self._estimating = Estimating(store, judges)
+        self._estimating = Estimating(store, judges, clock)
         self._judging = Judging(store, rollouts, judges, clock)
         self._windowing = Windowing(specs, judges, retraining, clock, reports)
         self._partials: dict[str, Partial] = {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trimtab_core.alertkinds import AlertKind
 from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import FairnessGateSpec, Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
@@ -192,7 +193,7 @@ class Alert:
     id: str
     subject: str
     severity: Severity
-    kind: str
+    kind: AlertKind
     sentence: str
     at_ms: int
     occasion: str = ""

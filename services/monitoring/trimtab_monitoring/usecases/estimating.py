@@ -2,7 +2,7 @@
 
 It goes ahead of the closing, as far as predictions are complete. A window is estimated
 in the transaction that takes it in, so once, whichever instance does it and whatever
-dies; nothing is decided by it.
+dies; nothing is decided by it, but that limits of `alerts.rules` on it are broken.
 """
 
 import logging
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from trimtab_core import ahead
-from trimtab_core.baseline import Calibration, Settings
+from trimtab_core import ahead, alertrules
+from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
-from trimtab_core.watched import Ahead, Row, Series
+from trimtab_core.watched import Ahead, Row, Series, Watch
 from trimtab_core.windows import DataWindow
+from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.errors import NotCalibrated
+from trimtab_monitoring.usecases import alarms
 from trimtab_monitoring.usecases.entities import WantedLabel
 from trimtab_monitoring.usecases.ports import Store, Unit
 from trimtab_monitoring.usecases.together import Together, ahead_of
@@ -27,6 +29,10 @@ MOST_ROWS = 5_000
 """Rows that one transaction takes in at most, so that a long absence is made good in steps."""
 
 
+Held = tuple[Calibration, Sequence[str]] | Uncalibrated
+"""A version's calibration with the features that its rows carry, or why it has none."""
+
+
 class Judges(Protocol):
     """What windows are held against."""
 
@@ -34,10 +40,8 @@ class Judges(Protocol):
         """Return the settings that a model's spec states now."""
         ...
 
-    async def ready(
-        self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]] | None:
-        """Return a version's calibration and the features its rows carry; None if it has none and never will.
+    async def ready(self, model: str, version: int, settings: Settings, generation: int) -> Held:
+        """Return a version's calibration and the features its rows carry, or why it has none and never will.
 
         Raises:
             NotCalibrated: it is being worked out.
@@ -55,9 +59,10 @@ class Taken(NamedTuple):
 class Estimating:
     """Estimates windows of predictions, and asks for labels."""
 
-    def __init__(self, store: Store, judges: Judges) -> None:
+    def __init__(self, store: Store, judges: Judges, clock: Clock) -> None:
         self._store = store
         self._judges = judges
+        self._clock = clock
         self._partials: dict[str, list[Row]] = {}
         self._reached: dict[str, int] = {}
 
@@ -101,7 +106,7 @@ class Estimating:
         rows, reached = await unit.predictions(after_ms=before.reached_ms, until_ms=until, at_most=MOST_ROWS)
         after, partial, full = ahead.fill(before, partial, rows, reached, settings)
         for window in full:
-            await self._tell(unit, model, settings, window, after.generation)
+            watch = await self._tell(unit, model, settings, watch, window, after.generation)
         await unit.save_watch(replace(watch, ahead=after))
         return Taken(reached, partial)
 
@@ -117,13 +122,13 @@ class Estimating:
         return held, partial
 
     async def _tell(
-        self, unit: Unit | Together, model: Model, settings: Settings, window: DataWindow, generation: int
-    ) -> None:
-        """Tell the estimate of a window, and which of its labels are wanted."""
+        self, unit: Unit | Together, model: Model, settings: Settings, watch: Watch, window: DataWindow, generation: int
+    ) -> Watch:  # fmt: skip
+        """Tell the estimate of a window, and which of its labels are wanted; return the watch with the limits that it breaks."""
         sized = settings.of_rows(len(window.rows))
         held = await self._judges.ready(model.name, window.version, sized, generation)
-        calibration, features = held or (None, ())
-        reading = ahead.estimated(model.name, window, features, calibration, settings, unit.watch)
+        calibration, features = (held, ()) if isinstance(held, Uncalibrated) else held
+        reading = ahead.estimated(model.name, window, features, calibration, settings, watch)
         await unit.keep_readings("estimate", [reading])
         await unit.tell([reading])
         if count := model.spec.monitoring.labels_wanted:
@@ -131,6 +136,14 @@ class Estimating:
             asked = [_asked(model.name, window, each) for each in chosen]
             await unit.put_wanted(asked)
             await unit.tell(asked)
+        breaches, told = alertrules.take(
+            model.spec.rules,
+            watch.breaches,
+            [reading] if settings.judges(window) else (),
+            window.rows[-1].at_ms,
+        )
+        await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
+        return replace(watch, breaches=breaches)
 
 
 def _asked(model: str, window: DataWindow, chosen: ahead.Wanted) -> WantedLabel:

@@ -1,12 +1,12 @@
 """How much comes of each source, and how good it is: counted as ingestion tells it, and looked at and told hour by hour.
 
-An hour is told once, and unusual volume and repeats open an alert. Silence, where events were to be expected and those who are
+An hour is told once, and unusual volume, repeats, refused rows and delay open an alert. Silence, where events were to be expected and those who are
 asked go on, is bad data: features grow stale and labels stay away.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 10.0
 QUIET_MS: Final = 60_000
 """Nothing is called silent that was heard of so recently, by the wall clock: its events may be on their way."""
+_JUDGED: Final[Mapping[str, flow.Kind]] = {"refused_share": "refused", "delay_ms": "delay"}
+"""Of what ingestion says, what is judged."""
 _SWEEP: Final = 5_000
 """Old readings that are deleted in one go."""
 
@@ -57,6 +59,7 @@ class Figure:
     hour_ms: int
     """Of its newest row."""
     name: str
+    """Of a reason for which rows were refused, the value is their share."""
     field: str
     rows: int
     value: float
@@ -203,9 +206,14 @@ class Flowing:
             after = flow.silence(source, hours, after, seen.newest_ms, asked_ms)
             if after != before:
                 said = await unit.said(before.judged_ms, after.judged_ms)
-                told: list[News] = [_reading(source, figure) for figure in figures]
-                told += [_hourly(source, it) for it in said]
-                await unit.save(after, [*told, *_news(source, spec.metadata.owner, before, after, now_ms)])
+                told: list[News] = [
+                    _reading(source, figure) for figure in figures if figure.kind in ("volume", "duplicates")
+                ]
+                usual = {(figure.kind, figure.at_ms): figure.expected for figure in figures}
+                told += [_hourly(source, it, usual) for it in said if it.name in OF_AN_HOUR]
+                await unit.save(
+                    after, [*told, *_news(source, spec.metadata.owner, before, after, said, now_ms)]
+                )
         await self._store.forget(source, before_ms=seen.newest_ms - 2 * flow.KEPT * flow.HOUR_MS)
         told_from = seen.newest_ms - self._history_ms
         await self._history.forget(shelf_of(source), before_ms=told_from, at_most=_SWEEP)
@@ -219,22 +227,38 @@ def _reading(source: str, figure: Flowed) -> Reading:
     )  # fmt: skip
 
 
-def _hourly(source: str, said: Hourly) -> Reading:
+def _hourly(source: str, said: Hourly, usual: Mapping[tuple[flow.Kind, int], float | None]) -> Reading:
+    kind = _JUDGED.get(said.name)
     return Reading(
         "quality", source, 0, OF_AN_HOUR[said.name], said.value, said.hour_ms, said.hour_ms + flow.HOUR_MS, said.rows,
-        said.field, low=said.low, high=said.high, held=said.held,
+        said.field, threshold=usual.get((kind, said.hour_ms)) if kind else None, low=said.low, high=said.high, held=said.held,
     )  # fmt: skip
 
 
-def _news(source: str, owner: str | None, before: FlowState, after: FlowState, now_ms: int) -> list[News]:
+def _news(
+    source: str, owner: str | None, before: FlowState, after: FlowState, said: Sequence[Hourly], now_ms: int
+) -> list[News]:
     who = f" Its owner is {owner}." if owner else ""
     begun = alarms.without(after.faults, before.faults)
     over = alarms.without(before.faults, after.faults)
     well = f"What comes of source {source!r} is as usual again."
     return [
-        *(_alert(source, fault, f"{fault.sentence}{who}", now_ms) for fault in begun),
+        *(_alert(source, fault, f"{fault.sentence}{_reason(fault, said)}{who}", now_ms) for fault in begun),
         *(_alert(source, fault, well, now_ms, resolved=True) for fault in over),
     ]
+
+
+def _reason(fault: FlowFault, said: Sequence[Hourly]) -> str:
+    """Return a sentence about the reason for which most rows were refused, where it is about refused rows."""
+    codes = [
+        (it.total, it.name.removeprefix("refused_"))
+        for it in said
+        if it.hour_ms == fault.since_ms and it.name.startswith("refused_") and it.name not in OF_AN_HOUR
+    ]
+    if fault.kind != "refused" or not codes:
+        return ""
+    rows, code = max(codes)
+    return f" {rows:.0f} of them are {code}."
 
 
 def _alert(source: str, fault: FlowFault, sentence: str, at_ms: int, *, resolved: bool = False) -> Alert:

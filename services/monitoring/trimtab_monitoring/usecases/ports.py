@@ -6,7 +6,7 @@ from typing import Protocol
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
-from trimtab_core.specs import FeatureView, Model, Source
+from trimtab_core.specs import FeatureView, Model, Source, Table
 from trimtab_core.watched import Asked, Published, Reading, Row, Standing, Watch
 
 from trimtab_monitoring.usecases.entities import (
@@ -247,6 +247,11 @@ class Specs(Protocol):
     @property
     def views(self) -> Mapping[str, FeatureView]:
         """The feature views by name."""
+        ...
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The tables by name."""
         ...
 
     def model(self, name: str) -> Model:

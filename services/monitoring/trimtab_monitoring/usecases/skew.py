@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from trimtab_core.quality import TOLERANCE
+from trimtab_core.quality import TOLERANCE, stated_of
 from trimtab_core.watched import Reading
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
@@ -111,11 +111,18 @@ class Skews:
             for each in found:
                 place = f"{model}/{KIND}/{each.feature}"
                 if each.rows and (each.share >= TOLERANCE) != (place in standing):
-                    told.append(_alert(model, each, span[1], now_ms, resolved=place in standing))
+                    origin = self._origin(model, each.feature)
+                    told.append(_alert(model, each, origin, span[1], now_ms, resolved=place in standing))
             await unit.keep_readings(KIND, readings)
             await unit.tell([*readings, *told])
         self._audited[model] = span[1]
         return True
+
+    def _origin(self, model: str, feature: str) -> str:
+        """Return in words where a feature comes from, and who answers for it; nothing, if that is not known."""
+        spec = self._specs.models.get(model)
+        stated = stated_of(spec, [feature], self._specs.sources, self._specs.views) if spec else {}
+        return stated[feature].origin if feature in stated else ""
 
 
 def _span(health: Health) -> tuple[int, int] | None:
@@ -124,14 +131,15 @@ def _span(health: Health) -> tuple[int, int] | None:
     return (max(ends)[1], max(ends)[0]) if ends else None
 
 
-def _alert(model: str, found: Skewed, window_ms: int, now_ms: int, *, resolved: bool) -> Alert:
+def _alert(model: str, found: Skewed, origin: str, window_ms: int, now_ms: int, *, resolved: bool) -> Alert:
     occasion = f"{model}/{KIND}/{found.feature}"
+    where = f" It is {origin}." if origin else ""
     said = (
         f"{found.feature} is again what the archive says in all but {found.share:.1%} of {found.rows} predictions."
         if resolved
         else f"Serving saw another {found.feature} than the archive says in {found.share:.1%} of {found.rows} predictions "
         f"({found.mismatched} apart, {found.missing} missing, {found.extra} that should be missing): look at "
-        f"`trimtab audit skew {model}`."
+        f"`trimtab audit skew {model}`.{where}"
     )
     name = f"{occasion}/{window_ms}" + ("/resolved" if resolved else "")
     return Alert(name, model, "warning", KIND, said, now_ms, occasion, resolved)

@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import accepted, ahead, alertrules, detection, quality, slicing, windows
+from trimtab_core import accepted, ahead, alertrules, detection, promised, quality, slicing, windows
 from trimtab_core.accepted import Word
-from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind
 from trimtab_core.specs import Model
-from trimtab_core.watched import Drift, Due, Reading, Watch
+from trimtab_core.watched import Blind, Drift, Due, Reading, Watch
 from trimtab_core.windows import DataWindow, PerformanceWindow, Window
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import alarms, fair, loops, revising
 from trimtab_monitoring.usecases.entities import LabelStream, News, ReportOrder
-from trimtab_monitoring.usecases.estimating import Judges
+from trimtab_monitoring.usecases.estimating import Held, Judges
 from trimtab_monitoring.usecases.ports import Specs, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
 
@@ -49,7 +49,8 @@ class Windowing:
             watch = replace(watch, faults=own)
         sized = settings.of_rows(len(window.rows))
         held = await self._judges.ready(model.name, window.version, sized, watch.generation)
-        if held is None:
+        watch = await self._seen(unit, model, watch, window, held)
+        if isinstance(held, Uncalibrated):
             return watch, 0
         calibration, features = held
         doubt = watch.doubt
@@ -68,9 +69,9 @@ class Windowing:
         if (published := slicing.told(window, readings, model.spec)) is not None:
             await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
         breaches, told = alertrules.take(
-            model.spec.alerts.rules,
+            model.spec.rules,
             watch.breaches,
-            judged.readings if settings.judges(window) else (),
+            readings if settings.judges(window) else (),
             window.rows[-1].at_ms,
         )
         await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
@@ -94,6 +95,19 @@ class Windowing:
         if watch.put_off is not None and not fault:
             watch = await self.due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
         return watch, len(judged.alarms)
+
+    async def _seen(self, unit: Unit, model: Model, watch: Watch, window: Window, held: Held) -> Watch:
+        """Return the watch with the version of a window, if that is not watched, and tell what has changed of that."""
+        before, version = watch.blind, window.version
+        after = before if before is not None and before.version == version else None
+        if not isinstance(held, Uncalibrated):
+            after = None
+        elif after is None:
+            after = Blind(version, window.rows[0].at_ms, promised.unwatched(version, held))
+        if after == before:
+            return watch
+        await unit.tell(alarms.blind(model.name, before, after, version, self._clock.now_ms()))
+        return replace(watch, blind=after)
 
     async def _open(
         self, unit: Unit, model: Model, judged: Judged, calibration: Calibration, features: Sequence[str], fault: str

@@ -195,7 +195,7 @@ class MemoryStore:
             and (query.since_ms is None or query.since_ms <= entry.at_ms)
             and (query.until_ms is None or entry.at_ms < query.until_ms)
         ]
-        return meant[: query.most]
+        return meant[: query.limit]
 
     async def read_audit(self) -> AsyncIterator[Sequence[Entry]]:
         """Yield the whole audit log, oldest first."""

@@ -284,13 +284,8 @@ class AuditQuery:
     since_ms: int | None = None
     until_ms: int | None = None
     """Before here."""
-    limit: int = 0
-    """The newest so many; 100 where it is 0, and 10,000 at most."""
-
-    @property
-    def most(self) -> int:
-        """How many entries are answered at most."""
-        return min(self.limit, 10_000) if self.limit > 0 else 100
+    limit: int = 100
+    """The newest so many."""
 
 
 @dataclass(frozen=True, slots=True)

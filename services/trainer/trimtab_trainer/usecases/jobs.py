@@ -3,9 +3,10 @@
 A command makes one job. A job is held by lease: a trainer that dies lets it lapse and
 another starts the job again. A run either succeeds, or fails with one sentence that
 is news like any other. What it leans on may be away for a while; past its patience the
-run fails with what it waited for, so that it does not hold up the runs behind it. A run
-that is cancelled has ended there and then; who is at it learns it by the lease, and
-drops the work.
+run fails with what it waited for, so that it does not hold up the runs behind it, and a
+run that loses what it leans on each time it is at work fails too. A run that is
+cancelled has ended there and then; who is at it learns it by the lease, and drops the
+work.
 """
 
 import asyncio
@@ -44,8 +45,12 @@ from trimtab_trainer.usecases.ports import Artifacts, Champions, Features, Fitte
 log = logging.getLogger(__name__)
 
 MOST_LOG_BYTES = 1 << 20
+MOST_LOST = 5
+"""So often a run may lose at work what it leans on, each time with patience anew."""
 _BEAT_S = 1.0
 """So often a lease is renewed at least, which is also how soon progress is seen and a cancelled run's work ends."""
+_PAUSE_S = 1.0
+"""Between one try and the next."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,8 @@ class _Attempt:
     job: Job
     folder: Path
     progress: Progress = field(default_factory=lambda: Progress(Stage.WAITING))
+    at_work: bool = False
+    """Whether this try has come past what it reads, and is not waiting to store what came of it."""
     searches_for: str = ""
     trials: list[Trial] = field(default_factory=list)
     """Those that ended, and are not kept yet."""
@@ -63,6 +70,8 @@ class _Attempt:
         """Remember how far it is, and a trial that ended; the next beat says so."""
         if progress.ended:
             self.trials.append(progress.ended)
+        if progress.stage not in (Stage.WAITING, Stage.READING):
+            self.at_work = True
         self.progress = replace(progress, ended=None)
 
 
@@ -214,20 +223,22 @@ class Jobs:
         await self._store.keep_log(attempt.job, stored)
 
     async def _outcome(self, attempt: _Attempt) -> News:
-        job = attempt.job
-        until_ms = self._clock.now_ms() + self._patience_ms
+        job, since_ms, lost = attempt.job, self._clock.now_ms(), 0
         while True:
+            attempt.at_work = False
             try:
                 made = await (self._again(attempt) if job.reproduces else self._train(attempt))
                 return replace(made, at_ms=self._clock.now_ms())
             except Unavailable as error:
-                if self._clock.now_ms() >= until_ms:
+                if attempt.at_work:  # so it waits from now on
+                    since_ms, lost = self._clock.now_ms(), lost + 1
+                if lost > MOST_LOST or self._clock.now_ms() >= since_ms + self._patience_ms:
                     waited = f"waited {self._patience_ms / 60_000:g} minutes: {error}"
-                    log.warning("run %s failed: %s", job.run_id, waited)
-                    return replace(self._news(job, Status.FAILED), error=waited)
-                log.warning("run %s waits: %s", job.run_id, error)
-                attempt.tell(Progress(Stage.WAITING, waits_for=str(error)))
-                await asyncio.sleep(1.0)
+                    often = f"lost at work {lost} times, and not begun again: {error}"
+                    why = often if attempt.at_work else waited
+                    log.warning("run %s failed: %s", job.run_id, why)
+                    return replace(self._news(job, Status.FAILED), error=why)
+                await self._wait(attempt, error)
             except Rejected as error:
                 log.warning("run %s failed: %s", job.run_id, error)
                 return replace(self._news(job, Status.FAILED), error=str(error))
@@ -300,10 +311,14 @@ class Jobs:
                 return await asyncio.to_thread(self._artifacts.put, path)
             except Unavailable as error:
                 if self._clock.now_ms() >= until_ms:
+                    attempt.at_work = False
                     raise
-                log.warning("run %s waits: %s", attempt.job.run_id, error)
-                attempt.tell(Progress(Stage.WAITING, waits_for=str(error)))
-                await asyncio.sleep(1.0)
+                await self._wait(attempt, error)
+
+    async def _wait(self, attempt: _Attempt, error: Unavailable) -> None:
+        log.warning("run %s waits: %s", attempt.job.run_id, error)
+        attempt.tell(Progress(Stage.WAITING, waits_for=str(error)))
+        await asyncio.sleep(_PAUSE_S)
 
     def _news(self, job: Job, status: Status) -> News:
         return News(job, status, self._clock.now_ms())

@@ -686,6 +686,8 @@ class ModelHealth(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     FORESEEN_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    UNTOLD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     predictions: _builtins.int
@@ -696,6 +698,8 @@ class ModelHealth(_message.Message):
     """closed without a label"""
     foreseen: _builtins.str
     """while a version is on trial: how many more labelled rows that is likely to need, a sentence"""
+    untold: _builtins.str
+    """which sinks of alerts.to there are not, a sentence; empty if there are all"""
     @_builtins.property
     def watermark(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -705,6 +709,10 @@ class ModelHealth(_message.Message):
     @_builtins.property
     def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what is bad of its data, a sentence each; those that hold up retraining first"""
+
+    @_builtins.property
+    def judged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """how its windows are judged, or why they are not, a sentence each"""
 
     def __init__(
         self,
@@ -718,10 +726,12 @@ class ModelHealth(_message.Message):
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         foreseen: _builtins.str = ...,
         faults: _abc.Iterable[_builtins.str] | None = ...,
+        judged: _abc.Iterable[_builtins.str] | None = ...,
+        untold: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "foreseen", b"foreseen", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "foreseen", b"foreseen", "judged", b"judged", "labels", b"labels", "metrics", b"metrics", "model", b"model", "predictions", b"predictions", "unlabelled", b"unlabelled", "untold", b"untold", "version", b"version", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
