@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from trimtab_core.watched import Drift, Reading
-from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command
+from trimtab_monitoring.usecases.entities import Alert, Arrivals, Command, Version
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.loops import StageNews
 
@@ -102,3 +102,14 @@ async def test_a_level_that_is_no_longer_stated_is_no_longer_shown(
     shown = {it.name for it in (await world.store.health("m")).readings}
     assert "evidence_above_accepted" not in shown
     assert (await world.store.watch("m")).acceptance is None
+
+
+async def test_a_version_that_has_no_reference_is_held_to_the_level_too(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    accepting(world, make_model)
+    await world.store.put_versions([Version("m", 1, None)])
+
+    await world.live(flow(0, 250, error=3.0))
+
+    assert world.drifts() == of_acceptance(world) != []
