@@ -24,6 +24,7 @@ from typing import Any, Literal
 import drift_fleet
 import drift_peers
 import numpy as np
+from drift_fleet import Case
 from drift_streams import CONCEPTS, STREAMS, Columns, correlated, gaussian, shifted, times
 from scipy.stats import chi2
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -442,19 +443,20 @@ def rollouts(table: Table, directory: Path) -> None:
 def fleet(table: Table, directory: Path) -> None:
     """Monitor the same predictions of few models and of many."""
     waves = max(2, round(4 * SHARE))
-    spread = [(1, 32_000, waves), (100, 320, waves), (16_000, 2, waves)]
-    alike = [(100, 10, 10 * waves), (16_000, 10, waves)]
+    spread = [Case(1, 32_000, waves), Case(100, 320, waves), Case(16_000, 2, 2)]
+    alike = [Case(100, 10, 50, window=50), Case(16_000, 10, 5, window=50)]
     found = drift_fleet.costs(directory, spread + alike)
-    for (models, rows, _), cost in zip(spread, found, strict=False):
+    for case, cost in zip(spread, found, strict=False):
         table.tell(
-            f"predictions monitored a second of one core, {models:,} models with {rows:,} each at a time",
+            f"predictions monitored a second of one core, {case.models:,} models with {case.rows:,} each at a time, "
+            f"{case.windows} windows of each",
             f"{1e6 / cost.whole:,.0f}",
             f"{cost.stored:.0f} µs to store, {cost.closed:.0f} µs to join, window and judge",
         )
     few, many = found[len(spread) :]
     times = many.whole / few.whole
     table.claim(
-        "a prediction of one of 16,000 models, of one of 100, ten each at a time",
+        "a prediction of one of 16,000 models, of one of 100, ten each at a time, windows of 50",
         f"{times:.2f} ({many.whole:.0f} µs, and {few.whole:.0f}), at most {NEARLY_FREE}",
         times <= NEARLY_FREE,
     )

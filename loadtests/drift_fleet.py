@@ -1,13 +1,15 @@
 """What a monitored prediction costs monitoring, and what it costs it that many models are watched.
 
 The same predictions and labels are spread over few models and over many: records of the prediction log are read and stored
-in a real PostgreSQL, and every model that was woken is closed, as the service does it, in one process on one core. Kafka's
-part is left out, and PostgreSQL's is counted with ours.
+in a real PostgreSQL, and every model that was woken is closed, as the service does it, in one process on one core. The
+calibration of each version lies in PostgreSQL and is held by the service's own cache. Kafka's part is left out, and
+PostgreSQL's is counted with ours.
 """
 
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
@@ -18,14 +20,21 @@ import psutil
 from threadpoolctl import threadpool_limits
 from trimtab_contracts import topics
 from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
-from trimtab_core.baseline import Calibration, Settings, calibrate
+from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
 from trimtab_core.specs import FeatureView, Model, Source, Table
 from trimtab_core.watched import Standing
 from trimtab_monitoring import messages
 from trimtab_monitoring.store import PostgresStore
 from trimtab_monitoring.usecases.arriving import Gathering
+from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.closing import Closing
-from trimtab_monitoring.usecases.entities import Mark, events_stream, predictions_stream
+from trimtab_monitoring.usecases.entities import (
+    Mark,
+    StoredFile,
+    Version,
+    events_stream,
+    predictions_stream,
+)
 from trimtab_monitoring.usecases.retraining import Retraining
 from trimtab_monitoring.usecases.rounds import TOGETHER
 from trimtab_runtime.clock import SystemClock
@@ -36,11 +45,24 @@ from trimtab_stack.postgres import Postgres
 HOUR = 3_600_000
 BEGIN = 1_700_000_000_000 // HOUR * HOUR
 FEATURES = ("request.a", "request.b", "request.c", "request.d", "request.e")
-WINDOW = 500
 AT_ONCE = 100
 """Rows that a record of the prediction log holds at most: what serving flushes of a model at a time."""
 LABELS = "truths/id/y"
 HELD_OUT = 20_000
+
+
+class Case(NamedTuple):
+    """So many models, predictions of each before a closing, closings, and predictions that fill a window."""
+
+    models: int
+    rows: int
+    waves: int
+    window: int = 500
+
+    @property
+    def windows(self) -> int:
+        """How many windows each model fills."""
+        return self.rows * self.waves // self.window
 
 
 class Cost(NamedTuple):
@@ -58,9 +80,9 @@ class Cost(NamedTuple):
 
 
 class World:
-    """Monitoring's parts, with so many models that are applied and calibrated."""
+    """Monitoring's parts, with so many models that are applied."""
 
-    def __init__(self, pool: asyncpg.Pool, models: int) -> None:
+    def __init__(self, pool: asyncpg.Pool, models: int, window: int) -> None:
         fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "y": {"type": "number"}}
         fields |= {name.removeprefix("request."): {"type": "number"} for name in FEATURES}
         source = {"key": "id", "event_time": "at", "lateness": "1h", "fields": fields}
@@ -71,7 +93,7 @@ class World:
             "trainer": {"window": "30d"},
             "label": {"source": "truths", "on": "id", "value": "y", "within": "1h"},
             "rollout": {"cap": 10},
-            "monitoring": {"window": WINDOW},
+            "monitoring": {"window": window},
         }
         names = [f"m{at:05}" for at in range(models)]
         self.models: dict[str, Model] = {name: resource(Model, name, spec) for name in names}
@@ -81,9 +103,10 @@ class World:
             name: resource(Source, name, source) for name in ("asks", "truths")
         }
         self.store, clock = PostgresStore(pool), SystemClock()
-        self._calibration: Calibration | None = None
+        self._pool = pool
+        self.calibrations = Calibrations(self.store, self, self, self, lambda _: None)
         self.closing = Closing(
-            self.store, self, self, self, Retraining(self.store, self, clock), clock,
+            self.store, self, self, self.calibrations, Retraining(self.store, self, clock), clock,
             reports=Path("/reports"), silent_ms=HOUR,
         )  # fmt: skip
 
@@ -99,16 +122,23 @@ class World:
         """Return where a model stands: no rollout is on."""
         return Standing(name, 1, 1)
 
-    def settings(self, model: Model) -> Settings:
-        """Return what a model's windows are held to."""
-        return Settings.of(model, self.sources["asks"])
+    async def calibrate(self, _: StoredFile, settings: Settings) -> Calibration:
+        """Return what all versions have: their references are alike."""
+        columns = reference()
+        return replace(calibrate(columns, settings), estimator=learn_losses(columns, settings))
 
-    async def ready(
-        self, model: str, version: int, settings: Settings, generation: int
-    ) -> tuple[Calibration, Sequence[str]]:
-        """Return the calibration that all versions share."""
-        self._calibration = self._calibration or calibrate(reference(), settings)
-        return self._calibration, FEATURES
+    async def file(self) -> None:
+        """Put a calibration of each version into the store, as it is there before a version answers."""
+        file = StoredFile("/reference", "", 0)
+        await self.store.put_versions([Version(name, 1, file, FEATURES) for name in self.models])
+        first = next(iter(self.models.values()))
+        settings = self.calibrations.settings(first)
+        await self.store.put_calibration(first.name, 1, settings.key, await self.calibrate(file, settings))
+        await self._pool.execute(
+            "INSERT INTO calibrations (model, version, settings, calibration)"
+            " SELECT name, version, settings, calibration FROM calibrations, unnest($1::text[]) AS name",
+            list(self.models)[1:],
+        )
 
     async def close(self) -> None:
         """Close all models, as `Rounds` does."""
@@ -175,13 +205,13 @@ def cpu_s(postgres: psutil.Process) -> float:
     return spent
 
 
-async def _cost(postgres: Postgres, models: int, rows: int, waves: int) -> Cost:
+async def _cost(postgres: Postgres, case: Case) -> Cost:
+    models, rows, waves, window = case
     server, rng = psutil.Process(postgres.process.pid), np.random.default_rng(0)
     schema = f"monitoring_{uuid.uuid4().hex[:8]}"
     async with open_pool(postgres.dsn, schema=schema, package="trimtab_monitoring") as pool:
-        world = World(pool, models)
-        model = next(iter(world.models.values()))
-        await world.ready(model.name, 1, world.settings(model), 1)  # a version is calibrated once, and apart
+        world = World(pool, models, window)
+        await world.file()  # a version is calibrated once, and apart
         stored = closed = 0.0
         for wave in range(waves):
             at_ms = BEGIN + wave * HOUR
@@ -198,16 +228,19 @@ async def _cost(postgres: Postgres, models: int, rows: int, waves: int) -> Cost:
             raise SystemExit(
                 f"{counted} of {models * rows * waves} predictions were closed with their labels"
             )
+        judged = await pool.fetchval("SELECT count(*) FROM history WHERE name = 'mae'")
+        if judged != models * case.windows:
+            raise SystemExit(f"{judged} windows were judged, and {models * case.windows} are full")
     scale = 1e6 / (models * rows * waves)
     return Cost(stored * scale, closed * scale)
 
 
-def costs(directory: Path, cases: Sequence[tuple[int, int, int]]) -> list[Cost]:
-    """Return what a prediction costs in each case: so many models, predictions of each before a closing, and closings."""
+def costs(directory: Path, cases: Sequence[Case]) -> list[Cost]:
+    """Return what a prediction costs in each case."""
     postgres = Postgres(directory / "postgres", ports.choose())
     postgres.start()
     try:
         with threadpool_limits(1):  # as monitoring does
-            return [asyncio.run(_cost(postgres, *case)) for case in cases]
+            return [asyncio.run(_cost(postgres, case)) for case in cases]
     finally:
         postgres.stop()

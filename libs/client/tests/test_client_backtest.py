@@ -155,6 +155,24 @@ def test_a_change_of_the_losses_is_seen_row_by_row_where_the_spec_asks_for_it() 
     assert "live" in [each.outcome for each in by_rows.retrains]
 
 
+def test_a_version_above_the_accepted_level_is_told_before_its_windows_tell_it(
+    lived_history: History, shelf: Shelf
+) -> None:
+    document = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT)
+    made = Project.of(
+        project.parse(document.replace("window: 100", "window: 100, accept: {at_most: 2}")).resources
+    )
+    plain = lived(lived_history, shelf, "on_drift").lives["on_drift"]
+
+    life = strategies.run(made, lived_history, Wishes(("on_drift",)), shelf=shelf).lives["on_drift"]
+
+    first = life.alarms[0]
+    assert "above the accepted 2" in first.drift.summary
+    assert BEGIN + CHANGES * HOUR < first.drift.at_ms < plain.alarms[0].drift.at_ms
+    assert (life.retrains[0].trigger, life.retrains[0].as_of_ms) == ("performance", first.drift.at_ms)
+    assert "live" in [each.outcome for each in life.retrains]
+
+
 def test_windows_by_time_are_lived_as_those_by_count_are(lived_history: History, shelf: Shelf) -> None:
     document = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT)
     made = Project.of(project.parse(document.replace("window: 100", "window: 4h")).resources)

@@ -45,17 +45,26 @@ def of_evidently(measure: str, kind: Kind, was: Any, now: Any) -> float:
 
         if measure == "ks":  # of which Evidently tells the p
             return float(ks_2samp(was, now).statistic)
+        if measure == "TVD":  # likewise
+            from evidently.legacy.calculations.stattests.tvd_stattest import _total_variation_distance
+
+            return float(_total_variation_distance(pd.Series(was), pd.Series(now)))
+        if measure == "ed":  # ours is in the root of standard deviations
+            was, now = was / was.std(), now / was.std()
         of = ColumnType.Numerical if kind == "numeric" else ColumnType.Categorical
         test = get_stattest(pd.Series(was), pd.Series(now), of, measure)
         return float(test(pd.Series(was), pd.Series(now), of, None).drift_score)
 
 
-@pytest.mark.parametrize("measure", ["psi", "jensenshannon", "hellinger", "ks", "wasserstein"])
+@pytest.mark.parametrize(
+    "measure", ["psi", "jensenshannon", "hellinger", "ks", "wasserstein", "kl_div", "TVD", "ed"]
+)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_measure_is_evidentlys(measure: Measure, name: str) -> None:
     kind = KINDS[name]
-    if kind == "categorical" and measure in ("ks", "wasserstein"):
-        with pytest.raises(ValueError, match="is a measure of numbers"):
+    unfit = ("ks", "wasserstein", "ed") if kind == "categorical" else ("TVD",)
+    if measure in unfit:
+        with pytest.raises(ValueError, match="is a measure of"):
             fit_reference(columns_of(10), {name: kind}, {name: measure})
         return
     was, now = columns_of(5_000)[name], columns_of(1_000, 0.4)[name]
@@ -68,7 +77,9 @@ def test_a_measure_is_evidentlys(measure: Measure, name: str) -> None:
     assert drift.score(reference, reference.bins(was)) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("measure", ["psi", "jensenshannon", "hellinger", "ks", "wasserstein"])
+@pytest.mark.parametrize(
+    "measure", ["psi", "jensenshannon", "hellinger", "ks", "wasserstein", "kl_div", "ed"]
+)
 def test_what_is_missing_or_beyond_all_that_was_is_measured_and_finite(measure: Measure) -> None:
     reference = fit_reference({"x": columns_of(2_000)["x"]}, {"x": "numeric"}, {"x": measure})["x"]
     windows = [np.full(50, value) for value in (np.nan, np.inf, -1e300, 0.0)]
@@ -79,7 +90,7 @@ def test_what_is_missing_or_beyond_all_that_was_is_measured_and_finite(measure: 
     assert min(scores) > 0.25
 
 
-@pytest.mark.parametrize("measure", ["psi", "wasserstein"])
+@pytest.mark.parametrize("measure", ["psi", "wasserstein", "kl_div", "ed"])
 def test_many_windows_measure_as_each_would_against_the_other_rows(measure: Measure) -> None:
     values = columns_of(2_000)["x"]
     reference = fit_reference({"x": values}, {"x": "numeric"}, {"x": measure})["x"]
@@ -147,7 +158,11 @@ def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> N
         "; numeric by psi; prediction by wasserstein; request.x by ks; 7d"
     )
     for measures, fault in [
-        ({"categorical": "ks"}, "'ks' is a measure of numbers: write psi, jensenshannon or hellinger"),
+        (
+            {"categorical": "ks"},
+            "'ks' is a measure of numbers: write psi, jensenshannon, hellinger, kl_div or TVD",
+        ),
+        ({"numeric": "TVD"}, "'TVD' is a measure of categories: write psi"),
         (
             {"request.y": "psi"},
             "'request.y' is no feature of the model: name one of them, prediction, numeric",

@@ -43,6 +43,9 @@ TOLERANCE: Final[Mapping[str, float]] = {
     "jensenshannon": 0.1,
     "hellinger": 0.1,
     "wasserstein": 0.25,
+    "kl_div": 0.05,
+    "TVD": 0.1,
+    "ed": 0.19,
     TOGETHER: 0.15,
 }
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a

@@ -20,7 +20,9 @@ from trimtab_core.measures import (
     OF_SHARES,
     UNBOUNDED,
     Measure,
+    energy,
     jensen_shannon,
+    of_categories,
     of_numbers,
     wasserstein,
 )
@@ -200,6 +202,9 @@ def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
         return np.asarray(
             gone + present * wasserstein(was, now, np.asarray(reference.edges)) / reference.spread
         )
+    if reference.measure == "ed":
+        edges = np.asarray(reference.edges) / reference.spread
+        return np.asarray(gone + present * energy(was, now, edges))
     if reference.measure != "distance":
         return np.asarray(gone + present * OF_SHARES[reference.measure](was, now))
     stands = np.cumsum(was, axis=-1) - was / 2
@@ -285,6 +290,10 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure)
         raise ValueError(f"column {name!r} has no reference rows: pass it, or leave it out of the kinds")
     if kind != "numeric" and of_numbers(measure):
         raise ValueError(f"{measure} is a measure of numbers and column {name!r} is {kind}: choose another")
+    if kind == "numeric" and of_categories(measure):
+        raise ValueError(
+            f"{measure} is a measure of categories and column {name!r} is numeric: choose another"
+        )
     values = columns[name]
     spread = 1.0
     edges: tuple[float, ...] = ()

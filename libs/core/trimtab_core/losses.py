@@ -106,6 +106,11 @@ def aggregate(metric: Metric, losses: ArrayLike) -> float:
     return math.sqrt(mean) if metric == "rmse" else mean
 
 
+def as_loss(metric: Metric, value: float) -> float:
+    """Return the mean loss of rows that come to `value`, as `aggregate` has it."""
+    return value**2 if metric == "rmse" else value
+
+
 def clip(losses: ArrayLike, cap: float) -> Floats:
     """Return the losses, none above `cap`.
 

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Measure = Literal["distance", "psi", "ks", "jensenshannon", "hellinger", "wasserstein"]
+Measure = Literal[
+    "distance", "psi", "ks", "jensenshannon", "hellinger", "wasserstein", "kl_div", "TVD", "ed"
+]  # fmt: skip
 """`distance` is Trimtab's own for each kind of feature, and what is used unless another is asked for."""
 
-BINNED: Final[tuple[Measure, ...]] = ("psi", "jensenshannon", "hellinger")
+BINNED: Final[tuple[Measure, ...]] = ("psi", "jensenshannon", "hellinger", "kl_div")
 """What is of a few bins of equal width where it is asked of numbers."""
-UNBOUNDED: Final[tuple[Measure, ...]] = ("psi", "wasserstein")
+UNBOUNDED: Final[tuple[Measure, ...]] = ("psi", "wasserstein", "kl_div", "ed")
 """What may exceed 1."""
 
 _EMPTY: Final = 1e-4
@@ -24,7 +26,12 @@ _EMPTY: Final = 1e-4
 
 def of_numbers(measure: Measure) -> bool:
     """Return whether a measure needs an order, and so can be asked of numbers alone."""
-    return measure in ("ks", "wasserstein")
+    return measure in ("ks", "wasserstein", "ed")
+
+
+def of_categories(measure: Measure) -> bool:
+    """Return whether a measure is asked of categories and texts alone, as numbers have no few values to be shared among."""
+    return measure == "TVD"
 
 
 def psi(was: Floats, now: Floats) -> Floats:
@@ -32,6 +39,18 @@ def psi(was: Floats, now: Floats) -> Floats:
     known = (was > 0) | (now > 0)
     p, q = (np.where(known, np.where(each > 0, each, _EMPTY), 1.0) for each in (was, now))
     return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
+
+
+def kullback_leibler(was: Floats, now: Floats) -> Floats:
+    """Return the Kullback-Leibler divergence of the reference from the window, in nats; an empty bin counts as a ten-thousandth."""
+    p, q = (np.where(each > 0, each, _EMPTY) for each in (was, now))
+    p, q = (each / each.sum(axis=-1, keepdims=True) for each in (p, q))
+    return np.asarray((p * np.log(p / q)).sum(axis=-1))
+
+
+def total_variation(was: Floats, now: Floats) -> Floats:
+    """Return half of what the shares have moved together."""
+    return np.asarray(np.abs(now - was).sum(axis=-1) / 2)
 
 
 def jensen_shannon(was: Floats, now: Floats) -> Floats:
@@ -56,8 +75,17 @@ def kolmogorov_smirnov(was: Floats, now: Floats) -> Floats:
 
 def wasserstein(was: Floats, now: Floats, edges: Floats) -> Floats:
     """Return the Wasserstein-1 distance in the unit of `edges`, up to and with which the bins after the first and before the last reach."""
-    moved = np.abs(np.cumsum(now - was, axis=-1))[..., 1:-2]
-    return np.asarray(moved @ np.diff(edges))
+    return np.asarray(np.abs(_moved(was, now)) @ np.diff(edges))
+
+
+def energy(was: Floats, now: Floats, edges: Floats) -> Floats:
+    """Return the energy distance of Székely and Rizzo 2013 in the root of the unit of `edges`, which are as of `wasserstein`."""
+    return np.asarray(np.sqrt(2 * np.square(_moved(was, now)) @ np.diff(edges)))
+
+
+def _moved(was: Floats, now: Floats) -> Floats:
+    """Return the difference of the cumulated shares between each edge and the next."""
+    return np.cumsum(now - was, axis=-1)[..., 1:-2]
 
 
 OF_SHARES: Final[Mapping[Measure, Callable[[Floats, Floats], Floats]]] = {
@@ -65,4 +93,6 @@ OF_SHARES: Final[Mapping[Measure, Callable[[Floats, Floats], Floats]]] = {
     "jensenshannon": jensen_shannon,
     "hellinger": hellinger,
     "ks": kolmogorov_smirnov,
+    "kl_div": kullback_leibler,
+    "TVD": total_variation,
 }

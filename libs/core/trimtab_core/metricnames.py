@@ -26,6 +26,7 @@ BY_SUBJECT: Final[Mapping[str, tuple[str, ...]]] = {
         *LOWER_IS_BETTER,
         *ESTIMATED,
         "labelled_share",
+        "evidence_above_accepted",
         *(name for rate in get_args(Rate) for name in (rate, f"{rate}_difference", f"{rate}_ratio")),
     ),
     "quality": (*STATISTICS, "skew_share", "events_an_hour", "repeats_an_hour", *OF_AN_HOUR.values()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
 
+from trimtab_core.accepted import Word
 from trimtab_core.schedules import instants
 from trimtab_core.specs import Model
 from trimtab_core.timestamps import iso
@@ -81,7 +82,7 @@ def counted(
     return fresh, found
 
 
-def among(windows: Sequence[Window], occasions: Sequence[Due]) -> Iterator[Window | Due]:
+def among(windows: Sequence[Window], occasions: Sequence[Due | Word]) -> Iterator[Window | Due | Word]:
     """Yield windows and occasions in order of event time: what is due by a window's end comes before it."""
     left = sorted(occasions, key=lambda it: it.at_ms)
     for window in windows:

@@ -13,6 +13,7 @@ from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.fairwatch import FairState
 from trimtab_core.guardrails import GuardSpec, GuardState, Which
 from trimtab_core.judge import JudgeSpec, JudgeState
+from trimtab_core.losses import Metric
 from trimtab_core.policy import DriftSignal
 from trimtab_core.quality import Fault
 from trimtab_core.specs import Severity
@@ -246,6 +247,64 @@ class Earning:
     """How many predictions there were when it was told last."""
 
 
+class Bet(NamedTuple):
+    """What one bet against the accepted level has come to."""
+
+    wealth: float = 0.0
+    """Of its begins at all rows so far, together."""
+    best: float = 0.0
+    """Of that begin which is worth most."""
+    from_ms: int = 0
+    """That begin's row."""
+    rows: int = 0
+    total: float = 0.0
+    """What was tested before it: rows, and their losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """What a version's labelled rows are tested against: that their mean loss is at most `level`, in the unit of the loss."""
+
+    metric: Metric
+    level: float
+    cap: float
+    alpha: float
+
+    @property
+    def needed(self) -> float:
+        """The evidence at which a version is said to be above the level."""
+        return 1 / self.alpha
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How the live version stands by the accepted level."""
+
+    held_to: Accept
+    version: int = 0
+    generation: int = 0
+    rows: int = 0
+    """Labelled, since it was tested from the beginning."""
+    total: float = 0.0
+    """Of their losses."""
+    from_ms: int = 0
+    """The first of them."""
+    evidence: float = 1.0
+    bets: tuple[Bet, ...] = ()
+    episode: str = ""
+    """Open since the evidence was enough."""
+    stretch: int = 0
+    """Rows since the standing was told last, or the episode opened."""
+    stretch_ms: int = 0
+    """The first of them."""
+    stretch_to_ms: int = 0
+    """The last of them."""
+    stretch_total: float = 0.0
+    """Of their losses."""
+    kept: int = 0
+    """The newest stretches in a row that kept the level, while an episode is open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """All that is remembered of a model between two closings."""
@@ -277,6 +336,8 @@ class Watch:
     """The version of the newest window, if it cannot be judged."""
     fairness: Mapping[str, FairState] = field(default_factory=dict)
     """What is known of each gate of fairness, by its name."""
+    acceptance: Acceptance | None = None
+    """None where no level is accepted."""
     put_off: Due | None = None
     """The newest of what was due while data was bad, which is asked again once it is well."""
     others: tuple[Trial, ...] = ()

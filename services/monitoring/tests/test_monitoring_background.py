@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import GetModelHealthRequest
-from trimtab_core.baseline import Uncalibrated
+from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.watched import Row, Standing
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
-from trimtab_monitoring.testing import MemoryHistory
+from trimtab_monitoring.testing import MemoryHistory, MemoryStore
+from trimtab_monitoring.usecases.calibrating import Calibrations
 from trimtab_monitoring.usecases.entities import Alert, Arrivals, ReportOrder, StoredFile, Version
 from trimtab_monitoring.usecases.history import START, Wanted
 from trimtab_monitoring.usecases.reporting import Reports
@@ -59,6 +61,43 @@ async def test_a_version_is_calibrated_as_soon_as_a_deployment_names_it(world: A
         await eventually(done, what="two calibrations")
 
     assert world.woken == ["m", "m"]
+
+
+class Counting(MemoryStore):
+    """Writes down which calibrations are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+
+    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
+        self.read.append(version)
+        return await super().calibration(model, version, settings)
+
+
+async def test_the_calibration_that_was_used_least_recently_makes_room_and_is_read_again(world: Any) -> None:
+    store, settings = Counting(), world.calibrations.settings(world.specs.model("m"))
+    found = await world.desk.calibrate(StoredFile("/1", "", 0), settings)
+    for number in (1, 2, 3):
+        await store.put_versions([Version("m", number, StoredFile("/1", "", 0), tuple(found.features))])
+        await store.put_calibration("m", number, settings.key, found)
+    room_for_two = round(2.5 * 2.5 * len(msgspec.json.encode(found)))
+    kept = Calibrations(store, world.specs, world.fleet, world.desk, print, most_bytes=room_for_two)
+
+    for number in (1, 2, 1, 3, 1, 2, 3):
+        assert await kept.ready("m", number, settings, 1) == (found, found.features)
+
+    assert store.read == [1, 2, 3, 2, 3]
+
+
+async def test_a_calibration_larger_than_all_room_is_used_all_the_same(world: Any, flow: Make) -> None:
+    await world.ready()
+    await world.store.take(Arrivals([flow(0, 1).predicted()]))
+    settings = world.calibrations.settings(world.specs.model("m"))
+    kept = Calibrations(world.store, world.specs, world.fleet, world.desk, print, most_bytes=1)
+
+    for _ in range(2):
+        assert await kept.ready("m", 1, settings, 1) is not None
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ async def test_the_report_of_an_episode_is_the_one_that_was_made_when_it_began(w
     )
     with pytest.raises(NotFound, match="there is no loop 'm-1-data'"):
         await on_demand.of_episode("n", "m-1-data")
-    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, on_demand)  # type: ignore[arg-type]
+    api = MonitoringApi(world.store, world.specs, world.fleet, None, None, None, on_demand)  # type: ignore[arg-type]
     about, *_ = [it async for it in api.MakeReport(MakeReportRequest(model="m", episode="m-1-data"), None)]
     assert about.about.rows == 500
     with pytest.raises(BadQuestion, match="leave out times and rows"):

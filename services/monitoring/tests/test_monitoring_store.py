@@ -16,7 +16,18 @@ from trimtab_core.fairness import Fairness
 from trimtab_core.judge import JudgeSpec
 from trimtab_core.policy import Answer, Futile, PolicyState
 from trimtab_core.quality import as_texts
-from trimtab_core.watched import Breach, Published, Reading, Row, Series, Trial, Watch
+from trimtab_core.watched import (
+    Accept,
+    Acceptance,
+    Bet,
+    Breach,
+    Published,
+    Reading,
+    Row,
+    Series,
+    Trial,
+    Watch,
+)
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.errors import BadBatch
 from trimtab_monitoring.store import PostgresStore
@@ -350,6 +361,7 @@ async def test_what_is_remembered_is_read_back_equal(store: Store) -> None:
         closed_ms=9, version=2, generation=3, settings="s", data=Series(1, 5, "p"), performance=Series(),
         concept=Series(4, 6, "q"), episodes=states, trial=trial, predictions=7, labels=6,
         breaches={"mae above 6": Breach(2, "critical", told=True)},
+        acceptance=Acceptance(Accept("mae", 1.5, 9.0, 0.01), 2, 3, 7, bets=(Bet(0.5, 0.25, 8, 3, 1.5),), episode="e"),
     )  # fmt: skip
     policy = PolicyState(
         1.0, (1.0, 2.5), "c", 3.0, (Answer("e", 1, "c", False),), futile={"data": Futile(2, 0.5)}

@@ -66,7 +66,9 @@ async def run(config: Config) -> None:
 
         book = SpecBook(on_change=specs_changed)
         deployments = Deployments(store.put_versions, deployed)
-        calibrations = Calibrations(store, book, deployments, workshop, rounds.wake)
+        calibrations = Calibrations(
+            store, book, deployments, workshop, rounds.wake, most_bytes=config.calibration_memory_mb << 20
+        )
         retraining = Retraining(store, book, clock)
         closing = Closing(
             store, book, deployments, calibrations, retraining, clock,

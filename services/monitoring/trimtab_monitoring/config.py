@@ -29,6 +29,8 @@ class Config:
     """How often, by the wall clock, a model's newest window is audited for skew."""
     silent_s: float = 300.0
     """A serving instance that has said nothing for so long holds no window back."""
+    calibration_memory_mb: int = 256
+    """How much memory the calibrations of versions may take; those used least recently are read again when a window is full."""
     keep_days: int = 30
     """Predictions and labels are kept so many days of event time behind what is closed."""
     history_days: int = 400

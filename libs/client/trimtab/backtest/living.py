@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core import detection, gating, losses, occasions, policy, quality, trial, windows
+from trimtab_core import accepted, detection, gating, losses, occasions, policy, quality, trial, windows
+from trimtab_core.accepted import Word
 from trimtab_core.occasions import Since
 from trimtab_core.policy import Decision, DriftSignal, PolicySpec, PolicyState
 from trimtab_core.specs import Model
@@ -221,13 +222,15 @@ class Living:
         on_trial = self._on_trial(start, stop)
         rows = self._rows(start, stop) if needed else self._rows(*on_trial)
         lost = windows.champion_losses(spec, rows)
-        watch, full = before, list[Window]()
+        watch, full, words = before, list[Window](), list[Word]()
         if self._strategy.watches:
             settings = self._bench.settings
+            acceptance, words = accepted.take(self._strategy.model, settings, before.acceptance, rows, lost)
             watch, self._partial, full = windows.fill(
                 before, self._partial, rows, lost, settings.full, settings.look,
                 every_ms=settings.every_ms, closed_ms=until,
             )  # fmt: skip
+            watch = replace(watch, acceptance=acceptance)
         elif rows:
             watch = replace(before, version=rows[-1].version, generation=rows[-1].generation)
         since = [self._since(*each) for each in occasions.stretches(before, rows)] if rows else []
@@ -241,9 +244,11 @@ class Living:
             watch.judging(trial.take(before.trials, rows, lost, spec)), closed_ms=until, fresh=count
         )
         fresh: list[Alarm] = []
-        for each in occasions.among(full, due):
+        for each in occasions.among(full, [*due, *words]):
             if isinstance(each, Due):
                 self._due(each)
+            elif isinstance(each, Word):
+                fresh += self._hear(each)
             else:
                 fresh += self._judge(each)
         return fresh
@@ -331,6 +336,19 @@ class Living:
                 self._look_again(self._open[episode], window.end[0], severities.get(kind))
         if self._watch.put_off is not None and not fault:
             self._due(replace(self._watch.put_off, at_ms=window.end[0]))
+        return fresh
+
+    def _hear(self, word: Word) -> list[Alarm]:
+        """Do what a word about the accepted level calls for, and return the alarm that it raises, if any."""
+        held, fresh = self._watch.acceptance, list[Alarm]()
+        if held is not None and word.what == "exceeded":
+            fault = quality.blocking(self._watch.faults)
+            drift = accepted.drift(self._name, held, word, fault=fault, report="", recorded_ms=0)
+            fresh = [self._open.setdefault(drift.episode, Alarm(drift))]
+            self.life.alarms += fresh
+        asked_again = word.episode in self._answered and "performance" in self._spec.retrain.on
+        if held is not None and word.what == "goes on" and asked_again:
+            self._look_again(self._open[word.episode], word.at_ms, accepted.severity(held, word))
         return fresh
 
     def _first_answer(self, alarm: Alarm) -> None:

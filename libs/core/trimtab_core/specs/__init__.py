@@ -25,6 +25,7 @@ from trimtab_core.specs.model import EvidenceSpec as EvidenceSpec
 from trimtab_core.specs.model import LabelSpec as LabelSpec
 from trimtab_core.specs.model import ModelSpec as ModelSpec
 from trimtab_core.specs.model import ServingSpec as ServingSpec
+from trimtab_core.specs.monitoring import AcceptSpec as AcceptSpec
 from trimtab_core.specs.monitoring import AlertRule as AlertRule
 from trimtab_core.specs.monitoring import AlertsSpec as AlertsSpec
 from trimtab_core.specs.monitoring import DriftKind as DriftKind

@@ -7,12 +7,12 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from trimtab_core.drift import Kind
-from trimtab_core.losses import LOWER_IS_BETTER, aggregate
+from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
 from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
-from trimtab_core.specs.monitoring import AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
+from trimtab_core.specs.monitoring import AcceptSpec, AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
 from trimtab_core.specs.rollout import RolloutSpec
 from trimtab_core.specs.trainer import TrainerSpec
 from trimtab_core.specs.values import ClassName, Duration, SourceName
@@ -133,6 +133,19 @@ class ModelSpec(Spec):
         """The most that a row's loss counts, in the unit of `judged_by`."""
         return self.rollout.cap or CAPS[self.judged_by]
 
+    @property
+    def accepted(self) -> AcceptSpec | None:
+        """Up to where `judged_by` is accepted of a live version: as stated, or by the strictest gate on it that can be broken."""
+        if self.monitoring.accept is not None:
+            return self.monitoring.accept
+        stated = [
+            gate.at_most
+            for gate in self.gates
+            if isinstance(gate, GateSpec) and gate.metric == self.judged_by and gate.at_most is not None
+        ]
+        limits = [each for each in stated if each > 0 and as_loss(self.judged_by, each) < self.cap]
+        return AcceptSpec(at_most=min(limits)) if limits else None
+
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if said := self._classes_fault():
             yield ("label", "classes"), said
@@ -187,6 +200,11 @@ class ModelSpec(Spec):
             yield (
                 ("rollout", "cap"),
                 f"it is missing: say how much one row's {self.judged_by} may count at most",
+            )
+        elif (accept := self.monitoring.accept) and as_loss(self.judged_by, accept.at_most) >= self.cap:
+            yield (
+                ("monitoring", "accept", "at_most"),
+                f"{accept.at_most:g} cannot be exceeded, as a row's loss counts {self.cap:g} at most (rollout.cap): accept less",
             )
 
     def _rule_faults(self, rule: AlertRule) -> Iterator[tuple[Place, str]]:

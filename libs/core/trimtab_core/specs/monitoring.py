@@ -7,10 +7,19 @@ from typing import Literal
 from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
-from trimtab_core.measures import Measure, of_numbers
+from trimtab_core.measures import Measure, of_categories, of_numbers
 from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.values import Count, Duration, Persistence, PerTime, Schedule, WindowSize
+
+
+class AcceptSpec(Spec):
+    """The level of the judged metric up to which a live version is accepted, which its labelled rows are tested against."""
+
+    at_most: float = Field(gt=0)
+    """Of `rollout.judge`, as gates write it; rows count at most `rollout.cap`."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """The chance that a version which always keeps the level is ever said not to."""
 
 
 class MonitoringSpec(Spec):
@@ -30,11 +39,13 @@ class MonitoringSpec(Spec):
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
     measures: dict[str, Measure] = Field(default_factory=dict)
     """How far a window is from the reference, by a feature, `prediction`, or all that are `numeric`, `categorical` or `text`: psi,
-    ks, jensenshannon, hellinger, wasserstein, or distance, which is used unless another is named."""
+    ks, jensenshannon, hellinger, wasserstein, kl_div, TVD, ed, or distance, which is used unless another is named."""
     season: Duration | None = None
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
     slices: tuple[str, ...] = Field(default=(), max_length=8)
     """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    accept: AcceptSpec | None = None
+    """Up to which level of the judged metric a live version is accepted; if not given, that of a gate `at_most` on it, if there is one."""
     revise: Duration = parse_duration("7d")
     """How long after its end a window's published performance is still corrected by labels that come late."""
 
@@ -43,7 +54,12 @@ class MonitoringSpec(Spec):
             if of_numbers(measure) and name in ("categorical", "text"):
                 yield (
                     ("measures", name),
-                    f"{measure!r} is a measure of numbers: write psi, jensenshannon or hellinger",
+                    f"{measure!r} is a measure of numbers: write psi, jensenshannon, hellinger, kl_div or TVD",
+                )
+            if of_categories(measure) and name == "numeric":
+                yield (
+                    ("measures", name),
+                    f"{measure!r} is a measure of categories: write psi, jensenshannon, hellinger, kl_div, ks, wasserstein or ed",
                 )
 
 

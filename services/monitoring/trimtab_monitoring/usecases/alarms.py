@@ -42,8 +42,7 @@ def drift_over(
                 if state.version == str(version)
                 else f"The {kind} drift of version {state.version} is over: version {version} answers now."
             )
-            fired = drift(state.episode, model, sentence, now_ms)
-            told.append(replace(fired, id=f"{fired.id}/resolved", resolved=True))
+            told.append(over(state.episode, model, sentence, now_ms))
     return told
 
 
@@ -106,3 +105,9 @@ def drift(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
     """Return the alert about an episode of drift."""
     occasion = f"{episode}/drift"
     return Alert(occasion, model, "warning", "drift", sentence, at_ms, occasion)
+
+
+def over(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
+    """Return the news that an episode of drift is over."""
+    fired = drift(episode, model, sentence, at_ms)
+    return replace(fired, id=f"{fired.id}/resolved", resolved=True)

@@ -6,11 +6,12 @@ that is full before that waits for it.
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
+import msgspec
 from trimtab_core.baseline import NO_REFERENCE, Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
@@ -21,7 +22,8 @@ from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 
 log = logging.getLogger(__name__)
 
-_MOST_HELD = 256
+_IN_MEMORY: Final = 2.5
+"""How many bytes a calibration takes for each of its JSON."""
 _MOST_TRIES = 3
 _AGAIN_S = 1.0
 
@@ -49,8 +51,15 @@ class Calibrator(Protocol):
         ...
 
 
+class _Held(NamedTuple):
+    calibration: Calibration
+    features: Sequence[str]
+    size: int
+    """In bytes, about."""
+
+
 class Calibrations:
-    """Calibrations by version and settings."""
+    """Calibrations by version and settings; what windows asked for most recently is at hand, within a budget of memory."""
 
     def __init__(
         self,
@@ -59,14 +68,18 @@ class Calibrations:
         rollouts: Rollouts,
         calibrator: Calibrator,
         wake: Callable[[str], None],
+        *,
+        most_bytes: int = 256 << 20,
     ) -> None:
-        """`wake` is called with a model that has a calibration it may have waited for."""
+        """`wake` is called with a model that has a calibration it may have waited for; at hand are `most_bytes` of them."""
         self._store = store
         self._specs = specs
         self._rollouts = rollouts
         self._calibrator = calibrator
         self._wake = wake
-        self._held: dict[tuple[str, int, str], tuple[Calibration, Sequence[str]]] = {}
+        self._most_bytes = most_bytes
+        self._held: OrderedDict[tuple[str, int, str], _Held] = OrderedDict()
+        self._bytes = 0
         self._wanted: dict[Wanted, None] = {}
         self._overwhelmed: Counter[Wanted] = Counter()
         self._more = asyncio.Event()
@@ -85,7 +98,8 @@ class Calibrations:
         """
         place = (model, version, settings.key)
         if place in self._held:
-            return self._held[place]
+            self._held.move_to_end(place)
+            return self._held[place][:2]
         found, features = await self.found(model, version, settings)
         if found is None:
             self._want(Wanted(model, version, settings))
@@ -95,10 +109,17 @@ class Calibrations:
             if found is NO_REFERENCE and (standing is None or standing.generation < generation):
                 raise NotCalibrated(model, version)
             return found
-        if len(self._held) >= _MOST_HELD:
-            self._held.pop(next(iter(self._held)))
-        self._held[place] = (found, features)
-        return self._held[place]
+        self._hold(place, found, features)
+        return found, features
+
+    def _hold(self, place: tuple[str, int, str], found: Calibration, features: Sequence[str]) -> None:
+        """Keep a calibration at hand, and let go of those that were used least recently until the budget is kept."""
+        size = round(_IN_MEMORY * len(msgspec.json.encode(found)))
+        self._held[place] = _Held(found, features, size)
+        self._bytes += size
+        while self._bytes > self._most_bytes and len(self._held) > 1:
+            _, gone = self._held.popitem(last=False)
+            self._bytes -= gone.size
 
     async def found(
         self, model: str, version: int, settings: Settings

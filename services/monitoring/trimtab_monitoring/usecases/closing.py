@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trimtab_core import occasions, windows
+from trimtab_core import accepted, occasions, windows
+from trimtab_core.accepted import Word
 from trimtab_core.baseline import Settings
 from trimtab_core.occasions import Since
 from trimtab_core.specs import Model
@@ -148,10 +149,15 @@ class Closing:
         fresh, counted = occasions.counted(model, before, rows, await _since(unit, model, before, rows))
         due = [*occasions.scheduled(model, before, reached), *counted]
         watch = await judging.take(unit, model, settings, watch, rows, losses)
-        watch = replace(watch, closed_ms=reached, fresh=fresh)
-        for each in occasions.among(full, due):
+        acceptance, words = accepted.take(model, settings, before.acceptance, rows, losses)
+        if acceptance is None and before.acceptance is not None:
+            await unit.keep_readings("acceptance", [])
+        watch = replace(watch, closed_ms=reached, fresh=fresh, acceptance=acceptance)
+        for each in occasions.among(full, [*due, *words]):
             if isinstance(each, Due):
                 watch = await self._windowing.due(unit, model, watch, each)
+            elif isinstance(each, Word):
+                promised |= await self._windowing.hear(unit, model, watch, each)
             else:
                 watch, alarms = await self._windowing.take(unit, model, settings, watch, each)
                 promised = promised or alarms > 0

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import ahead, alertrules, detection, promised, quality, slicing, windows
+from trimtab_core import accepted, ahead, alertrules, detection, promised, quality, slicing, windows
+from trimtab_core.accepted import Word
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind
@@ -115,20 +116,46 @@ class Windowing:
     ) -> None:  # fmt: skip
         """Tell of the episodes of drift that a window opens, each with its loop and its report."""
         for alarm, finding in judged.alarms:
-            with telemetry.span("drift found", model=model.name, drift=finding.kind):
-                path = self._reports / quote(model.name, safe="") / f"{alarm.episode}.html"
-                drift = detection.drift(
-                    judged, alarm, finding, calibration, features,
-                    report=str(path), recorded_ms=self._clock.now_ms(),
-                )  # fmt: skip
-                drift = replace(drift, fault=fault)
-                await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
-                await unit.order_report(_report(model, judged, drift, path))
-                news: list[News] = [
-                    drift,
-                    alarms.drift(drift.episode, model.name, drift.summary, drift.recorded_ms),
-                ]
-                await unit.tell(news)
+            drift = detection.drift(
+                judged, alarm, finding, calibration, features,
+                report=self._report_of(model, alarm.episode), recorded_ms=self._clock.now_ms(),
+            )  # fmt: skip
+            await self._tell_of(unit, model, replace(drift, fault=fault))
+
+    async def _tell_of(self, unit: Unit, model: Model, drift: Drift) -> None:
+        """Tell of an episode of drift, with its loop and its report."""
+        with telemetry.span("drift found", model=model.name, drift=drift.kind):
+            await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
+            await unit.order_report(_report(model, drift))
+            news: list[News] = [
+                drift,
+                alarms.drift(drift.episode, model.name, drift.summary, drift.recorded_ms),
+            ]
+            await unit.tell(news)
+
+    def _report_of(self, model: Model, episode: str) -> str:
+        """Return where the report of an episode will be."""
+        return str(self._reports / quote(model.name, safe="") / f"{episode}.html")
+
+    async def hear(self, unit: Unit, model: Model, watch: Watch, word: Word) -> bool:
+        """Do what a word about the accepted level calls for, and return whether a report was promised."""
+        now_ms, held, fault = self._clock.now_ms(), watch.acceptance, quality.blocking(watch.faults)
+        if word.what == "over":
+            await unit.tell([alarms.over(word.episode, model.name, word.sentence, now_ms)])
+        if held is None:
+            return False
+        if word.what == "standing":
+            told = accepted.reading(model.name, held, word)
+            await unit.tell([told])
+            await unit.keep_readings("acceptance", [told])
+        elif word.what == "goes on" and "performance" in model.spec.retrain.on:
+            severity = accepted.severity(held, word)
+            await self._retraining.look_again(unit, word.episode, word.at_ms, fault, severity)
+        elif word.what == "exceeded":
+            report = self._report_of(model, word.episode)
+            drift = accepted.drift(model.name, held, word, fault=fault, report=report, recorded_ms=now_ms)
+            await self._tell_of(unit, model, drift)
+        return word.what == "exceeded"
 
     async def due(self, unit: Unit, model: Model, watch: Watch, due: Due) -> Watch:
         """Ask the policy about what is due, and keep it in mind while data is bad."""
@@ -156,14 +183,13 @@ def _parts(model: Model, window: Window, features: Sequence[str]) -> list[Readin
     return []
 
 
-def _report(model: Model, judged: Judged, drift: Drift, path: Path) -> ReportOrder:
-    labels, window = LabelStream.of(model), judged.window
+def _report(model: Model, drift: Drift) -> ReportOrder:
     return ReportOrder(
         episode=drift.episode,
         model=model.name,
-        version=window.version,
-        labels=labels,
+        version=drift.version,
+        labels=LabelStream.of(model),
         from_ms=drift.from_ms,
-        to_ms=window.end[0],
-        path=str(path),
+        to_ms=drift.at_ms,
+        path=drift.report,
     )
