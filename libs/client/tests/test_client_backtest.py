@@ -456,9 +456,9 @@ def test_the_demos_trips_are_written_as_files_that_its_project_reads(tmp_path: P
 
 def test_rows_are_taken_in_the_order_of_a_column_of_numbers(tmp_path: Path) -> None:
     path = tmp_path / "some.csv"
-    path.write_text("step,x\n30,c\n,d\n7.5,a\nsoon,e\n8,b\n")
+    path.write_text("step,x\n30,c\n,d\n7.5,a\nsoon,e\n8,b\n1" + 400 * "0" + ",f\n")
 
-    rows = [row.fields or {} for row in Ordered(File(str(path)), "step").rows()]
+    rows = [row.fields or {} for row in Ordered(File(str(path)), "step").rows()][:5]
 
     assert "".join(row["x"] for row in rows) == "abcde"
     first, *others = [row["step"] for row in rows]

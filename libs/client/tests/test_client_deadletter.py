@@ -259,6 +259,11 @@ def test_what_was_replayed_or_is_no_users_row_is_left_out_and_said(kafka: Kafka,
         (["replay", "raw.trips/1/9"], NotFound, "there is no dead letter 'raw.trips/1/9'"),
         (["replay", "runs/1/1"], Rejected, "runs/1/1 cannot be replayed, for it lay on runs"),
         (["replay", "raw.trips/1/2"], Rejected, "only the first 4,194,304 of the 4,194,305 bytes"),
+        (
+            ["replay", "raw.trips/1/3"],
+            Rejected,
+            "a letter keeps 4194304 bytes of a row and this one may have had more",
+        ),
         (["list", "--since", "noon"], Rejected, "--since 'noon' is no time"),
     ],
 )
@@ -267,6 +272,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
 ) -> None:
     kafka.refuse(a_letter(1, topic="runs"))
     kafka.refuse(bus.fitting(a_letter(2, b"x" * (topics.MOST_ROW_BYTES + 1))))
+    kafka.refuse(a_letter(3, b"x" * topics.MOST_ROW_BYTES))  # as the version before cut one
 
     with pytest.raises(error) as raised:
         tell(*words)

@@ -134,6 +134,15 @@ def test_a_rule_that_was_taken_out_or_changed_is_over_with_the_severity_it_had()
     ]
 
 
+def test_a_rule_that_was_narrowed_to_one_feature_is_over_for_the_others() -> None:
+    drifted = [reading(3, name="drift", feature=name) for name in ("request.a", "request.b")]
+    state, _ = take([rule(metric="drift", above=2)], {}, drifted, 0)
+
+    state, told = take([rule(metric="drift", above=2, feature="request.a")], state, drifted, 1)
+
+    assert (len(state), [each.broken for each in told]) == (1, [False])
+
+
 def test_what_was_told_is_over_with_the_severity_it_was_told_with() -> None:
     state, _ = take([rule(severity="critical")], {}, [reading(7)], 0)
 

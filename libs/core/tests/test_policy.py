@@ -122,6 +122,19 @@ def test_each_kind_of_drift_backs_off_by_what_was_tried_for_it() -> None:
     assert (held.retry_at, "after 1 without help" in held.reason) == (112 * DAY, True)
 
 
+def test_what_did_not_help_against_one_scale_holds_up_nothing_of_another() -> None:
+    state = PolicyState()
+    for number, day in enumerate((0, 14)):
+        above = replace(a_signal(f"e{number}", day), severity=6.0, scale="accepted")
+        state = outcome(decide(SPEC, state, above).state, False, (day + 1) * DAY)
+
+    assert state.futile == {"data accepted": Futile(2, 6.0)}
+    assert decide(SPEC, state, a_signal("e3", 21)).action == "retrain"
+    assert (
+        decide(SPEC, state, replace(a_signal("e4", 41.9), severity=6.0, scale="accepted")).cause == "cooldown"
+    )
+
+
 def test_of_drift_without_a_severity_none_is_worse() -> None:
     signals = [replace(a_signal(f"e{number}", 10.0 * number), severity=0.0) for number in range(2)]
     state = outcome(decide(SPEC, PolicyState(), signals[0]).state, False, DAY)

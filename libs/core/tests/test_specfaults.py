@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from trimtab_core import specs
+from trimtab_core.specs import MonitoringSpec
 
 RATE = "write a positive count, 'per' and a duration, like '1 per 90d'"
 K_OF_N = "write two whole numbers from 1 to 30, like [2, 3]"
@@ -67,3 +68,25 @@ def test_numbers_that_travelled_as_doubles_are_read_as_they_were_written() -> No
 
     assert isinstance(model, specs.Model)
     assert (model.spec.monitoring.persistence, model.spec.monitoring.labels_wanted) == ((2, 3), 5)
+
+
+def test_what_was_accepted_once_is_read_without_what_of_its_watch_is_refused_now() -> None:
+    stored = document("monitoring", persistence=[50, 10_000], window=50)
+    good, bad = {"metric": "drift", "above": 2}, {"metric": "mae", "above": 6}
+    stored["spec"]["alerts"] = {"rules": [bad, good]}
+
+    found, refused = specs.read_back("Model", stored)
+
+    assert isinstance(found, specs.Model)
+    assert [rule.metric for rule in found.spec.rules] == ["drift"]
+    assert (found.spec.monitoring.window, found.spec.monitoring.persistence) == (
+        50,
+        MonitoringSpec().persistence,
+    )
+    assert {place[:3] for place, _ in refused} == {
+        ("spec", "alerts", "rules"),
+        ("spec", "monitoring", "persistence"),
+    }
+    assert stored["spec"]["alerts"]["rules"] == [bad, good]
+    with pytest.raises(ValidationError):
+        specs.read_back("Model", document("label", source="trips"))

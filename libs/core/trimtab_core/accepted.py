@@ -136,7 +136,7 @@ def drift(model: str, state: Acceptance, word: Word, *, fault: str, report: str,
     return Drift(
         episode=word.episode, model=model, version=word.version, kind="performance", at_ms=word.at_ms, from_ms=word.from_ms,
         rows=word.rows, score=value, threshold=limit, severity=severity(state, word), features=(), summary=summary,
-        report=report, recorded_ms=recorded_ms, changed_ms=word.from_ms, fault=fault,
+        report=report, recorded_ms=recorded_ms, changed_ms=word.from_ms, fault=fault, scale="accepted",
     )  # fmt: skip
 
 

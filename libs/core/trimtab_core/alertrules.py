@@ -55,7 +55,7 @@ def take(
                 if held.told:
                     told.append(Told(place, rule.severity, True, _broken(rule, reading), reading.to_ms))
             state[place] = held
-    for place in [place for place in state if not any(place.startswith(_place(rule, "")) for rule in rules)]:
+    for place in [place for place in state if not any(_is_of(rule, place) for rule in rules)]:
         if (gone := state.pop(place)).told:
             sentence = f"The rule {place.strip()!r} is no more in the spec."
             told.append(Told(place, gone.severity, False, sentence, at_ms))
@@ -68,6 +68,10 @@ def _of(rule: AlertRule, readings: Sequence[Reading]) -> Iterable[Reading]:
         for it in readings
         if it.name == rule.metric and rule.feature in (None, it.feature) and not (it.slice or it.arm)
     )
+
+
+def _is_of(rule: AlertRule, place: str) -> bool:
+    return place.startswith(_place(rule, "")) if rule.feature is None else place == _place(rule, rule.feature)
 
 
 def _nothing(rule: AlertRule, held: Mapping[str, Breach], readings: Sequence[Reading]) -> Iterable[Reading]:

@@ -182,7 +182,7 @@ class Uncalibrated:
     @property
     def why(self) -> str:
         """It as the end of a sentence; of what a child process said, the last of it."""
-        return self.fault.strip().splitlines()[-1].rstrip(".")
+        return (self.fault.strip() or "it failed and said nothing").splitlines()[-1].rstrip(".")
 
 
 NO_REFERENCE: Final = Uncalibrated("there is no reference of held-out rows that can be read: train it again")

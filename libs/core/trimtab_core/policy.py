@@ -59,6 +59,13 @@ class DriftSignal:
     """What is bad of the data, in a sentence, if it is bad rather than changed."""
     summary: str = ""
     """What calls for the retrain, where it is no drift."""
+    scale: str = ""
+    """What its severity is measured against, where that is not what is usual."""
+
+    @property
+    def sort(self) -> str:
+        """Which signals are of its sort: severities of two sorts say nothing of each other."""
+        return f"{self.kind} {self.scale}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +79,13 @@ class Answer:
     """None while its loop runs."""
     kind: Trigger = "data"
     severity: float = 0.0
+    sort: str = ""
+    """Of its signal; empty in what was kept before it was told: the kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Futile:
-    """Retrains in a row that a kind of drift called for and that did not help."""
+    """Retrains in a row that a sort of drift called for and that did not help."""
 
     times: int
     severity: float
@@ -106,7 +115,7 @@ class PolicyState:
     rehearsed: tuple[Rehearsed, ...] = ()
     """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
     futile: dict[str, Futile] = field(default_factory=dict)
-    """Since one helped, by kind of drift."""
+    """Since one helped, by sort of drift."""
 
     @property
     def failures(self) -> int:
@@ -170,9 +179,10 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
     given = next((answer for answer in answers if answer.command_id == state.in_flight), None)
     if helped is None or given is None or given.kind in get_args(DueKind):
         return ended
-    before = state.futile.get(given.kind, Futile(0, 0.0))
+    sort = given.sort or given.kind
+    before = state.futile.get(sort, Futile(0, 0.0))
     futile = Futile(before.times + 1, max(before.severity, given.severity))
-    return replace(ended, futile=state.futile | {given.kind: futile})
+    return replace(ended, futile=state.futile | {sort: futile})
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:
@@ -261,7 +271,7 @@ def _failures(state: PolicyState, signal: DriftSignal) -> int:
     """
     if signal.kind in get_args(DueKind):
         return state.failures
-    futile = state.futile.get(signal.kind)
+    futile = state.futile.get(signal.sort)
     if futile is None or signal.severity >= _WORSE * futile.severity > 0:
         return 0
     return futile.times
@@ -272,7 +282,9 @@ def _command(
 ) -> Decision:
     command = command_id(signal.episode, attempt)
     others = [answer for answer in state.answers if answer.episode != signal.episode]
-    given = Answer(signal.episode, attempt, command, kind=signal.kind, severity=signal.severity)
+    given = Answer(
+        signal.episode, attempt, command, kind=signal.kind, severity=signal.severity, sort=signal.sort
+    )
     answers = (*others, given)[-_REMEMBERED:]
     after = replace(
         state,

@@ -496,6 +496,8 @@ class Drift:
     """What was bad of the data when it opened, so that it is answered alike whenever it is heard."""
     slices: tuple[Rise, ...] = ()
     """Of `performance`, where slices are watched: those to which most of the rise is due."""
+    scale: str = ""
+    """What `severity` is measured against, where that is not what is usual."""
 
     def signal(self, now_ms: int, fault: str = "", severity: float | None = None) -> DriftSignal:
         """Return it as the retrain policy reads it at an event time: as severe as it is then, or was when it was told.
@@ -503,7 +505,7 @@ class Drift:
         `fault` says what is wrong with the data then.
         """
         now = self.severity if severity is None else severity
-        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now, fault)
+        return DriftSignal(self.model, self.episode, self.kind, now_ms / 1000, now, fault, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)

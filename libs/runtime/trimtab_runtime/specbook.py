@@ -128,12 +128,16 @@ class SpecBook:
 
 
 def from_message(resource: Resource) -> specs.AnyResource:
-    """Return the typed resource in a message.
+    """Return the typed resource in a message, without what of its alert rules and monitoring this version refuses.
 
     Raises:
         ValueError, KeyError: the document is no such resource.
     """
-    return specs.parse(resource.kind, json_format.MessageToDict(resource.document))
+    found, refused = specs.read_back(resource.kind, json_format.MessageToDict(resource.document))
+    for place, said in refused:
+        where = ".".join(map(str, place))
+        log.error("%s is read without what is refused by now, apply it anew: %s: %s", found.key, where, said)
+    return found
 
 
 def _get(shelf: Mapping[str, T], name: str, missing: type[NotFound]) -> T:

@@ -175,7 +175,7 @@ def _model(request: GetHistoricalFeaturesRequest) -> Model:
     """
     document = json_format.MessageToDict(request.document)
     try:
-        model = specs.parse("Model", document)
+        model = specs.read_back("Model", document)[0]
     except ValueError as error:
         raise BadQuestion(f"document makes no model: {error}") from error
     if not isinstance(model, Model) or model.name != request.model:

@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
+from trimtab_monitoring import messages
 from trimtab_monitoring.alertstore import PostgresAlerts
 from trimtab_monitoring.errors import BadSilence, BadSinks, UnknownSilence, UnknownSubject
 from trimtab_monitoring.sinks import SIGNATURE, sinks
@@ -174,6 +176,34 @@ async def test_what_a_sink_was_told_before_a_silence_it_is_told_the_end_of_after
     await desk.after(MINUTE)
     await desk.after(40 * MINUTE)
     assert len(desk.ops.told) == 2
+
+
+async def test_of_what_a_sink_refused_before_a_silence_it_hears_nothing_once_it_is_over(desk: Desk) -> None:
+    desk.ops.deaf = True
+    await desk.alerting.heard(FIRED)
+    await desk.after(2_000)
+    silence = await desk.silence(30)
+    desk.ops.deaf = False
+    await desk.after(MINUTE)
+    await desk.alerting.heard(OVER)
+    await desk.after(MINUTE)
+
+    await desk.alerting.end_silence(silence.id)
+    await desk.after(40 * MINUTE)
+
+    assert desk.ops.told == []
+
+
+async def test_an_alert_of_a_kind_that_is_not_known_here_is_told_as_any_other(desk: Desk) -> None:
+    await desk.alerting.heard(
+        messages.raised(pb.Alert(id="n", subject="m", kind="of a newer service", severity="warning"))
+    )
+    await desk.after(MINUTE)
+
+    assert desk.ops.told == [["n"]]
+    assert [held.alert.kind for held in await desk.alerting.alerts("m", open_only=True)] == [
+        "of a newer service"
+    ]
 
 
 async def test_an_end_never_overtakes_its_beginning(desk: Desk) -> None:

@@ -76,7 +76,7 @@ async def test_a_group_that_is_a_feature_is_read_from_the_prediction(
 async def test_labels_that_come_late_revise_the_figures_of_groups_and_their_difference_and_no_decision(
     world: Any, flow: Make, make_model: Make
 ) -> None:
-    world.specs.models["m"] = make_model(gates=[GATE])
+    world.specs.models["m"] = make_model(gates=[GATE, GATE | {"max_difference": 0.7}])  # of the same figures
     await world.ready(1, 2)
     part = flow(0, 200)
     late = part.labels.copy()

@@ -52,7 +52,7 @@ WHERE over.sink = $1 AND over.id = $2 AND alert_deliveries.sink = $1 AND alert_d
   AND alert_deliveries.sequence < over.sequence
 """
 _WAS_TOLD = """
-SELECT told IS NULL OR $2 = ANY (told) FROM alerts WHERE place = $1
+SELECT told IS NULL OR $2 = ANY (told) FROM alerts WHERE place = $1 FOR UPDATE
 """
 _ALERTS = """
 SELECT alert, resolved_ms,
@@ -65,7 +65,7 @@ WHERE ($1 = '' OR subject = $1) AND (NOT $2 OR resolved_ms IS NULL)
 GROUP BY place, at_ms, alert, resolved_ms ORDER BY at_ms DESC, place LIMIT $3
 """
 _PUT_OFF = """
-UPDATE alert_deliveries SET due_ms = $3, attempts = attempts + ($4 <> '')::int,
+UPDATE alert_deliveries SET due_ms = $3, attempts = CASE WHEN $4 <> '' THEN attempts + 1 ELSE 0 END,
     fault = CASE WHEN $4 <> '' THEN $4 ELSE fault END
 FROM unnest($1::text[], $2::text[]) AS told (sink, id)
 WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id
@@ -117,18 +117,19 @@ class PostgresAlerts:
                 await connection.execute(_FORGET, *_places(deliveries))
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
         with outages():
             await self._pool.execute(_PUT_OFF, *_places(deliveries), due_ms, fault)
 
     async def settle(self, over: Delivery, due_ms: int) -> None:
         """Drop what a sink was still to be told about an occasion that is over; tell the end at `due_ms` if it knows of it."""
         with outages():
-            await self._pool.execute(_FORGET_BEFORE, over.sink, over.alert.id)
-            if await self._pool.fetchval(_WAS_TOLD, over.alert.place, over.sink):
-                await self._pool.execute(_PUT_OFF, *_places([over]), due_ms, "")
-            else:
-                await self._pool.execute(_FORGET, *_places([over]))
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(_FORGET_BEFORE, over.sink, over.alert.id)
+                if await connection.fetchval(_WAS_TOLD, over.alert.place, over.sink):
+                    await connection.execute(_PUT_OFF, *_places([over]), due_ms, "")
+                else:
+                    await connection.execute(_FORGET, *_places([over]))
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
         """Return the alerts about a subject, or all where it is empty, newest first."""

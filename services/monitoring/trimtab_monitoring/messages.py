@@ -12,7 +12,6 @@ from trimtab_contracts.serving.v1.serving_pb2 import PredictionBatch
 from trimtab_contracts.training.v1.training_pb2 import RetrainCommand, RunEvent
 from trimtab_core import guardrails
 from trimtab_core import trial as core_trial
-from trimtab_core.alertkinds import AlertKind
 from trimtab_core.contract import ReasonCode
 from trimtab_core.flow import HOUR_MS
 from trimtab_core.metricnames import OF_AN_HOUR
@@ -521,7 +520,7 @@ def raised(message: pb.Alert) -> Alert:
         id=message.id,
         subject=message.subject,
         severity=cast(Severity, severity),
-        kind=cast(AlertKind, message.kind),
+        kind=message.kind,
         sentence=message.sentence,
         at_ms=from_timestamp(message.at),
         occasion=message.occasion,

@@ -34,6 +34,7 @@ from trimtab_monitoring.usecases.entities import (
     events_stream,
     predictions_stream,
 )
+from trimtab_monitoring.usecases.ports import MOST_REPORTED
 from trimtab_monitoring.usecases.together import ToClose, Together
 
 _calibration_of = msgspec.json.Decoder(Calibration).decode
@@ -278,12 +279,10 @@ class PostgresStore:
             await self._pool.execute("DELETE FROM reports WHERE episode = $1", episode)
 
     async def report_rows(self, order: ReportOrder) -> list[Row]:
-        """Return the rows that a report is about."""
-        with outages():
-            rows = await fetch_rows(
-                self._pool, order.model, order.labels, order.from_ms - 1, order.to_ms, None
-            )
-        return [row for row in rows if row.version == order.version]
+        """Return the rows that a report is about, the newest `MOST_REPORTED` at most."""
+        return await self.newest_rows(
+            order.model, order.version, order.labels, since_ms=order.from_ms, until_ms=order.to_ms + 1, at_most=MOST_REPORTED
+        )  # fmt: skip
 
     async def newest_rows(
         self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int

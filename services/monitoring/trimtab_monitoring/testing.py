@@ -31,6 +31,7 @@ from trimtab_monitoring.usecases.entities import (
     predictions_stream,
 )
 from trimtab_monitoring.usecases.history import START, Place, Wanted
+from trimtab_monitoring.usecases.ports import MOST_REPORTED
 from trimtab_monitoring.usecases.together import MOST_ROWS, ToClose, Together, ahead_of
 
 
@@ -282,9 +283,10 @@ class MemoryStore:
         self._tables.reports.pop(episode, None)
 
     async def report_rows(self, order: ReportOrder) -> list[Row]:
-        """Return the rows that a report is about."""
-        rows = self.joined(order.model, order.labels, order.from_ms - 1, order.to_ms)
-        return [row for row in rows if row.version == order.version]
+        """Return the rows that a report is about, the newest `MOST_REPORTED` at most."""
+        return await self.newest_rows(
+            order.model, order.version, order.labels, since_ms=order.from_ms, until_ms=order.to_ms + 1, at_most=MOST_REPORTED
+        )  # fmt: skip
 
     async def newest_rows(
         self, model: str, version: int, labels: LabelStream, *, since_ms: int, until_ms: int, at_most: int
@@ -423,10 +425,10 @@ class MemoryAlerts:
             (self._told.discard if each.alert.resolved else self._told.add)(known)
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
         for each in deliveries:
             held, _, before = self._due[each.sink, each.alert.id]
-            tried = replace(held, attempts=held.attempts + bool(fault))
+            tried = replace(held, attempts=held.attempts + 1 if fault else 0)
             self._due[each.sink, each.alert.id] = tried, due_ms, fault or before
 
     async def settle(self, over: Delivery, due_ms: int) -> None:

@@ -10,7 +10,7 @@ and its sentence in `result.json`.
 import json
 import logging
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from trimtab_core import losses
-from trimtab_core.specs import Model, ModelTest, group_column
+from trimtab_core.specs import Model, ModelTest, group_column, read_back
 from trimtab_training import behaving, classes, export, fitting, inputs, making, reference, search, timing
 from trimtab_training.errors import RunFailed
 from trimtab_training.families import Floats, own
@@ -68,7 +68,13 @@ def failed(folder: Path, error: RunFailed) -> int:
 
 def of(folder: Path) -> Model:
     """Return the model that the job in `folder` is for."""
-    return Model.model_validate(json.loads((folder / "job.json").read_text())["model"])
+    return _model(json.loads((folder / "job.json").read_text()))
+
+
+def _model(job: Mapping[str, Any]) -> Model:
+    found, _ = read_back("Model", job["model"])  # a run that is made once more may be of a spec of long ago
+    assert isinstance(found, Model)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def given(folder: Path) -> Given:
         RunFailed: the rows are too few.
     """
     job = json.loads((folder / "job.json").read_text())
-    model = Model.model_validate(job["model"])
+    model = _model(job)
     with pa.ipc.open_stream(folder / "rows.arrow") as reader:
         table = reader.read_all()
     names, texts = inputs.names(table, beside=[group_column(each) for each in model.spec.groups])

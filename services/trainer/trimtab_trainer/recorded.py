@@ -88,7 +88,7 @@ class RecordedRun:
     def recipe(self) -> Recipe:
         """What it was made of."""
         made, plan = self.candidate, self.candidate.plan
-        model = specs.parse("Model", json_format.MessageToDict(made.document))
+        model = specs.read_back("Model", json_format.MessageToDict(made.document))[0]
         assert isinstance(model, specs.Model)
         changed_ms = from_timestamp(plan.changed_at) if plan.HasField("changed_at") else None
         return Recipe(

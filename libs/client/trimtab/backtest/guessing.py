@@ -7,6 +7,7 @@ taken for a minute, in the order of the file or of a column of numbers.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -67,8 +68,12 @@ class Ordered:
             number = None if row.fields is None else row.fields.get(self._by)
             if isinstance(number, str):
                 number = number_of(number, self.decimal_comma)
-            if isinstance(number, int | float | Decimal) and math.isfinite(number):
-                placed.append((float(number), row))
+            at = math.nan
+            if isinstance(number, int | float | Decimal):
+                with suppress(OverflowError, ValueError):  # one beyond all floats, or a signalling NaN
+                    at = float(number)
+            if math.isfinite(at):
+                placed.append((at, row))
             else:
                 others.append(row)
         placed.sort(key=itemgetter(0))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from trimtab_core.durations import parse_duration
 from trimtab_core.features import views_named
 from trimtab_core.schedules import checked_schedule
-from trimtab_core.specs import KINDS, FeatureView, Model, ModelTest, Resource, parse
+from trimtab_core.specs import KINDS, FeatureView, Model, ModelTest, Resource, read_back
 from trimtab_runtime.clock import iso
 from trimtab_runtime.errors import Rejected
 
@@ -153,7 +153,7 @@ def planned(
     with _needs_training():
         from trimtab.backtest import running, telling
     applied = {
-        key: parse(key.partition("/")[0], document)
+        key: read_back(key.partition("/")[0], document)[0]
         for key, document in held.items()
         if key.partition("/")[0] in KINDS
     }

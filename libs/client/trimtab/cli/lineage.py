@@ -15,7 +15,7 @@ class Lineage:
     """All resources that have been applied."""
 
     def __init__(self, resources: Sequence[Resource]) -> None:
-        parsed = [specs.parse(each.kind, plain(each.document)) for each in resources]
+        parsed = [specs.read_back(each.kind, plain(each.document))[0] for each in resources]
         self._sources = {each.name: each for each in parsed if isinstance(each, specs.Source)}
         self._views = {each.name: each for each in parsed if isinstance(each, specs.FeatureView)}
         self._tables = {each.name: each for each in parsed if isinstance(each, specs.Table)}

@@ -10,6 +10,7 @@ from trimtab_core.specs.base import Name as Name
 from trimtab_core.specs.base import Place as Place
 from trimtab_core.specs.base import Spec as Spec
 from trimtab_core.specs.faults import faults as faults
+from trimtab_core.specs.faults import read_back as read_back
 from trimtab_core.specs.gates import AnyGateSpec as AnyGateSpec
 from trimtab_core.specs.gates import CalibrationGateSpec as CalibrationGateSpec
 from trimtab_core.specs.gates import FairnessGateSpec as FairnessGateSpec

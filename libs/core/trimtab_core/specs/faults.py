@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from typing import Annotated, Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from trimtab_core.specs.base import Place, Spec, shown_value
 from trimtab_core.specs.gates import OneGate, gate_of
-from trimtab_core.specs.resources import KINDS, PROJECT_TESTS
+from trimtab_core.specs.resources import KINDS, PROJECT_TESTS, AnyResource, parse
 
 
 def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
@@ -21,6 +22,35 @@ def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> li
     return list(
         dict.fromkeys([*found, *_all_disagreements(_readable((KINDS | PROJECT_TESTS)[kind], document), ())])
     )
+
+
+def read_back(kind: str, document: Mapping[str, Any]) -> tuple[AnyResource, list[tuple[Place, str]]]:
+    """Return a resource that was accepted once, and what of it this version would refuse.
+
+    What it refuses of a model's alert rules, or of how it is monitored, the model is read without: what it has watched is
+    no reason for it not to answer.
+
+    Raises:
+        pydantic.ValidationError: it refuses more than that.
+        KeyError: there is no such kind.
+    """
+    try:
+        return parse(kind, dict(document)), []
+    except ValidationError as error:
+        wrong = faults(error, kind, document)
+        rules = {
+            place[3] for place, _ in wrong if place[:3] == ("spec", "alerts", "rules") and len(place) > 3
+        }
+        watched = {place[2] for place, _ in wrong if place[:2] == ("spec", "monitoring") and len(place) > 2}
+        without: dict[str, Any] = deepcopy(dict(document))
+        if rules:
+            held = without["spec"]["alerts"]["rules"]
+            without["spec"]["alerts"]["rules"] = [rule for at, rule in enumerate(held) if at not in rules]
+        for name in watched:
+            without["spec"]["monitoring"].pop(name, None)
+        if not rules and not watched:
+            raise
+        return parse(kind, without), wrong
 
 
 def _place(fault: Any) -> Place:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trimtab_core.alertkinds import AlertKind
 from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import FairnessGateSpec, Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
@@ -193,7 +192,8 @@ class Alert:
     id: str
     subject: str
     severity: Severity
-    kind: AlertKind
+    kind: str
+    """Of `KINDS`, or of a service that is newer than this one."""
     sentence: str
     at_ms: int
     occasion: str = ""

@@ -54,6 +54,7 @@ async def look(
     for name in before.keys() - gates.keys():
         gone = replace(before[name], since_ms=None)
         news += _over(model.name, name, before[name], gone, "The spec has no such gate any more.", now_ms)
+    readings = _once(readings)
     await unit.tell([*readings, *news])
     await unit.keep_readings("fairness", readings)
     if not readings:
@@ -76,7 +77,15 @@ async def again(
         label, said, group = await _known(unit, model, asked, rows, features, (from_ms, to_ms))
         found = fairwatch.alone(asked, label, said, group, model.spec.label.classes)
         readings += _readings(model.name, published.version, asked, *found, from_ms, to_ms, label.size)
-    return readings
+    return _once(readings)
+
+
+def _once(readings: Sequence[Reading]) -> list[Reading]:
+    """Return each figure once, by the first gate that asks for it: two may differ in their thresholds alone."""
+    found: dict[str, Reading] = {}
+    for reading in readings:
+        found.setdefault(reading.id, reading)
+    return list(found.values())
 
 
 def measure(spec: ModelSpec) -> str:

@@ -9,9 +9,8 @@ from trimtab_core.watched import Row
 
 from trimtab_monitoring.errors import BadQuestion, NothingToReport, UnknownLoop
 from trimtab_monitoring.usecases.entities import LabelStream, StoredFile
-from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
+from trimtab_monitoring.usecases.ports import MOST_REPORTED, Rollouts, Specs, Store
 
-MOST_ROWS: Final = 100_000
 _ROWS: Final = 10_000
 _FIRST_MS: Final = -(2**62)
 _LAST_MS: Final = 2**62
@@ -65,8 +64,8 @@ class OnDemand:
             NotFound: there is no such model.
             TrimtabError: it could not be made.
         """
-        if not 0 <= rows <= MOST_ROWS:
-            raise BadQuestion(f"rows {rows} is not between 1 and {MOST_ROWS}: ask for so many")
+        if not 0 <= rows <= MOST_REPORTED:
+            raise BadQuestion(f"rows {rows} is not between 1 and {MOST_REPORTED}: ask for so many")
         if since_ms is not None and until_ms is not None and since_ms >= until_ms:
             raise BadQuestion(f"until {iso(until_ms)} is not after since {iso(since_ms)}: name a later time")
         model = self._specs.model(name)

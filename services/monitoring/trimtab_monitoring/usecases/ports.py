@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
@@ -21,6 +21,9 @@ from trimtab_monitoring.usecases.entities import (
     WantedLabel,
 )
 from trimtab_monitoring.usecases.together import ToClose, Together
+
+MOST_REPORTED: Final = 100_000
+"""Rows that a report is of at most."""
 
 
 class Unit(Protocol):

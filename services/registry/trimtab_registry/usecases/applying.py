@@ -140,7 +140,7 @@ class Specs:
             (spec.name, column): (spec, said)
             for key, spec in changed.items()
             if (held := applied.get(key)) is not None
-            for column, said in _lost(specs.parse(held.kind, dict(held.document)), spec).items()
+            for column, said in _lost(specs.read_back(held.kind, held.document)[0], spec).items()
         }
         if not lost:
             return []

@@ -84,7 +84,7 @@ class World:
         cls, applied: Mapping[str, Applied], wanted: Mapping[str, Spec], unreadable: set[str] | None = None
     ) -> "World":
         """Lay `wanted` over what is applied."""
-        all_specs = {key: specs.parse(held.kind, dict(held.document)) for key, held in applied.items()}
+        all_specs = {key: specs.read_back(held.kind, held.document)[0] for key, held in applied.items()}
         all_specs |= wanted
         return cls(
             {spec.name: spec for spec in all_specs.values() if isinstance(spec, specs.Source)},
@@ -368,7 +368,7 @@ def broken(applied: Mapping[str, Applied], wanted: Mapping[str, Spec]) -> list[F
     for key, spec in wanted.items():
         if (held := applied.get(key)) is None:
             continue
-        match specs.parse(spec.kind, dict(held.document)), spec:
+        match specs.read_back(spec.kind, held.document)[0], spec:
             case specs.Source() as was, specs.Source() as now:
                 found += in_spec(key, evolution.breaking(was.spec, now.spec))
             case specs.Table() as was, specs.Table() as now:

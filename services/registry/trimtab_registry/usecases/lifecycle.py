@@ -49,7 +49,9 @@ async def known(store: Store, model: str) -> Applied:
 
 async def model_spec(store: Store, model: str) -> specs.ModelSpec:
     """Return the current spec of a model, or raise `UnknownModel`."""
-    return specs.Model.model_validate((await known(store, model)).document).spec
+    found, _ = specs.read_back("Model", (await known(store, model)).document)
+    assert isinstance(found, specs.Model)
+    return found.spec
 
 
 async def the_version(reader: Store | Unit, model: str, number: int) -> Version:
