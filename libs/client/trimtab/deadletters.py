@@ -90,15 +90,13 @@ def why_not(letter: DeadLetter) -> str:
             f"{letter.id} cannot be replayed, for it lay on {letter.topic} and only what a producer sent to "
             "raw.<source> can be: mend what its reasons name where it was written"
         )
-    if len(letter.payload) >= topics.MOST_ROW_BYTES and not any(
-        each.code == bus.CUT for each in letter.reasons
-    ):
+    if said := [reason.message for reason in letter.reasons if reason.code == bus.CUT]:
+        return f"{letter.id} cannot be replayed, for {said[0]}: send the row itself again, to its source"
+    if len(letter.payload) >= topics.MOST_ROW_BYTES:
         return (
             f"{letter.id} cannot be replayed, for a letter keeps {topics.MOST_ROW_BYTES} bytes of a row and this one may have "
             "had more: send the row itself again, to its source"
         )
-    if said := [reason.message for reason in letter.reasons if reason.code == bus.CUT]:
-        return f"{letter.id} cannot be replayed, for {said[0]}: send the row itself again, to its source"
     return ""
 
 

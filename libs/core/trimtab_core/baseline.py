@@ -22,7 +22,7 @@ from trimtab_core.durations import Rate, Span, format_duration
 from trimtab_core.estimation import Estimator
 from trimtab_core.features import are_words
 from trimtab_core.losses import Metric, clip
-from trimtab_core.measures import Measure, of_categories, of_numbers
+from trimtab_core.measures import Measure, unfit
 from trimtab_core.quality import Usual
 from trimtab_core.seasons import Season
 from trimtab_core.specs import LEAST_WINDOW, Model, Source, WindowSize
@@ -262,13 +262,8 @@ def _measures(kinds: Mapping[str, Kind], settings: Settings) -> tuple[dict[str, 
     found, notes = dict[str, Measure](), list[str]()
     for name, kind in kinds.items():
         found[name] = settings.measure(name, kind)
-        if kind != "numeric" and of_numbers(found[name]):
-            notes.append(f"{name} is {kind} and {found[name]} a measure of numbers: distance is used for it.")
-            found[name] = "distance"
-        elif kind == "numeric" and of_categories(found[name]):
-            notes.append(
-                f"{name} is numeric and {found[name]} a measure of categories: distance is used for it."
-            )
+        if of := unfit(found[name], numeric=kind == "numeric"):
+            notes.append(f"{name} is {kind} and {found[name]} a measure of {of}: distance is used for it.")
             found[name] = "distance"
     return found, notes
 

@@ -22,8 +22,7 @@ from trimtab_core.measures import (
     Measure,
     energy,
     jensen_shannon,
-    of_categories,
-    of_numbers,
+    unfit,
     wasserstein,
 )
 from trimtab_core.seasons import Season
@@ -288,12 +287,8 @@ def short(values: ArrayLike) -> tuple[float, ...]:
 def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure) -> Reference:
     if name not in columns or len(columns[name]) == 0:
         raise ValueError(f"column {name!r} has no reference rows: pass it, or leave it out of the kinds")
-    if kind != "numeric" and of_numbers(measure):
-        raise ValueError(f"{measure} is a measure of numbers and column {name!r} is {kind}: choose another")
-    if kind == "numeric" and of_categories(measure):
-        raise ValueError(
-            f"{measure} is a measure of categories and column {name!r} is numeric: choose another"
-        )
+    if of := unfit(measure, numeric=kind == "numeric"):
+        raise ValueError(f"{measure} is a measure of {of} and column {name!r} is {kind}: choose another")
     values = columns[name]
     spread = 1.0
     edges: tuple[float, ...] = ()

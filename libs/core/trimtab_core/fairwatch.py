@@ -6,7 +6,7 @@ windows on average, or less often.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Final
@@ -83,7 +83,7 @@ def look(
     for part in found:
         _take(asked, part, rows, evidence, cap)
     total = sum(evidence.values()) / len(evidence) if evidence else 0.0
-    groups, finding = alone(asked, label, prediction, group, classes)
+    groups, finding = _large_of(asked, found), _finding(asked, label, prediction, group, classes)
     since_ms, well = state.since_ms, 0
     if since_ms is None and total >= windows:
         since_ms = from_ms
@@ -104,10 +104,20 @@ def alone(
     asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str] = ()
 ) -> tuple[tuple[Group, ...], Finding]:
     """Return the groups and the finding that `Looked` has of a window, which nothing else than its own rows make."""
-    finding = fairness(replace(asked, min_rows=FEWEST), label, prediction, group, classes)
     found = parts(replace(asked, min_rows=1), label, prediction, group, classes)
+    return _large_of(asked, found), _finding(asked, label, prediction, group, classes)
+
+
+def _finding(
+    asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str]
+) -> Finding:
+    return fairness(replace(asked, min_rows=FEWEST), label, prediction, group, classes)
+
+
+def _large_of(asked: Fairness, found: Iterable[Part]) -> tuple[Group, ...]:
+    """Return the groups of the part that is furthest apart."""
     worst = max(found, key=_spread, default=None)
-    return tuple(bounded(*each, asked.of, _SURE) for each in _large(worst)) if worst else (), finding
+    return tuple(bounded(*each, asked.of, _SURE) for each in _large(worst)) if worst else ()
 
 
 def _take(asked: Fairness, part: Part, rows: dict[str, int], evidence: dict[str, float], cap: float) -> None:

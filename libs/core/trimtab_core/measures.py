@@ -34,6 +34,13 @@ def of_categories(measure: Measure) -> bool:
     return measure == "TVD"
 
 
+def unfit(measure: Measure, *, numeric: bool) -> str:
+    """Return what a measure is of, where it cannot be asked of columns that are `numeric`, or of those that are not; else nothing."""
+    if numeric:
+        return "categories" if of_categories(measure) else ""
+    return "numbers" if of_numbers(measure) else ""
+
+
 def psi(was: Floats, now: Floats) -> Floats:
     """Return the population stability index; an empty bin counts as a ten-thousandth."""
     known = (was > 0) | (now > 0)

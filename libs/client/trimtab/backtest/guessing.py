@@ -144,9 +144,9 @@ def guess(file: File, *, label: str, time: str = "", task: str = "") -> Guessed:
         "row_id": how.row_id,
     }
     model = next(each for each in found if isinstance(each, Model))
-    nested = [
-        name for name in dict.fromkeys(chain(*rows)) if any(infer.is_nested(row.get(name)) for row in rows)
-    ]
+    read = {each.name for each in columns}
+    others = [name for name in dict.fromkeys(chain(*rows)) if name not in read]
+    nested = [name for name in others if any(infer.is_nested(row.get(name)) for row in rows)]
     remarks = list(_remarks(model, plan, nested))
     if in_order:
         remarks.append(

@@ -22,7 +22,6 @@ _PERIODS: Final = 40
 _LEAST: Final = 20
 """Rows that a point of a chart stands for at least."""
 _MOST_REFUSALS: Final = 5
-_WITHIN: Final = "while rows were answered, so it is `never` by another name"
 _CAUSES: Final[Mapping[str, str]] = {
     "kind": "of a kind that `retrain.on` leaves out",
     "quality": "for the data was faulty",
@@ -97,21 +96,13 @@ def sentences(found: Backtest) -> list[str]:
         schedule = found.lives["scheduled"].strategy.model.spec.retrain.schedule
         when = [f"by `{schedule}`"] if schedule else []
         when += [f"after each {new_rows:,} labelled rows"] if new_rows else []
-        never = (
-            ""
-            if found.lives["scheduled"].retrains
-            else f" That never came {_WITHIN}: name a denser one with --schedule."
-        )
+        never = _never_came(found.lives["scheduled"], "name a denser one with --schedule")
         told.append(f"`scheduled` retrains {' and '.join(when)}.{never}")
     if "always" in found.lives:
         told.append(
             f"`always` retrains every {_lasting(found.every_ms)}, with no cooldown and no budget; its gates hold like the others', "
             "over candidates that are judged by one fit each."
-            + (
-                ""
-                if found.lives["always"].retrains
-                else f" That never came {_WITHIN}: say less with --every."
-            )
+            f"{_never_came(found.lives['always'], 'say less with --every')}"
         )
     for life in _watched(found):
         told += [_false_alarms(found, life), *_declined(life)]
@@ -128,6 +119,13 @@ def sentences(found: Backtest) -> list[str]:
     for reason, count in refused.most_common(_MOST_REFUSALS):
         told.append(f"{count:,} rows were refused by the contract of source {reason}.")
     return told
+
+
+def _never_came(life: Life, remedy: str) -> str:
+    """Return a sentence that a strategy never came to retrain, to be put behind another; nothing, if it did."""
+    if life.retrains:
+        return ""
+    return f" That never came while rows were answered, so it is `never` by another name: {remedy}."
 
 
 def page(found: Backtest) -> Page:

@@ -108,17 +108,12 @@ def _follows(fault: Any, wrong: Sequence[Any]) -> bool:
 
 
 _BOUNDS: Final = {
-    "greater_than": ("small", "above"),
-    "greater_than_equal": ("small", "of at least"),
-    "less_than": ("large", "below"),
-    "less_than_equal": ("large", "of at most"),
+    "greater_than": ("small", "above", "gt"),
+    "greater_than_equal": ("small", "of at least", "ge"),
+    "less_than": ("large", "below", "lt"),
+    "less_than_equal": ("large", "of at most", "le"),
 }
-_LIMITS: Final = {
-    "greater_than": "gt",
-    "greater_than_equal": "ge",
-    "less_than": "lt",
-    "less_than_equal": "le",
-}
+"""Of a fault's type: what the value is too much of, what to write in words, and where the bound is."""
 
 
 def _as_list(value: Any) -> str:
@@ -152,8 +147,8 @@ def _sentence(fault: Any) -> str:
         case "float_type" | "float_parsing" | "finite_number":
             return f"{value} is no number: write one"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as kind:
-            word, bound = _BOUNDS[kind]
-            return f"{value} is too {word}: write a number {bound} {context[_LIMITS[kind]]:g}"
+            word, bound, name = _BOUNDS[kind]
+            return f"{value} is too {word}: write a number {bound} {context[name]:g}"
         case "too_short":
             return f"{value} has too few: write at least {context['min_length']}"
         case "too_long":

@@ -182,13 +182,13 @@ class ModelSpec(Spec):
                         (part, "slices", index),
                         f"{name!r} is of words, and a slice is of one value: name a feature of few values",
                     )
-        for name in self.monitoring.measures:
-            if name not in _NO_FEATURES and not self._has(name):
+        for name in [each for each in self.monitoring.measures if each not in _NO_FEATURES]:
+            if not self._has(name):
                 yield (
                     ("monitoring", "measures", name),
                     f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
                 )
-            elif name not in _NO_FEATURES and self._carried(name) in self.monitoring.measures.keys() - {name}:
+            elif self._carried(name) in self.monitoring.measures.keys() - {name}:
                 yield (
                     ("monitoring", "measures", name),
                     f"{name!r} and {self._carried(name)!r} are one feature: drop one of them",

@@ -3,7 +3,7 @@
 An alert that is over is told as resolved, under the occasion that it was opened with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,7 +12,8 @@ from trimtab_core.detection import Judged
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.flow import FlowFault
 from trimtab_core.quality import Fault
-from trimtab_core.watched import Blind
+from trimtab_core.specs import Model
+from trimtab_core.watched import Blind, Breach, Reading
 from trimtab_core.windows import Window
 
 from trimtab_monitoring.usecases.entities import Alert, News, Severity
@@ -46,6 +47,14 @@ def drift_over(
     return told
 
 
+def of_rules(
+    model: Model, before: Mapping[str, Breach], readings: Sequence[Reading], at_ms: int, now_ms: int
+) -> tuple[Mapping[str, Breach], list[News]]:
+    """Return which limits of a model's rules are broken after a window that ended at `at_ms`, and the news of it."""
+    breaches, told = alertrules.take(model.spec.rules, before, readings, at_ms)
+    return breaches, [of_rule(model.name, each, now_ms) for each in told]
+
+
 def of_rule(model: str, told: alertrules.Told, now_ms: int) -> Alert:
     """Return the alert about a limit on a metric that is broken, or kept again."""
     occasion = f"{model}/rule/{told.place}"
@@ -69,8 +78,7 @@ def bad_data(
             if fault.version == version
             else (f"no more looked at for version {fault.version}: version {version} answers now")
         )
-        over = _fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)
-        told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+        told.append(resolved(_fault_alert(model, fault, f"{fault.feature} is {why}.", now_ms)))
     return told
 
 
@@ -83,8 +91,7 @@ def blind(model: str, before: Blind | None, after: Blind | None, version: int, n
             if before.version == version
             else f"has gone: version {version} answers now"
         )
-        over = _blind_alert(model, before, f"Version {before.version} {why}.", now_ms)
-        told.append(replace(over, id=f"{over.id}/resolved", resolved=True))
+        told.append(resolved(_blind_alert(model, before, f"Version {before.version} {why}.", now_ms)))
     if after is not None:
         told.append(_blind_alert(model, after, after.sentence, now_ms))
     return told
@@ -109,5 +116,9 @@ def drift(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
 
 def over(episode: str, model: str, sentence: str, at_ms: int) -> Alert:
     """Return the news that an episode of drift is over."""
-    fired = drift(episode, model, sentence, at_ms)
-    return replace(fired, id=f"{fired.id}/resolved", resolved=True)
+    return resolved(drift(episode, model, sentence, at_ms))
+
+
+def resolved(alert: Alert) -> Alert:
+    """Return the news that what an alert is about is over; its sentence says so already."""
+    return replace(alert, id=f"{alert.id}/resolved", resolved=True)

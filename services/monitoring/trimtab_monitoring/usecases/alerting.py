@@ -69,7 +69,7 @@ class AlertStore(Protocol):
         ...
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try."""
+        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
         ...
 
     async def settle(self, over: Delivery, due_ms: int) -> None:

@@ -79,7 +79,6 @@ class Calibrations:
         self._wake = wake
         self._most_bytes = most_bytes
         self._held: OrderedDict[tuple[str, int, str], _Held] = OrderedDict()
-        self._bytes = 0
         self._wanted: dict[Wanted, None] = {}
         self._overwhelmed: Counter[Wanted] = Counter()
         self._more = asyncio.Event()
@@ -116,10 +115,10 @@ class Calibrations:
         """Keep a calibration at hand, and let go of those that were used least recently until the budget is kept."""
         size = round(_IN_MEMORY * len(msgspec.json.encode(found)))
         self._held[place] = _Held(found, features, size)
-        self._bytes += size
-        while self._bytes > self._most_bytes and len(self._held) > 1:
+        taken = sum(each.size for each in self._held.values())
+        while taken > self._most_bytes and len(self._held) > 1:
             _, gone = self._held.popitem(last=False)
-            self._bytes -= gone.size
+            taken -= gone.size
 
     async def found(
         self, model: str, version: int, settings: Settings

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from trimtab_core import ahead, alertrules
+from trimtab_core import ahead
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_core.watched import Ahead, Row, Series, Watch
@@ -136,13 +136,11 @@ class Estimating:
             asked = [_asked(model.name, window, each) for each in chosen]
             await unit.put_wanted(asked)
             await unit.tell(asked)
-        breaches, told = alertrules.take(
-            model.spec.rules,
-            watch.breaches,
-            [reading] if settings.judges(window) else (),
-            window.rows[-1].at_ms,
+        judged = [reading] if settings.judges(window) else []
+        breaches, told = alarms.of_rules(
+            model, watch.breaches, judged, window.rows[-1].at_ms, self._clock.now_ms()
         )
-        await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
+        await unit.tell(told)
         return replace(watch, breaches=breaches)
 
 

@@ -16,6 +16,7 @@ from trimtab_core.specs import FairnessGateSpec, Model, ModelSpec
 from trimtab_core.watched import Published, Reading, Row
 from trimtab_core.windows import PerformanceWindow
 
+from trimtab_monitoring.usecases import alarms
 from trimtab_monitoring.usecases.entities import Alert, LabelStream, News, group_stream
 from trimtab_monitoring.usecases.ports import Unit
 
@@ -198,8 +199,7 @@ def _over(
 ) -> list[News]:
     if before.since_ms is None or after.since_ms == before.since_ms:
         return []
-    fired = _alert(model, name, before, sentence, now_ms)
-    return [replace(fired, id=f"{fired.id}/resolved", resolved=True)]
+    return [alarms.resolved(_alert(model, name, before, sentence, now_ms))]
 
 
 def _alert(model: str, name: str, state: FairState, sentence: str, now_ms: int) -> Alert:

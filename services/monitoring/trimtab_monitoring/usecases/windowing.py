@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import accepted, ahead, alertrules, detection, promised, quality, slicing, windows
+from trimtab_core import accepted, ahead, detection, promised, quality, slicing, windows
 from trimtab_core.accepted import Word
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.detection import Judged
@@ -68,13 +68,11 @@ class Windowing:
             await unit.keep_readings(window.kind, [reading for reading in readings if not reading.slice])
         if (published := slicing.told(window, readings, model.spec)) is not None:
             await unit.leave_open(published, next_ms=revising.next_look(published, model.spec))
-        breaches, told = alertrules.take(
-            model.spec.rules,
-            watch.breaches,
-            readings if settings.judges(window) else (),
-            window.rows[-1].at_ms,
+        of_all = readings if settings.judges(window) else []
+        breaches, told = alarms.of_rules(
+            model, watch.breaches, of_all, window.rows[-1].at_ms, self._clock.now_ms()
         )
-        await unit.tell([alarms.of_rule(model.name, each, self._clock.now_ms()) for each in told])
+        await unit.tell(told)
         await self._open(unit, model, judged, calibration, features, fault)
         await unit.tell(alarms.drift_over(model.name, judged, watch.episodes, self._clock.now_ms()))
         severities = detection.severities(judged, calibration)
@@ -101,10 +99,11 @@ class Windowing:
     async def _seen(self, unit: Unit, model: Model, watch: Watch, window: Window, held: Held) -> Watch:
         """Return the watch with the version of a window, if that is not watched, and tell what has changed of that."""
         before, version = watch.blind, window.version
-        after = before if before is not None and before.version == version else None
         if not isinstance(held, Uncalibrated):
             after = None
-        elif after is None:
+        elif before is not None and before.version == version:
+            after = before
+        else:
             after = Blind(version, window.rows[0].at_ms, promised.unwatched(version, held))
         if after == before:
             return watch
