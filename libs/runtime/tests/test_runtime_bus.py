@@ -1,6 +1,7 @@
 """What becomes of records: effects, retries and dead letters, on a real Kafka and PostgreSQL."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -9,11 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import Alert
 from trimtab_contracts.topics import Topic
 from trimtab_runtime import bus, outbox, records
-from trimtab_runtime.admin import ensure_topics
+from trimtab_runtime.admin import administering, ensure_topics
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Record
@@ -58,13 +61,22 @@ async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
                 await task
 
 
-async def dead_letters(servers: str, topic: str) -> list[Any]:
+async def taking(servers: str, most: int) -> str:
+    """Make a topic of one partition that takes records of `most` bytes, and return its name."""
+    name = f"small-{uuid.uuid4().hex[:8]}"
+    async with administering(servers) as admin:
+        await admin.create_topics([NewTopic(name, 1, 1, topic_configs={"max.message.bytes": str(most)})])
+    return name
+
+
+async def dead_letters(servers: str, topic: str, on: str = topics.DEADLETTER.name) -> list[Any]:
+    """Return those of the records of `topic`."""
     found: list[Any] = []
 
     async def hear(_: str, __: int, batch: Any) -> None:
         found.extend(topics.DEADLETTER.decode(record.value) for record in batch)
 
-    follower = Follower(servers, [topics.DEADLETTER.name], hear)
+    follower = Follower(servers, [on], hear)
     async with running(follower.run()):
         await asyncio.wait_for(follower.caught_up(), 60)
     return [letter for letter in found if letter.topic == topic]
@@ -164,23 +176,24 @@ async def test_a_partition_that_waits_holds_up_no_other(kafka_servers: str) -> N
     await producer.stop()
 
 
-@pytest.mark.usefixtures("in_haste")
-@pytest.mark.parametrize("kept", [topics.MOST_ROW_BYTES, 4 * topics.MOST_ROW_BYTES])
 async def test_the_dead_letter_of_a_huge_record_is_cut_until_the_broker_takes_it(
-    kafka_servers: str, topic: Topic[Alert], monkeypatch: pytest.MonkeyPatch, kept: int
+    kafka_servers: str, topic: Topic[Alert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus, "MOST_ROW_BYTES", kept)
+    small = await taking(kafka_servers, 100_000)
+    monkeypatch.setattr(bus, "DEADLETTER", replace(topics.DEADLETTER, name=small))
     heard: list[str] = []
 
     async def handler(alert: Alert, _: Record[Alert]) -> None:
         heard.append(alert.sentence)
 
-    await send(kafka_servers, topic, b"x" * 7_000_000, "next")
+    huge = os.urandom(3_000_000)
+    await send(kafka_servers, topic, huge, b"{rubbish", "next")
     async with running(listen(kafka_servers, topic, handler)):
         await eventually(lambda: _true(heard == ["next"]), what="the record after the huge one")
 
-    (letter,) = await dead_letters(kafka_servers, topic.name)
-    assert letter.payload == b"x" * 4_194_304
+    first, second = await dead_letters(kafka_servers, topic.name, small)
+    assert (first.payload, second.payload) == (huge[:65_536], b"{rubbish")
+    assert first.reasons[1].message == "only the first 65,536 of the 3,000,000 bytes of its payload are kept"
 
 
 async def test_offsets_follow_effects(kafka_servers: str, topic: Topic[Alert]) -> None:
@@ -276,6 +289,56 @@ async def test_news_leave_in_order_and_only_with_their_change(
     await producer.stop()
 
     assert heard == [f"kept {number}" for number in range(20)]
+
+
+async def test_news_too_large_for_kafka_are_set_aside_and_told_and_the_others_go_on_in_order(
+    kafka_servers: str, postgres_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ensure_topics(kafka_servers, [topics.METRICS_QUALITY])
+    name, schema = await taking(kafka_servers, 100_000), f"s{uuid.uuid4().hex[:8]}"
+    heard, told = [], []
+    large = os.urandom(150_000)
+
+    async def hear(of: str, _: int, batch: Any) -> None:
+        if of == name:
+            heard.extend(record.value for record in batch)
+        else:
+            told.extend(topics.METRICS_QUALITY.decode(record.value) for record in batch)
+
+    async def left() -> list[Any]:
+        rows = await pool.fetch("SELECT value, refused FROM outbox ORDER BY sequence")
+        return rows if len(rows) == 1 and told else []
+
+    async with (
+        asyncpg.create_pool(
+            postgres_dsn, server_settings={"search_path": schema}, min_size=1, max_size=2
+        ) as pool,
+        bus.open_producer(kafka_servers) as producer,
+        running(Follower(kafka_servers, [name, topics.METRICS_QUALITY.name], hear).run()),
+    ):
+        await pool.execute(f"CREATE SCHEMA {schema}; {outbox.TABLES}")
+        async with pool.acquire() as connection, connection.transaction():
+            values = [b"a", b"b", large, b"c", large[:90_000], b"d"]
+            await outbox.put(connection, [records.Outgoing(name, b"k", value) for value in values])
+        async with running(outbox.relay(pool, producer, schema=schema)):
+            [row] = await eventually(left, what="the one that is set aside, and the news of it")
+            assert (row["value"], row["refused"]) == (large, f"{name} takes no record of 150000 bytes")
+            assert (
+                f"{schema}.outbox: the record of sequence 3 is set aside, for {row['refused']}" in caplog.text
+            )
+            assert [(metric.model, metric.name, metric.value) for metric in told] == [
+                (f"{schema}.outbox", "set_aside", 1)
+            ]
+            await eventually(
+                lambda: _true(heard == [b"a", b"b", b"c", large[:90_000], b"d"]), what="the others"
+            )
+
+            async with administering(kafka_servers) as admin:
+                await admin.alter_configs(
+                    [ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": "200000"})]
+                )
+            await pool.execute("UPDATE outbox SET refused = NULL")
+            await eventually(lambda: _true(heard[5:] == [large]), what="what the topic takes by now")
 
 
 async def _true(value: bool) -> bool:

@@ -5,12 +5,15 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason
+from trimtab_contracts.topics import DEADLETTER
 from trimtab_runtime import bus, pipeline, transactions
 from trimtab_runtime.errors import Unavailable
 from trimtab_runtime.pipeline import Broken, Pipeline, Worker, read_partition
@@ -191,6 +194,54 @@ async def test_a_record_too_large_for_kafka_holds_up_only_its_partition_and_is_t
     monkeypatch.setattr(pipeline, "_TOO_LARGE_AGAIN_S", 0.1)
     async with running(topics.pipeline(good, stuck, make_worker=make_worker)):
         await topics.arrives("b", "c", "small")
+
+
+async def test_what_is_too_large_together_goes_in_smaller_batches_and_dead_letters_are_cut(
+    topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one transaction of one worker, which goes on after it."""
+    config = {"max.message.bytes": "20000"}
+    source, small = (
+        await topics.create(f"in-{topics.name}"),
+        await topics.create(f"small-{topics.name}", **config),
+    )
+    letters = await topics.create(f"letters-{topics.name}", **config)
+    monkeypatch.setattr(bus, "DEADLETTER", replace(DEADLETTER, name=letters))
+    made: list[TopicPartition] = []
+    large = os.urandom(100_000).hex()
+
+    def work(batch: Sequence[Any]) -> list[Outgoing]:
+        reason = Reason(code="late", message="it came late")
+        return [
+            each
+            for record in batch
+            for each in (
+                bus.dead_letter(record, service="test", source="trips", reasons=[reason]),
+                *(Outgoing(small, None, record.value[:1_000], partition=0) for _ in range(40)),
+            )
+        ]
+
+    def make_worker(place: TopicPartition) -> Passing:
+        made.append(place)
+        return Passing(small, work)
+
+    async def told() -> list[DeadLetter]:
+        found = [DEADLETTER.decode(each.encode()) for each in await topics.read(letters)]
+        return found if len(found) == 2 else []
+
+    await topics.send(source, large)
+    async with running(topics.pipeline(source, make_worker=make_worker)):
+        await topics.send(source, "next")
+        first, last = await eventually(told, what="both letters")
+
+    assert (first.payload, last.payload) == (large[:8_192].encode(), b"next")
+    assert [each.message for each in first.reasons] == [
+        "it came late",
+        "only the first 128 of the 200,000 bytes of its key are kept",
+        "only the first 8,192 of the 200,000 bytes of its payload are kept",
+    ]
+    assert await topics.read(small) == [large[:1_000]] * 40 + ["next"] * 40
+    assert len(made) == 1
 
 
 async def test_topics_that_change_while_records_flow_lose_and_repeat_nothing(topics: Topics) -> None:

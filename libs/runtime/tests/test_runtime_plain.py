@@ -180,6 +180,15 @@ def test_a_dead_letter_fits_a_record_whatever_it_is_of_and_says_what_was_cut(man
     assert raw.value.startswith(letter.payload)
     assert raw.key.startswith(letter.key)
 
+    for most in bus.SMALLER:
+        record = bus.cut(record, most)
+    letter = topics.DEADLETTER.decode(record.value or b"")
+    *_, payload, key = letter.reasons
+    assert payload.message == "only the first 8,192 of the 7,000,000 bytes of its payload are kept"
+    assert key.message == "only the first 128 of the 3,000,000 bytes of its key are kept"
+    assert record.key == letter.key.decode(errors="replace").encode() == dict(record.headers)["ce_subject"]
+    assert len(letter.reasons) == many + 2
+
 
 async def test_what_is_being_closed_is_closed_whole_however_often_it_is_cancelled() -> None:
     may_end, closed = asyncio.Event(), asyncio.Event()

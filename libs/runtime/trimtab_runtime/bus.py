@@ -18,21 +18,25 @@ from typing import Any, Generic, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from google.protobuf.message import Message
+from msgspec import structs
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, Reason
-from trimtab_contracts.topics import DEADLETTER, MOST_BYTES, MOST_ROW_BYTES, Topic, Undecodable
+from trimtab_contracts.topics import DEADLETTER, MOST_ROW_BYTES, Topic, Undecodable
 
-from trimtab_runtime import records, telemetry
+from trimtab_runtime import producing, records, telemetry
 from trimtab_runtime.clock import to_timestamp
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.lifecycle import finish
 from trimtab_runtime.records import Outgoing, Record
-from trimtab_runtime.starting import member, naming_no_brokers, started
+from trimtab_runtime.starting import member, started
 
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
 
 CUT = "cut"
 """The code of the reason by which a dead letter says that it is not whole."""
+SMALLER = (524_288, 65_536, 8_192)
+"""How many bytes of its payload a dead letter keeps, where Kafka refuses what our topics are made to take."""
+_LEAST_TOLD = 4_096
 ATTEMPTS = 5
 _BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 
@@ -62,25 +66,10 @@ def each(topic: Topic[M], handler: Callable[[M, Record[M]], Awaitable[None]]) ->
 
 async def start_producer(servers: str, *, linger_ms: int = 2) -> AIOKafkaProducer:
     """Return a started idempotent producer: what it has acknowledged is written once."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=servers,
-        enable_idempotence=True,
-        acks="all",
-        linger_ms=linger_ms,
-        max_batch_size=131_072,
-        max_request_size=MOST_BYTES,
-        compression_type="lz4",
-        retry_backoff_ms=20,
-    )
     try:
-        with naming_no_brokers():
-            await producer.start()
-    except BaseException as error:
-        await finish(producer.stop())
-        if not isinstance(error, KafkaError):
-            raise
+        return await producing.start(servers, linger_ms=linger_ms, max_batch_size=131_072)
+    except KafkaError as error:
         raise Unavailable(f"no Kafka answers at {servers}: {error}") from error
-    return producer
 
 
 @asynccontextmanager
@@ -204,16 +193,18 @@ async def _handle(
 async def bury(producer: AIOKafkaProducer, service: str, raw: Any, code: str, message: str) -> None:
     """Make a dead letter of a raw record, with one reason, and wait until Kafka has it, however long that takes."""
     log.error("dead letter %s/%d/%d: %s", raw.topic, raw.partition, raw.offset, message)
-    reasons, most = [Reason(code=code, message=message)], MOST_ROW_BYTES
+    reasons = [Reason(code=code, message=message)]
+    letter = dead_letter(raw, service=service, source=raw.topic, reasons=reasons)
+    smaller = list(SMALLER)
     while True:
-        letter = dead_letter(raw, service=service, source=raw.topic, reasons=reasons, most=most)
         try:
             return await records.send_all(producer, [letter])
         except KafkaError as error:
-            if isinstance(error, MessageSizeTooLargeError):
-                most //= 2  # this broker takes less than our topics are made to
             log.warning("dead letter %s/%d/%d waits: %r", raw.topic, raw.partition, raw.offset, error)
-            await asyncio.sleep(_BACKOFF_S[-1])
+            if isinstance(error, MessageSizeTooLargeError) and smaller:
+                letter = cut(letter, smaller.pop(0))
+            else:
+                await asyncio.sleep(_BACKOFF_S[-1])
 
 
 def dead_letter(
@@ -223,7 +214,6 @@ def dead_letter(
     source: str,
     reasons: Sequence[Reason],
     offset: int | None = None,
-    most: int = MOST_ROW_BYTES,
 ) -> Outgoing:
     """Return the dead letter of a raw aiokafka record; its id is the record's place, so a second one is the same.
 
@@ -244,7 +234,7 @@ def dead_letter(
         row_id=records.given_id(dict(raw.headers)),
         content_type=records.content_type(raw),
     )
-    fitting(letter, most)
+    fitting(letter)
     return records.outgoing(
         DEADLETTER,
         letter,
@@ -255,18 +245,33 @@ def dead_letter(
     )
 
 
+def cut(record: Outgoing, most: int) -> Outgoing:
+    """Return a record that Kafka refused as too large, cut as `fitting` does if it is a dead letter, and else as it is."""
+    if record.topic != DEADLETTER.name or record.value is None:
+        return record
+    letter = DEADLETTER.decode(record.value)
+    whole = letter.key
+    fitting(letter, most)
+    if letter.key == whole:
+        return structs.replace(record, value=DEADLETTER.encode(letter))
+    key = letter.key.decode(errors="replace").encode()
+    headers = [(name, key if name == "ce_subject" else value) for name, value in record.headers]
+    return structs.replace(record, key=key, value=DEADLETTER.encode(letter), headers=headers)
+
+
 def fitting(letter: DeadLetter, most: int = MOST_ROW_BYTES) -> DeadLetter:
     """Cut what of a letter is too large for a record, and return it: of the payload `most` bytes stay.
 
     Of the key so much stays that it fits three times, twice as text, and of the reasons so much that JSON may need six
     bytes for each. A reason of the code `cut` says of payload and key how large they were.
     """
-    most_key, most_told = most // 64, most // 16
+    most_key, most_told = most // 64, max(most // 16, _LEAST_TOLD)
     if letter.ByteSize() <= most_key:
         return letter
-    if sum(reason.ByteSize() for reason in letter.reasons) > most_told:
-        characters = most_told // (12 * len(letter.reasons))  # of up to four bytes, in each of three texts
-        for reason in letter.reasons:
+    told = [reason for reason in letter.reasons if reason.code != CUT]
+    if sum(reason.ByteSize() for reason in told) > most_told:
+        characters = most_told // (12 * len(told))  # of up to four bytes, in each of three texts
+        for reason in told:
             reason.field, reason.value, reason.message = (
                 text if len(text) <= characters else f"{text[:characters]}… ({len(text):,} characters)"
                 for text in (reason.field, reason.value, reason.message)
@@ -275,8 +280,9 @@ def fitting(letter: DeadLetter, most: int = MOST_ROW_BYTES) -> DeadLetter:
         whole: bytes = getattr(letter, name)
         if len(whole) > kept:
             setattr(letter, name, whole[:kept])
-            letter.reasons.add(
-                code=CUT,
-                message=f"only the first {kept:,} of the {len(whole):,} bytes of its {name} are kept",
+            before = next((each for each in letter.reasons if (each.code, each.field) == (CUT, name)), None)
+            reason = before or letter.reasons.add(code=CUT, field=name, value=str(len(whole)))
+            reason.message = (
+                f"only the first {kept:,} of the {int(reason.value):,} bytes of its {name} are kept"
             )
     return letter
