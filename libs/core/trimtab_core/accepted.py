@@ -8,7 +8,6 @@ how they were batched; another version, or another level, is tested from the beg
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Final, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from trimtab_core.baseline import Settings
 from trimtab_core.guardrails import BETS
 from trimtab_core.losses import aggregate, as_loss
+from trimtab_core.naming import id_of
 from trimtab_core.specs import LEAST_WINDOW, Model, ModelSpec
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Accept, Acceptance, Bet, Drift, Reading, Row
@@ -235,8 +235,7 @@ class _Taken:
         state = self.state
         best = max(state.bets)
         rows = state.rows - best.rows
-        named = "\0".join((self._model, str(state.version), "accepted", str(at_ms)))
-        episode = sha256(named.encode()).hexdigest()[:32]
+        episode = id_of(self._model, state.version, "accepted", at_ms)
         self._words.append(
             Word(
                 "exceeded", state.version, at_ms, best.from_ms, at_ms, rows, (state.total - best.total) / rows,

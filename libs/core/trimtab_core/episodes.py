@@ -6,11 +6,11 @@ been reached or another version is live; its id depends on nothing but what it i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Literal
 
 from trimtab_core.calibration import Rule, WindowVerdict
 from trimtab_core.concept import ChangeState
+from trimtab_core.naming import id_of
 
 DriftKind = Literal["data", "prediction", "performance", "concept"]
 
@@ -51,7 +51,7 @@ class DriftAlarm:
 
 def episode_id(model: str, version: str, kind: DriftKind, opened_at: float) -> str:
     """Return the id of the episode that opened with the window that began at `opened_at`, to the millisecond."""
-    return sha256("\0".join((model, version, kind, f"{opened_at:.3f}")).encode()).hexdigest()[:32]
+    return id_of(model, version, kind, f"{opened_at:.3f}")
 
 
 def step(

@@ -6,10 +6,10 @@ of its own, so that a replay comes to the same ones and none is told twice.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Literal
 
 from trimtab_core.accepted import Word
+from trimtab_core.naming import id_of
 from trimtab_core.schedules import instants
 from trimtab_core.specs import Model
 from trimtab_core.timestamps import iso
@@ -93,4 +93,4 @@ def among(windows: Sequence[Window], occasions: Sequence[Due | Word]) -> Iterato
 
 
 def _id(model: Model, trigger: Literal["schedule", "new_rows"], *occasion: int) -> str:
-    return sha256("\0".join([model.name, trigger, *map(str, occasion)]).encode()).hexdigest()[:32]
+    return id_of(model.name, trigger, *occasion)

@@ -7,10 +7,10 @@ command later would have to wait for. All times are seconds of event time.
 """
 
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Literal, Self, get_args
 
 from trimtab_core.episodes import DriftKind
+from trimtab_core.naming import id_of
 from trimtab_core.specs import RetrainSpec
 
 DueKind = Literal["schedule", "new_rows"]
@@ -141,7 +141,7 @@ class Decision:
 
 def command_id(episode: str, attempt: int) -> str:
     """Return the id of the `attempt`-th command, counted from 1, for an episode."""
-    return sha256(f"{episode}\0{attempt}".encode()).hexdigest()[:32]
+    return id_of(episode, attempt)
 
 
 def decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Decision:

@@ -5,6 +5,7 @@ What cannot be promised, or could not be done, is said as plainly.
 
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.durations import Span
+from trimtab_core.naming import listed
 
 
 def promised(version: int, found: Calibration | Uncalibrated | None, settings: Settings) -> list[str]:
@@ -23,7 +24,7 @@ def promised(version: int, found: Calibration | Uncalibrated | None, settings: S
     levels = {"data": found.data, "prediction": found.prediction, "performance": found.performance}
     if small := [kind for kind, level in levels.items() if level is not None and level.small]:
         said.append(
-            f"The reference of version {version} is too small for {windows}: {_listed(small)} drift is judged cautiously, so "
+            f"The reference of version {version} is too small for {windows}: {listed(small)} drift is judged cautiously, so "
             "that what is slight is told late or never. Train it on more rows, or shorten monitoring.window."
         )
     return [*said, *(f"Of version {version}: {note}" for note in found.notes)]
@@ -32,7 +33,3 @@ def promised(version: int, found: Calibration | Uncalibrated | None, settings: S
 def unwatched(version: int, found: Uncalibrated) -> str:
     """Return in a sentence that the windows of a version are not judged, and why."""
     return f"Version {version} is not watched, for nothing is known of what is usual for it: {found.why}."
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -31,6 +31,9 @@ GROWN = {**AVRO, "fields": [{"name": "note", "type": ["null", "string"]}, *FIELD
 PROTO = 'syntax = "proto3"; message Trip { string id = 1; int64 at = 2; double x = 3; }'
 
 
+FIELDS_OF_EVENT = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
+
+
 class Registry:
     """A schema registry that is asked by id, and may be away."""
 
@@ -56,8 +59,7 @@ class Source:
     """A source of some format, with the worker of a partition."""
 
     def __init__(self, format: Any, registry: Any = None, **spec: Any) -> None:
-        fields = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
-        self.spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": fields, **spec}
+        self.spec = {"key": "id", "event_time": "at", "lateness": "1m", "fields": FIELDS_OF_EVENT, **spec}
         self.book = SpecBook()
         self.generation = 0
         self.apply(format)
@@ -217,6 +219,25 @@ async def test_a_row_that_is_too_large_as_json_for_a_record_is_a_dead_letter() -
     assert (code, len(events(outputs))) == ("malformed_record", 1)
     assert "bytes as JSON and a row may have 4194304: send a reference to what is large" in said
     assert letters(outputs)[0].payload == value
+
+
+@pytest.mark.parametrize("format", ["json", {"type": "avro", "schema": json.dumps(AVRO)}])
+async def test_a_row_in_json_that_is_too_large_for_a_record_is_a_dead_letter_wherever_it_comes_from(
+    format: Any,
+) -> None:
+    most = json.dumps({**EVENT, "note": ""}).encode()
+    value = most.replace(b'""', b'"' + b"x" * (topics.MOST_ROW_BYTES - len(most)) + b'"')
+    larger = value.replace(b"xx", b"xxx", 1)
+    source = Source(format, fields={**FIELDS_OF_EVENT, "note": {"type": "string", "nullable": True}})
+
+    outputs = await source.send(*(raw(each, headers=[IS_JSON]) for each in (larger, value)))
+
+    [letter] = letters(outputs)
+    assert [(reason.code, reason.field) for reason in letter.reasons[:1]] == [("malformed_record", "")]
+    assert letter.reasons[0].message == (
+        f"the record {larger[:60]!r}… has 4194305 bytes as JSON and a row may have 4194304: send a reference to what is large"
+    )
+    assert [len(each["note"]) for each in events(outputs)] == [value.count(b"x") - 1]
 
 
 async def test_bare_bytes_of_another_schema_are_a_dead_letter_too() -> None:

@@ -47,7 +47,9 @@ class _Refused(ValueError):
 
 def read_json(rows: Sequence[Any]) -> Read:
     """Read records of which all are JSON."""
-    return Read([record.value or b"" for record in rows], {})
+    payloads = [record.value or b"" for record in rows]
+    large = [at for at, payload in enumerate(payloads) if len(payload) > MOST_ROW_BYTES]
+    return Read(payloads, {at: _too_large(payloads[at]) for at in large})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,21 +176,21 @@ def _read(decode: Callable[[bytes], bytes], rows: Sequence[Any]) -> Read:
     payloads, unreadable = [], {}
     for at, record in enumerate(rows):
         value = record.value or b""
-        if not records.is_json(record):
-            try:
-                value = _fitting(decode(value))
-            except _Refused as error:
-                unreadable[at] = _reason(error.code, value, str(error))
-        payloads.append(value)
+        try:
+            payload = value if records.is_json(record) else decode(value)
+        except _Refused as error:
+            payload, unreadable[at] = value, _reason(error.code, value, str(error))
+        if len(payload) > MOST_ROW_BYTES and at not in unreadable:
+            # It may be many times larger as JSON than as what was sent.
+            payload, unreadable[at] = value, _too_large(value, len(payload))
+        payloads.append(payload)
     return Read(payloads, unreadable)
 
 
-def _fitting(row: bytes) -> bytes:
-    """Return a row that a record can hold; one may be many times larger as JSON than as what was sent."""
-    if len(row) > MOST_ROW_BYTES:
-        said = f"has {len(row)} bytes as JSON and a row may have {MOST_ROW_BYTES}"
-        raise _Refused(ReasonCode.MALFORMED_RECORD, f"{said}: send a reference to what is large")
-    return row
+def _too_large(value: bytes, size: int | None = None) -> Reason:
+    """Return why a record is refused whose row has more bytes as JSON than a record can hold of it."""
+    said = f"has {size or len(value)} bytes as JSON and a row may have {MOST_ROW_BYTES}"
+    return _reason(ReasonCode.MALFORMED_RECORD, value, f"{said}: send a reference to what is large")
 
 
 def _reason(code: ReasonCode, value: bytes, said: str) -> Reason:

@@ -8,10 +8,10 @@ a person's act, so neither cooldown nor budget holds it up, and it spends neithe
 
 import asyncio
 import logging
-from hashlib import sha256
 
 from aiokafka.errors import KafkaError
 from trimtab_core import recipes
+from trimtab_core.naming import id_of
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Rejected, Unavailable
 from trimtab_runtime.specbook import SpecBook
@@ -83,7 +83,7 @@ class Changes:
         if not model.spec.retrain.on_change:
             log.info("%s of %s: retrain.on_change is false", what, model.name)
             return
-        episode = sha256("\0".join([model.name, "change", str(live), recipe]).encode()).hexdigest()[:32]
+        episode = id_of(model.name, "change", live, recipe)
         if await self._store.get(run_of(episode)) is not None:
             return
         reason = f"Since version {live} of {model.name} was trained, {_SAID[what]}."

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from trimtab_core import specs
 from trimtab_core.features import tables_named, views_named
+from trimtab_core.naming import listed
 from trimtab_core.specs import Model
 
 from trimtab_trainer.usecases.entities import Compared, Job, Recipe, Reproduction
@@ -62,16 +63,16 @@ def compared(run: Recorded, now: Mapping[str, str], again: Recorded | None, faul
     rows = [*_inputs(run, now, again), *(_outcomes(run, again) if again else ())]
     if again is None:
         changed = [row.what for row in rows if not row.same]
-        because = f"; {_listed(changed)} is not what it was" if changed else ""
+        because = f"; {listed(changed)} is not what it was" if changed else ""
         return Reproduction(tuple(rows), f"It cannot be made again: {fault}{because}.")
     found = Reproduction(tuple(rows), "")
     differs = [row.what for row in rows if not row.outcome and not row.same]
     if found.identical:
-        other = f", although {_listed(differs)} differs" if differs else ""
+        other = f", although {listed(differs)} differs" if differs else ""
         return replace(found, sentence=f"It came out the same, to the bit{other}.")
-    out = _listed([row.what for row in rows if row.outcome and not row.same])
+    out = listed([row.what for row in rows if row.outcome and not row.same])
     because = (
-        f"{_listed(differs)} differs"
+        f"{listed(differs)} differs"
         if differs
         else "nothing that is recorded of what went in does: the code draws on chance, time or order by itself"
     )
@@ -94,10 +95,6 @@ def _outcomes(run: Recorded, again: Recorded) -> Iterator[Compared]:
     left, right = run.outcomes(), again.outcomes()
     for name in dict.fromkeys([*left, *right]):
         yield Compared(name, left.get(name, GONE), right.get(name, GONE), outcome=True)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if names[:-1] else "") + "".join(names[-1:])
 
 
 def _digest(resource: specs.AnyResource) -> str:
