@@ -20,7 +20,7 @@ PACKAGES = {
     path.parent.name: path.parent / f"trimtab_{path.parent.name}"
     for path in ROOT.glob("services/*/pyproject.toml")
 }
-BY_THE_RUNTIME = {topics.SPECS.name, topics.DEADLETTER.name}
+BY_THE_RUNTIME = {topics.SPECS.name, topics.DEADLETTER.name, topics.METRICS_QUALITY.name}
 MADE_BY_THE_REGISTRY = {topic.name for topic in topics.ALL if topic.is_family}
 
 

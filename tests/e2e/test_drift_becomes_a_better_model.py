@@ -60,8 +60,12 @@ async def test_drift_becomes_a_better_model(
             return await asyncio.to_thread(Path(won.drift.report).exists)
 
         await eventually(report_is_written, what="the report that the drift event names")
-        alerts = await world.trimtab.alerts(world.name)
-        assert won.drift.summary in {held.alert.sentence for held in alerts}
+
+        async def is_told() -> bool:
+            held = await world.trimtab.alerts(world.name)
+            return won.drift.summary in {each.alert.sentence for each in held}
+
+        await eventually(is_told, what="the alert of the drift")
         services = {span["service"] for span in spans(won.trace_id)}
         assert {"monitoring", "trainer", "registry", "serving"} <= services
 

@@ -146,9 +146,12 @@ async def _assert_one_champion(world: Any, number: int) -> None:
 
 
 async def _assert_nothing_lost_or_doubled(world: Any, caller: Caller) -> None:
-    loops = await world.trimtab.loops(world.name)
-    commands = [loop.command_id for loop in loops if loop.command_id]
-    assert len(commands) == len(set(commands)) == len(await world.trimtab.runs(world.name))
+    async def every_command_is_one_run() -> bool:
+        commands = [loop.command_id for loop in await world.trimtab.loops(world.name) if loop.command_id]
+        assert len(commands) == len(set(commands))
+        return len(commands) == len(await world.trimtab.runs(world.name))
+
+    await eventually(every_command_is_one_run, what="as many runs as commands")
 
     async def every_prediction_is_stored_once() -> bool:
         health = await world.trimtab.health(world.name)
@@ -165,8 +168,11 @@ async def _assert_every_event_is_folded_and_archived_once(world: Any, stack: Sta
     )
     async with rpc.channel(stack.address("feature_store")) as channel:
         store: Any = FeatureStoreStub(channel)
-        found = await store.GetOnlineFeatures(request)
-    assert sum(found.values) == 24 * world.per_hour
+
+        async def all_are_folded() -> bool:
+            return bool(sum((await store.GetOnlineFeatures(request)).values) == 24 * world.per_hour)
+
+        await eventually(all_are_folded, what="the events of a day in the online features")
 
     for source in (f"{world.name}-asks", f"{world.name}-truths"):
         await world.watermarks.wait("archive", source, world.now_ms)

@@ -1,5 +1,6 @@
 """Both clients against a real server of the protocol, which answers with what it was asked."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent import futures
 from typing import Any
@@ -105,9 +106,13 @@ async def test_a_stream_that_is_ended_while_it_sends_may_be_asked_again(trimtab:
         for _ in range(100):
             yield [{"a": 1}]
 
-    for _ in range(20):  # gRPC tells what it sees first: what the other side said, or that it takes no more
+    async def ask() -> (
+        None
+    ):  # gRPC tells what it sees first: what the other side said, or that it takes no more
         with pytest.raises((Overloaded, Unavailable)):
             await anext(trimtab.predict_stream("full", batches()))
+
+    await asyncio.gather(*[ask() for _ in range(20)])  # each waits long before it asks again
 
 
 def test_a_refusal_is_raised_as_what_it_is(predictor: Predictor) -> None:

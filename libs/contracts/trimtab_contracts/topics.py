@@ -226,9 +226,9 @@ METRICS_QUALITY = _messages(
     "metrics.quality",
     Metric,
     about="How good data is: how much comes, what was refused or cleaned, whether expectations hold, whether tables load, and "
-    "what of a live version's predictions is missing, impossible or new.",
-    key="source, table or model",
-    producers=("ingestion", "monitoring"),
+    "what of a live version's predictions is missing, impossible or new. And how many records an outbox has set aside.",
+    key="source, table, model or outbox",
+    producers=("ingestion", "monitoring", "registry", "trainer"),
     readers=(("analysts", SHARED), ("monitoring", SHARED)),
     retention_ms=30 * _DAY_MS,
 )

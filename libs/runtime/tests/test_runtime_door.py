@@ -112,7 +112,7 @@ async def full(store: Any, servicer: Servicer) -> list[Any]:
 async def test_calls_that_wait_hold_no_thread_of_those_that_do_not(store: Any) -> None:
     waiting = [store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model="slow")) for _ in range(5)]
 
-    answer = await store.GetOnlineFeatures(messages.GetOnlineFeaturesRequest(features=["a"]), timeout=10)
+    answer = await store.GetOnlineFeatures(messages.GetOnlineFeaturesRequest(features=["a"]), timeout=60)
 
     assert list(answer.names) == ["a"]
     for call in waiting:
@@ -122,11 +122,11 @@ async def test_calls_that_wait_hold_no_thread_of_those_that_do_not(store: Any) -
 async def test_a_stream_is_yielded_piece_by_piece_and_its_failure_told(store: Any) -> None:
     whole = [
         part.arrow
-        async for part in store.GetHistoricalFeatures(messages.GetHistoricalFeaturesRequest(), timeout=10)
+        async for part in store.GetHistoricalFeatures(messages.GetHistoricalFeaturesRequest(), timeout=60)
     ]
     assert whole == [b"\0", b"\1", b"\2"]
 
-    broken = store.GetHistoricalFeatures(messages.GetHistoricalFeaturesRequest(model="m"), timeout=10)
+    broken = store.GetHistoricalFeatures(messages.GetHistoricalFeaturesRequest(model="m"), timeout=60)
     assert [(await broken.read()).arrow for _ in range(3)] == whole
     with pytest.raises(grpc.RpcError, match="no more of it"):
         await broken.read()
@@ -172,7 +172,7 @@ async def test_a_stream_keeps_no_answer_that_it_has_sent(tmp_path: Path) -> None
 )
 async def test_what_a_coroutine_fails_with_is_told(store: Any, model: str, code: Any, said: str) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        await store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model=model), timeout=10)
+        await store.GetArchiveWatermark(messages.GetArchiveWatermarkRequest(model=model), timeout=60)
 
     assert failure.value.code() is code
     assert said in str(failure.value.details())
@@ -309,7 +309,7 @@ async def test_a_door_that_closes_lets_calls_end_and_cuts_off_those_that_do_not(
             FeatureStoreStub(channel),
             channel.stream_unary("/trimtab.features.v1.FeatureStore/GetOnlineFeatures"),
         )
-        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=5.0) as set_ready:
+        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=2.0) as set_ready:
             set_ready(True)
             held = ask(store, "hold")
             await asyncio.to_thread(slow.held.wait, 60)

@@ -20,6 +20,7 @@ from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import (
 )
 from trimtab_runtime import rpc, telemetry
 from trimtab_runtime.errors import NotFound, Rejected, TrimtabError, Unavailable
+from trimtab_stack import ports
 
 NAMES = ["trimtab.ingestion.v1.Ingestion"]
 
@@ -45,9 +46,7 @@ class Door(IngestionServicer):
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{ports.choose()}"
 
 
 def test_a_limit_is_what_is_asked_for_within_reason() -> None:

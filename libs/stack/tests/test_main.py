@@ -32,8 +32,9 @@ def test_a_wrong_argument_is_refused_with_what_is_right(
 
 SWALLOWED = """
 import os, signal, time
-from trimtab_stack.__main__ import _stop
-signal.signal(signal.SIGTERM, _stop)
+from trimtab_stack import __main__ as main
+main._HEARD_SECONDS = 0.2
+signal.signal(signal.SIGTERM, main._stop)
 try:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
@@ -42,7 +43,7 @@ except SystemExit:
 try:
     time.sleep(60)
 finally:
-    time.sleep(2.5)  # to stop takes its time, and is not broken off
+    time.sleep(1)  # to stop takes its time, and is not broken off
     print("stopped")
 """
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -42,6 +41,7 @@ from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
+from trimtab_stack import ports
 
 pytestmark = pytest.mark.real
 
@@ -211,9 +211,7 @@ class Process:
     """One feature store, and a client of it."""
 
     def __init__(self, world: World, name: str, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{ports.choose()}"
         self._environ = {
             **os.environ,  # noqa: TID251 - the environment of a child
             "TRIMTAB_KAFKA_SERVERS": world.servers,
@@ -281,7 +279,7 @@ class Process:
         return values, (statuses.reshape(shape) != GetOnlineFeaturesResponse.MISSING).any(axis=1).tolist()
 
     async def historical(
-        self, model: str, start_ms: int, end_ms: int, wait_until_ms: int = 0, timeout_s: float = 30
+        self, model: str, start_ms: int, end_ms: int, wait_until_ms: int = 0, timeout_s: float = 120
     ) -> tuple[HistoricalFeatures.Dataset, pa.Table]:
         request = GetHistoricalFeaturesRequest(
             model=model,
@@ -412,8 +410,8 @@ async def test_now_then_and_by_hand_agree_though_the_store_is_killed_and_started
 
         dataset, then = await store.historical(world.model, at, at + 1, wait_until_ms=END + 3 * HOUR)
         await world.reached(END + 3 * HOUR)
-        now, found = await store.online(world.view, at, [*ZONES, "77"])
-        city, _ = await store.online(world.city, at, [""])
+        now, found = await store.online(world.view, at, [*ZONES, "77"], until_ms=END + 3 * HOUR)
+        city, _ = await store.online(world.city, at, [""], until_ms=END + 3 * HOUR)
         again, _ = await store.historical(world.model, at, at + 1)
         async with rpc.channel(store.address) as channel:
             stub: Any = FeatureStoreStub(channel)
@@ -457,7 +455,9 @@ async def test_of_two_stores_either_answers_for_all_and_one_goes_on_alone(world:
         await world.send_rides(rides[:400])
         await world.promise(middle)
         await world.reached(middle)
-        together = [await store.online(world.view, middle - HOUR) for store in (first, second)]
+        together = [
+            await store.online(world.view, middle - HOUR, until_ms=middle) for store in (first, second)
+        ]
         await second.end(signal.SIGKILL)
         await world.send_rides(rides[400:])
         await world.promise(END)

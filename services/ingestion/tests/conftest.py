@@ -1,7 +1,6 @@
 """A running ingestion, and sources for it."""
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,6 +15,7 @@ from trimtab_ingestion.app import run
 from trimtab_ingestion.config import Config
 from trimtab_runtime import bus
 from trimtab_runtime.admin import ensure_topics
+from trimtab_stack import ports
 
 FIELDS = {"id": {"type": "string"}, "at": {"type": "timestamp"}, "x": {"type": "number", "min": 0}}
 
@@ -55,9 +55,7 @@ def ingestion(kafka_servers: str) -> Callable[..., AbstractAsyncContextManager[s
 
     @asynccontextmanager
     async def running(**settings: Any) -> AsyncIterator[str]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{ports.choose()}"
         config = Config(kafka_servers=kafka_servers, grpc_address=address, **settings)
         task = asyncio.get_running_loop().create_task(run(config))
         try:

@@ -1,7 +1,6 @@
 """The gRPC door by itself, over a Kafka that is a list: what is taken, when, and what is refused whole."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from trimtab_runtime import rpc
 from trimtab_runtime.clock import ManualClock, iso
 from trimtab_runtime.errors import NotFound, Rejected, Unavailable
 from trimtab_runtime.specbook import SpecBook
+from trimtab_stack import ports
 
 NOW = 1_700_000_000_000
 HUGE = b"x" * (topics.MOST_ROW_BYTES + 1)
@@ -68,9 +68,7 @@ def api(book: SpecBook, producer: Producer) -> IngestionApi:
 
 @pytest.fixture
 async def stub(api: IngestionApi) -> AsyncIterator[Any]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{ports.choose()}"
     async with (
         rpc.serving(address, partial(add_IngestionServicer_to_server, api), [], drain_s=0),
         rpc.channel(address) as channel,

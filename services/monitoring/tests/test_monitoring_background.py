@@ -54,7 +54,7 @@ async def test_a_version_is_calibrated_as_soon_as_a_deployment_names_it(world: A
     settings = world.calibrations.settings(world.specs.model("m"))
 
     async def done() -> bool:
-        return None not in [await world.store.calibration("m", n, settings.key) for n in (1, 2)]
+        return None not in [(await world.store.calibration("m", n, settings.key))[0] for n in (1, 2)]
 
     async with running(world.calibrations.work()):
         world.calibrations.prepare(["m", "nobody's"])
@@ -70,7 +70,9 @@ class Counting(MemoryStore):
         super().__init__()
         self.read: list[int] = []
 
-    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
+    async def calibration(
+        self, model: str, version: int, settings: str
+    ) -> tuple[Calibration | Uncalibrated | None, int]:
         self.read.append(version)
         return await super().calibration(model, version, settings)
 
@@ -123,7 +125,7 @@ async def test_a_version_that_cannot_be_calibrated_is_closed_without_being_judge
     await world.close()
 
     settings = world.calibrations.settings(world.specs.model("m"))
-    assert isinstance(await world.store.calibration("m", 1, settings.key), Uncalibrated)
+    assert isinstance((await world.store.calibration("m", 1, settings.key))[0], Uncalibrated)
     assert (await world.store.watch("m")).closed_ms == part.times[-1]
     (alert,) = world.told(Alert)
     assert (alert.kind, alert.resolved) == ("calibration", False)

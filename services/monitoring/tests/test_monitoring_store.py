@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import asyncpg
+import msgspec
 import numpy as np
 import pytest
 from trimtab_core import fairwatch
@@ -555,9 +556,13 @@ async def test_a_calibration_is_kept_as_it_was(store: Store, world: Any) -> None
     await store.put_calibration("m", 1, "s", Uncalibrated("another"))
     await store.put_calibration("m", 2, "s", Uncalibrated("no rows"))
 
-    assert await store.calibration("m", 1, "s") == found
-    assert await store.calibration("m", 2, "s") == Uncalibrated("no rows")
-    assert await store.calibration("m", 1, "other") is None
+    kept, size = await store.calibration("m", 1, "s")
+    assert kept == found
+    assert size == pytest.approx(len(msgspec.json.encode(found)), rel=0.2), (
+        "PostgreSQL writes spaces in between"
+    )
+    assert await store.calibration("m", 2, "s") == (Uncalibrated("no rows"), 0)
+    assert await store.calibration("m", 1, "other") == (None, 0)
 
 
 async def test_a_report_is_ordered_once_and_not_tried_twice_at_a_time(store: Store) -> None:

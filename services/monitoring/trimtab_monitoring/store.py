@@ -197,16 +197,20 @@ class PostgresStore:
         reference = _file_of(row["reference"]) if row["reference"] else None
         return Version(model, number, reference, tuple(row["features"] or ()), row["trained_to_ms"])
 
-    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
-        """Return what was worked out for a version under `settings`."""
+    async def calibration(
+        self, model: str, version: int, settings: str
+    ) -> tuple[Calibration | Uncalibrated | None, int]:
+        """Return what was worked out for a version under `settings`, and of a calibration how many bytes it has as JSON."""
         with outages():
             row = await self._pool.fetchrow(
                 "SELECT calibration, fault FROM calibrations WHERE model = $1 AND version = $2 AND settings = $3",
                 model, version, settings,
             )  # fmt: skip
         if row is None:
-            return None
-        return Uncalibrated(row["fault"]) if row["fault"] else _calibration_of(row["calibration"])
+            return None, 0
+        if row["fault"]:
+            return Uncalibrated(row["fault"]), 0
+        return _calibration_of(row["calibration"]), len(row["calibration"])
 
     async def put_calibration(
         self, model: str, version: int, settings: str, found: Calibration | Uncalibrated

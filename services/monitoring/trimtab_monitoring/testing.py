@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+import msgspec
 from trimtab_core.baseline import Calibration, Uncalibrated
 from trimtab_core.policy import PolicyState
 from trimtab_core.watched import Asked, Published, Reading, Row, Watch
@@ -228,9 +229,12 @@ class MemoryStore:
         """Return a version, with the features that its predictions carry."""
         return self._tables.versions.get((model, number))
 
-    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
-        """Return what was worked out for a version under `settings`."""
-        return self._tables.calibrations.get((model, version, settings))
+    async def calibration(
+        self, model: str, version: int, settings: str
+    ) -> tuple[Calibration | Uncalibrated | None, int]:
+        """Return what was worked out for a version under `settings`, and of a calibration how many bytes it has as JSON."""
+        found = self._tables.calibrations.get((model, version, settings))
+        return found, len(msgspec.json.encode(found)) if isinstance(found, Calibration) else 0
 
     async def put_calibration(
         self, model: str, version: int, settings: str, found: Calibration | Uncalibrated

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -41,12 +40,6 @@ M = TypeVar("M", bound=Message)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class World:
     """Everything around one registry process: the other services' topics, and its door."""
 
@@ -57,7 +50,7 @@ class World:
         self.schema = f"registry_{uuid.uuid4().hex[:8]}"
         self.prefix = f"r{uuid.uuid4().hex[:6]}-"
         self.model = f"{self.prefix}minutes"
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{ports.choose()}"
         self.heard: dict[str, list[Any]] = {}
         self.producer: Any = None
 
@@ -210,7 +203,9 @@ async def first_version_is_live(world: World) -> None:
 async def test_a_version_goes_from_run_to_live_and_back_over_real_parts(world: World) -> None:
     async with world.registry():
         await first_version_is_live(world)
-        assert [resource.name for resource in world.told(topics.SPECS)][-1] == world.model
+        await until(
+            lambda: [it.name for it in world.told(topics.SPECS)][-1:] == [world.model], "the specs on Kafka"
+        )
 
         await world.run_succeeds("second", champion=1)
         await until(lambda: world.wanted().challenger.number == 2, "an order to load the challenger")

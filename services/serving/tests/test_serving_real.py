@@ -40,6 +40,10 @@ pytestmark = pytest.mark.real
 
 DAY = 86_400_000
 MIDNIGHT = 19_700 * DAY
+OF_A_MODEL = {"predictions", "failures", "latency_p50_ms", "latency_p99_ms"}
+OF_THE_WHOLE = {
+    "queue_ms", "utilisation", "cold_loads", "versions_warm", "versions_cold", "memory_bytes", "copy_behind_s",
+}  # fmt: skip
 
 
 class World:
@@ -254,8 +258,8 @@ async def test_what_is_loaded_is_reported_at_once(world: World) -> None:
             for record in await read_all(world.kafka.servers, topics.SERVING_STATUS)
             if record.key == key
         ]
-        status = topics.SERVING_STATUS.decode(found[-1].value)
-        return found[-1] if status.generation == world.generation else None
+        told = [it for it in found if topics.SERVING_STATUS.decode(it.value).generation == world.generation]
+        return told[-1] if told else None
 
     record = await eventually(reported)
     status = topics.SERVING_STATUS.decode(record.value)
@@ -271,9 +275,11 @@ async def test_what_is_loaded_is_reported_at_once(world: World) -> None:
 async def test_features_that_are_here_move_the_watermark(world: World) -> None:
     key = f"serving/{world.project.speed.name}/0/{world.instance}".encode()
 
-    found = [record for record in await read_all(world.kafka.servers, topics.WATERMARKS) if record.key == key]
+    async def told() -> list[int]:
+        found = await read_all(world.kafka.servers, topics.WATERMARKS)
+        return [from_timestamp(topics.WATERMARKS.decode(it.value).time) for it in found if it.key == key]
 
-    assert from_timestamp(topics.WATERMARKS.decode(found[-1].value).time) == MIDNIGHT + DAY
+    assert (await eventually(told, what="a watermark of the features"))[-1] == MIDNIGHT + DAY
 
 
 async def test_traffic_is_measured(world: World) -> None:
@@ -285,15 +291,15 @@ async def test_traffic_is_measured(world: World) -> None:
             metric = topics.METRICS_SERVING.decode(record.value)
             of = found.setdefault(metric.model, {})
             of[metric.name] = max(of.get(metric.name, 0), metric.value)
-        return found if {world.model, ""} <= found.keys() and found[""]["utilisation"] else {}
+        # Those of one report come one by one.
+        whole = found.get("", {}).get("utilisation") and found[""].keys() >= OF_THE_WHOLE
+        return found if whole and found.get(world.model, {}).keys() >= OF_A_MODEL else {}
 
     metrics = await eventually(measured, what="metrics of the model and of the whole")
     ours, whole = metrics[world.model], metrics[""]
-    assert ours.keys() == {"predictions", "failures", "latency_p50_ms", "latency_p99_ms"}
+    assert ours.keys() == OF_A_MODEL
     assert ours["predictions"] > 0
-    assert whole.keys() == {
-        "queue_ms", "utilisation", "cold_loads", "versions_warm", "versions_cold", "memory_bytes", "copy_behind_s",
-    }  # fmt: skip
+    assert whole.keys() == OF_THE_WHOLE
     assert whole["versions_warm"] >= 1
     assert whole["memory_bytes"] > 0
 

@@ -333,7 +333,7 @@ async def test_what_makes_an_environment_ends_with_the_run_that_is_killed(tmp_pa
         return not uv.is_running() or uv.status() == psutil.STATUS_ZOMBIE
 
     try:
-        await eventually(ended, what="the end of uv", deadline_s=20)
+        await eventually(ended, what="the end of uv")
     finally:
         if uv.is_running():
             uv.kill()

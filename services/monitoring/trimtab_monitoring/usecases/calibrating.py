@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 from trimtab_core.baseline import NO_REFERENCE, Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
 from trimtab_runtime.errors import Unavailable
@@ -99,7 +98,7 @@ class Calibrations:
         if place in self._held:
             self._held.move_to_end(place)
             return self._held[place][:2]
-        found, features = await self.found(model, version, settings)
+        found, features, size = await self._read(model, version, settings)
         if found is None:
             self._want(Wanted(model, version, settings))
             raise NotCalibrated(model, version)
@@ -108,13 +107,12 @@ class Calibrations:
             if found is NO_REFERENCE and (standing is None or standing.generation < generation):
                 raise NotCalibrated(model, version)
             return found
-        self._hold(place, found, features)
+        self._hold(place, _Held(found, features, round(_IN_MEMORY * size)))
         return found, features
 
-    def _hold(self, place: tuple[str, int, str], found: Calibration, features: Sequence[str]) -> None:
+    def _hold(self, place: tuple[str, int, str], held: _Held) -> None:
         """Keep a calibration at hand, and let go of those that were used least recently until the budget is kept."""
-        size = round(_IN_MEMORY * len(msgspec.json.encode(found)))
-        self._held[place] = _Held(found, features, size)
+        self._held[place] = held
         taken = sum(each.size for each in self._held.values())
         while taken > self._most_bytes and len(self._held) > 1:
             _, gone = self._held.popitem(last=False)
@@ -124,17 +122,24 @@ class Calibrations:
         self, model: str, version: int, settings: Settings
     ) -> tuple[Calibration | Uncalibrated | None, Sequence[str]]:
         """Return what was worked out for a version, None if it has yet to be, and the features that its rows carry."""
+        found, features, _ = await self._read(model, version, settings)
+        return found, features
+
+    async def _read(
+        self, model: str, version: int, settings: Settings
+    ) -> tuple[Calibration | Uncalibrated | None, Sequence[str], int]:
+        """Return what `found` does, and how many bytes were read for it."""
         known = await self._store.version(model, version)
         if known is None or known.reference is None:
-            return NO_REFERENCE, ()
-        found = await self._store.calibration(model, version, settings.key)
+            return NO_REFERENCE, (), 0
+        found, size = await self._store.calibration(model, version, settings.key)
         named = found.features if isinstance(found, Calibration) and known.features else ()
         if lacking := [name for name in named if name not in known.features]:
             fault = (
                 f"its reference has {', '.join(lacking)}, which its predictions do not carry: train it again"
             )
-            return Uncalibrated(fault), known.features
-        return found, known.features
+            return Uncalibrated(fault), known.features, 0
+        return found, known.features, size
 
     def prepare(self, models: Sequence[str]) -> None:
         """Ask for the calibrations of the versions that serve in `models`, or are to serve."""
@@ -176,7 +181,7 @@ class Calibrations:
         known = await self._store.version(model, number)
         if known is None or known.reference is None:
             return
-        if await self._store.calibration(model, number, settings.key) is not None:
+        if (await self._store.calibration(model, number, settings.key))[0] is not None:
             return
         found: Calibration | Uncalibrated
         try:

@@ -169,8 +169,10 @@ class Store(Protocol):
         """Return a version, with the features that its predictions carry."""
         ...
 
-    async def calibration(self, model: str, version: int, settings: str) -> Calibration | Uncalibrated | None:
-        """Return what was worked out for a version under `settings`."""
+    async def calibration(
+        self, model: str, version: int, settings: str
+    ) -> tuple[Calibration | Uncalibrated | None, int]:
+        """Return what was worked out for a version under `settings`, and of a calibration how many bytes it has as JSON."""
         ...
 
     async def put_calibration(
