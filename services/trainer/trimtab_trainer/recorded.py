@@ -69,9 +69,6 @@ class Runs:
             evidence=_named(fitted.evidence),
             fitted=fitted,
             training_set=rows,
-            champion_version=recipe.champion.number if recipe.champion else 0,
-            model_generation=recipe.generation,
-            seed=recipe.model.spec.trainer.seed,
             recipe=recipe,
         )
         return RecordedRun(candidate_message("", again), recipe.as_of_ms)

@@ -238,9 +238,6 @@ class Candidate:
     evidence: StoredFile
     fitted: Fitted
     training_set: TrainingSet
-    champion_version: int
-    model_generation: int
-    seed: int
     recipe: Recipe
     parts: tuple[Part, ...] = ()
     """The versions that it is the mean of, if it is an ensemble."""

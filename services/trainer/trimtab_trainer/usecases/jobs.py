@@ -128,7 +128,7 @@ class Jobs:
         """
         run, now_ms = await self._runs.recorded(run_id), self._clock.now_ms()
         job = Job(
-            run_id="run-" + hashlib.sha256(id.encode()).hexdigest()[:16],
+            run_id=run_of(id),
             command_id=id,
             model=run.recipe.model.name,
             loop_id="",
@@ -260,9 +260,6 @@ class Jobs:
             evidence=await self._stored(fitted.evidence, attempt),
             fitted=fitted,
             training_set=rows,
-            champion_version=recipe.champion.number if recipe.champion else 0,
-            model_generation=recipe.generation,
-            seed=recipe.model.spec.trainer.seed,
             recipe=recipe,
             parts=job.registered.parts if job.registered else (),
         )
