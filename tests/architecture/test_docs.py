@@ -16,6 +16,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 CODE = sorted({*ROOT.glob("*/*/trimtab*/**/*.py")})
+COMMANDS: Any = typer.main.get_command(app)
 
 
 def test_every_command_that_a_page_or_a_message_names_exists() -> None:
@@ -34,7 +35,7 @@ def named_in(file: Path) -> list[str]:
 
 def exists(words: str) -> bool:
     """Return whether `words` name a command, followed by whatever it takes."""
-    command: Any = typer.main.get_command(app)
+    command = COMMANDS
     for word in words.split():
         if not hasattr(command, "commands"):
             return True

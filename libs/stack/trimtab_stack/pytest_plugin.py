@@ -2,7 +2,7 @@
 
 Each is started only if a test asks for it; tests that do are marked `real`. A file's tests share the servers, so each uses topics, groups,
 schemas and subjects of its own; what other files left behind no file meets, in whichever order they run: each has a database of its own, and
-when it ends its topics are deleted.
+when it ends its topics are deleted. In the end all are killed, for an orderly end takes up to 20 s and what they keep is thrown away.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def kafka_for_all() -> Iterator[Kafka]:
         kafka = Kafka(Path(directory), ports.choose())
         kafka.start()
         yield kafka
-        kafka.stop()
+        kafka.kill()
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def postgres_for_all() -> Iterator[Postgres]:
         postgres = Postgres(Path(directory), ports.choose(), fsync=False)
         postgres.start()
         yield postgres
-        postgres.stop()
+        postgres.kill()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def schema_registry() -> Iterator[ApicurioRegistry]:
         registry = ApicurioRegistry(Path(directory))
         registry.start()
         yield registry
-        registry.stop()
+        registry.kill()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def mlflow_server() -> Iterator[MLflowServer]:
         server = MLflowServer(Path(directory))
         server.start()
         yield server
-        server.stop()
+        server.kill()
 
 
 async def _create_database(dsn: str, name: str) -> None:

@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from trimtab_contracts import topics
-from trimtab_contracts.ingestion.v1.ingestion_pb2 import IngestRequest
+from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, IngestRequest
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionStub
-from trimtab_runtime import rpc
+from trimtab_runtime import bus, records, rpc
+from trimtab_runtime.admin import administering
 from trimtab_runtime.errors import NotFound, Rejected
 from trimtab_runtime.follow import Follower
+from trimtab_runtime.records import Outgoing
 from trimtab_runtime.testing import eventually
 
 pytestmark = pytest.mark.real
@@ -70,6 +74,47 @@ async def test_every_row_sent_is_an_event_or_a_dead_letter_once(
 
     assert sorted(payload for _, payload in seen) == sorted(rows)
     assert sum(kind == "bad" for kind, _ in seen) == ROWS // 10
+
+
+@pytest.mark.usefixtures("address")
+async def test_a_dead_letter_that_kafka_finds_too_large_is_cut_and_what_is_behind_it_comes_in(
+    kafka_servers: str, source: str
+) -> None:
+    letters: list[DeadLetter] = []
+    events: list[bytes] = []
+
+    async def hear(topic: str, _: int, batch: Any) -> None:
+        if topic == topics.DEADLETTER.name:
+            letters.extend(topics.DEADLETTER.decode(record.value) for record in batch)
+        else:
+            events.extend(record.value for record in batch if record.value)
+
+    async def both_are_there() -> bool:
+        return len(events) == 1 and source in [letter.source for letter in letters]
+
+    large = topics.DEADLETTER.config | {"max.message.bytes": "100000"}
+    async with administering(kafka_servers) as admin:
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topics.DEADLETTER.name, configs=large)]
+        )
+    good = json.dumps({"id": "1", "at": "2023-11-14T22:13:20Z", "x": 1}).encode()
+    bad = json.dumps({"id": "1", "x": os.urandom(500_000).hex()}).encode()
+    follower = Follower(kafka_servers, [topics.EVENTS.named(source).name, topics.DEADLETTER.name], hear)
+    async with bus.open_producer(kafka_servers) as producer, asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follower.run())
+        raw = topics.RAW.named(source).name
+        await records.send_all(producer, [Outgoing(raw, b"1", value, [], 0) for value in (bad, good)])
+        await eventually(both_are_there, what="the letter, and the event behind it")
+        following.cancel()
+
+    [letter] = [letter for letter in letters if letter.source == source]
+    assert letter.payload == bad[:65_536]
+    assert (letter.topic, letter.partition, letter.offset) == (raw, 0, 0)
+    assert {reason.code for reason in letter.reasons} == {"missing_field", "wrong_type", "cut"}
+    assert (
+        f"only the first 65,536 of the {len(bad):,} bytes of its payload are kept"
+        == letter.reasons[-1].message
+    )
 
 
 async def test_an_unknown_source_is_refused_with_the_remedy(address: str) -> None:

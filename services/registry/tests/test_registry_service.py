@@ -339,4 +339,4 @@ async def test_a_broker_that_is_away_holds_the_news_back_and_no_decision(
             entries = (await call(world, "GetAudit", pb.GetAuditRequest(limit=2))).entries
             assert [entry.action for entry in entries] == ["aliased", "hurried"]
     finally:
-        await asyncio.to_thread(broker.stop)
+        await asyncio.to_thread(broker.kill)
