@@ -183,6 +183,8 @@ async def _set_aside(connection: Connection, schema: str, row: asyncpg.Record) -
         why,
     )
     await connection.execute("UPDATE outbox SET refused = $1 WHERE sequence = $2", why, sequence)
+    if row["topic"] == METRICS_QUALITY.name:
+        return  # which might refuse what is told of it too
     count = await connection.fetchval("SELECT count(*) FROM outbox WHERE refused IS NOT NULL")
     now_ms = SystemClock().now_ms()
     at = to_timestamp(now_ms)

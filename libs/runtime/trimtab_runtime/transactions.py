@@ -80,7 +80,11 @@ class Transactions:
                     raise
                 most = smaller.pop(0)
                 log.warning(
-                    "%s/%d: %s; again, in batches of %d bytes", place.topic, place.partition, error, most
+                    "what is made of %s/%d is too large for Kafka (%s), and is sent again in batches and dead letters of %d bytes",
+                    place.topic,
+                    place.partition,
+                    error,
+                    most,
                 )
                 outputs = [bus.cut(each, most) for each in outputs]
         self._settled_at = time.monotonic() + _SETTLES_S
