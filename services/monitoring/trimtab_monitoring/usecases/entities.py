@@ -166,6 +166,12 @@ class ReportOrder:
     to_ms: int
     path: str
 
+    @classmethod
+    def of(cls, model: Model, drift: Drift) -> "ReportOrder":
+        """Return the one of the window with which an episode of drift began."""
+        labels = LabelStream.of(model)
+        return cls(drift.episode, model.name, drift.version, labels, drift.from_ms, drift.at_ms, drift.report)
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
