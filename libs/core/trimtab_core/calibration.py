@@ -117,6 +117,8 @@ class LevelThreshold:
     level: float
     clear_level: float
     small: bool
+    spread: float | None = None
+    """Standard deviation of the losses, row by row; None in what was worked out before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,9 @@ def calibrate_mean(
     means = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
     null, p = plan.play(partial(rise_over_rest, means), max(abs(mean) / window, 1e-12))
     level, clear_level = plan.levels(p, rule, false_alarms, clear)
-    return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small)
+    return LevelThreshold(
+        window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small, float(rows.std())
+    )
 
 
 def judge_level(threshold: LevelThreshold, losses: ArrayLike) -> WindowVerdict:

@@ -11,7 +11,7 @@ from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
 from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
-from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
+from trimtab_core.specs.gates import FairnessGateSpec, FairnessSpec, GateSpec, MetricName, OneGate
 from trimtab_core.specs.monitoring import AcceptSpec, AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
 from trimtab_core.specs.rollout import RolloutSpec
 from trimtab_core.specs.trainer import TrainerSpec
@@ -96,13 +96,17 @@ class ModelSpec(Spec):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The fields of the source by whose values gates tell rows apart; they need be no features."""
-        named = [
-            gate.slices if isinstance(gate, GateSpec) else gate.fairness
-            for gate in self.gates
-            if isinstance(gate, GateSpec | FairnessGateSpec)
+        """The fields of the source by whose values gates and `monitoring.fairness` tell rows apart; they need be no features."""
+        sliced = [
+            gate.slices for gate in self.gates if isinstance(gate, GateSpec) and gate.slices is not None
         ]
-        return tuple(dict.fromkeys(name for name in named if name is not None))
+        return tuple(dict.fromkeys([*sliced, *(each.fairness for each in self.fairness)]))
+
+    @property
+    def fairness(self) -> tuple[FairnessSpec, ...]:
+        """What is watched of how alike groups are treated: what gates and `monitoring.fairness` ask, what has a limit first."""
+        asked = [gate for gate in self.gates if isinstance(gate, FairnessGateSpec)]
+        return tuple(sorted([*asked, *self.monitoring.fairness], key=lambda each: not each.limited))
 
     @property
     def slices(self) -> tuple[str, ...]:
@@ -161,6 +165,8 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        with suppress(AttributeError):
+            yield from self._fairness_faults()
         if self.trainer.class_weight is not None and self.task == "regression":
             yield (
                 ("trainer", "class_weight"),
@@ -206,6 +212,22 @@ class ModelSpec(Spec):
                 ("monitoring", "accept", "at_most"),
                 f"{accept.at_most:g} cannot be exceeded, as a row's loss counts {self.cap:g} at most (rollout.cap): accept less",
             )
+
+    def _fairness_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield why groups that are named beside gates cannot be compared so."""
+        for index, each in enumerate(self.monitoring.fairness):
+            at: Place = ("monitoring", "fairness", index)
+            for place, said in each.task_disagreements(self.task):
+                yield (*at, *place), said
+            named = [
+                other for other in self.fairness if (other.fairness, other.of) == (each.fairness, each.of)
+            ]
+            if any(other.threshold != each.threshold for other in named):
+                yield (
+                    (*at, "threshold"),
+                    f"the {each.of} of {each.fairness} is told from {each.threshold:g} on here and from another probability "
+                    "elsewhere, and a figure has one name: give one threshold",
+                )
 
     def _rule_faults(self, rule: AlertRule) -> Iterator[tuple[Place, str]]:
         """Yield why a rule could never be broken."""

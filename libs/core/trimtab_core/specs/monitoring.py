@@ -10,6 +10,7 @@ from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, of_categories, of_numbers
 from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
+from trimtab_core.specs.gates import FairnessSpec
 from trimtab_core.specs.values import Count, Duration, Persistence, PerTime, Schedule, WindowSize
 
 
@@ -44,6 +45,9 @@ class MonitoringSpec(Spec):
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
     slices: tuple[str, ...] = Field(default=(), max_length=8)
     """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    fairness: tuple[FairnessSpec, ...] = Field(default=(), max_length=20)
+    """Groups that are compared on labelled predictions, as gates of fairness write it; without a limit they are told of, and nothing
+    alerts. Gates of fairness are watched besides."""
     accept: AcceptSpec | None = None
     """Up to which level of the judged metric a live version is accepted; if not given, that of a gate `at_most` on it, if there is one."""
     revise: Duration = parse_duration("7d")
@@ -91,7 +95,7 @@ class AlertRule(Spec):
         if self.metric not in RULED:
             yield (
                 ("metric",),
-                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, gates of "
+                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, limits of "
                 "fairness and guardrails of rollouts raise alerts of their own",
             )
         elif self.feature is not None and self.metric not in OF_FEATURES:

@@ -20,7 +20,7 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import alarms, fair, loops, revising
-from trimtab_monitoring.usecases.entities import LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases.entities import News, ReportOrder
 from trimtab_monitoring.usecases.estimating import Held, Judges
 from trimtab_monitoring.usecases.ports import Specs, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -125,7 +125,7 @@ class Windowing:
         """Tell of an episode of drift, with its loop and its report."""
         with telemetry.span("drift found", model=model.name, drift=drift.kind):
             await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
-            await unit.order_report(_report(model, drift))
+            await unit.order_report(ReportOrder.of(model, drift))
             news: list[News] = [
                 drift,
                 alarms.drift(drift.episode, model.name, drift.summary, drift.recorded_ms),
@@ -180,15 +180,3 @@ def _parts(model: Model, window: Window, features: Sequence[str]) -> list[Readin
     if window.kind == "performance":
         return slicing.measured(model.name, window, features, model.spec)
     return []
-
-
-def _report(model: Model, drift: Drift) -> ReportOrder:
-    return ReportOrder(
-        episode=drift.episode,
-        model=model.name,
-        version=drift.version,
-        labels=LabelStream.of(model),
-        from_ms=drift.from_ms,
-        to_ms=drift.at_ms,
-        path=drift.report,
-    )

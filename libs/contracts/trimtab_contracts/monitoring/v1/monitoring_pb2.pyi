@@ -531,7 +531,7 @@ class Loop(_message.Message):
     """one sentence"""
     trace_id: _builtins.str
     foreseen: _builtins.str
-    """of one loop while its version is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """of one loop while its version is on trial: how many labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def drift(self) -> Global___DriftEvent: ...
     @_builtins.property
@@ -697,7 +697,7 @@ class ModelHealth(_message.Message):
     unlabelled: _builtins.int
     """closed without a label"""
     foreseen: _builtins.str
-    """while versions are on trial: how many more labelled rows that is likely to need, a sentence each"""
+    """while versions are on trial: how many labelled rows that is likely to need, a sentence each"""
     untold: _builtins.str
     """which sinks of alerts.to there are not, a sentence; empty if there are all"""
     @_builtins.property
@@ -1371,6 +1371,7 @@ class Trial(_message.Message):
         E_BETTER_FIELD_NUMBER: _builtins.int
         E_WORSE_FIELD_NUMBER: _builtins.int
         GUARDRAILS_FIELD_NUMBER: _builtins.int
+        FORESEEN_FIELD_NUMBER: _builtins.int
         version: _builtins.int
         share: _builtins.int
         """percent of the keys that it answers"""
@@ -1386,6 +1387,8 @@ class Trial(_message.Message):
         e_better: _builtins.float
         """evidence that it is better than the champion"""
         e_worse: _builtins.float
+        foreseen: _builtins.str
+        """how many labelled rows it is likely to need, a sentence"""
         @_builtins.property
         def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial.Guardrail]:
             """no label is waited for; none before the first request was looked at"""
@@ -1403,10 +1406,11 @@ class Trial(_message.Message):
             e_better: _builtins.float = ...,
             e_worse: _builtins.float = ...,
             guardrails: _abc.Iterable[Global___Trial.Guardrail] | None = ...,
+            foreseen: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "guardrails", b"guardrails", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "foreseen", b"foreseen", "guardrails", b"guardrails", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
