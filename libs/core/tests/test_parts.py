@@ -103,6 +103,8 @@ def test_what_is_kept_of_slices_adds_up_to_the_whole(kind: Any) -> None:
     moved = list(known.moved(columns["zone"], references, lambda name: references[name].bins(columns[name])))
 
     assert sum(known.rows) == 3_000
+    mixed = np.array(known.rows) / 3_000 @ known.shares("x")
+    assert mixed == pytest.approx(references["x"].shares, abs=1e-3 if kind == "text" else 1e-6)
     assert known.names[-1] == OTHER
     assert min(known.rows[:-1]) >= 100, "of each that is kept by name there is enough"
     assert [each.slice for _, each in moved] == list(known.names)

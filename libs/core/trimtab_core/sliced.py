@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.drift import Bins, Column, Reference, by_group, distance, missing
+from trimtab_core.drift import Bins, Column, Reference, by_group, conditional, distance, missing
 from trimtab_core.quality import as_texts
 from trimtab_core.specs import LEAST_WINDOW
 
@@ -100,6 +100,12 @@ class Known:
         of_each = np.bincount(sliced.number, minlength=size)
         return cls(tuple(sliced.names), tuple(of_each.tolist()), counts)
 
+    def shares(self, name: str) -> Floats:
+        """Return of each slice the shares of a column's values in its bins, [slices, bins]; of one without rows they are 0."""
+        side_by_side = np.frombuffer(zlib.decompress(self.counts[name]), np.uint8).reshape(4, -1)
+        counts = side_by_side.T.copy().view("<u4").reshape(len(self.names), -1)
+        return conditional(counts.astype(np.float64))
+
     def moved(
         self, column: Column, references: Mapping[str, Reference], bins_of: Callable[[str], Bins]
     ) -> Iterator[tuple[str, Moved]]:
@@ -114,9 +120,8 @@ class Known:
         for name, each in references.items():
             if len(told) == 0 or name not in self.counts:
                 continue
-            was = _unpacked(self.counts[name], size)[told]
-            now = by_group(bins_of(name), sliced.number, size, len(each.shares))[told]
-            far = distance(each, was / was.sum(axis=1, keepdims=True), now / now.sum(axis=1, keepdims=True))
+            now = conditional(by_group(bins_of(name), sliced.number, size, len(each.shares)))
+            far = distance(each, self.shares(name)[told], now[told])
             for at, value in zip(told.tolist(), far.tolist(), strict=True):
                 yield name, Moved(sliced.names[at], int(rows[at]), value)
 
@@ -135,9 +140,3 @@ def _packed(counts: Floats, reference: Reference) -> bytes:
     whole = np.rint(counts * (_OF_WORDS if reference.kind == "text" else 1)).astype("<u4")
     # The high bytes side by side are nothing but zeros.
     return zlib.compress(whole.view(np.uint8).reshape(-1, 4).T.tobytes(), 9)
-
-
-def _unpacked(packed: bytes, slices: int) -> Floats:
-    """Return what was counted as parts of what no longer matters: of each slice the shares are the same."""
-    side_by_side = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, -1)
-    return side_by_side.T.copy().view("<u4").reshape(slices, -1).astype(np.float64)

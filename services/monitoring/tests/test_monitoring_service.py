@@ -307,7 +307,7 @@ async def test_drift_gives_one_command_and_its_story(
 
     (command,) = await outside.told(topics.COMMANDS_RETRAIN, model, 1)
     assert (command.id, command.loop_id, command.as_of) == (loop.command_id, loop.id, event.at)
-    metrics = await outside.told(topics.METRICS_PERFORMANCE, model, 7, name="mae")
+    metrics = await outside.told(topics.METRICS_PERFORMANCE, model, 7, name="mae", slice="")
     assert [metric.rows for metric in metrics] == [100] * 7
     assert all(metric.HasField("threshold") for metric in metrics)
     parts = await outside.told(topics.METRICS_DRIFT, model, 14, slice_of="request.z")
