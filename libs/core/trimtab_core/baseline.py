@@ -25,6 +25,7 @@ from trimtab_core.losses import Metric, clip
 from trimtab_core.measures import Measure, unfit
 from trimtab_core.quality import Usual
 from trimtab_core.seasons import Season
+from trimtab_core.sliced import Known
 from trimtab_core.specs import LEAST_WINDOW, Model, Source, WindowSize
 from trimtab_core.together import TOGETHER
 from trimtab_core.windows import Window
@@ -72,7 +73,7 @@ class Settings:
     every_ms: int | None = None
     """How long a window by time is."""
     slices: tuple[str, ...] = ()
-    """The features by whose values losses are told apart, as rows carry them."""
+    """The features by whose values losses and drift are told apart, as rows carry them."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -171,6 +172,8 @@ class Calibration:
     """By feature; empty in what was worked out before quality was watched."""
     slices: Mapping[str, Mapping[str, slicing.Usual]] = field(default_factory=dict)
     """By feature and value, what losses were usual."""
+    sliced: Mapping[str, Known] = field(default_factory=dict)
+    """By feature, where values lie in each of its slices; empty in what was worked out before slices of drift were told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,7 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             for name in settings.slices
             if name in columns
         },
+        sliced={name: Known.of(name, columns, references) for name in settings.slices if name in columns},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes, quality, slicing, windows
+from trimtab_core import episodes, parts, quality, slicing, windows
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
@@ -147,7 +147,9 @@ def drift(
         summary = _worse(loss, alarm.version, calibration) + _where(slices)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
-        summary = _moved(alarm, finding.verdict.pairs, window, calibration)
+        moved = next((name for name in alarm.drifted if name != TOGETHER), "")
+        slices = parts.furthest(window, features, moved, alarm.scores.get(moved, 0.0), calibration)
+        summary = _moved(alarm, finding.verdict.pairs, window, calibration) + _most(moved, slices)
     return Drift(
         episode=alarm.episode,
         model=alarm.model,
@@ -270,6 +272,12 @@ def _where(slices: Sequence[Rise]) -> str:
         for each in slices
     ]
     return f" It rose most in {', '.join(said)}." if said else ""
+
+
+def _most(moved: str, slices: Sequence[Rise]) -> str:
+    """Return a sentence about the slices in which a feature has moved most, if any are known."""
+    said = [f"{each.feature} {each.slice} (by {each.value:.2f} over {each.rows} of them)" for each in slices]
+    return f" {moved} moved most in {', '.join(said)}." if said else ""
 
 
 def _over(rows: int, from_ms: int, to_ms: int) -> str:

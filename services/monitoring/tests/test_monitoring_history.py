@@ -85,6 +85,11 @@ async def test_readings_come_in_order_of_time_and_each_filter_excludes_the_other
     assert await books.found(Wanted("m", slices=("7", "8"))) == sorted([part, of_arm], key=lambda it: it.id)
     assert await books.found(Wanted("m", slices=("7",), arms=("", "challenger"))) == [part]
 
+    moved = drift(50, "x", slice="7", slice_of="z")
+    await books.tell(moved, drift(50, "x", slice="7", slice_of="w"))
+    assert moved in (held := await books.found(Wanted("m", subject="drift", slices=("7",))))
+    assert len(held) == 2
+
 
 async def test_of_a_reading_that_is_told_again_the_newest_revision_alone_is_kept_and_is_news(
     books: Books,

@@ -99,7 +99,8 @@ class MonitoringApi(MonitoringServicer):
         """Return how the windows of the live version are judged; of those by time, one of as many rows as the newest."""
         if not version:
             return []
-        newest = [it.rows for it in found.readings if (it.version, it.name) == (version, "prediction_drift")]
+        whole = (version, "prediction_drift", "")
+        newest = [it.rows for it in found.readings if (it.version, it.name, it.arm) == whole]
         settings = self._calibrations.settings(model)
         sized = settings.of_rows(newest[0]) if newest else settings
         calibration, _ = await self._calibrations.found(model.name, version, sized)
