@@ -160,17 +160,26 @@ def part(references: Mapping[str, Reference]) -> tuple[Parted, ...]:
 
 def _strips(parted: tuple[Parted, ...], cut: Codes) -> Iterator[_Strip]:
     """Yield all trees, with the rows that each block of `cut` [blocks, rows, columns] has in their leaves."""
-    blocks, size = len(cut), len(parted)
-    for first in range(size - 1):
-        one, rest = cut[..., first * _LEAVES : (first + 1) * _LEAVES], cut[..., (first + 1) * _LEAVES :]
-        both = (one.transpose(0, 2, 1) @ rest).reshape(blocks, _LEAVES, -1, _LEAVES)
-        asked = np.array([(first, other) for other in range(first + 1, size)])
-        yield _Strip(asked, np.ascontiguousarray(both.transpose(0, 2, 1, 3)))
-    size = min(size, MOST_OF_THREE)
+    yield from _of_two(cut)
     lower = [
-        cut[..., at * _LEAVES : at * _LEAVES + each.half].sum(axis=2) for at, each in enumerate(parted[:size])
+        cut[..., at * _LEAVES : at * _LEAVES + each.half].sum(axis=2)
+        for at, each in enumerate(parted[:MOST_OF_THREE])
     ]
-    halves = np.stack([each for low in lower for each in (low, 1 - low)], axis=2)
+    yield from _of_three(np.stack([half for low in lower for half in (low, 1 - low)], axis=2))
+
+
+def _of_two(cut: Codes) -> Iterator[_Strip]:
+    blocks, _, columns = cut.shape
+    for first in range(columns // _LEAVES - 1):
+        one, rest = np.split(cut[..., first * _LEAVES :], [_LEAVES], axis=2)
+        both = (one.transpose(0, 2, 1) @ rest).reshape(blocks, _LEAVES, -1, _LEAVES)
+        others = np.arange(first + 1, columns // _LEAVES)
+        asked = np.column_stack([np.full(len(others), first), others])
+        yield _Strip(asked, np.ascontiguousarray(both.transpose(0, 2, 1, 3)))
+
+
+def _of_three(halves: Codes) -> Iterator[_Strip]:
+    blocks, size = len(halves), halves.shape[2] // 2
     pairs = (halves.transpose(0, 2, 1) @ halves).reshape(blocks, size, 2, size, 2)
     for first in range(size - 2):
         rest, left = halves[..., 2 * first + 2 :], size - first - 1
@@ -218,6 +227,5 @@ def _usual(shares: Codes, rows: int) -> Floats:
 
 def _along(counts: NDArray[Any], first: int, *kept: int) -> NDArray[Any]:
     """Return the sums over the leaves, whose axes begin at `first`, along those that are not `kept`."""
-    return counts.sum(
-        axis=tuple(axis for axis in range(first, counts.ndim) if axis not in kept), keepdims=True
-    )
+    others = tuple(axis for axis in range(first, counts.ndim) if axis not in kept)
+    return np.asarray(counts.sum(axis=others, keepdims=True))
