@@ -55,14 +55,14 @@ class Beforehand:
     """The least difference that rows by the longest wait are likely to tell."""
 
 
-def told(
+def of_rollout(
     spec: ModelSpec,
     standing: Standing,
     watch: Watch,
     usual: LevelThreshold | None,
     readings: Sequence[Reading],
 ) -> dict[int, str]:
-    """Return what is foreseen of each version of the present rollout, in a sentence.
+    """Return what is foreseen of each version of the present rollout that is on trial or decided on, in a sentence.
 
     `usual` is of the champion's held-out losses, None where they are not known; the newest of `readings` tell how many labelled
     rows a day there are.
@@ -74,8 +74,11 @@ def told(
     early = None
     if usual is not None and usual.spread is not None:
         early = beforehand(judged, usual.mean, usual.spread, _rows_a_day(readings, metric))
-    for version in dict.fromkeys([*held, *(arm.version for arm in standing.on_trial)]):
+    on_trial = [arm.version for arm in standing.on_trial]
+    for version in dict.fromkeys([*held, *on_trial]):
         trial = held.get(version) or Trial(standing.rollout_id, standing.generation, version, 0, judged)
+        if trial.state.decided is None and version not in on_trial:
+            continue  # it has left
         if early is not None and trial.state.n < FEWEST and trial.state.decided is None:
             said[version] = early_sentence(trial, early, metric)
         else:

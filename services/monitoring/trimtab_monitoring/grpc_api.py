@@ -115,7 +115,7 @@ class MonitoringApi(MonitoringServicer):
         settings = self._calibrations.settings(model)
         found, _ = await self._calibrations.found(model.name, standing.champion, settings)
         usual = found.performance if isinstance(found, Calibration) else None
-        return foresight.told(model.spec, standing, health.watch, usual, health.readings)
+        return foresight.of_rollout(model.spec, standing, health.watch, usual, health.readings)
 
     async def ListWantedLabels(
         self, request: ListWantedLabelsRequest, context: Any
