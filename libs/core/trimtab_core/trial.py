@@ -114,7 +114,7 @@ def _begin(row: Row, spec: ModelSpec) -> Trial:
         generation=row.generation,
         challenger=row.challenger_version,
         first_ms=row.at_ms,
-        spec=JudgeSpec(spec.cap, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000),
+        spec=JudgeSpec(spec.most, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000),
     )
 
 
@@ -160,7 +160,8 @@ def _fed(trial: Trial, rows: Sequence[Row], champion_losses: Floats, spec: Model
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])
     if not mine.any():
         return trial
-    theirs = challenger_losses(spec.task, spec.judged_by, trial.spec.cap, rows)
+    cap = min(spec.cap, trial.spec.cap)
+    theirs = challenger_losses(spec.task, spec.judged_by, cap, rows)
     (paired,) = np.nonzero(mine & np.isfinite(champion_losses) & np.isfinite(theirs))
     state = judge.update(trial.spec, trial.state, champion_losses[paired], theirs[paired])
     decided_ms = None

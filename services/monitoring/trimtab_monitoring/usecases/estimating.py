@@ -148,5 +148,5 @@ def _asked(model: str, window: DataWindow, chosen: ahead.Wanted) -> WantedLabel:
     row, rows = chosen.row, window.rows
     return WantedLabel(
         model, window.version, row.id, row.key, row.at_ms, row.champion, chosen.expected, chosen.chance,
-        window.covers.from_ms, window.covers.to_ms, len(rows),
+        window.covers.from_ms, window.covers.to_ms, len(rows), chosen.weight,
     )  # fmt: skip

@@ -55,7 +55,7 @@ class Windowing:
         calibration, features = held
         doubt = watch.doubt
         if isinstance(window, DataWindow):
-            losses = windows.champion_losses(model.spec, window.rows)
+            losses = windows.plain_losses(model.spec, window.rows)
             doubt = ahead.doubt(window, losses, features, calibration, doubt)
         stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
         judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes, stated)
