@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import estimation, labelling, windows
+from trimtab_core import estimation, labelling, trial, windows
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.estimation import Estimate, Unknown
@@ -107,6 +107,22 @@ def estimated(
             "performance", *place, None, *times, unknown=f"Unknown of version {window.version}: {found.why}."
         )
     return Reading("performance", *place, found.value, *times, low=found.low, high=found.high)
+
+
+def of_arms(window: DataWindow) -> list[DataWindow]:
+    """Return a window as each version on trial answered it, of the rows that it answered."""
+    beside, found = trial.said_beside(window.rows), list[DataWindow]()
+    for number in trial.on_trial(window.rows, beside):
+        mine = [
+            row._replace(
+                version=number, champion=row.challenger, champion_probabilities=row.challenger_probabilities
+            )
+            for row in trial.said_by(number, window.rows, beside)
+            if row.challenger is not None
+        ]
+        if mine:
+            found.append(DataWindow(number, mine, extent=window.covers))
+    return found
 
 
 def _estimated(

@@ -17,7 +17,7 @@ from trimtab_core.drift import Column, missing
 from trimtab_core.losses import clip
 from trimtab_core.quality import as_texts
 from trimtab_core.specs import ModelSpec
-from trimtab_core.trial import said_beside, said_by
+from trimtab_core.trial import on_trial, said_beside, said_by
 from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
 from trimtab_core.windows import (
     DataWindow,
@@ -215,12 +215,11 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
     weights = row_weights(rows)
     mine = champion_losses(spec, rows) / weights
     found = [_Figure(spec.judged_by, version, "", mine, weights)]
-    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
-    if newest is None:
-        return found
     beside = said_beside(rows)
+    if not (numbers := on_trial(rows, beside)):
+        return found
     arms, any_of_them = list[_Figure](), np.zeros(len(rows), np.bool_)
-    for number in (rows[newest].challenger_version, *(each.version for each in beside.get(newest, ()))):
+    for number in numbers:
         asked = said_by(number, rows, beside)
         theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, asked) / weights
         both = np.isfinite(mine) & np.isfinite(theirs)

@@ -142,6 +142,14 @@ def said_beside(rows: Sequence[Row]) -> dict[int, Sequence[Said]]:
     return {at: others_of(row.others).said for at, row in enumerate(rows) if row.others}
 
 
+def on_trial(rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> tuple[int, ...]:
+    """Return the versions that answered beside the live one in the newest rollout of rows; `said` is as in `said_beside`."""
+    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
+    if newest is None:
+        return ()
+    return rows[newest].challenger_version, *(each.version for each in said.get(newest, ()))
+
+
 def said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> list[Row]:
     """Return the rows as if a version were their challenger; without an answer where it was not asked."""
     found = []

@@ -122,6 +122,28 @@ async def test_while_a_drift_that_labels_have_shown_stands_estimates_are_unknown
     assert estimates(world)[-1].value is None
 
 
+async def test_a_version_on_trial_is_estimated_by_what_it_answered_and_nothing_waits_for_its_calibration(
+    world: Any, flow: Make
+) -> None:
+    await world.ready()
+    part = flow(0, 200, challenger_version=2, rollout_id="r")
+    part.challenger = 2 * part.x + 1
+
+    await predict(world, part)
+    assert [(it.version, it.arm) for it in estimates(world)] == [(1, ""), (1, "")]
+    world.memory.told.clear()
+    await world.ready(1, 2)
+    later = flow(200, 100, challenger_version=2, rollout_id="r")
+    later.challenger = 2 * later.x
+    await predict(world, later)
+
+    mine, theirs = estimates(world)
+    assert (mine.version, mine.arm, theirs.version, theirs.arm) == (1, "", 2, "challenger")
+    assert theirs.low < theirs.value < theirs.high
+    assert (theirs.from_ms, theirs.to_ms, theirs.rows) == (mine.from_ms, mine.to_ms, 100)
+    assert theirs in (await world.store.health("m")).readings
+
+
 async def test_a_version_without_a_reference_is_unknown(world: Any, flow: Make) -> None:
     await world.store.put_versions([Version("m", 1, None)])
 

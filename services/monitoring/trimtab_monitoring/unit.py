@@ -48,7 +48,7 @@ LIMIT $6
 """
 _PREDICTED_OF = """
 SELECT event_time_ms, id, version, generation, challenger_version, rollout_id, champion, challenger,
-       features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key
+       features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key, others
 FROM predictions WHERE model = {model} AND event_time_ms > {after} AND event_time_ms <= {until}
 ORDER BY event_time_ms, id LIMIT $4
 """

@@ -108,7 +108,8 @@ class Calibrations:
             if found is NO_REFERENCE and (standing is None or standing.generation < generation):
                 raise NotCalibrated(model, version)
             return found
-        self._hold(place, found, features)
+        if features:  # known from its first predictions on: as a challenger it has none of its own yet
+            self._hold(place, found, features)
         return found, features
 
     def _hold(self, place: tuple[str, int, str], found: Calibration, features: Sequence[str]) -> None:
