@@ -1,11 +1,12 @@
 """Drift of parts of a window: each against its own, in slices that have rows enough, and for each version of a rollout."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from trimtab_core import alertrules, detection, parts
+from trimtab_core import alertrules, detection, parts, trial
 from trimtab_core.baseline import Calibration, Settings, calibrate
 from trimtab_core.calibration import Rule
 from trimtab_core.drift import distance, fit_reference
@@ -215,11 +216,17 @@ def on_trial(window: DataWindow, at: int = 0, **said: float) -> DataWindow:
     return DataWindow(1, rows)
 
 
+def by_arm(window: DataWindow, usual: Calibration, known: Mapping[int, Calibration]) -> list[Reading]:
+    """Hold a window against the references of version 1, and of those on trial that are known."""
+    arms = [(each, known[each.version]) for each in trial.of_arms(window) if each.version in known]
+    return list(parts.by_arm("m", window, FEATURES, usual, arms))
+
+
 def test_a_version_on_trial_is_held_against_what_it_was_trained_on_itself(usual: Calibration) -> None:
     newer = calibrate(asked(4_000, np.full(4_000, 7), by=1.5, of=7.0, seed=5), SETTINGS)
     window = on_trial(a_window(asked(400, np.full(400, 7), by=1.5, of=7.0, seed=1)), at=100)
 
-    found = list(parts.by_arm("m", window, FEATURES, usual, {2: newer}))
+    found = by_arm(window, usual, {2: newer})
 
     assert {(it.arm, it.version, it.rows, it.slice) for it in found} == {
         ("champion", 1, 300, ""),
@@ -235,26 +242,24 @@ def test_a_version_on_trial_is_held_against_what_it_was_trained_on_itself(usual:
 def test_of_a_version_on_trial_that_is_not_calibrated_yet_nothing_is_told(usual: Calibration) -> None:
     window = on_trial(a_window(asked(400, np.arange(400) % 10, seed=1)), three=3.0)
 
-    both = list(parts.by_arm("m", window, FEATURES, usual, {2: usual, 3: usual}))
+    both = by_arm(window, usual, {2: usual, 3: usual})
     assert {(it.arm, it.version) for it in both} == {("champion", 1), ("challenger", 2), ("challenger", 3)}
     answers = {
         it.version: it.value or 0.0 for it in both if it.name == "prediction_drift" and it.arm == "challenger"
     }
     assert answers[2] < 0.15 < 0.5 < answers[3]
 
-    one = list(parts.by_arm("m", window, FEATURES, usual, {3: usual}))
+    one = by_arm(window, usual, {3: usual})
     assert {(it.arm, it.version) for it in one} == {("champion", 1), ("challenger", 3)}
-    assert list(parts.by_arm("m", window, FEATURES, usual, {})) == []
+    assert by_arm(window, usual, {}) == []
     few = on_trial(a_window(asked(400, np.arange(400) % 10, seed=1)), at=351)
-    assert list(parts.by_arm("m", few, FEATURES, usual, {2: usual})) == []
+    assert by_arm(few, usual, {2: usual}) == []
 
 
 def test_of_what_a_version_was_trained_on_what_rows_do_not_carry_is_left_out(usual: Calibration) -> None:
     columns = asked(4_000, np.arange(4_000) % 10)
     wider = calibrate(columns | {"request.new": columns["request.x"]}, SETTINGS)
 
-    found = list(
-        parts.by_arm("m", on_trial(a_window(asked(100, np.arange(100) % 10))), FEATURES, usual, {2: wider})
-    )
+    found = by_arm(on_trial(a_window(asked(100, np.arange(100) % 10))), usual, {2: wider})
 
     assert {it.feature for it in found} == {"", *FEATURES}

@@ -51,7 +51,7 @@ def held_to(spec: ModelSpec) -> Accept | None:
     accept = spec.accepted
     if accept is None:
         return None
-    return Accept(spec.judged_by, as_loss(spec.judged_by, accept.at_most), spec.cap, accept.alpha)
+    return Accept(spec.judged_by, as_loss(spec.judged_by, accept.at_most), spec.most, accept.alpha)
 
 
 def bet(state: Acceptance, losses: Sequence[float], times_ms: Sequence[int]) -> tuple[Acceptance, int | None]:

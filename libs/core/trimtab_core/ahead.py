@@ -17,6 +17,7 @@ from trimtab_core import estimation, labelling, windows
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.episodes import DriftKind, EpisodeState
 from trimtab_core.estimation import Estimate, Unknown
+from trimtab_core.specs import ModelSpec
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Ahead, Doubt, Reading, Row, Watch
 from trimtab_core.windows import DataWindow, Partial
@@ -36,6 +37,8 @@ class Wanted:
     row: Row
     chance: float
     """Of being asked for, of all rows of its window."""
+    weight: float
+    """By which its loss counts among those that were asked for, so that their mean is the window's on average."""
     expected: float | None
     """What it is expected to lose, where that can be said."""
 
@@ -66,6 +69,16 @@ def restore(ahead: Ahead, rows: Sequence[Row]) -> list[Row]:
 def are_held(ahead: Ahead, rows: Sequence[Row]) -> bool:
     """Whether these are the rows of the window being filled."""
     return _partial(ahead, rows).matches(_alone(ahead))
+
+
+def closable(spec: ModelSpec, ahead: Ahead, until_ms: int) -> int:
+    """Return up to when rows can be closed that are complete, with their labels, up to `until_ms`.
+
+    Where labels come for wanted rows alone, they cannot before it is known which those are: before the window that is being filled.
+    """
+    if spec.monitoring.labelled == "all":
+        return until_ms
+    return min(until_ms, ahead.rows.first_ms - 1 if ahead.rows.rows else ahead.reached_ms)
 
 
 def _partial(ahead: Ahead, rows: Sequence[Row]) -> Partial:
@@ -146,9 +159,15 @@ def wanted(
     if estimator is not None and (estimator.chances or estimator.trees):
         expected = estimation.expected(estimator, windows.said(window.rows, features))
     chance = labelling.chances(expected, count)
+    weight = labelling.weights(chance)
     named = f"{model}/{window.version}/{window.end}"
     seed = int.from_bytes(hashlib.sha256(named.encode()).digest()[:8])
     return [
-        Wanted(window.rows[at], float(chance[at]), float(expected[at]) if np.isfinite(expected[at]) else None)
+        Wanted(
+            window.rows[at],
+            float(chance[at]),
+            float(weight[at]),
+            float(expected[at]) if np.isfinite(expected[at]) else None,
+        )
         for at in labelling.drawn(chance, seed).tolist()
     ]

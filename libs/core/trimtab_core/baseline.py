@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core import calibration as levels
-from trimtab_core import estimation, quality, slicing
+from trimtab_core import estimation, labelling, quality, slicing
 from trimtab_core.calibration import DriftThresholds, LevelThreshold, Rule
 from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference
@@ -75,6 +75,8 @@ class Settings:
     """The features by whose values losses and drift are told apart, as rows carry them."""
     classifier: bool = False
     """Whether the features together are told apart by a classifier too."""
+    wanted: int | None = None
+    """So many predictions of a window get a label at most, those that are asked for; None if all can."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -102,6 +104,7 @@ class Settings:
             every_ms=size.ms if isinstance(size, Span) else None,
             slices=model.spec.slices,
             classifier=monitoring.classifier,
+            wanted=monitoring.labels_wanted if monitoring.labelled == "wanted" else None,
         )
 
     @property
@@ -142,7 +145,8 @@ class Settings:
         season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
         stated = f"{self.window}{every}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
         classifier = "; classifier" if self.classifier else ""
-        return f"method {_METHOD}; {stated}; {named}{concept}{clear}{measures}{season}{slices}{classifier}"
+        wanted = f"; {self.wanted} wanted" if self.wanted is not None else ""
+        return f"method {_METHOD}; {stated}; {named}{concept}{clear}{measures}{season}{slices}{classifier}{wanted}"
 
     def measure(self, name: str, kind: Kind) -> Measure:
         """Return the measure that is asked for of a column."""
@@ -194,8 +198,12 @@ class Uncalibrated:
 NO_REFERENCE: Final = Uncalibrated("there is no reference of held-out rows that can be read: train it again")
 
 
-def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 0) -> Calibration:
+def calibrate(
+    columns: Mapping[str, Column], settings: Settings, *, seed: int = 0, estimator: Estimator | None = None
+) -> Calibration:
     """Work out a version's calibration from the columns of its reference, in order of time.
+
+    `estimator` is what `learn_losses` gives. Where labels come for wanted rows alone, losses are calibrated as those would have them.
 
     Raises:
         ValueError: the reference is not what its format promises.
@@ -227,8 +235,12 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     of_features = alike | {"classifier": settings.classifier}
     data = levels.calibrate(columns, kinds, **of_features) if kinds else None  # type: ignore[arg-type]
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
-    losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
-    performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
+    times = columns.get("event_time_ms")
+    labelled = _labelled_share(times, settings)
+    rate_of_losses = false_alarms_a_window(times, settings, labelled)
+    losses = _losses(columns, settings, estimator, seed)
+    of_losses = drift | {"false_alarms": rate_of_losses}
+    performance = levels.calibrate_mean(losses, **of_losses)  # type: ignore[arg-type]
     limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(
         features=tuple(features),
@@ -243,11 +255,12 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         },
         change=calibrate_change(
             losses,
-            rows_between=max(_rows_a_window(columns.get("event_time_ms"), settings) / rate, FEWEST_ROWS),
+            rows_between=max(_labels_a_window(times, settings) / rate_of_losses, FEWEST_ROWS),
             seed=seed,
         )
         if settings.concept
         else None,
+        estimator=estimator,
         notes=tuple(notes),
         quality=quality.learn(
             columns, kinds, window=settings.window, false_alarms=min(rate * settings.shares, _MOST)
@@ -259,6 +272,23 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
         },
         sliced={name: Known.of(name, columns, references) for name in settings.slices if name in columns},
     )
+
+
+def _losses(
+    columns: Mapping[str, Column], settings: Settings, estimator: Estimator | None, seed: int
+) -> Floats:
+    """Return what labelled rows lose, in order of time: of the wanted ones each loss as often as it is asked for, by its weight."""
+    known, worth = np.isfinite(columns["loss"]), np.full(len(columns["loss"]), np.nan)
+    if settings.wanted is None:
+        return clip(columns["loss"][known], settings.cap)
+    if estimator is not None and not estimator.unknown:
+        worth = estimation.foreseen(estimator, columns)
+        known = np.isfinite(worth)
+    losses = clip(columns["loss"][known], settings.cap)
+    if not losses.size:
+        return losses
+    window = _rows_a_window(columns.get("event_time_ms"), settings)
+    return labelling.weighed(losses, worth[known], window, settings.wanted, seed=seed)
 
 
 def learn_losses(columns: Mapping[str, Column], settings: Settings) -> Estimator:
@@ -293,21 +323,34 @@ def _rows_a_window(event_time_ms: Floats | None, settings: Settings) -> int:
     return window_rows(Span(settings.every_ms), event_time_ms)
 
 
+def _labelled_share(event_time_ms: Floats | None, settings: Settings) -> float:
+    """Return the share of predictions that can get a label."""
+    if settings.wanted is None:
+        return 1.0
+    return min(settings.wanted / _rows_a_window(event_time_ms, settings), 1.0)
+
+
+def _labels_a_window(event_time_ms: Floats | None, settings: Settings) -> float:
+    """Return how many labelled rows a window of them has on average, if all that can get a label do."""
+    rows = _rows_a_window(event_time_ms, settings)
+    return rows if settings.every_ms is None else rows * _labelled_share(event_time_ms, settings)
+
+
 def _kind(name: str, column: Column, settings: Settings) -> Kind:
     if are_words(name):
         return "text"
     return "categorical" if column.dtype == object or name in settings.categorical else "numeric"
 
 
-def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> float:
-    """Return the chance of a false alarm that one kind of drift has in one window.
+def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings, share: float = 1.0) -> float:
+    """Return the chance of a false alarm that one kind of drift has in one window of that `share` of the predictions.
 
     It follows from how many windows the reference's traffic fills in the time that the
     spec's rate speaks of; of windows by time there is one for each of theirs, or more where they are full before.
     """
     if event_time_ms is None or len(event_time_ms) < 2 or event_time_ms[-1] <= event_time_ms[0]:
         return _UNTIMED / settings.shares
-    rows_a_ms = (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
+    rows_a_ms = share * (len(event_time_ms) - 1) / float(event_time_ms[-1] - event_time_ms[0])
     windows_a_ms = rows_a_ms / settings.full
     if settings.every_ms is not None:
         windows_a_ms = max(windows_a_ms, 1 / settings.every_ms)

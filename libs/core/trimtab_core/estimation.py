@@ -106,7 +106,8 @@ def fit(
         return _why(
             unable, "its reference holds no labels, as of versions made before they were kept: train it again"
         )
-    held = _newest(columns)
+    rows = _newest_rows(columns)
+    held = {name: column[rows] for name, column in columns.items()}
     losses = clip(held["loss"], cap)
     if losses.size < FEWEST_ROWS:
         return _why(
@@ -114,11 +115,7 @@ def fit(
         )
     names = [name for name in features if held[name].dtype != object]
     asked = [*names, "prediction"]
-    said = np.full(losses.size, np.nan)
-    for fold in np.array_split(np.arange(losses.size), _FOLDS):
-        others = {name: np.delete(column, fold, axis=0) for name, column in held.items()}
-        learnt = _learn(unable, others, asked)
-        said[fold] = expected(learnt, {name: column[fold] for name, column in held.items()})
+    said = _crossed(unable, held, asked)
     if not np.isfinite(said).all():
         return _why(unable, "some predictions in its reference are no probabilities: train it again")
     off = losses - said
@@ -140,6 +137,21 @@ def fit(
         edges=tuple(np.quantile(said, np.linspace(0, 1, _BINS + 1)[1:-1]).tolist()),
         known={name: _known(held[name]) for name in names},
     )
+
+
+def foreseen(estimator: Estimator, columns: Columns) -> Floats:
+    """Return what each held-out row that `fit` learns from was expected to lose by what had not seen it, NaN of the others.
+
+    Of an estimator that can tell nothing it is NaN of all rows.
+    """
+    found = np.full(len(columns["loss"]), np.nan)
+    if not estimator.unknown:
+        rows = _newest_rows(columns)
+        held = {name: column[rows] for name, column in columns.items()}
+        found[rows] = _crossed(
+            Estimator(estimator.metric, estimator.cap), held, [*estimator.known, "prediction"]
+        )
+    return found
 
 
 def expected(estimator: Estimator, columns: Columns) -> Floats:
@@ -213,12 +225,20 @@ def _blame(of_classes: bool) -> str:
     )
 
 
-def _newest(columns: Columns) -> dict[str, NDArray[Any]]:
-    """Return the newest rows that have a loss, a prediction and, where there are labels, a label."""
+def _newest_rows(columns: Columns) -> NDArray[np.int64]:
+    """Return the places of the newest rows that have a loss, a prediction and, where there are labels, a label."""
     asked = [columns[name] for name in ("loss", "prediction", "label") if name in columns]
-    whole = np.isfinite(asked).all(axis=0)
-    rows = np.flatnonzero(whole)[-_MOST_ROWS:]
-    return {name: column[rows] for name, column in columns.items()}
+    return np.flatnonzero(np.isfinite(asked).all(axis=0))[-_MOST_ROWS:]
+
+
+def _crossed(unable: Estimator, held: Columns, asked: Sequence[str]) -> Floats:
+    """Return what each row is expected to lose, by what was learnt from the other folds."""
+    said = np.full(len(held["loss"]), np.nan)
+    for fold in np.array_split(np.arange(said.size), _FOLDS):
+        others = {name: np.delete(column, fold, axis=0) for name, column in held.items()}
+        learnt = _learn(unable, others, asked)
+        said[fold] = expected(learnt, {name: column[fold] for name, column in held.items()})
+    return said
 
 
 def _learn(unable: Estimator, held: Columns, asked: Sequence[str]) -> Estimator:

@@ -2,8 +2,9 @@
 
 Every row can be asked for, so that what is labelled tells how well a model does without
 bias: the mean over the asked rows of loss / chance, by the number of the window's rows,
-is on average the window's mean loss (Horvitz and Thompson 1952). The same window and
-seed name the same rows.
+is on average the window's mean loss (Horvitz and Thompson 1952). So is the plain mean of
+what each loses times its weight, which is `HEAVIEST` at most. The same window and seed
+name the same rows.
 """
 
 from typing import Final
@@ -15,6 +16,8 @@ Floats = NDArray[np.float64]
 
 RANDOM: Final = 0.5
 """The share of what is asked that falls on all rows alike; the rest goes by what is expected to be lost."""
+HEAVIEST: Final = 1 / RANDOM
+"""The most that a row weighs, as no chance is less than this share of what it would be if it fell on all alike."""
 
 
 def chances(worth: Floats, count: int) -> Floats:
@@ -40,6 +43,33 @@ def chances(worth: Floats, count: int) -> Floats:
         if not over.any():
             return np.where(sure, 1.0, np.minimum(wished * rest, 1.0))
         sure |= over
+
+
+def weights(chances: Floats) -> Floats:
+    """Return what each row weighs if it is drawn with its `chances`; the mean over a draw is 1 on average."""
+    return np.asarray(np.minimum(chances.mean() / chances, HEAVIEST))
+
+
+def weighed(losses: Floats, worth: Floats, window: int, count: int, *, seed: int = 0) -> Floats:
+    """Return what held-out rows, in order of time, would come to were `count` of each `window` of them asked for: loss times weight.
+
+    They are drawn over and over until there are as many as leave the mean as unsure as so many rows do: fewer than those where the
+    draw takes much of the spread away.
+    """
+    parts = np.array_split(np.arange(losses.size), max(1, losses.size // window))
+    asked = [chances(worth[part], count) for part in parts]
+    weight = np.concatenate([weights(chance) for chance in asked])
+    square, before = float(losses.mean()) ** 2, float(losses.var())
+    spread = float((weight * np.square(losses)).mean()) - square
+    least = losses.size * (spread / before if before > 0 else 1.0)
+    times = max(1, round(least / sum(min(count, part.size) for part in parts)))
+    seeds = iter(range(seed, seed + times * len(parts)))
+    found = [
+        (losses * weight)[part[drawn(chance, next(seeds))]]
+        for _ in range(times)
+        for part, chance in zip(parts, asked, strict=True)
+    ]
+    return np.concatenate(found)
 
 
 def drawn(chances: Floats, seed: int) -> NDArray[np.int64]:

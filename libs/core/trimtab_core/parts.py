@@ -6,18 +6,15 @@ version's reference, a version on trial against what that one was trained on.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trimtab_core import slicing, windows
 from trimtab_core.baseline import Calibration
-from trimtab_core.drift import Column, Reference, score
+from trimtab_core.drift import Reference, score
 from trimtab_core.sliced import Moved
 from trimtab_core.specs import LEAST_WINDOW
-from trimtab_core.trial import said_by
 from trimtab_core.watched import ArmName, Reading, Rise
 from trimtab_core.windows import DataWindow, Window
 
@@ -55,27 +52,22 @@ def by_arm(
     window: DataWindow,
     features: Sequence[str],
     calibration: Calibration,
-    on_trial: Mapping[int, Calibration],
+    arms: Sequence[tuple[DataWindow, Calibration]],
 ) -> Iterator[Reading]:
     """Yield how far the rows that a version on trial answered too are from its own reference, and its answers from its own answers.
 
-    `on_trial` has those versions of which that is known. The champion's, as an arm, are on the rows that any of them answered. Of a
-    reference what the rows do not carry is left out, as the features together are.
+    `arms` are the window as each of them answered it, where its calibration is known. The champion's, as an arm, are on the rows that
+    any of them answered. Of a reference what the rows do not carry is left out, as the features together are.
     """
-    columns, any_of_them = windows.columns(window.rows, features), np.zeros(len(window.rows), np.bool_)
-    versions, beside = slicing.on_trial(window.rows)
-    for number in versions:
-        if number not in on_trial:
-            continue
-        said = [row.challenger for row in said_by(number, window.rows, beside)]
-        answers = np.array([np.nan if each is None else each for each in said])
-        answered = np.isfinite(answers)
-        if answered.sum() >= LEAST_WINDOW:
-            any_of_them |= answered
-            theirs = columns | {"prediction": answers}
-            yield from _arm(model, window, "challenger", number, on_trial[number], theirs, answered)
-    if any_of_them.any():
-        yield from _arm(model, window, "champion", window.version, calibration, columns, any_of_them)
+    enough = [(each, known) for each, known in arms if len(each.rows) >= LEAST_WINDOW]
+    answered = {row.id for each, _ in enough for row in each.rows}
+    for each, known in enough:
+        yield from _arm(model, each, "challenger", features, known)
+    if answered:
+        rows = [row for row in window.rows if row.id in answered]
+        yield from _arm(
+            model, replace(window, rows=rows, extent=window.covers), "champion", features, calibration
+        )
 
 
 def _moved(
@@ -93,15 +85,14 @@ def _moved(
 
 
 def _arm(
-    model: str, window: DataWindow, arm: ArmName, version: int, calibration: Calibration,
-    columns: Mapping[str, Column], answered: NDArray[np.bool_],
-) -> Iterator[Reading]:  # fmt: skip
-    season, rows = calibration.prediction.season, int(answered.sum())
-    phases = season.phases_of(columns["event_time_ms"][answered]) if season else None
+    model: str, window: DataWindow, arm: ArmName, features: Sequence[str], calibration: Calibration
+) -> Iterator[Reading]:
+    columns, season = windows.columns(window.rows, features), calibration.prediction.season
+    phases = season.phases_of(columns["event_time_ms"]) if season else None
     for name, reference in calibration.references.items():
         if name in columns:
-            moved = score(reference, reference.bins(columns[name][answered]), phases)
-            yield _reading(model, window, version, name, moved, rows, arm=arm)
+            moved = score(reference, reference.bins(columns[name]), phases)
+            yield _reading(model, window, window.version, name, moved, len(window.rows), arm=arm)
 
 
 def _reading(

@@ -21,6 +21,12 @@ def promised(version: int, found: Calibration | Uncalibrated | None, settings: S
         f"While nothing changes, each of {settings.shares} kinds of drift is told in one of {once:,} {windows} of version "
         f"{version}: monitoring.false_alarms is {settings.false_alarms}."
     ]
+    if settings.wanted is not None:
+        once = round(1 / found.performance.false_alarms)
+        said.append(
+            f"Labels come for {settings.wanted} of a window at most, so a window of performance is{each} of "
+            f"{settings.window:,} of those, and its drift is told in one of {once:,}."
+        )
     levels = {"data": found.data, "prediction": found.prediction, "performance": found.performance}
     if small := [kind for kind, level in levels.items() if level is not None and level.small]:
         said.append(

@@ -49,14 +49,21 @@ class Sliced:
             feature, names, np.array([place.get(str(value), len(names) - 1) for value in values])[number]
         )
 
-    def means(self, values: Floats) -> Iterator[tuple[str, int, float]]:
-        """Yield the name, the rows that count and their mean of each slice that has such rows."""
+    def means(self, values: Floats, weights: Floats) -> Iterator[tuple[str, int, float, float]]:
+        """Yield the name, the rows that count, their mean and what they weigh of each slice that has such rows.
+
+        A row that does not count has no value. The mean is that of Hajek 1971, by weight: which rows of a slice were asked for, and how
+        many, has no part in it.
+        """
         counts = np.isfinite(values)
-        rows = np.bincount(self.number[counts], minlength=len(self.names))
-        sums = np.bincount(self.number[counts], values[counts], minlength=len(self.names))
-        for name, count, total in zip(self.names, rows.tolist(), sums.tolist(), strict=True):
+        number, most = self.number[counts], len(self.names)
+        rows = np.bincount(number, minlength=most)
+        weight = np.bincount(number, weights[counts], minlength=most)
+        sums = np.bincount(number, (values * weights)[counts], minlength=most)
+        columns = (rows.tolist(), sums.tolist(), weight.tolist())
+        for name, count, total, weighs in zip(self.names, *columns, strict=True):
             if count:
-                yield name, count, total / count
+                yield name, count, total / weighs, weighs
 
 
 class Moved(NamedTuple):

@@ -17,8 +17,8 @@ from trimtab_core.drift import Column
 from trimtab_core.losses import clip
 from trimtab_core.sliced import Sliced, texts_of
 from trimtab_core.specs import ModelSpec
-from trimtab_core.trial import said_beside, said_by
-from trimtab_core.watched import ArmName, Published, Reading, Rise, Row, Said
+from trimtab_core.trial import on_trial, said_beside, said_by
+from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
 from trimtab_core.windows import (
     DataWindow,
     PerformanceWindow,
@@ -27,6 +27,7 @@ from trimtab_core.windows import (
     champion_losses,
     columns,
 )
+from trimtab_core.windows import weights as row_weights
 
 Floats = NDArray[np.float64]
 
@@ -53,10 +54,15 @@ class _Figure(NamedTuple):
     version: int
     arm: ArmName
     values: Floats
+    weights: Floats | None = None
+    """None where all rows weigh alike."""
 
 
 def asked(model: str, window: DataWindow, features: Sequence[str], spec: ModelSpec) -> list[Reading]:
-    """Return the share of a window's predictions that has a label, of all and by slice; its rows are the predictions."""
+    """Return the share of a window's predictions that has a label, of all and by slice; its rows are the predictions.
+
+    Where labels come for wanted rows alone it is of those.
+    """
     figures = [_labelled(window.version, window.rows)]
     return list(_readings(model, window, figures, _sliced(window.rows, features, spec.slices)))
 
@@ -81,7 +87,7 @@ def told(window: Window, readings: Sequence[Reading], spec: ModelSpec) -> Publis
     open_to_labels = tuple(reading for reading in readings if reading.name in kinds)
     if window.kind == "concept" or not open_to_labels:
         return None
-    if window.kind == "data" and all(row.label is not None for row in window.rows):
+    if window.kind == "data" and not any(row.lacks_label for row in window.rows):
         return None
     extent = window.covers
     return Published(window.kind, window.version, extent.after, extent.until, measure(spec), open_to_labels)
@@ -89,7 +95,8 @@ def told(window: Window, readings: Sequence[Reading], spec: ModelSpec) -> Publis
 
 def measure(spec: ModelSpec) -> str:
     """Return what a model's losses are, as text."""
-    return f"{spec.judged_by} <= {spec.cap:g}"
+    of_wanted = ", of wanted rows" if spec.monitoring.labelled == "wanted" else ""
+    return f"{spec.judged_by} <= {spec.cap:g}{of_wanted}"
 
 
 def corrected(
@@ -133,9 +140,8 @@ def usual(column: Column, losses: Floats, cap: float) -> dict[str, Usual]:
     known = np.isfinite(losses)
     names, number = np.unique(texts_of(column[known]), return_inverse=True)
     clipped = clip(losses[known], cap)
-    found = {
-        name: Usual(rows, mean) for name, rows, mean in Sliced("", names.tolist(), number).means(clipped)
-    }
+    sliced = Sliced("", names.tolist(), number)
+    found = {name: Usual(rows, mean) for name, rows, mean, _ in sliced.means(clipped, np.ones(clipped.size))}
     return dict(sorted(found.items(), key=lambda it: (-it[1].rows, it[0]))[:_MOST_KNOWN])
 
 
@@ -157,27 +163,19 @@ def risen(
     whole = float((losses - mean).sum())
     if len(rows) != len(losses) or whole <= 0:
         return ()
-    found = []
+    found, weights = [], row_weights(rows)
     for sliced in _sliced(rows, features, tuple(known)):
-        for name, count, now in sliced.means(losses):
+        for name, count, now, weighs in sliced.means(losses / weights, weights):
             was = known[sliced.feature].get(name, Usual(0, mean)).mean
-            share = count * (now - was) / whole
+            share = weighs * (now - was) / whole
             found.append(Rise(sliced.feature, name, count, _figure(metric, was), _figure(metric, now), share))
     most = sorted((each for each in found if each.share > 0), key=lambda each: -each.share)
     return tuple(most[:MOST_NAMED])
 
 
-def on_trial(rows: Sequence[Row]) -> tuple[tuple[int, ...], Mapping[int, Sequence[Said]]]:
-    """Return the versions that were on trial at the newest of the rows at which any was, and what those beside the challenger said by row."""
-    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
-    if newest is None:
-        return (), {}
-    beside = said_beside(rows)
-    return (rows[newest].challenger_version, *(each.version for each in beside.get(newest, ()))), beside
-
-
 def _labelled(version: int, rows: Sequence[Row]) -> _Figure:
-    return _Figure(LABELLED, version, "", np.array([float(row.label is not None) for row in rows]))
+    labelled = [np.nan if row.weight is None else float(row.label is not None) for row in rows]
+    return _Figure(LABELLED, version, "", np.array(labelled))
 
 
 def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]:
@@ -185,18 +183,22 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
 
     The champion's, as an arm, are on the rows that any of them answered too. Of several rollouts it is the newest.
     """
-    mine = champion_losses(spec, rows)
-    found = [_Figure(spec.judged_by, version, "", mine)]
-    versions, beside = on_trial(rows)
+    weights = row_weights(rows)
+    mine = champion_losses(spec, rows) / weights
+    found = [_Figure(spec.judged_by, version, "", mine, weights)]
+    beside = said_beside(rows)
+    versions = on_trial(rows, beside)
     if not versions:
         return found
     arms, any_of_them = list[_Figure](), np.zeros(len(rows), np.bool_)
     for number in versions:
-        theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, said_by(number, rows, beside))
+        said = said_by(number, rows, beside)
+        theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, said) / weights
         both = np.isfinite(mine) & np.isfinite(theirs)
         any_of_them |= both
-        arms.append(_Figure(spec.judged_by, number, "challenger", np.where(both, theirs, np.nan)))
-    return [*found, _Figure(spec.judged_by, version, "champion", np.where(any_of_them, mine, np.nan)), *arms]
+        arms.append(_Figure(spec.judged_by, number, "challenger", np.where(both, theirs, np.nan), weights))
+    answered = np.where(any_of_them, mine, np.nan)
+    return [*found, _Figure(spec.judged_by, version, "champion", answered, weights), *arms]
 
 
 def _readings(
@@ -204,10 +206,16 @@ def _readings(
 ) -> Iterator[Reading]:
     """Yield each figure of all rows and of each slice; `window` says of what time."""
     extent = window if isinstance(window, Reading) else window.covers
-    for name, version, arm, values in figures:
+    for name, version, arm, values, weights in figures:
+        ones = np.ones(len(values))
+        weights = ones if weights is None else weights
         whole = Sliced("", ("",), np.zeros(len(values), np.int64))
         for sliced in (whole, *slicings):
-            for value, rows, mean in sliced.means(values):
+            # Of all rows of a version it is the very mean that is judged.
+            judged = sliced is whole and not arm
+            for value, rows, mean, _ in sliced.means(
+                *((values * weights, ones) if judged else (values, weights))
+            ):
                 yield Reading(
                     "performance", model, version, name, _figure(name, mean), extent.from_ms, extent.to_ms, rows,
                     feature=sliced.feature, arm=arm, slice=value,

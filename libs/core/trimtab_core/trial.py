@@ -23,7 +23,7 @@ from trimtab_core.judge import JudgeSpec, JudgeState, JudgeVerdict
 from trimtab_core.losses import Metric
 from trimtab_core.specs import ModelSpec
 from trimtab_core.watched import Others, Outcome, Row, Said, Standing, Trial, Verdict
-from trimtab_core.windows import challenger_losses
+from trimtab_core.windows import DataWindow, challenger_losses
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +109,7 @@ def _is_newer(row: Row, trial: Trial) -> bool:
 def judge_spec(spec: ModelSpec, arms: int) -> JudgeSpec:
     """Return how each version of a rollout that began with so many is judged."""
     rollout = spec.rollout
-    return JudgeSpec(spec.cap, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000)
+    return JudgeSpec(spec.most, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000)
 
 
 def _begin(row: Row, spec: ModelSpec) -> Trial:
@@ -146,6 +146,14 @@ def said_beside(rows: Sequence[Row]) -> dict[int, Sequence[Said]]:
     return {at: others_of(row.others).said for at, row in enumerate(rows) if row.others}
 
 
+def on_trial(rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> tuple[int, ...]:
+    """Return the versions that answered beside the live one in the newest rollout of rows; `said` is as in `said_beside`."""
+    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
+    if newest is None:
+        return ()
+    return rows[newest].challenger_version, *(each.version for each in said.get(newest, ()))
+
+
 def said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]) -> list[Row]:
     """Return the rows as if a version were their challenger; without an answer where it was not asked."""
     found = []
@@ -158,13 +166,30 @@ def said_by(number: int, rows: Sequence[Row], said: Mapping[int, Sequence[Said]]
     return found
 
 
+def of_arms(window: DataWindow) -> list[DataWindow]:
+    """Return a window as each version on trial answered it, of the rows that it answered."""
+    beside, found = said_beside(window.rows), list[DataWindow]()
+    for number in on_trial(window.rows, beside):
+        mine = [
+            row._replace(
+                version=number, champion=row.challenger, champion_probabilities=row.challenger_probabilities
+            )
+            for row in said_by(number, window.rows, beside)
+            if row.challenger is not None
+        ]
+        if mine:
+            found.append(DataWindow(number, mine, extent=window.covers))
+    return found
+
+
 def _fed(trial: Trial, rows: Sequence[Row], champion_losses: Floats, spec: ModelSpec) -> Trial:
     if not rows or trial.state.decided is not None:
         return trial
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])
     if not mine.any():
         return trial
-    theirs = challenger_losses(spec.task, spec.judged_by, trial.spec.cap, rows)
+    cap = min(spec.cap, trial.spec.cap)
+    theirs = challenger_losses(spec.task, spec.judged_by, cap, rows)
     (paired,) = np.nonzero(mine & np.isfinite(champion_losses) & np.isfinite(theirs))
     state = judge.update(trial.spec, trial.state, champion_losses[paired], theirs[paired])
     decided_ms = None

@@ -61,6 +61,13 @@ class Row(NamedTuple):
     """By which its label is found."""
     others: bytes | None = None
     """`Others` as JSON; None where there are none."""
+    weight: float | None = 1.0
+    """What its loss counts; None where labels come for wanted rows alone, and it is none."""
+
+    @property
+    def lacks_label(self) -> bool:
+        """Whether it has no label, and is to have one."""
+        return self.label is None and self.weight is not None
 
 
 class Asked(NamedTuple):
@@ -83,6 +90,7 @@ class Scored(NamedTuple):
     at_ms: int
     id: str
     loss: float
+    """Times what the row weighs."""
     row: Row | None = None
     """What it is of, where more than its loss may be asked."""
 

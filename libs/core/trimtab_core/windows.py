@@ -107,7 +107,7 @@ class PerformanceWindow:
 
     @property
     def losses(self) -> Floats:
-        """The clipped losses."""
+        """What each row lost: its clipped loss, times what it weighs."""
         return np.array([row.loss for row in self.rows])
 
 
@@ -139,7 +139,7 @@ def fill(
     watch: Watch, partial: Partial, rows: Sequence[Row], losses: Floats, window: int, look: int | None = None,
     *, every_ms: int | None = None, closed_ms: int = 0,
 ) -> tuple[Watch, Partial, list[Window]]:  # fmt: skip
-    """Take in `rows` with the clipped loss of each, NaN without a label; return what is full, in order of its end.
+    """Take in `rows` with what each lost, NaN without a label; return what is full, in order of its end.
 
     `window` is how many rows fill a window, and `look` how many labelled ones a look of `concept`, None if there are none.
     Windows by time begin at multiples of `every_ms`; `closed_ms` is up to when there will be no more rows than these.
@@ -224,7 +224,12 @@ def restore(watch: Watch, rows: Sequence[Row], losses: Floats) -> Partial:
 
 
 def champion_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:
-    """Return the clipped loss of what the live version said of each row."""
+    """Return what the live version lost on each row: the clipped loss, times what the row weighs."""
+    return plain_losses(spec, rows) * weights(rows)
+
+
+def plain_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:
+    """Return the clipped loss of what the live version said of each row, whatever it weighs."""
     said = [row.champion for row in rows]
     return _losses_of(
         spec.task, spec.judged_by, spec.cap, rows, said, [r.champion_probabilities for r in rows]
@@ -232,9 +237,15 @@ def champion_losses(spec: ModelSpec, rows: Sequence[Row]) -> Floats:
 
 
 def challenger_losses(task: Task, metric: Metric, cap: float, rows: Sequence[Row]) -> Floats:
-    """Return the clipped loss of what the version on trial said of each row."""
+    """Return what the version on trial lost on each row: the clipped loss, times what the row weighs."""
     said = [row.challenger for row in rows]
-    return _losses_of(task, metric, cap, rows, said, [row.challenger_probabilities for row in rows])
+    lost = _losses_of(task, metric, cap, rows, said, [row.challenger_probabilities for row in rows])
+    return lost * weights(rows)
+
+
+def weights(rows: Sequence[Row]) -> Floats:
+    """Return what each row weighs, NaN where it counts for nothing."""
+    return np.array([np.nan if row.weight is None else row.weight for row in rows])
 
 
 def _losses_of(

@@ -1,7 +1,7 @@
 """A small world to be watched: one model, its reference, and traffic made to order."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ class Desk:
         if place not in self._made:
             columns = self.files[reference.uri]
             learnt = learn_losses(columns, settings) if self._learns else None
-            self._made[place] = replace(calibrate(columns, settings), estimator=learnt)
+            self._made[place] = calibrate(columns, settings, estimator=learnt)
         return self._made[place]
 
 

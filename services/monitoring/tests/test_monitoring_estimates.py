@@ -122,6 +122,28 @@ async def test_while_a_drift_that_labels_have_shown_stands_estimates_are_unknown
     assert estimates(world)[-1].value is None
 
 
+async def test_a_version_on_trial_is_estimated_by_what_it_answered_and_nothing_waits_for_its_calibration(
+    world: Any, flow: Make
+) -> None:
+    await world.ready()
+    part = flow(0, 200, challenger_version=2, rollout_id="r")
+    part.challenger = 2 * part.x + 1
+
+    await predict(world, part)
+    assert [(it.version, it.arm) for it in estimates(world)] == [(1, ""), (1, "")]
+    world.memory.told.clear()
+    await world.ready(1, 2)
+    later = flow(200, 100, challenger_version=2, rollout_id="r")
+    later.challenger = 2 * later.x
+    await predict(world, later)
+
+    mine, theirs = estimates(world)
+    assert (mine.version, mine.arm, theirs.version, theirs.arm) == (1, "", 2, "challenger")
+    assert theirs.low < theirs.value < theirs.high
+    assert (theirs.from_ms, theirs.to_ms, theirs.rows) == (mine.from_ms, mine.to_ms, 100)
+    assert theirs in (await world.store.health("m")).readings
+
+
 async def test_a_version_without_a_reference_is_unknown(world: Any, flow: Make) -> None:
     await world.store.put_versions([Version("m", 1, None)])
 
@@ -199,3 +221,65 @@ async def test_labels_are_asked_for_at_random_where_nothing_is_expected(
 
 def _labels(world: Any) -> LabelStream:
     return LabelStream.of(world.specs.model("m"))
+
+
+def uneven(part: Any, *, times: float = 1.0) -> Any:
+    """Let one row in nine be off by ten times as much as the others."""
+    rng = np.random.default_rng(part.start)
+    scale = np.where(np.abs(part.x) > 1.6, 2.0, 0.2) * times
+    part.labels = 2 * part.x + rng.normal(size=part.x.size) * scale
+    return part
+
+
+def truth(part: Any) -> float:
+    return float(np.abs(part.labels - 2 * part.x).mean())
+
+
+async def test_labels_of_wanted_rows_alone_tell_how_all_do_and_when_that_changes(
+    new_world: Make, learning_desk: Any, flow: Make, make_model: Make
+) -> None:
+    held = uneven(flow(900_000, 3_000))
+    columns = {
+        "request.x": held.x,
+        "request.z": np.random.default_rng(9).normal(size=3_000),
+        "prediction": 2 * held.x,
+    }
+    desk = type(learning_desk)(learns=True)
+    desk.files["/1"] = columns | {
+        "loss": np.abs(held.labels - 2 * held.x), "event_time_ms": np.array(held.times, float)
+    }  # fmt: skip
+    world = new_world(desk=desk)
+    world.specs.models["m"] = make_model(
+        monitoring={
+            "window": 100, "persistence": [1, 1], "labels_wanted": 20, "labelled": "wanted",
+            "accept": {"at_most": 0.5}, "false_alarms": "1 per 90d",
+        },
+        rollout={"cap": 10}, retrain={"on": ["concept"]},
+    )  # fmt: skip
+    await world.ready()
+    quiet, worse = uneven(flow(0, 1_050)), uneven(flow(1_050, 500), times=2.5)
+
+    await world.live(quiet)
+
+    asked = {it.id for it in world.told(WantedLabel)}
+    assert len(asked) == 10 * 20
+    hard = np.array([f"p{at:06}" in asked for at in range(1_050)])
+    assert truth(quiet) < 0.4 < 0.55 < np.abs(quiet.labels - 2 * quiet.x)[hard].mean()
+    realised = [it for it in world.told(Reading) if it.name == "mae" and not it.slice]
+    assert [it.rows for it in realised] == [100] * 2
+    assert np.mean([it.value for it in realised]) == pytest.approx(truth(quiet), rel=0.15)
+    assert world.drifts() == []
+    shares = [it for it in world.told(Reading) if it.name == "labelled_share" and not it.slice]
+    assert [(it.value, it.rows) for it in shares] == [(1.0, 20)] * 10
+    watch = await world.store.watch("m")
+    assert watch.closed_ms == quiet.times[1_000] - 1, (
+        "of the last fifty rows it is not known which are wanted"
+    )
+    assert (watch.labels, watch.predictions) == (200, 1_000)
+
+    await world.live(worse)
+
+    assert {"performance", "concept"} <= {it.kind for it in world.drifts()}
+    assert any("above the accepted 0.5" in it.summary for it in world.drifts())
+    newest = [it for it in world.told(Reading) if it.name == "mae" and not it.slice][-1]
+    assert newest.value == pytest.approx(truth(worse), rel=0.3)

@@ -280,6 +280,34 @@ async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_com
     assert not (await outside.stub.ListWantedLabels(ListWantedLabelsRequest(model=model))).labels
 
 
+async def test_labels_of_wanted_rows_alone_tell_how_all_do_and_those_of_others_count_for_nothing(
+    outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
+) -> None:
+    monitoring = {"window": 100, "false_alarms": "1 per 90d", "labels_wanted": 50, "labelled": "wanted"}
+    held = np.random.default_rng(5)
+    scale = np.where(np.abs(reference["request.x"]) > 1.6, 2.0, 0.2)
+    uneven = reference | {"loss": np.abs(held.normal(size=scale.size)) * scale}
+    model = await _a_watched_model(outside, partial(make_model, monitoring=monitoring), make_source, uneven)
+    part = flow(0, 200)
+    lost = np.where(np.abs(part.x) > 1.6, 1.6, 0.16)
+    await outside.pass_time(f"{model}-truths", part.times[0])
+    await outside.predict(part.predicted(model=model), watermark_ms=part.times[-1])
+    asked = [int(it.prediction_id[1:]) for it in await outside.told(topics.LABELS_WANTED, model, 100)]
+
+    part.labels = 2 * part.x + 9.0
+    part.labels[asked] = (2 * part.x + lost)[asked]
+    labelled = part.labelled(after_ms=0)
+    await outside.come_true(f"{model}-truths", labelled.keys, labelled.event_time_ms, labelled.values)
+    await outside.closed(model, part.times[-1])
+
+    (realised,) = await outside.told(topics.METRICS_PERFORMANCE, model, 1, name="mae")
+    assert lost[asked].mean() > 1.3 * lost.mean()
+    assert (realised.rows, realised.value) == (100, pytest.approx(lost.mean(), rel=0.1))
+    shares = await outside.told(topics.METRICS_PERFORMANCE, model, 2, name="labelled_share")
+    assert [(it.value, it.rows) for it in shares] == [(1.0, 50)] * 2
+    assert await outside.loops(model) == []
+
+
 async def test_drift_gives_one_command_and_its_story(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:

@@ -472,6 +472,35 @@ async def test_predictions_are_read_without_their_labels_all_of_each_instant(sto
     assert (until, reached, at) == (50, 19, 20)
 
 
+async def test_where_labels_come_for_wanted_rows_others_have_none_and_each_weighs_by_its_chance(
+    store: Store,
+) -> None:
+    await store.take(
+        Arrivals(
+            [predicted(("a", 10), ("b", 20), ("c", 30), ("d", 40))],
+            [labelled(("a", 15, 1.0), ("b", 25, 2.0), ("c", 150, 3.0), ("d", 150, 4.0))],
+        )
+    )
+    asked = [WantedLabel("m", 1, it, f"key-{it}", 5, 0.5, None, 0.25, 0, 9, 4, weight=0.5) for it in "bc"]
+    async with store.begin("m") as unit:
+        await unit.put_wanted([*asked, replace(asked[0], id="d", key="key-d", weight=None)])
+    labels = replace(LABELS, wanted=True)
+
+    async with store.begin("m") as unit:
+        rows, _ = await unit.rows(labels, after_ms=0, until_ms=50)
+        late, _ = await unit.rows(replace(labels, late_ms=100), after_ms=0, until_ms=50)
+        every, _ = await unit.rows(LABELS, after_ms=0, until_ms=50)
+        counts = [await unit.labelled(each, after_ms=0, before_ms=50) for each in (labels, LABELS)]
+    async with store.begin_all([ToClose("m", labels, 40, 40)]) as units:
+        together, until = await units["m"].rows(labels, after_ms=0, until_ms=30)
+
+    assert [(row.label, row.weight) for row in rows] == [(None, None), (2.0, 0.5), (None, 0.5), (None, None)]
+    assert [row.label for row in late] == [None, 2.0, 3.0, None]
+    assert [(row.label, row.weight) for row in every] == [(1.0, 1.0), (2.0, 1.0), (None, 1.0), (None, 1.0)]
+    assert counts == [1, 2]
+    assert (together, until) == (rows[:3], 30)
+
+
 async def test_what_is_to_be_labelled_is_told_until_it_has_a_label_or_is_forgotten(store: Store) -> None:
     await store.take(Arrivals([predicted(("a", 10), ("b", 20), ("c", 30), ("d", 40))]))
     asked = [WantedLabel("m", 1, it, f"key-{it}", 5, 0.5, None, 0.25, 0, 9, 4) for it in "abc"]

@@ -6,7 +6,6 @@ It reads `reference.arrow` and `settings.json` from its folder and writes
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,7 @@ def main(folder: Path) -> int:
     settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
     try:
         columns = read_reference(folder / "reference.arrow")
-        found = replace(calibrate(columns, settings), estimator=learn_losses(columns, settings))
+        found = calibrate(columns, settings, estimator=learn_losses(columns, settings))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

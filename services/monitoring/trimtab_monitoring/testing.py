@@ -200,6 +200,12 @@ class MemoryStore:
         found = []
         for (name, _), (key, row) in self._tables.predictions.items():
             if name == model and after_ms < row.at_ms <= until_ms:
+                if labels.wanted:
+                    asked = self._tables.wanted.get((model, row.id))
+                    row = row._replace(weight=asked.weight if asked else None)
+                    if row.weight is None:
+                        found.append(row)
+                        continue
                 within = labels.within_ms + (labels.late_ms if len(known[key]) == 1 else 0)
                 in_time = [each for each in known[key] if row.at_ms <= each[0] <= row.at_ms + within]
                 found.append(row._replace(label=min(in_time, key=lambda it: it[0])[1]) if in_time else row)

@@ -33,19 +33,22 @@ _policy_of = msgspec.json.Decoder(PolicyState).decode
 # their time for each prediction.
 _JOINED_OF = """
 SELECT p.event_time_ms, p.id, p.version, p.generation, p.challenger_version, p.rollout_id, p.champion, p.challenger,
-       p.features, label.value, p.champion_probabilities, p.challenger_probabilities, p.texts, p.key, p.others
+       p.features, CASE WHEN NOT $8 OR drawn.weight IS NOT NULL THEN label.value END,
+       p.champion_probabilities, p.challenger_probabilities, p.texts, p.key, p.others, CASE WHEN $8 THEN drawn.weight ELSE 1 END
 FROM predictions AS p LEFT JOIN LATERAL (
     SELECT CASE WHEN class IS NULL THEN value ELSE array_position($7::text[], class) - 1 END AS value FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
     ORDER BY event_time_ms + 0 LIMIT 1
-) AS label ON true
+) AS label ON true LEFT JOIN LATERAL (
+    SELECT (wanted->>'weight')::float8 AS weight FROM wanted WHERE $8 AND model = p.model AND id = p.id LIMIT 1
+) AS drawn ON true
 WHERE p.model = {model} AND p.event_time_ms > {after} AND p.event_time_ms <= {until}
 ORDER BY p.event_time_ms, p.id
 LIMIT $6
 """
 _PREDICTED_OF = """
 SELECT event_time_ms, id, version, generation, challenger_version, rollout_id, champion, challenger,
-       features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key
+       features, NULL::float8, champion_probabilities, challenger_probabilities, texts, key, others
 FROM predictions WHERE model = {model} AND event_time_ms > {after} AND event_time_ms <= {until}
 ORDER BY event_time_ms, id LIMIT $4
 """
@@ -95,7 +98,7 @@ WHERE p.model = $1 AND p.event_time_ms > $4 AND p.event_time_ms < $5 AND EXISTS 
     SELECT FROM labels
     WHERE stream = $2 AND key = p.key AND event_time_ms + 0 BETWEEN p.event_time_ms AND p.event_time_ms + $3
     AND (class IS NULL OR class = ANY($6))
-)
+) AND (NOT $7 OR EXISTS (SELECT FROM wanted WHERE model = p.model AND id = p.id))
 """
 
 
@@ -178,6 +181,7 @@ async def _rows_of_all(
                 until,
                 MOST_ROWS + 1,
                 labels.classes,
+                labels.wanted,
             )
         )
     return found
@@ -235,7 +239,15 @@ async def fetch_rows(
 ) -> list[Row]:  # fmt: skip
     """Return predictions of (after, until] with their labels, in order."""
     found = await connection.fetch(
-        _JOINED, model, labels.name, labels.within_ms, after_ms, until_ms, limit, labels.classes
+        _JOINED,
+        model,
+        labels.name,
+        labels.within_ms,
+        after_ms,
+        until_ms,
+        limit,
+        labels.classes,
+        labels.wanted,
     )
     rows = [Row(*row) for row in found]
     if not labels.late_ms or not rows:
@@ -247,7 +259,7 @@ async def _with_late(
     connection: Connection | asyncpg.Pool, labels: LabelStream, rows: list[Row]
 ) -> list[Row]:
     """Return rows with the labels that came later than `within` to those that have none, where their key has no other."""
-    wanted = list({row.key for row in rows if row.label is None})
+    wanted = list({row.key for row in rows if row.lacks_label})
     if not wanted:
         return rows
     known = {
@@ -257,7 +269,7 @@ async def _with_late(
     latest_ms = labels.within_ms + labels.late_ms
 
     def complete(row: Row) -> Row:
-        at_ms, value = known.get(row.key, (-1, None)) if row.label is None else (-1, None)
+        at_ms, value = known.get(row.key, (-1, None)) if row.lacks_label else (-1, None)
         return row._replace(label=value) if row.at_ms <= at_ms <= row.at_ms + latest_ms else row
 
     return [complete(row) for row in rows]
@@ -344,7 +356,14 @@ class PostgresUnit:
     async def labelled(self, labels: LabelStream, *, after_ms: int, before_ms: int) -> int:
         """Return how many predictions between the two times, both left out, have a label."""
         found: int = await self._connection.fetchval(
-            _LABELLED, self._model, labels.name, labels.within_ms, after_ms, before_ms, labels.classes
+            _LABELLED,
+            self._model,
+            labels.name,
+            labels.within_ms,
+            after_ms,
+            before_ms,
+            labels.classes,
+            labels.wanted,
         )
         return found
 

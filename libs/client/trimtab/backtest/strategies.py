@@ -84,6 +84,12 @@ class Backtest:
         return aggregate(self.metric, self.lives[name].losses[self.answered])
 
 
+def _labelled_whole(model: Model) -> Model:
+    """Return a model as of a history, in which whatever has a label has it whether it was asked for or not."""
+    monitoring = model.spec.monitoring.model_copy(update={"labelled": "all"})
+    return model.model_copy(update={"spec": model.spec.model_copy(update={"monitoring": monitoring})})
+
+
 def run(
     project: Project,
     history: History,
@@ -101,7 +107,7 @@ def run(
         Rejected: no first version comes of it, or no row is left to be answered.
         Unavailable: a process of a strategy's was ended from outside.
     """
-    model = project.model
+    model = _labelled_whole(project.model)
     bench = Workbench(model, project.sources[model.spec.source], history, tests=tests, shelf=shelf)
     from_ms = begin(bench) if wishes.from_ms is None else wishes.from_ms
     last_ms = int(history.at_ms[-1])

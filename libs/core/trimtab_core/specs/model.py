@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trimtab_core.apart import APART
 from trimtab_core.drift import Kind
+from trimtab_core.labelling import HEAVIEST
 from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
 from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED
@@ -142,6 +143,11 @@ class ModelSpec(Spec):
         return self.rollout.cap or CAPS[self.judged_by]
 
     @property
+    def most(self) -> float:
+        """The most that a row's loss comes to, times what the row weighs."""
+        return self.cap * (HEAVIEST if self.monitoring.labelled == "wanted" else 1)
+
+    @property
     def accepted(self) -> AcceptSpec | None:
         """Up to where `judged_by` is accepted of a live version: as stated, or by the strictest gate on it that can be broken."""
         if self.monitoring.accept is not None:
@@ -175,6 +181,14 @@ class ModelSpec(Spec):
             yield (
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
+            )
+        if self.monitoring.labelled == "wanted" and any(
+            isinstance(it, FairnessGateSpec) for it in self.gates
+        ):
+            yield (
+                ("monitoring", "labelled"),
+                "gates of fairness count mistakes row by row, and of wanted rows those are the hard ones: drop the gates, or have "
+                "labels for all rows",
             )
         slicing = {
             "evidence": self.evidence.slices if self.evidence else (),

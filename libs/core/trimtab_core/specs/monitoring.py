@@ -34,6 +34,9 @@ class MonitoringSpec(Spec):
     """An alarm needs k of the last n windows over the threshold."""
     labels_wanted: Count | None = None
     """So many predictions of a window at most are named on `labels.wanted`, to be labelled first; none are, if not given."""
+    labelled: Literal["all", "wanted"] = "all"
+    """Which predictions get a label: all that can, or those that `labels.wanted` names, whose losses then count by the chance that
+    each had to be asked for; a label of any other counts for nothing."""
     concept: bool = False
     """Whether losses are watched for a change row by row too; they are besides where `retrain.on` names concept, which also trains."""
     clear: float = Field(default=0.5, gt=0, lt=1)
@@ -60,6 +63,11 @@ class MonitoringSpec(Spec):
         return self.measures.get("together") == "classifier"
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if self.labelled == "wanted" and self.labels_wanted is None:
+            yield (
+                ("labelled",),
+                "no label is wanted, so none would ever come: say how many are a window, such as labels_wanted: 20, or remove this",
+            )
         for name, measure in self.measures.items():
             if measure == "correlation" or measure == "classifier":
                 if name != "together":

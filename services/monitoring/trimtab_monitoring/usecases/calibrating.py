@@ -115,7 +115,8 @@ class Calibrations:
         found, features, size = await self._read(model, version, settings)
         if not isinstance(found, Calibration):
             return found
-        self._hold(place, _Held(found, features, round(_IN_MEMORY * size)))
+        if features:  # known from its first predictions on: as a challenger it has none of its own yet
+            self._hold(place, _Held(found, features, round(_IN_MEMORY * size)))
         return found, features
 
     def _hold(self, place: tuple[str, int, str], held: _Held) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trimtab_core import accepted, occasions, windows
+from trimtab_core import accepted, ahead, occasions, windows
 from trimtab_core.accepted import Word
 from trimtab_core.baseline import Settings
 from trimtab_core.occasions import Since
@@ -71,6 +71,7 @@ class Closing:
             return more
         try:
             async with self._store.begin(model) as unit:
+                until = ahead.closable(spec.spec, unit.watch.ahead, until)
                 reached, promised = await self._close(unit, spec, until)
         except NotCalibrated:
             if more:
@@ -103,7 +104,8 @@ class Closing:
                 unit, spec = units[each.model], known[each.model]
                 try:
                     taken = await self._estimating.take(unit, spec, each.predicted_ms)
-                    closed, _ = await self._close(unit, spec, each.until_ms)
+                    until = ahead.closable(spec.spec, unit.watch.ahead, each.until_ms)
+                    closed, _ = await self._close(unit, spec, until)
                 except Exception as error:  # whatever it is, `close` meets it too, and tells of it
                     unit.give_up()
                     if isinstance(error, Unavailable):

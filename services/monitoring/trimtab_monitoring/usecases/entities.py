@@ -106,12 +106,14 @@ class LabelStream:
     """What the label can be, if it is no number: a row's label is then the number of its class."""
     late_ms: int = 0
     """So long after `within` the only label of a key still counts."""
+    wanted: bool = False
+    """Whether labels come for the predictions alone that are to be labelled first: what others have is then none."""
 
     @classmethod
     def of(cls, model: Model) -> "LabelStream":
         """Return the one that a model's spec names."""
-        label = model.spec.label
-        return cls(label.source, label.on, label.value, label.within, label.classes)
+        label, wanted = model.spec.label, model.spec.monitoring.labelled == "wanted"
+        return cls(label.source, label.on, label.value, label.within, label.classes, wanted=wanted)
 
     @property
     def name(self) -> str:
@@ -279,6 +281,8 @@ class WantedLabel:
     from_ms: int
     to_ms: int
     rows: int
+    weight: float | None = None
+    """What its loss counts among the rows of the window that are to be labelled; None in what was told before that was kept."""
 
 
 News = Reading | Drift | Verdict | Command | Alert | Closed | WantedLabel

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from trimtab_core import ahead
+from trimtab_core import ahead, trial
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.specs import Model
-from trimtab_core.watched import Ahead, Row, Series, Watch
+from trimtab_core.watched import Ahead, Reading, Row, Series, Watch
 from trimtab_core.windows import DataWindow
 from trimtab_runtime.clock import Clock
 
@@ -133,8 +133,9 @@ class Estimating:
         held = await self._judges.ready(model.name, window.version, sized, generation)
         calibration, features = (held, ()) if isinstance(held, Uncalibrated) else held
         reading = ahead.estimated(model.name, window, features, calibration, settings, watch)
-        await unit.keep_readings("estimate", [reading])
-        await unit.tell([reading])
+        told_of = [reading, *await self._of_arms(model, settings, window, features, generation)]
+        await unit.keep_readings("estimate", told_of)
+        await unit.tell(told_of)
         if count := model.spec.monitoring.labels_wanted:
             chosen = ahead.wanted(model.name, window, features, calibration, count)
             asked = [_asked(model.name, window, each) for each in chosen]
@@ -147,10 +148,27 @@ class Estimating:
         await unit.tell(told)
         return replace(watch, breaches=breaches)
 
+    async def _of_arms(
+        self, model: Model, settings: Settings, window: DataWindow, features: Sequence[str], generation: int
+    ) -> list[Reading]:
+        """Estimate what versions on trial answered; one whose calibration is not at hand is left out, and nothing waits for it."""
+        found = list[Reading]()
+        for each in trial.of_arms(window):
+            sized = settings.of_rows(len(each.rows))
+            try:
+                held = await self._judges.ready(model.name, each.version, sized, generation)
+            except NotCalibrated:
+                continue
+            if isinstance(held, Uncalibrated) or set(held[0].features) - set(features):
+                continue
+            reading = ahead.estimated(model.name, each, features, held[0], settings, Watch())
+            found.append(replace(reading, arm="challenger"))
+        return found
+
 
 def _asked(model: str, window: DataWindow, chosen: ahead.Wanted) -> WantedLabel:
     row, rows = chosen.row, window.rows
     return WantedLabel(
         model, window.version, row.id, row.key, row.at_ms, row.champion, chosen.expected, chosen.chance,
-        window.covers.from_ms, window.covers.to_ms, len(rows),
+        window.covers.from_ms, window.covers.to_ms, len(rows), chosen.weight,
     )  # fmt: skip

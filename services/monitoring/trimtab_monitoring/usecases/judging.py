@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from trimtab_core import guarding, trial, windows, worth
+from trimtab_core import ahead, guarding, trial, windows, worth
 from trimtab_core.baseline import Settings
 from trimtab_core.specs import Model
 from trimtab_core.watched import Earning, Row, Standing, Watch
@@ -53,6 +53,7 @@ class Judging:
             return False
         async with self._store.begin(model.name) as unit:
             watch, reached = unit.watch, unit.watch.judged_to
+            until = ahead.closable(model.spec, watch.ahead, until)
             if until > reached:
                 rows, reached = await unit.rows(
                     LabelStream.of(model), after_ms=reached, until_ms=until, at_most=MOST_ROWS

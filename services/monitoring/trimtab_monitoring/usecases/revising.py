@@ -52,7 +52,7 @@ async def revise(unit: Unit, model: Model, closed_ms: int) -> None:
             await unit.tell(changed)
             await _keep(unit, published, changed)
         now = replace(now, looks=published.looks + 1)
-        if now.looks == len(LOOKS) or all(row.label is not None for row in rows):
+        if now.looks == len(LOOKS) or not any(row.lacks_label for row in rows):
             await unit.settle(number)
         else:
             await unit.leave_open(now, next_ms=next_look(now, model.spec), number=number)

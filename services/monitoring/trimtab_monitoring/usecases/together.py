@@ -70,10 +70,11 @@ class Together:
     async def rows(
         self, labels: LabelStream, *, after_ms: int, until_ms: int, at_most: int | None = None
     ) -> tuple[list[Row], int]:
-        """Return the rows that are to be closed; `NotTogether` where others are asked for, or they are many."""
-        if (labels, after_ms, until_ms) != self._place or len(self._rows) > MOST_ROWS:
+        """Return the rows that are to be closed, or the first of them; `NotTogether` where others are asked for, or they are many."""
+        *place, last_ms = self._place
+        if [labels, after_ms] != place or until_ms > last_ms or len(self._rows) > MOST_ROWS:
             raise NotTogether
-        return self._rows, until_ms
+        return [row for row in self._rows if row.at_ms <= until_ms], until_ms
 
     async def predictions(
         self, *, after_ms: int, until_ms: int, at_most: int | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import accepted, ahead, detection, parts, promised, quality, slicing, windows
+from trimtab_core import accepted, ahead, detection, parts, promised, quality, slicing, trial, windows
 from trimtab_core.accepted import Word
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.detection import Judged
@@ -55,7 +55,7 @@ class Windowing:
         calibration, features = held
         doubt = watch.doubt
         if isinstance(window, DataWindow):
-            losses = windows.champion_losses(model.spec, window.rows)
+            losses = windows.plain_losses(model.spec, window.rows)
             doubt = ahead.doubt(window, losses, features, calibration, doubt)
         stated = quality.stated_of(model, calibration.features, self._specs.sources, self._specs.views)
         judged = detection.judge(model.name, window, features, calibration, settings, watch.episodes, stated)
@@ -65,7 +65,7 @@ class Windowing:
         readings = [*judged.readings, *_parts(model, window, features)]
         if isinstance(window, DataWindow) and settings.judges(window):
             readings += parts.by_slice(model.name, window, features, calibration)
-            readings += await self._by_arm(model, settings, watch, window, calibration, features)
+            readings += await self._by_arm(model, settings, window, calibration, features)
         await unit.tell(readings)
         if readings:
             await unit.keep_readings(window.kind, [reading for reading in readings if not reading.slice])
@@ -100,14 +100,16 @@ class Windowing:
         return watch, len(judged.alarms)
 
     async def _by_arm(
-        self, model: Model, settings: Settings, watch: Watch, window: DataWindow, calibration: Calibration,
-        features: Sequence[str],
+        self, model: Model, settings: Settings, window: DataWindow, calibration: Calibration, features: Sequence[str]
     ) -> list[Reading]:  # fmt: skip
         """Return what the versions on trial see of a window; one whose calibration is not there yet says nothing, and is not waited for."""
-        versions = slicing.on_trial(window.rows)[0] if watch.trial is not None else ()
-        held = [(number, await self._judges.at_hand(model.name, number, settings)) for number in versions]
-        known = {number: each[0] for number, each in held if isinstance(each, tuple)}
-        return list(parts.by_arm(model.name, window, features, calibration, known)) if known else []
+        arms = list[tuple[DataWindow, Calibration]]()
+        for each in trial.of_arms(window):
+            sized = settings.of_rows(len(each.rows))
+            held = await self._judges.at_hand(model.name, each.version, sized)
+            if isinstance(held, tuple):
+                arms.append((each, held[0]))
+        return list(parts.by_arm(model.name, window, features, calibration, arms))
 
     async def _seen(self, unit: Unit, model: Model, watch: Watch, window: Window, held: Held) -> Watch:
         """Return the watch with the version of a window, if that is not watched, and tell what has changed of that."""
