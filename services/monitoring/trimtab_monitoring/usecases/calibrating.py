@@ -116,7 +116,8 @@ class Calibrations:
         found, features = await self.found(model, version, settings)
         if not isinstance(found, Calibration):
             return found
-        self._hold(place, found, features)
+        if features:  # which are not known of a version on trial, before its own rows come
+            self._hold(place, found, features)
         return found, features
 
     def _hold(self, place: tuple[str, int, str], found: Calibration, features: Sequence[str]) -> None:
