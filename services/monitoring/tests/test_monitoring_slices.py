@@ -153,6 +153,9 @@ async def test_drift_is_told_of_slices_and_of_a_version_on_trial_once_that_is_ca
     assert {it.arm for it in held} == {"", "champion", "challenger"}
     assert not any(it.slice for it in held)
 
+    await world.live(flow(400 * 2, 400, version=2, generation=3))
+    assert {it.version for it in world.told(Reading) if it.from_ms > late[0].to_ms} == {2}
+
 
 async def test_labels_that_come_late_revise_what_was_published_and_no_decision(
     world: Any, flow: Make

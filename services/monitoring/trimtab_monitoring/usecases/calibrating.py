@@ -115,7 +115,7 @@ class Calibrations:
         found, features, size = await self._read(model, version, settings)
         if not isinstance(found, Calibration):
             return found
-        if features:  # known from its first predictions on: as a challenger it has none of its own yet
+        if features:  # which are not known of a version on trial, before its own rows come
             self._hold(place, _Held(found, features, round(_IN_MEMORY * size)))
         return found, features
 
