@@ -3,7 +3,7 @@
 Five parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
 and detectors of others at an equal rate of false alarms; rollouts of equals and of a worse version under continuous looking;
 and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
-eight minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
+fourteen minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
 whether all claims hold.
 """
 
@@ -21,11 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import drift_apart
 import drift_fleet
 import drift_peers
 import numpy as np
 from drift_fleet import Case
-from drift_streams import CONCEPTS, STREAMS, Columns, correlated, gaussian, shifted, times
+from drift_streams import CONCEPTS, LOSSES, STREAMS, Columns, correlated, gaussian, shifted, times
 from scipy.stats import chi2
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
@@ -42,8 +43,11 @@ from trimtab_core.calibration import (
 from trimtab_core.concept import ChangeState, ChangeThreshold, calibrate_change, watch_losses
 from trimtab_core.drift import fit_reference
 from trimtab_core.episodes import EpisodeState, step
+from trimtab_core.guardrails import GuardSpec, GuardState
+from trimtab_core.guardrails import update as guarded
 from trimtab_core.judge import JudgeSpec, JudgeState, update
 from trimtab_core.seasons import Season
+from trimtab_core.specs import GuardrailsSpec
 
 SHARE = float(os.environ.get("BENCH_SHARE", "1"))  # noqa: TID251
 PEERS = Path(__file__).parent.parent / ".venv-peers/bin/python"
@@ -56,6 +60,9 @@ AT_MOST = 1.5
 """Times the stated rate that the lower bound of the observed one may be."""
 SEASONAL, WEEK_MS = "weekly, held against its season", 7 * 86_400_000
 SHAPES = {"texts": ((100, 20), (500, 10), (1_000, 5)), SEASONAL: ((100, 10), (500, 10), (1_000, 5))}
+CLASSIFIED = "mixed, by a classifier too"
+SHAPES[CLASSIFIED] = ((100, 10), (500, 10), (5_000, 5))
+SHAPES |= {f"predictions, {of}": ((100, 1), (500, 1), (5_000, 1)) for of in ("heavy-tailed", "of classes")}
 USUAL = ((100, 100), (500, 20), (5_000, 5))
 """(rows of a window, features), of which each has an equal part of a family's windows."""
 QUICK = ((100, 10), (500, 5))
@@ -138,6 +145,7 @@ def quiet_stream(family: str, window: int, features: int, windows: int, seed: in
             seed=seed,
             tolerance=NO_TOLERANCE,
             season=season,
+            classifier=family == CLASSIFIED,
         )
         for rate in RATES
     }
@@ -168,6 +176,24 @@ def quiet_stream(family: str, window: int, features: int, windows: int, seed: in
     }
 
 
+def shapes_of(family: str, quick: bool) -> Sequence[tuple[int, int]]:
+    """Return the rows of a window and the features that a family is played with; a quick look has no more features than it usually has."""
+    usual = SHAPES.get(family, USUAL)
+    return [(rows, min(features, usual[0][1])) for rows, features in QUICK] if quick else usual
+
+
+def quiet_losses(family: str, window: int, windows: int, seed: int) -> dict[str, Any]:
+    """Play windows of a model's losses without a change, and return how many alarms of performance were raised."""
+    rng = np.random.default_rng(seed)
+    _, draw = LOSSES[family]
+    held, live = draw(rng, max(20 * window, 10_000)), draw(rng, windows * window).reshape(-1, window)
+    alarms = {}
+    for rate in RATES:
+        level = calibrate_mean(held, window=window, false_alarms=rate, seed=seed, tolerance=0.0)
+        alarms[rate] = len(count_alarms([judge_level(level, each) for each in live]))
+    return {"windows": windows, "alarms": alarms}
+
+
 def false_alarms(table: Table, directory: Path) -> None:
     """Play streams without a change, and claim that alarms are about as rare as stated."""
     quick = SHARE < 0.5
@@ -177,16 +203,26 @@ def false_alarms(table: Table, directory: Path) -> None:
         asked = {
             family: [
                 pool.submit(quiet_stream, family, *shape, windows, seed)
-                for shape in (QUICK if quick else SHAPES.get(family, USUAL))
+                for shape in shapes_of(family, quick)
                 for seed in range(references)
             ]
             for family in STREAMS
         }
+        losses = {
+            family: [
+                pool.submit(quiet_losses, family, rows, windows, seed)
+                for rows, _ in (QUICK if quick else USUAL)
+                for seed in range(references)
+            ]
+            for family in LOSSES
+        }
         for family, parts in asked.items():
             tell_family(table, family, [each.result() for each in parts])
+        for family, told in losses.items():
+            claim_rates(table, family, [each.result() for each in told])
 
 
-def tell_family(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -> None:
+def claim_rates(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -> None:
     played = sum(each["windows"] for each in parts)
     for rate in RATES:
         raised = sum(each["alarms"][rate] for each in parts)
@@ -195,6 +231,11 @@ def tell_family(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -
             f"1 in {played / raised:.0f}" if raised else f"none in {played}",
             lower_bound(raised) <= AT_MOST * rate * played,
         )
+
+
+def tell_family(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -> None:
+    played = sum(each["windows"] for each in parts)
+    claim_rates(table, family, parts)
     shapes = dict.fromkeys(each["what"][1:] for each in parts)
     raised_by = {
         shape: [sum(each["alarms"][rate] for each in parts if each["what"][1:] == shape) for rate in RATES]
@@ -288,6 +329,27 @@ def shifts(table: Table, directory: Path) -> None:
         )
         for what in CHANGES:
             compare(table, f"{what}, rule {said}, windows", {name: of[what] for name, of in delays.items()})
+    with ProcessPoolExecutor(2) as pool:
+        told = pool.map(drift_apart.find, ("joint", "subjects"), (SHARE, SHARE))
+    for ours, found in zip(("Trimtab with together: classifier", "Trimtab"), told, strict=True):
+        tell_shares(table, ours, found)
+
+
+def tell_shares(table: Table, ours: str, found: drift_apart.Told) -> None:
+    """Claim that `ours` tells as many of the windows with a change as the best of the others, but for noise."""
+    for name, share in found.quiet.items():
+        table.tell(f"quiet windows that {name} tells by its own level", f"{share:.1%}, 1 in 20 stated")
+    for what, shares in found.moved.items():
+        best = max(share for name, share in shares.items() if not name.startswith("Trimtab"))
+        noise = 2 * math.sqrt(sum(at * (1 - at) for at in (best, shares[ours])) / found.windows)
+        table.claim(
+            f"  {what}, windows of {drift_apart.WINDOW} told",
+            f"{shares[ours]:.0%}",
+            shares[ours] >= best - noise,
+        )
+        for name, share in shares.items():
+            if name != ours:
+                table.tell(f"    {name}", f"{share:.0%}")
 
 
 def delay(verdicts: Sequence[WindowVerdict], rule: Rule) -> float:
@@ -407,18 +469,13 @@ def rollouts(table: Table, directory: Path) -> None:
     """Play rollouts that are looked at after each row."""
     rng = np.random.default_rng(1)
     runs = max(100, round(2_000 * SHARE))
-    draws: dict[str, tuple[float, Callable[[int], np.ndarray]]] = {
-        "errors of 5 %": (1.0, lambda rows: (rng.random(rows) < 0.05).astype(np.float64)),
-        "lognormal losses clipped at their 99th percentile": (10.0, lambda rows: rng.lognormal(0, 1, rows)),
-        "losses of Student's t clipped far out": (60.0, lambda rows: np.abs(rng.standard_t(1.5, rows))),
-    }
     wrong: tuple[tuple[Literal["promote", "rollback"], str], ...] = (
         ("promote", "promotions"),
         ("rollback", "rollbacks"),
     )
-    for name, (cap, draw) in draws.items():
+    for name, (cap, draw) in LOSSES.items():
         spec = JudgeSpec(cap=cap, alpha=ALPHA)
-        ends = [update(spec, JudgeState(), draw(LOOKED), draw(LOOKED)).decided for _ in range(runs)]
+        ends = [update(spec, JudgeState(), draw(rng, LOOKED), draw(rng, LOOKED)).decided for _ in range(runs)]
         for decided, word in wrong:
             share = ends.count(decided) / runs
             table.claim(
@@ -438,6 +495,32 @@ def rollouts(table: Table, directory: Path) -> None:
         "  rows a side: median, and the fixed-size test's for 99 % at the same alpha",
         f"{np.median([state.n for state in states]):.0f} and {fixed:.0f}",
     )
+    guardrails(table, directory)
+
+
+def guardrails(table: Table, directory: Path) -> None:
+    """Play requests that an equal version answers too, or one that is as much worse as is allowed, and is slow by a stated or a learnt limit."""
+    rng = np.random.default_rng(4)
+    runs = max(100, round(1_000 * SHARE))
+    for latency in (None, 50):
+        stated = GuardrailsSpec.model_validate(
+            {"alpha": ALPHA, **({"latency": f"{latency}ms"} if latency else {})}
+        )
+        spec = GuardSpec.of(stated)
+        for name, worse in (("an equal", 0.0), ("as bad as is allowed a", 1.0)):
+            stopped = 0
+            for _ in range(runs):
+                failed = rng.random(LOOKED) < 0.02
+                also = rng.random(LOOKED) < 0.02 + worse * stated.failures
+                ours, theirs = rng.lognormal(9, 0.5, (2, LOOKED))
+                slow = rng.random(LOOKED) < worse * stated.slow
+                state = guarded(spec, GuardState(), ours, theirs + 1e6 * slow, failed, also)
+                stopped += state.tripped is not None
+            table.claim(
+                f"guardrails stop {name} version, slow by a {'stated' if latency else 'learnt'} limit",
+                f"{stopped / runs:.1%} of {runs}, alpha {ALPHA:.0%}",
+                lower_bound(stopped) <= ALPHA * runs,
+            )
 
 
 def fleet(table: Table, directory: Path) -> None:

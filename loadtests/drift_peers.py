@@ -8,15 +8,19 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pandas as pd
 from drift_streams import Columns, Floats
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics import roc_auc_score
 from trimtab_core.drift import Kind
 
 _SAMPLE = 5_000
 _OF_MMD = 500
+_FOLDS, _ROUNDS = 5, 30
 
 
 def evidently(reference: Columns, window: Columns, kinds: Mapping[str, Kind]) -> list[bool]:
@@ -116,6 +120,64 @@ class Mmd:
             + float(self._kernel(now, now).mean())
             - 2 * float(self._kernel(self._was, now).mean())
         )
+
+
+class Classifier:
+    """Boosted trees that are to tell a window from as many reference rows: their area under the ROC curve, out of five folds.
+
+    alibi-detect's ClassifierDrift does it so with a model of scikit-learn's kind; LightGBM's trees are the fastest.
+    """
+
+    def __init__(self, reference: Columns) -> None:
+        self._was = np.column_stack(list(reference.values()))
+        self._rng = np.random.default_rng(0)
+
+    def __call__(self, window: Columns) -> float:
+        """Return the window's number."""
+        now = np.column_stack(list(window.values()))
+        was = self._was[self._rng.choice(len(self._was), len(now), replace=False)]
+        rows, which = np.concatenate([was, now]), np.repeat([0, 1], len(now))
+        fold, said = self._rng.permutation(2 * len(now)) % _FOLDS, np.empty(2 * len(now))
+        asked = {"objective": "binary", "num_leaves": 8, "num_threads": 1, "verbose": -1}
+        for each in range(_FOLDS):
+            of = lightgbm.Dataset(rows[fold != each], which[fold != each])
+            said[fold == each] = lightgbm.train(asked, of, _ROUNDS).predict(rows[fold == each])
+        return float(roc_auc_score(which, said))
+
+
+class Texts:
+    """Evidently's measure of a text: the area under the ROC curve of a classifier that it fits to each window."""
+
+    def __init__(self, reference: Columns) -> None:
+        (text,) = reference.values()
+        self._was = pd.Series(text[:: max(1, len(text) // _OF_MMD)])
+
+    def __call__(self, window: Columns) -> float:
+        """Return the window's number."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from evidently.legacy.utils.data_drift_utils import calculate_text_drift_score
+
+            (text,) = window.values()
+            return float(calculate_text_drift_score(self._was, pd.Series(text), bootstrap=False)[0])
+
+
+class Words:
+    """A bag of the 200 commonest words: the chi-square of how many texts have each, or the greatest KS statistic of one."""
+
+    def __init__(self, reference: Columns, *, greatest: bool = False) -> None:
+        self._bag = CountVectorizer(max_features=200, binary=True, token_pattern=r"\w+")
+        (text,) = reference.values()
+        self._was = np.asarray(self._bag.fit_transform(text).mean(axis=0)).ravel()
+        self._greatest = greatest
+
+    def __call__(self, window: Columns) -> float:
+        """Return the window's number."""
+        (text,) = window.values()
+        moved = np.asarray(self._bag.transform(text).mean(axis=0)).ravel() - self._was
+        if self._greatest:
+            return float(np.abs(moved).max())
+        return float((np.square(moved) / (self._was * (1 - self._was))).sum())
 
 
 def _squares(a: Floats, b: Floats) -> Floats:

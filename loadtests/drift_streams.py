@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from trimtab_core.drift import Kind
 
 Floats = NDArray[np.float64]
@@ -71,6 +72,38 @@ def correlated(by: float, columns: Columns) -> Columns:
     return columns | {"x3": by * one + np.sqrt(1 - by**2) * other}
 
 
+def waved(share: float, columns: Columns) -> Columns:
+    """Return the columns, of which the fourth is a sine of the third in such a share of the rows; each is distributed as before."""
+    one, other = columns["x2"], columns["x3"]
+    wave = np.arcsin(np.sin(6 * one)) / np.pi + 0.5
+    tied = norm.ppf(wave.clip(1e-6, 1 - 1e-6))
+    return columns | {"x3": np.where(_first(share, other), tied, other)}
+
+
+def signed(share: float, columns: Columns) -> Columns:
+    """Return the columns, of which the fourth has the sign of the second's and third's product in such a share of the rows."""
+    other = columns["x3"]
+    tied = np.abs(other) * np.sign(columns["x1"] * columns["x2"])
+    return columns | {"x3": np.where(_first(share, other), tied, other)}
+
+
+def _first(share: float, column: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(np.arange(len(column)) < share * len(column))
+
+
+def subject(rng: np.random.Generator, share: float, columns: Columns) -> Columns:
+    """Return the columns, of whose first, a text, such a share has half of its words from a subject: rare ones, and as many new ones."""
+    about = np.array([*(f"w{at}" for at in range(100, 115)), *(f"s{at}" for at in range(15))])
+
+    def told(text: str) -> str:
+        words = text.split()
+        return " ".join([*words[: len(words) // 2], *rng.choice(about, len(words) - len(words) // 2)])
+
+    said = columns["x0"]
+    moved = [told(text) if of else text for text, of in zip(said, _first(share, said), strict=True)]
+    return columns | {"x0": np.array(moved, object)}
+
+
 def texts(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
     """One feature in five is a text of one to twelve words of three hundred, the others are Gaussian."""
     columns, kinds = gaussian(rng, rows, features)
@@ -91,7 +124,33 @@ STREAMS: dict[str, Stream] = {
     "weekly": weekly,
     "weekly, held against its season": weekly,
     "texts": texts,
+    "mixed, by a classifier too": mixed,
+    "predictions, heavy-tailed": heavy_tailed,
+    "predictions, of classes": categorical,
 }
+
+
+def mistakes(rng: np.random.Generator, rows: int) -> Floats:
+    """Return the losses of a model that errs in one row of 20."""
+    return (rng.random(rows) < 0.05).astype(np.float64)
+
+
+def lognormal(rng: np.random.Generator, rows: int) -> Floats:
+    """Return losses clipped at about their 99th percentile."""
+    return np.minimum(rng.lognormal(0, 1, rows), 10.0)
+
+
+def student(rng: np.random.Generator, rows: int) -> Floats:
+    """Return losses of Student's t, which has no variance, clipped far out."""
+    return np.minimum(np.abs(rng.standard_t(1.5, rows)), 60.0)
+
+
+LOSSES: dict[str, tuple[float, Callable[[np.random.Generator, int], Floats]]] = {
+    "errors of 5 %": (1.0, mistakes),
+    "lognormal losses clipped at their 99th percentile": (10.0, lognormal),
+    "losses of Student's t clipped far out": (60.0, student),
+}
+"""The most that a row's loss is, and what draws them."""
 
 
 def _columns(columns: list[NDArray[Any]], kind: Kind = "numeric") -> tuple[Columns, dict[str, Kind]]:

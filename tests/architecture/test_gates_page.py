@@ -62,6 +62,19 @@ def test_the_checks_on_the_page_are_ones_that_a_model_takes() -> None:
     assert parsed.spec.rollout.checks == specs.ChecksSpec(required=("smoke", "e2e"))
 
 
+def test_the_groups_on_the_page_of_quality_are_ones_that_the_demos_model_takes() -> None:
+    demo = project.load(Path(project.__file__).parent / "demo" / "project")
+    [model] = [each for each in demo.resources if isinstance(each, specs.Model)]
+    page = (Path(__file__).parents[2] / "docs/quality.md").read_text()
+    [text] = re.findall(r"```yaml\n(monitoring:\n  fairness:.*?)```", page, re.DOTALL)
+    document = specs.to_document(model)
+    document["spec"]["monitoring"] |= yaml.safe_load(text)["monitoring"]
+    parsed = specs.parse("Model", document)
+
+    assert isinstance(parsed, specs.Model)
+    assert [each.limited for each in parsed.spec.fairness] == [True, False]
+
+
 def test_the_tests_on_the_page_load_and_those_that_need_no_model_hold_in_the_demos_project(
     tmp_path: Path,
 ) -> None:

@@ -94,19 +94,21 @@ def test_the_example_is_a_message_as_it_is_published() -> None:
     assert metric.name in listed()["metrics.drift"]
 
 
-def told(hour: int, feature: str, value: float | None, revision: int = 0) -> Metric:
+def told(hour: int, feature: str, value: float | None, revision: int = 0, **part: str) -> Metric:
     return Metric(
-        id=f"{hour}/{feature}", model="m", version=3, name="drift", feature=feature, value=value, threshold=0.2,
+        id=f"{hour}/{feature}/{part}", model="m", version=3, name="drift", feature=feature, value=value, threshold=0.2,
         window_from=to_timestamp(hour * HOUR_MS), window_to=to_timestamp((hour + 1) * HOUR_MS + 5 * hour), rows=500,
-        revision=revision,
+        revision=revision, **part,
     )  # fmt: skip
 
 
-@pytest.fixture
-def tailed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["whole", "parts"])
+def tailed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file that `trimtab tail metrics.drift --once` writes, in the folder that commands run in."""
     metrics = [told(0, "x", 0.125), told(0, "z", 0.0), told(1, "x", 0.5), told(1, "x", 0.25, revision=1)]
     metrics += [told(0, "w", None), told(1, "w", None)]
+    if request.param == "parts":
+        metrics += [told(1, "x", 0.9, slice_of="z", slice="7"), told(1, "x", 0.9, arm="champion")]
     metrics += [Metric(id="p", model="m", name="p_value", value=0.001, threshold=0.01, version=3, rows=500)]
     lines = [
         streams._line(
@@ -149,6 +151,7 @@ def test_the_readings_of_one_window_are_different_points_of_influxdb() -> None:
     (parsed,) = tomllib.loads(text)["inputs"]["kafka_consumer"][0]["json_v2"]
     ofs: list[dict[str, Any]] = [{}, {"arm": "champion"}, *({"feature": "z", "slice": each} for each in "78")]
     ofs += [{"feature": "z", "slice": "7", "arm": "champion"}]
+    ofs += [{"feature": "x", "slice": "7", "slice_of": each} for each in "vz"]
     readings = [
         Reading("performance", "m", 3, "mae", 0.5, 0, 9, 500, low=0.25, high=0.75, **of) for of in ofs
     ]
@@ -157,7 +160,7 @@ def test_the_readings_of_one_window_are_different_points_of_influxdb() -> None:
 
     tags = [each["path"] for each in parsed["tag"]]
     keys = {(each[parsed["timestamp_path"]], *(each.get(tag, "") for tag in tags)) for each in told}
-    assert len(keys) == len({each.id for each in readings}) == 5
+    assert len(keys) == len({each.id for each in readings}) == 7
     assert told[0].keys() & {"value", "low", "high"} <= {each["path"] for each in parsed["field"]}
 
 

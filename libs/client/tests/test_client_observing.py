@@ -195,9 +195,10 @@ def test_the_command_tells_what_is_unknown_and_whose_answers_a_metric_is_of(
     unknown = metric(0, "estimated_mae", value=None, unknown=why)
     estimate = metric(0, "estimated_mae", low=3.25, high=5.75)
     of_arm = metric(1, arm="challenger", feature="request.zone", slice="7", value=0.0)
+    of_part = metric(1, "drift", feature="request.km", slice_of="request.zone", slice="7", value=0.25)
     monkeypatch.setenv("COLUMNS", "200")
     assert not {"arm", "slice", "between", "unknown"} & set(trimtab(capsys, "metrics", "m").split())
-    monkeypatch.setitem(globals(), "TOLD", [unknown, unknown, estimate, of_arm])
+    monkeypatch.setitem(globals(), "TOLD", [unknown, unknown, estimate, of_arm, of_part])
 
     header, *rows = (
         [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
@@ -211,6 +212,7 @@ def test_the_command_tells_what_is_unknown_and_whose_answers_a_metric_is_of(
         {"arm": "-", "slice": "-", "value": "unknown", "between": "-"},
         {"arm": "-", "slice": "-", "value": "4.5", "between": "3.25 to 5.75"},
         {"arm": "challenger", "slice": "7", "value": "0", "between": "-"},
+        {"arm": "-", "slice": "request.zone = 7", "value": "0.25", "between": "-"},
     ]
     asked = door[0].asked[-1].filter
     assert (list(asked.arms), list(asked.slices)) == (["challenger"], ["", "7"])
@@ -222,6 +224,7 @@ def test_the_command_tells_what_is_unknown_and_whose_answers_a_metric_is_of(
         f"2020-03-15T12:00  version 3  estimated_mae unknown: {why}",
         "2020-03-15T12:00  version 3  estimated_mae 4.5, 3.25 to 5.75",
         "2020-03-15T13:00  version 3  challenger  mae of request.zone = 7 0",
+        "2020-03-15T13:00  version 3  drift of request.km where request.zone = 7 0.25",
     ]
 
 

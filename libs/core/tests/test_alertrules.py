@@ -96,6 +96,7 @@ def test_a_field_may_be_named_as_in_slices() -> None:
     [
         ({"metric": "drift", "feature": "request.nope", "above": 0.2}, "'request.nope' is no feature of the model"),
         ({"metric": "null_share", "feature": "all together", "above": 0.2}, "'all together' is no feature"),
+        ({"metric": "drift", "feature": "told apart", "above": 0.2}, "'told apart' is told by a classifier"),
         (
             {"metric": "log_loss", "above": 0.2},
             "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write mae or estimated_mae",

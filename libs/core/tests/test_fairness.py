@@ -80,6 +80,15 @@ def test_small_groups_are_left_out_and_with_fewer_than_two_nothing_is_told() -> 
     assert "Fewer than two groups of g have 100 rows" in found.sentence
 
 
+def test_groups_without_a_limit_are_compared_and_held_to_nothing() -> None:
+    found = held(Fairness("gender", "selection_rate"), {"f": 0.2, "m": 0.5})
+
+    assert found.passed
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert found.low < 0.3 < found.high and found.value == pytest.approx(0.3, abs=0.05)
+    assert found.sentence.endswith("with 95% confidence).")
+
+
 def test_a_regression_is_held_to_its_mean_error_with_its_sign() -> None:
     rng = np.random.default_rng(1)
     label, group = rng.normal(size=1_000), np.arange(1_000) % 2

@@ -71,7 +71,7 @@ def test_a_limit_that_is_broken_is_told_and_over_once_it_is_kept(
     first = next(at for at, each in enumerate(unfair) if each.state.since_ms is not None)
 
     assert first < 20
-    assert "further apart between group than its gate allows" in unfair[first].sentence
+    assert "further apart between group than its limit allows" in unfair[first].sentence
     assert {group.name for group in unfair[first].groups} == {"f", "m"}
     assert all(group.low <= group.rate <= group.high for group in unfair[first].groups)
 

@@ -33,7 +33,7 @@ def lived(
     state, states = FlowState(MONDAY + from_hour * HOUR_MS), []
     for at in range(from_hour + 1, counts.size + 1):
         said = None if repeats is None else repeats[:at]
-        state, _ = flow.judge("trips", hours_of(counts[:at], said), state, MONDAY + at * HOUR_MS)
+        state, *_ = flow.judge("trips", hours_of(counts[:at], said), state, MONDAY + at * HOUR_MS)
         states.append(state)
     return states
 
@@ -43,7 +43,7 @@ def test_usual_weeks_raise_no_more_than_is_stated(mean: float) -> None:
     raised = 0
     for seed in range(3):
         counts, rng = counts_of(42, seed=seed, mean=mean), np.random.default_rng(seed + 9)
-        _, figures = flow.judge(
+        _, figures, _ = flow.judge(
             "trips",
             [
                 replace(hour, delay_ms=5_000 * float(late), refused=int(wrong))
@@ -93,8 +93,8 @@ def test_a_jump_of_refused_rows_is_told_and_over_when_they_are_few_again(refused
     hours[-3] = replace(hours[-3], refused=refused)
     until = hours[-3].at_ms + HOUR_MS
 
-    state, _ = flow.judge("trips", hours[:-2], FlowState(until - HOUR_MS), until)
-    after, _ = flow.judge("trips", hours, state, until + 2 * HOUR_MS)
+    state, *_ = flow.judge("trips", hours[:-2], FlowState(until - HOUR_MS), until)
+    after, *_ = flow.judge("trips", hours, state, until + 2 * HOUR_MS)
 
     assert list(state.faults) == ["refused"] * told
     if told:
@@ -113,14 +113,14 @@ def test_a_delay_that_grows_is_told_and_one_that_is_always_so_or_shrinks_is_not(
 
     def told(delay_ms: float | None) -> list[str]:
         newest = [*hours[:-1], replace(hours[-1], delay_ms=delay_ms)]
-        state, _ = flow.judge("trips", newest, FlowState(until - HOUR_MS), until)
+        state, *_ = flow.judge("trips", newest, FlowState(until - HOUR_MS), until)
         return [fault.sentence for fault in state.faults.values()]
 
     assert [told(delay) for delay in (None, 0.0, 60_000.0)] == [[], [], []]
     (said,) = told(3_600_000.0)
     assert said.startswith("Events of source 'trips' arrived 3,600 s after their time in the hour of ")
     quick = [replace(hour, delay_ms=20.0) for hour in hours[:-1]]
-    state, _ = flow.judge(
+    state, *_ = flow.judge(
         "trips", [*quick, replace(hours[-1], delay_ms=600.0)], FlowState(until - HOUR_MS), until
     )
     assert state.faults == {}, "less than a second is nothing"
@@ -157,8 +157,8 @@ def test_every_hour_that_is_over_has_its_figures_from_the_first_on() -> None:
     counts = counts_of(2)
     counts[:3] = [4, 0, 6]
 
-    state, told = flow.judge("trips", hours_of(counts[:3]), FlowState(), MONDAY + 3 * HOUR_MS)
-    _, more = flow.judge("trips", hours_of(counts[:4]), state, MONDAY + 4 * HOUR_MS)
+    state, told, _ = flow.judge("trips", hours_of(counts[:3]), FlowState(), MONDAY + 3 * HOUR_MS)
+    _, more, _ = flow.judge("trips", hours_of(counts[:4]), state, MONDAY + 4 * HOUR_MS)
 
     events = [(each.at_ms, each.value, each.expected) for each in told if each.kind == "volume"]
     assert events == [(MONDAY + at * HOUR_MS, float(counts[at]), None) for at in range(3)]
@@ -169,7 +169,7 @@ def test_hours_of_which_nothing_is_known_end_no_fault() -> None:
     counts = counts_of(1)
     faults = {"volume": FlowFault("volume", MONDAY - HOUR_MS, "too many")}
 
-    state, told = flow.judge("trips", hours_of(counts), FlowState(MONDAY, faults), MONDAY + 24 * HOUR_MS)
+    state, told, _ = flow.judge("trips", hours_of(counts), FlowState(MONDAY, faults), MONDAY + 24 * HOUR_MS)
 
     assert told and all(each.expected is None for each in told)
     assert state.faults == faults

@@ -42,6 +42,46 @@ def test_every_form_reads_back_as_it_was_and_names_the_groups_that_it_needs() ->
     assert specs.parse("Model", written) == model
 
 
+def test_groups_are_watched_apart_from_gates_in_the_same_words_and_need_no_limit() -> None:
+    watched = [
+        {"fairness": "request.age", "of": "error_rate"},
+        {"fairness": "zone", "of": "log_loss", "max_difference": 1},
+    ]
+    plain = document({"fairness": "gender", "of": "selection_rate", "min_ratio": 0.8, "unsure": "refuses"})
+    plain["spec"]["monitoring"] = {"fairness": watched}
+    model = specs.parse("Model", plain)
+    assert isinstance(model, specs.Model)
+
+    assert model.spec.groups == ("gender", "zone", "age")
+    assert [(each.fairness, each.limited) for each in model.spec.fairness] == [
+        ("gender", True), ("zone", True), ("age", False),
+    ]  # fmt: skip
+    assert specs.parse("Model", specs.to_document(model)) == model
+
+
+@pytest.mark.parametrize(
+    ("watched", "place", "said"),
+    [
+        ({"fairness": "g", "of": "mae"}, ("of",), "'mae' is not for binary: write selection_rate"),
+        ({"fairness": "g", "of": "log_loss", "max_difference": 1, "min_ratio": 1}, (), "both are given"),
+        ({"fairness": "g", "of": "log_loss", "unsure": "passes"}, ("unsure",), "there is no such key"),
+        ({"fairness": "g", "of": "selection_rate", "threshold": 0.3}, ("threshold",), "a figure has one name: give one threshold"),
+    ],
+)  # fmt: skip
+def test_what_is_watched_is_held_to_the_words_of_gates(
+    watched: Any, place: tuple[str, ...], said: str
+) -> None:
+    bad = document({"fairness": "request.g", "of": "selection_rate", "min_ratio": 0.8})
+    bad["spec"]["monitoring"] = {"fairness": [watched]}
+    with pytest.raises(ValidationError) as refused:
+        specs.parse("Model", bad)
+
+    found = specs.faults(refused.value, "Model", bad)
+    assert any(at == ("spec", "monitoring", "fairness", 0, *place) and said in told for at, told in found), (
+        found
+    )
+
+
 @pytest.mark.parametrize(
     ("gate", "place", "said"),
     [

@@ -172,6 +172,8 @@ def test_a_spec_names_measures_by_kind_and_by_feature_and_faults_are_said() -> N
             "'x' and 'request.x' are one feature: drop one of them",
         ),
         ({"numeric": "chisquare"}, "'distance', 'psi', 'ks'"),
+        ({"x": "classifier"}, "'classifier' is of features together: write together: classifier"),
+        ({"together": "psi"}, "'psi' is a measure of one feature: write correlation or classifier"),
     ]:
         with pytest.raises(ValidationError, match=fault):
             spec(measures=measures)

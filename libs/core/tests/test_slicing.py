@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 from trimtab_core import slicing
-from trimtab_core.slicing import LABELLED, MISSING, OTHER
+from trimtab_core.sliced import MISSING, MOST, OTHER
+from trimtab_core.slicing import LABELLED
 from trimtab_core.specs import Model, ModelSpec
 from trimtab_core.watched import Others, Reading, Row, Said, Scored
 from trimtab_core.windows import DataWindow, PerformanceWindow, champion_losses
@@ -69,7 +70,7 @@ def test_many_values_are_told_by_their_largest_and_the_rest_together_so_that_row
 
     found = by_slice(slicing.measured("m", window, FEATURES, spec), "request.zone")
 
-    assert len(found) == slicing.MOST + 1
+    assert len(found) == MOST + 1
     assert sum(count for _, count in found.values()) == 2_000
     merged = sum(value * count for value, count in found.values()) / 2_000
     assert merged == pytest.approx(window.losses.mean())

@@ -25,8 +25,8 @@ from trimtab_core.losses import Metric, clip
 from trimtab_core.measures import Measure, unfit
 from trimtab_core.quality import Usual
 from trimtab_core.seasons import Season
+from trimtab_core.sliced import Known
 from trimtab_core.specs import LEAST_WINDOW, Model, Source, WindowSize
-from trimtab_core.together import TOGETHER
 from trimtab_core.windows import Window
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,9 @@ class Settings:
     every_ms: int | None = None
     """How long a window by time is."""
     slices: tuple[str, ...] = ()
-    """The features by whose values losses are told apart, as rows carry them."""
+    """The features by whose values losses and drift are told apart, as rows carry them."""
+    classifier: bool = False
+    """Whether the features together are told apart by a classifier too."""
 
     @classmethod
     def of(cls, model: Model, source: Source | None) -> "Settings":
@@ -99,6 +101,7 @@ class Settings:
             season_ms=monitoring.season,
             every_ms=size.ms if isinstance(size, Span) else None,
             slices=model.spec.slices,
+            classifier=monitoring.classifier,
         )
 
     @property
@@ -138,7 +141,8 @@ class Settings:
         measures = "".join(f"; {name} by {measure}" for name, measure in self.measures)
         season = f"; {format_duration(self.season_ms)}" if self.season_ms else ""
         stated = f"{self.window}{every}; {self.false_alarms}; {rule}; {self.metric} <= {self.cap:g}"
-        return f"method {_METHOD}; {stated}; {named}{concept}{clear}{measures}{season}{slices}"
+        classifier = "; classifier" if self.classifier else ""
+        return f"method {_METHOD}; {stated}; {named}{concept}{clear}{measures}{season}{slices}{classifier}"
 
     def measure(self, name: str, kind: Kind) -> Measure:
         """Return the measure that is asked for of a column."""
@@ -171,6 +175,8 @@ class Calibration:
     """By feature; empty in what was worked out before quality was watched."""
     slices: Mapping[str, Mapping[str, slicing.Usual]] = field(default_factory=dict)
     """By feature and value, what losses were usual."""
+    sliced: Mapping[str, Known] = field(default_factory=dict)
+    """By feature, where values lie in each of its slices; empty in what was worked out before slices of drift were told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +222,10 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
     }
     references = fit_reference(columns, {**kinds, "prediction": of_prediction}, measures, season)
     alike = drift | {"season": season, "references": references}
-    data = levels.calibrate(columns, kinds, **alike) if kinds else None  # type: ignore[arg-type]
+    if settings.classifier and len(kinds) < 2:
+        notes.append("A classifier tells two features apart or more, and there are fewer: it is left out.")
+    of_features = alike | {"classifier": settings.classifier}
+    data = levels.calibrate(columns, kinds, **of_features) if kinds else None  # type: ignore[arg-type]
     prediction = levels.calibrate(columns, {"prediction": of_prediction}, **alike)  # type: ignore[arg-type]
     losses = clip(columns["loss"][np.isfinite(columns["loss"])], settings.cap)
     performance = levels.calibrate_mean(losses, **drift)  # type: ignore[arg-type]
@@ -248,6 +257,7 @@ def calibrate(columns: Mapping[str, Column], settings: Settings, *, seed: int = 
             for name in settings.slices
             if name in columns
         },
+        sliced={name: Known.of(name, columns, references) for name in settings.slices if name in columns},
     )
 
 
@@ -306,9 +316,9 @@ def false_alarms_a_window(event_time_ms: Floats | None, settings: Settings) -> f
 
 
 def _limit(thresholds: DriftThresholds, name: str, reference: Reference | None) -> float:
-    """Return where a score is over its level by itself; that of all together has no reference of its own."""
+    """Return where a score is over its level by itself; that of several together has no reference of its own."""
     null, most = thresholds.nulls[name], reference.most if reference else math.inf
-    tolerance = thresholds.tolerance[reference.tolerated if reference else TOGETHER]
+    tolerance = thresholds.tolerance[reference.tolerated if reference else name]
     least = float(np.hypot(tolerance, null.median))
     furthest = min(null.quantiles[-1] + 100 * null.tail, most)
     return max(least, _first_over(lambda score: float(null.p(score)), thresholds.level, furthest))

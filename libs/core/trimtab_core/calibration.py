@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trimtab_core.apart import APART, Forest, Tree, part
 from trimtab_core.drift import (
     Bins,
     Column,
@@ -47,9 +48,11 @@ TOLERANCE: Final[Mapping[str, float]] = {
     "TVD": 0.1,
     "ed": 0.19,
     TOGETHER: 0.15,
+    APART: 0.15,
 }
 """Least move, in score beyond what noise gives, that may raise an alarm: near the customary PSI of 0.1, and for a
-Gaussian a shift of a quarter sigma; of all together it is a change of a correlation. The null is drawn from training rows alone and so knows nothing of how the world
+Gaussian a shift of a quarter sigma; of all together it is a change of a correlation, and told apart
+one that is nearly as far. The null is drawn from training rows alone and so knows nothing of how the world
 ages slowly; without a floor a window of a few thousand rows would call every season after the last one drift."""
 LOSS_TOLERANCE: Final = 0.1
 """Least rise of the mean loss, as a share of its mean on the held-out rows, that may raise an alarm."""
@@ -102,6 +105,8 @@ class DriftThresholds:
     """None of less than two features, and of what was calibrated before it was told."""
     season: Season | None = None
     """If windows are compared with their like."""
+    apart: Forest | None = None
+    """None unless a classifier is asked for, of two features or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +122,16 @@ class LevelThreshold:
     level: float
     clear_level: float
     small: bool
+    spread: float | None = None
+    """Standard deviation of the losses, row by row; None in what was worked out before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
     """What one window says; `drifted` names features, most unusual first, and only when the window is over.
 
-    `TOGETHER` may be among them; `pairs` then says which go together otherwise than they did.
+    `TOGETHER` may be among them; `pairs` then says which go together otherwise than they did. So may `APART`, and `trees` says
+    which features tell the window apart.
     """
 
     scores: Mapping[str, float]
@@ -133,6 +141,7 @@ class WindowVerdict:
     clear: bool
     drifted: tuple[str, ...]
     pairs: tuple[Pair, ...] = ()
+    trees: tuple[Tree, ...] = ()
 
 
 def calibrate(
@@ -149,6 +158,7 @@ def calibrate(
     season: Season | None = None,
     clear: float = ORDINARY,
     references: Mapping[str, Reference] | None = None,
+    classifier: bool = False,
 ) -> DriftThresholds:
     """Find the levels at which the whole rule gives `false_alarms` alarms per window while nothing changes.
 
@@ -164,7 +174,7 @@ def calibrate(
 
     With a `season` a window is compared with those of the rows outside it that have the phases of its own, by their
     `event_time_ms`; how the features go together is still compared with all. `measures` is as in `fit_reference`, and
-    `references` is what that makes of the columns, where it is at hand.
+    `references` is what that makes of the columns, where it is at hand. With a `classifier` a window is told apart by `apart.Forest` too.
 
     Raises:
         ValueError: there are no columns, their lengths differ, or a number is out of its range.
@@ -176,8 +186,10 @@ def calibrate(
     phases = season.phases_of(columns["event_time_ms"]) if season else None
     if references is None:
         references = fit_reference(columns, kinds, measures, season)
-    coded = {each.feature: each for each in code({name: references[name] for name in kinds})}
-    parts = []
+    asked = {name: references[name] for name in kinds}
+    coded = {each.feature: each for each in code(asked)}
+    parted = {each.feature: each for each in part(asked)} if classifier else {}
+    parts, leaves = [], []
     for name in kinds:
         reference = references[name]
         bins = reference.bins(columns[name])
@@ -185,6 +197,8 @@ def calibrate(
         lowest = lowest.least(p)
         if name in coded:
             parts.append(coded[name].columns(bins))
+        if name in parted:
+            leaves.append(parted[name].columns(bins))
     together = None
     if len(parts) > 1:
         side_by_side = np.concatenate(parts, axis=1)
@@ -193,10 +207,16 @@ def calibrate(
             partial(together.against_rest, side_by_side, block=plan.block), 1 / window
         )
         lowest = lowest.least(p)
+    apart = None
+    if len(leaves) > 1:
+        side_by_side = np.concatenate(leaves, axis=1)
+        apart = Forest.of(tuple(parted.values()), side_by_side)
+        nulls[APART], p = plan.play(partial(apart.against_rest, side_by_side, block=plan.block), 1 / window)
+        lowest = lowest.least(p)
     level, clear_level = plan.levels(lowest, rule, false_alarms, clear)
     floors = {**TOLERANCE, **tolerance}
     return DriftThresholds(
-        window, rule, false_alarms, nulls, floors, level, clear_level, plan.small, together, season
+        window, rule, false_alarms, nulls, floors, level, clear_level, plan.small, together, season, apart
     )
 
 
@@ -208,18 +228,23 @@ def judge_window(
     A feature whose score, less what noise gives, is within the tolerance counts as p = 1. The features named are those
     of the Benjamini-Hochberg procedure (1995) at a false discovery rate of 0.1, or else the one that was over.
     """
-    together = thresholds.together
+    together, apart = thresholds.together, thresholds.apart
     phases = thresholds.season.phases_of(columns["event_time_ms"]) if thresholds.season else None
-    bins = {name: references[name].bins(columns[name]) for name in thresholds.nulls if name != TOGETHER}
+    bins = {name: references[name].bins(columns[name]) for name in thresholds.nulls if name in references}
     scores = {name: score(references[name], each, phases) for name, each in bins.items()}
     kinds = {name: references[name].tolerated for name in scores}
-    if together is None:
-        return judge_scores(thresholds, kinds, scores)
-    side_by_side = together.columns(bins)
-    verdict = judge_scores(thresholds, kinds, scores | {TOGETHER: together.score(side_by_side)})
-    if TOGETHER not in verdict.drifted:
-        return verdict
-    return replace(verdict, pairs=together.pairs(side_by_side))
+    if together is not None:
+        side_by_side = together.columns(bins)
+        scores[TOGETHER] = together.score(side_by_side)
+    if apart is not None:
+        leaves = apart.columns(bins)
+        scores[APART] = apart.score(leaves)
+    verdict = judge_scores(thresholds, kinds, scores)
+    if together is not None and TOGETHER in verdict.drifted:
+        verdict = replace(verdict, pairs=together.pairs(side_by_side))
+    if apart is not None and APART in verdict.drifted:
+        verdict = replace(verdict, trees=apart.trees(leaves))
+    return verdict
 
 
 def judge_scores(
@@ -229,7 +254,7 @@ def judge_scores(
     p_values: dict[str, float] = {}
     for name, null in thresholds.nulls.items():
         effect = math.sqrt(max(scores[name] ** 2 - null.median**2, 0))
-        small = effect < thresholds.tolerance[kinds.get(name, TOGETHER)]
+        small = effect < thresholds.tolerance[kinds.get(name, name)]
         p_values[name] = 1.0 if small else float(null.p(scores[name]))
     return _verdict(thresholds, scores, p_values)
 
@@ -260,7 +285,9 @@ def calibrate_mean(
     means = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
     null, p = plan.play(partial(rise_over_rest, means), max(abs(mean) / window, 1e-12))
     level, clear_level = plan.levels(p, rule, false_alarms, clear)
-    return LevelThreshold(window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small)
+    return LevelThreshold(
+        window, rule, false_alarms, mean, null, tolerance, level, clear_level, plan.small, float(rows.std())
+    )
 
 
 def judge_level(threshold: LevelThreshold, losses: ArrayLike) -> WindowVerdict:

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core import episodes, quality, slicing, windows
+from trimtab_core import episodes, parts, quality, slicing, windows
+from trimtab_core.apart import APART, Tree
 from trimtab_core.baseline import Calibration, Settings
 from trimtab_core.calibration import WindowVerdict, judge_level, judge_window
 from trimtab_core.concept import watch_losses
@@ -147,7 +148,9 @@ def drift(
         summary = _worse(loss, alarm.version, calibration) + _where(slices)
     else:
         value, limit = alarm.scores[alarm.drifted[0]], calibration.limits[alarm.drifted[0]]
-        summary = _moved(alarm, finding.verdict.pairs, window, calibration)
+        moved = next((name for name in alarm.drifted if name not in (TOGETHER, APART)), "")
+        slices = parts.furthest(window, features, moved, alarm.scores.get(moved, 0.0), calibration)
+        summary = _moved(alarm, finding.verdict, window, calibration) + _most(moved, slices)
     return Drift(
         episode=alarm.episode,
         model=alarm.model,
@@ -159,7 +162,7 @@ def drift(
         score=value,
         threshold=limit,
         severity=_severity(finding, calibration),
-        features=_ranked(alarm, finding.verdict.pairs) if finding.kind == "data" else (),
+        features=_ranked(alarm, finding.verdict) if finding.kind == "data" else (),
         summary=summary,
         report=report,
         recorded_ms=recorded_ms,
@@ -227,25 +230,31 @@ def _look(
     return Judged(window, (finding,), (), {**before, "concept": opened_state}, ((alarm, finding),))
 
 
-def _ranked(alarm: DriftAlarm, pairs: Sequence[Pair]) -> tuple[FeatureDrift, ...]:
-    """Return the evidence of each feature, the most unusual first; all together is called by the pair that tells most."""
+def _ranked(alarm: DriftAlarm, verdict: WindowVerdict) -> tuple[FeatureDrift, ...]:
+    """Return the evidence of each feature, the most unusual first; what is of several is called by those that tell most."""
     ranked = sorted(alarm.p_values, key=lambda name: (alarm.p_values[name], -alarm.scores[name]))
-    called = {TOGETHER: pairs[0].name} if pairs else {}
+    several: Mapping[str, Sequence[Pair | Tree]] = {TOGETHER: verdict.pairs, APART: verdict.trees}
+    called = {name: found[0].name for name, found in several.items() if found}
     return tuple(
         FeatureDrift(called.get(name, name), alarm.scores[name], alarm.p_values[name], name in alarm.drifted)
         for name in ranked
     )
 
 
-def _moved(alarm: DriftAlarm, pairs: Sequence[Pair], window: Window, calibration: Calibration) -> str:
+def _moved(alarm: DriftAlarm, verdict: WindowVerdict, window: Window, calibration: Calibration) -> str:
     moved = [
         f"{name} moved by {alarm.scores[name]:.2f} (up to {calibration.limits[name]:.2f} is usual)"
         for name in alarm.drifted
-        if name != TOGETHER
+        if name not in (TOGETHER, APART)
     ]
     moved += [
         f"the correlation of {each.one} and {each.other} went from {each.was:.2f} to {each.now:.2f}"
-        for each in pairs
+        for each in verdict.pairs
+    ]
+    moved += [
+        f"{each.name} tell the rows apart by {each.score:.2f} (up to {calibration.limits[APART]:.2f} is usual)"
+        for at, each in enumerate(verdict.trees)
+        if at == 0 or each.score > calibration.limits[APART]
     ]
     named = ", ".join(moved[:_NAMED]) + (f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else "")
     over = _over(len(window.rows), window.rows[0].at_ms, window.end[0])
@@ -270,6 +279,12 @@ def _where(slices: Sequence[Rise]) -> str:
         for each in slices
     ]
     return f" It rose most in {', '.join(said)}." if said else ""
+
+
+def _most(moved: str, slices: Sequence[Rise]) -> str:
+    """Return a sentence about the slices in which a feature has moved most, if any are known."""
+    said = [f"{each.feature} {each.slice} (by {each.value:.2f} over {each.rows} of them)" for each in slices]
+    return f" {moved} moved most in {', '.join(said)}." if said else ""
 
 
 def _over(rows: int, from_ms: int, to_ms: int) -> str:

@@ -246,10 +246,10 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
     are in the window.
     """
     most, count = len(reference.shares), int(phases.max()) + 1
-    whole, sizes = _by_phase(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
+    whole, sizes = by_group(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
     was, now = np.empty((2, len(windows), most))
     for at, window in enumerate(windows):
-        inside = _by_phase(bins[window], phases[window], count, most)
+        inside = by_group(bins[window], phases[window], count, most)
         taken = np.bincount(phases[window], minlength=count)
         there, rest = taken > 0, sizes - taken[:, None]
         # A phase of which the window holds all rows is held against itself: there is nothing else to hold it against.
@@ -259,11 +259,11 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
     return distance(reference, was, now)
 
 
-def _by_phase(bins: Bins, phases: Counts, count: int, most: int) -> Floats:
-    """Return how many values of each phase are in each bin, [phases, bins]."""
+def by_group(bins: Bins, groups: Counts, count: int, most: int) -> Floats:
+    """Return how many values of each of `count` groups are in each of `most` bins, [groups, bins]; `groups` is of each row its own."""
     if bins.ndim == 2:
-        return np.asarray(np.eye(count)[phases].T @ bins)
-    return _total(phases * most + bins, count * most).reshape(count, most)
+        return np.asarray(np.eye(count)[groups].T @ bins)
+    return _total(groups * most + bins, count * most).reshape(count, most)
 
 
 def _total(bins: Bins, most: int) -> Floats:
@@ -310,7 +310,7 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure)
 
 def _with_phases(reference: Reference, values: Column, phases: Counts, count: int) -> Reference:
     """Return the reference with its shares in each phase; a phase without rows has those of all."""
-    counted = _by_phase(reference.bins(values), phases, count, len(reference.shares))
+    counted = by_group(reference.bins(values), phases, count, len(reference.shares))
     sizes = np.bincount(phases, minlength=count)[:, None]
     shares = np.where(sizes > 0, counted / np.maximum(sizes, 1), reference.shares)
     return replace(reference, by_phase=shares.astype(np.float32).tobytes())
@@ -344,6 +344,9 @@ def _numeric_bins(edges: tuple[float, ...], values: Column) -> Counts:
 
 
 def _category_bins(categories: tuple[str, ...], values: Column) -> Counts:
+    if values.dtype.kind == "f":  # each number is named once, however many rows have it
+        different, place = np.unique(values, return_inverse=True)
+        return _category_bins(categories, different.astype(object))[place]
     number: dict[str | None, int] = {key: position for position, key in enumerate(categories)}
     number[None] = len(categories) + 1
     other = len(categories)

@@ -7,6 +7,7 @@ Zou and Donner 2008; its ratio, Donner and Zou 2012). Of more classes than two, 
 those of each class against the rest, and the class that is furthest from fair counts.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -41,7 +42,7 @@ _NORMAL: Final = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Fairness:
-    """No two groups of at least `min_rows` rows that count are further apart than the limit, of which there is one."""
+    """No two groups of at least `min_rows` rows that count are further apart than the limit, of which there is one at most."""
 
     group: str
     of: Rate
@@ -52,6 +53,11 @@ class Fairness:
     confidence: float = 0.95
     min_rows: int = 100
     unsure: Unsure = "passes"
+
+    @property
+    def limit(self) -> float | None:
+        """Of the difference or the ratio; None where groups are compared and held to nothing."""
+        return self.max_difference if self.min_ratio is None else self.min_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class Part:
 def fairness(
     asked: Fairness, label: Floats, prediction: Floats, group: NDArray[Any], classes: Sequence[str] = ()
 ) -> Finding:
-    """Hold the rows to `asked`; `group` has a value for each row.
+    """Hold the rows to `asked`; `group` has a value for each row. Where there is no limit, the difference is within an infinite one.
 
     Where `prediction` is the probabilities [rows, classes] of `classes`, `label` is the number of a class, and a row is selected
     for the class that is the most probable one.
@@ -97,7 +103,7 @@ def fairness(
     found = [
         part for part in parts(asked, label, prediction, group.astype(str), classes) if part.large.size > 1
     ]
-    limit = asked.max_difference if asked.max_difference is not None else asked.min_ratio or 0.0
+    limit = math.inf if asked.limit is None else asked.limit
     if not found:
         said = (
             f"Fewer than two groups of {asked.group} have {asked.min_rows} rows to take the {said_of(asked.of)} of, so "
@@ -105,7 +111,7 @@ def fairness(
         )
         return Finding(asked.unsure == "passes", None, limit, None, None, said)
     z = _NORMAL.inv_cdf(1 - (1 - asked.confidence) / sum(part.pairs for part in found))
-    sign = 1 if asked.max_difference is not None else -1
+    sign = 1 if asked.min_ratio is None else -1
 
     def unfair(found: Finding) -> tuple[bool, bool, float]:
         """Order what misses the limit after what may miss it, and that after what meets it."""
@@ -151,11 +157,7 @@ def _grouped(values: Floats, group: NDArray[np.str_], least: int, of_class: str 
 def _held(asked: Fairness, part: Part, z: float) -> Finding:
     groups = [bounded(str(part.names[at]), part.values[part.number == at], asked.of, z) for at in part.large]
     what = said_of(asked.of) + (f" of class {part.of_class}" if part.of_class is not None else "")
-    return (
-        _differing(asked, what, groups)
-        if asked.max_difference is not None
-        else _by_ratio(asked, what, groups)
-    )
+    return _differing(asked, what, groups) if asked.min_ratio is None else _by_ratio(asked, what, groups)
 
 
 def bounded(name: str, values: Floats, of: Rate, z: float) -> Group:
@@ -173,7 +175,7 @@ def bounded(name: str, values: Floats, of: Rate, z: float) -> Group:
 
 
 def _differing(asked: Fairness, what: str, groups: Sequence[Group]) -> Finding:
-    limit = asked.max_difference or 0.0
+    limit = math.inf if asked.limit is None else asked.limit
     pairs = list(permutations(groups, 2))
     low = max(
         one.rate - other.rate - np.hypot(one.rate - one.low, other.high - other.rate) for one, other in pairs
@@ -186,8 +188,9 @@ def _differing(asked: Fairness, what: str, groups: Sequence[Group]) -> Finding:
     passed, how = at_most(value, low, float(high), limit, asked.unsure)
     said = (
         f"The {what} is {_shown(most)} and {_shown(least)} of {asked.group}, {value:.4g} apart (between "
-        f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence), {how} the limit of at most {limit:.4g}."
+        f"{low:.4g} and {high:.4g} with {asked.confidence:.0%} confidence)"
     )
+    said += "." if asked.limit is None else f", {how} the limit of at most {limit:.4g}."
     return Finding(passed, value, limit, low, float(high), said)
 
 

@@ -1,4 +1,4 @@
-"""Whether a live version treats groups alike: the limits of its gates of fairness, watched on labelled rows as they come.
+"""Whether a live version treats groups alike: the limits that its spec states, watched on labelled rows as they come.
 
 An alarm needs evidence that two groups are further apart than the limit. It is gathered over all windows since the
 version went live, and may be looked at after each: while the limit is kept, an alarm comes once in a stated number of
@@ -32,7 +32,7 @@ _SURE: Final = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class FairState:
-    """What is remembered of one gate between two windows."""
+    """What is remembered of one limit between two windows."""
 
     version: int
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class FairState:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a window says of one gate."""
+    """What a window says of one limit."""
 
     state: FairState
     groups: tuple[Group, ...]
@@ -92,7 +92,7 @@ def look(
     if well >= patience:
         since_ms, well, evidence = None, 0, {}
     sentence = (
-        f"The {said_of(asked.of)} of version {version} is further apart between {asked.group} than its gate allows, by all "
+        f"The {said_of(asked.of)} of version {version} is further apart between {asked.group} than its limit allows, by all "
         f"labelled rows of {iso(state.from_ms)[:16]} to {iso(to_ms)[:16]} ({total:.3g} to 1; {windows:.0f} to 1 are needed). "
         f"In the newest window: {finding.sentence}"
     )
@@ -103,7 +103,7 @@ def look(
 def alone(
     asked: Fairness, label: Floats, prediction: Floats, group: NDArray[np.str_], classes: Sequence[str] = ()
 ) -> tuple[tuple[Group, ...], Finding]:
-    """Return the groups and the finding that `Looked` has of a window, which nothing else than its own rows make."""
+    """Return the groups and the finding that `Looked` has of a window, which nothing else than its own rows make; no limit is needed."""
     found = parts(replace(asked, min_rows=1), label, prediction, group, classes)
     return _large_of(asked, found), _finding(asked, label, prediction, group, classes)
 

@@ -84,14 +84,15 @@ class Flowed:
 
 def judge(
     source: str, hours: Sequence[Hour], state: FlowState, until_ms: int
-) -> tuple[FlowState, list[Flowed]]:
-    """Judge the hours that are over at `until_ms` and not judged yet; return what is known then, and their figures.
+) -> tuple[FlowState, list[Flowed], list[FlowFault]]:
+    """Judge the hours that are over at `until_ms` and not judged yet; return what is known then, their figures and brief faults.
 
-    `hours` are those of the last `KEPT` hours of which something came, in order. When a source is looked at first, its
-    newest hour alone is judged; of those before it the figures are told. Of repeats, refused rows and delay only more is unusual.
+    Brief is what began and was over again among these hours. `hours` are those of which something came, in order, from `KEPT`
+    hours before those that are to be judged. When a source is looked at first, its newest hour alone is judged; of those before
+    it the figures are told. Of repeats, refused rows and delay only more is unusual.
     """
     if not hours:
-        return state, []
+        return state, [], []
     first, last = hours[0].at_ms, until_ms // HOUR_MS * HOUR_MS
     size = max((last - first) // HOUR_MS, 0)
     events, repeats, refused, delay = np.zeros(size), np.zeros(size), np.zeros(size), np.full(size, np.nan)
@@ -108,10 +109,14 @@ def judge(
         *_judged("refused", refused, told, begin, first),
         *_judged("delay", delay, told, begin, first),
     ]
-    faults = dict(state.faults)
+    faults, brief = dict(state.faults), list[FlowFault]()
     for each in sorted(found, key=lambda it: it.at_ms):
-        _step(source, faults, each)
-    return replace(state, judged_ms=max(last, state.judged_ms), faults=faults), found
+        over = _step(source, faults, each)
+        if over is not None and (
+            each.kind not in state.faults or state.faults[each.kind].since_ms != over.since_ms
+        ):
+            brief.append(over)
+    return replace(state, judged_ms=max(last, state.judged_ms), faults=faults), found, brief
 
 
 def silence(source: str, hours: Sequence[Hour], state: FlowState, newest_ms: int, now_ms: int) -> FlowState:
@@ -144,7 +149,7 @@ def _judged(kind: Kind, values: Floats, told: int, begin: int, first_ms: int) ->
     off = _delayed(values, expected) if kind == "delay" else _off(values, expected)
     least = LEAST_DELAY_MS if kind == "delay" else 1
     for at in range(told, values.size):
-        before = _known(off[:at])
+        before = _known(off[max(at - KEPT, 0) : at])
         if np.isnan(values[at]):
             continue
         if at < begin or before.size < _FEWEST or not np.isfinite(expected[at]):
@@ -215,16 +220,18 @@ def _expected_between(hours: Sequence[Hour], from_ms: int, to_ms: int) -> float 
     return float((np.array(usual) * share).sum()) / clumps
 
 
-def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> None:
+def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> FlowFault | None:
+    """Take one figure into what stands of its kind, and return what is over with it."""
     if figure.expected is None:
-        return
+        return None
     held = faults.get(figure.kind)
     if figure.over and held is None:
         faults[figure.kind] = FlowFault(figure.kind, figure.at_ms, _sentence(source, figure))
     elif held is not None:
         faults[figure.kind] = replace(held, well=0 if figure.over else held.well + 1)
         if faults[figure.kind].well >= PATIENCE:
-            del faults[figure.kind]
+            return faults.pop(figure.kind)
+    return None
 
 
 def _sentence(source: str, figure: Flowed) -> str:

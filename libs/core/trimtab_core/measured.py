@@ -14,7 +14,7 @@ from trimtab_core.findings import Finding, Floats
 from trimtab_core.reliability import Calibration, calibration
 
 Document = Mapping[str, Any]
-Measured = specs.FairnessGateSpec | specs.CalibrationGateSpec | specs.LatencyGateSpec | specs.SizeGateSpec
+Measured = specs.FairnessSpec | specs.CalibrationGateSpec | specs.LatencyGateSpec | specs.SizeGateSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def hold(gate: Measured, rows: Judged, candidate: Document, *, beside: int, seed
         KeyError, ValueError: they lack what the gate reads.
     """
     match gate:
-        case specs.FairnessGateSpec():
+        case specs.FairnessSpec():
             group = rows.table[gate.fairness].to_numpy(zero_copy_only=False)
             return fairness(fairness_of(gate), rows.label, rows.said, group, rows.classes)
         case specs.CalibrationGateSpec():
@@ -61,11 +61,11 @@ def hold(gate: Measured, rows: Judged, candidate: Document, *, beside: int, seed
             return _latency(gate, candidate, beside)
 
 
-def fairness_of(gate: specs.FairnessGateSpec) -> Fairness:
-    """Return what a gate of fairness asks."""
+def fairness_of(asked: specs.FairnessSpec) -> Fairness:
+    """Return what a gate of fairness asks, or what is watched without one."""
     return Fairness(
-        gate.fairness, gate.of, gate.max_difference, gate.min_ratio, gate.threshold, gate.confidence,
-        gate.min_rows, gate.unsure,
+        asked.fairness, asked.of, asked.max_difference, asked.min_ratio, asked.threshold, asked.confidence,
+        asked.min_rows, asked.unsure if isinstance(asked, specs.FairnessGateSpec) else "passes",
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _bounded(held: Mapping[str, float] | None) -> Any:
 def name_of(gate: Measured) -> str:
     """Return what people call a gate, such as `p99 latency versus champion`."""
     match gate:
-        case specs.FairnessGateSpec():
+        case specs.FairnessSpec():
             return f"{gate.of} between {gate.fairness}"
         case specs.CalibrationGateSpec():
             return f"calibration_error at most {gate.at_most:g}"

@@ -15,6 +15,8 @@ Measure = Literal[
     "distance", "psi", "ks", "jensenshannon", "hellinger", "wasserstein", "kl_div", "TVD", "ed"
 ]  # fmt: skip
 """`distance` is Trimtab's own for each kind of feature, and what is used unless another is asked for."""
+OfSeveral = Literal["correlation", "classifier"]
+"""How features are told together; the correlations always are, and a classifier beside them where it is asked for."""
 
 BINNED: Final[tuple[Measure, ...]] = ("psi", "jensenshannon", "hellinger", "kl_div")
 """What is of a few bins of equal width where it is asked of numbers."""

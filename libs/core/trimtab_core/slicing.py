@@ -7,18 +7,18 @@ together, so their rows add up to those of the whole.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_core.drift import Column, missing
+from trimtab_core.drift import Column
 from trimtab_core.losses import clip
-from trimtab_core.quality import as_texts
+from trimtab_core.sliced import Sliced, texts_of
 from trimtab_core.specs import ModelSpec
 from trimtab_core.trial import said_beside, said_by
-from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
+from trimtab_core.watched import ArmName, Published, Reading, Rise, Row, Said
 from trimtab_core.windows import (
     DataWindow,
     PerformanceWindow,
@@ -30,16 +30,12 @@ from trimtab_core.windows import (
 
 Floats = NDArray[np.float64]
 
-MOST: Final = 20
-"""Slices of a feature that are told at most, those of most rows."""
-OTHER: Final = "other"
-MISSING: Final = "missing"
 LABELLED: Final = "labelled_share"
 _MOST_KNOWN: Final = 1_000
 """Values of a feature of which a reference's losses are kept at most."""
 _SAME: Final = 1e-9
 """Figures so near are one: sums of the same rows differ in their last digits."""
-_MOST_NAMED: Final = 3
+MOST_NAMED: Final = 3
 """Slices that evidence names at most."""
 
 
@@ -48,24 +44,6 @@ class Usual(NamedTuple):
 
     rows: int
     mean: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Sliced:
-    """Rows by the value of a feature: the slices' names, and of each row the number of its own."""
-
-    feature: str
-    names: Sequence[str]
-    number: NDArray[np.int64]
-
-    def means(self, values: Floats) -> Iterator[tuple[str, int, float]]:
-        """Yield the name, the rows that count and their mean of each slice that has such rows."""
-        counts = np.isfinite(values)
-        rows = np.bincount(self.number[counts], minlength=len(self.names))
-        sums = np.bincount(self.number[counts], values[counts], minlength=len(self.names))
-        for name, count, total in zip(self.names, rows.tolist(), sums.tolist(), strict=True):
-            if count:
-                yield name, count, total / count
 
 
 class _Figure(NamedTuple):
@@ -153,10 +131,10 @@ def revised(before: Published, found: Iterable[Reading]) -> tuple[Published, lis
 def usual(column: Column, losses: Floats, cap: float) -> dict[str, Usual]:
     """Return what the rows of a reference lost, by the value that they have of a feature."""
     known = np.isfinite(losses)
-    names, number = np.unique(_texts(column[known]), return_inverse=True)
+    names, number = np.unique(texts_of(column[known]), return_inverse=True)
     clipped = clip(losses[known], cap)
     found = {
-        name: Usual(rows, mean) for name, rows, mean in _Sliced("", names.tolist(), number).means(clipped)
+        name: Usual(rows, mean) for name, rows, mean in Sliced("", names.tolist(), number).means(clipped)
     }
     return dict(sorted(found.items(), key=lambda it: (-it[1].rows, it[0]))[:_MOST_KNOWN])
 
@@ -186,7 +164,16 @@ def risen(
             share = count * (now - was) / whole
             found.append(Rise(sliced.feature, name, count, _figure(metric, was), _figure(metric, now), share))
     most = sorted((each for each in found if each.share > 0), key=lambda each: -each.share)
-    return tuple(most[:_MOST_NAMED])
+    return tuple(most[:MOST_NAMED])
+
+
+def on_trial(rows: Sequence[Row]) -> tuple[tuple[int, ...], Mapping[int, Sequence[Said]]]:
+    """Return the versions that were on trial at the newest of the rows at which any was, and what those beside the challenger said by row."""
+    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
+    if newest is None:
+        return (), {}
+    beside = said_beside(rows)
+    return (rows[newest].challenger_version, *(each.version for each in beside.get(newest, ()))), beside
 
 
 def _labelled(version: int, rows: Sequence[Row]) -> _Figure:
@@ -200,12 +187,11 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
     """
     mine = champion_losses(spec, rows)
     found = [_Figure(spec.judged_by, version, "", mine)]
-    newest = next((at for at in reversed(range(len(rows))) if rows[at].challenger_version), None)
-    if newest is None:
+    versions, beside = on_trial(rows)
+    if not versions:
         return found
-    beside = said_beside(rows)
     arms, any_of_them = list[_Figure](), np.zeros(len(rows), np.bool_)
-    for number in (rows[newest].challenger_version, *(each.version for each in beside.get(newest, ()))):
+    for number in versions:
         theirs = challenger_losses(spec.task, spec.judged_by, spec.cap, said_by(number, rows, beside))
         both = np.isfinite(mine) & np.isfinite(theirs)
         any_of_them |= both
@@ -214,12 +200,12 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
 
 
 def _readings(
-    model: str, window: Window | Reading, figures: Sequence[_Figure], slicings: Sequence[_Sliced]
+    model: str, window: Window | Reading, figures: Sequence[_Figure], slicings: Sequence[Sliced]
 ) -> Iterator[Reading]:
     """Yield each figure of all rows and of each slice; `window` says of what time."""
     extent = window if isinstance(window, Reading) else window.covers
     for name, version, arm, values in figures:
-        whole = _Sliced("", ("",), np.zeros(len(values), np.int64))
+        whole = Sliced("", ("",), np.zeros(len(values), np.int64))
         for sliced in (whole, *slicings):
             for value, rows, mean in sliced.means(values):
                 yield Reading(
@@ -234,27 +220,10 @@ def _figure(name: str, mean: float) -> float:
 
 def _sliced(
     rows: Sequence[Row], features: Sequence[str], wanted: Sequence[str], told: Mapping[str, Sequence[str]] = {}
-) -> list[_Sliced]:  # fmt: skip
+) -> list[Sliced]:  # fmt: skip
     """Tell rows apart by each wanted feature that they carry: by the values `told`, or else by those of most rows."""
     present = [name for name in wanted if name in features]
     if not rows or not present:
         return []
     every = columns(rows, features)
-    return [_of_values(name, _texts(every[name]), told.get(name)) for name in present]
-
-
-def _of_values(feature: str, texts: NDArray[Any], told: Sequence[str] | None) -> _Sliced:
-    values, number, rows = np.unique(texts, return_inverse=True, return_counts=True)
-    if told is None:
-        order = sorted(range(len(values)), key=lambda at: (-rows[at], values[at]))
-        told = [str(values[at]) for at in order if values[at] != OTHER][:MOST]
-    names = [*(name for name in told if name != OTHER), OTHER]
-    place = {name: at for at, name in enumerate(names)}
-    return _Sliced(
-        feature, names, np.array([place.get(str(value), len(names) - 1) for value in values])[number]
-    )
-
-
-def _texts(column: Column) -> NDArray[Any]:
-    """Return the values of a feature as the texts that name them."""
-    return np.where(missing(column), MISSING, as_texts(column))
+    return [Sliced.of(name, texts_of(every[name]), told.get(name)) for name in present]

@@ -106,15 +106,19 @@ def _is_newer(row: Row, trial: Trial) -> bool:
     return row.rollout_id != trial.rollout_id and row.generation > trial.generation
 
 
-def _begin(row: Row, spec: ModelSpec) -> Trial:
+def judge_spec(spec: ModelSpec, arms: int) -> JudgeSpec:
+    """Return how each version of a rollout that began with so many is judged."""
     rollout = spec.rollout
-    arms = others_of(row.others).arms if row.others else 1
+    return JudgeSpec(spec.cap, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000)
+
+
+def _begin(row: Row, spec: ModelSpec) -> Trial:
     return Trial(
         rollout_id=row.rollout_id,
         generation=row.generation,
         challenger=row.challenger_version,
         first_ms=row.at_ms,
-        spec=JudgeSpec(spec.cap, rollout.alpha / arms, steps=rollout.steps, within_s=rollout.within / 1000),
+        spec=judge_spec(spec, others_of(row.others).arms if row.others else 1),
     )
 
 

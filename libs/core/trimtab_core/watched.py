@@ -415,7 +415,7 @@ class Reading:
     arm: ArmName = ""
     """Whose answers it is of, where two versions gave one; it is then of the rows that both answered."""
     slice: str = ""
-    """The value of `feature` that its rows have; none if it is of all rows."""
+    """The value that its rows have of `feature`, or of `slice_of`; none if it is of all rows."""
     revision: int = 0
     """How often it was corrected by labels that came late."""
     low: float | None = None
@@ -425,11 +425,15 @@ class Reading:
     unknown: str = ""
     held: bool | None = None
     """Of an expectation: whether it was there all the time."""
+    slice_of: str = ""
+    """The feature whose value `slice` is, where that is not `feature`."""
 
     @property
     def id(self) -> str:
         """The same for the same window, however often it is computed."""
         part = f"/{self.arm}/{self.slice}" if self.arm or self.slice else ""
+        if self.slice_of:
+            part = f"/{self.arm}/{self.slice_of}/{self.slice}"
         return f"{self.model}/{self.version}/{self.from_ms}-{self.to_ms}/{self.name}/{self.feature}{part}"
 
 
@@ -451,15 +455,16 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """How much worse a slice has become."""
+    """How much worse a slice has become, or how far the feature that moved most has moved in it."""
 
     feature: str
     slice: str
     rows: int
     usual: float
+    """0 of a distance."""
     value: float
     share: float
-    """Of the rise of all rows."""
+    """Of the rise of all rows; of distances, of what the feature's slices weigh: their rows by the square of `value`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,7 +500,7 @@ class Drift:
     fault: str = ""
     """What was bad of the data when it opened, so that it is answered alike whenever it is heard."""
     slices: tuple[Rise, ...] = ()
-    """Of `performance`, where slices are watched: those to which most of the rise is due."""
+    """Where slices are watched: those to which most of the rise is due, or that moved most."""
     scale: str = ""
     """What `severity` is measured against, where that is not what is usual."""
 

@@ -258,7 +258,9 @@ class Making:
                 "label": labels[known],
             }
         )
-        named = digest(rows)  # what gates group by is beside the dataset, and changes nothing that is fitted
+        named = digest(
+            rows
+        )  # what rows are grouped by is beside the dataset, and changes nothing that is fitted
         for name in plan.model.spec.groups:
             groups = as_texts(self._field(spine, name)).filter(pa.array(known))
             groups = pc.if_else(pc.equal(groups, NOBODY), "(none)", groups)

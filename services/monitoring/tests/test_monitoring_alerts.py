@@ -1,5 +1,6 @@
 """Alerts reach people: each sink is told until it has taken it, once, and not while there is a silence."""
 
+import asyncio
 import hashlib
 import hmac
 import itertools
@@ -218,6 +219,35 @@ async def test_an_end_never_overtakes_its_beginning(desk: Desk) -> None:
     await desk.after(MINUTE)
 
     assert [*itertools.chain(*desk.ops.told)] == ["e/drift", "e/drift/resolved"]
+
+
+async def test_an_end_waits_for_its_beginning_though_the_monitor_that_was_telling_it_has_died(
+    desk: Desk,
+) -> None:
+    await desk.alerting.heard(FIRED)
+    desk.clock.advance(3_000)
+    begun = await desk.store.take_due(desk.clock.now_ms(), desk.clock.now_ms() + MINUTE)
+    await desk.store.delivered([each for each in begun if each.sink == "pager"])  # and then it is killed
+
+    await desk.alerting.heard(OVER)
+    await desk.after(3_000)
+    assert (desk.ops.told, desk.pager.told) == ([], [["e/drift/resolved"]])
+    await desk.after(MINUTE)
+    assert desk.ops.told == [["e/drift", "e/drift/resolved"]]
+
+
+async def test_monitors_that_tell_side_by_side_keep_a_beginning_before_its_end(desk: Desk) -> None:
+    await desk.alerting.heard(FIRED)
+    await desk.alerting.heard(OVER)
+    desk.clock.advance(3_000)
+    taken = await asyncio.gather(
+        *(desk.store.take_due(desk.clock.now_ms(), desk.clock.now_ms() + MINUTE) for _ in range(8))
+    )
+
+    found = [
+        [each.alert.id for each in some if each.sink == sink] for some in taken for sink in ("ops", "pager")
+    ]
+    assert [some for some in found if some] == [["e/drift", "e/drift/resolved"]] * 2, "each once, both by one"
 
 
 async def test_a_silence_may_be_of_one_kind_and_be_ended(desk: Desk) -> None:

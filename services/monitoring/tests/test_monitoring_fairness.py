@@ -1,4 +1,4 @@
-"""The limits of a model's gates of fairness, watched on what it answers: groups are features, or fields beside them."""
+"""Groups of a model's gates and of `monitoring.fairness`, watched on what it answers: they are features, or fields beside them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ async def test_groups_that_are_no_features_are_read_from_the_events_and_a_broken
     await _asked(world, flow(300, 600), worse=3.0)
 
     (alert,) = [it for it in world.told(Alert) if it.kind == "fairness"]
-    assert alert.sentence.startswith("The mae of version 1 is further apart between g than its gate allows")
+    assert alert.sentence.startswith("The mae of version 1 is further apart between g than its limit allows")
     readings = {
         it.feature: it
         for it in (await world.store.health("m")).readings
@@ -126,3 +126,33 @@ async def test_an_alert_of_a_gate_that_is_no_more_is_over(world: Any, flow: Make
     raised, over = [it for it in world.told(Alert) if it.kind == "fairness"]
     assert (raised.occasion, over.resolved) == (over.occasion, True)
     assert (await world.store.watch("m")).fairness == {}
+
+
+async def test_groups_that_no_gate_names_are_watched_too_and_alert_where_they_have_a_limit(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    free = {"fairness": "g", "of": "mae"}
+    world.specs.models["m"] = make_model(monitoring={"fairness": [free, free | {"of": "mean_error"}]})
+    await world.ready(1, 2)
+    await _asked(world, flow(0, 600), worse=3.0)
+
+    told = {(it.name, it.feature): it for it in world.told(Reading) if it.feature.startswith("request.g")}
+    assert set(told) == {
+        *(("mae", f"request.g={name}") for name in "ab"), ("mae_difference", "request.g"),
+        *(("mean_error", f"request.g={name}") for name in "ab"), ("mean_error_difference", "request.g"),
+    }  # fmt: skip
+    apart = told["mae_difference", "request.g"]
+    assert apart.low is not None and apart.low < apart.value < apart.high
+    assert (apart.value > 2, apart.threshold) == (True, None)
+    assert [it for it in world.told(Alert) if it.kind == "fairness"] == []
+
+    limited = free | {"max_difference": 0.5, "min_rows": 60}
+    world.specs.models["m"] = make_model(monitoring={"fairness": [free, limited]})
+    await _asked(world, flow(900, 600), worse=3.0)
+
+    newest = [it for it in world.told(Reading) if it.name == "mae_difference"][-1]
+    assert newest.threshold == 0.5
+    ids = [it.id for it in world.told(Reading)]
+    assert len(ids) == len(set(ids)), "the same figures are told once"
+    (alert,) = [it for it in world.told(Alert) if it.kind == "fairness"]
+    assert "further apart between g than its limit allows" in alert.sentence

@@ -79,7 +79,8 @@ async def test_what_is_told_again_is_counted_once(desk: Desk) -> None:
         await desk.come(0, events, place=place)
 
     async with desk.flows.begin("asks") as unit:
-        assert await unit.hours() == [Hour(BEGIN, 15)]
+        assert await unit.hours(BEGIN - 1) == [Hour(BEGIN, 15)]
+        assert await unit.hours(BEGIN) == []
 
 
 async def test_an_unusual_hour_is_told_once_and_over_when_hours_are_usual_again(desk: Desk) -> None:
@@ -94,6 +95,30 @@ async def test_an_unusual_hour_is_told_once_and_over_when_hours_are_usual_again(
     assert await desk.alerts() == [("volume", False), ("volume", True)]
     said = await desk.pool.fetch("SELECT value FROM outbox WHERE topic = 'metrics.quality' ORDER BY sequence")
     assert {json.loads(row["value"])["name"] for row in said} == {"events_an_hour", "repeats_an_hour"}
+
+
+async def test_an_hour_that_was_unusual_and_is_over_is_told_however_late_the_look_comes(desk: Desk) -> None:
+    unusual, last = {24 * 7 + 3: 900, 24 * 51: 900}, 24 * 51 + 6
+    for hours in (range(24 * 7), range(24 * 7, last)):
+        at = [BEGIN + hour * HOUR_MS for hour in hours]
+        came = [
+            Came("asks", 0, hour, ms, unusual.get(hour, 100), 0, ms + HOUR_MS - 1)
+            for hour, ms in zip(hours, at, strict=True)
+        ]
+        await desk.flowing.heard(came, [])
+        await desk.flowing.look("asks")
+    await desk.flowing.look("asks")
+
+    rows = await desk.pool.fetch("SELECT topic, value FROM outbox ORDER BY sequence")
+    said = [json.loads(row["value"]) for row in rows if row["topic"] == "alerts"]
+    since = [f"asks/volume/{BEGIN + hour * HOUR_MS}" for hour in unusual]
+    assert [(it["occasion"], it.get("resolved", False)) for it in said] == [
+        *itertools.product(since, (False, True))
+    ]
+    assert said[0]["sentence"].startswith("900 events came of source 'asks' in the hour of ")
+    told = [json.loads(row["value"]) for row in rows if row["topic"] == "metrics.quality"]
+    ids = [it["id"] for it in told if it["name"] == "events_an_hour"]
+    assert len(ids) == len(set(ids)) == last - 2, "each hour is told once"
 
 
 async def test_refused_rows_and_delay_are_judged_by_the_hour_and_the_commonest_reason_is_named(

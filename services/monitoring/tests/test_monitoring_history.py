@@ -85,6 +85,11 @@ async def test_readings_come_in_order_of_time_and_each_filter_excludes_the_other
     assert await books.found(Wanted("m", slices=("7", "8"))) == sorted([part, of_arm], key=lambda it: it.id)
     assert await books.found(Wanted("m", slices=("7",), arms=("", "challenger"))) == [part]
 
+    moved = drift(50, "x", slice="7", slice_of="z")
+    await books.tell(moved, drift(50, "x", slice="7", slice_of="w"))
+    assert moved in (held := await books.found(Wanted("m", subject="drift", slices=("7",))))
+    assert len(held) == 2
+
 
 async def test_of_a_reading_that_is_told_again_the_newest_revision_alone_is_kept_and_is_news(
     books: Books,
@@ -285,6 +290,29 @@ async def test_a_report_is_of_the_newest_rows_of_the_live_version(world: Any, fl
         await on_demand.report("m", None, None, 0)
 
 
+async def test_the_report_of_an_episode_that_another_monitor_made_is_drawn_of_the_rows_of_its_window(
+    world: Any, flow: Make
+) -> None:
+    on_demand = OnDemand(world.store, world.specs, world.fleet, Drawer())
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    part = flow(0, 200)
+    await world.store.take(Arrivals([part.predicted()]))
+    from_ms, at_ms = part.times[20], part.times[119]
+    drift = Drift(
+        "e", "m", 1, "data", at_ms, from_ms, 100, 2.0, 1.0, 2.0, (), "It drifted.", "/elsewhere", 95
+    )
+    async with world.store.begin("m") as unit:
+        await unit.put_loop(Loop("e", "m", "data", drift=drift))
+        await unit.put_loop(Loop("cut", "m", "data", drift=replace(drift, from_ms=0, rows=201)))
+
+    made = await on_demand.of_episode("m", "e")
+
+    assert made.html == b"100 rows of ('request.x', 'request.z') beside /1"
+    assert (made.version, made.rows, made.first_ms, made.last_ms) == (1, 100, from_ms, at_ms)
+    with pytest.raises(NothingToReport, match="the predictions of its window are no longer stored"):
+        await on_demand.of_episode("m", "cut")
+
+
 async def test_the_report_of_an_episode_is_the_one_that_was_made_when_it_began(world: Any) -> None:
     on_demand = OnDemand(world.store, world.specs, world.fleet, Drawer())
     drift = Drift(
@@ -292,7 +320,7 @@ async def test_the_report_of_an_episode_is_the_one_that_was_made_when_it_began(w
     )
     async with world.store.begin("m") as unit:
         await unit.put_loop(Loop("m-1-data", "m", "data", drift=drift))
-        await unit.put_loop(Loop("waiting", "m", "data", drift=replace(drift, report="/elsewhere")))
+        await unit.put_loop(Loop("elsewhere", "m", "data", drift=replace(drift, report="/elsewhere")))
         await unit.put_loop(Loop("due", "m", "schedule"))
 
     made = await on_demand.of_episode("m", "m-1-data")
@@ -301,11 +329,17 @@ async def test_the_report_of_an_episode_is_the_one_that_was_made_when_it_began(w
     assert (made.first_ms, made.last_ms) == (10, 90)
     for episode, said in (
         ("due", "did not begin with drift"),
-        ("waiting", "is not there: it is made within minutes"),
+        ("elsewhere", "and the reference of its version is no longer stored"),
         ("gone", "there is no loop 'gone'"),
     ):
         with pytest.raises(NotFound, match=said):
             await on_demand.of_episode("m", episode)
+    await world.store.put_versions([Version("m", 1, StoredFile("/1", "", 0))])
+    with pytest.raises(
+        NothingToReport,
+        match=r"'elsewhere' is not in the data folder .* the predictions of its window are no longer",
+    ):
+        await on_demand.of_episode("m", "elsewhere")
     world.specs.models["n"] = world.specs.models["m"].model_copy(
         update={"metadata": world.specs.models["m"].metadata.model_copy(update={"name": "n"})}
     )

@@ -283,7 +283,8 @@ async def test_a_window_is_estimated_and_labels_are_asked_for_while_none_has_com
 async def test_drift_gives_one_command_and_its_story(
     outside: Outside, flow: Make, make_model: Make, make_source: Make, reference: Any
 ) -> None:
-    model = await _a_watched_model(outside, make_model, make_source, reference)
+    sliced = partial(make_model, monitoring={"window": 100, "false_alarms": "1 per 90d", "slices": ["z"]})
+    model = await _a_watched_model(outside, sliced, make_source, reference)
     await _live(outside, model, flow(0, 300))
     assert await outside.loops(model) == []
 
@@ -306,9 +307,13 @@ async def test_drift_gives_one_command_and_its_story(
 
     (command,) = await outside.told(topics.COMMANDS_RETRAIN, model, 1)
     assert (command.id, command.loop_id, command.as_of) == (loop.command_id, loop.id, event.at)
-    metrics = await outside.told(topics.METRICS_PERFORMANCE, model, 7, name="mae")
+    metrics = await outside.told(topics.METRICS_PERFORMANCE, model, 7, name="mae", slice="")
     assert [metric.rows for metric in metrics] == [100] * 7
     assert all(metric.HasField("threshold") for metric in metrics)
+    parts = await outside.told(topics.METRICS_DRIFT, model, 14, slice_of="request.z")
+    assert {(it.name, it.feature, it.slice, it.rows) for it in parts} == {
+        ("drift", "request.x", "other", 100), ("prediction_drift", "", "other", 100),
+    }  # fmt: skip
 
 
 class Client(Observing):

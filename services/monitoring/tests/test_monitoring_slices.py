@@ -1,6 +1,7 @@
 """Windows by time, slices, arms and late labels, from what came to what is told."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,49 @@ async def test_slices_and_arms_are_told_and_an_episode_names_where_the_loss_rose
     assert "It rose most in request.x 1 (" in drift.summary
     assert messages.drift(messages.drift_event(drift)) == drift
     held = (await world.store.health("m")).readings
+    assert {it.arm for it in held} == {"", "champion", "challenger"}
+    assert not any(it.slice for it in held)
+
+
+async def test_drift_is_told_of_slices_and_of_a_version_on_trial_once_that_is_calibrated(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    world.specs.models["m"] = make_model(
+        monitoring={"window": 400, "slices": ["x"], "false_alarms": "1 per 90d"}
+    )
+    older = world.desk.files["/1"] | {
+        "request.x": np.round(np.clip(world.desk.files["/1"]["request.x"], -1, 1))
+    }
+    world.desk = type(world.desk)()
+    world.desk.files |= {"/1": older, "/2": older | {"request.x": np.clip(older["request.x"] + 1, -1, 1)}}
+    await world.ready()
+    parts = [
+        flow(start, 400, shift=1.0, challenger_version=2, rollout_id="r", generation=2) for start in (0, 400)
+    ]
+    for part in parts:
+        part.x = np.round(np.clip(part.x, -1, 1))
+        part.challenger = 2 * part.x
+
+    await world.live(parts[0])
+    early = [it for it in world.told(Reading) if it.subject == "drift"]
+    await world.ready(2)
+    await world.live(parts[1])
+    late = [it for it in world.told(Reading) if it.subject == "drift" and it not in early]
+
+    assert not any(it.arm for it in early), "nobody waits for it"
+    for found in (early, late):
+        by_slice = {(it.name, it.feature, it.slice_of, it.slice) for it in found if it.slice}
+        assert by_slice == {
+            (name, feature, "request.x", part)
+            for name, feature in (("drift", "request.z"), ("prediction_drift", ""))
+            for part in ("0", "1")
+        }
+        assert all(it.rows >= 50 and it.threshold is None for it in found if it.slice or it.arm)
+    assert len({it.id for it in [*early, *late]}) == len(early) + len(late)
+    far = {(it.arm, it.version): it.value for it in late if it.arm and it.feature == "request.x"}
+    assert far.keys() == {("champion", 1), ("challenger", 2)}
+    assert far["champion", 1] > 0.3 > far["challenger", 2]
+    held = [it for it in (await world.store.health("m")).readings if it.subject == "drift"]
     assert {it.arm for it in held} == {"", "champion", "challenger"}
     assert not any(it.slice for it in held)
 
@@ -220,6 +264,9 @@ def test_a_reading_says_its_slice_arm_and_revision_on_the_topic() -> None:
     )
     (record,) = outgoing([reading])
     assert record.topic == "metrics.performance"
+    moved = replace(reading, subject="drift", name="drift", feature="request.x", slice_of="request.zone")
+    assert messages.metric(moved).slice_of == "request.zone"
+    assert moved.id == "m/2/0-10/drift/request.x/challenger/request.zone/7"
 
 
 async def _calibrate(world: Any, *sizes: int) -> None:

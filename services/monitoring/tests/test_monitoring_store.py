@@ -550,7 +550,7 @@ async def test_a_version_does_not_change_its_features(store: Store) -> None:
 
 
 async def test_a_calibration_is_kept_as_it_was(store: Store, world: Any) -> None:
-    settings = world.calibrations.settings(world.specs.model("m"))
+    settings = replace(world.calibrations.settings(world.specs.model("m")), slices=("request.x",))
     found = await world.desk.calibrate(StoredFile("/1", "", 0), settings)
     await store.put_calibration("m", 1, "s", found)
     await store.put_calibration("m", 1, "s", Uncalibrated("another"))

@@ -100,5 +100,24 @@ async def test_a_trial_that_is_on_says_how_many_more_rows_it_is_likely_to_need(
     loop = await world.api.GetLoop(type("Request", (), {"id": "loop"}), None)
     health = await world.api.GetModelHealth(type("Request", (), {"model": "m"}), None)
 
-    assert loop.foreseen == health.foreseen
+    shown = await world.api.GetTrial(type("Request", (), {"model": "m"}), None)
+    assert loop.foreseen == health.foreseen == shown.arms[0].foreseen
     assert ("5 labelled rows of version 2 so far" if rows == 5 else "more are needed") in loop.foreseen
+
+
+async def test_a_rollout_says_before_its_first_row_how_many_it_is_likely_to_need(
+    world: Any, flow: Make
+) -> None:
+    await world.ready(1, 2)
+    await world.live(flow(0, 500, error=0.5))
+    world.fleet.standings["m"] = Standing("m", 2, 1, 2, ROLLOUT, 0, (100,), loop_id="loop")
+    async with world.store.begin("m") as unit:
+        await unit.put_loop(Loop("loop", "m", "data", "on_trial", version=2, rollout_id=ROLLOUT))
+
+    loop = await world.api.GetLoop(type("Request", (), {"id": "loop"}), None)
+    health = await world.api.GetModelHealth(type("Request", (), {"model": "m"}), None)
+    shown = await world.api.GetTrial(type("Request", (), {"model": "m"}), None)
+
+    assert loop.foreseen.startswith("0 labelled rows of version 2 so far: to tell a difference of 0.039 mae")
+    assert "of the 2 days that it waits at most" in loop.foreseen
+    assert loop.foreseen == health.foreseen == shown.arms[0].foreseen

@@ -27,17 +27,19 @@ _OVER = """
 UPDATE alerts SET resolved_ms = $2 WHERE place = $1 AND at_ms <= $2 AND resolved_ms IS NULL RETURNING place
 """
 _TAKE = """
-UPDATE alert_deliveries SET due_ms = $2
-WHERE (sink, id) IN (
-    SELECT sink, id FROM alert_deliveries AS due WHERE due_ms <= $1 AND NOT EXISTS (
-        SELECT FROM alert_deliveries AS refused
-        WHERE refused.sink = due.sink AND refused.place = due.place AND refused.sequence < due.sequence
-          AND refused.due_ms > $1 AND refused.attempts > 0
+WITH first AS (
+    SELECT sink, place FROM alert_deliveries AS due WHERE due_ms <= $1 AND NOT EXISTS (
+        SELECT FROM alert_deliveries AS before
+        WHERE before.sink = due.sink AND before.place = due.place AND before.sequence < due.sequence
+          AND NOT (before.silent AND before.due_ms > $1)
     )
     ORDER BY sequence LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-RETURNING sequence, sink, alert, attempts
+UPDATE alert_deliveries AS due SET due_ms = $2, silent = false
+FROM first WHERE due.sink = first.sink AND due.place = first.place AND due.due_ms <= $1
+RETURNING due.sequence, due.sink, due.alert, due.attempts
 """
+"""Who takes the first of an occasion that is left takes what is due behind it too: nobody else can, until the first has been told."""
 _TOLD = """
 UPDATE alerts SET told = array_remove(coalesce(told, '{}'), sink) || CASE WHEN is_on THEN ARRAY[sink] ELSE '{}' END
 FROM unnest($1::text[], $2::text[], $3::boolean[]) AS news (sink, place, is_on) WHERE alerts.place = news.place
@@ -65,7 +67,7 @@ WHERE ($1 = '' OR subject = $1) AND (NOT $2 OR resolved_ms IS NULL)
 GROUP BY place, at_ms, alert, resolved_ms ORDER BY at_ms DESC, place LIMIT $3
 """
 _PUT_OFF = """
-UPDATE alert_deliveries SET due_ms = $3, attempts = CASE WHEN $4 <> '' THEN attempts + 1 ELSE 0 END,
+UPDATE alert_deliveries SET due_ms = $3, silent = $4 = '', attempts = CASE WHEN $4 <> '' THEN attempts + 1 ELSE 0 END,
     fault = CASE WHEN $4 <> '' THEN $4 ELSE fault END
 FROM unnest($1::text[], $2::text[]) AS told (sink, id)
 WHERE alert_deliveries.sink = told.sink AND alert_deliveries.id = told.id
@@ -117,7 +119,7 @@ class PostgresAlerts:
                 await connection.execute(_FORGET, *_places(deliveries))
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
+        """Try again at `due_ms`, the end of a silence; or, with a fault, which is kept, after a try that counts."""
         with outages():
             await self._pool.execute(_PUT_OFF, *_places(deliveries), due_ms, fault)
 
@@ -163,7 +165,7 @@ class PostgresAlerts:
                 if row is None:
                     return None
                 await connection.execute(
-                    "UPDATE alert_deliveries SET due_ms = 0 WHERE due_ms = $1", row["until_ms"]
+                    "UPDATE alert_deliveries SET due_ms = 0 WHERE silent AND due_ms = $1", row["until_ms"]
                 )
         return _silence(row)
 

@@ -11,7 +11,6 @@ from typing import Final
 
 import asyncpg
 import msgspec
-from trimtab_core import flow
 from trimtab_core.flow import FlowState, Hour
 from trimtab_core.watched import Reading
 from trimtab_runtime import outbox
@@ -49,16 +48,15 @@ SELECT hour_ms, name, field, sum(rows)::bigint AS rows, sum(total) AS total, min
 FROM hourly WHERE source = $1 AND hour_ms >= $2 AND hour_ms < $3 GROUP BY hour_ms, name, field ORDER BY hour_ms, name, field
 """
 _HOURS = """
-WITH reach AS (SELECT max(hour_ms) - $2 AS from_ms FROM flows WHERE source = $1)
 SELECT hour_ms AS at_ms, coalesce(came.events, 0) AS events, coalesce(came.repeats, 0) AS repeats,
        coalesce(round(said.refused), 0)::bigint AS refused, said.delay_ms
 FROM (
-    SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows, reach
-    WHERE source = $1 AND hour_ms > from_ms GROUP BY hour_ms
+    SELECT hour_ms, sum(events)::bigint AS events, sum(repeats)::bigint AS repeats FROM flows
+    WHERE source = $1 AND hour_ms > $2 GROUP BY hour_ms
 ) AS came FULL JOIN (
     SELECT hour_ms, sum(total) FILTER (WHERE name = 'refused_share') AS refused,
            sum(total) FILTER (WHERE name = 'delay_ms') / sum(rows) FILTER (WHERE name = 'delay_ms') AS delay_ms
-    FROM hourly, reach WHERE source = $1 AND hour_ms > from_ms AND name IN ('refused_share', 'delay_ms') GROUP BY hour_ms
+    FROM hourly WHERE source = $1 AND hour_ms > $2 AND name IN ('refused_share', 'delay_ms') GROUP BY hour_ms
 ) AS said USING (hour_ms)
 ORDER BY hour_ms
 """
@@ -116,9 +114,9 @@ class PostgresFlow:
         self._connection = connection
         self._source = source
 
-    async def hours(self) -> list[Hour]:
-        """Return the hours of which something came, the last that are looked back on."""
-        rows = await self._connection.fetch(_HOURS, self._source, flow.KEPT * flow.HOUR_MS)
+    async def hours(self, from_ms: int) -> list[Hour]:
+        """Return the hours of which something came, of those that began after a time, in order."""
+        rows = await self._connection.fetch(_HOURS, self._source, from_ms)
         return [Hour(**row) for row in rows]
 
     async def said(self, from_ms: int, until_ms: int) -> list[Hourly]:

@@ -1,6 +1,6 @@
 """gRPC door of monitoring: the loop ledger, the health of models, their metrics and reports, and alerts."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
@@ -31,8 +31,9 @@ from trimtab_contracts.monitoring.v1.monitoring_pb2 import (
 )
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import MonitoringServicer
 from trimtab_core import foresight, promised
+from trimtab_core.baseline import Calibration
 from trimtab_core.specs import Model
-from trimtab_core.watched import Watch
+from trimtab_core.watched import Standing
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import from_timestamp, to_timestamp
 
@@ -76,13 +77,11 @@ class MonitoringApi(MonitoringServicer):
         if found is None:
             raise UnknownLoop(request.id)
         message = messages.loop(found)
-        if found.state == "on_trial":
-            watch = await self._store.watch(found.model)
-            message.foreseen = " ".join(
-                said
-                for version, said in self._foreseen(found.model, watch, found.rollout_id)
-                if version == found.version
-            )
+        standing = self._rollouts.standing(found.model)
+        model = self._specs.models.get(found.model)
+        if found.state == "on_trial" and model and standing and standing.rollout_id == found.rollout_id:
+            told = await self._foreseen(model, standing, await self._store.health(found.model))
+            message.foreseen = told.get(found.version, "")
         return message
 
     async def GetModelHealth(self, request: GetModelHealthRequest, context: Any) -> ModelHealth:
@@ -93,29 +92,30 @@ class MonitoringApi(MonitoringServicer):
         message = messages.health(model.name, standing.champion if standing else 0, found)
         message.untold = self._alerting.untold(model)
         message.judged.extend(await self._judged(model, message.version, found))
-        if standing is not None and standing.rollout_id:
-            message.foreseen = " ".join(
-                said for _, said in self._foreseen(model.name, found.watch, standing.rollout_id)
-            )
+        message.foreseen = " ".join((await self._foreseen(model, standing, found)).values())
         return message
 
     async def _judged(self, model: Model, version: int, found: entities.Health) -> list[str]:
         """Return how the windows of the live version are judged; of those by time, one of as many rows as the newest."""
         if not version:
             return []
-        newest = [it.rows for it in found.readings if (it.version, it.name) == (version, "prediction_drift")]
+        whole = (version, "prediction_drift", "")
+        newest = [it.rows for it in found.readings if (it.version, it.name, it.arm) == whole]
         settings = self._calibrations.settings(model)
         sized = settings.of_rows(newest[0]) if newest else settings
         calibration, _ = await self._calibrations.found(model.name, version, sized)
         return promised.promised(version, calibration, sized)
 
-    def _foreseen(self, model: str, watch: Watch, rollout_id: str) -> Iterator[tuple[int, str]]:
-        """Yield what is foreseen of each version of a rollout; nothing before its first row is closed, or once the model is deleted."""
-        spec = self._specs.models.get(model)
-        for trial in watch.trials:
-            if spec is not None and trial.rollout_id == rollout_id:
-                found = foresight.foreseen(trial, watch.judged_to)
-                yield trial.challenger, foresight.sentence(trial, found, spec.spec.judged_by)
+    async def _foreseen(
+        self, model: Model, standing: Standing | None, health: entities.Health
+    ) -> dict[int, str]:
+        """Return what is foreseen of each version of the present rollout."""
+        if standing is None or not standing.rollout_id:
+            return {}
+        settings = self._calibrations.settings(model)
+        found, _ = await self._calibrations.found(model.name, standing.champion, settings)
+        usual = found.performance if isinstance(found, Calibration) else None
+        return foresight.of_rollout(model.spec, standing, health.watch, usual, health.readings)
 
     async def ListWantedLabels(
         self, request: ListWantedLabelsRequest, context: Any
@@ -163,8 +163,12 @@ class MonitoringApi(MonitoringServicer):
     async def GetTrial(self, request: GetTrialRequest, context: Any) -> Trial:
         """Return how the versions on trial of a model stand."""
         model = self._specs.model(request.model)
-        watch, standing = await self._store.watch(model.name), self._rollouts.standing(model.name)
-        return messages.trial(model.name, model.spec, watch, standing)
+        health, standing = await self._store.health(model.name), self._rollouts.standing(model.name)
+        message = messages.trial(model.name, model.spec, health.watch, standing)
+        told = await self._foreseen(model, standing, health)
+        for arm in message.arms:
+            arm.foreseen = told.get(arm.version, "")
+        return message
 
     async def ListAlerts(self, request: ListAlertsRequest, context: Any) -> ListAlertsResponse:
         """Return the alerts about a subject, or all, newest first."""

@@ -344,6 +344,7 @@ def metric(reading: Reading) -> pb.Metric:
         revision=reading.revision,
         arm=reading.arm,
         slice=reading.slice,
+        slice_of=reading.slice_of,
         held=reading.held,
     )
 

@@ -388,6 +388,8 @@ class MemoryAlerts:
         self._seen: set[str] = set()
         self._due: dict[tuple[str, str], tuple[Delivery, int, str]] = {}
         """By sink and id: the delivery, when it is due, and the newest fault."""
+        self._silent: set[tuple[str, str]] = set()
+        """Of those, which wait for the end of a silence."""
         self._told: set[tuple[str, str]] = set()
         """Sinks and places of which a sink was told that it is on, and not that it is over."""
         self._silences: dict[int, Silence] = {}
@@ -411,12 +413,13 @@ class MemoryAlerts:
 
     async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
         """Return what is due, oldest first, and let nobody else have it before `until_ms`."""
-        found, refused = [], set[tuple[str, str]]()
+        found, waiting = [], set[tuple[str, str]]()
         for place, (each, due_ms, _) in self._due.items():
-            if due_ms > now_ms and each.attempts:
-                refused.add((each.sink, each.alert.place))
-            if due_ms <= now_ms and (each.sink, each.alert.place) not in refused:
+            if due_ms > now_ms and place not in self._silent:
+                waiting.add((each.sink, each.alert.place))
+            if due_ms <= now_ms and (each.sink, each.alert.place) not in waiting:
                 found.append(place)
+        self._silent.difference_update(found)
         for place in found:
             self._due[place] = self._due[place][0], until_ms, self._due[place][2]
         return [self._due[place][0] for place in found]
@@ -429,11 +432,13 @@ class MemoryAlerts:
             (self._told.discard if each.alert.resolved else self._told.add)(known)
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
+        """Try again at `due_ms`, the end of a silence; or, with a fault, which is kept, after a try that counts."""
         for each in deliveries:
-            held, _, before = self._due[each.sink, each.alert.id]
+            place = each.sink, each.alert.id
+            held, _, before = self._due[place]
             tried = replace(held, attempts=held.attempts + 1 if fault else 0)
-            self._due[each.sink, each.alert.id] = tried, due_ms, fault or before
+            self._due[place] = tried, due_ms, fault or before
+            (self._silent.discard if fault else self._silent.add)(place)
 
     async def settle(self, over: Delivery, due_ms: int) -> None:
         """Drop what a sink was still to be told about an occasion that is over; tell the end at `due_ms` if it knows of it."""
@@ -470,7 +475,7 @@ class MemoryAlerts:
         """Take a silence away, make due what it put off, and return it."""
         ended = self._silences.pop(id, None)
         for place, (delivery, due_ms, fault) in self._due.items():
-            if ended is not None and due_ms == ended.until_ms:
+            if ended is not None and due_ms == ended.until_ms and place in self._silent:
                 self._due[place] = delivery, 0, fault
         return ended
 

@@ -200,6 +200,19 @@ async def test_a_model_must_fit_what_it_leans_on(specs: Specs) -> None:
     assert "name one of: dropoffs, pickups" in str(caught.value)
 
 
+async def test_groups_are_fields_of_the_source_whether_a_gate_names_them_or_monitoring(specs: Specs) -> None:
+    asked = {"fairness": "borough", "of": "mae"}
+    with pytest.raises(BadSpecs) as caught:
+        await specs.apply(
+            documents(gates=[asked | {"max_difference": 1}], monitoring={"fairness": [asked]}), "ann"
+        )
+
+    said = "'borough' is no field of source 'pickups': declare it there, or name another field"
+    assert [(fault.path, fault.sentence) for fault in caught.value.faults] == [
+        ("spec.gates.0.fairness", said), ("spec.monitoring.fairness.0.fairness", said),
+    ]  # fmt: skip
+
+
 async def test_a_label_is_a_number_or_a_boolean(specs: Specs) -> None:
     wanted = documents(task="binary", rollout={"judge": "log_loss"})
     label, fields = wanted[3]["spec"]["label"], wanted[1]["spec"]["fields"]

@@ -118,7 +118,7 @@ def found(
 
 
 def _wanted(spec: ModelSpec) -> list[str]:
-    """Return what to slice by: what gates do, and what the spec says beside."""
+    """Return what to slice by: the groups of gates and of monitoring, and what the spec says beside."""
     return [*dict.fromkeys([*spec.groups, *(spec.evidence.slices if spec.evidence else ())])]
 
 

@@ -75,6 +75,8 @@ def trial(model: str, directory: Directory = HOME, as_json: Json = False) -> Non
     )
     if found.arms:
         console.print(said(found), soft_wrap=True, highlight=False)
+    for sentence in filter(None, (arm.foreseen for arm in found.arms)):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if guarded := guardrails(found):
         show(guarded, as_json=False)
         console.print(

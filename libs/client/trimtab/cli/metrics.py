@@ -36,7 +36,7 @@ def metrics(
     ] = None,
     slice: Annotated[
         list[str] | None,
-        typer.Option(help="Of this value of the feature; again for another, '' for the rows of all."),
+        typer.Option(help="Of rows with this value of a feature; again for another, '' for the rows of all."),
     ] = None,
     version: Annotated[int, typer.Option(help="Of this version.")] = 0,
     subject: Annotated[str, typer.Option(help="drift, performance or quality.")] = "",
@@ -111,7 +111,7 @@ def _row(metric: Metric) -> dict[str, Any]:
         "arm": metric.arm,
         "metric": metric.name,
         "feature": metric.feature,
-        "slice": metric.slice,
+        "slice": f"{metric.slice_of} = {metric.slice}" if metric.slice_of else metric.slice,
         "value": value(metric),
         "between": between(metric),
         "usual up to": metric.threshold if metric.HasField("threshold") else None,
@@ -157,7 +157,8 @@ def _print(metric: Metric, *, as_json: bool) -> None:
         return
     usual = f", usual up to {metric.threshold:.4g}" if metric.HasField("threshold") else ""
     of = f" of {metric.feature}" if metric.feature else ""
-    where = f" = {metric.slice}" if metric.slice else ""
+    of_which = f" where {metric.slice_of}" if metric.slice_of else ""
+    where = f"{of_which} = {metric.slice}" if metric.slice else ""
     found = value(metric)
     said = found if isinstance(found, str) else f"{found:.4g}"
     bounds = f", {between(metric)}" if between(metric) and not metric.HasField("held") else ""

@@ -14,6 +14,7 @@ from trimtab_core.specs.faults import read_back as read_back
 from trimtab_core.specs.gates import AnyGateSpec as AnyGateSpec
 from trimtab_core.specs.gates import CalibrationGateSpec as CalibrationGateSpec
 from trimtab_core.specs.gates import FairnessGateSpec as FairnessGateSpec
+from trimtab_core.specs.gates import FairnessSpec as FairnessSpec
 from trimtab_core.specs.gates import GateSpec as GateSpec
 from trimtab_core.specs.gates import LatencyGateSpec as LatencyGateSpec
 from trimtab_core.specs.gates import MetricName as MetricName

@@ -62,8 +62,8 @@ def group_column(field: str) -> str:
     return f"group:{field}"
 
 
-class FairnessGateSpec(Spec):
-    """No two groups of rows are further apart in a rate or loss than a limit, with confidence."""
+class FairnessSpec(Spec):
+    """What groups of rows are compared by and, where it is limited, how far apart any two of them may be."""
 
     fairness: GroupField
     """The field whose values are the groups; it need be no feature."""
@@ -76,16 +76,18 @@ class FairnessGateSpec(Spec):
     """From which probability on a row is selected; of a multiclass task it is for the most probable class."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_rows: int = Field(default=100, ge=10)
-    """Groups with fewer rows that count are left out."""
-    unsure: Unsure = "passes"
-    """What becomes of a candidate where the rows do not tell."""
+    """Groups with fewer rows that count are left out of what is held to a limit."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit to how far apart groups may be."""
+        return self.max_difference is not None or self.min_ratio is not None
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
-        if (self.max_difference is None) == (self.min_ratio is None):
-            given = "neither is" if self.max_difference is None else "both are"
+        if self.max_difference is not None and self.min_ratio is not None:
             yield (
                 (),
-                f"{given} given of max_difference and min_ratio, and a gate has one limit: give one of them",
+                "both are given of max_difference and min_ratio, and there is one limit: give one of them",
             )
         if self.min_ratio is not None and self.of == "mean_error":
             yield (
@@ -107,6 +109,21 @@ class FairnessGateSpec(Spec):
                 ("threshold",),
                 f"{self.threshold} is for rates of what is selected from a probability on, {why}: remove it",
             )
+
+
+class FairnessGateSpec(FairnessSpec):
+    """No two groups of rows are further apart in a rate or loss than a limit, with confidence."""
+
+    unsure: Unsure = "passes"
+    """What becomes of a candidate where the rows do not tell."""
+
+    def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        if not self.limited:
+            yield (
+                (),
+                "neither is given of max_difference and min_ratio, and a gate has one limit: give one of them",
+            )
+        yield from super()._disagreements()
 
 
 class CalibrationGateSpec(Spec):

@@ -6,12 +6,13 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
+from trimtab_core.apart import APART
 from trimtab_core.drift import Kind
 from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
 from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED
 from trimtab_core.specs.base import FieldName, Place, Spec
-from trimtab_core.specs.gates import FairnessGateSpec, GateSpec, MetricName, OneGate
+from trimtab_core.specs.gates import FairnessGateSpec, FairnessSpec, GateSpec, MetricName, OneGate
 from trimtab_core.specs.monitoring import AcceptSpec, AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
 from trimtab_core.specs.rollout import RolloutSpec
 from trimtab_core.specs.trainer import TrainerSpec
@@ -69,7 +70,7 @@ class EvidenceSpec(Spec):
 CAPS: dict[str, float] = {"error_rate": 1.0, "log_loss": 4.0}
 """What one row counts at most where the spec does not say; a label's own unit is for the user to cap."""
 
-_NO_FEATURES = (*get_args(Kind), "prediction")
+_NO_FEATURES = (*get_args(Kind), "prediction", "together")
 """What a measure can be asked for besides features."""
 
 
@@ -96,13 +97,17 @@ class ModelSpec(Spec):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The fields of the source by whose values gates tell rows apart; they need be no features."""
-        named = [
-            gate.slices if isinstance(gate, GateSpec) else gate.fairness
-            for gate in self.gates
-            if isinstance(gate, GateSpec | FairnessGateSpec)
+        """The fields of the source by whose values gates and `monitoring.fairness` tell rows apart; they need be no features."""
+        sliced = [
+            gate.slices for gate in self.gates if isinstance(gate, GateSpec) and gate.slices is not None
         ]
-        return tuple(dict.fromkeys(name for name in named if name is not None))
+        return tuple(dict.fromkeys([*sliced, *(each.fairness for each in self.fairness)]))
+
+    @property
+    def fairness(self) -> tuple[FairnessSpec, ...]:
+        """What is watched of how alike groups are treated: what gates and `monitoring.fairness` ask, what has a limit first."""
+        asked = [gate for gate in self.gates if isinstance(gate, FairnessGateSpec)]
+        return tuple(sorted([*asked, *self.monitoring.fairness], key=lambda each: not each.limited))
 
     @property
     def slices(self) -> tuple[str, ...]:
@@ -120,8 +125,11 @@ class ModelSpec(Spec):
     @property
     def measures(self) -> dict[str, Measure]:
         """The measures that are asked for, of kinds, of `prediction` and of features by the names under which rows carry them."""
-        asked = self.monitoring.measures
-        return {name if name in _NO_FEATURES else self._carried(name): asked[name] for name in asked}
+        return {
+            name if name in _NO_FEATURES else self._carried(name): measure
+            for name, measure in self.monitoring.measures.items()
+            if measure != "correlation" and measure != "classifier"
+        }
 
     @property
     def judged_by(self) -> MetricName:
@@ -161,6 +169,8 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
+        with suppress(AttributeError):
+            yield from self._fairness_faults()
         if self.trainer.class_weight is not None and self.task == "regression":
             yield (
                 ("trainer", "class_weight"),
@@ -186,13 +196,18 @@ class ModelSpec(Spec):
             if not self._has(name):
                 yield (
                     ("monitoring", "measures", name),
-                    f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical or text",
+                    f"{name!r} is no feature of the model: name one of them, prediction, numeric, categorical, text or together",
                 )
             elif self._carried(name) in self.monitoring.measures.keys() - {name}:
                 yield (
                     ("monitoring", "measures", name),
                     f"{name!r} and {self._carried(name)!r} are one feature: drop one of them",
                 )
+        if self.monitoring.classifier and len(self.features) == 1 and not self.features[0].endswith(".*"):
+            yield (
+                ("monitoring", "measures", "together"),
+                "a classifier tells two features apart or more, and the model has one: add a feature, or remove it",
+            )
         for index, rule in enumerate(self.alerts.rules):
             for place, said in self._rule_faults(rule):
                 yield ("alerts", "rules", index, *place), said
@@ -207,9 +222,30 @@ class ModelSpec(Spec):
                 f"{accept.at_most:g} cannot be exceeded, as a row's loss counts {self.cap:g} at most (rollout.cap): accept less",
             )
 
+    def _fairness_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield why groups that are named beside gates cannot be compared so."""
+        for index, each in enumerate(self.monitoring.fairness):
+            at: Place = ("monitoring", "fairness", index)
+            for place, said in each.task_disagreements(self.task):
+                yield (*at, *place), said
+            named = [
+                other for other in self.fairness if (other.fairness, other.of) == (each.fairness, each.of)
+            ]
+            if any(other.threshold != each.threshold for other in named):
+                yield (
+                    (*at, "threshold"),
+                    f"the {each.of} of {each.fairness} is told from {each.threshold:g} on here and from another probability "
+                    "elsewhere, and a figure has one name: give one threshold",
+                )
+
     def _rule_faults(self, rule: AlertRule) -> Iterator[tuple[Place, str]]:
         """Yield why a rule could never be broken."""
-        together = (rule.metric, rule.feature) == ("drift", TOGETHER)
+        together = rule.metric == "drift" and rule.feature in (TOGETHER, APART)
+        if together and rule.feature == APART and not self.monitoring.classifier:
+            yield (
+                ("feature",),
+                f"{APART!r} is told by a classifier: set together: classifier in monitoring.measures",
+            )
         if rule.feature is not None and not together and not self._has(rule.feature):
             yield ("feature",), f"{rule.feature!r} is no feature of the model: name one of them"
         judged = (self.judged_by, f"estimated_{self.judged_by}")
@@ -235,8 +271,8 @@ class ModelSpec(Spec):
         return bool(self._called() & {name, f"request.{name}", f"{name.partition('.')[0]}.*"})
 
     def _carried(self, name: str) -> str:
-        """Return the name under which rows carry a feature that `_has` finds; of all together, how they are called."""
-        short = not ("." in name or "(" in name or name in self._called() or name == TOGETHER)
+        """Return the name under which rows carry a feature that `_has` finds; of several together, how they are called."""
+        short = not ("." in name or "(" in name or name in self._called() or name in (TOGETHER, APART))
         return f"request.{name}" if short else name
 
     def _called(self) -> set[str]:

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
-from trimtab_core.measures import Measure, of_categories, of_numbers
+from trimtab_core.measures import Measure, OfSeveral, of_categories, of_numbers
 from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
 from trimtab_core.specs.base import Name, Place, Spec
+from trimtab_core.specs.gates import FairnessSpec
 from trimtab_core.specs.values import Count, Duration, Persistence, PerTime, Schedule, WindowSize
 
 
@@ -37,20 +38,41 @@ class MonitoringSpec(Spec):
     """Whether losses are watched for a change row by row too; they are besides where `retrain.on` names concept, which also trains."""
     clear: float = Field(default=0.5, gt=0, lt=1)
     """An episode ends with a window that is as ordinary as this share of the windows are while nothing changes."""
-    measures: dict[str, Measure] = Field(default_factory=dict)
+    measures: dict[str, Literal[Measure, OfSeveral]] = Field(default_factory=dict)
     """How far a window is from the reference, by a feature, `prediction`, or all that are `numeric`, `categorical` or `text`: psi,
-    ks, jensenshannon, hellinger, wasserstein, kl_div, TVD, ed, or distance, which is used unless another is named."""
+    ks, jensenshannon, hellinger, wasserstein, kl_div, TVD, ed, or distance, which is used unless another is named. Of `together`: correlation, or classifier, which
+    is told beside it."""
     season: Duration | None = None
     """Compare features and answers with reference rows of the same phase of it, such as `7d`; with all, if not given."""
     slices: tuple[str, ...] = Field(default=(), max_length=8)
     """Features of few values, for each of which performance is told as well: a name, or `zone` for `request.zone`."""
+    fairness: tuple[FairnessSpec, ...] = Field(default=(), max_length=20)
+    """Groups that are compared on labelled predictions, as gates of fairness write it; without a limit they are told of, and nothing
+    alerts. Gates of fairness are watched besides."""
     accept: AcceptSpec | None = None
     """Up to which level of the judged metric a live version is accepted; if not given, that of a gate `at_most` on it, if there is one."""
     revise: Duration = parse_duration("7d")
     """How long after its end a window's published performance is still corrected by labels that come late."""
 
+    @property
+    def classifier(self) -> bool:
+        """Whether features together are told apart by a classifier too."""
+        return self.measures.get("together") == "classifier"
+
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         for name, measure in self.measures.items():
+            if measure == "correlation" or measure == "classifier":
+                if name != "together":
+                    yield (
+                        ("measures", name),
+                        f"{measure!r} is of features together: write together: {measure}",
+                    )
+                continue
+            if name == "together":
+                yield (
+                    ("measures", name),
+                    f"{measure!r} is a measure of one feature: write correlation or classifier, or request.together if that is a feature",
+                )
             if of_numbers(measure) and name in ("categorical", "text"):
                 yield (
                     ("measures", name),
@@ -91,7 +113,7 @@ class AlertRule(Spec):
         if self.metric not in RULED:
             yield (
                 ("metric",),
-                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, gates of "
+                f"{self.metric!r} is no metric that a rule can limit: use one of {', '.join(sorted(RULED))}; skew, limits of "
                 "fairness and guardrails of rollouts raise alerts of their own",
             )
         elif self.feature is not None and self.metric not in OF_FEATURES:

@@ -60,7 +60,8 @@ class AlertStore(Protocol):
     async def take_due(self, now_ms: int, until_ms: int) -> list[Delivery]:
         """Return some of what is due, oldest first, and let nobody else have it before `until_ms`.
 
-        What comes after something about the same occasion that the sink has not taken waits for that.
+        What comes after something about the same occasion that the sink has not taken waits for that, whoever is telling it, unless
+        a silence puts that off.
         """
         ...
 
@@ -69,7 +70,7 @@ class AlertStore(Protocol):
         ...
 
     async def put_off(self, deliveries: Sequence[Delivery], due_ms: int, fault: str = "") -> None:
-        """Try again at `due_ms`; with a fault, which is kept, it counts as a try, and without one tries are counted anew."""
+        """Try again at `due_ms`, the end of a silence, and count tries anew; or, with a fault, which is kept, after a try that counts."""
         ...
 
     async def settle(self, over: Delivery, due_ms: int) -> None:

@@ -94,18 +94,26 @@ class Calibrations:
         Raises:
             NotCalibrated: it is being worked out, or its deployment has not been heard of yet.
         """
+        found = await self.at_hand(model, version, settings)
+        if found is None:
+            self._want(Wanted(model, version, settings))
+            raise NotCalibrated(model, version)
+        if found is NO_REFERENCE:
+            standing = self._rollouts.standing(model)
+            if standing is None or standing.generation < generation:
+                raise NotCalibrated(model, version)
+        return found
+
+    async def at_hand(
+        self, model: str, version: int, settings: Settings
+    ) -> tuple[Calibration, Sequence[str]] | Uncalibrated | None:
+        """Return what `ready` does, and None of what is yet to be worked out; it asks for nothing."""
         place = (model, version, settings.key)
         if place in self._held:
             self._held.move_to_end(place)
             return self._held[place][:2]
         found, features, size = await self._read(model, version, settings)
-        if found is None:
-            self._want(Wanted(model, version, settings))
-            raise NotCalibrated(model, version)
-        if isinstance(found, Uncalibrated):
-            standing = self._rollouts.standing(model)
-            if found is NO_REFERENCE and (standing is None or standing.generation < generation):
-                raise NotCalibrated(model, version)
+        if not isinstance(found, Calibration):
             return found
         self._hold(place, _Held(found, features, round(_IN_MEMORY * size)))
         return found, features

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trimtab_core.measured import Gate as Gate
-from trimtab_core.specs import FairnessGateSpec, Model
+from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
 from trimtab_core.worth import Gain
 
@@ -126,8 +126,8 @@ def group_stream(model: Model, group: str) -> LabelStream:
 
 
 def streams_of(model: Model) -> list[LabelStream]:
-    """Return what a model reads of events: its labels, and those groups of its gates of fairness that are no features."""
-    named = [gate.fairness for gate in model.spec.gates if isinstance(gate, FairnessGateSpec)]
+    """Return what a model reads of events: its labels, and those groups whose fairness is watched that are no features."""
+    named = [asked.fairness for asked in model.spec.fairness]
     beside = [group for group in dict.fromkeys(named) if f"request.{group}" not in model.spec.features]
     return [LabelStream.of(model), *(group_stream(model, group) for group in beside)]
 
@@ -165,6 +165,12 @@ class ReportOrder:
     from_ms: int
     to_ms: int
     path: str
+
+    @classmethod
+    def of(cls, model: Model, drift: Drift) -> "ReportOrder":
+        """Return the one of the window with which an episode of drift began."""
+        labels = LabelStream.of(model)
+        return cls(drift.episode, model.name, drift.version, labels, drift.from_ms, drift.at_ms, drift.report)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ class Judges(Protocol):
         """
         ...
 
+    async def at_hand(self, model: str, version: int, settings: Settings) -> Held | None:
+        """Return what `ready` does, and None of what is yet to be worked out."""
+        ...
+
 
 class Taken(NamedTuple):
     """What was taken in of a model's predictions: up to when, and the rows of the window that they leave unfilled."""

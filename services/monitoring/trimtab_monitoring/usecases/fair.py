@@ -1,4 +1,4 @@
-"""Fairness in production: what a full window of labelled predictions says of a model's gates of fairness."""
+"""Fairness in production: what a full window of labelled predictions says of the groups that a model's gates and `monitoring.fairness` name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from trimtab_core.fairwatch import FairState, Looked
 from trimtab_core.findings import Finding
 from trimtab_core.losses import are_probabilities
 from trimtab_core.quality import as_texts
-from trimtab_core.specs import FairnessGateSpec, Model, ModelSpec
+from trimtab_core.specs import FairnessSpec, Model, ModelSpec
 from trimtab_core.watched import Published, Reading, Row
 from trimtab_core.windows import PerformanceWindow
 
@@ -25,26 +25,26 @@ async def look(
     unit: Unit, model: Model, window: PerformanceWindow, features: Sequence[str], calibration: Calibration,
     settings: Settings, before: Mapping[str, FairState], *, now_ms: int,
 ) -> tuple[Mapping[str, FairState], Published | None]:  # fmt: skip
-    """Take a window into what is known of each gate, tell of it, and return what is known then.
+    """Take a window into what is known of each limit, tell of it and of groups without one, and return what is known then.
 
     With it comes the window as what late labels may correct, if anything is told of it. The rate of false alarms that the
-    spec states holds for all gates of fairness together.
+    spec states holds for all limits together.
     """
-    gates = {_name(gate): gate for gate in _gates(model.spec)}
-    if not gates and not before:
+    limits = {_name(each): each for each in model.spec.fairness if each.limited}
+    if not model.spec.fairness and not before:
         return before, None
     from_ms, to_ms = window.rows[0].at_ms, window.end[0]
     mine = {row.id for row in window.rows}
     closed, _ = await unit.rows(LabelStream.of(model), after_ms=from_ms - 1, until_ms=to_ms)
     rows = [row for row in closed if row.id in mine and row.version == window.version]
     after, readings, news = dict[str, FairState](), list[Reading](), list[News]()
-    for name, gate in gates.items():
-        asked = measured.fairness_of(gate)
+    for name, limit in limits.items():
+        asked = measured.fairness_of(limit)
         label, said, group = await _known(unit, model, asked, rows, features, (from_ms, to_ms))
         looked = fairwatch.look(
             asked, before.get(name), label, said, group, model.spec.label.classes,
             version=window.version, from_ms=from_ms, to_ms=to_ms, cap=_cap(model, asked),
-            windows=len(gates) / (calibration.performance.false_alarms * settings.shares),
+            windows=len(limits) / (calibration.performance.false_alarms * settings.shares),
             patience=settings.rule.k,
         )  # fmt: skip
         after[name] = looked.state
@@ -52,9 +52,12 @@ async def look(
             model.name, window.version, asked, looked.groups, looked.finding, from_ms, to_ms, label.size
         )
         news += _news(model.name, name, before.get(name), looked, now_ms)
-    for name in before.keys() - gates.keys():
+    for each in model.spec.fairness:
+        if not each.limited:
+            readings += await _alone(unit, model, window.version, each, rows, features, (from_ms, to_ms))
+    for name in before.keys() - limits.keys():
         gone = replace(before[name], since_ms=None)
-        news += _over(model.name, name, before[name], gone, "The spec has no such gate any more.", now_ms)
+        news += _over(model.name, name, before[name], gone, "The spec has no such limit any more.", now_ms)
     readings = _once(readings)
     await unit.tell([*readings, *news])
     await unit.keep_readings("fairness", readings)
@@ -70,19 +73,27 @@ async def look(
 async def again(
     unit: Unit, model: Model, published: Published, rows: Sequence[Row], features: Sequence[str]
 ) -> list[Reading]:
-    """Return what a window that was told says with its `rows` and their labels of now; what is known of each gate stays."""
-    from_ms, to_ms = published.readings[0].from_ms, published.readings[0].to_ms
+    """Return what a window that was told says with its `rows` and their labels of now; what is known of each limit stays."""
+    span = published.readings[0].from_ms, published.readings[0].to_ms
     readings = list[Reading]()
-    for gate in _gates(model.spec):
-        asked = measured.fairness_of(gate)
-        label, said, group = await _known(unit, model, asked, rows, features, (from_ms, to_ms))
-        found = fairwatch.alone(asked, label, said, group, model.spec.label.classes)
-        readings += _readings(model.name, published.version, asked, *found, from_ms, to_ms, label.size)
+    for each in model.spec.fairness:
+        readings += await _alone(unit, model, published.version, each, rows, features, span)
     return _once(readings)
 
 
+async def _alone(
+    unit: Unit, model: Model, version: int, each: FairnessSpec, rows: Sequence[Row], features: Sequence[str],
+    span: tuple[int, int],
+) -> list[Reading]:  # fmt: skip
+    """Return what the rows of a window say of groups by themselves."""
+    asked = measured.fairness_of(each)
+    label, said, group = await _known(unit, model, asked, rows, features, span)
+    found = fairwatch.alone(asked, label, said, group, model.spec.label.classes)
+    return _readings(model.name, version, asked, *found, *span, label.size)
+
+
 def _once(readings: Sequence[Reading]) -> list[Reading]:
-    """Return each figure once, by the first gate that asks for it: two may differ in their thresholds alone."""
+    """Return each figure once, by the first that asks for it: two may differ in their limits alone."""
     found: dict[str, Reading] = {}
     for reading in readings:
         found.setdefault(reading.id, reading)
@@ -91,11 +102,7 @@ def _once(readings: Sequence[Reading]) -> list[Reading]:
 
 def measure(spec: ModelSpec) -> str:
     """Return what a model's figures of fairness are, as text."""
-    return "; ".join(str(measured.fairness_of(gate)) for gate in _gates(spec))
-
-
-def _gates(spec: ModelSpec) -> list[FairnessGateSpec]:
-    return [gate for gate in spec.gates if isinstance(gate, FairnessGateSpec)]
+    return "; ".join(str(measured.fairness_of(each)) for each in spec.fairness)
 
 
 async def _known(
@@ -149,13 +156,13 @@ def _cap(model: Model, asked: Fairness) -> float:
     return specs.CAPS["log_loss"] if asked.of == "log_loss" and spec.judged_by != "log_loss" else spec.cap
 
 
-def _name(gate: FairnessGateSpec) -> str:
-    limit = (
-        f"at most {gate.max_difference:g} apart"
-        if gate.max_difference is not None
-        else f"at least {gate.min_ratio:g} times"
+def _name(limit: FairnessSpec) -> str:
+    said = (
+        f"at most {limit.max_difference:g} apart"
+        if limit.max_difference is not None
+        else f"at least {limit.min_ratio:g} times"
     )
-    return f"{measured.name_of(gate)}, {limit}"
+    return f"{measured.name_of(limit)}, {said}"
 
 
 def _readings(
@@ -170,11 +177,11 @@ def _readings(
         for group in groups
     ]  # fmt: skip
     if found.value is not None:
-        how = "difference" if asked.max_difference is not None else "ratio"
+        how = "difference" if asked.min_ratio is None else "ratio"
         told.append(
             Reading(
                 "performance", model, version, f"{asked.of}_{how}", found.value, from_ms, to_ms, rows,
-                f"request.{asked.group}", found.limit, low=found.low, high=found.high,
+                f"request.{asked.group}", asked.limit, low=found.low, high=found.high,
             )
         )  # fmt: skip
     return told

@@ -1,6 +1,7 @@
 """How much comes of each source, and how good it is: counted as ingestion tells it, and looked at and told hour by hour.
 
-An hour is told once, and unusual volume, repeats, refused rows and delay open an alert. Silence, where events were to be expected and those who are
+An hour is told once, and unusual volume, repeats, refused rows and delay open an alert, however late the look comes and
+whether it is over by then. Silence, where events were to be expected and those who are
 asked go on, is bad data: features grow stale and labels stay away.
 """
 
@@ -14,6 +15,7 @@ from typing import Final, Protocol
 from trimtab_core import flow, quality
 from trimtab_core.flow import Flowed, FlowFault, FlowState, Hour
 from trimtab_core.metricnames import OF_AN_HOUR
+from trimtab_core.specs import Source
 from trimtab_core.watched import Reading
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Unavailable
@@ -30,6 +32,8 @@ QUIET_MS: Final = 60_000
 """Nothing is called silent that was heard of so recently, by the wall clock: its events may be on their way."""
 _JUDGED: Final[Mapping[str, flow.Kind]] = {"refused_share": "refused", "delay_ms": "delay"}
 """Of what ingestion says, what is judged."""
+_STRETCH_MS: Final = 7 * 24 * flow.HOUR_MS
+"""Hours that are judged in one go."""
 _SWEEP: Final = 5_000
 """Old readings that are deleted in one go."""
 
@@ -114,8 +118,8 @@ class FlowUnit(Protocol):
 
     state: FlowState
 
-    async def hours(self) -> list[Hour]:
-        """Return the hours of which something came, the last that are looked back on."""
+    async def hours(self, from_ms: int) -> list[Hour]:
+        """Return the hours of which something came, of those that began after a time, in order."""
         ...
 
     async def said(self, from_ms: int, until_ms: int) -> list[Hourly]:
@@ -183,7 +187,13 @@ class Flowing:
 
         An hour is over once an event is newer than its end by the lateness of the source.
         """
-        spec, now_ms = self._specs.sources[source], self._clock.now_ms()
+        spec = self._specs.sources[source]
+        while await self._look(spec):
+            pass
+
+    async def _look(self, spec: Source) -> bool:
+        """Judge the next hours, and return whether there are more."""
+        source, now_ms = spec.name, self._clock.now_ms()
         models = [
             model.name
             for model in self._specs.models.values()
@@ -192,18 +202,23 @@ class Flowing:
         async with self._store.begin(source) as unit:
             seen = await unit.seen(models, now_ms - QUIET_MS)
             if seen is None:
-                return
+                return False
             before, until_ms = unit.state, seen.newest_ms - spec.spec.lateness
             if (
                 until_ms // flow.HOUR_MS * flow.HOUR_MS <= before.judged_ms
                 and not seen.quiet
                 and not before.faults
             ):
-                return
-            hours = await unit.hours()
-            after, figures = flow.judge(source, hours, before, until_ms)
-            asked_ms = seen.asked_ms if seen.quiet and seen.asked_ms is not None else seen.newest_ms
-            after = flow.silence(source, hours, after, seen.newest_ms, asked_ms)
+                return False
+            is_behind = before.judged_ms > 0 and until_ms > before.judged_ms + _STRETCH_MS
+            if is_behind:
+                until_ms = before.judged_ms + _STRETCH_MS
+            known_ms = min(before.judged_ms or seen.newest_ms, seen.newest_ms)
+            hours = await unit.hours(known_ms - flow.KEPT * flow.HOUR_MS)
+            after, figures, brief = flow.judge(source, hours, before, until_ms)
+            if not is_behind:
+                asked_ms = seen.asked_ms if seen.quiet and seen.asked_ms is not None else seen.newest_ms
+                after = flow.silence(source, hours, after, seen.newest_ms, asked_ms)
             if after != before:
                 said = await unit.said(before.judged_ms, after.judged_ms)
                 told: list[News] = [
@@ -211,12 +226,14 @@ class Flowing:
                 ]
                 usual = {(figure.kind, figure.at_ms): figure.expected for figure in figures}
                 told += [_hourly(source, it, usual) for it in said if it.name in OF_AN_HOUR]
-                await unit.save(
-                    after, [*told, *_news(source, spec.metadata.owner, before, after, said, now_ms)]
-                )
+                told += _news(source, spec.metadata.owner, before, brief, after, said, now_ms)
+                await unit.save(after, told)
+        if is_behind:
+            return True
         await self._store.forget(source, before_ms=seen.newest_ms - 2 * flow.KEPT * flow.HOUR_MS)
         told_from = seen.newest_ms - self._history_ms
         await self._history.forget(shelf_of(source), before_ms=told_from, at_most=_SWEEP)
+        return False
 
 
 def _reading(source: str, figure: Flowed) -> Reading:
@@ -236,16 +253,20 @@ def _hourly(source: str, said: Hourly, usual: Mapping[tuple[flow.Kind, int], flo
 
 
 def _news(
-    source: str, owner: str | None, before: FlowState, after: FlowState, said: Sequence[Hourly], now_ms: int
-) -> list[News]:
-    who = f" Its owner is {owner}." if owner else ""
-    begun = alarms.without(after.faults, before.faults)
+    source: str, owner: str | None, before: FlowState, brief: Sequence[FlowFault], after: FlowState, said: Sequence[Hourly],
+    now_ms: int,
+) -> list[News]:  # fmt: skip
+    """Return the news of what was and is over, of what began and is over by now, and of what has begun."""
+    who, told = f" Its owner is {owner}." if owner else "", list[News]()
     over = alarms.without(before.faults, after.faults)
+    begun = alarms.without(after.faults, before.faults)
     well = f"What comes of source {source!r} is as usual again."
-    return [
-        *(_alert(source, fault, f"{fault.sentence}{_reason(fault, said)}{who}", now_ms) for fault in begun),
-        *(_alert(source, fault, well, now_ms, resolved=True) for fault in over),
-    ]
+    for fault in (*over, *brief, *begun):
+        if fault not in over:
+            told.append(_alert(source, fault, f"{fault.sentence}{_reason(fault, said)}{who}", now_ms))
+        if fault not in begun:
+            told.append(_alert(source, fault, well, now_ms, resolved=True))
+    return told
 
 
 def _reason(fault: FlowFault, said: Sequence[Hourly]) -> str:

@@ -1,4 +1,4 @@
-"""Reports that somebody asks for: the newest rows of the live version beside what it was trained on, or what drift was told with."""
+"""Reports that somebody asks for: the newest rows of the live version beside what it was trained on, or the window that drift was told of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from trimtab_core.timestamps import iso
 from trimtab_core.watched import Row
 
 from trimtab_monitoring.errors import BadQuestion, NothingToReport, UnknownLoop
-from trimtab_monitoring.usecases.entities import LabelStream, StoredFile
+from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, StoredFile
 from trimtab_monitoring.usecases.ports import MOST_REPORTED, Rollouts, Specs, Store
 
 _ROWS: Final = 10_000
@@ -93,10 +93,13 @@ class OnDemand:
     async def of_episode(self, name: str, episode: str) -> Report:
         """Return the report that was made of the window with which an episode of drift began; a loop's id is its episode's.
 
+        Where another monitor has made it, or none has yet, it is drawn of that window's rows, while those are stored.
+
         Raises:
             UnknownLoop: the model has no such episode.
-            NothingToReport: no drift began its loop, or the report is not there.
+            NothingToReport: no drift began its loop, or neither the report nor what it is made of is there.
             NotFound: there is no such model.
+            TrimtabError: it could not be made.
         """
         model = self._specs.model(name)
         loop = await self._store.find_loop(episode)
@@ -106,11 +109,22 @@ class OnDemand:
         if drift is None:
             raise NothingToReport(f"loop {loop.id!r} did not begin with drift, so no report was made for it")
         found = await self._drawer.drawn(drift.report)
-        if found is None:
-            raise NothingToReport(
-                f"the report of episode {loop.id!r} is not there: it is made within minutes, or the monitoring log says why not"
+        if found is not None:
+            return Report(drift.version, drift.rows, drift.from_ms, drift.at_ms, *found)
+        order, version = ReportOrder.of(model, drift), await self._store.version(name, drift.version)
+        rows = await self._store.report_rows(order)
+        if version is None or version.reference is None or len(rows) < min(drift.rows, MOST_REPORTED):
+            gone = (
+                "predictions of its window are"
+                if version and version.reference
+                else "reference of its version is"
             )
-        return Report(drift.version, drift.rows, drift.from_ms, drift.at_ms, *found)
+            raise NothingToReport(
+                f"the report of episode {loop.id!r} is not in the data folder of the monitor that answers, and the {gone} no longer "
+                "stored: ask a monitor that has it, and let all of them share one TRIMTAB_DATA_DIR"
+            )
+        html, json = await self._drawer.draw(order.labels.classes, rows, version.features, version.reference)
+        return Report(drift.version, len(rows), rows[0].at_ms, rows[-1].at_ms, html, json)
 
 
 def _between(since_ms: int | None, until_ms: int | None) -> str:

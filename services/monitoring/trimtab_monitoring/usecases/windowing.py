@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from trimtab_core import accepted, ahead, detection, promised, quality, slicing, windows
+from trimtab_core import accepted, ahead, detection, parts, promised, quality, slicing, windows
 from trimtab_core.accepted import Word
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.detection import Judged
@@ -20,7 +20,7 @@ from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
 from trimtab_monitoring.usecases import alarms, fair, loops, revising
-from trimtab_monitoring.usecases.entities import LabelStream, News, ReportOrder
+from trimtab_monitoring.usecases.entities import News, ReportOrder
 from trimtab_monitoring.usecases.estimating import Held, Judges
 from trimtab_monitoring.usecases.ports import Specs, Unit
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -63,6 +63,9 @@ class Windowing:
         await unit.tell(alarms.bad_data(model.name, watch.faults, faults, window, self._clock.now_ms()))
         fault = quality.blocking(faults)
         readings = [*judged.readings, *_parts(model, window, features)]
+        if isinstance(window, DataWindow) and settings.judges(window):
+            readings += parts.by_slice(model.name, window, features, calibration)
+            readings += await self._by_arm(model, settings, watch, window, calibration, features)
         await unit.tell(readings)
         if readings:
             await unit.keep_readings(window.kind, [reading for reading in readings if not reading.slice])
@@ -96,6 +99,16 @@ class Windowing:
             watch = await self.due(unit, model, watch, replace(watch.put_off, at_ms=window.end[0]))
         return watch, len(judged.alarms)
 
+    async def _by_arm(
+        self, model: Model, settings: Settings, watch: Watch, window: DataWindow, calibration: Calibration,
+        features: Sequence[str],
+    ) -> list[Reading]:  # fmt: skip
+        """Return what the versions on trial see of a window; one whose calibration is not there yet says nothing, and is not waited for."""
+        versions = slicing.on_trial(window.rows)[0] if watch.trial is not None else ()
+        held = [(number, await self._judges.at_hand(model.name, number, settings)) for number in versions]
+        known = {number: each[0] for number, each in held if isinstance(each, tuple)}
+        return list(parts.by_arm(model.name, window, features, calibration, known)) if known else []
+
     async def _seen(self, unit: Unit, model: Model, watch: Watch, window: Window, held: Held) -> Watch:
         """Return the watch with the version of a window, if that is not watched, and tell what has changed of that."""
         before, version = watch.blind, window.version
@@ -125,7 +138,7 @@ class Windowing:
         """Tell of an episode of drift, with its loop and its report."""
         with telemetry.span("drift found", model=model.name, drift=drift.kind):
             await unit.put_loop(loops.triggered(drift, telemetry.traceparent()))
-            await unit.order_report(_report(model, drift))
+            await unit.order_report(ReportOrder.of(model, drift))
             news: list[News] = [
                 drift,
                 alarms.drift(drift.episode, model.name, drift.summary, drift.recorded_ms),
@@ -180,15 +193,3 @@ def _parts(model: Model, window: Window, features: Sequence[str]) -> list[Readin
     if window.kind == "performance":
         return slicing.measured(model.name, window, features, model.spec)
     return []
-
-
-def _report(model: Model, drift: Drift) -> ReportOrder:
-    return ReportOrder(
-        episode=drift.episode,
-        model=model.name,
-        version=drift.version,
-        labels=LabelStream.of(model),
-        from_ms=drift.from_ms,
-        to_ms=drift.at_ms,
-        path=drift.report,
-    )

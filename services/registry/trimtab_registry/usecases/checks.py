@@ -257,6 +257,9 @@ class World:
                 if (name := getattr(gate, key, None)) is not None:
                     path = f"spec.gates.{index}.{key}"
                     yield from _unknown_field(model.key, path, name, source.name, source.spec.fields)
+        for index, asked in enumerate(model.spec.monitoring.fairness):
+            path = f"spec.monitoring.fairness.{index}.fairness"
+            yield from _unknown_field(model.key, path, asked.fairness, source.name, source.spec.fields)
 
     def _feature_faults(self, model: specs.Model, source: specs.Source) -> Iterator[Fault]:
         views = {name: view.spec for name, view in self.views.items()}

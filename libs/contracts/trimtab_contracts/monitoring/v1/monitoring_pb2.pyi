@@ -42,6 +42,7 @@ class Metric(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
+    SLICE_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
     """or a source, a table, a view"""
@@ -67,6 +68,8 @@ class Metric(_message.Message):
     """champion or challenger, of the rows that both answered; empty if it is of all"""
     slice: _builtins.str
     """the value of `feature` that its rows have, or other, or missing; empty if it is of all"""
+    slice_of: _builtins.str
+    """the feature whose value `slice` is, where `feature` is what has moved in it"""
     @_builtins.property
     def window_from(self) -> _timestamp_pb2.Timestamp:
         """event time"""
@@ -93,10 +96,11 @@ class Metric(_message.Message):
         unknown: _builtins.str = ...,
         arm: _builtins.str = ...,
         slice: _builtins.str = ...,
+        slice_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "held", b"held", "high", b"high", "low", b"low", "threshold", b"threshold", "value", b"value", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "arm", b"arm", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "slice", b"slice", "threshold", b"threshold", "unknown", b"unknown", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_high", b"_high", "_low", b"_low", "_threshold", b"_threshold", "_value", b"_value", "arm", b"arm", "feature", b"feature", "held", b"held", "high", b"high", "id", b"id", "low", b"low", "model", b"model", "name", b"name", "revision", b"revision", "rows", b"rows", "slice", b"slice", "slice_of", b"slice_of", "threshold", b"threshold", "unknown", b"unknown", "value", b"value", "version", b"version", "window_from", b"window_from", "window_to", b"window_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
@@ -151,7 +155,7 @@ Global___FeatureDrift: _TypeAlias = FeatureDrift  # noqa: Y015
 
 @_typing.final
 class SliceRise(_message.Message):
-    """A part of the rows of a window, and how much worse it has become."""
+    """A part of the rows of a window, and how much worse it has become, or how far a feature or the answers have moved in it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,10 +169,10 @@ class SliceRise(_message.Message):
     slice: _builtins.str
     rows: _builtins.int
     usual: _builtins.float
-    """of the reference's rows with that value; of all of them if it has none"""
+    """of the reference's rows with that value; of all of them if it has none; 0 of a distance"""
     value: _builtins.float
     share: _builtins.float
-    """of the rise of all rows"""
+    """of the rise of all rows; of distances, of the feature's slices by rows and squared distance"""
     def __init__(
         self,
         *,
@@ -244,7 +248,7 @@ class DriftEvent(_message.Message):
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceRise]:
-        """of performance, where slices are watched: to which most of the rise is due"""
+        """where slices are watched: to which most of the rise is due, or which moved most"""
 
     def __init__(
         self,
@@ -531,7 +535,7 @@ class Loop(_message.Message):
     """one sentence"""
     trace_id: _builtins.str
     foreseen: _builtins.str
-    """of one loop while its version is on trial: how many more labelled rows that is likely to need, a sentence"""
+    """of one loop while its version is on trial: how many labelled rows that is likely to need, a sentence"""
     @_builtins.property
     def drift(self) -> Global___DriftEvent: ...
     @_builtins.property
@@ -697,7 +701,7 @@ class ModelHealth(_message.Message):
     unlabelled: _builtins.int
     """closed without a label"""
     foreseen: _builtins.str
-    """while versions are on trial: how many more labelled rows that is likely to need, a sentence each"""
+    """while versions are on trial: how many labelled rows that is likely to need, a sentence each"""
     untold: _builtins.str
     """which sinks of alerts.to there are not, a sentence; empty if there are all"""
     @_builtins.property
@@ -888,7 +892,7 @@ class MetricFilter(_message.Message):
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """values of `feature`; "" stands for the rows of all"""
+        """values of `feature`, or of `slice_of`; "" stands for the rows of all"""
 
     def __init__(
         self,
@@ -1371,6 +1375,7 @@ class Trial(_message.Message):
         E_BETTER_FIELD_NUMBER: _builtins.int
         E_WORSE_FIELD_NUMBER: _builtins.int
         GUARDRAILS_FIELD_NUMBER: _builtins.int
+        FORESEEN_FIELD_NUMBER: _builtins.int
         version: _builtins.int
         share: _builtins.int
         """percent of the keys that it answers"""
@@ -1386,6 +1391,8 @@ class Trial(_message.Message):
         e_better: _builtins.float
         """evidence that it is better than the champion"""
         e_worse: _builtins.float
+        foreseen: _builtins.str
+        """how many labelled rows it is likely to need, a sentence"""
         @_builtins.property
         def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial.Guardrail]:
             """no label is waited for; none before the first request was looked at"""
@@ -1403,10 +1410,11 @@ class Trial(_message.Message):
             e_better: _builtins.float = ...,
             e_worse: _builtins.float = ...,
             guardrails: _abc.Iterable[Global___Trial.Guardrail] | None = ...,
+            foreseen: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "guardrails", b"guardrails", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["e_better", b"e_better", "e_worse", b"e_worse", "foreseen", b"foreseen", "guardrails", b"guardrails", "high", b"high", "left", b"left", "low", b"low", "mean_difference", b"mean_difference", "rows", b"rows", "share", b"share", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
