@@ -70,14 +70,16 @@ async def in_batches(
 ) -> dict[TopicPartition, list[Batch]]:
     """Return `records` in batches of about `most` bytes, by partition and in order: half the work of sending them one by one."""
     found: dict[TopicPartition, list[Batch]] = {}
+    filling: dict[tuple[str, int], Batch] = {}
     for place, record in enumerate(records):
         partition = record.partition
         if partition is None:
             partition = await _partition(producer, record)
-        batches = found.setdefault(TopicPartition(record.topic, partition), [])
-        if not batches or not batches[-1].takes(record, place, most):
-            batches.append(Batch(producer.create_batch()))
-            batches[-1].takes(record, place, most)
+        batch = filling.get((record.topic, partition))
+        if batch is None or not batch.takes(record, place, most):
+            batch = filling[record.topic, partition] = Batch(producer.create_batch())
+            batch.takes(record, place, most)
+            found.setdefault(TopicPartition(record.topic, partition), []).append(batch)
     return found
 
 
