@@ -14,6 +14,7 @@ from trimtab_core import (
     calibration,
     judge,
     labelling,
+    promised,
     slicing,
     specs,
     trial,
@@ -211,6 +212,10 @@ def test_of_wanted_rows_windows_of_performance_are_fewer_and_share_the_rate_that
     assert found.performance.false_alarms == tenth == min(10 * rate, 0.05 / 4)
     assert found.performance.mean == pytest.approx(columns["loss"].mean(), rel=0.1)
     assert found.change is not None
+    said = promised.promised(1, found, wanted)[1]
+    assert said.startswith(
+        "Labels come for 10 of a window at most, so a window of performance is of 100 of those, "
+    )
 
 
 @pytest.mark.parametrize(
