@@ -1,7 +1,7 @@
 """What is promised of drift, held against streams of which it is known whether they change.
 
 Five parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
-and detectors of others at an equal rate of false alarms; rollouts of equals and of a worse version under continuous looking;
+and detectors of others at an equal rate of false alarms; rollouts of equals, their guardrails and a worse version under continuous looking;
 and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
 fourteen minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
 whether all claims hold.

@@ -103,10 +103,25 @@ def test_what_no_correlation_shows_is_told_and_names_its_features(
 
 
 def test_a_feature_that_moves_alone_is_named_alone(usual: Calibration) -> None:
-    moved = rows_of(500, seed=3)
+    moved, new = rows_of(500, seed=3), rows_of(500, seed=5)
     moved["request.c"] = moved["request.c"] + 0.7
+    new["request.h"][::3] = 7.0
 
     assert [each.feature for each in told(usual, moved).features if each.drifted] == ["request.c"]
+    assert [each.feature for each in told(usual, new).features if each.drifted] == ["request.h"]
+
+
+def test_features_that_move_as_they_go_together_are_not_told_apart() -> None:
+    rng = np.random.default_rng(8)
+
+    def pair(rows: int, by: float = 0.0, sign: float = 1.0) -> Columns:
+        number = rng.normal(size=rows) + by
+        return {"a": number + 0.3 * rng.normal(size=rows), "b": sign * (number + 0.3 * rng.normal(size=rows))}
+
+    forest, leaves = forest_of(pair(8_000), {"a": "numeric", "b": "numeric"})
+
+    assert forest.score(leaves(pair(500, by=0.5))) < 0.1
+    assert forest.score(leaves(pair(500, sign=-1.0))) > 0.5
 
 
 def test_two_changes_at_once_are_both_named_and_what_has_not_moved_is_not(usual: Calibration) -> None:

@@ -19,8 +19,6 @@ Codes = NDArray[np.float32]
 
 APART: Final = "told apart"
 """The name of its score among those of the features; with a blank in it, it can be no feature's."""
-CORRELATION: Final = "correlation"
-CLASSIFIER: Final = "classifier"
 MOST_OF_TWO: Final = 60
 """Features, those that come first, of which each two have a tree."""
 MOST_OF_THREE: Final = 30
@@ -28,6 +26,8 @@ MOST_OF_THREE: Final = 30
 
 _LEAVES: Final = 6
 """Parts of about as many reference rows each into which a tree of two features parts either; one of three halves them."""
+_LEAST_SHARE: Final = 0.02
+"""Of a part: a rarer one joins its neighbour, so that what is new of a feature is not told of each two of them."""
 _RARE: Final = 1.0
 """Rows that a leaf counts as expected beside those that are: of one that is nearly empty a row more means little."""
 
@@ -63,6 +63,8 @@ class Parted:
             parts[np.argsort(-shares, kind="stable")[: _LEAVES - 1]] = np.arange(
                 min(len(shares), _LEAVES - 1)
             )
+        common = np.flatnonzero(np.bincount(parts, shares, _LEAVES) >= _LEAST_SHARE)
+        parts = common[np.maximum(np.searchsorted(common, parts, side="right") - 1, 0)]
         before = np.cumsum(np.bincount(parts, shares, _LEAVES))
         half = 1 + int(np.argmin(np.abs(before[:-1] - 0.5)))
         return cls(feature, parts.astype(np.uint8).tobytes(), half)
@@ -88,7 +90,8 @@ class Forest:
     """A tree of 6 x 6 leaves for each two features and one of 2 x 2 x 2 for each three, as they shared out the reference rows.
 
     A window's score is that of the tree that tells it apart best: the root of its chi-square against the rows that a leaf
-    would have if the features had moved each by itself, less the root of what noise alone makes of that, beside the root of the
+    would have if the features had moved each by itself, or as they go together (the first round of the proportional fitting of Deming
+    and Stephan 1940), less the root of what noise alone makes of that, beside the root of the
     rows. The roots let trees of many leaves and of few be compared (Fisher 1922). The best tree finds one change among thousands of
     trees, which their sum, or a classifier that has to learn in hundreds of rows where to look, loses in the noise of the others.
     """
@@ -198,7 +201,7 @@ def _moved(counts: Codes, rows: int, outside: Codes, others: int, shares: Codes)
     """
     expected = np.float32(rows) * outside
     for axis in range(2, counts.ndim):
-        was, now = _along(outside, 2, axis), _along(counts, 2, axis) / np.float32(rows)
+        was, now = _along(expected, 2, axis), _along(counts, 2, axis)
         expected *= np.divide(now, was, out=np.ones_like(now), where=was > 0)
     square = np.square(counts - expected)
     expected += np.float32(_RARE)
