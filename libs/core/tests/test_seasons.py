@@ -152,3 +152,19 @@ def test_phases_are_as_fine_as_rows_allow_and_fit_into_days() -> None:
     assert [phases(DAY, rows) for rows in (100_000, 2_500, 300)] == [48, 24, 3]
     week = Season(7 * DAY, 7)
     assert week.phases_of(np.array([0, DAY - 1, DAY, 8 * DAY])).tolist() == [0, 0, 1, 1]
+
+
+def test_what_a_clock_shows_is_watched_where_the_reference_has_seen_two_of_its_rounds() -> None:
+    def watched(days: int) -> Calibration:
+        columns = weeks(days)
+        at = columns["event_time_ms"]
+        clocks = {"hour(at)": at // HOUR % 24, "weekday(at)": at // DAY % 7}
+        return calibrate(columns | clocks, replace(SETTINGS, season_ms=None))
+
+    short, long = watched(13), watched(15)
+
+    assert short.features == ("request.x", "request.y", "hour(at)")
+    assert short.notes == (
+        "weekday(at) is not watched: two rounds of it take 14d, and the reference covers less.",
+    )
+    assert (long.features, long.notes) == ((*short.features, "weekday(at)"), ())

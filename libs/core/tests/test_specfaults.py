@@ -43,6 +43,8 @@ def document(part: str, **said: Any) -> dict[str, Any]:
         ("retrain", "new_rows", 2.5, "2.5 is no whole number: write one"),
         ("retrain", "new_rows", 0, "0 is too small: write a number of at least 1"),
         ("monitoring", "season", True, "True is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"),
+        ("monitoring", "season", 7, "7 is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"),
+        ("retrain", "cooldown", 1.5, "1.5 is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"),
         ("monitoring", "clear", "half", "'half' is no number: write one"),
         ("monitoring", "clear", 2, "2 is too large: write a number below 1"),
         ("retrain", "dry_run", "maybe", "'maybe' is neither true nor false: write one of them"),

@@ -6,7 +6,7 @@ is given an equal share. It holds once more for faults of quality, which are no 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from trimtab_core.concept import FEWEST_ROWS, ChangeThreshold, calibrate_change
 from trimtab_core.drift import Column, Kind, Reference, fit_reference
 from trimtab_core.durations import Rate, Span, format_duration
 from trimtab_core.estimation import Estimator
-from trimtab_core.features import are_words
+from trimtab_core.features import are_words, round_of
 from trimtab_core.losses import Metric, clip
 from trimtab_core.measures import Measure, unfit
 from trimtab_core.quality import Usual
@@ -43,7 +43,7 @@ _UNTIMED: Final = 0.01
 """False alarms a window where the reference does not tell how many rows a day has."""
 MOST_ROWS: Final = 20_000
 """A window by time that has so many rows is full, whatever its time."""
-_METHOD: Final = 2
+_METHOD: Final = 3
 """Counts up whenever scores, levels or what is kept of them change their meaning: what was worked out otherwise is then worked out anew."""
 _SIZES: Final = tuple(round(LEAST_WINDOW * 2 ** (step / 4)) for step in range(29))
 """Rows of which windows by time are calibrated, each a fifth more than the one before: beyond the last, tolerances and not noise decide."""
@@ -212,9 +212,12 @@ def calibrate(
         raise ValueError(f"the reference has no {' and no '.join(sorted(missing))}: train the version again")
     rate = false_alarms_a_window(columns.get("event_time_ms"), settings)
     features = [name for name in columns if name not in NOT_FEATURES]
+    unseen = _unseen(features, columns.get("event_time_ms"))
+    features = [name for name in features if name not in unseen]
     kinds = {name: _kind(name, columns[name], settings) for name in features}
     of_prediction: Kind = "categorical" if "prediction" in settings.categorical else "numeric"
     measures, notes = _measures(kinds | {"prediction": of_prediction}, settings)
+    notes += unseen.values()
     season = None
     if settings.season_ms is not None:
         try:
@@ -295,6 +298,21 @@ def learn_losses(columns: Mapping[str, Column], settings: Settings) -> Estimator
     """Learn from the columns of a reference, in order of time, what a row without a label is expected to lose."""
     features = [name for name in columns if name not in NOT_FEATURES]
     return estimation.fit(columns, features, metric=settings.metric, cap=settings.cap, window=settings.window)
+
+
+def _unseen(features: Sequence[str], event_time_ms: Floats | None) -> dict[str, str]:
+    """Return the features that show what a clock says and cannot be watched, each with a note of why.
+
+    A reference shorter than two rounds of a clock has seen only some of what it shows, so it would always drift.
+    """
+    if event_time_ms is None or not len(event_time_ms):
+        return {}
+    covers = float(event_time_ms[-1] - event_time_ms[0])
+    return {
+        name: f"{name} is not watched: two rounds of it take {format_duration(2 * round_ms)}, and the reference covers less."
+        for name in features
+        if (round_ms := round_of(name)) is not None and covers < 2 * round_ms
+    }
 
 
 def _measures(kinds: Mapping[str, Kind], settings: Settings) -> tuple[dict[str, Measure], list[str]]:

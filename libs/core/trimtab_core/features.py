@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from trimtab_core.timestamps import (
 )
 
 Floats = NDArray[np.float64]
+_ROUNDS_MS: Final = {"hour": 86_400_000, "weekday": 7 * 86_400_000, "month": 365 * 86_400_000}
 _CALENDAR = re.compile(r"(hour|weekday|month)\s*\(\s*(\w+)\s*\)")
 _EXPRESSION = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(.*)")
 _HEAD = r"(?<!\w)([A-Za-z][\w-]*)"
@@ -103,6 +104,12 @@ class TextFeature:
         """Return the text of a row's value; words in small letters, for a graph knows no alphabet."""
         text = value[:MOST_CHARACTERS] if isinstance(value, str) else ""
         return text.lower() if self.words else text
+
+
+def round_of(name: str) -> int | None:
+    """Return after how many milliseconds the clock that a feature reads shows the same again; None if it reads none."""
+    function, bracket, _ = name.partition("(")
+    return _ROUNDS_MS.get(function) if bracket else None
 
 
 def are_words(name: str) -> bool:

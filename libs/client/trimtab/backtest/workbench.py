@@ -166,7 +166,7 @@ class Workbench:
             RunFailed: what the spec's family rests on is not installed.
         """
         kind = self.model.spec.trainer.kind
-        trainer = TrainerSpec(kind="linear" if kind == "auto" else kind, window=1)
+        trainer = TrainerSpec.model_validate({"kind": "linear" if kind == "auto" else kind, "window": "1d"})
         # Loaded first, for no limit holds of what is loaded later.
         families.of(self.model.spec.model_copy(update={"trainer": trainer}))
         with threadpool_limits(1):

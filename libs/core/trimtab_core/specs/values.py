@@ -17,11 +17,11 @@ def _unfit(said: str) -> PydanticCustomError:
 
 
 def _duration(value: Any) -> Any:
-    if isinstance(value, bool):
+    if not isinstance(value, str):
         raise _unfit(
-            f"{value} is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"
+            f"{shown_value(value)} is no duration: write a positive number and a unit (ms, s, m, h or d), like 6h"
         )
-    return parse_duration(value) if isinstance(value, str) else value
+    return parse_duration(value)
 
 
 Duration = Annotated[
