@@ -21,13 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 from trimtab import cli, project
-from trimtab.backtest import abreast, history, running, strategies, telling
+from trimtab.backtest import abreast, guessing, history, running, strategies, telling
 from trimtab.backtest.guessing import Ordered
 from trimtab.backtest.history import Events, History, Project
 from trimtab.backtest.living import Watching
 from trimtab.backtest.shelf import Shelf, opened
 from trimtab.backtest.strategies import Backtest, Wishes
 from trimtab.backtest.workbench import Candidate, Workbench
+from trimtab.cli.backtest import progress
 from trimtab.demo import run as demo
 from trimtab.files import File
 from trimtab_contracts.registry.v1.registry_pb2 import Resource as ResourceMessage
@@ -173,18 +174,6 @@ def test_a_version_above_the_accepted_level_is_told_before_its_windows_tell_it(
     assert "live" in [each.outcome for each in life.retrains]
 
 
-def test_windows_by_time_are_lived_as_those_by_count_are(lived_history: History, shelf: Shelf) -> None:
-    document = SPEC.replace("STRATEGY", "canary").replace("RETRAIN", ON_DRIFT)
-    made = Project.of(project.parse(document.replace("window: 100", "window: 4h")).resources)
-
-    found = strategies.run(made, lived_history, Wishes(("on_drift",)), shelf=shelf)
-
-    (first, *_) = telling.document(found)["alarms"]
-    assert first["kind"] == "performance"
-    assert first["at"] > iso(BEGIN + CHANGES * HOUR)
-    assert found.lives["on_drift"].retrains
-
-
 def test_the_first_versions_answers_are_what_never_loses(lived_history: History, shelf: Shelf) -> None:
     found = lived(lived_history, shelf, "never")
     made = project_of()
@@ -297,6 +286,24 @@ def test_an_error_that_no_line_lets_through_is_told_by_its_traceback() -> None:
         assert type(error).__name__ in str(told.error) and "no luck" in str(told.error)
     told = pickle.loads(pickle.dumps(abreast._failed(Rejected("no luck"))))
     assert (type(told.error), str(told.error)) == (Rejected, "no luck")
+
+
+def test_sigterm_ends_a_backtest_and_leaves_no_folder() -> None:
+    before, folders = signal.getsignal(signal.SIGTERM), list[Path]()
+
+    def told_to_end() -> None:
+        with progress(), opened(shared=True) as shared:
+            assert shared.folder is not None and shared.folder.exists()
+            folders.append(shared.folder)
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(30)
+
+    with pytest.raises(SystemExit) as ended:
+        told_to_end()
+
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not folders[0].exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_two_make_at_once_is_made_by_the_first_and_waited_for_by_the_second() -> None:
@@ -501,6 +508,18 @@ def test_a_table_of_classes_without_times_is_lived_in_its_order(
     assert "its features: request.x, request.other. step holds numbers and no times, so their order" in said
     assert "400 rows; 300 of them, from row 100 to row 400" in said
     assert said.count("That never came while rows were answered, so it is `never` by another name") == 2
+
+
+def test_a_guessed_spec_hears_of_losses_row_by_row_and_takes_more_nulls_for_drift(tmp_path: Path) -> None:
+    rows = [{"x": n % 13, "y": n % 7} for n in range(200)]
+    found = guessing.guess(File(str(table(tmp_path / "some.csv", rows))), label="y")
+    made = Project.of(found.resources)
+
+    model, _ = guessing.settled(made.model, np.arange(200) * HOUR)
+
+    assert "concept" in model.spec.retrain.on
+    [source] = made.sources.values()
+    assert source.spec.fields["x"].expect.limits["null_share"].holds(1)
 
 
 def test_what_a_guessed_model_reads_is_told_and_what_it_leaves_out(

@@ -108,6 +108,16 @@ def test_jsonl_is_kept_as_it_stands_where_nothing_in_it_changes(tmp_path: Path) 
     assert sent == [lines[0], b'{"id":"2","n":3}', *lines[2:]]
 
 
+def test_columns_of_one_name_are_told_apart_in_parquet_as_in_csv(tmp_path: Path) -> None:
+    columns = [pa.array([1, 2]), pa.array([3, 4]), pa.array([5, 6])]
+    pq.write_table(pa.table(columns, names=["a", "a", "b"]), path := tmp_path / "a.parquet")
+
+    assert [row.fields for row in File(str(path)).rows()] == [
+        {"a": 1, "a_2": 3, "b": 5},
+        {"a": 2, "a_2": 4, "b": 6},
+    ]
+
+
 def test_parquet_has_its_values_with_times_as_texts(tmp_path: Path) -> None:
     moment = datetime(2020, 1, 31, 5, 0, 0, 250_000)
     table = pa.table(

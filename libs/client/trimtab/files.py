@@ -200,9 +200,9 @@ class File:
     def _parquet(self) -> Iterator[Row]:
         try:
             with pq.ParquetFile(self.path) as file:
-                number, total = 0, file.metadata.num_rows
+                number, total, names = 0, file.metadata.num_rows, _columns(file.schema_arrow.names)
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    for fields in _in_microseconds(batch).to_pylist():
+                    for fields in _in_microseconds(batch).rename_columns(names).to_pylist():
                         number += 1
                         yield Row(number, fields)
                     self.position = self.size * number // total

@@ -1,8 +1,9 @@
 """A project for a table with a label and nothing else: what `trimtab init` would write, made to be lived through.
 
 Contracts refuse nothing for its range here, for a world that drifts leaves the range of its
-first rows. Lengths of time follow from how long history is; without a column of times, a row is
-taken for a minute, in the order of the file or of a column of numbers.
+first rows, and what goes missing is no fault. Lengths of time follow from how long history is;
+without a column of times, a row is taken for a minute, in the order of the file or of a column
+of numbers.
 """
 
 import math
@@ -38,6 +39,8 @@ _ROW_TIME: Final = "row_time"
 _BEGIN_MS: Final = round(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
 _ROW_MS: Final = 60_000
 _BOUNDS: Final = ("min", "max", "enum")
+_MAY_LACK: Final[Mapping[str, Any]] = {"nullable": True, "expect": {"null_share": "<= 1"}}
+"""Nobody is there to mend what a file lacks, so more of it is drift and no fault that holds retrains up."""
 
 
 class Ordered:
@@ -189,7 +192,8 @@ def settled(model: Model, at_ms: NDArray[np.int64]) -> tuple[Model, int]:
     spec["rollout"]["within"] = _lasting(span_ms // 20)
     spec["monitoring"] = {"window": window, "false_alarms": f"1 per {_lasting(span_ms)}"}
     spec["retrain"] = {
-        "on": ["data", "performance"],
+        # Each row has its label at once, so a look at losses row by row tells soonest.
+        "on": ["data", "performance", "concept"],
         "cooldown": _lasting(span_ms * window // rows),
         "at_most": f"100 per {_lasting(span_ms)}",
     }
@@ -268,7 +272,7 @@ def _loosened(
         needed = (spec["key"], spec["event_time"])
         for name, held in spec["fields"].items():
             loose = {key: value for key, value in held.items() if key not in _BOUNDS}
-            spec["fields"][name] = loose if name in needed else loose | {"nullable": True}
+            spec["fields"][name] = loose if name in needed else {**loose, **_MAY_LACK}
         if label.type == "string":
             spec["fields"][label.field] = {"type": "string", "nullable": True}
     elif resource.kind == "Model":

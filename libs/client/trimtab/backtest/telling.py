@@ -64,8 +64,7 @@ def rows(found: Backtest) -> list[dict[str, Any]]:
             "live": _count(life, "live"),
             "refused": _count(life, "refused"),
             **({"other": others[name]} if any(others.values()) else {}),
-            "rows": f"{sum(each.rows for each in life.retrains):,}",
-            "seconds": f"{sum(each.seconds for each in life.retrains):.1f}",
+            "cpu s": f"{sum(each.seconds for each in life.retrains):.1f}",
         }
         for name, life in found.lives.items()
     ]
@@ -89,7 +88,7 @@ def sentences(found: Backtest) -> list[str]:
     ]
     told += found.remarks
     told.append(
-        "`rows` and `seconds` are what retrains were fitted to and took; `other` were rolled back, failed, or had not ended."
+        "`cpu s` are the seconds of CPU that retrains took; `other` were rolled back, failed, or had not ended."
     )
     if "scheduled" in found.lives:
         new_rows = found.lives["scheduled"].strategy.model.spec.retrain.new_rows
@@ -220,9 +219,13 @@ def _false_alarms(found: Backtest, life: Life) -> str:
     allowed = rate.count * span_ms / rate.per_ms
     fruitless = sum(_outcome(each, life) not in ("live", "open") for each in life.alarms)
     return (
-        f"{len(life.alarms)} alarms; {fruitless} of them brought no better model. Were nothing to change, the spec's "
-        f"{rate} would give about {allowed:.1f} in this time."
+        f"{_alarms(len(life.alarms))}; {fruitless} of them brought no better model. Were nothing to change, the spec's "
+        f"{rate.count} per {_lasting(rate.per_ms)} would give about {allowed:.1f} in this time."
     )
+
+
+def _alarms(count: int) -> str:
+    return "1 alarm" if count == 1 else f"{count} alarms"
 
 
 def _declined(life: Life) -> list[str]:
@@ -231,7 +234,7 @@ def _declined(life: Life) -> list[str]:
     if not causes:
         return []
     why = " and ".join(f"{count} {_CAUSES[cause]}" for cause, count in causes.most_common())
-    return [f"{causes.total()} alarms ordered no retrain: {why}."]
+    return [f"{_alarms(causes.total())} ordered no retrain: {why}."]
 
 
 def _watched(found: Backtest) -> list[Life]:

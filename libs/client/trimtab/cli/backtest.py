@@ -1,10 +1,13 @@
 """`trimtab backtest`."""
 
 import os
+import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +45,8 @@ From = Annotated[
 Step = Annotated[
     str, typer.Option(help="Lockstep of event time: a candidate answers from the step after it was ordered.")
 ]
+_WHOLE = 9
+"""Columns of the table of strategies, none of which is broken: in 80 characters they have room."""
 TASKS = ("regression", "binary", "multiclass")
 
 
@@ -136,7 +141,7 @@ def tell(found: "Backtest") -> None:
     """Print a backtest for people."""
     from trimtab.backtest import telling
 
-    show(telling.rows(found), as_json=False, whole=2)
+    show(telling.rows(found), as_json=False, whole=_WHOLE)
     if alarms := telling.alarms(found):
         show([{name: row[name] for name in list(row)[:5]} for row in alarms], as_json=False)
     for sentence in telling.sentences(found):
@@ -190,7 +195,7 @@ def tell_compared(each: "Compared") -> None:
     tell(each.planned)
     if each.applied is not None:
         console.print("as applied now:")
-        show(telling.rows(each.applied), as_json=False, whole=2)
+        show(telling.rows(each.applied), as_json=False, whole=_WHOLE)
     elif each.fault:
         console.print(f"what is applied now could not be lived beside it: {each.fault}", markup=False)
 
@@ -258,12 +263,26 @@ def progress() -> Iterator["Watching"]:
     """Show how far a backtest is, on standard error."""
     from trimtab.backtest.living import Watching
 
-    with Progress(
+    with _tidy_when_told_to_end(), Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[said]}", markup=False),
         TextColumn("{task.fields[fits]}", markup=False), TimeElapsedColumn(), console=_aside, transient=True,
+        disable=not _aside.is_terminal,
     ) as bar:  # fmt: skip
         shown = _Shown(bar)
         yield Watching(shown.rows, shown.fit, shown.time)
+
+
+@contextmanager
+def _tidy_when_told_to_end() -> Iterator[None]:
+    """Let SIGTERM, as `timeout` and CI send it, end the command as Ctrl-C does: with its processes and its files."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Shown:
