@@ -227,7 +227,11 @@ def test_of_wanted_rows_windows_of_performance_are_fewer_and_share_the_rate_that
                 "monitoring": {"labelled": "wanted", "labels_wanted": 20},
                 "gates": [{"fairness": "zone", "of": "selection_rate", "max_difference": 0.1}],
             },
-            "gates of fairness count mistakes row by row, and of wanted rows those are the hard ones: drop the gates",
+            "fairness counts mistakes row by row, and of wanted rows those are the hard ones: drop it from gates and monitoring",
+        ),
+        (
+            {"monitoring": {"labelled": "wanted", "labels_wanted": 20, "fairness": [{"fairness": "zone", "of": "selection_rate"}]}},
+            "fairness counts mistakes row by row, and of wanted rows those are the hard ones: drop it from gates and monitoring",
         ),
         ({"monitoring": {"labelled": "some"}}, "'some' is not allowed: write 'all' or 'wanted'"),
     ],

@@ -182,13 +182,11 @@ class ModelSpec(Spec):
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
-        if self.monitoring.labelled == "wanted" and any(
-            isinstance(it, FairnessGateSpec) for it in self.gates
-        ):
+        if self.monitoring.labelled == "wanted" and self.fairness:
             yield (
                 ("monitoring", "labelled"),
-                "gates of fairness count mistakes row by row, and of wanted rows those are the hard ones: drop the gates, or have "
-                "labels for all rows",
+                "fairness counts mistakes row by row, and of wanted rows those are the hard ones: drop it from gates and "
+                "monitoring, or have labels for all rows",
             )
         slicing = {
             "evidence": self.evidence.slices if self.evidence else (),
