@@ -311,6 +311,7 @@ async def store(postgres_dsn: str) -> AsyncIterator[Store]:
         yield PostgresStore(pool)
 
 
+@pytest.mark.timeout(900)  # each lives twice
 @pytest.mark.parametrize("case", CASES)
 async def test_a_backtest_decides_as_monitoring_does(store: Store, case: str, tmp_path: Path) -> None:
     made = a_project(*CASES[case])

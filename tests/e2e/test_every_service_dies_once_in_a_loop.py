@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from deltalake import DeltaTable
@@ -15,7 +17,7 @@ from trimtab_contracts.training.v1.training_pb2 import RunEvent
 from trimtab_feature_store.tables import column_of
 from trimtab_runtime import rpc
 from trimtab_runtime.clock import iso, to_timestamp
-from trimtab_runtime.errors import TrimtabError
+from trimtab_runtime.errors import TrimtabError, Unavailable
 from trimtab_runtime.follow import Follower
 from trimtab_runtime.testing import eventually
 from trimtab_stack.stack import SERVICES, Stack
@@ -147,15 +149,19 @@ async def _assert_one_champion(world: Any, number: int) -> None:
 
 async def _assert_nothing_lost_or_doubled(world: Any, caller: Caller) -> None:
     async def every_command_is_one_run() -> bool:
-        commands = [loop.command_id for loop in await world.trimtab.loops(world.name) if loop.command_id]
-        assert len(commands) == len(set(commands))
-        return len(commands) == len(await world.trimtab.runs(world.name))
+        with suppress(Unavailable):  # of a service that has just begun anew
+            commands = [loop.command_id for loop in await world.trimtab.loops(world.name) if loop.command_id]
+            assert len(commands) == len(set(commands))
+            return len(commands) == len(await world.trimtab.runs(world.name))
+        return False
 
     await eventually(every_command_is_one_run, what="as many runs as commands")
 
     async def every_prediction_is_stored_once() -> bool:
-        health = await world.trimtab.health(world.name)
-        return bool(health.predictions == world.replay.tally.predictions + caller.answered)
+        with suppress(Unavailable):
+            health = await world.trimtab.health(world.name)
+            return bool(health.predictions == world.replay.tally.predictions + caller.answered)
+        return False
 
     await eventually(every_prediction_is_stored_once, what="as many predictions stored as were answered")
 
@@ -170,7 +176,9 @@ async def _assert_every_event_is_folded_and_archived_once(world: Any, stack: Sta
         store: Any = FeatureStoreStub(channel)
 
         async def all_are_folded() -> bool:
-            return bool(sum((await store.GetOnlineFeatures(request)).values) == 24 * world.per_hour)
+            with suppress(grpc.RpcError):
+                return bool(sum((await store.GetOnlineFeatures(request)).values) == 24 * world.per_hour)
+            return False
 
         await eventually(all_are_folded, what="the events of a day in the online features")
 

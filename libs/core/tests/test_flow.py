@@ -175,6 +175,22 @@ def test_hours_of_which_nothing_is_known_end_no_fault() -> None:
     assert state.faults == faults
 
 
+@pytest.mark.parametrize("trickle", [0, 1])
+def test_an_outage_is_not_over_while_it_lasts_however_the_looks_come(trickle: int) -> None:
+    counts = np.concatenate([np.full(21 * 24, 100), np.full(72, trickle), np.full(6, 100)])
+    first, until = 21 * 24, MONDAY + counts.size * HOUR_MS
+    hours = hours_of(counts)
+
+    def after(at: int) -> dict[flow.Kind, FlowFault]:
+        return lived(counts[:at], from_hour=first)[-1].faults
+
+    assert after(first + 72)["volume"].since_ms == MONDAY + first * HOUR_MS
+    assert after(counts.size) == {}
+    late, _, brief = flow.judge("trips", hours, FlowState(MONDAY + first * HOUR_MS), until)
+    assert late.faults == {}
+    assert [(each.kind, each.since_ms) for each in brief] == [("volume", MONDAY + first * HOUR_MS)]
+
+
 def test_of_a_source_that_has_just_begun_nothing_is_said() -> None:
     counts = counts_of(4)
     counts[-1] = 100_000

@@ -1,6 +1,7 @@
 """Drift of parts of a window: each against its own, in slices that have rows enough, and for each version of a rollout."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from trimtab_core import alertrules, detection, parts, trial
 from trimtab_core.baseline import Calibration, Settings, calibrate
-from trimtab_core.calibration import Rule
+from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.drift import distance, fit_reference
 from trimtab_core.durations import Rate
 from trimtab_core.episodes import DriftAlarm
@@ -200,6 +201,28 @@ def test_evidence_names_no_slice_where_only_their_shares_have_moved() -> None:
 
     assert found.slices == ()
     assert "moved most" not in found.summary
+
+
+def test_evidence_does_not_take_the_noise_of_few_rows_and_many_values_for_a_slice_that_moved() -> None:
+    rng = np.random.default_rng(0)
+    usual, of_zero = rng.dirichlet(np.full(60, 2.0), 2)
+
+    def drawn(rows: int, zeros: float) -> Columns:
+        zones = np.where(rng.random(rows) < zeros, 0, rng.integers(1, 9, rows))
+        kinds = np.where(zones == 0, rng.choice(60, rows, p=of_zero), rng.choice(60, rows, p=usual))
+        return asked(rows, zones) | {"request.x": kinds.astype(float)}
+
+    of_kinds = replace(SETTINGS, window=1_000, categorical=("request.x", "request.zone"))
+    calibration = calibrate(drawn(10_000, 0.1), of_kinds)
+
+    columns = drawn(1_000, 0.5)
+    assert calibration.data is not None
+    verdict = judge_window(calibration.data, calibration.references, columns)
+
+    whole = verdict.scores["request.x"]
+    window = a_window(columns)
+    assert max(far for far, _ in of_slices(told(window, calibration)).values()) > 2 * whole
+    assert parts.furthest(window, FEATURES, "request.x", whole, calibration) == ()
 
 
 def on_trial(window: DataWindow, at: int = 0, **said: float) -> DataWindow:

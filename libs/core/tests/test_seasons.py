@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from trimtab_core import detection, drift
-from trimtab_core.baseline import Calibration, Settings, calibrate
+from trimtab_core import ahead, detection, drift
+from trimtab_core.baseline import Calibration, Settings, calibrate, learn_losses
 from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.calibration import calibrate as levels_of
 from trimtab_core.drift import Kind, against_like, fit_reference
@@ -168,3 +168,12 @@ def test_what_a_clock_shows_is_watched_where_the_reference_has_seen_two_of_its_r
         "weekday(at) is not watched: two rounds of it take 14d, and the reference covers less.",
     )
     assert (long.features, long.notes) == ((*short.features, "weekday(at)"), ())
+
+
+def test_a_version_on_trial_is_not_estimated_on_rows_without_the_clock_that_taught_it_what_it_loses() -> None:
+    columns = weeks(3) | {"weekday(at)": np.arange(600.0) // 200, "label": np.zeros(600)}
+    found = calibrate(columns, SETTINGS, estimator=learn_losses(columns, SETTINGS))
+
+    assert "weekday(at)" not in found.features
+    assert not ahead.can_be_read(found.features, found)
+    assert ahead.can_be_read([*found.features, "weekday(at)"], found)

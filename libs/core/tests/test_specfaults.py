@@ -92,3 +92,27 @@ def test_what_was_accepted_once_is_read_without_what_of_its_watch_is_refused_now
     assert stored["spec"]["alerts"]["rules"] == [bad, good]
     with pytest.raises(ValidationError):
         specs.read_back("Model", document("label", source="trips"))
+
+
+def test_what_was_right_only_with_what_is_refused_now_is_left_out_with_it() -> None:
+    stored = document(
+        "monitoring", labelled="wanted", labels_wanted=-1, measures={"nope": "psi", "together": "classifier"}
+    )
+    stored["spec"]["alerts"] = {"rules": [{"metric": "drift", "feature": "told apart", "above": 0.5}]}
+
+    found, refused = specs.read_back("Model", stored)
+
+    assert isinstance(found, specs.Model)
+    assert (found.spec.monitoring, found.spec.rules) == (MonitoringSpec(), ())
+    assert {place[2] for place, _ in refused} == {"labelled", "labels_wanted", "measures", "rules"}
+
+
+def test_what_cannot_be_read_hides_no_fault_of_another_part() -> None:
+    bad = document("monitoring", labelled="some", slices=["nope"], measures={"nope": "psi"})
+    bad["spec"]["alerts"] = {"rules": [{"metric": "drift", "feature": "nope", "above": 1}]}
+    with pytest.raises(ValidationError) as refused:
+        specs.parse("Model", bad)
+
+    told = {place[2:4] for place, _ in specs.faults(refused.value, "Model", bad)}
+
+    assert told == {("labelled",), ("slices", 0), ("measures", "nope"), ("rules", 0)}

@@ -84,6 +84,10 @@ def test_calibrated_losses_are_those_of_the_draw_and_know_their_mean_no_better_t
     assert not labelling.weighed(np.zeros(500), np.ones(500), 100, 10).any()
 
 
+def test_losses_that_are_all_alike_are_drawn_as_others_are() -> None:
+    assert labelling.weighed(np.full(10_000, 0.35), np.full(10_000, np.nan), 500, 20).size >= 10_000
+
+
 def test_while_nothing_changes_windows_of_wanted_rows_are_over_as_seldom_as_was_asked() -> None:
     """One window in twenty by itself is stated: 500 of five versions, whose references are off by chance."""
     over = 0
@@ -152,6 +156,20 @@ def test_losses_count_by_weight_alike_of_all_versions_and_a_row_that_was_not_ask
     assert windows.challenger_losses("regression", "mae", CAP, rows)[:2].tolist() == [1.5, 2 * CAP]
 
 
+def test_a_trial_that_began_with_labels_for_all_rows_begins_anew_where_they_come_for_wanted_ones() -> None:
+    before, spec = a_model(labelled="all").spec, a_model().spec
+    rows = [a_row(at, 0, 1.0, 1.0, 1.0) for at in range(5)]
+    trials = trial.take((), rows, windows.champion_losses(before, rows), before)
+    assert (trials[0].spec.cap, trials[0].state.n) == (CAP, 5)
+
+    rows = [a_row(at, 0, 9.0, 2.0, 1.0) for at in range(5, 8)]
+    (anew,) = trial.take(trials, rows, windows.champion_losses(spec, rows), spec)
+
+    assert (anew.spec.cap, anew.state.n) == (2 * CAP, 3)
+    (back,) = trial.take((anew,), rows, windows.champion_losses(before, rows), before)
+    assert (back.spec.cap, back.state.n) == (2 * CAP, 6)
+
+
 def test_slices_and_arms_are_told_by_weight_and_the_share_that_is_labelled_is_of_wanted_rows() -> None:
     """Of slice 0 a hard row weighs a half and an easy one two; slice 1 was asked for less often than it comes."""
     spec = a_model(slices=["x"]).spec
@@ -216,6 +234,14 @@ def test_of_wanted_rows_windows_of_performance_are_fewer_and_share_the_rate_that
     assert said.startswith(
         "Labels come for 10 of a window at most, so a window of performance is of 100 of those, "
     )
+    assert found.performance.small, "3,000 rows are 300 such labels, of three windows"
+    assert not baseline.calibrate(columns, every).performance.small
+    for count, tells in (
+        (10, "is not judged with fewer than 50"),
+        (60, "is of as many, and its drift is told in one of"),
+    ):
+        by_time = replace(wanted, every_ms=86_400_000, wanted=count)
+        assert tells in promised.promised(1, found, by_time)[1]
 
 
 @pytest.mark.parametrize(

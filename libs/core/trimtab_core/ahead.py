@@ -109,6 +109,12 @@ def estimated(
     return Reading("performance", *place, found.value, *times, low=found.low, high=found.high)
 
 
+def can_be_read(features: Sequence[str], calibration: Calibration) -> bool:
+    """Whether rows that carry `features` have all that what a version loses was learnt from."""
+    estimator = calibration.estimator
+    return estimator is None or estimator.known.keys() <= set(features)
+
+
 def _estimated(
     window: DataWindow, features: Sequence[str], calibration: Calibration | Uncalibrated, watch: Watch
 ) -> Estimate | Unknown:

@@ -180,7 +180,7 @@ class Calibration:
     slices: Mapping[str, Mapping[str, slicing.Usual]] = field(default_factory=dict)
     """By feature and value, what losses were usual."""
     sliced: Mapping[str, Known] = field(default_factory=dict)
-    """By feature, where values lie in each of its slices; empty in what was worked out before slices of drift were told."""
+    """By feature, where values lie in each of its slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,8 @@ def calibrate(
     labelled = _labelled_share(times, settings)
     rate_of_losses = false_alarms_a_window(times, settings, labelled)
     losses = _losses(columns, settings, estimator, seed)
-    of_losses = drift | {"false_alarms": rate_of_losses}
+    known = round(len(columns["loss"]) * labelled) if settings.wanted is not None else None
+    of_losses = drift | {"false_alarms": rate_of_losses, "known": known}
     performance = levels.calibrate_mean(losses, **of_losses)  # type: ignore[arg-type]
     limits = {name: _limit(data, name, references.get(name)) for name in data.nulls} if data else {}
     return Calibration(

@@ -237,7 +237,9 @@ def judge_window(
         side_by_side = together.columns(bins)
         scores[TOGETHER] = together.score(side_by_side)
     if apart is not None:
-        leaves = apart.columns(bins)
+        # A window by time may have many times the rows of the largest for which there is a level.
+        every = max(1, min(map(len, bins.values())) // thresholds.window)
+        leaves = apart.columns({name: each[::every] for name, each in bins.items()})
         scores[APART] = apart.score(leaves)
     verdict = judge_scores(thresholds, kinds, scores)
     if together is not None and TOGETHER in verdict.drifted:
@@ -269,10 +271,12 @@ def calibrate_mean(
     rounds: int = ROUNDS,
     tolerance: float = LOSS_TOLERANCE,
     clear: float = ORDINARY,
+    known: int | None = None,
 ) -> LevelThreshold:
     """Find the level of a rising mean loss, as `calibrate` does for columns.
 
-    `losses` are those of the version on its held-out rows, in time order and clipped.
+    `losses` are those of the version on its held-out rows, in time order and clipped; `known` is for how many different rows they
+    stand, where the same rows are among them again and again.
 
     Raises:
         ValueError: there are no losses, one is not finite, or a number is out of its range.
@@ -280,7 +284,8 @@ def calibrate_mean(
     rows = np.asarray(losses, dtype=np.float64)
     if not np.isfinite(rows).all():
         raise ValueError("a loss of the held-out rows is not finite: drop such rows before calibrating")
-    plan = _Plan(_check({"losses": rows.size}, window, false_alarms, rounds), window, rule, rounds, seed)
+    size = _check({"losses": rows.size}, window, false_alarms, rounds)
+    plan = _Plan(size, window, rule, rounds, seed, known)
     mean = float(rows.mean())
     means = rows[: rows.size // plan.block * plan.block].reshape(-1, plan.block).mean(axis=1)
     null, p = plan.play(partial(rise_over_rest, means), max(abs(mean) / window, 1e-12))
@@ -335,8 +340,10 @@ class _Played(NamedTuple):
 class _Plan:
     """Which blocks of `block` rows the simulated windows take; the same for every column, so that columns stay together."""
 
-    def __init__(self, size: int, window: int, rule: Rule, rounds: int, seed: int) -> None:
-        self.small = size < max(_FEW_WINDOWS, rule.n + 2) * window
+    def __init__(
+        self, size: int, window: int, rule: Rule, rounds: int, seed: int, known: int | None = None
+    ) -> None:
+        self.small = (size if known is None else known) < max(_FEW_WINDOWS, rule.n + 2) * window
         window = min(window, max(1, size // 2))
         self.block = max(1, min(window, size // 4) // _BLOCKS)
         blocks, taken = size // self.block, window // self.block

@@ -79,6 +79,8 @@ class Flowed:
     at_ms: int
     value: float
     expected: float | None = None
+    off: bool = False
+    """Whether it is off by more than is tolerated, usual or not."""
     over: bool = False
 
 
@@ -158,8 +160,9 @@ def _judged(kind: Kind, values: Floats, told: int, begin: int, first_ms: int) ->
         p = float(Null.of(np.abs(before), _LEAST_TAIL).p(abs(off[at])))
         moved = abs(values[at] - expected[at]) >= max(TOLERANCE * expected[at], least)
         wrong_way = kind == "volume" or values[at] > expected[at]
-        over = p <= _a_look() and bool(moved) and wrong_way
-        yield Flowed(kind, first_ms + at * HOUR_MS, float(values[at]), float(expected[at]), over)
+        off_by_much = bool(moved) and wrong_way
+        over = p <= _a_look() and off_by_much
+        yield Flowed(kind, first_ms + at * HOUR_MS, float(values[at]), float(expected[at]), off_by_much, over)
 
 
 def _expected(values: Floats) -> Floats:
@@ -227,8 +230,10 @@ def _step(source: str, faults: dict[Kind, FlowFault], figure: Flowed) -> FlowFau
     held = faults.get(figure.kind)
     if figure.over and held is None:
         faults[figure.kind] = FlowFault(figure.kind, figure.at_ms, _sentence(source, figure))
-    elif held is not None:
-        faults[figure.kind] = replace(held, well=0 if figure.over else held.well + 1)
+    elif held is not None and figure.over:
+        faults[figure.kind] = replace(held, well=0)
+    elif held is not None and not figure.off:  # hours of an outage make each other usual, and end it not
+        faults[figure.kind] = replace(held, well=held.well + 1)
         if faults[figure.kind].well >= PATIENCE:
             return faults.pop(figure.kind)
     return None

@@ -18,6 +18,8 @@ RANDOM: Final = 0.5
 """The share of what is asked that falls on all rows alike; the rest goes by what is expected to be lost."""
 HEAVIEST: Final = 1 / RANDOM
 """The most that a row weighs, as no chance is less than this share of what it would be if it fell on all alike."""
+_ALIKE: Final = 1e-9
+"""Of the square of their mean: losses that vary less are all the same but for their last digits."""
 
 
 def chances(worth: Floats, count: int) -> Floats:
@@ -61,7 +63,7 @@ def weighed(losses: Floats, worth: Floats, window: int, count: int, *, seed: int
     weight = np.concatenate([weights(chance) for chance in asked])
     square, before = float(losses.mean()) ** 2, float(losses.var())
     spread = float((weight * np.square(losses)).mean()) - square
-    least = losses.size * (spread / before if before > 0 else 1.0)
+    least = losses.size * (spread / before if before > _ALIKE * square else 1.0)
     times = max(1, round(least / sum(min(count, part.size) for part in parts)))
     seeds = iter(range(seed, seed + times * len(parts)))
     found = [

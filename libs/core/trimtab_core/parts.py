@@ -32,19 +32,24 @@ def by_slice(
 def furthest(
     window: Window, features: Sequence[str], column: str, whole: float, calibration: Calibration
 ) -> tuple[Rise, ...]:
-    """Return the slices of a window in which a column has moved further than the `whole` of it, the weightiest first."""
-    if not isinstance(window, DataWindow) or column not in calibration.references:
+    """Return the slices of a window in which a column has moved further than the `whole` of it, the weightiest first.
+
+    Twice what noise alone makes of rows so few is taken off the squares of all distances: of few rows and many values it is more than its
+    share. What is left weighs by its rows.
+    """
+    thresholds = calibration.prediction if column == "prediction" else calibration.data
+    if not isinstance(window, DataWindow) or thresholds is None or column not in thresholds.nulls:
         return ()
-    moved = list(_moved(window, features, calibration, {column: calibration.references[column]}))
-    total = defaultdict[str, float](float)
-    for feature, _, each in moved:
-        total[feature] += each.weight
-    found = [
-        Rise(feature, each.slice, each.rows, 0.0, each.distance, each.weight / total[feature])
-        for feature, _, each in sorted(moved, key=lambda it: -it[2].weight)
-        if each.distance > whole
-    ]
-    return tuple(found[: slicing.MOST_NAMED])
+    noise = thresholds.nulls[column].median ** 2
+    found, total = list[Rise](), defaultdict[str, float](float)
+    for feature, _, each in _moved(window, features, calibration, {column: calibration.references[column]}):
+        beyond = each.distance**2 - 2 * noise * thresholds.window * each.unsure
+        weight = each.rows * max(beyond, 0.0)
+        total[feature] += weight
+        if beyond > max(whole**2 - 2 * noise, 0.0):
+            found.append(Rise(feature, each.slice, each.rows, 0.0, each.distance, weight))
+    found = [replace(each, share=each.share / total[each.feature]) for each in found]
+    return tuple(sorted(found, key=lambda it: -it.share * total[it.feature])[: slicing.MOST_NAMED])
 
 
 def by_arm(

@@ -6,6 +6,7 @@ What cannot be promised, or could not be done, is said as plainly.
 from trimtab_core.baseline import Calibration, Settings, Uncalibrated
 from trimtab_core.durations import Span
 from trimtab_core.naming import listed
+from trimtab_core.specs import LEAST_WINDOW
 
 
 def promised(version: int, found: Calibration | Uncalibrated | None, settings: Settings) -> list[str]:
@@ -22,11 +23,7 @@ def promised(version: int, found: Calibration | Uncalibrated | None, settings: S
         f"{version}: monitoring.false_alarms is {settings.false_alarms}."
     ]
     if settings.wanted is not None:
-        once = round(1 / found.performance.false_alarms)
-        said.append(
-            f"Labels come for {settings.wanted} of a window at most, so a window of performance is{each} of "
-            f"{settings.window:,} of those, and its drift is told in one of {once:,}."
-        )
+        said.append(_of_wanted(settings.wanted, round(1 / found.performance.false_alarms), settings))
     levels = {"data": found.data, "prediction": found.prediction, "performance": found.performance}
     if small := [kind for kind, level in levels.items() if level is not None and level.small]:
         said.append(
@@ -34,6 +31,16 @@ def promised(version: int, found: Calibration | Uncalibrated | None, settings: S
             "that what is slight is told late or never. Train it on more rows, or shorten monitoring.window."
         )
     return [*said, *(f"Of version {version}: {note}" for note in found.notes)]
+
+
+def _of_wanted(count: int, once: int, settings: Settings) -> str:
+    """Return what labels of so many predictions of a window tell."""
+    at_most = f"Labels come for {count} of a window at most"
+    if settings.every_ms is None:
+        return f"{at_most}, so a window of performance is of {settings.window:,} of those, and its drift is told in one of {once:,}."
+    if count < LEAST_WINDOW:
+        return f"{at_most}, and a window of performance is not judged with fewer than {LEAST_WINDOW}: raise monitoring.labels_wanted."
+    return f"{at_most}, so a window of performance is of as many, and its drift is told in one of {once:,}."
 
 
 def unwatched(version: int, found: Uncalibrated) -> str:

@@ -72,11 +72,8 @@ class Moved(NamedTuple):
     slice: str
     rows: int
     distance: float
-
-    @property
-    def weight(self) -> float:
-        """Its rows by the square of the distance: that of few rows is large by chance, as the root of their number is small."""
-        return self.rows * self.distance**2
+    unsure: float
+    """One by its rows and one by the reference's: the square of a distance that is noise grows with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,10 @@ class Known:
             now = conditional(by_group(bins_of(name), sliced.number, size, len(each.shares)))
             far = distance(each, self.shares(name)[told], now[told])
             for at, value in zip(told.tolist(), far.tolist(), strict=True):
-                yield name, Moved(sliced.names[at], int(rows[at]), value)
+                yield (
+                    name,
+                    Moved(sliced.names[at], int(rows[at]), value, float(1 / rows[at] + 1 / self.rows[at])),
+                )
 
 
 def texts_of(column: Column) -> NDArray[Any]:

@@ -188,6 +188,9 @@ def _fed(trial: Trial, rows: Sequence[Row], champion_losses: Floats, spec: Model
     mine = np.array([row.rollout_id == trial.rollout_id and row.at_ms <= trial.deadline_ms for row in rows])
     if not mine.any():
         return trial
+    if spec.monitoring.labelled == "wanted" and trial.spec.cap < spec.most:
+        # Labels come for wanted rows alone since it began: what such a row weighs would be cut off.
+        trial = replace(trial, spec=replace(trial.spec, cap=spec.most), state=JudgeState())
     cap = min(spec.cap, trial.spec.cap)
     theirs = challenger_losses(spec.task, spec.judged_by, cap, rows)
     (paired,) = np.nonzero(mine & np.isfinite(champion_losses) & np.isfinite(theirs))

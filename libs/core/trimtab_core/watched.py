@@ -472,7 +472,7 @@ class Rise:
     """0 of a distance."""
     value: float
     share: float
-    """Of the rise of all rows; of distances, of what the feature's slices weigh: their rows by the square of `value`."""
+    """Of the rise of all rows; of distances, of what the feature's slices weigh: their rows by the square of `value` without its noise."""
 
 
 @dataclass(frozen=True, slots=True)

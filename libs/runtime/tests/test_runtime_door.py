@@ -309,7 +309,7 @@ async def test_a_door_that_closes_lets_calls_end_and_cuts_off_those_that_do_not(
             FeatureStoreStub(channel),
             channel.stream_unary("/trimtab.features.v1.FeatureStore/GetOnlineFeatures"),
         )
-        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=2.0) as set_ready:
+        async with door.serving(where, add, [], threads=1, max_waiting=6, drain_s=5.0) as set_ready:
             set_ready(True)
             held = ask(store, "hold")
             await asyncio.to_thread(slow.held.wait, 60)

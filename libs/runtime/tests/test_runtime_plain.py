@@ -178,6 +178,9 @@ def test_a_dead_letter_fits_a_record_whatever_it_is_of_and_says_what_was_cut(man
         "only the first 65,536 of the 3,000,000 bytes of its key are kept",
     )
     assert raw.value.startswith(letter.payload)
+    again = bus.fitting(letter, 8_192).reasons[0].value
+    assert again.endswith(f"… ({3_000_000 // many:,} characters)"), "as it was before it was cut at all"
+    assert again.count("characters") == 1
     assert raw.key.startswith(letter.key)
 
     for most in bus.SMALLER:

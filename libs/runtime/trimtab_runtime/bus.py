@@ -9,6 +9,7 @@ process stays in its group however long it takes.
 
 import asyncio
 import logging
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,7 @@ CUT = "cut"
 """The code of the reason by which a dead letter says that it is not whole."""
 SMALLER = (524_288, 65_536, 8_192)
 """How many bytes of its payload a dead letter keeps, where Kafka refuses what our topics are made to take."""
+_SHORTENED = re.compile(r"… \(([\d,]+) characters\)$")
 _LEAST_TOLD = 4_096
 ATTEMPTS = 5
 _BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -259,6 +261,15 @@ def cut(record: Outgoing, most: int) -> Outgoing:
     return structs.replace(record, key=key, value=DEADLETTER.encode(letter), headers=headers)
 
 
+def _shortened(text: str, characters: int) -> str:
+    """Return the beginning of a text that is longer, and how long it was before it was shortened at all."""
+    if len(text) <= characters:
+        return text
+    before = _SHORTENED.search(text)
+    kept, whole = (text[: before.start()], before[1]) if before else (text, f"{len(text):,}")
+    return f"{kept[:characters]}… ({whole} characters)"
+
+
 def fitting(letter: DeadLetter, most: int = MOST_ROW_BYTES) -> DeadLetter:
     """Cut what of a letter is too large for a record, and return it: of the payload `most` bytes stay.
 
@@ -273,8 +284,7 @@ def fitting(letter: DeadLetter, most: int = MOST_ROW_BYTES) -> DeadLetter:
         characters = most_told // (12 * len(told))  # of up to four bytes, in each of three texts
         for reason in told:
             reason.field, reason.value, reason.message = (
-                text if len(text) <= characters else f"{text[:characters]}… ({len(text):,} characters)"
-                for text in (reason.field, reason.value, reason.message)
+                _shortened(text, characters) for text in (reason.field, reason.value, reason.message)
             )
     for name, kept in (("payload", most), ("key", most_key)):
         whole: bytes = getattr(letter, name)

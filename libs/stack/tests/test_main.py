@@ -33,7 +33,7 @@ def test_a_wrong_argument_is_refused_with_what_is_right(
 SWALLOWED = """
 import os, signal, time
 from trimtab_stack import __main__ as main
-main._HEARD_SECONDS = 0.2
+main._HEARD_SECONDS = 1.0
 signal.signal(signal.SIGTERM, main._stop)
 try:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -43,7 +43,7 @@ except SystemExit:
 try:
     time.sleep(60)
 finally:
-    time.sleep(1)  # to stop takes its time, and is not broken off
+    time.sleep(2)  # to stop takes its time, and is not broken off
     print("stopped")
 """
 

@@ -29,7 +29,7 @@ _DELETED_WITHIN_S, _BETWEEN_S = 60.0, 0.05
 @pytest.fixture(scope="session")
 def kafka_for_all() -> Iterator[Kafka]:
     """A broker that runs; no test may kill it."""
-    with tempfile.TemporaryDirectory(prefix="trimtab-kafka-") as directory:
+    with tempfile.TemporaryDirectory(prefix="trimtab-kafka-", ignore_cleanup_errors=True) as directory:
         kafka = Kafka(Path(directory), ports.choose())
         kafka.start()
         yield kafka
@@ -39,11 +39,11 @@ def kafka_for_all() -> Iterator[Kafka]:
 @pytest.fixture(scope="session")
 def postgres_for_all() -> Iterator[Postgres]:
     """A PostgreSQL that runs and does not wait for the disk; no test may kill it."""
-    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-") as directory:
+    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-", ignore_cleanup_errors=True) as directory:
         postgres = Postgres(Path(directory), ports.choose(), fsync=False)
         postgres.start()
         yield postgres
-        postgres.kill()
+        postgres.stop()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def server_environ(kafka_servers: str, postgres_dsn: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def schema_registry() -> Iterator[ApicurioRegistry]:
     """A schema registry that runs; a test may kill it, and starts it again."""
-    with tempfile.TemporaryDirectory(prefix="trimtab-schemas-") as directory:
+    with tempfile.TemporaryDirectory(prefix="trimtab-schemas-", ignore_cleanup_errors=True) as directory:
         registry = ApicurioRegistry(Path(directory))
         registry.start()
         yield registry
@@ -91,7 +91,7 @@ def ray_address() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def mlflow_server() -> Iterator[MLflowServer]:
     """An MLflow server that runs; a test may kill it, and starts it again."""
-    with tempfile.TemporaryDirectory(prefix="trimtab-mlflow-") as directory:
+    with tempfile.TemporaryDirectory(prefix="trimtab-mlflow-", ignore_cleanup_errors=True) as directory:
         server = MLflowServer(Path(directory))
         server.start()
         yield server

@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import grpc
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import MessageSizeTooLargeError
 from trimtab_contracts import topics
 from trimtab_contracts.ingestion.v1.ingestion_pb2 import DeadLetter, IngestRequest
 from trimtab_contracts.ingestion.v1.ingestion_pb2_grpc import IngestionStub
@@ -92,11 +93,20 @@ async def test_a_dead_letter_that_kafka_finds_too_large_is_cut_and_what_is_behin
     async def both_are_there() -> bool:
         return len(events) == 1 and source in [letter.source for letter in letters]
 
+    async def takes_small_letters_only() -> bool:
+        letter = topics.DEADLETTER.encode(DeadLetter(source="large", payload=os.urandom(150_000)))
+        async with bus.open_producer(kafka_servers) as asking:
+            with suppress(MessageSizeTooLargeError):
+                await asking.send_and_wait(topics.DEADLETTER.name, letter)
+                return False
+        return True
+
     large = topics.DEADLETTER.config | {"max.message.bytes": "100000"}
     async with administering(kafka_servers) as admin:
         await admin.alter_configs(
             [ConfigResource(ConfigResourceType.TOPIC, topics.DEADLETTER.name, configs=large)]
         )
+    await eventually(takes_small_letters_only, what="that the topic is as it was asked to be")
     good = json.dumps({"id": "1", "at": "2023-11-14T22:13:20Z", "x": 1}).encode()
     bad = json.dumps({"id": "1", "x": os.urandom(500_000).hex()}).encode()
     follower = Follower(kafka_servers, [topics.EVENTS.named(source).name, topics.DEADLETTER.name], hear)

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -330,12 +331,14 @@ async def test_what_makes_an_environment_ends_with_the_run_that_is_killed(tmp_pa
     await run.wait()
 
     async def ended() -> bool:
-        return not uv.is_running() or uv.status() == psutil.STATUS_ZOMBIE
+        with suppress(psutil.NoSuchProcess):
+            return uv.status() == psutil.STATUS_ZOMBIE
+        return True
 
     try:
         await eventually(ended, what="the end of uv")
     finally:
-        if uv.is_running():
+        with suppress(psutil.NoSuchProcess):
             uv.kill()
 
 

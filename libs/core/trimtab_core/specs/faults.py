@@ -34,23 +34,27 @@ def read_back(kind: str, document: Mapping[str, Any]) -> tuple[AnyResource, list
         pydantic.ValidationError: it refuses more than that.
         KeyError: there is no such kind.
     """
-    try:
-        return parse(kind, dict(document)), []
-    except ValidationError as error:
-        wrong = faults(error, kind, document)
-        rules = {
-            place[3] for place, _ in wrong if place[:3] == ("spec", "alerts", "rules") and len(place) > 3
-        }
-        watched = {place[2] for place, _ in wrong if place[:2] == ("spec", "monitoring") and len(place) > 2}
-        without: dict[str, Any] = deepcopy(dict(document))
-        if rules:
-            held = without["spec"]["alerts"]["rules"]
-            without["spec"]["alerts"]["rules"] = [rule for at, rule in enumerate(held) if at not in rules]
-        for name in watched:
-            without["spec"]["monitoring"].pop(name, None)
-        if not rules and not watched:
-            raise
-        return parse(kind, without), wrong
+    left: dict[str, Any] = deepcopy(dict(document))
+    told: list[tuple[Place, str]] = []
+    while True:  # what is left out may be asked for by what was right with it
+        try:
+            return parse(kind, left), told
+        except ValidationError as error:
+            wrong = faults(error, kind, left)
+            if not _leave_out(left, [place for place, _ in wrong]):
+                raise
+            told += wrong
+
+
+def _leave_out(document: dict[str, Any], places: Sequence[Place]) -> bool:
+    """Take the alert rules and the parts of monitoring at `places` out of a model, and return whether there were any."""
+    rules = {place[3] for place in places if place[:3] == ("spec", "alerts", "rules") and len(place) > 3}
+    if rules:
+        held = document["spec"]["alerts"]["rules"]
+        document["spec"]["alerts"]["rules"] = [rule for at, rule in enumerate(held) if at not in rules]
+    watched = {place[2] for place in places if place[:2] == ("spec", "monitoring") and len(place) > 2}
+    gone = [name for name in watched if document["spec"]["monitoring"].pop(name, None) is not None]
+    return bool(rules or gone)
 
 
 def _place(fault: Any) -> Place:

@@ -161,6 +161,15 @@ class ModelSpec(Spec):
         return AcceptSpec(at_most=min(limits)) if limits else None
 
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
+        for faults in (
+            self._task_faults, self._fairness_faults, self._label_faults, self._slice_faults, self._measure_faults,
+            self._alert_faults, self._limit_faults,
+        ):  # fmt: skip
+            with suppress(AttributeError):  # it asks for what could not be read
+                yield from faults()
+
+    def _task_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield what is not for the task."""
         if said := self._classes_fault():
             yield ("label", "classes"), said
         fitting = ("mae", "rmse") if self.task == "regression" else ("log_loss", "error_rate")
@@ -175,19 +184,23 @@ class ModelSpec(Spec):
         for place, metric in metrics:
             if metric not in fitting:
                 yield place, f"{metric!r} is not for {self.task}: write {' or '.join(fitting)}"
-        with suppress(AttributeError):
-            yield from self._fairness_faults()
         if self.trainer.class_weight is not None and self.task == "regression":
             yield (
                 ("trainer", "class_weight"),
                 f"{self.trainer.class_weight!r} is for classes, and the task is regression: remove it",
             )
+
+    def _label_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield what labels of wanted rows alone cannot tell."""
         if self.monitoring.labelled == "wanted" and self.fairness:
             yield (
                 ("monitoring", "labelled"),
                 "fairness counts mistakes row by row, and of wanted rows those are the hard ones: drop it from gates and "
                 "monitoring, or have labels for all rows",
             )
+
+    def _slice_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield why rows cannot be told apart by what is named."""
         slicing = {
             "evidence": self.evidence.slices if self.evidence else (),
             "monitoring": self.monitoring.slices,
@@ -204,6 +217,9 @@ class ModelSpec(Spec):
                         (part, "slices", index),
                         f"{name!r} is of words, and a slice is of one value: name a feature of few values",
                     )
+
+    def _measure_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield why a measure is of nothing."""
         for name in [each for each in self.monitoring.measures if each not in _NO_FEATURES]:
             if not self._has(name):
                 yield (
@@ -220,9 +236,15 @@ class ModelSpec(Spec):
                 ("monitoring", "measures", "together"),
                 "a classifier tells two features apart or more, and the model has one: add a feature, or remove it",
             )
+
+    def _alert_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield the faults of all alert rules."""
         for index, rule in enumerate(self.alerts.rules):
             for place, said in self._rule_faults(rule):
                 yield ("alerts", "rules", index, *place), said
+
+    def _limit_faults(self) -> Iterator[tuple[Place, str]]:
+        """Yield what is missing for losses to be held to limits, and limits that cannot be exceeded."""
         if self.rollout.cap is None and self.judged_by not in CAPS:
             yield (
                 ("rollout", "cap"),

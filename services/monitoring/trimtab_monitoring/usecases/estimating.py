@@ -73,7 +73,8 @@ class Estimating:
     async def estimate(self, model: Model, until: int) -> bool:
         """Take in what `model` predicted up to `until`, or a part of it, and return whether more is left.
 
-        A window that waits for its version's calibration is left for later, and holds up nothing else.
+        A window that waits for its version's calibration is left for later, and holds up nothing else; where labels come for wanted rows
+        alone, its rows wait to be closed.
 
         Raises:
             Unavailable: PostgreSQL is away.
@@ -159,7 +160,7 @@ class Estimating:
                 held = await self._judges.ready(model.name, each.version, sized, generation)
             except NotCalibrated:
                 continue
-            if isinstance(held, Uncalibrated) or set(held[0].features) - set(features):
+            if isinstance(held, Uncalibrated) or not ahead.can_be_read(features, held[0]):
                 continue
             reading = ahead.estimated(model.name, each, features, held[0], settings, Watch())
             found.append(replace(reading, arm="challenger"))

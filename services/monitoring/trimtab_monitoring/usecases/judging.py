@@ -1,7 +1,8 @@
 """Judging: which versions on trial are better, worse, fail or are slow, and what versions have bought.
 
 A rollout is judged in transactions of its own, ahead of the closing, so that a window
-that waits for a calibration holds no verdict back. Each labelled row is taken in once
+that waits for a calibration holds no verdict back, unless labels come for wanted rows
+alone: then it is not known before which those are. Each labelled row is taken in once
 and in order, by the judge or by the closing, whichever comes to it first, so verdicts
 and gains follow from the rows alone.
 """
