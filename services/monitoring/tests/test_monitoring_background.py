@@ -63,6 +63,24 @@ async def test_a_version_is_calibrated_as_soon_as_a_deployment_names_it(world: A
     assert world.woken == ["m", "m"]
 
 
+async def test_a_version_of_another_instances_model_is_left_to_that(world: Any) -> None:
+    world.specs.models["n"] = world.specs.models["m"]
+    await world.store.put_versions([Version(name, 1, StoredFile("/1", "", 0)) for name in "mn"])
+    world.fleet.standings["n"] = Standing("n", 1, 1)
+    ours = Calibrations(
+        world.store, world.specs, world.fleet, world.desk, world.woken.append, owns="n".__eq__
+    )
+
+    async with running(ours.work()):
+        ours.prepare(["m", "n"])
+        await eventually(lambda: _found(bool(world.woken)), what="a calibration")
+
+    settings = ours.settings(world.specs.model("m"))
+    assert world.woken == ["n"]
+    assert (await world.store.calibration("m", 1, settings.key))[0] is None
+    assert (await world.store.calibration("n", 1, settings.key))[0] is not None
+
+
 class Counting(MemoryStore):
     """Writes down which calibrations are read."""
 
@@ -263,6 +281,28 @@ async def test_a_sweep_keeps_what_is_young_and_what_a_window_still_needs(world: 
     assert (await world.store.watch("m")).data.rows == 0
 
 
+async def test_a_sweep_is_of_ones_own_and_keeps_labels_that_another_instances_model_still_needs(
+    world: Any, flow: Make, make_model: Make
+) -> None:
+    await world.ready()
+    world.specs.models["slow"] = make_model("slow")
+    part, late = flow(0, 100), flow(100, 50, step_ms=DAY)
+    await world.store.take(Arrivals([part.predicted(model="slow")]))
+    await world.live(part, late)
+    history = MemoryHistory(world.memory)
+
+    def sweep(*ours: str) -> Coroutine[Any, Any, int]:
+        keeping: Any = {"keep_ms": 2 * DAY, "history_ms": 400 * DAY}
+        return Retention(world.store, history, world.specs, **keeping, owns=ours.__contains__).sweep()
+
+    stream = part.labelled().stream
+    assert await sweep("slow") == await sweep(stream) == await sweep("slow", stream) == 0
+    assert await sweep("m") == 100
+    del world.specs.models["slow"]
+    assert await sweep("m") == 0
+    assert await sweep(stream) == 100
+
+
 async def test_a_sweep_keeps_the_rows_of_a_report_that_is_still_to_be_made(world: Any, flow: Make) -> None:
     await world.ready()
     await world.live(flow(0, 200), flow(200, 300, shift=2.0), flow(500, 50, step_ms=DAY))
@@ -322,6 +362,17 @@ async def test_a_model_is_closed_until_nothing_is_left_and_no_fault_holds_up_the
     asked = {model: door.asked.count(model) for model in "abcdef"}
     assert asked == {"a": 3, "b": 1, "c": 1, "d": 1, "e": 2, "f": 0}
     assert door.together[0] == list("abcdef")
+
+
+async def test_a_model_that_went_to_another_instance_is_not_gone_on_with() -> None:
+    door = Door(a=[True, True], b=[True, True])
+    rounds = Rounds("b".__eq__)
+    rounds.wake_all("ab")
+
+    async with running(rounds.work(door)):  # type: ignore[arg-type]
+        await eventually(lambda: _found(door.asked.count("b") == 3), what="all of what is ours closed")
+
+    assert door.asked.count("a") == 1
 
 
 async def test_many_are_closed_together_and_a_fault_that_they_share_is_met_by_each_alone(

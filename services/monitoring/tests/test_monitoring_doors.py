@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1 import monitoring_pb2 as pb
@@ -50,10 +51,10 @@ def test_monitoring_hears_exactly_what_the_table_says(world: Any) -> None:
     assert shared | much | stream | everyone == topics.heard_by("monitoring")
 
 
-async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_away(
+async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_away_and_holds_what_it_gets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ready, made = asyncio.Event(), list[Mock]()
+    ready, made, held = asyncio.Event(), list[Mock](), list[Any]()
     topics_made = AsyncMock(side_effect=[Unavailable("no controller"), None, None])
 
     def consumer(*_: Any) -> Mock:
@@ -69,11 +70,15 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
     monkeypatch.setattr(admin, "ensure_topics", topics_made)
     monkeypatch.setattr(intake, "_BACKOFF_S", 0)
     with pytest.raises(asyncio.CancelledError):
-        await Intake("nowhere", Mock(), SpecBook(), Mock(), Mock()).run(ready)
+        await Intake("nowhere", Mock(), SpecBook(), Mock(), moved=Mock(), hold=held.append).run(ready)
 
     assert ready.is_set()
     assert [each.subscribe.called for each in made] == [False, True, True]
     assert all(each.stop.called for each in made)
+    listener = made[-1].subscribe.call_args.kwargs["listener"]
+    listener.on_partitions_revoked([TopicPartition("predictions", 0)])
+    listener.on_partitions_assigned([TopicPartition(topic, 2) for topic in ("events.a", "predictions")])
+    assert [list(partitions) for partitions in held] == [[2]]
 
 
 def test_a_batch_is_read_row_by_row() -> None:

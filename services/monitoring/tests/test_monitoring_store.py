@@ -267,6 +267,26 @@ async def test_who_has_been_silent_for_long_holds_nothing_back_unless_all_are(st
     assert await store.reach({"m": "truths"}, silent_ms=1_000, now_ms=soon) == {"m": (50, 70)}
 
 
+async def test_streams_whose_marks_have_moved_say_another_number_and_those_unheard_of_say_none(
+    store: Store,
+) -> None:
+    def marks(first_ms: int, second_ms: int) -> Arrivals:
+        return Arrivals(
+            marks=[Mark("events/a", "", 0, 2, first_ms), Mark("events/a", "", 1, 2, second_ms), Mark("events/b", "", 0, 1, 7)]
+        )  # fmt: skip
+
+    await store.take(marks(50, 60))
+    before = await store.moves(since_ms=-1)
+    await store.take(marks(50, 61))
+    after = await store.moves(since_ms=-1)
+    await store.take(marks(40, 61))
+
+    assert before["events/a"] < after["events/a"]
+    assert before["events/b"] == after["events/b"]
+    assert await store.moves(since_ms=-1) == after
+    assert await store.moves(since_ms=4_000_000_000_000) == {}
+
+
 def several(*names: str, rows: int = 1) -> Arrivals:
     """Return predictions of several models, with their labels."""
     ids = [(f"{at:03}", at) for at in range(rows)]

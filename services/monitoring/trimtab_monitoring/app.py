@@ -1,11 +1,12 @@
 """Composition root of monitoring: what is opened and started, in which order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 import aiohttp
+from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
@@ -32,6 +33,7 @@ from trimtab_monitoring.usecases.flowing import Flowing
 from trimtab_monitoring.usecases.history import History
 from trimtab_monitoring.usecases.ledger import Ledger
 from trimtab_monitoring.usecases.ondemand import OnDemand
+from trimtab_monitoring.usecases.owning import Moves, Shards
 from trimtab_monitoring.usecases.reporting import Reports
 from trimtab_monitoring.usecases.retention import Retention
 from trimtab_monitoring.usecases.retraining import Retraining
@@ -53,22 +55,31 @@ async def run(config: Config) -> None:
     ):
         store, readings = PostgresStore(pool), PostgresHistory(pool)
         reports = Reports(store, workshop)
-        rounds = Rounds()
+        shards = Shards(topics.PREDICTIONS.partitions)
+        rounds = Rounds(shards.owns)
 
         async def specs_changed() -> None:
             intake.specs_changed()
-            calibrations.prepare(list(book.models))
-            rounds.wake_all(book.models)
+            moves.specs_changed()
+            await deployed(book.models)
 
-        async def deployed(models: Sequence[str]) -> None:
-            calibrations.prepare(models)
-            rounds.wake_all(models)
+        async def deployed(models: Iterable[str]) -> None:
+            look_at(list(filter(shards.owns, models)))
+
+        def hold(partitions: Iterable[int]) -> None:
+            look_at(shards.hold(partitions, book.models))
+
+        def look_at(ours: Sequence[str]) -> None:
+            calibrations.prepare(ours)
+            rounds.wake_all(ours)
 
         book = SpecBook(on_change=specs_changed)
+        moves = Moves(store, book, shards, clock, rounds.wake)
         deployments = Deployments(store.put_versions, deployed)
         calibrations = Calibrations(
-            store, book, deployments, workshop, rounds.wake, most_bytes=config.calibration_memory_mb << 20
-        )
+            store, book, deployments, workshop, rounds.wake,
+            most_bytes=config.calibration_memory_mb << 20, owns=shards.owns,
+        )  # fmt: skip
         retraining = Retraining(store, book, clock)
         closing = Closing(
             store, book, deployments, calibrations, retraining, clock,
@@ -80,6 +91,7 @@ async def run(config: Config) -> None:
             book,
             keep_ms=config.keep_days * _DAY_MS,
             history_ms=config.history_days * _DAY_MS,
+            owns=shards.owns,
         )
         history, on_demand = History(readings, book), OnDemand(store, book, deployments, workshop)
         told = sinks(config.alert_sinks, config.alert_secret, session, clock)
@@ -90,7 +102,7 @@ async def run(config: Config) -> None:
         heard = subscriptions(Ledger(store, clock), rounds.wake, alerting, flowing)
         answering = MonitoringApi(store, book, deployments, calibrations, alerting, history, on_demand)
         api = partial(add_MonitoringServicer_to_server, answering)
-        intake = Intake(config.kafka_servers, store, book, producer, rounds.wake)
+        intake = Intake(config.kafka_servers, store, book, producer, moved=moves.moved, hold=hold)
         stream = PolicyStream(config.kafka_servers, retraining, producer, folder=config.state_dir / "faust")
         async with (
             rpc.serving(config.grpc_address, api, ["trimtab.monitoring.v1.Monitoring"]) as set_ready,
@@ -103,6 +115,7 @@ async def run(config: Config) -> None:
             tasks.create_task(intake.run(begun[0]))
             tasks.create_task(bus.consume(config.kafka_servers, SOURCE, heard, ready=begun[1]))
             tasks.create_task(stream.run(begun[2]))
+            tasks.create_task(moves.work())
             tasks.create_task(rounds.work(closing))
             tasks.create_task(calibrations.work())
             tasks.create_task(reports.work())
@@ -112,7 +125,9 @@ async def run(config: Config) -> None:
             tasks.create_task(flowing.work())
             if config.feature_store_address:
                 channel = await opened.enter_async_context(rpc.channel(config.feature_store_address))
-                skews = Skews(store, book, FeatureStore(channel), clock, every_s=config.skew_every_s)
+                skews = Skews(
+                    store, book, FeatureStore(channel), clock, every_s=config.skew_every_s, owns=shards.owns
+                )
                 tasks.create_task(skews.work())
             for event in begun:
                 await event.wait()

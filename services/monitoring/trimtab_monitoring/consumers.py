@@ -31,7 +31,7 @@ OnStandings = Callable[[Sequence[str]], Awaitable[None]]
 def subscriptions(
     ledger: Ledger, wake: Callable[[str], None], alerting: Alerting, flowing: Flowing
 ) -> list[Subscription[Any]]:
-    """List what the monitors share; `wake` is called with the model of which something became known."""
+    """List what the monitors share; `wake` is called with the model of which something became known, whoever owns it: it is rare."""
 
     async def commanded(command: RetrainCommand, _: Record[RetrainCommand]) -> None:
         await ledger.commanded(messages.command(command))

@@ -8,10 +8,10 @@ PostgreSQL is away the door waits.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from trimtab_contracts import topics
 from trimtab_contracts.topics import Undecodable
@@ -39,18 +39,18 @@ class Intake:
     """Stores what serving said, and what came true."""
 
     def __init__(
-        self, servers: str, store: Store, book: SpecBook, producer: Any, wake: Callable[[str], None]
-    ) -> None:
-        """`wake` is called with each model whose marks have moved."""
+        self, servers: str, store: Store, book: SpecBook, producer: Any,
+        *, moved: Callable[[Iterable[str]], None], hold: Callable[[Iterable[int]], None],
+    ) -> None:  # fmt: skip
+        """`moved` is called with the streams whose marks have moved, `hold` with the partitions of the predictions that are ours from then on."""
         self._servers = servers
         self._store = store
         self._book = book
         self._producer = producer
-        self._wake = wake
+        self._moved = moved
+        self._assigned = _Assigned(hold)
         self._specs_changed = True
         self._readers: dict[str, list[LabelReader]] = {}
-        self._woken_by: dict[str, set[str]] | None = None
-        """By stream: the models that may be closed when it moves; None until it is worked out of what is applied now."""
 
     async def run(self, ready: asyncio.Event) -> None:
         """Hear until cancelled; a Kafka that is away is waited for."""
@@ -78,7 +78,7 @@ class Intake:
 
     def specs_changed(self) -> None:
         """Hear, from the next poll on, what the models that are applied now call for."""
-        self._specs_changed, self._woken_by = True, None
+        self._specs_changed = True
 
     async def _subscribe(self, consumer: AIOKafkaConsumer) -> None:
         """Hear the predictions, and the label sources of all models that are applied now."""
@@ -96,7 +96,7 @@ class Intake:
         }
         heard = {topics.PREDICTIONS.name, *self._readers}
         if heard != consumer.subscription():
-            consumer.subscribe(list(heard))
+            consumer.subscribe(list(heard), listener=self._assigned)
 
     async def _take(self, batch: Sequence[Any]) -> None:
         """Store the records of `batch`, or bury those that cannot be."""
@@ -110,8 +110,7 @@ class Intake:
                 return
             await self._bury(batch[0], error)
             return
-        for model in self._moved(gathered):
-            self._wake(model)
+        self._moved({mark.stream for mark in gathered.marks.values()})
 
     def _gather(self, batch: Sequence[Any]) -> Gathering:
         gathered = Gathering()
@@ -150,15 +149,6 @@ class Intake:
                 log.warning("intake waits: %s", error)
                 await asyncio.sleep(_BACKOFF_S)
 
-    def _moved(self, gathered: Gathering) -> set[str]:
-        if self._woken_by is None:  # they are thousands, and change seldom
-            self._woken_by = {}
-            for model in self._book.models.values():
-                for stream in (predictions_stream(model.name), events_stream(model.spec.label.source)):
-                    self._woken_by.setdefault(stream, set()).add(model.name)
-        streams = {mark.stream for mark in gathered.marks.values()}
-        return set().union(*(self._woken_by.get(stream, ()) for stream in streams))
-
     async def _bury(self, record: Any, error: Exception) -> None:
         if isinstance(error, Undecodable):
             code, message = "undecodable", str(error)
@@ -167,6 +157,20 @@ class Intake:
         else:
             code, message = "failed", f"{type(error).__name__}: {error}"
         await bus.bury(self._producer, SOURCE, record, code, message)
+
+
+class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Says which partitions of the predictions are ours, until the group says otherwise."""
+
+    def __init__(self, hold: Callable[[Iterable[int]], None]) -> None:
+        self._hold = hold
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Go on with what is ours until it is known whose it is."""
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Hold what is ours, all of it."""
+        self._hold(place.partition for place in assigned if place.topic == topics.PREDICTIONS.name)
 
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:

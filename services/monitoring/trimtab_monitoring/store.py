@@ -69,6 +69,9 @@ _REACH = """
 SELECT stream, min(time_ms) AS time_ms, count(*) >= max(partitions) AS complete, max(heard_at) < $2 AS silent
 FROM marks WHERE stream = ANY($1) GROUP BY stream, instance
 """
+_MOVES = """
+SELECT stream, sum(time_ms)::bigint AS sum FROM marks GROUP BY stream HAVING max(heard_at) > $1
+"""
 _WANTED = """
 SELECT wanted FROM wanted JOIN predictions AS p USING (model, id)
 WHERE model = $1 AND NOT EXISTS (
@@ -162,6 +165,12 @@ class PostgresStore:
             for model, (predictions, events) in places.items()
             if predictions in found and events in found
         }
+
+    async def moves(self, *, since_ms: int) -> dict[str, int]:
+        """Return by stream the sum of its marks, where one of them was heard since."""
+        with outages():
+            rows = await self._pool.fetch(_MOVES, to_datetime(since_ms))
+        return {row["stream"]: row["sum"] for row in rows}
 
     def begin(self, model: str) -> AbstractAsyncContextManager[PostgresUnit]:
         """Open a unit of work on a model."""

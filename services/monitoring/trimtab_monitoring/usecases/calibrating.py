@@ -17,6 +17,7 @@ from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.errors import NotCalibrated, Overwhelmed
 from trimtab_monitoring.usecases.entities import StoredFile
+from trimtab_monitoring.usecases.owning import Owns, everything
 from trimtab_monitoring.usecases.ports import Rollouts, Specs, Store
 
 log = logging.getLogger(__name__)
@@ -69,14 +70,19 @@ class Calibrations:
         wake: Callable[[str], None],
         *,
         most_bytes: int = 256 << 20,
+        owns: Owns = everything,
     ) -> None:
-        """`wake` is called with a model that has a calibration it may have waited for; at hand are `most_bytes` of them."""
+        """`wake` is called with a model that has a calibration it may have waited for; at hand are `most_bytes` of them.
+
+        Only versions of models that it `owns` are worked out here.
+        """
         self._store = store
         self._specs = specs
         self._rollouts = rollouts
         self._calibrator = calibrator
         self._wake = wake
         self._most_bytes = most_bytes
+        self._owns = owns
         self._held: OrderedDict[tuple[str, int, str], _Held] = OrderedDict()
         self._wanted: dict[Wanted, None] = {}
         self._overwhelmed: Counter[Wanted] = Counter()
@@ -172,6 +178,9 @@ class Calibrations:
         while True:
             self._more.clear()
             for wanted in list(self._wanted):
+                if not self._owns(wanted.model):  # its owner wants it too, or will
+                    del self._wanted[wanted]
+                    continue
                 try:
                     await self._work_out(wanted)
                 except (Unavailable, OSError) as error:

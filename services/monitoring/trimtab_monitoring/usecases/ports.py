@@ -153,6 +153,10 @@ class Store(Protocol):
         """
         ...
 
+    async def moves(self, *, since_ms: int) -> Mapping[str, int]:
+        """Return by stream a number that has grown whenever a mark of it has; those of which none was heard since are left out."""
+        ...
+
     def begin(self, model: str) -> AbstractAsyncContextManager[Unit]:
         """Open a unit of work on a model."""
         ...

@@ -14,6 +14,7 @@ from trimtab_runtime.errors import Unavailable
 
 from trimtab_monitoring.usecases.entities import streams_of
 from trimtab_monitoring.usecases.history import HistoryStore
+from trimtab_monitoring.usecases.owning import Owns, everything
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,14 @@ class Retention:
     """Sweeps now and then."""
 
     def __init__(
-        self, store: Store, history: HistoryStore, specs: Specs, *, keep_ms: int, history_ms: int
-    ) -> None:
+        self, store: Store, history: HistoryStore, specs: Specs, *, keep_ms: int, history_ms: int, owns: Owns = everything
+    ) -> None:  # fmt: skip
         self._store = store
         self._history = history
         self._specs = specs
         self._keep_ms = keep_ms
         self._history_ms = history_ms
+        self._owns = owns
 
     async def work(self) -> None:
         """Sweep until cancelled."""
@@ -47,20 +49,26 @@ class Retention:
 
     async def sweep(self) -> int:
         """Delete a little of what is no longer needed, and return how many rows went."""
-        models = dict(self._specs.models)
+        readers: dict[str, list[str]] = {}
+        for name, model in self._specs.models.items():
+            for read in streams_of(model):
+                if self._owns(read.name):
+                    readers.setdefault(read.name, []).append(name)
+        reading = set().union(*readers.values())
         needed: dict[str, int] = {}
         gone = 0
-        for name in models:
+        for name in list(self._specs.models):
+            if not self._owns(name) and name not in reading:
+                continue
             watch = await self._store.watch(name)
             needed[name] = await self._needed_from(name, watch)
+            if not self._owns(name):
+                continue
             gone += await _drain(partial(self._store.forget, name, before_ms=needed[name]))
             told_from = watch.closed_ms - self._history_ms
             gone += await _drain(partial(self._history.forget, name, before_ms=told_from))
-        streams: dict[str, int] = {}
-        for name, model in models.items():
-            for read in streams_of(model):
-                streams[read.name] = min(streams.get(read.name, needed[name]), needed[name])
-        for stream, before_ms in streams.items():
+        for stream, names in readers.items():
+            before_ms = min(needed[name] for name in names)
             gone += await _drain(partial(self._store.forget_labels, stream, before_ms=before_ms))
         return gone
 

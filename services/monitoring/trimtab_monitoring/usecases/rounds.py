@@ -14,6 +14,7 @@ from trimtab_runtime.errors import NotFound, Unavailable
 
 from trimtab_monitoring.errors import NotCalibrated
 from trimtab_monitoring.usecases.closing import Closing
+from trimtab_monitoring.usecases.owning import Owns, everything
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,9 @@ TOGETHER = 200
 class Rounds:
     """Closes the models that were woken."""
 
-    def __init__(self) -> None:
+    def __init__(self, owns: Owns = everything) -> None:
+        """A model of which more is left is gone on with as long as it `owns` it."""
+        self._owns = owns
         self._woken: dict[str, None] = {}
         self._more = asyncio.Event()
 
@@ -69,7 +72,7 @@ class Rounds:
 
     async def _look(self, closing: Closing, model: str) -> None:
         try:
-            if await closing.close(model):
+            if await closing.close(model) and self._owns(model):
                 self.wake(model)
         except NotCalibrated as error:
             log.info("closing waits: %s", error)

@@ -16,6 +16,7 @@ from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Rejected, Unavailable
 
 from trimtab_monitoring.usecases.entities import Alert, Health, News
+from trimtab_monitoring.usecases.owning import Owns, everything
 from trimtab_monitoring.usecases.ports import Specs, Store
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,15 @@ class Auditor(Protocol):
 class Skews:
     """Has the newest window of each model audited."""
 
-    def __init__(self, store: Store, specs: Specs, auditor: Auditor, clock: Clock, *, every_s: float) -> None:
+    def __init__(
+        self, store: Store, specs: Specs, auditor: Auditor, clock: Clock, *, every_s: float, owns: Owns = everything
+    ) -> None:  # fmt: skip
         self._store = store
         self._specs = specs
         self._auditor = auditor
         self._clock = clock
         self._every_s = every_s
+        self._owns = owns
         self._audited: dict[str, int] = {}
         """By model, where the newest window that was audited ends."""
 
@@ -72,7 +76,7 @@ class Skews:
         """Audit now and then, until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
-            for model in list(self._specs.models):
+            for model in filter(self._owns, list(self._specs.models)):
                 try:
                     await self.look(model)
                 except (Unavailable, Rejected) as error:
