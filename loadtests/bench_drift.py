@@ -1,8 +1,8 @@
 """What is promised of drift, held against streams of which it is known whether they change.
 
-Five parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
+Six parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
 and detectors of others at an equal rate of false alarms; rollouts of equals, their guardrails and a worse version under continuous looking;
-and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
+a backtest's speed, and that it decides as monitoring does; and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
 fourteen minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
 whether all claims hold.
 """
@@ -15,18 +15,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import drift_apart
 import drift_fleet
 import drift_peers
 import numpy as np
 from drift_fleet import Case
-from drift_streams import CONCEPTS, LOSSES, STREAMS, Columns, correlated, gaussian, shifted, times
+from drift_streams import (
+    CONCEPTS,
+    LOSSES,
+    STREAMS,
+    Columns,
+    Losing,
+    absolute_errors,
+    correlated,
+    gaussian,
+    shifted,
+    times,
+)
 from scipy.stats import chi2
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
@@ -52,6 +63,10 @@ from trimtab_core.specs import GuardrailsSpec
 SHARE = float(os.environ.get("BENCH_SHARE", "1"))  # noqa: TID251
 PEERS = Path(__file__).parent.parent / ".venv-peers/bin/python"
 RIVER = Path(__file__).parent / "river_detectors.py"
+BACKTEST = Path(__file__).parent / "bench_backtest.py"
+ALIKE = Path(__file__).parent.parent / "tests/e2e/test_a_backtest_decides_as_monitoring_does.py"
+LIVED_ROWS, LIVED = 90_000, ("never", "on_drift")
+"""What of a backtest's own bench is lived: a quarter of its rows, by the strategies that fit least."""
 
 RATES = (1 / 20, 1 / 100)
 EXPECTED = 30
@@ -78,7 +93,11 @@ CHANGES: Mapping[str, Callable[[Columns], Columns]] = {
 SHIFTED, FEATURES, SHIFT_RATE, PATIENCE = 100, 10, 1 / 20, 20
 """Windows so small that the measures differ: at 500 rows all of them find a quarter of a sigma at once."""
 WINDOW = 500
-ROWS_BETWEEN, QUIET_ROWS, BEFORE, AFTER, HELD_OUT = 5_000, 100_000, 1_000, 4_000, 5_000
+ROWS_BETWEEN, QUIET_ROWS, BEFORE, AFTER, HELD_OUT = 5_000, 150_000, 1_000, 4_000, 5_000
+STRICTNESS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+"""Times the rows between false alarms at which Trimtab is tried where it is set as the peers are."""
+DRAWS, RUNS = 4, 60
+"""Held-out draws, among which the quiet rows and the runs are parted: what a threshold is worth hangs on the one it is found from."""
 ALPHA, LOOKED = 0.05, 6_000
 NEARLY_FREE = 1.5
 """Times that a prediction may cost for being one of many models'."""
@@ -378,70 +397,138 @@ def compare(table: Table, what: str, delays: Mapping[str, Sequence[float]]) -> N
         table.claim(f"  {what}", value, bool(ours.mean() <= best.mean() + noise))
 
 
-def mistakes(concept: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a model's mistakes on held-out rows, on quiet rows, and on runs with a change after BEFORE rows."""
-    rng = np.random.default_rng(seed)
-    draw = CONCEPTS[concept]
-    model = HistGradientBoostingClassifier(max_iter=60, random_state=0).fit(*draw(rng, 10_000, False))
+class Drawn(NamedTuple):
+    """Losses of a model, once for each held-out draw that a threshold is found from."""
 
-    def wrong(rows: int, changed: bool) -> np.ndarray:
+    held: np.ndarray
+    """[draws, rows]"""
+    quiet: np.ndarray
+    """[draws, rows], without a change."""
+    changed: np.ndarray
+    """[draws, runs, rows], with a change after BEFORE of them."""
+
+
+class Watched(NamedTuple):
+    """What Trimtab sees of them."""
+
+    alike: Sequence[float]
+    """Delays where it raises at most as many false alarms as the others, and how many it then does."""
+    as_many: int
+    own: Sequence[Sequence[float]]
+    """Delays by its own level, of each draw, and the false alarms of each."""
+    raised: Sequence[int]
+    by_window: Sequence[float]
+
+
+def mistakes(concept: str) -> Losing:
+    """Return what draws the mistakes of a model that was fitted before the concept changes."""
+    draw = CONCEPTS[concept]
+    model = HistGradientBoostingClassifier(max_iter=60, random_state=0)
+    model.fit(*draw(np.random.default_rng(0), 10_000, False))
+
+    def wrong(rng: np.random.Generator, rows: int, changed: bool) -> np.ndarray:
         x, y = draw(rng, rows, changed)
         missed: np.ndarray = model.predict(x) != y
         return missed.astype(np.float64)
 
-    runs = max(10, round(60 * SHARE))
-    changed = [np.concatenate([wrong(BEFORE, False), wrong(AFTER, True)]) for _ in range(runs)]
-    return wrong(HELD_OUT, False), wrong(round(QUIET_ROWS * max(SHARE, 0.2)), False), np.stack(changed)
+    return wrong
+
+
+def drawn(lose: Losing, seed: int) -> Drawn:
+    """Draw held-out rows, quiet ones and runs with a change, DRAWS times."""
+    rng = np.random.default_rng(seed)
+    rows = round(QUIET_ROWS / DRAWS * max(SHARE, 0.2))
+    runs = max(3, round(RUNS / DRAWS * SHARE))
+    held = [lose(rng, HELD_OUT, False) for _ in range(DRAWS)]
+    quiet = [lose(rng, rows, False) for _ in range(DRAWS)]
+    changed = [
+        [np.concatenate([lose(rng, BEFORE, False), lose(rng, AFTER, True)]) for _ in range(runs)]
+        for _ in range(DRAWS)
+    ]
+    return Drawn(np.stack(held), np.stack(quiet), np.array(changed))
+
+
+def watched(of: Drawn) -> Watched:
+    """Watch losses by thresholds that are found from the held-out rows of each draw."""
+    own = [calibrate_change(held, rows_between=ROWS_BETWEEN, tolerance=0) for held in of.held]
+    alike, as_many = tuned(of)
+    levels = [
+        calibrate_mean(held, window=WINDOW, false_alarms=WINDOW / ROWS_BETWEEN, rounds=400)
+        for held in of.held
+    ]
+    return Watched(
+        [row for each, runs in zip(alike, of.changed, strict=True) for row in delays_of(each, runs)],
+        as_many,
+        [delays_of(each, runs) for each, runs in zip(own, of.changed, strict=True)],
+        [len(seen(each, rows)) for each, rows in zip(own, of.quiet, strict=True)],
+        [
+            WINDOW * delay([judge_level(level, each) for each in run[BEFORE:].reshape(-1, WINDOW)], RULE)
+            for level, runs in zip(levels, of.changed, strict=True)
+            for run in runs
+        ],
+    )
 
 
 def concepts(table: Table, directory: Path) -> None:
-    """Compare detectors on a model's mistakes before and after the concept changes."""
-    held, quiet, changed = {}, {}, {}
-    for seed, concept in enumerate(CONCEPTS):
-        held[concept], quiet[concept], changed[concept] = mistakes(concept, seed)
-    parts = {"held": held, "quiet": quiet, "changed": changed}
-    streams = {f"{name} {what}": rows for what, of in parts.items() for name, rows in of.items()}
+    """Compare detectors on a model's losses before and after they rise."""
+    streams = {name: drawn(lose, seed) for seed, (name, lose) in enumerate(losing().items())}
+    parts = {f"{name} {what}": rows for name, of in streams.items() for what, rows in of._asdict().items()}
     file = directory / "streams.npz"
-    np.savez(file, concepts=list(CONCEPTS), before=BEFORE, **streams)  # type: ignore[arg-type]
+    np.savez(file, names=list(streams), before=BEFORE, **parts)  # type: ignore[arg-type]
     command = [str(PEERS), str(RIVER), str(file), str(ROWS_BETWEEN)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    theirs = json.loads(done.stdout)
-    for concept in CONCEPTS:
-        threshold = calibrate_change(held[concept], rows_between=ROWS_BETWEEN, tolerance=0)
-        raised = len(seen(threshold, quiet[concept]))
-        expected = len(quiet[concept]) / ROWS_BETWEEN
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(subprocess.run, command, check=True, stdout=subprocess.PIPE, text=True)
+        found = {name: watched(of) for name, of in streams.items()}
+        theirs = json.loads(others.result().stdout)
+    for name, ours in found.items():
+        expected = streams[name].quiet.size / ROWS_BETWEEN
         table.claim(
-            f"false alarms, mistakes of {concept}, 1 in {ROWS_BETWEEN:,} rows stated",
-            f"{raised} where {expected:.0f} are stated",
-            lower_bound(raised) <= AT_MOST * expected,
+            f"false alarms, {name}, 1 in {ROWS_BETWEEN:,} rows stated",
+            f"{sum(ours.raised)} where {expected:.0f} are stated",
+            lower_bound(sum(ours.raised)) <= AT_MOST * expected,
         )
-        alike, as_many = tuned(held[concept], quiet[concept], expected)
-        delays = {
-            name: [
-                next((at - BEFORE + 1 for at in seen(level, run) if at >= BEFORE), math.inf)
-                for run in changed[concept]
+        delays = {"Trimtab": ours.alike}
+        for detector, of in theirs[name].items():
+            delays[f"river's {detector} ({of['false']} false)"] = [
+                math.inf if each is None else each for each in of["delays"]
             ]
-            for name, level in (("Trimtab", alike), (f"Trimtab by its own level ({raised} false)", threshold))
-        }
-        for name, of in theirs.items():
-            if name.startswith(f"{concept}/"):
-                label = f"river's {name.partition('/')[2]} ({of['false']} false)"
-                delays[label] = [math.inf if each is None else each for each in of["delays"]]
-        delays["Trimtab's windows of 500, 2 of 3"] = [
-            rows_of(windows_delay(held[concept], run[BEFORE:])) for run in changed[concept]
+        delays["Trimtab's windows of 500, 2 of 3"] = ours.by_window
+        compare(table, f"{name} after a change ({ours.as_many} false), rows", delays)
+        means = [float(np.minimum(each, AFTER).mean()) for each in ours.own]
+        table.tell(
+            f"    Trimtab by its own level, median of {DRAWS} held-out draws",
+            f"mean {np.median(means):.1f} ({min(means):.1f} to {max(means):.1f}), "
+            f"missed {sum(each == math.inf for of_draw in ours.own for each in of_draw)}, "
+            f"false alarms {np.median(ours.raised):g} ({min(ours.raised)} to {max(ours.raised)}) "
+            f"where {expected / DRAWS:g} are stated",
+        )
+
+
+def losing() -> Mapping[str, Losing]:
+    """Return what draws losses that rise, by what they are."""
+    return {
+        **{f"mistakes of {concept}": mistakes(concept) for concept in CONCEPTS},
+        **{f"absolute errors up by {by:g} sd": partial(absolute_errors, by) for by in (0.25, 0.5)},
+    }
+
+
+def tuned(of: Drawn) -> tuple[list[ChangeThreshold], int]:
+    """Return the loosest thresholds that raise at most as many alarms as are stated, as the peers have theirs, and how many."""
+    wanted = of.quiet.size / ROWS_BETWEEN
+
+    def at(part: float) -> tuple[list[ChangeThreshold], int]:
+        thresholds = [
+            calibrate_change(held, rows_between=ROWS_BETWEEN * part, tolerance=0) for held in of.held
         ]
-        compare(table, f"mistakes of {concept} after a change ({as_many} false), rows", delays)
+        raised = sum(len(seen(each, rows)) for each, rows in zip(thresholds, of.quiet, strict=True))
+        return thresholds, raised
 
-
-def tuned(held: np.ndarray, quiet: np.ndarray, wanted: float) -> tuple[ChangeThreshold, int]:
-    """Return the loosest threshold that raises at most as many alarms as wanted, as the peers have theirs, and how many."""
-    found: list[tuple[ChangeThreshold, int]] = []
-    for part in (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15):
-        threshold = calibrate_change(held, rows_between=ROWS_BETWEEN * part, tolerance=0)
-        raised = len(seen(threshold, quiet))
-        if raised <= wanted or not found:
-            found.append((threshold, raised))
-    return found[-1]
+    low, high, found = 0, len(STRICTNESS), None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = at(STRICTNESS[middle])
+        low, high, found = (middle, high, tried) if tried[1] <= wanted else (low, middle, found)
+    return found or at(STRICTNESS[0])
 
 
 def seen(threshold: ChangeThreshold, rows: np.ndarray) -> list[int]:
@@ -456,13 +543,9 @@ def seen(threshold: ChangeThreshold, rows: np.ndarray) -> list[int]:
     return found
 
 
-def windows_delay(held: np.ndarray, rows: np.ndarray) -> float:
-    level = calibrate_mean(held, window=WINDOW, false_alarms=WINDOW / ROWS_BETWEEN, rounds=400)
-    return delay([judge_level(level, each) for each in rows.reshape(-1, WINDOW)], RULE)
-
-
-def rows_of(windows: float) -> float:
-    return windows * WINDOW
+def delays_of(threshold: ChangeThreshold, runs: np.ndarray) -> list[float]:
+    """Return after how many rows of each run's change it is told, infinite where it never is."""
+    return [next((at - BEFORE + 1 for at in seen(threshold, run) if at >= BEFORE), math.inf) for run in runs]
 
 
 def rollouts(table: Table, directory: Path) -> None:
@@ -545,11 +628,41 @@ def fleet(table: Table, directory: Path) -> None:
     )
 
 
+def backtest(table: Table, directory: Path) -> None:
+    """Live a share of the backtest's own bench, and let its decisions be held against monitoring's over the same rows."""
+    rows = round(LIVED_ROWS * max(SHARE, 0.1))
+    done = subprocess.run(
+        [sys.executable, str(BACKTEST), *LIVED],
+        env={**os.environ, "BENCH_ROWS": str(rows)},  # noqa: TID251
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    told = json.loads(done.stdout)
+    ((name, speed),) = told["claims"].items()
+    table.claim(
+        f"backtest of {' and '.join(LIVED)}, {name.replace('_', ' ')}",
+        f"{speed['value']:,} of {rows:,} rows, at least {speed['at_least']:,}",
+        speed["held"],
+    )
+    table.tell(
+        "  in all, with the fits",
+        f"{told['details']['rows_per_cpu_second_in_all']:,}",
+        f"{told['details']['fits']} fits, {told['details']['cpu_seconds']['fits']:.0f} CPU seconds",
+    )
+    tests = subprocess.run([sys.executable, "-m", "pytest", str(ALIKE)], stdout=subprocess.PIPE, text=True)
+    table.claim(
+        "  the same alarms, commands and verdicts as monitoring over the same rows",
+        tests.stdout.strip().rpartition("\n")[2],
+        tests.returncode == 0,
+    )
+
+
 PARTS: Mapping[str, Callable[[Table, Path], None]] = {
     "rollouts": rollouts,
     "concepts": concepts,
     "shifts": shifts,
     "false_alarms": false_alarms,
+    "backtest": backtest,
     "fleet": fleet,
 }
 

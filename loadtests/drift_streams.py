@@ -15,9 +15,12 @@ Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
 Stream = Callable[[np.random.Generator, int, int], tuple[Columns, dict[str, Kind]]]
 """Draws so many rows of so many features, and says what kind each is."""
+Losing = Callable[[np.random.Generator, int, bool], Floats]
+"""Draws the losses of so many rows, before or after a change."""
 
 ROWS_A_DAY = 200
 _POOL = 2_000
+_WORST = 4.0
 
 
 def gaussian(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
@@ -143,6 +146,13 @@ def lognormal(rng: np.random.Generator, rows: int) -> Floats:
 def student(rng: np.random.Generator, rows: int) -> Floats:
     """Return losses of Student's t, which has no variance, clipped far out."""
     return np.minimum(np.abs(rng.standard_t(1.5, rows)), 60.0)
+
+
+def absolute_errors(rise: float, rng: np.random.Generator, rows: int, changed: bool) -> Floats:
+    """Return absolute errors of a normal, as parts of what they are at most; a change lifts their mean by `rise` of their standard deviations."""
+    wider = 1 + rise * np.sqrt(np.pi / 2 - 1) if changed else 1.0
+    errors: Floats = np.minimum(np.abs(rng.normal(0, wider, rows)) / _WORST, 1)
+    return errors
 
 
 LOSSES: dict[str, tuple[float, Callable[[np.random.Generator, int], Floats]]] = {
