@@ -87,9 +87,9 @@ class Moves:
             for model in self._specs.models.values():
                 for stream in (predictions_stream(model.name), events_stream(model.spec.label.source)):
                     self._woken_by.setdefault(stream, []).append(model.name)
-        woken = dict.fromkeys(model for stream in streams for model in self._woken_by.get(stream, ()))
-        for model in filter(self._shards.owns, woken):
-            self._wake(model)
+        woken = dict.fromkeys(name for stream in streams for name in self._woken_by.get(stream, ()))
+        for name in filter(self._shards.owns, woken):
+            self._wake(name)
 
     async def work(self) -> None:
         """Look each second, and less often where that takes long, until cancelled; an instance that is alone has heard it all."""
