@@ -610,7 +610,7 @@ def fleet(table: Table, directory: Path) -> None:
     """Monitor the same predictions of few models and of many."""
     waves = max(2, round(4 * SHARE))
     spread = [Case(1, 32_000, waves), Case(100, 320, waves), Case(16_000, 2, 2)]
-    alike = [Case(100, 10, 50, window=50), Case(16_000, 10, 5, window=50)]
+    alike = [Case(1, 1_000, 50, window=50), Case(100, 10, 50, window=50), Case(16_000, 10, 5, window=50)]
     found = drift_fleet.costs(directory, spread + alike)
     for case, cost in zip(spread, found, strict=False):
         table.tell(
@@ -619,8 +619,12 @@ def fleet(table: Table, directory: Path) -> None:
             f"{1e6 / cost.whole:,.0f}",
             f"{cost.stored:.0f} µs to store, {cost.closed:.0f} µs to join, window and judge",
         )
-    few, many = found[len(spread) :]
+    one, few, many = found[len(spread) :]
     times = many.whole / few.whole
+    table.tell(
+        "a prediction of one of 16,000 models, ten each at a time, of a single one, 1,000 at a time, windows of 50",
+        f"{many.whole / one.whole:.2f} ({many.whole:.0f} µs, and {one.whole:.0f})",
+    )
     table.claim(
         "a prediction of one of 16,000 models, of one of 100, ten each at a time, windows of 50",
         f"{times:.2f} ({many.whole:.0f} µs, and {few.whole:.0f}), at most {NEARLY_FREE}",

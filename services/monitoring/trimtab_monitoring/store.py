@@ -70,7 +70,7 @@ SELECT stream, min(time_ms) AS time_ms, count(*) >= max(partitions) AS complete,
 FROM marks WHERE stream = ANY($1) GROUP BY stream, instance
 """
 _MOVES = """
-SELECT stream, sum(time_ms)::bigint AS sum FROM marks GROUP BY stream HAVING max(heard_at) > $1
+SELECT stream, sum(time_ms)::bigint AS sum FROM marks WHERE heard_at > $1 GROUP BY stream
 """
 _WANTED = """
 SELECT wanted FROM wanted JOIN predictions AS p USING (model, id)
@@ -167,7 +167,7 @@ class PostgresStore:
         }
 
     async def moves(self, *, since_ms: int) -> dict[str, int]:
-        """Return by stream the sum of its marks, where one of them was heard since."""
+        """Return by stream the sum of those of its marks that were heard since."""
         with outages():
             rows = await self._pool.fetch(_MOVES, to_datetime(since_ms))
         return {row["stream"]: row["sum"] for row in rows}

@@ -135,15 +135,12 @@ class MemoryStore:
         return {model: reach for model, reach in found.items() if reach is not None}
 
     async def moves(self, *, since_ms: int) -> dict[str, int]:
-        """Return by stream the sum of its marks, where one of them was heard since."""
-        by_stream: dict[str, list[tuple[Mark, int]]] = {}
+        """Return by stream the sum of those of its marks that were heard since."""
+        sums: dict[str, int] = defaultdict(int)
         for mark, heard_ms in self._tables.marks.values():
-            by_stream.setdefault(mark.stream, []).append((mark, heard_ms))
-        return {
-            stream: sum(mark.time_ms for mark, _ in marks)
-            for stream, marks in by_stream.items()
-            if max(heard for _, heard in marks) > since_ms
-        }
+            if heard_ms > since_ms:
+                sums[mark.stream] += mark.time_ms
+        return dict(sums)
 
     def _reach(self, model: str, source: str, *, silent_ms: int, now_ms: int) -> tuple[int, int] | None:
         found = []

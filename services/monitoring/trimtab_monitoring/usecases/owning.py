@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 Owns = Callable[[str], bool]
 LOOK_S: Final = 1.0
-_SHARE: Final = 0.05
-"""Of its time, what an instance looks for at most."""
+_SHARE, _MOST_S = 0.05, 10.0
+"""What share of its time an instance looks for, if it can, and how long it waits for that at most."""
 _SLOW_MS: Final = 300_000
 """How long before a look a mark can have been heard that the look does not see: a slow transaction, clocks apart."""
 
@@ -87,15 +87,15 @@ class Moves:
             for model in self._specs.models.values():
                 for stream in (predictions_stream(model.name), events_stream(model.spec.label.source)):
                     self._woken_by.setdefault(stream, []).append(model.name)
-        woken = dict.fromkeys(model for stream in streams for model in self._woken_by.get(stream, ()))
-        for model in filter(self._shards.owns, woken):
-            self._wake(model)
+        woken = dict.fromkeys(name for stream in streams for name in self._woken_by.get(stream, ()))
+        for name in filter(self._shards.owns, woken):
+            self._wake(name)
 
     async def work(self) -> None:
         """Look each second, and less often where that takes long, until cancelled; an instance that is alone has heard it all."""
         loop, took = asyncio.get_running_loop(), 0.0
         while True:
-            await asyncio.sleep(max(LOOK_S, took / _SHARE))
+            await asyncio.sleep(min(max(LOOK_S, took / _SHARE), _MOST_S))
             if self._shards.shared:
                 began = loop.time()
                 try:

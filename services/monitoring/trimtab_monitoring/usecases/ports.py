@@ -154,7 +154,7 @@ class Store(Protocol):
         ...
 
     async def moves(self, *, since_ms: int) -> Mapping[str, int]:
-        """Return by stream a number that has grown whenever a mark of it has; those of which none was heard since are left out."""
+        """Return by stream, where a mark of it was heard since, a number that is another once one of those has moved."""
         ...
 
     def begin(self, model: str) -> AbstractAsyncContextManager[Unit]:

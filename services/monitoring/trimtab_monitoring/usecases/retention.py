@@ -48,7 +48,10 @@ class Retention:
                 log.warning("the sweep waits: %s", error)
 
     async def sweep(self) -> int:
-        """Delete a little of what is no longer needed, and return how many rows went."""
+        """Delete a little of what is no longer needed, and return how many rows went.
+
+        Of models and label streams that are ours; for a stream all its readers are asked, whosever they are.
+        """
         readers: dict[str, list[str]] = {}
         for name, model in self._specs.models.items():
             for read in streams_of(model):
@@ -58,11 +61,12 @@ class Retention:
         needed: dict[str, int] = {}
         gone = 0
         for name in list(self._specs.models):
-            if not self._owns(name) and name not in reading:
+            ours = self._owns(name)
+            if not ours and name not in reading:
                 continue
             watch = await self._store.watch(name)
             needed[name] = await self._needed_from(name, watch)
-            if not self._owns(name):
+            if not ours:
                 continue
             gone += await _drain(partial(self._store.forget, name, before_ms=needed[name]))
             told_from = watch.closed_ms - self._history_ms
