@@ -88,6 +88,8 @@ def test_a_field_may_be_named_as_in_slices() -> None:
     assert [it.feature for it in found.spec.rules] == ["request.zone", *named[1:]]
     together = {"metric": "drift", "feature": "all together", "above": 0.3}
     whole = [{"metric": name, "above": 0.5} for name in ("mae", "estimated_mae", "labelled_share")]
+    beside = [{"metric": "rmse", "above": 99}, {"metric": "r2", "below": 0}, {"metric": "mean_error", "below": -2, "above": 0}]  # fmt: skip
+    assert len(model(*beside).spec.rules) == 3
     assert model(together, *whole).spec.rules[0].feature == "all together"
 
 
@@ -99,8 +101,11 @@ def test_a_field_may_be_named_as_in_slices() -> None:
         ({"metric": "drift", "feature": "told apart", "above": 0.2}, "'told apart' is told by a classifier"),
         (
             {"metric": "log_loss", "above": 0.2},
-            "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write mae or estimated_mae",
+            "'log_loss' is not measured of the model, which rollout.judge has judged by mae: write mae, estimated_mae, rmse, "
+            "mean_error, mape or r2",
         ),
+        ({"metric": "roc_auc", "below": 0.7}, "'roc_auc' is not measured of the model"),
+        ({"metric": "r2", "above": 1}, "r2 is never above 1: write a limit below 1"),
         ({"metric": "estimated_rmse", "above": 6}, "'estimated_rmse' is not measured of the model"),
         ({"metric": "mae", "above": 60}, "mae is never above 60, for rollout.cap lets a row count 60 at most"),
     ],
@@ -108,6 +113,11 @@ def test_a_field_may_be_named_as_in_slices() -> None:
 def test_a_rule_that_this_model_could_never_break_says_why(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         model(given)
+
+
+def test_a_rule_of_what_is_not_told_of_wanted_rows_says_so() -> None:
+    with pytest.raises(ValidationError, match="'rmse' is not measured of the model"):
+        model({"metric": "rmse", "above": 6}, monitoring={"labels_wanted": 20, "labelled": "wanted"})
 
 
 def test_two_rules_that_say_the_same_count_a_window_once() -> None:
@@ -164,7 +174,7 @@ def test_a_value_below_breaks_a_rule_that_says_so() -> None:
     [
         (
             {"metric": "mea"},
-            "'mea' is no metric that a rule can limit: use one of drift, error_rate, estimated_error_rate",
+            "'mea' is no metric that a rule can limit: use one of average_precision, balanced_accuracy, brier",
         ),
         ({"above": None}, "the rule has no limit"),
         ({"below": 7}, "every value would break the rule"),

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from sklearn import metrics as theirs
 from trimtab_core import bootstrap
 from trimtab_core.curves import OTHER, confusion, curves
-from trimtab_core.evidence import MOST_CLASSES, by_class, measures, slice_names, sliced
+from trimtab_core.evidence import MOST_CLASSES, by_class, figures, measures, slice_names, sliced
 from trimtab_core.importance import leanings
+from trimtab_core.losses import Task
+from trimtab_core.metricnames import OF_TASK
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +37,30 @@ def some_classes(rows: int = 800, classes: int = 4, seed: int = 0) -> tuple[Floa
     label = rng.choice(classes, rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
     chances = np.exp(rng.normal(size=(rows, classes)) + 1.5 * np.eye(classes)[label])
     return label.astype(np.float64), chances / chances.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [("regression", some_values()), ("binary", some_chances()), ("multiclass", some_classes())],
+)
+def test_figures_alone_are_those_that_have_an_interval_elsewhere(
+    task: Task, rows: tuple[Floats, Floats]
+) -> None:
+    found = figures(task, *rows)
+
+    assert set(found) == set(OF_TASK[task])
+    if task == "regression":
+        assert found.pop("mean_error") == pytest.approx(float((rows[1] - rows[0]).mean()))
+    measured = measures(task, *rows, rounds=2)
+    assert found == pytest.approx({name: measure.value for name, measure in measured.items()})
+
+
+def test_figures_that_the_rows_do_not_have_are_left_out() -> None:
+    of_one_class = figures("binary", np.zeros(9), np.full(9, 0.25))
+    assert set(of_one_class) == {"log_loss", "error_rate", "brier", "ece"}
+    assert set(figures("regression", np.zeros(9), np.ones(9))) == {"mae", "rmse", "mean_error"}
+    with pytest.raises(ValueError, match="no row"):
+        figures("binary", np.zeros(0), np.zeros(0))
 
 
 @pytest.mark.parametrize("digits", [9, 1], ids=["without ties", "with ties"])

@@ -157,14 +157,46 @@ def test_labels_that_come_late_are_the_next_revision_of_what_they_change_and_of_
     rows = [row._replace(label=3.0) if row.at_ms % 6 == 0 else row for row in rows]
     after, changed = slicing.corrected("m", before, rows, FEATURES, spec)
 
-    assert [(it.slice, it.value, it.rows, it.revision) for it in changed] == [
-        ("", pytest.approx(1.2), 50, 1),
-        (OTHER, 2.0, 10, 0),  # zone 0 had no label, and so was not told before
+    assert [(it.name, it.slice, it.value, it.rows, it.revision) for it in changed] == [
+        ("mae", "", pytest.approx(1.2), 50, 1),
+        ("mae", OTHER, 2.0, 10, 0),  # zone 0 had no label, and so was not told before
+        ("rmse", "", pytest.approx(1.6**0.5), 50, 1),
+        ("mean_error", "", pytest.approx(0.4), 50, 1),
+        ("r2", "", pytest.approx(1 - 1.6 / 1.44), 50, 0),  # labels were all the same before
     ]
     assert changed[0] == replace(whole, value=changed[0].value, rows=50, revision=1)
     assert slicing.corrected("m", after, rows, FEATURES, spec) == (after, [])
     rows = [row._replace(label=0.0) if row.label is None else row for row in rows]
-    assert [it.revision for it in slicing.corrected("m", after, rows, FEATURES, spec)[1]] == [2, 1]
+    assert [it.revision for it in slicing.corrected("m", after, rows, FEATURES, spec)[1]] == [2, 1, 2, 2, 1]
+
+
+def test_figures_that_are_not_judged_are_told_of_all_rows_and_of_no_slice_and_are_not_clipped() -> None:
+    spec = a_spec(rollout={"cap": 2, "judge": "rmse"})
+    rows = [a_row(at, at % 2, "", said=1.0 + 9 * (at == 0), label=2.0 + at % 2) for at in range(10)]
+    rows += [a_row(10, 1, "", said=1.0, label=None), a_row(11, 1, "", said=float("nan"), label=1.0)]
+
+    found = slicing.measured("m", a_window(rows, spec), FEATURES, spec)
+
+    told = {it.name: it for it in found if not it.slice}
+    assert set(told) == {"mae", "mean_error", "mape", "r2"}, "the judged one is told by who judges it"
+    assert told["mae"].value == pytest.approx((8 + 4 * 1 + 5 * 2) / 10), "a row counts more than the cap"
+    assert told["mean_error"].value == pytest.approx((8 - 4 * 1 - 5 * 2) / 10)
+    assert {(it.rows, it.threshold, it.feature, it.arm) for it in told.values()} == {(10, None, "", "")}
+    assert {it.name for it in found if it.slice} == {"rmse"}
+
+
+def test_probabilities_of_three_classes_are_told_where_a_version_gave_them() -> None:
+    spec = a_spec(task="multiclass", rollout={}, label={"source": "truths", "on": "id", "value": "y", "within": "1h", "classes": [*"abc"]})  # fmt: skip
+    sure = [np.eye(3)[at % 3].tobytes() for at in range(30)]
+    rows = [
+        a_row(at, 1, "", at % 3, label=at % 3)._replace(champion_probabilities=said if at else None)
+        for at, said in enumerate(sure)
+    ]
+
+    told = {it.name: (it.value, it.rows) for it in slicing.measured("m", a_window(rows, spec), (), spec)}
+
+    names = dict.fromkeys({"error_rate", "brier", "ece", "balanced_accuracy", "f1_macro"}, (0.0, 29))
+    assert told == names | {"balanced_accuracy": (1.0, 29), "f1_macro": (1.0, 29)}
 
 
 def test_a_window_whose_predictions_all_have_labels_needs_no_correction() -> None:

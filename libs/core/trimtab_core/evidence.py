@@ -6,6 +6,7 @@ the rows do not have, such as the area under the ROC curve where all labels are 
 left out. Its cost is bounded: however many rows there are, at most 512 units are drawn.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -116,6 +117,27 @@ def measures(
     return _measured(of_task(label, prediction, units), seed, rounds)
 
 
+def figures(task: Task, label: Floats, prediction: Floats) -> dict[str, float]:
+    """Return each figure of `measures` without its interval, and of regression also `mean_error`, prediction less label.
+
+    Raises:
+        ValueError: as `measures` does.
+    """
+    if label.size == 0:
+        raise ValueError("there is no row to measure by: pass at least one")
+    units = _Units(np.zeros(1, np.int64), label.size)
+    if task == "binary":
+        sums = _probabilities(label, prediction, prediction >= 0.5, units)
+    else:
+        sums = (_classes if task == "multiclass" else _regression)(label, prediction, units)
+    found = dict(zip(sums.names, _value(sums).tolist(), strict=True))
+    if task == "regression":
+        found["mean_error"] = float((prediction - label).mean())
+    elif task == "binary" and 0 < label.sum() < label.size:
+        found |= zip(AREAS, areas(label, prediction), strict=True)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
 def by_class(label: Floats, prediction: Floats, classes: Sequence[str], *, seed: int = 0) -> Sliced:
     """Return how good probabilities [rows, classes] are of each class against the rest, those of most labels first.
 
@@ -194,8 +216,12 @@ def by_rank(values: Floats, bins: int) -> NDArray[np.int64]:
     return np.searchsorted(edges, values, side="right") - 1
 
 
+def _value(sums: _Sums) -> Floats:
+    return sums.of(sums.units.sum(axis=1, keepdims=True))[:, 0]
+
+
 def _measured(sums: _Sums, seed: int, rounds: int) -> dict[str, Measure]:
-    value = sums.of(sums.units.sum(axis=1, keepdims=True))[:, 0]
+    value = _value(sums)
     spread = bootstrap.bounds(sums.units, sums.of, value, _SHARES, seed=seed, rounds=rounds)
     return {
         name: Measure(at, *(None if np.isnan(bound) else float(bound) for bound in ends))

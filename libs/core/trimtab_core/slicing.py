@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_core import evidence
 from trimtab_core.drift import Column
 from trimtab_core.losses import clip
 from trimtab_core.sliced import Sliced, texts_of
@@ -21,11 +22,13 @@ from trimtab_core.trial import on_trial, said_beside, said_by
 from trimtab_core.watched import ArmName, Published, Reading, Rise, Row
 from trimtab_core.windows import (
     DataWindow,
+    Extent,
     PerformanceWindow,
     Window,
     challenger_losses,
     champion_losses,
     columns,
+    readable,
 )
 from trimtab_core.windows import weights as row_weights
 
@@ -70,7 +73,7 @@ def asked(model: str, window: DataWindow, features: Sequence[str], spec: ModelSp
 def measured(
     model: str, window: PerformanceWindow, features: Sequence[str], spec: ModelSpec
 ) -> list[Reading]:
-    """Return what a window's predictions come to by slice and by arm, but not what all of them do.
+    """Return what a window's predictions come to by slice and by arm, and what all do beside the metric that is judged.
 
     Arms are compared on the rows that both answered.
     """
@@ -78,12 +81,13 @@ def measured(
     found = _readings(
         model, window, _losses(window.version, rows, spec), _sliced(rows, features, spec.slices)
     )
-    return [reading for reading in found if reading.arm or reading.slice]
+    parts = [reading for reading in found if reading.arm or reading.slice]
+    return [*_beside(model, window.version, window, rows, spec), *parts]
 
 
 def told(window: Window, readings: Sequence[Reading], spec: ModelSpec) -> Published | None:
     """Return a window as what labels that come late may correct, once `readings` are told of it; None if nothing of it can be."""
-    kinds = (LABELLED, spec.judged_by)
+    kinds = (LABELLED, spec.judged_by, *spec.beside)
     open_to_labels = tuple(reading for reading in readings if reading.name in kinds)
     if window.kind == "concept" or not open_to_labels:
         return None
@@ -110,12 +114,11 @@ def corrected(
     for reading in before.readings:
         if reading.slice and reading.slice not in names.setdefault(reading.feature, []):
             names[reading.feature].append(reading.slice)
+    extent, sliced = before.readings[0], _sliced(rows, features, tuple(names), names)
     if before.kind == "data":
-        figures = [_labelled(before.version, rows)]
-    else:
-        figures = _losses(before.version, rows, spec)
-    sliced = _sliced(rows, features, tuple(names), names)
-    return revised(before, _readings(model, before.readings[0], figures, sliced))
+        return revised(before, _readings(model, extent, [_labelled(before.version, rows)], sliced))
+    found = _readings(model, extent, _losses(before.version, rows, spec), sliced)
+    return revised(before, [*found, *_beside(model, before.version, extent, rows, spec)])
 
 
 def revised(before: Published, found: Iterable[Reading]) -> tuple[Published, list[Reading]]:
@@ -201,11 +204,26 @@ def _losses(version: int, rows: Sequence[Row], spec: ModelSpec) -> list[_Figure]
     return [*found, _Figure(spec.judged_by, version, "champion", answered, weights), *arms]
 
 
+def _beside(
+    model: str, version: int, window: Window | Reading, rows: Sequence[Row], spec: ModelSpec
+) -> list[Reading]:
+    """Return what all labelled rows come to beside the metric that is judged, none of them clipped."""
+    label, said = readable(spec.task, rows) if spec.beside else (np.empty(0), np.empty(0))
+    if not label.size:
+        return []
+    extent, found = _extent(window), evidence.figures(spec.task, label, said)
+    return [
+        Reading("performance", model, version, name, found[name], extent.from_ms, extent.to_ms, label.size)
+        for name in spec.beside
+        if name in found
+    ]
+
+
 def _readings(
     model: str, window: Window | Reading, figures: Sequence[_Figure], slicings: Sequence[Sliced]
 ) -> Iterator[Reading]:
     """Yield each figure of all rows and of each slice; `window` says of what time."""
-    extent = window if isinstance(window, Reading) else window.covers
+    extent = _extent(window)
     for name, version, arm, values, weights in figures:
         ones = np.ones(len(values))
         weights = ones if weights is None else weights
@@ -220,6 +238,10 @@ def _readings(
                     "performance", model, version, name, _figure(name, mean), extent.from_ms, extent.to_ms, rows,
                     feature=sliced.feature, arm=arm, slice=value,
                 )  # fmt: skip
+
+
+def _extent(window: Window | Reading) -> Extent | Reading:
+    return window if isinstance(window, Reading) else window.covers
 
 
 def _figure(name: str, mean: float) -> float:

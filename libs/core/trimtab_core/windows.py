@@ -255,17 +255,15 @@ def _losses_of(
     labels = [row.label for row in rows]
     if task != "multiclass":
         return clipped_losses(metric, cap, labels, said)
-    chances = _chances(probabilities)
-    label = np.array([np.nan if value is None else value for value in labels])
-    readable = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (chances.shape[1] > 0)
-    losses = np.full(len(rows), np.nan)
-    losses[readable] = clip(loss(metric, label[readable], chances[readable]), cap)
-    return losses
+    return _clipped(metric, cap, *_of_classes(labels, probabilities))
 
 
 def _chances(probabilities: Sequence[bytes | None]) -> Floats:
     """Return probabilities [rows, classes], NaN where there are none."""
-    width = max((len(each) for each in probabilities if each), default=0) // 8
+    lengths = {len(each) if each else 0 for each in probabilities}
+    width = max(lengths, default=0) // 8
+    if len(lengths) == 1 and width:
+        return np.frombuffer(b"".join(each for each in probabilities if each)).reshape(-1, width)
     chances = np.full((len(probabilities), width), np.nan)
     for at, each in enumerate(probabilities):
         if each:  # of an older version, which may know fewer classes: it gave the others no chance
@@ -279,13 +277,42 @@ def clipped_losses(
     metric: Metric, cap: float, labels: Sequence[float | None], said: Sequence[float | None]
 ) -> Floats:
     """Return the loss of each row, clipped to `cap`; NaN where it has no label, no prediction, or one the metric cannot read."""
-    label = np.array([np.nan if value is None else value for value in labels])
-    prediction = np.array([np.nan if value is None else value for value in said])
-    readable = np.isfinite(label) & np.isfinite(prediction)
-    if metric in ("log_loss", "error_rate"):
-        readable &= ((label == 0) | (label == 1)) & are_probabilities(prediction)
+    return _clipped(metric, cap, *_of_values(labels, said, chances=metric in ("log_loss", "error_rate")))
+
+
+def readable(task: Task, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+    """Return the labels, and the live version's predictions or probabilities [rows, classes], of the rows that have both."""
+    labels = [row.label for row in rows]
+    if task == "multiclass":
+        label, said, known = _of_classes(labels, [row.champion_probabilities for row in rows])
+    else:
+        label, said, known = _of_values(labels, [row.champion for row in rows], chances=task == "binary")
+    return label[known], said[known]
+
+
+def _of_values(
+    labels: Sequence[float | None], said: Sequence[float | None], *, chances: bool
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return labels, predictions, which may have to be `chances` of a label of 0 or 1, and of which rows both can be read."""
+    label, prediction = np.array(labels, np.float64), np.array(said, np.float64)
+    known = np.isfinite(label) & np.isfinite(prediction)
+    if chances:
+        known &= ((label == 0) | (label == 1)) & are_probabilities(prediction)
+    return label, prediction, known
+
+
+def _of_classes(
+    labels: Sequence[float | None], probabilities: Sequence[bytes | None]
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return labels, probabilities [rows, classes], and of which rows both can be read."""
+    label, chances = np.array(labels, np.float64), _chances(probabilities)
+    known = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (chances.shape[1] > 0)
+    return label, chances, known
+
+
+def _clipped(metric: Metric, cap: float, label: Floats, said: Floats, known: NDArray[np.bool_]) -> Floats:
     losses = np.full(len(label), np.nan)
-    losses[readable] = clip(loss(metric, label[readable], prediction[readable]), cap)
+    losses[known] = clip(loss(metric, label[known], said[known]), cap)
     return losses
 
 

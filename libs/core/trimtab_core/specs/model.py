@@ -9,9 +9,9 @@ from pydantic import Field
 from trimtab_core.apart import APART
 from trimtab_core.drift import Kind
 from trimtab_core.labelling import HEAVIEST
-from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
+from trimtab_core.losses import aggregate, as_loss
 from trimtab_core.measures import Measure
-from trimtab_core.metricnames import ESTIMATED
+from trimtab_core.metricnames import ESTIMATED, OF_LABELS, OF_TASK
 from trimtab_core.specs.base import FieldName, Place, Spec
 from trimtab_core.specs.gates import FairnessGateSpec, FairnessSpec, GateSpec, MetricName, OneGate
 from trimtab_core.specs.monitoring import AcceptSpec, AlertRule, AlertsSpec, MonitoringSpec, RetrainSpec
@@ -160,6 +160,13 @@ class ModelSpec(Spec):
         limits = [each for each in stated if each > 0 and as_loss(self.judged_by, each) < self.cap]
         return AcceptSpec(at_most=min(limits)) if limits else None
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is told of labelled predictions beside `judged_by`; nothing where those are the wanted ones, which are the hard ones."""
+        if self.monitoring.labelled == "wanted":
+            return ()
+        return tuple(name for name in OF_TASK[self.task] if name != self.judged_by)
+
     def _disagreements(self) -> Iterator[tuple[Place, str]]:
         if said := self._classes_fault():
             yield ("label", "classes"), said
@@ -260,16 +267,18 @@ class ModelSpec(Spec):
             )
         if rule.feature is not None and not together and not self._has(rule.feature):
             yield ("feature",), f"{rule.feature!r} is no feature of the model: name one of them"
-        judged = (self.judged_by, f"estimated_{self.judged_by}")
-        if rule.metric not in (*LOWER_IS_BETTER, *ESTIMATED):
+        if rule.metric not in (*OF_LABELS, *ESTIMATED):
             return
-        if rule.metric not in judged:
+        judged = (self.judged_by, f"estimated_{self.judged_by}")
+        measured = (*judged, *self.beside)
+        if rule.metric not in measured:
+            *others, last = measured
             yield (
                 ("metric",),
                 f"{rule.metric!r} is not measured of the model, which rollout.judge has judged by {self.judged_by}: write "
-                f"{' or '.join(judged)}",
+                f"{', '.join(others)} or {last}",
             )
-        elif self.rollout.cap is not None or self.judged_by in CAPS:
+        elif rule.metric in judged and (self.rollout.cap is not None or self.judged_by in CAPS):
             most = aggregate(self.judged_by, [self.cap])
             if rule.above is not None and rule.above >= most:
                 yield (

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trimtab_core.durations import Rate, parse_duration
 from trimtab_core.measures import Measure, OfSeveral, of_categories, of_numbers
-from trimtab_core.metricnames import OF_FEATURES, RULED, SHARES
+from trimtab_core.metricnames import BELOW_0, OF_FEATURES, RULED, UP_TO_1
 from trimtab_core.specs.base import Name, Place, Spec
 from trimtab_core.specs.gates import FairnessSpec
 from trimtab_core.specs.values import Count, Duration, Persistence, PerTime, Schedule, WindowSize
@@ -126,16 +126,17 @@ class AlertRule(Spec):
             )
         elif self.feature is not None and self.metric not in OF_FEATURES:
             yield ("feature",), f"{self.metric!r} is of the model as a whole, and of no feature: remove it"
-        most = 1.0 if self.metric in SHARES else math.inf
-        if self.above is not None and not 0 <= self.above < most:
+        least = -math.inf if self.metric in BELOW_0 else 0.0
+        most = 1.0 if self.metric in UP_TO_1 else math.inf
+        if self.above is not None and not least <= self.above < most:
             yield (
                 ("above",),
-                f"{self.metric} is {_always(self.above < 0)} above {self.above:g}: {_range(most)}",
+                f"{self.metric} is {_always(self.above < least)} above {self.above:g}: {_range(least, most)}",
             )
-        if self.below is not None and not 0 < self.below <= most:
+        if self.below is not None and not least < self.below <= most:
             yield (
                 ("below",),
-                f"{self.metric} is {_always(self.below > 0)} below {self.below:g}: {_range(most)}",
+                f"{self.metric} is {_always(self.below > least)} below {self.below:g}: {_range(least, most)}",
             )
         if self.above is None and self.below is None:
             yield (), "the rule has no limit: give it above, below or both"
@@ -150,8 +151,10 @@ def _always(yes: bool) -> str:
     return "always" if yes else "never"
 
 
-def _range(most: float) -> str:
-    return f"write a limit between 0 and {most:g}" if most < math.inf else "write a limit above 0"
+def _range(least: float, most: float) -> str:
+    if most == math.inf:
+        return "write a limit above 0"
+    return f"write a limit between 0 and {most:g}" if least == 0 else f"write a limit below {most:g}"
 
 
 class AlertsSpec(Spec):
