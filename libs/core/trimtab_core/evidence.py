@@ -126,14 +126,16 @@ def figures(task: Task, label: Floats, prediction: Floats) -> dict[str, float]:
     if label.size == 0:
         raise ValueError("there is no row to measure by: pass at least one")
     units = _Units(np.zeros(1, np.int64), label.size)
+    if task == "binary":
+        sums = _probabilities(label, prediction, prediction >= 0.5, units)
+    else:
+        sums = (_classes if task == "multiclass" else _regression)(label, prediction, units)
+    found = dict(zip(sums.names, _value(sums).tolist(), strict=True))
     if task == "regression":
-        return _finite(_regression(label, prediction, units)) | {"mean_error": float((prediction - label).mean())}
-    if task == "multiclass":
-        return _finite(_classes(label, prediction, units))
-    found = _finite(_probabilities(label, prediction, prediction >= 0.5, units))
-    if 0 < label.sum() < label.size:
+        found["mean_error"] = float((prediction - label).mean())
+    elif task == "binary" and 0 < label.sum() < label.size:
         found |= zip(AREAS, areas(label, prediction), strict=True)
-    return found
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def by_class(label: Floats, prediction: Floats, classes: Sequence[str], *, seed: int = 0) -> Sliced:
@@ -212,10 +214,6 @@ def by_rank(values: Floats, bins: int) -> NDArray[np.int64]:
         order[np.linspace(0, len(order), min(bins, len(order)), endpoint=False).astype(np.int64)]
     )
     return np.searchsorted(edges, values, side="right") - 1
-
-
-def _finite(sums: _Sums) -> dict[str, float]:
-    return {name: at for name, at in zip(sums.names, _value(sums).tolist(), strict=True) if math.isfinite(at)}
 
 
 def _value(sums: _Sums) -> Floats:

@@ -23,8 +23,8 @@ ESTIMATED: Final = tuple(f"estimated_{name}" for name in LOWER_IS_BETTER)
 OF_TASK: Final[Mapping[Task, tuple[str, ...]]] = {
     "regression": ("mae", "rmse", "mean_error", "mape", "r2"),
     "binary": (
-        *("log_loss", "error_rate", "brier", "ece", "roc_auc"),
-        *("average_precision", "precision", "recall", "f1"),
+        *("log_loss", "error_rate", "brier", "ece"),
+        *("roc_auc", "average_precision", "precision", "recall", "f1"),
     ),
     "multiclass": ("log_loss", "error_rate", "brier", "ece", "balanced_accuracy", "f1_macro"),
 }
@@ -47,10 +47,7 @@ OF_FEATURES: Final = frozenset(("drift", *STATISTICS))
 """Of these, those that are told of each feature by itself; the others are of the model as a whole."""
 BELOW_0: Final = frozenset(("mean_error", "r2"))
 """Of these, those that may be below 0."""
-UP_TO_1: Final = frozenset(
-    (
-        *("p_value", "error_rate", "estimated_error_rate", "labelled_share", *STATISTICS),
-        *("ece", "roc_auc", "average_precision", "precision", "recall", "f1", "balanced_accuracy", "f1_macro", "r2"),
-    )
-)
+UP_TO_1: Final = frozenset(("p_value", "estimated_error_rate", "labelled_share", *STATISTICS, *OF_LABELS)) - {
+    *("mae", "rmse", "mean_error", "mape", "log_loss", "brier")
+}
 """Of these, those that are 1 at most."""

@@ -306,7 +306,8 @@ def _of_classes(
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Return labels, probabilities [rows, classes], and of which rows both can be read."""
     label, chances = np.array(labels, np.float64), _chances(probabilities)
-    return label, chances, np.isfinite(label) & are_probabilities(chances).all(axis=1) & (chances.shape[1] > 0)
+    known = np.isfinite(label) & are_probabilities(chances).all(axis=1) & (chances.shape[1] > 0)
+    return label, chances, known
 
 
 def _clipped(metric: Metric, cap: float, label: Floats, said: Floats, known: NDArray[np.bool_]) -> Floats:

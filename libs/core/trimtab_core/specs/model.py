@@ -9,7 +9,7 @@ from pydantic import Field
 from trimtab_core.apart import APART
 from trimtab_core.drift import Kind
 from trimtab_core.labelling import HEAVIEST
-from trimtab_core.losses import LOWER_IS_BETTER, aggregate, as_loss
+from trimtab_core.losses import aggregate, as_loss
 from trimtab_core.measures import Measure
 from trimtab_core.metricnames import ESTIMATED, OF_LABELS, OF_TASK
 from trimtab_core.specs.base import FieldName, Place, Spec
@@ -292,7 +292,7 @@ class ModelSpec(Spec):
         if rule.metric not in (*OF_LABELS, *ESTIMATED):
             return
         judged = (self.judged_by, f"estimated_{self.judged_by}")
-        measured = dict.fromkeys((*judged, *self.beside))
+        measured = (*judged, *self.beside)
         if rule.metric not in measured:
             *others, last = measured
             yield (
