@@ -2,9 +2,9 @@
 
 Six parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
 and detectors of others at an equal rate of false alarms; rollouts of equals, their guardrails and a worse version under continuous looking;
-a backtest's speed, and that it decides as monitoring does; and what a monitored prediction costs, of one model and of a fleet. Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about
-fourteen minutes of two cores) makes all of them shorter for a quick look. The last lines are a table, and the exit code says
-whether all claims hold.
+a backtest's speed, and that it decides as monitoring does; and what a monitored prediction costs, of one model and of a fleet.
+Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about seventeen minutes of two cores)
+makes all of them shorter for a quick look. The last lines are a table, and the exit code says whether all claims hold.
 """
 
 import json
@@ -41,6 +41,7 @@ from drift_streams import (
 from scipy.stats import chi2
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
+from trimtab_core.baseline import Settings
 from trimtab_core.calibration import (
     TOLERANCE,
     Rule,
@@ -53,6 +54,7 @@ from trimtab_core.calibration import (
 )
 from trimtab_core.concept import ChangeState, ChangeThreshold, calibrate_change, watch_losses
 from trimtab_core.drift import fit_reference
+from trimtab_core.durations import Rate
 from trimtab_core.episodes import EpisodeState, step
 from trimtab_core.guardrails import GuardSpec, GuardState
 from trimtab_core.guardrails import update as guarded
@@ -66,20 +68,29 @@ RIVER = Path(__file__).parent / "river_detectors.py"
 BACKTEST = Path(__file__).parent / "bench_backtest.py"
 ALIKE = Path(__file__).parent.parent / "tests/e2e/test_a_backtest_decides_as_monitoring_does.py"
 LIVED_ROWS, LIVED = 90_000, ("never", "on_drift")
-"""What of a backtest's own bench is lived: a quarter of its rows, by the strategies that fit least."""
+"""What of a backtest's own bench is lived: a quarter of its rows, by the strategies that fit least. Of much fewer the steps cost more than the rows."""
 
 RATES = (1 / 20, 1 / 100)
 EXPECTED = 30
 """Alarms that the stated rate makes expected in a family."""
 AT_MOST = 1.5
 """Times the stated rate that the lower bound of the observed one may be."""
-SEASONAL, WEEK_MS = "weekly, held against its season", 7 * 86_400_000
-SHAPES = {"texts": ((100, 20), (500, 10), (1_000, 5)), SEASONAL: ((100, 10), (500, 10), (1_000, 5))}
+DAY_MS = 86_400_000
+SEASONAL, WEEK_MS = "weekly, held against its season", 7 * DAY_MS
+SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
+    "texts": ((100, 20), (500, 10), (1_000, 5)),
+    SEASONAL: ((100, 10), (500, 10), (1_000, 5)),
+}
 CLASSIFIED = "mixed, by a classifier too"
 SHAPES[CLASSIFIED] = ((100, 10), (500, 10), (5_000, 5))
 SHAPES |= {f"predictions, {of}": ((100, 1), (500, 1), (5_000, 1)) for of in ("heavy-tailed", "of classes")}
 USUAL = ((100, 100), (500, 20), (5_000, 5))
-"""(rows of a window, features), of which each has an equal part of a family's windows."""
+"""(rows of a window, features), of which each has an equal part of a family's windows, or as many as MOST_VALUES lets it have."""
+SHAPES["gaussian"] = (*USUAL, (100, 5), (5_000, 100))
+MOST_VALUES = 25_000_000
+BY_TIME = "gaussian, windows by time"
+WEEKDAY, WEEKEND = (150, 400), (50, 90)
+"""Between which the rows of a day are, of windows by time."""
 QUICK = ((100, 10), (500, 5))
 """What stands for them all in a quick look, as a large calibration takes seconds however few windows follow."""
 REFERENCES = 2
@@ -195,6 +206,30 @@ def quiet_stream(family: str, window: int, features: int, windows: int, seed: in
     }
 
 
+def quiet_days(windows: int, seed: int) -> dict[str, Any]:
+    """Play windows of a day each, of weeks whose days are uneven, by the levels that monitoring has for a window of so many rows."""
+    rng = np.random.default_rng(seed)
+    days = [int(rng.integers(*(WEEKEND if at % 7 >= 5 else WEEKDAY), endpoint=True)) for at in range(windows)]
+    by_day = Settings(
+        WEEKEND[0], Rate(1, DAY_MS), RULE, metric="mae", cap=1.0, categorical=(), every_ms=DAY_MS
+    )
+    reference, kinds = gaussian(rng, 10_000, 5)
+    fitted = fit_reference(reference, kinds)
+    levels = {
+        size: [
+            calibrate(reference, kinds, window=size, false_alarms=rate, seed=seed, tolerance=NO_TOLERANCE)
+            for rate in RATES
+        ]
+        for size in {by_day.of_rows(rows).window for rows in days}
+    }
+    verdicts: dict[float, list[WindowVerdict]] = {rate: [] for rate in RATES}
+    for rows in days:
+        live, _ = gaussian(rng, rows, 5)
+        for rate, level in zip(RATES, levels[by_day.of_rows(rows).window], strict=True):
+            verdicts[rate].append(judge_window(level, fitted, live))
+    return {"windows": windows, "alarms": {rate: len(count_alarms(of)) for rate, of in verdicts.items()}}
+
+
 def shapes_of(family: str, quick: bool) -> Sequence[tuple[int, int]]:
     """Return the rows of a window and the features that a family is played with; a quick look has no more features than it usually has."""
     usual = SHAPES.get(family, USUAL)
@@ -217,17 +252,18 @@ def false_alarms(table: Table, directory: Path) -> None:
     """Play streams without a change, and claim that alarms are about as rare as stated."""
     quick = SHARE < 0.5
     references = 1 if quick else REFERENCES
-    windows = math.ceil(EXPECTED / min(RATES) / len(QUICK if quick else USUAL) / references * SHARE)
+    every = math.ceil(EXPECTED / min(RATES) / references * SHARE)
+    windows = math.ceil(every / len(QUICK if quick else USUAL))
     with ProcessPoolExecutor(2) as pool:
         asked = {
             family: [
-                pool.submit(quiet_stream, family, *shape, windows, seed)
+                pool.submit(quiet_stream, family, *shape, min(windows, MOST_VALUES // math.prod(shape)), seed)
                 for shape in shapes_of(family, quick)
                 for seed in range(references)
             ]
             for family in STREAMS
         }
-        losses = {
+        others = {
             family: [
                 pool.submit(quiet_losses, family, rows, windows, seed)
                 for rows, _ in (QUICK if quick else USUAL)
@@ -235,9 +271,10 @@ def false_alarms(table: Table, directory: Path) -> None:
             ]
             for family in LOSSES
         }
+        others[BY_TIME] = [pool.submit(quiet_days, every, seed) for seed in range(references)]
         for family, parts in asked.items():
             tell_family(table, family, [each.result() for each in parts])
-        for family, told in losses.items():
+        for family, told in others.items():
             claim_rates(table, family, [each.result() for each in told])
 
 
@@ -253,28 +290,24 @@ def claim_rates(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -
 
 
 def tell_family(table: Table, family: str, parts: Sequence[Mapping[str, Any]]) -> None:
-    played = sum(each["windows"] for each in parts)
     claim_rates(table, family, parts)
-    shapes = dict.fromkeys(each["what"][1:] for each in parts)
-    raised_by = {
-        shape: [sum(each["alarms"][rate] for each in parts if each["what"][1:] == shape) for rate in RATES]
-        for shape in shapes
-    }
+    shapes: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for each in parts:
+        shapes.setdefault(each["what"][1:], []).append(each)
     by_shape = ", ".join(
-        f"{rows} x {features}: {of[0]} and {of[1]}" for (rows, features), of in raised_by.items()
+        f"{rows} x {features}: {' and '.join(str(sum(each['alarms'][rate] for each in of)) for rate in RATES)} "
+        f"of {sum(each['windows'] for each in of):,}"
+        for (rows, features), of in shapes.items()
     )
     flagged = [share for each in parts for share in each["flagged"]]
-    table.tell(f"  alarms of {played} windows, rows x features", by_shape)
+    table.tell("  alarms, windows of rows x features", by_shape)
     table.tell("  with the tolerance as shipped, 1 in 20 stated", str(sum(each["shipped"] for each in parts)))
     table.tell(
         "  Evidently's preset",
         f"some feature in {np.mean([share > 0 for share in flagged]):.0%} of {len(flagged)} windows, "
         f"dataset drift in {np.mean([share >= 0.5 for share in flagged]):.0%}",
     )
-    costs = ", ".join(
-        f"{1e6 / np.median([each['us'] for each in parts if each['what'][1:] == shape]):,.0f}"
-        for shape in shapes
-    )
+    costs = ", ".join(f"{1e6 / np.median([each['us'] for each in of]):,.0f}" for of in shapes.values())
     table.tell("  predictions monitored a second of one core", costs)
 
 
@@ -412,12 +445,15 @@ class Watched(NamedTuple):
     """What Trimtab sees of them."""
 
     alike: Sequence[float]
-    """Delays where it raises at most as many false alarms as the others, and how many it then does."""
+    """Delays where it raises at most as many false alarms as the others may."""
     as_many: int
+    """How many it raises there."""
     own: Sequence[Sequence[float]]
-    """Delays by its own level, of each draw, and the false alarms of each."""
+    """Delays by its own level, of each draw."""
     raised: Sequence[int]
+    """False alarms by its own level, of each draw."""
     by_window: Sequence[float]
+    """Delays of windows of losses."""
 
 
 def mistakes(concept: str) -> Losing:
@@ -474,7 +510,7 @@ def concepts(table: Table, directory: Path) -> None:
     streams = {name: drawn(lose, seed) for seed, (name, lose) in enumerate(losing().items())}
     parts = {f"{name} {what}": rows for name, of in streams.items() for what, rows in of._asdict().items()}
     file = directory / "streams.npz"
-    np.savez(file, names=list(streams), before=BEFORE, **parts)  # type: ignore[arg-type]
+    np.savez(file, names=list(streams), before=BEFORE, **parts)
     command = [str(PEERS), str(RIVER), str(file), str(ROWS_BETWEEN)]
     with ThreadPoolExecutor(1) as pool:
         others = pool.submit(subprocess.run, command, check=True, stdout=subprocess.PIPE, text=True)
@@ -634,7 +670,7 @@ def fleet(table: Table, directory: Path) -> None:
 
 def backtest(table: Table, directory: Path) -> None:
     """Live a share of the backtest's own bench, and let its decisions be held against monitoring's over the same rows."""
-    rows = round(LIVED_ROWS * max(SHARE, 0.1))
+    rows = round(LIVED_ROWS * max(SHARE, 0.5))
     done = subprocess.run(
         [sys.executable, str(BACKTEST), *LIVED],
         env={**os.environ, "BENCH_ROWS": str(rows)},  # noqa: TID251
