@@ -4,7 +4,7 @@ import pytest
 from trimtab.cli.loops import story
 from trimtab.delivery import summary
 from trimtab_contracts.common.v1.common_pb2 import RunCost
-from trimtab_contracts.monitoring.v1.monitoring_pb2 import Gain, Loop
+from trimtab_contracts.monitoring.v1.monitoring_pb2 import Decided, Gain, Loop
 from trimtab_runtime.clock import to_timestamp
 
 DAY = 86_400_000
@@ -97,6 +97,44 @@ def test_several_models_are_told_one_by_one_and_together() -> None:
     assert [each.model for each in found] == ["a", "b", "all"]
     assert [each.rolled_back_share for each in found] == [1.0, 0.0, 0.5]
     assert found[2].restored_ms is None, "one model's live version restores no other's"
+
+
+@pytest.mark.parametrize(("next_live", "lasted"), [(17, 2), (11, 1), (None, 2)])
+def test_a_live_version_taken_back_was_delivered_and_failed_until_another_was_live_instead(
+    next_live: float | None, lasted: int
+) -> None:
+    bad = a_loop("rolled_back", drift=8, settled=10, work_s=90)
+    bad.steps["live"].CopyFrom(to_timestamp(30_000))
+    bad.taken_back_at.CopyFrom(to_timestamp(12 * DAY))
+    loops = [a_loop("live", drift=0, settled=1, work_s=20), a_loop("failed", drift=7, settled=7), bad]
+    if next_live is not None:
+        loops.append(a_loop("live", drift=9, settled=next_live, work_s=40))
+
+    [found] = summary(loops)
+
+    lives = 2 if next_live is None else 3
+    assert found.live == lives
+    assert found.live_a_month is not None
+    assert found.lead_time_ms == (1.5 * DAY if next_live is None else 2 * DAY)
+    assert found.work_ms == (25_000 if next_live is None else 30_000), (
+        "until it was live, not until it was taken back"
+    )
+    assert (found.failed_share, found.rolled_back_share) == (1 / (lives + 1), 1 / lives)
+    vain = [] if next_live is None else [next_live - 7]
+    assert found.restored_ms == sum([lasted, *vain]) / (1 + len(vain)) * DAY
+
+
+def test_a_loop_tells_each_answer_of_the_policy_where_there_were_several() -> None:
+    loop = a_loop("declined", drift=0)
+    loop.reason = "The cooldown lasts."
+    loop.decisions.append(Decided(at=to_timestamp(0), cause="quality", sentence="The data is faulty."))
+    assert "  policy    The cooldown lasts." in story(loop), "one is told as it always was"
+    loop.decisions.append(Decided(at=to_timestamp(DAY), cause="cooldown", sentence="The cooldown lasts."))
+
+    assert [line for line in story(loop) if "policy" in line] == [
+        "  policy    1970-01-01T00:00  quality: The data is faulty.",
+        "  policy    1970-01-02T00:00  cooldown: The cooldown lasts.",
+    ]
 
 
 @pytest.mark.parametrize("loops", [[], [a_loop("training", drift=None)]])

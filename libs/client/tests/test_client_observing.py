@@ -41,6 +41,32 @@ def metric(hour: int, name: str = "mae", **more: Any) -> Metric:
 
 TOLD = [metric(0, threshold=6.0), metric(1, "null_share", feature="request.[x]"), metric(2, value=7.0)]
 
+DAY = 24 * HOUR
+
+
+def loop(id: str, state: str, *, drift: int, live: int, **more: Any) -> monitoring.Loop:
+    """Make a loop by the days of its drift and its version."""
+    return monitoring.Loop(
+        id=id,
+        model="m",
+        state=state,
+        command_id="c",
+        drift_at=to_timestamp(NOON + drift * DAY),
+        settled_at=to_timestamp(NOON + live * DAY),
+        steps={"triggered": to_timestamp(0), "live": to_timestamp(60_000), state: to_timestamp(60_000)},
+        **more,
+    )
+
+
+DECISIONS = [
+    monitoring.Decided(at=to_timestamp(NOON), cause="quality", sentence="x is null."),
+    monitoring.Decided(at=to_timestamp(NOON + HOUR), cause="called", sentence="It drifted."),
+]
+LOOPS = [
+    loop("good", "live", drift=0, live=1, decisions=DECISIONS),
+    loop("bad", "rolled_back", drift=8, live=10, taken_back_at=to_timestamp(NOON + 13 * DAY)),
+]
+
 
 class Servicer(MonitoringServicer):
     """Tells the metrics; a watch breaks off after each, and goes on behind its position. Knows two models and a source."""
@@ -81,6 +107,12 @@ class Servicer(MonitoringServicer):
         self, request: monitoring.GetModelHealthRequest, context: Any
     ) -> monitoring.ModelHealth:
         return monitoring.ModelHealth(model=request.model, watermark=to_timestamp(NOON))
+
+    def ListLoops(self, request: monitoring.ListLoopsRequest, context: Any) -> monitoring.ListLoopsResponse:
+        return monitoring.ListLoopsResponse(loops=LOOPS)
+
+    def GetLoop(self, request: monitoring.GetLoopRequest, context: Any) -> monitoring.Loop:
+        return next(loop for loop in LOOPS if loop.id == request.id)
 
     def _know(self, model: str, context: Any) -> None:
         if model not in ("m", "trip-minutes", "trips"):
@@ -317,3 +349,17 @@ def test_a_models_report_is_written_where_it_is_said(
     )
     assert told["files"] == [str(tmp_path / f"m-m-3-data.{form}") for form in ("html", "json")]
     assert json_format.MessageToDict(door[0].asked[-1]) == {"model": "m", "episode": "m-3-data"}
+
+
+def test_the_loops_are_summed_up_with_a_live_version_that_was_taken_back_and_each_tells_what_was_decided(
+    door: tuple[Servicer, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    [found] = json.loads(trimtab(capsys, "loop", "list", "--summary", "--json"))
+    story = trimtab(capsys, "loop", "show", "good").splitlines()
+
+    assert (found["live"], found["rolled_back_share"], found["failed_share"]) == (2, 0.5, 0.0)
+    assert (found["lead_time_ms"], found["restored_ms"]) == (1.5 * DAY, 3 * DAY)
+    assert [line for line in story if "policy" in line] == [
+        "  policy    2020-03-15T12:00  quality: x is null.",
+        "  policy    2020-03-15T13:00  called: It drifted.",
+    ]

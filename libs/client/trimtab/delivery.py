@@ -27,7 +27,7 @@ class Delivery:
     """Loops in which a dry run said what it would have ordered."""
     commanded: int
     live: int
-    """Loops that ended with a new live version."""
+    """Loops whose version went live, also one that was taken back since."""
     live_a_month: float | None
     """Per 30 days of event time, from the first loop to the last that has one."""
     lead_time_ms: int | None
@@ -39,7 +39,10 @@ class Delivery:
     rolled_back_share: float | None
     """Of the versions that came to a trial or live and are done with it: those that were taken back."""
     restored_ms: int | None
-    """From a version that was taken back, or a run in vain, to the next live one, in event time; the median."""
+    """In event time, the median: from when a version went live that was taken back to when the one before, or another, was live instead.
+
+    Where it is a run in vain, or a version that was taken back from its trial: from there to the next live one that is not taken back.
+    """
     spent_ms: int | None
     """By all runs that have ended, by the wall clock."""
     saved: float | None
@@ -62,9 +65,10 @@ def summary(loops: Sequence[Loop]) -> list[Delivery]:
 
 def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
     commanded = [loop for loop in loops if loop.command_id]
-    live = [loop for loop in loops if loop.state == "live"]
+    live = [loop for loop in loops if _went_live(loop)]
     vain = [loop for loop in commanded if loop.state in ("failed", "refused")]
-    back = [loop for loop in loops if loop.state == "rolled_back"]
+    back = [loop for loop in loops if loop.state == "rolled_back" or loop.HasField("taken_back_at")]
+    done = len(live) + sum(not _went_live(loop) for loop in back)
     times = [at for loop in loops if (at := _event_ms(loop)) is not None]
     gained = [loop for loop in loops if loop.HasField("gain")]
     metrics = {(loop.model, loop.gain.metric) for loop in gained}
@@ -87,8 +91,8 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
             for loop in live
             if {"live", "triggered"} <= set(loop.steps)
         ),
-        failed_share=_share(vain, [*vain, *live, *back]),
-        rolled_back_share=_share(back, [*back, *live]),
+        failed_share=_share(len(vain), len(vain) + done),
+        rolled_back_share=_share(len(back), done),
         restored_ms=_median(_restored(loops)),
         spent_ms=_sum(round(loop.cost.wall_seconds * 1000) for loop in loops if loop.HasField("cost")),
         saved=sum(map(saved, gained)) if len(metrics) == 1 else None,
@@ -96,20 +100,28 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
     )
 
 
+def _went_live(loop: Loop) -> bool:
+    return loop.state == "live" or "live" in loop.steps
+
+
 def _restored(loops: Iterable[Loop]) -> list[int]:
-    """Return how long it took from each loop in vain to its model's next live version."""
+    """Return how long each failure lasted that was made good, as `Delivery.restored_ms` has it."""
     ended = sorted(
-        (from_timestamp(loop.settled_at), loop.model, loop.state)
-        for loop in loops
-        if loop.HasField("settled_at")
+        (loop for loop in loops if loop.HasField("settled_at")), key=lambda it: from_timestamp(it.settled_at)
     )
-    found, since = list[int](), dict[str, int]()
-    for at, model, state in ended:
-        if state == "live" and model in since:
+    found, since, bad = list[int](), dict[str, int](), dict[str, tuple[int, int]]()
+    for loop in ended:
+        at, model = from_timestamp(loop.settled_at), loop.model
+        if _went_live(loop) and model in bad:
+            live_ms, back_ms = bad.pop(model)
+            found.append(min(at, back_ms) - live_ms)
+        if loop.HasField("taken_back_at"):
+            bad[model] = at, from_timestamp(loop.taken_back_at)
+        elif loop.state == "live" and model in since:
             found.append(at - since.pop(model))
-        elif state in ("failed", "refused", "rolled_back"):
+        elif loop.state in ("failed", "refused", "rolled_back"):
             since.setdefault(model, at)
-    return found
+    return [*found, *(back_ms - live_ms for live_ms, back_ms in bad.values())]
 
 
 def _event_ms(loop: Loop) -> int | None:
@@ -129,5 +141,5 @@ def _sum(values: Iterable[int]) -> int | None:
     return sum(found) if found else None
 
 
-def _share(part: Sequence[Loop], whole: Sequence[Loop]) -> float | None:
-    return len(part) / len(whole) if whole else None
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

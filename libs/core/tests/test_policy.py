@@ -313,3 +313,29 @@ def test_a_dry_run_begins_with_what_was_ordered_before_it() -> None:
 def test_a_kind_that_nothing_watches_is_refused_with_those_that_something_does() -> None:
     with pytest.raises(ValueError, match="'data', 'prediction', 'performance' or 'concept'"):
         specs.RetrainSpec.model_validate({"on": ["skew"]})
+
+
+def test_a_retrain_that_turns_out_not_to_have_helped_stands_as_if_it_never_had() -> None:
+    first = after_a_retrain(helped=False)
+    second = decide(SPEC, first, a_signal("e2", 14)).state
+    command = command_id("e2", 1)
+    refused, helped = (outcome(second, it, 15 * DAY, command) for it in (False, True))
+
+    undone = outcome(helped, False, 20 * DAY, command)
+
+    assert helped.failures == 0
+    assert (undone.futile, undone.answers) == (refused.futile, refused.answers)
+    assert outcome(undone, False, 21 * DAY, command) == undone
+    assert outcome(undone, True, 21 * DAY, command) == undone
+    again = reconsider(SPEC, undone, a_signal("e2", 30))
+    assert (again.cause, "after 2 without help" in again.reason) == ("cooldown", True)
+
+
+def test_a_retrain_that_turns_out_not_to_have_helped_after_a_later_one_did_stops_nothing() -> None:
+    later = decide(SPEC, after_a_retrain(helped=True), a_signal("e2", 14)).state
+
+    in_flight = outcome(later, False, 15 * DAY, command_id("e1", 1))
+    helped = outcome(later, True, 15 * DAY)
+
+    assert (in_flight.failures, in_flight.in_flight) == (1, command_id("e2", 1))
+    assert outcome(helped, False, 16 * DAY, command_id("e1", 1)).failures == 0

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from trimtab_core.judge import JudgeSpec, JudgeState, update
-from trimtab_core.watched import Earning, Row, Trial
-from trimtab_core.worth import Gain, gain, is_due, take
+from trimtab_core.watched import Earning, Paired, Row, Trial
+from trimtab_core.worth import Gain, gain, is_due, is_worse, take
 
 
 def rows(first: int, count: int, *, version: int, generation: int) -> list[Row]:
@@ -128,3 +128,36 @@ def test_it_is_told_ever_less_often() -> None:
             times, earning = times + 1, replace(earning, told=rows_so_far)
 
     assert 40 < times < 100
+
+
+@pytest.mark.parametrize(
+    ("loss", "labelled", "worse"),
+    [(3.0, 99, None), (3.0, 100, True), (1.5, 100, False), (1.5, 5_000, False), (0.5, 100, False)],
+)
+def test_a_version_is_clearly_worse_when_as_many_rows_as_it_is_held_against_say_so(
+    loss: float, labelled: int, worse: bool | None
+) -> None:
+    found, _ = lived(
+        (rows(0, 100, version=1, generation=1), 1.0), (rows(100, labelled, version=2, generation=2), loss)
+    )
+
+    assert is_worse(found, 10.0, 0.05) is worse
+
+
+def test_what_both_answered_says_at_once_whether_a_version_is_worse() -> None:
+    parts = (rows(0, 300, version=1, generation=1), 3.0), (rows(300, 1, version=2, generation=4), 9.0)
+    better, _ = lived(*parts, trial=a_trial())
+    assert is_worse(better, 10.0, 0.05) is False
+
+    worse = Earning(2, before=1, paired=Paired(200, -0.5, -0.9, -0.1))
+    assert is_worse(worse, 10.0, 0.05) is True
+    assert is_worse(Earning(2, before=1), 10.0, 0.05) is None
+
+
+def test_a_version_as_good_is_called_worse_as_seldom_as_is_stated() -> None:
+    rng, called = np.random.default_rng(5), 0
+    for _ in range(4_000):
+        before, since = rng.binomial(200, 0.2, 2).tolist()
+        held = Earning(2, before=1, before_mean=before / 200, before_rows=200, labelled=200, total=since)
+        called += bool(is_worse(held, 1.0, 0.05))
+    assert 0.03 < called / 4_000 < 0.065

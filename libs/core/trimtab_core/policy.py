@@ -116,6 +116,8 @@ class PolicyState:
     """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
     futile: dict[str, Futile] = field(default_factory=dict)
     """Since one helped, by sort of drift."""
+    forgiven: dict[str, Futile] = field(default_factory=dict)
+    """What the last one that helped put an end to; it stands again if that one turns out not to have helped."""
 
     @property
     def failures(self) -> int:
@@ -161,6 +163,8 @@ def reconsider(spec: PolicySpec, state: PolicyState, signal: DriftSignal) -> Dec
 def outcome(state: PolicyState, helped: bool | None, at: float, command: str | None = None) -> PolicyState:
     """Take in the end of the loop in flight; a repeated or foreign outcome changes nothing.
 
+    But that a retrain did not help may be found after it was taken to have: its version was taken back, or loses more than the one
+    before. It counts then as if it had never helped, once.
     What was due without drift may come to nothing without fault: in a quiet world no candidate is better, and to back off then
     would be to rest when the world changes.
     `helped` is None if it was cancelled, which says nothing of retraining: an episode that goes on may have another
@@ -168,21 +172,45 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
     `command` names the loop that ended; without it, the one in flight is meant.
     """
     if state.in_flight is None or command not in (None, state.in_flight):
-        return state
-    answers = tuple(
-        replace(answer, helped=bool(helped)) if answer.command_id == state.in_flight else answer
-        for answer in state.answers
-    )
-    ended = replace(state, in_flight=None, last_outcome_at=at, answers=answers)
+        return state if helped is not False else _undone(state, command)
+    given = next((answer for answer in state.answers if answer.command_id == state.in_flight), None)
+    ended = replace(_marked(state, state.in_flight, helped=bool(helped)), in_flight=None, last_outcome_at=at)
     if helped:
-        return replace(ended, futile={})
-    given = next((answer for answer in answers if answer.command_id == state.in_flight), None)
-    if helped is None or given is None or given.kind in get_args(DueKind):
-        return ended
+        return replace(ended, futile={}, forgiven=state.futile)
+    return ended if helped is None or given is None else _in_vain(ended, given)
+
+
+def _undone(state: PolicyState, command: str | None) -> PolicyState:
+    """Return the state as if the retrain of `command`, which was taken to have helped, had not."""
+    helped = [answer for answer in state.answers if answer.helped]
+    given = next((answer for answer in helped if answer.command_id == command), None)
+    if given is None:
+        return state
+    state = _marked(state, given.command_id, helped=False)
+    if given is not helped[-1]:
+        return state  # a later one helped, which ends what was in a row
+    futile = dict(state.forgiven)
+    for sort, since in state.futile.items():
+        before = futile.get(sort, Futile(0, 0.0))
+        futile[sort] = Futile(before.times + since.times, max(before.severity, since.severity))
+    return _in_vain(replace(state, futile=futile, forgiven={}), given)
+
+
+def _marked(state: PolicyState, command: str, *, helped: bool) -> PolicyState:
+    answers = (
+        replace(answer, helped=helped) if answer.command_id == command else answer for answer in state.answers
+    )
+    return replace(state, answers=tuple(answers))
+
+
+def _in_vain(state: PolicyState, given: Answer) -> PolicyState:
+    """Count a retrain that did not help, if drift called for it."""
+    if given.kind in get_args(DueKind):
+        return state
     sort = given.sort or given.kind
     before = state.futile.get(sort, Futile(0, 0.0))
     futile = Futile(before.times + 1, max(before.severity, given.severity))
-    return replace(ended, futile=state.futile | {sort: futile})
+    return replace(state, futile=state.futile | {sort: futile})
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:

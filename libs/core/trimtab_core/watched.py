@@ -238,6 +238,8 @@ class Earning:
     before: int = 0
     before_mean: float | None = None
     """Of its last labelled rows; None if they were too few."""
+    before_rows: int = 0
+    """How many those were."""
     paired: Paired | None = None
     rows: int = 0
     labelled: int = 0
@@ -253,6 +255,8 @@ class Earning:
     """When those begin, where windows are by time."""
     told: int = 0
     """How many predictions there were when it was told last."""
+    weighed: bool = False
+    """Whether it was said if the live version is clearly worse than the one before."""
 
 
 class Bet(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from trimtab_core.policy import Answer, Futile, PolicyState, command_id
 from trimtab_core.watched import Verdict
+from trimtab_monitoring import messages
 from trimtab_monitoring.usecases import loops
 from trimtab_monitoring.usecases.entities import Alert, Command, Gate, Loop
 from trimtab_monitoring.usecases.ledger import Ledger
@@ -189,6 +190,52 @@ async def test_a_live_version_that_a_person_rolls_back_is_rolled_back(world: Any
 
     assert (await world.store.find_loop("c")).state == "rolled_back"
     assert len(world.told(Alert)) == 1
+
+
+@pytest.mark.parametrize("person", ["ann", ""])
+async def test_a_live_version_that_is_taken_back_did_not_help_and_says_when(
+    world: Any, ledger: Ledger, person: str
+) -> None:
+    given = command_id("e", 1)
+    async with world.store.begin("m") as unit:
+        before = {"data": Futile(2, 1.0)}
+        answers = (Answer("e", 1, given, severity=3.0),)
+        await unit.save_policy(PolicyState(in_flight=given, answers=answers, futile=before))
+        await unit.save_watch(replace(unit.watch, closed_ms=7_000))
+        await unit.put_loop(Loop("c", "m", "data", state="on_trial", command_id=given, as_of_ms=500))
+    await ledger.staged(stage("LIVE", 4_000))
+    async with world.store.begin("m") as unit:
+        assert unit.policy.failures == 0
+        await unit.save_watch(replace(unit.watch, closed_ms=9_000))
+
+    for _ in range(2):
+        await ledger.staged(replace(stage("ROLLED_BACK", 5_000), person=person))
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.settled_ms, loop.taken_back_ms) == ("rolled_back", 500, 2_500)
+    told = messages.loop(loop)
+    assert (told.taken_back_at.ToMilliseconds(), told.settled_at.ToMilliseconds()) == (2_500, 500)
+    async with world.store.begin("m") as unit:
+        assert (unit.policy.futile, unit.policy.answers[0].helped) == ({"data": Futile(3, 3.0)}, False)
+    await ledger.staged(stage("LIVE", 6_000, generation=5))
+    async with world.store.begin("m") as unit:
+        assert unit.policy.failures == 3, "it is decided once"
+
+
+async def test_a_version_that_was_replaced_and_fails_a_later_trial_had_helped(
+    world: Any, ledger: Ledger
+) -> None:
+    given = command_id("e", 1)
+    async with world.store.begin("m") as unit:
+        await unit.save_policy(PolicyState(in_flight=given, answers=(Answer("e", 1, given),)))
+        await unit.put_loop(Loop("c", "m", "data", state="on_trial", command_id=given, as_of_ms=500))
+    for at, name in enumerate(("LIVE", "LIVE", "ACCEPTED", "ON_TRIAL", "ROLLED_BACK")):
+        await ledger.staged(stage(name, 4_000 + at, generation=at))  # type: ignore[arg-type]
+
+    loop = await world.store.find_loop("c")
+    assert (loop.state, loop.taken_back_ms, loop.steps["live"]) == ("rolled_back", None, 4_000)
+    async with world.store.begin("m") as unit:
+        assert (unit.policy.failures, unit.policy.answers[0].helped) == (0, True)
 
 
 async def test_what_belongs_to_no_loop_is_not_written_down(world: Any, ledger: Ledger) -> None:

@@ -211,3 +211,47 @@ async def test_drift_that_has_become_severe_gets_its_command_within_the_cooldown
 
     (_, command) = world.told(Command)
     assert (command.episode, "is severe" in command.reason) == (drift.episode, True)
+
+
+async def test_each_change_of_what_stands_in_the_way_is_told_in_the_order_it_came(world: Any) -> None:
+    await world.retraining.answer(a_drift("earlier", at_ms=10 * DAY - DAY // 2))
+    await Ledger(world.store, world.clock).staged(refused("earlier"))
+    await world.retraining.answer(a_drift("e"))
+    async with world.store.begin("m") as unit:
+        for hours, fault in ((1, ""), (2, "x is null"), (3, "x is null"), (4, ""), (60, ""), (61, "")):
+            await world.retraining.look_again(unit, "e", 10 * DAY + hours * DAY // 24, fault)
+
+    loop = await world.store.find_loop("e")
+    assert [(it.cause, (it.at_ms - 10 * DAY) * 24 // DAY) for it in loop.decisions] == [
+        ("cooldown", 0),
+        ("quality", 2),
+        ("cooldown", 4),
+        ("called", 60),
+    ]
+    assert "x is null" in loop.decisions[1].sentence
+    assert (loop.state, loop.reason) == ("commanded", loop.decisions[-1].sentence)
+    told = await world.api.GetLoop(type("Request", (), {"id": "e"}), None)
+    assert [it.cause for it in told.decisions] == ["cooldown", "quality", "cooldown", "called"]
+    assert told.decisions[1].at.ToMilliseconds() == 10 * DAY + DAY // 12
+
+
+async def test_why_an_episode_waits_for_another_attempt_is_told_and_its_command_keeps_its_reason(
+    world: Any,
+) -> None:
+    await world.retraining.answer(a_drift("e"))
+    await Ledger(world.store, world.clock).staged(refused("e"))
+    before = await world.store.find_loop("e")
+    async with world.store.begin("m") as unit:
+        for at in range(30):
+            await world.retraining.look_again(unit, "e", 10 * DAY + at, "" if at % 2 else "x is null")
+
+    loop = await world.store.find_loop("e")
+    assert (loop.state, loop.reason, loop.steps) == ("refused", before.reason, before.steps)
+    assert [it.cause for it in loop.decisions] == ["quality", "cooldown"] * 10, "the newest are kept"
+    assert loop.decisions[-1].at_ms == 10 * DAY + 29
+
+    async with world.store.begin("m") as unit:
+        await world.retraining.look_again(unit, "e", 13 * DAY, "")
+    assert (await world.store.find_loop("e")).decisions[-1].cause == "called"
+    again = await world.store.find_loop(world.told(Command)[-1].loop_id)
+    assert (again.state, [it.cause for it in again.decisions]) == ("commanded", ["called"])

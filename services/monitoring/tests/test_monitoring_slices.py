@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from trimtab_core.watched import Drift, Reading
 from trimtab_monitoring import messages
 from trimtab_monitoring.news import outgoing
@@ -199,6 +200,33 @@ async def test_a_correction_takes_the_place_of_what_is_shown_of_the_newest_windo
 
     (share,) = [it for it in (await world.store.health("m")).readings if it.name == "labelled_share"]
     assert (share.value, share.revision) == (1.0, 1)
+
+
+@pytest.mark.parametrize("monitoring", [{}, {"slices": ["x"]}])
+async def test_labels_that_come_late_are_missed_no_more_and_none_is_counted_twice(
+    world: Any, flow: Make, make_model: Make, monitoring: dict[str, Any]
+) -> None:
+    world.specs.models["m"] = make_model(monitoring={"window": 100, "revise": "4d"} | monitoring)
+    await world.ready()
+    part = flow(0, 240)
+    whole = part.labels.copy()
+    part.labels[:120:2] = np.nan
+    await world.live(part)
+    seen = [await counts(world)]
+    part.labels = whole
+
+    for days, late in ((1, 10), (2, 30), (5, 60), (6, 60)):
+        labels = part.labelled(range(0, 2 * late, 2), after_ms=2 * HOUR)
+        await world.store.take(Arrivals(labelled=[labels]))
+        await world.live(flow(days * 1_440, 1))
+        seen.append(await counts(world))
+
+    assert seen == [(240, 60), (241, 50), (242, 30), (243, 0), (244, 0)]
+
+
+async def counts(world: Any) -> tuple[int, int]:
+    found = await world.api.GetModelHealth(type("Request", (), {"model": "m"}), None)
+    return found.predictions, found.unlabelled
 
 
 async def test_a_window_is_corrected_for_the_stated_time_and_its_rows_are_kept_for_that(

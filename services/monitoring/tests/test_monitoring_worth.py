@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from trimtab_contracts.common.v1.common_pb2 import RunCost
 from trimtab_contracts.training.v1.training_pb2 import RunEvent
+from trimtab_core.policy import Answer, PolicyState, command_id
 from trimtab_core.watched import Standing
 from trimtab_core.worth import Gain
 from trimtab_monitoring import messages
 from trimtab_monitoring.usecases.entities import Cost, Loop
 from trimtab_monitoring.usecases.ledger import Ledger
+from trimtab_monitoring.usecases.loops import StageNews
 
 Make = Callable[..., Any]
 ROLLOUT = "m/2/2"
@@ -121,3 +123,53 @@ async def test_a_rollout_says_before_its_first_row_how_many_it_is_likely_to_need
     assert loop.foreseen.startswith("0 labelled rows of version 2 so far: to tell a difference of 0.039 mae")
     assert "of the 2 days that it waits at most" in loop.foreseen
     assert loop.foreseen == health.foreseen == shown.arms[0].foreseen
+
+
+@pytest.mark.parametrize("heard", ["live first", "rows first"])
+async def test_a_version_that_loses_clearly_more_at_once_did_not_help(
+    world: Any, flow: Make, heard: str
+) -> None:
+    ledger, given = Ledger(world.store, world.clock), command_id("e", 1)
+    await world.ready(1, 2)
+    await world.live(flow(0, 200, error=0.5))
+    async with world.store.begin("m") as unit:
+        await unit.save_policy(PolicyState(in_flight=given, answers=(Answer("e", 1, given),)))
+        await unit.put_loop(Loop("loop", "m", "data", "loading", version=2, command_id=given, as_of_ms=1_000))
+    world.fleet.standings["m"] = Standing("m", 2, 2)
+    steps = [
+        lambda: ledger.staged(StageNews("n", "m", 2, "run", "loop", "LIVE", "", [], "", 6_000)),
+        lambda: world.live(flow(200, 250, error=6.0, version=2, generation=2)),
+    ]
+    for step in steps if heard == "live first" else reversed(steps):
+        await step()
+    once = await policy_of(world)
+    await world.live(flow(450, 400, error=6.0, version=2, generation=2))
+
+    loop = await world.store.find_loop("loop")
+    assert (loop.state, loop.worse, loop.gain.paired, loop.gain.a_row < 0) == ("live", True, False, True)
+    assert (once.failures, once.in_flight, once.answers[0].helped) == (1, None, False)
+    assert await policy_of(world) == once
+
+
+async def test_a_version_that_loses_less_still_helped(world: Any, flow: Make) -> None:
+    await world.ready(1, 2)
+    given = command_id("e", 1)
+    await world.live(flow(0, 200, error=2.0))
+    async with world.store.begin("m") as unit:
+        await unit.save_policy(PolicyState(answers=(Answer("e", 1, given, helped=True),)))
+        await unit.put_loop(
+            Loop("loop", "m", "data", "live", version=2, command_id=given, steps={"live": 6_000})
+        )
+    before = await policy_of(world)
+
+    await world.live(flow(200, 400, error=1.0, version=2, generation=2))
+
+    loop = await world.store.find_loop("loop")
+    assert (loop.worse, loop.gain.a_row > 0) == (False, True)
+    assert await policy_of(world) == before
+
+
+async def policy_of(world: Any) -> PolicyState:
+    async with world.store.begin("m") as unit:
+        found: PolicyState = unit.policy
+    return found

@@ -566,6 +566,9 @@ def loop(held: Loop) -> pb.Loop:
         open=held.open,
         drift=drift_event(held.drift) if held.drift else None,
         reason=held.reason,
+        decisions=[
+            pb.Decided(at=to_timestamp(it.at_ms), cause=it.cause, sentence=it.sentence) for it in held.decisions
+        ],
         command_id=held.command_id,
         run_id=held.run_id,
         version=held.version,
@@ -584,6 +587,8 @@ def loop(held: Loop) -> pb.Loop:
         message.drift_at.CopyFrom(to_timestamp(held.drift.at_ms))
     if held.settled_ms is not None:
         message.settled_at.CopyFrom(to_timestamp(held.settled_ms))
+    if held.taken_back_ms is not None:
+        message.taken_back_at.CopyFrom(to_timestamp(held.taken_back_ms))
     if (cost := held.cost) is not None:
         message.cost.CopyFrom(
             RunCost(wall_seconds=cost.wall_s, cpu_seconds=cost.cpu_s, rows=cost.rows, attempts=cost.attempts)

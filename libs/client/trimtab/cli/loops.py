@@ -59,7 +59,9 @@ def story(loop: Loop) -> list[str]:
     if loop.HasField("drift"):
         lines.append(f"  drift     {_at(loop.drift.at)}  {loop.drift.summary}")
         lines.append(f"  evidence  {loop.drift.report}, by `trimtab report {loop.model} --episode {loop.id}`")
-    if loop.reason:
+    if len(loop.decisions) > 1:
+        lines += [f"  policy    {_at(it.at)}  {it.cause}: {it.sentence}" for it in loop.decisions]
+    elif loop.reason:
         lines.append(f"  policy    {loop.reason}")
     if loop.command_id:
         lines.append(f"  command   {loop.command_id}")

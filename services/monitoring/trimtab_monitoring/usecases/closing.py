@@ -165,7 +165,8 @@ class Closing:
                 promised = promised or alarms > 0
         if watch == before:
             return reached, False
-        await revising.revise(unit, model, reached)
+        predictions, labels = await revising.revise(unit, model, reached)
+        watch = replace(watch, predictions=watch.predictions + predictions, labels=watch.labels + labels)
         await unit.save_watch(watch)
         if reached > before.closed_ms:
             await unit.tell([Closed(model.name, reached)])

@@ -302,6 +302,15 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What the policy answered to a loop's trigger, from an event time on."""
+
+    at_ms: int
+    cause: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """One pass from trigger to outcome."""
 
@@ -312,6 +321,8 @@ class Loop:
     open: bool = True
     drift: Drift | None = None
     reason: str = ""
+    decisions: tuple[Decided, ...] = ()
+    """The newest answers of the policy, oldest first: one each time its cause changed."""
     command_id: str = ""
     run_id: str = ""
     version: int = 0
@@ -327,6 +338,12 @@ class Loop:
     cost: Cost | None = None
     gain: Gain | None = None
     """What its version has bought since it is live."""
+    worse: bool = False
+    """Whether its version was found to lose clearly more than the one before."""
+    live_closed_ms: int | None = None
+    """How far the model's predictions were closed when its version went live."""
+    taken_back_ms: int | None = None
+    """When its version was taken back that had been live, in event time."""
 
 
 @dataclass(frozen=True, slots=True)

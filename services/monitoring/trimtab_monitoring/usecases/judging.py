@@ -19,7 +19,7 @@ from trimtab_core.watched import Earning, Row, Standing, Watch
 from trimtab_runtime import telemetry
 from trimtab_runtime.clock import Clock
 
-from trimtab_monitoring.usecases import loops
+from trimtab_monitoring.usecases import ledger, loops
 from trimtab_monitoring.usecases.entities import LabelStream
 from trimtab_monitoring.usecases.estimating import MOST_ROWS, Judges
 from trimtab_monitoring.usecases.ports import Rollouts, Store, Unit
@@ -124,13 +124,20 @@ async def take(
 
 
 async def _tell_gains(unit: Unit, model: Model, replaced: Sequence[Earning], live: Earning) -> Earning:
-    """Write down what versions have bought: those that were replaced for the last time, the live one now and then."""
+    """Write down what versions have bought: those that were replaced for the last time, the live one now and then.
+
+    The first time that one is clearly worse than the version before, its retrain counts as one that did not help.
+    """
     for each in (*replaced, live):
         found = worth.gain(each, model.spec.judged_by)
         if found is None or (each is live and not worth.is_due(live)):
             continue
+        worse = None if each.weighed else worth.is_worse(each, model.spec.most, model.spec.rollout.alpha)
         if (loop := await unit.loop_of(each.version)) is not None:
-            await unit.put_loop(replace(loop, gain=found))
+            loop = replace(loop, gain=found, worse=loop.worse or bool(worse))
+            await unit.put_loop(loop)
+            if worse:
+                await ledger.learn(unit, loop)
         if each is live:
-            live = replace(live, told=live.rows)
+            live = replace(live, told=live.rows, weighed=live.weighed or worse is not None)
     return live

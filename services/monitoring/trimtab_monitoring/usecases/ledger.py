@@ -1,7 +1,8 @@
 """Keeps the loop ledger: one row a loop, from what the other services tell.
 
 When a loop ends the retrain policy hears of it in the same transaction, so the next
-drift finds it free, and knows whether the retrain helped.
+drift finds it free, and knows whether the retrain helped; and again where that turns
+out later to be otherwise.
 """
 
 from collections.abc import Callable
@@ -49,18 +50,11 @@ class Ledger:
             if not await unit.first_sight(id):
                 return
             before = await unit.loop(loop_id) or Loop(loop_id, model, traceparent=telemetry.traceparent())
-            after = change(before)
+            after = loops.timed(before, change(before), unit.watch.closed_ms)
             await unit.put_loop(after)
-            if loops.has_ended(after):
-                await self._end(unit, after)
+            await learn(unit, after)
             if after.state == "rolled_back" != before.state:
                 await unit.tell([self._alert(after)])
-
-    async def _end(self, unit: Unit, loop: Loop) -> None:
-        at_ms = loop.settled_ms if loop.settled_ms is not None else unit.watch.closed_ms
-        state = policy.outcome(unit.policy, loops.helped(loop), at_ms / 1000, loop.command_id)
-        if state != unit.policy:
-            await unit.save_policy(state)
 
     def _alert(self, loop: Loop) -> Alert:
         return Alert(
@@ -71,3 +65,13 @@ class Ledger:
             sentence=loop.outcome,
             at_ms=self._clock.now_ms(),
         )
+
+
+async def learn(unit: Unit, loop: Loop) -> None:
+    """Tell the retrain policy whether a loop that has ended helped; told again, it changes nothing but what has turned out since."""
+    if not loops.has_ended(loop):
+        return
+    at_ms = loop.settled_ms if loop.settled_ms is not None else unit.watch.closed_ms
+    state = policy.outcome(unit.policy, loops.helped(loop), at_ms / 1000, loop.command_id)
+    if state != unit.policy:
+        await unit.save_policy(state)

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from trimtab_core.policy import Decision
 from trimtab_core.watched import Drift, Due, Verdict
 
-from trimtab_monitoring.usecases.entities import Command, Cost, Gate, Loop
+from trimtab_monitoring.usecases.entities import Command, Cost, Decided, Gate, Loop
 
 _ORDER: Final = (
     "triggered", "declined", "dry_run", "commanded", "training", "gating", "failed", "cancelled",
@@ -21,6 +21,8 @@ _ORDER: Final = (
 _ENDED: Final = frozenset({"live", "refused", "rolled_back", "failed", "cancelled"})
 _RESTING: Final = _ENDED | {"declined", "dry_run", "awaiting_checks", "awaiting_approval"}
 """States in which nothing more happens by itself."""
+_MOST_DECISIONS: Final = 20
+"""So many of a loop's newest decisions are kept."""
 
 Stage = Literal[
     "REFUSED",
@@ -95,8 +97,10 @@ def is_on_trial(loop: Loop, rollout_id: str) -> bool:
 
 
 def helped(loop: Loop) -> bool | None:
-    """Whether the loop ended with a new live version; None if a person ended it before that could be known."""
-    return None if loop.state == "cancelled" else loop.state == "live"
+    """Whether the loop ended with a new live version that was not found worse; None if a person ended it before that could be known."""
+    if loop.state == "cancelled":
+        return None
+    return "live" in loop.steps and loop.taken_back_ms is None and not loop.worse
 
 
 def triggered(drift: Drift, traceparent: str | None) -> Loop:
@@ -118,8 +122,19 @@ def due(model: str, due: Due, at_ms: int, traceparent: str | None) -> Loop:
     )
 
 
+def decided(loop: Loop, decision: Decision, as_of_ms: int) -> Loop:
+    """Return the loop with what the policy decided at an event time, if it is for another cause than the last time."""
+    cause = "dry_run" if decision.action == "rehearse" else decision.cause
+    if loop.decisions and loop.decisions[-1].cause == cause:
+        return loop
+    now = Decided(as_of_ms, cause, decision.reason)
+    return replace(loop, decisions=(*loop.decisions, now)[-_MOST_DECISIONS:])
+
+
 def declined(loop: Loop, decision: Decision, at_ms: int) -> Loop:
-    """Write down why the policy gives no command."""
+    """Write down why the policy gives no command; of a loop that has had one, that stays its reason."""
+    if loop.command_id:
+        return loop
     return replace(_reach(loop, "declined", at_ms), reason=decision.reason)
 
 
@@ -168,11 +183,29 @@ def staged(loop: Loop, news: StageNews) -> Loop:
     state = _STAGES[news.stage]
     if state == "rolled_back" and news.person and "live" not in loop.steps:
         state = "cancelled"
-    loop = replace(loop, state=state, open=state not in _RESTING, steps={**loop.steps, state: news.at_ms})
+    steps = {**loop.steps, state: news.at_ms}
+    if state == "live":  # a version that is put back was live before
+        steps = {state: news.at_ms, **loop.steps}
+    loop = replace(loop, state=state, open=state not in _RESTING, steps=steps)
     if state not in _RESTING:
         return replace(loop, outcome="", settled_ms=None)
     settled = loop.verdict.at_ms if loop.verdict else loop.as_of_ms
     return replace(loop, outcome=_outcome(state, news), settled_ms=settled)
+
+
+def timed(before: Loop, after: Loop, closed_ms: int) -> Loop:
+    """Return the loop as it came to be, with when its version was taken back that was live till now, in event time.
+
+    `closed_ms` is how far the model's predictions are closed. They are closed with a delay, which is the same when a version goes live,
+    and so how long it was live is told by both.
+    """
+    if after.state == "live" != before.state:
+        return replace(after, live_closed_ms=closed_ms)
+    if (before.state, after.state) != ("live", "rolled_back"):
+        return after
+    settled_ms = closed_ms if before.settled_ms is None else before.settled_ms
+    since_ms = settled_ms if before.live_closed_ms is None else before.live_closed_ms
+    return replace(after, settled_ms=settled_ms, taken_back_ms=settled_ms + max(closed_ms - since_ms, 0))
 
 
 def judged(loop: Loop, verdict: Verdict) -> Loop:

@@ -2,9 +2,9 @@
 
 What the policy remembers, the loop's row and the command are one transaction that
 locks the model, so an episode that is heard twice, late or out of order gives one
-command. A refusal is written to the loop's row as a sentence, and so is what a dry
-run would have ordered. While data is bad, nothing is ordered: neither a model's own
-faults nor those of what it is made of are trained on.
+command. A refusal is written to the loop's row as a sentence, and so is another when
+its cause changes, and what a dry run would have ordered. While data is bad, nothing is
+ordered: neither a model's own faults nor those of what it is made of are trained on.
 """
 
 import logging
@@ -62,7 +62,7 @@ class Retraining:
         """Decide again about an episode that goes on, at the event time `now_ms`, in the caller's transaction.
 
         `fault` says what is bad of the data that the model is asked with, if anything is. `severity` is how severe it is
-        now, or as it was told, if that is not known. A refusal is left as it was first said.
+        now, or as it was told, if that is not known. A refusal for the same cause is left as it was first said.
 
         The first answer to a drift event is left to `answer`, so that it does not
         depend on which of the two came first.
@@ -73,11 +73,14 @@ class Retraining:
         model = self._specs.model(loop.model)
         signal = loop.drift.signal(now_ms, await self._fault(unit, model, fault), severity)
         decision = policy.reconsider(PolicySpec.of(model.spec.retrain), unit.policy, signal)
-        if decision.action != "decline":
+        if decision.action == "decline":
+            await self._decline(unit, loop, decision, now_ms)
+        else:
             with telemetry.span("reconsider drift", parent=loop.traceparent, model=loop.model):
                 drift = loop.drift
                 if decision.attempt > 1:  # a loop of its own, named by its command
                     assert decision.command_id is not None
+                    await unit.put_loop(loops.decided(loop, decision, now_ms))
                     drift = replace(drift, recorded_ms=self._clock.now_ms())
                     loop = replace(loops.triggered(drift, telemetry.traceparent()), id=decision.command_id)
                 await self._follow(unit, loop, drift.kind, drift.episode, decision, now_ms)
@@ -120,9 +123,16 @@ class Retraining:
             await self._command(unit, loop, trigger, episode, decision, as_of_ms)
         elif decision.action == "rehearse":
             await unit.save_policy(decision.state)
+            loop = loops.decided(loop, decision, as_of_ms)
             await unit.put_loop(loops.rehearsed(loop, decision, self._clock.now_ms()))
-        elif decision.cause != "duplicate":
-            await unit.put_loop(loops.declined(loop, decision, self._clock.now_ms()))
+        else:
+            await self._decline(unit, loop, decision, as_of_ms)
+
+    async def _decline(self, unit: Unit, loop: Loop, decision: Decision, as_of_ms: int) -> None:
+        """Write down why nothing is ordered, where that is news: the cause is another, and not that it was ordered before."""
+        after = loops.decided(loop, decision, as_of_ms)
+        if decision.cause != "duplicate" and after != loop:
+            await unit.put_loop(loops.declined(after, decision, self._clock.now_ms()))
 
     async def _command(
         self, unit: Unit, loop: Loop, trigger: Trigger, episode: str, decision: Decision, as_of_ms: int
@@ -143,5 +153,5 @@ class Retraining:
             changed_ms=loop.drift.changed_ms if loop.drift else None,
         )
         await unit.save_policy(decision.state)
-        await unit.put_loop(loops.commanded(loop, command))
+        await unit.put_loop(loops.commanded(loops.decided(loop, decision, as_of_ms), command))
         await unit.tell([command])

@@ -30,12 +30,15 @@ def next_look(published: Published, spec: ModelSpec) -> int:
     return published.readings[0].to_ms + spec.monitoring.revise // LOOKS[published.looks]
 
 
-async def revise(unit: Unit, model: Model, closed_ms: int) -> None:
-    """Look again at windows for which it is time, and tell what late labels have changed."""
-    read = 0
+async def revise(unit: Unit, model: Model, closed_ms: int) -> tuple[int, int]:
+    """Look again at windows for which it is time, and tell what late labels have changed.
+
+    Return how many predictions, and how many labels of predictions, there are now that were not counted when their window was told.
+    """
+    read = predictions = labels = 0
     for number, published in await unit.left_open(before_ms=closed_ms, at_most=_MOST_AT_ONCE):
         if read > MOST_ROWS:
-            return
+            break
         of = fair if published.kind == "fairness" else slicing
         rows = await _rows(unit, model, published) if published.measure == of.measure(model.spec) else None
         if rows is None:
@@ -48,6 +51,8 @@ async def revise(unit: Unit, model: Model, closed_ms: int) -> None:
             now, changed = slicing.revised(published, found)
         else:
             now, changed = slicing.corrected(model.name, published, rows, features, model.spec)
+        (rows_before, labels_before), (rows_now, labels_now) = _counted(published), _counted(now)
+        predictions, labels = predictions + rows_now - rows_before, labels + labels_now - labels_before
         if changed:
             await unit.tell(changed)
             await _keep(unit, published, changed)
@@ -56,6 +61,15 @@ async def revise(unit: Unit, model: Model, closed_ms: int) -> None:
             await unit.settle(number)
         else:
             await unit.leave_open(now, next_ms=next_look(now, model.spec), number=number)
+    return predictions, labels
+
+
+def _counted(published: Published) -> tuple[int, int]:
+    """Return of how many predictions a window tells whether they have a label, and how many have."""
+    for it in published.readings:
+        if it.name == slicing.LABELLED and not it.slice:
+            return it.rows, round((it.value or 0.0) * it.rows)
+    return 0, 0
 
 
 async def _rows(unit: Unit, model: Model, published: Published) -> list[Row] | None:

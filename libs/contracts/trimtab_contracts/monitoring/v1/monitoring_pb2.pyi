@@ -472,6 +472,37 @@ class Gain(_message.Message):
 Global___Gain: _TypeAlias = Gain  # noqa: Y015
 
 @_typing.final
+class Decided(_message.Message):
+    """What the policy answered to a loop's trigger, from then on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """called, dry_run, kind, quality, in_flight, cooldown, budget"""
+    sentence: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """event time"""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        cause: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decided: _TypeAlias = Decided  # noqa: Y015
+
+@_typing.final
 class Loop(_message.Message):
     """One pass from trigger to outcome."""
 
@@ -514,9 +545,11 @@ class Loop(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     DRIFT_AT_FIELD_NUMBER: _builtins.int
     SETTLED_AT_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_AT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     GAIN_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     FORESEEN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model: _builtins.str
@@ -527,7 +560,7 @@ class Loop(_message.Message):
     open: _builtins.bool
     """something will still happen by itself"""
     reason: _builtins.str
-    """the policy's sentence"""
+    """the policy's sentence: of its command, or its newest refusal"""
     command_id: _builtins.str
     run_id: _builtins.str
     version: _builtins.int
@@ -551,6 +584,10 @@ class Loop(_message.Message):
         """event time of the verdict or, without a trial, of the run"""
 
     @_builtins.property
+    def taken_back_at(self) -> _timestamp_pb2.Timestamp:
+        """event time at which a version was taken back that was live"""
+
+    @_builtins.property
     def steps(self) -> _containers.MessageMap[_builtins.str, _timestamp_pb2.Timestamp]:
         """wall clock at which each state was reached"""
 
@@ -561,6 +598,10 @@ class Loop(_message.Message):
     @_builtins.property
     def gain(self) -> Global___Gain:
         """once its version is live, corrected as rows come"""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decided]:
+        """the newest, oldest first: one each time the cause changed"""
 
     def __init__(
         self,
@@ -581,14 +622,16 @@ class Loop(_message.Message):
         trace_id: _builtins.str = ...,
         drift_at: _timestamp_pb2.Timestamp | None = ...,
         settled_at: _timestamp_pb2.Timestamp | None = ...,
+        taken_back_at: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Mapping[_builtins.str, _timestamp_pb2.Timestamp] | None = ...,
         cost: _common_pb2.RunCost | None = ...,
         gain: Global___Gain | None = ...,
+        decisions: _abc.Iterable[Global___Decided] | None = ...,
         foreseen: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "drift", b"drift", "drift_at", b"drift_at", "gain", b"gain", "settled_at", b"settled_at", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "drift", b"drift", "drift_at", b"drift_at", "gain", b"gain", "settled_at", b"settled_at", "taken_back_at", b"taken_back_at", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "cost", b"cost", "drift", b"drift", "drift_at", b"drift_at", "foreseen", b"foreseen", "gain", b"gain", "gates", b"gates", "id", b"id", "model", b"model", "open", b"open", "outcome", b"outcome", "reason", b"reason", "run_id", b"run_id", "settled_at", b"settled_at", "state", b"state", "steps", b"steps", "trace_id", b"trace_id", "trigger", b"trigger", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "cost", b"cost", "decisions", b"decisions", "drift", b"drift", "drift_at", b"drift_at", "foreseen", b"foreseen", "gain", b"gain", "gates", b"gates", "id", b"id", "model", b"model", "open", b"open", "outcome", b"outcome", "reason", b"reason", "run_id", b"run_id", "settled_at", b"settled_at", "state", b"state", "steps", b"steps", "taken_back_at", b"taken_back_at", "trace_id", b"trace_id", "trigger", b"trigger", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
