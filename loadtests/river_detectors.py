@@ -18,10 +18,10 @@ from river import drift
 STEPS = 7
 DETECTORS: dict[str, tuple[Callable[[float], Any], float, float]] = {
     # How it is made of its parameter, and the parameter at its most and its least sensitive.
-    "ADWIN": (lambda at: drift.ADWIN(delta=at), 0.9, 1e-6),
+    "ADWIN": (lambda at: drift.ADWIN(delta=at), 0.99, 1e-6),
     "Page-Hinkley": (lambda at: drift.PageHinkley(threshold=at, mode="up"), 0.3, 300.0),
-    "HDDM_A": (lambda at: drift.binary.HDDMA(drift_confidence=at, warning_confidence=0.99), 0.3, 1e-9),
-    "HDDM_W": (lambda at: drift.binary.HDDMW(drift_confidence=at, warning_confidence=0.99), 0.3, 1e-12),
+    "HDDM_A": (lambda at: drift.binary.HDDMA(drift_confidence=at, warning_confidence=0.99), 0.99, 1e-9),
+    "HDDM_W": (lambda at: drift.binary.HDDMW(drift_confidence=at, warning_confidence=0.99), 0.99, 1e-12),
     "DDM": (lambda at: drift.binary.DDM(drift_threshold=at, warning_threshold=0.5), 1.0, 8.0),
     "EDDM": (lambda at: drift.binary.EDDM(beta=at, alpha=0.99), 0.95, 0.3),
 }
