@@ -62,7 +62,13 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
             KafkaError("Unexpected error during coordination") if len(made) == 1 else asyncio.CancelledError
         )
         made.append(
-            Mock(start=AsyncMock(), stop=AsyncMock(), getmany=AsyncMock(side_effect=lost), subscription=set)
+            Mock(
+                start=AsyncMock(),
+                stop=AsyncMock(),
+                getmany=AsyncMock(side_effect=lost),
+                subscription=set,
+                partitions_for_topic=lambda _: {0, 1, 2},
+            )
         )
         return made[-1]
 
@@ -70,7 +76,9 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
     monkeypatch.setattr(admin, "ensure_topics", topics_made)
     monkeypatch.setattr(intake, "_BACKOFF_S", 0)
     with pytest.raises(asyncio.CancelledError):
-        await Intake("nowhere", Mock(), SpecBook(), Mock(), moved=Mock(), hold=held.append).run(ready)
+        await Intake(
+            "nowhere", Mock(), SpecBook(), Mock(), moved=Mock(), hold=lambda *of: held.append(of)
+        ).run(ready)
 
     assert ready.is_set()
     assert [each.subscribe.called for each in made] == [False, True, True]
@@ -78,7 +86,7 @@ async def test_the_intake_goes_on_with_a_consumer_of_its_own_whenever_kafka_was_
     listener = made[-1].subscribe.call_args.kwargs["listener"]
     listener.on_partitions_revoked([TopicPartition("predictions", 0)])
     listener.on_partitions_assigned([TopicPartition(topic, 2) for topic in ("events.a", "predictions")])
-    assert [list(partitions) for partitions in held] == [[2]]
+    assert held == [([2], 3)]
 
 
 def test_a_batch_is_read_row_by_row() -> None:

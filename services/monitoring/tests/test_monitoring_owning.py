@@ -23,20 +23,21 @@ def test_a_models_shard_is_the_same_everywhere_and_all_shards_have_about_as_many
 
 
 def test_instances_that_share_the_partitions_share_the_models_and_one_that_is_alone_has_all() -> None:
-    one, two = Shards(4), Shards(4)
+    one, two = Shards(), Shards()
     assert [name for name in NAMES if one.owns(name)] == []
-    assert one.hold(range(4), NAMES) == NAMES
+    assert one.hold(range(4), 4, NAMES) == NAMES
     assert not one.shared
 
-    assert one.hold([0, 3], NAMES) == []
-    theirs = two.hold([1, 2], NAMES)
+    assert one.hold([0, 3], 4, NAMES) == []
+    theirs = two.hold([1, 2], 4, NAMES)
     assert [name for name in NAMES if not one.owns(name)] == theirs != []
     assert one.shared
     assert two.shared
 
-    assert one.hold([0, 1, 2, 3], NAMES) == theirs
-    assert one.hold([3, 4], NAMES) == []
-    assert not Shards(4).shared
+    assert one.hold([0, 1, 2, 3], 4, NAMES) == theirs
+    assert one.hold([0], 1, NAMES) == []
+    assert not one.shared, "of a topic that has one partition"
+    assert not Shards().shared
 
 
 class Instance:
@@ -44,8 +45,8 @@ class Instance:
 
     def __init__(self, world: Any, *shards: int) -> None:
         self.woken: list[str] = []
-        self.shards = Shards(2)
-        self.shards.hold(shards, [])
+        self.shards = Shards()
+        self.shards.hold(shards, 2, [])
         self.moves = Moves(world.store, world.specs, self.shards, world.clock, self.woken.append)
 
 
@@ -70,7 +71,7 @@ async def test_a_model_whose_marks_another_instance_stores_is_left_alone_by_that
     await world.mark(part.times[-1] + 1)
     await owner.moves.look()
     assert owner.woken == ["m", "m"]
-    assert other.shards.hold([0, 1], world.specs.models) == ["m"]
+    assert other.shards.hold([0, 1], 2, world.specs.models) == ["m"]
 
 
 async def test_marks_that_a_look_could_not_see_are_seen_by_a_later_one_however_long_postgresql_was_away(

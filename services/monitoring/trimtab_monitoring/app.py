@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import aiohttp
-from trimtab_contracts import topics
 from trimtab_contracts.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServicer_to_server
 from trimtab_runtime import bus, outbox, rpc
 from trimtab_runtime.clock import SystemClock
@@ -55,7 +54,7 @@ async def run(config: Config) -> None:
     ):
         store, readings = PostgresStore(pool), PostgresHistory(pool)
         reports = Reports(store, workshop)
-        shards = Shards(topics.PREDICTIONS.partitions)
+        shards = Shards()
         rounds = Rounds(shards.owns)
 
         async def specs_changed() -> None:
@@ -66,8 +65,8 @@ async def run(config: Config) -> None:
         async def deployed(models: Iterable[str]) -> None:
             look_at(list(filter(shards.owns, models)))
 
-        def hold(partitions: Iterable[int]) -> None:
-            look_at(shards.hold(partitions, book.models))
+        def hold(partitions: Iterable[int], of: int) -> None:
+            look_at(shards.hold(partitions, of, book.models))
 
         def look_at(ours: Sequence[str]) -> None:
             calibrations.prepare(ours)

@@ -40,15 +40,15 @@ class Intake:
 
     def __init__(
         self, servers: str, store: Store, book: SpecBook, producer: Any,
-        *, moved: Callable[[Iterable[str]], None], hold: Callable[[Iterable[int]], None],
+        *, moved: Callable[[Iterable[str]], None], hold: Callable[[Iterable[int], int], None],
     ) -> None:  # fmt: skip
-        """`moved` is called with the streams whose marks have moved, `hold` with the partitions of the predictions that are ours from then on."""
+        """`moved` is called with the streams whose marks have moved, `hold` with the partitions of the predictions that are ours from then on, and how many there are."""
         self._servers = servers
         self._store = store
         self._book = book
         self._producer = producer
         self._moved = moved
-        self._assigned = _Assigned(hold)
+        self._hold = hold
         self._specs_changed = True
         self._readers: dict[str, list[LabelReader]] = {}
 
@@ -96,7 +96,7 @@ class Intake:
         }
         heard = {topics.PREDICTIONS.name, *self._readers}
         if heard != consumer.subscription():
-            consumer.subscribe(list(heard), listener=self._assigned)
+            consumer.subscribe(list(heard), listener=_Assigned(consumer, self._hold))
 
     async def _take(self, batch: Sequence[Any]) -> None:
         """Store the records of `batch`, or bury those that cannot be."""
@@ -162,7 +162,8 @@ class Intake:
 class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
     """Says which partitions of the predictions are ours, until the group says otherwise."""
 
-    def __init__(self, hold: Callable[[Iterable[int]], None]) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, hold: Callable[[Iterable[int], int], None]) -> None:
+        self._consumer = consumer
         self._hold = hold
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -170,7 +171,9 @@ class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Hold what is ours, all of it."""
-        self._hold(place.partition for place in assigned if place.topic == topics.PREDICTIONS.name)
+        ours = [place.partition for place in assigned if place.topic == topics.PREDICTIONS.name]
+        known = self._consumer.partitions_for_topic(topics.PREDICTIONS.name)
+        self._hold(ours, len(known) if known else topics.PREDICTIONS.partitions)
 
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:

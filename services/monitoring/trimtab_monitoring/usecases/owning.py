@@ -38,10 +38,10 @@ def shard_of(name: str, shards: int) -> int:
 
 
 class Shards:
-    """What this instance holds of the shards: nothing until it is told."""
+    """What this instance holds of the shards: nothing until it is told, for then it is not known how many there are."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self) -> None:
+        self._count = 1
         self._held: frozenset[int] = frozenset()
 
     @property
@@ -53,10 +53,10 @@ class Shards:
         """Return whether a model, or a label stream, is ours."""
         return shard_of(name, self._count) in self._held
 
-    def hold(self, shards: Iterable[int], names: Collection[str]) -> list[str]:
-        """Hold `shards` and no other from now on, and return those of `names` that have become ours."""
+    def hold(self, shards: Iterable[int], of: int, names: Collection[str]) -> list[str]:
+        """Hold `shards` and no other from now on, of so many, and return those of `names` that have become ours."""
         before = {name for name in names if self.owns(name)}
-        self._held = frozenset(shards) & frozenset(range(self._count))
+        self._count, self._held = of, frozenset(shards)
         return [name for name in names if name not in before and self.owns(name)]
 
 
