@@ -66,7 +66,7 @@ def summary(loops: Sequence[Loop]) -> list[Delivery]:
 def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
     commanded = [loop for loop in loops if loop.command_id]
     live = [loop for loop in loops if _went_live(loop)]
-    vain = [loop for loop in commanded if loop.state in ("failed", "refused")]
+    vain = [loop for loop in commanded if loop.state in ("failed", "refused") and not _went_live(loop)]
     back = [loop for loop in loops if loop.state == "rolled_back" or loop.HasField("taken_back_at")]
     done = len(live) + sum(not _went_live(loop) for loop in back)
     times = [at for loop in loops if (at := _event_ms(loop)) is not None]
@@ -84,7 +84,7 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
         lead_time_ms=_median(
             from_timestamp(loop.settled_at) - from_timestamp(loop.drift_at)
             for loop in live
-            if loop.HasField("settled_at") and loop.HasField("drift_at")
+            if loop.HasField("settled_at") and loop.HasField("drift_at") and _settled_live(loop)
         ),
         work_ms=_median(
             from_timestamp(loop.steps["live"]) - from_timestamp(loop.steps["triggered"])
@@ -102,6 +102,11 @@ def _figures(model: str, loops: Sequence[Loop]) -> Delivery:
 
 def _went_live(loop: Loop) -> bool:
     return loop.state == "live" or "live" in loop.steps
+
+
+def _settled_live(loop: Loop) -> bool:
+    """Whether a loop was settled by its version's going live, and not by a later trial of it."""
+    return loop.state == "live" or loop.HasField("taken_back_at")
 
 
 def _restored(loops: Iterable[Loop]) -> list[int]:

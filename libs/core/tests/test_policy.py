@@ -339,3 +339,19 @@ def test_a_retrain_that_turns_out_not_to_have_helped_after_a_later_one_did_stops
 
     assert (in_flight.failures, in_flight.in_flight) == (1, command_id("e2", 1))
     assert outcome(helped, False, 16 * DAY, command_id("e1", 1)).failures == 0
+
+
+@pytest.mark.parametrize("order", [("e2", "e3"), ("e3", "e2")])
+def test_two_retrains_that_turn_out_not_to_have_helped_count_alike_in_either_order(
+    order: tuple[str, ...],
+) -> None:
+    state = after_a_retrain(helped=False)
+    for day, episode in ((14, "e2"), (30, "e3")):
+        state = outcome(decide(SPEC, state, a_signal(episode, day)).state, True, (day + 1) * DAY)
+    assert state.failures == 0
+
+    for episode in order:
+        state = outcome(state, False, 40 * DAY, command_id(episode, 1))
+
+    assert state.failures == 3
+    assert all(not answer.forgiven for answer in state.answers)

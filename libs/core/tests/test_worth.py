@@ -144,6 +144,22 @@ def test_a_version_is_clearly_worse_when_as_many_rows_as_it_is_held_against_say_
     assert is_worse(found, 10.0, 0.05) is worse
 
 
+@pytest.mark.parametrize("a_batch", [1, 150, 2_200])
+def test_whether_a_version_is_clearly_worse_does_not_depend_on_batches(a_batch: int) -> None:
+    before = rows(0, 100, version=1, generation=1), 1.0
+    bad, good = (
+        (rows(100, 200, version=2, generation=2), 3.0),
+        (rows(300, 2_000, version=2, generation=2), 0.1),
+    )
+    losses = np.concatenate([np.full(len(part), loss) for part, loss in (bad, good)])
+    earning, _ = lived(before)
+    for first in range(0, losses.size, a_batch):
+        batch = [*bad[0], *good[0]][first : first + a_batch]
+        earning, _ = take(earning, batch, losses[first : first + a_batch], (), 500)
+
+    assert is_worse(earning, 10.0, 0.05) is True
+
+
 def test_what_both_answered_says_at_once_whether_a_version_is_worse() -> None:
     parts = (rows(0, 300, version=1, generation=1), 3.0), (rows(300, 1, version=2, generation=4), 9.0)
     better, _ = lived(*parts, trial=a_trial())
@@ -158,6 +174,6 @@ def test_a_version_as_good_is_called_worse_as_seldom_as_is_stated() -> None:
     rng, called = np.random.default_rng(5), 0
     for _ in range(4_000):
         before, since = rng.binomial(200, 0.2, 2).tolist()
-        held = Earning(2, before=1, before_mean=before / 200, before_rows=200, labelled=200, total=since)
+        held = Earning(2, before=1, before_mean=before / 200, before_rows=200, even_total=since)
         called += bool(is_worse(held, 1.0, 0.05))
     assert 0.03 < called / 4_000 < 0.065

@@ -69,6 +69,15 @@ class DriftSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class Futile:
+    """Retrains in a row that a sort of drift called for and that did not help."""
+
+    times: int
+    severity: float
+    """The greatest that called for one of them; 0 if that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A command that was given for an episode, and what came of it."""
 
@@ -81,15 +90,8 @@ class Answer:
     severity: float = 0.0
     sort: str = ""
     """Of its signal; empty in what was kept before it was told: the kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Futile:
-    """Retrains in a row that a sort of drift called for and that did not help."""
-
-    times: int
-    severity: float
-    """The greatest that called for one of them; 0 if that is not known."""
+    forgiven: dict[str, Futile] = field(default_factory=dict)
+    """What it put an end to by helping; it stands again if this turns out not to have helped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,6 @@ class PolicyState:
     """By dry runs since the last command, oldest first; nothing but another dry run reads it."""
     futile: dict[str, Futile] = field(default_factory=dict)
     """Since one helped, by sort of drift."""
-    forgiven: dict[str, Futile] = field(default_factory=dict)
-    """What the last one that helped put an end to; it stands again if that one turns out not to have helped."""
 
     @property
     def failures(self) -> int:
@@ -174,43 +174,52 @@ def outcome(state: PolicyState, helped: bool | None, at: float, command: str | N
     if state.in_flight is None or command not in (None, state.in_flight):
         return state if helped is not False else _undone(state, command)
     given = next((answer for answer in state.answers if answer.command_id == state.in_flight), None)
-    ended = replace(_marked(state, state.in_flight, helped=bool(helped)), in_flight=None, last_outcome_at=at)
+    forgiven = state.futile if helped else {}
+    ended = _marked(state, state.in_flight, helped=bool(helped), forgiven=forgiven)
+    ended = replace(ended, in_flight=None, last_outcome_at=at)
     if helped:
-        return replace(ended, futile={}, forgiven=state.futile)
-    return ended if helped is None or given is None else _in_vain(ended, given)
+        return replace(ended, futile={})
+    if helped is None or given is None:
+        return ended
+    return replace(ended, futile=_in_vain(state.futile, given))
 
 
 def _undone(state: PolicyState, command: str | None) -> PolicyState:
     """Return the state as if the retrain of `command`, which was taken to have helped, had not."""
     helped = [answer for answer in state.answers if answer.helped]
-    given = next((answer for answer in helped if answer.command_id == command), None)
-    if given is None:
+    at = next((at for at, answer in enumerate(helped) if answer.command_id == command), None)
+    if at is None:
         return state
-    state = _marked(state, given.command_id, helped=False)
-    if given is not helped[-1]:
-        return state  # a later one helped, which ends what was in a row
-    futile = dict(state.forgiven)
-    for sort, since in state.futile.items():
-        before = futile.get(sort, Futile(0, 0.0))
-        futile[sort] = Futile(before.times + since.times, max(before.severity, since.severity))
-    return _in_vain(replace(state, futile=futile, forgiven={}), given)
+    stands = _in_vain(helped[at].forgiven, helped[at])
+    state = _marked(state, helped[at].command_id, helped=False, forgiven={})
+    if at + 1 == len(helped):
+        return replace(state, futile=_summed(stands, state.futile))
+    later = helped[at + 1]  # which ends what was in a row, unless it did not help either
+    return _marked(state, later.command_id, helped=True, forgiven=_summed(stands, later.forgiven))
 
 
-def _marked(state: PolicyState, command: str, *, helped: bool) -> PolicyState:
+def _marked(state: PolicyState, command: str, *, helped: bool, forgiven: dict[str, Futile]) -> PolicyState:
     answers = (
-        replace(answer, helped=helped) if answer.command_id == command else answer for answer in state.answers
+        replace(answer, helped=helped, forgiven=forgiven) if answer.command_id == command else answer
+        for answer in state.answers
     )
     return replace(state, answers=tuple(answers))
 
 
-def _in_vain(state: PolicyState, given: Answer) -> PolicyState:
+def _in_vain(futile: dict[str, Futile], given: Answer) -> dict[str, Futile]:
     """Count a retrain that did not help, if drift called for it."""
     if given.kind in get_args(DueKind):
-        return state
-    sort = given.sort or given.kind
-    before = state.futile.get(sort, Futile(0, 0.0))
-    futile = Futile(before.times + 1, max(before.severity, given.severity))
-    return replace(state, futile=state.futile | {sort: futile})
+        return futile
+    return _summed(futile, {given.sort or given.kind: Futile(1, given.severity)})
+
+
+def _summed(first: dict[str, Futile], then: dict[str, Futile]) -> dict[str, Futile]:
+    """Return what did not help in a row, then after first."""
+    found = dict(first)
+    for sort, since in then.items():
+        before = found.get(sort, Futile(0, 0.0))
+        found[sort] = Futile(before.times + since.times, max(before.severity, since.severity))
+    return found
 
 
 def _decide(spec: PolicySpec, state: PolicyState, signal: DriftSignal, *, may_try_again: bool) -> Decision:

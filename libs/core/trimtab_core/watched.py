@@ -245,6 +245,8 @@ class Earning:
     labelled: int = 0
     total: float = 0.0
     """Of the labelled rows' losses."""
+    even_total: float | None = None
+    """The same at the row with which they were as many as those of the version before; None until then."""
     last_rows: int = 0
     last_total: float = 0.0
     """Of the last full window of labelled rows."""

@@ -96,11 +96,11 @@ def is_worse(earning: Earning, most: float, alpha: float) -> bool | None:
     """
     if earning.paired is not None:
         return earning.paired.high < 0
-    if earning.before_mean is None or not 0 < earning.before_rows <= earning.labelled:
+    if earning.before_mean is None or earning.even_total is None:
         return None
-    sides = ((earning.before_mean, earning.before_rows), (earning.total / earning.labelled, earning.labelled))
-    error = sqrt(sum(max(mean * (most - mean), 0.0) / rows for mean, rows in sides))
-    return sides[1][0] - sides[0][0] > NormalDist().inv_cdf(1 - alpha) * error
+    was, now = earning.before_mean, earning.even_total / earning.before_rows
+    error = sqrt(sum(max(mean * (most - mean), 0.0) / earning.before_rows for mean in (was, now)))
+    return now - was > NormalDist().inv_cdf(1 - alpha) * error
 
 
 def is_due(earning: Earning) -> bool:
@@ -134,8 +134,8 @@ def _added(
     (known,) = np.nonzero(mine & np.isfinite(losses))
     last_rows, last_total = earning.last_rows, earning.last_total
     filling_rows, filling_total, filling_ms = earning.filling_rows, earning.filling_total, earning.filling_ms
-    total = earning.total
-    for at in known.tolist():
+    total, even_total = earning.total, earning.even_total
+    for labelled, at in enumerate(known.tolist(), earning.labelled + 1):
         stretch_ms = rows[at].at_ms // every_ms * every_ms if every_ms else 0
         # A window by time is full with the first row after it; one with too few rows goes on.
         full = (
@@ -149,11 +149,14 @@ def _added(
             filling_ms = stretch_ms
         value = float(losses[at])
         total, filling_rows, filling_total = total + value, filling_rows + 1, filling_total + value
+        if labelled == earning.before_rows:
+            even_total = total
     return replace(
         earning,
         rows=earning.rows + int(mine.sum()),
         labelled=earning.labelled + len(known),
         total=total,
+        even_total=even_total,
         last_rows=last_rows,
         last_total=last_total,
         filling_rows=filling_rows,

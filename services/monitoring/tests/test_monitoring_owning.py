@@ -102,6 +102,34 @@ async def test_marks_that_a_look_could_not_see_are_seen_by_a_later_one_however_l
         task.cancel()
 
 
+async def test_who_becomes_alone_looks_once_more_for_what_others_stored_before_they_left(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owning, "LOOK_S", 0.0)
+    owner, looks, look = Instance(world, shard_of("m", 2)), list[bool](), world.memory.moves
+
+    async def moves(*, since_ms: int) -> Any:
+        looks.append(owner.shards.shared)
+        return await look(since_ms=since_ms)
+
+    monkeypatch.setattr(world.memory, "moves", moves)
+
+    async def looked() -> bool:
+        return bool(looks)
+
+    async def woken() -> bool:
+        return owner.woken == ["m"]
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(owner.moves.work())
+        await eventually(looked, what="a look")
+        await world.mark(1)
+        assert owner.shards.hold([0, 1], 2, ["m"]) == []
+        await eventually(woken, what="the model woken")
+        task.cancel()
+    assert looks.count(False) <= 1
+
+
 async def test_who_is_alone_asks_nothing_and_wakes_what_it_hears_of(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

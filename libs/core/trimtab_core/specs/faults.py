@@ -1,6 +1,6 @@
 """What is wrong with a document, all of it, in sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from typing import Annotated, Any, Final, get_args
@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from trimtab_core.specs.base import Place, Spec, shown_value
 from trimtab_core.specs.gates import OneGate, gate_of
 from trimtab_core.specs.resources import KINDS, PROJECT_TESTS, AnyResource, parse
+
+_RULES: Final[Place] = ("spec", "alerts", "rules")
 
 
 def faults(error: ValidationError, kind: str, document: Mapping[str, Any]) -> list[tuple[Place, str]]:
@@ -35,26 +37,41 @@ def read_back(kind: str, document: Mapping[str, Any]) -> tuple[AnyResource, list
         KeyError: there is no such kind.
     """
     left: dict[str, Any] = deepcopy(dict(document))
-    told: list[tuple[Place, str]] = []
+    told, rules = list[tuple[Place, str]](), list(range(_rules(left)))
     while True:  # what is left out may be asked for by what was right with it
         try:
             return parse(kind, left), told
         except ValidationError as error:
             wrong = faults(error, kind, left)
-            if not _leave_out(left, [place for place, _ in wrong]):
+            refused = {place[3] for place, _ in wrong if place[:3] == _RULES and len(place) > 3}
+            if not _leave_out(left, refused, wrong):
                 raise
-            told += wrong
+            told += [(_numbered(place, rules), said) for place, said in wrong]
+            rules = [number for at, number in enumerate(rules) if at not in refused]
 
 
-def _leave_out(document: dict[str, Any], places: Sequence[Place]) -> bool:
-    """Take the alert rules and the parts of monitoring at `places` out of a model, and return whether there were any."""
-    rules = {place[3] for place in places if place[:3] == ("spec", "alerts", "rules") and len(place) > 3}
+def _rules(document: Mapping[str, Any]) -> int:
+    """Return how many alert rules a document has, if it is of a model that has any."""
+    with suppress(AttributeError, TypeError):
+        return len(document["spec"].get("alerts", {}).get("rules", ()))
+    return 0
+
+
+def _leave_out(document: dict[str, Any], rules: Collection[Any], wrong: Sequence[tuple[Place, str]]) -> bool:
+    """Take the alert `rules` and the parts of monitoring that are wrong out of a model, and return whether there were any."""
     if rules:
         held = document["spec"]["alerts"]["rules"]
         document["spec"]["alerts"]["rules"] = [rule for at, rule in enumerate(held) if at not in rules]
-    watched = {place[2] for place in places if place[:2] == ("spec", "monitoring") and len(place) > 2}
+    watched = {place[2] for place, _ in wrong if place[:2] == ("spec", "monitoring") and len(place) > 2}
     gone = [name for name in watched if document["spec"]["monitoring"].pop(name, None) is not None]
     return bool(rules or gone)
+
+
+def _numbered(place: Place, rules: Sequence[int]) -> Place:
+    """Return a place with an alert rule as the whole document numbers it, of which `rules` are left."""
+    if place[:3] != _RULES or len(place) < 4:
+        return place
+    return (*_RULES, rules[int(place[3])], *place[4:])
 
 
 def _place(fault: Any) -> Place:

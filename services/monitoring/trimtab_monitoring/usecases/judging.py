@@ -130,9 +130,9 @@ async def _tell_gains(unit: Unit, model: Model, replaced: Sequence[Earning], liv
     """
     for each in (*replaced, live):
         found = worth.gain(each, model.spec.judged_by)
-        if found is None or (each is live and not worth.is_due(live)):
-            continue
         worse = None if each.weighed else worth.is_worse(each, model.spec.most, model.spec.rollout.alpha)
+        if found is None or (each is live and worse is None and not worth.is_due(live)):
+            continue
         if (loop := await unit.loop_of(each.version)) is not None:
             loop = replace(loop, gain=found, worse=loop.worse or bool(worse))
             await unit.put_loop(loop)

@@ -92,17 +92,23 @@ class Moves:
             self._wake(name)
 
     async def work(self) -> None:
-        """Look each second, and less often where that takes long, until cancelled; an instance that is alone has heard it all."""
-        loop, took = asyncio.get_running_loop(), 0.0
+        """Look each second, and less often where that takes long, until cancelled.
+
+        An instance that is alone hears it all; one that has become so looks once more, for what others stored before.
+        """
+        loop, took, others = asyncio.get_running_loop(), 0.0, False
         while True:
             await asyncio.sleep(min(max(LOOK_S, took / _SHARE), _MOST_S))
-            if self._shards.shared:
-                began = loop.time()
-                try:
-                    await self.look()
-                except Unavailable as error:
-                    log.warning("marks of other instances are not looked at: %s", error)
-                took = loop.time() - began
+            shared = self._shards.shared
+            if not (shared or others):
+                continue
+            began, others = loop.time(), True
+            try:
+                await self.look()
+                others = shared
+            except Unavailable as error:
+                log.warning("marks of other instances are not looked at: %s", error)
+            took = loop.time() - began
 
     async def look(self) -> None:
         """Wake what has moved since the last look, whoever stored it; at first, whatever has marks.
