@@ -362,6 +362,8 @@ class Living:
     def _look_again(self, alarm: Alarm, now_ms: int, severity: float | None) -> None:
         signal = alarm.drift.signal(now_ms, quality.blocking(self._watch.faults), severity)
         decision = policy.reconsider(self._strategy.policy, self._policy, signal)
+        if decision.action == "decline" and decision.cause != alarm.cause and not alarm.commands:
+            alarm.said, alarm.cause = decision.reason, decision.cause
         self._follow(decision, signal, now_ms, alarm)
 
     def _due(self, due: Due) -> None:
