@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_core.drift import Bins, Counts, Reference, added
+from trimtab_core.naming import listed
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.float32]
@@ -41,7 +42,7 @@ class Tree(NamedTuple):
     @property
     def name(self) -> str:
         """The tree as evidence names it."""
-        return f"{', '.join(self.features[:-1])} and {self.features[-1]}"
+        return listed(self.features)
 
 
 @dataclass(frozen=True, slots=True)

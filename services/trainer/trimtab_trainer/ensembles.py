@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from google.protobuf import json_format
 from trimtab_contracts.registry.v1.registry_pb2 import Member, VersionRef
 from trimtab_contracts.training.v1.training_pb2 import RegisteredModel, RunEvent
+from trimtab_core.naming import listed
 from trimtab_runtime.clock import from_timestamp
 
 from trimtab_trainer.errors import BadEnsemble, UnknownRun
@@ -40,7 +41,7 @@ async def ensemble(store: Store, model: str, members: Sequence[Member]) -> Regis
     return RegisteredModel(
         parts=parts,
         trained_to=max((part.version.trained_to for part in parts), key=from_timestamp),
-        origin=f"versions {', '.join(said[:-1])} and {said[-1]}",
+        origin=f"versions {listed(said)}",
     )
 
 
