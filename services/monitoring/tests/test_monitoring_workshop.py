@@ -42,6 +42,12 @@ def window(rows: int = 120) -> list[Row]:
     ]
 
 
+def score(path: Path, name: str) -> Any:
+    """Return what a report says of a metric of Evidently's, None where it does not."""
+    metrics = json.loads(path.with_suffix(".json").read_text())["metrics"]
+    return next((each["value"] for each in metrics if each["metric_name"].startswith(f"{name}(")), None)
+
+
 async def test_a_calibration_in_a_child_is_the_one_made_here(
     reference: dict[str, Any], world: Any, tmp_path: Path
 ) -> None:
@@ -80,16 +86,23 @@ async def test_a_reference_that_is_none_is_refused_in_a_sentence(world: Any, tmp
         await workshop.calibrate(StoredFile(str(tmp_path / "nowhere"), put.digest, put.size), settings)
 
 
-async def test_a_report_is_html_and_json_where_it_was_promised(stored: StoredFile, tmp_path: Path) -> None:
+async def test_a_report_is_html_and_json_where_it_was_promised(
+    reference: dict[str, Any], tmp_path: Path
+) -> None:
+    stored = a_file(reference | {"label": reference["prediction"]}, tmp_path)
     path = tmp_path / "reports" / "m" / "e.html"
     order = ReportOrder("e", "m", 1, LabelStream("s", "id", "y", 1), 0, 120, str(path))
-    rows = [row._replace(features=np.array([1.0, np.nan]).tobytes()) for row in window()]
+    gone = np.array([1.0, np.nan]).tobytes()
+    rows = [
+        row._replace(features=gone, label=row.champion + 2 if row.at_ms < 60 else None) for row in window()
+    ]
 
     await Workshop(tmp_path / "state").report(order, rows, FEATURES, stored)
 
     assert "request.x" in path.read_text()
     shown = json.dumps(json.loads(path.with_suffix(".json").read_text()))
     assert "request.x" in shown
+    assert score(path, "MAE") == {"mean": 2.0, "std": 0.0}  # of those that have a label
     assert "request.z" not in shown  # it has no value on one side, which Evidently cannot show
     assert sorted(it.name for it in path.parent.iterdir()) == ["e.html", "e.json"]
     workshop = Workshop(tmp_path / "state")
@@ -103,13 +116,9 @@ async def test_a_report_of_classes_and_categories_shows_them_by_name_and_leaves_
     path, stream = tmp_path / "e.html", LabelStream("s", "id", "y", 1, ("low", "middle", "high"))
     said = np.arange(len(reference["prediction"])) % 3.0
     texts = {"request.kind": ["taxi", "van"] * (len(said) // 2), "text(request.note)": ["so so"] * len(said)}
-    stored = a_file(reference | {"prediction": said} | texts, tmp_path)
-    order = ReportOrder("e", "m", 1, stream, 0, 120, str(path))
-    chances = np.array([0, 0, 1.0]).tobytes()
-    rows = [
-        row._replace(champion=2.0, champion_probabilities=chances, texts=b'["van", "so so"]')
-        for row in window()
-    ]
+    stored = a_file(reference | {"prediction": said, "label": said} | texts, tmp_path)
+    order = ReportOrder("e", "m", 1, stream, 0, 120, str(path), "multiclass")
+    rows = [row._replace(champion=2.0, label=row.at_ms % 3.0, texts=b'["van", "so so"]') for row in window()]
 
     await Workshop(tmp_path / "state").report(order, rows, (*FEATURES, *texts), stored)
 
@@ -117,6 +126,32 @@ async def test_a_report_of_classes_and_categories_shows_them_by_name_and_leaves_
     assert '"high"' in shown and '"middle"' in shown
     assert '"taxi"' in shown and '"van"' in shown
     assert "so so" not in shown
+    assert score(path, "Accuracy") == pytest.approx(1 / 3)
+    assert score(path, "RecallByLabel") == {"low": 0, "middle": 0, "high": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "positives", "accuracy"),
+    [
+        (LabelStream("s", "id", "y", 1), 30, 0.25),
+        (LabelStream("s", "id", "y", 1, wanted=True), 30, None),
+        (LabelStream("s", "id", "y", 1, ("no", "yes")), 0, None),
+    ],
+    ids=["of all", "of wanted rows alone", "all alike"],
+)
+async def test_a_report_scores_predictions_where_their_labels_say_something_of_all(
+    reference: dict[str, Any], tmp_path: Path, labels: LabelStream, positives: int, accuracy: float | None
+) -> None:
+    yes = np.arange(len(reference["prediction"])) % 2.0
+    stored = a_file(reference | {"prediction": (yes + 0.5) / 2, "label": yes}, tmp_path)
+    rows = [row._replace(champion=0.9, label=float(row.at_ms < positives)) for row in window()]
+    path = tmp_path / "e.html"
+
+    html, said = await Workshop(tmp_path / "state").draw("binary", labels, rows, FEATURES, stored)
+
+    path.with_suffix(".json").write_bytes(said)
+    assert score(path, "Accuracy") == accuracy
+    assert b"request.x" in html
 
 
 async def test_a_report_of_columns_that_nobody_shares_cannot_be_made(

@@ -1,72 +1,98 @@
 """The child process of a report: `python -m trimtab_monitoring.report FOLDER PARENT`.
 
-It reads `window.npz`, `reference.arrow` and, of a prediction that is a class, the names
-of `classes.json` from its folder and writes `report.html` and `report.json`: Evidently's
-account of the window beside a sample of the reference. It decides nothing; what was decided, and at which levels, is in the drift event.
+It reads `window.npz`, `reference.arrow` and, in `about.json`, the task and the names of classes from its folder and writes
+`report.html` and `report.json`: Evidently's account of the window beside a sample of the reference, and where both have
+labels, of how well they were told. It decides nothing; what was decided, and at which levels, is in the drift event.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from trimtab_core.drift import Column, missing
 from trimtab_core.features import are_words
+from trimtab_core.losses import Task
 from trimtab_runtime.parent import die_with
-from trimtab_runtime.reports import report
+from trimtab_runtime.reports import LABEL, PREDICTION, report
 
 from trimtab_monitoring.config import NICE
 from trimtab_monitoring.reference import read_reference
 
-_SAID = "prediction"
 _SAMPLE = 2_000
 """Reference rows that are shown at most, evenly spaced."""
-_LEFT_OUT = frozenset({"loss", "event_time_ms", "key", "label"})
+_LEFT_OUT = frozenset({"loss", "event_time_ms", "key"})
+_YES_OR_NO = ("0", "1")
 
 
 def main(folder: Path) -> int:
     """Make the report in `folder`."""
-    window, reference = dict(np.load(folder / "window.npz")), read_reference(folder / "reference.arrow")
+    window, reference = (
+        dict(np.load(folder / "window.npz")),
+        _sampled(read_reference(folder / "reference.arrow")),
+    )
     shown = [name for name in reference if name not in _LEFT_OUT and _is_shown(window, reference, name)]
     if not shown:
         print("no column has values on both sides: there is nothing to show", file=sys.stderr)
         return 1
-    classes = json.loads((folder / "classes.json").read_text())
-    _write(folder, *(_frame(columns, shown, classes) for columns in (window, reference)))
+    about = json.loads((folder / "about.json").read_text())
+    task, classes = about["task"], about["classes"] or _YES_OR_NO
+    current, before = (_frame(columns, shown, task, classes) for columns in (window, reference))
+    _write(folder, current, before, task, classes[-1])
     return 0
 
 
-def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame) -> None:
+def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame, task: Task, positive: str) -> None:
+    numbers = [str(name) for name in reference.select_dtypes("number")]
     made = report(
         ["DataDriftPreset", "DataSummaryPreset"],
         current,
-        reference.iloc[_evenly(len(reference))],
-        numerical_columns=[str(name) for name in reference.select_dtypes("number")],
-        categorical_columns=[str(name) for name in reference.select_dtypes(exclude="number")],
+        reference,
+        scored=task if {LABEL, PREDICTION} <= set(reference) else None,
+        positive=positive,
+        numerical_columns=numbers,
+        categorical_columns=[str(name) for name in reference if name not in numbers],
     )
     made.save_html(str(folder / "report.html"))
     made.save_json(str(folder / "report.json"))
 
 
 def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str) -> bool:
-    """Return whether there is something to show of a column; of words Evidently would show each text as a category."""
+    """Return whether there is something to show of a column.
+
+    Of words Evidently would show each text as a category, and of labels that are all alike it can compute no score.
+    """
     if name not in window or are_words(name):
         return False
+    if name == LABEL:
+        return all(len(np.unique(columns[name][_scored(columns)])) > 1 for columns in (window, reference))
     return all(not missing(columns[name]).all() for columns in (window, reference))
 
 
-def _frame(columns: dict[str, Column], shown: list[str], classes: list[str]) -> pd.DataFrame:
-    """Return the columns that are shown; of a prediction that is the number of one of `classes`, their names."""
+def _scored(columns: dict[str, Column]) -> NDArray[np.bool_]:
+    """Return which rows have a label and a prediction."""
+    return ~missing(columns[LABEL]) & ~missing(columns[PREDICTION])
+
+
+def _frame(columns: dict[str, Column], shown: list[str], task: Task, classes: Sequence[str]) -> pd.DataFrame:
+    """Return the columns that are shown; of a number of one of `classes`, their names."""
     frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
-    if classes and _SAID in shown:
-        frame[_SAID] = frame[_SAID].map(lambda said: classes[int(said)] if said == said else None)
+    if LABEL in shown:
+        frame[LABEL] = frame[LABEL].where(_scored(columns))
+    for name in {"regression": (), "binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}[task]:
+        if name in shown:
+            frame[name] = frame[name].map(lambda number: classes[int(number)] if number == number else None)
     return frame
 
 
-def _evenly(rows: int) -> np.ndarray:
-    return np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(int))
+def _sampled(reference: dict[str, Column]) -> dict[str, Column]:
+    rows = min((len(column) for column in reference.values()), default=0)
+    at = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(int))
+    return {name: column[at] for name, column in reference.items()}
 
 
 if __name__ == "__main__":

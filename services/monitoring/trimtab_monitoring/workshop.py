@@ -18,13 +18,15 @@ import msgspec
 import numpy as np
 from trimtab_core import windows
 from trimtab_core.baseline import Calibration, Settings
+from trimtab_core.losses import Task
 from trimtab_core.watched import Row
 from trimtab_runtime import artifacts
 from trimtab_runtime.errors import Rejected
+from trimtab_runtime.reports import LABEL
 
 from trimtab_monitoring import messages
 from trimtab_monitoring.errors import Overwhelmed
-from trimtab_monitoring.usecases.entities import ReportOrder, StoredFile
+from trimtab_monitoring.usecases.entities import LabelStream, ReportOrder, StoredFile
 
 _PATIENCE_S = 600.0
 _LAST_WORDS = 500
@@ -65,7 +67,7 @@ class Workshop:
             Unavailable: the reference cannot be read now.
             Overwhelmed: the work took too long, or was killed.
         """
-        html, json_ = await self.draw(order.labels.classes, rows, features, reference)
+        html, json_ = await self.draw(order.task, order.labels, rows, features, reference)
         path = Path(order.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         for suffix, content in ((".json", json_), (".html", html)):
@@ -74,9 +76,16 @@ class Workshop:
             made.rename(path.with_suffix(suffix))
 
     async def draw(
-        self, classes: Sequence[str], rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+        self,
+        task: Task,
+        labels: LabelStream,
+        rows: Sequence[Row],
+        features: Sequence[str],
+        reference: StoredFile,
     ) -> tuple[bytes, bytes]:
         """Return the report of `rows` beside the reference, as HTML and as JSON; it waits for one that is being made.
+
+        Labels that come for wanted rows alone are left out: of rows that were chosen a mean says nothing of the rest.
 
         Raises:
             Corrupt, CannotBeDone: it cannot be made of these.
@@ -88,10 +97,11 @@ class Workshop:
             with _folder(self._folder) as folder:
                 (folder / "reference.arrow").write_bytes(content)
                 found = windows.columns(rows, features)
+                if not labels.wanted:
+                    found[LABEL] = np.array([np.nan if row.label is None else row.label for row in rows])
                 texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
                 np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]
-                of_classes = any(row.champion_probabilities for row in rows)
-                (folder / "classes.json").write_text(json.dumps(classes if of_classes else []))
+                (folder / "about.json").write_text(json.dumps({"task": task, "classes": labels.classes}))
                 await _run("trimtab_monitoring.report", folder)
                 return (folder / "report.html").read_bytes(), (folder / "report.json").read_bytes()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from trimtab_core.losses import Task
 from trimtab_core.timestamps import iso
 from trimtab_core.watched import Row
 
@@ -32,7 +33,12 @@ class Drawer(Protocol):
     """Makes reports, away from this process's loop."""
 
     async def draw(
-        self, classes: Sequence[str], rows: Sequence[Row], features: Sequence[str], reference: StoredFile
+        self,
+        task: Task,
+        labels: LabelStream,
+        rows: Sequence[Row],
+        features: Sequence[str],
+        reference: StoredFile,
     ) -> tuple[bytes, bytes]:
         """Return the report of `rows` beside the reference, as HTML and as JSON.
 
@@ -87,7 +93,9 @@ class OnDemand:
                 f"no prediction of version {version.number} of {name!r} is stored{_between(since_ms, until_ms)}: "
                 "ask it for some, or name another time"
             )
-        html, json = await self._drawer.draw(labels.classes, found, version.features, version.reference)
+        html, json = await self._drawer.draw(
+            model.spec.task, labels, found, version.features, version.reference
+        )
         return Report(version.number, len(found), found[0].at_ms, found[-1].at_ms, html, json)
 
     async def of_episode(self, name: str, episode: str) -> Report:
@@ -123,7 +131,9 @@ class OnDemand:
                 f"the report of episode {loop.id!r} is not in the data folder of the monitor that answers, and the {gone} no longer "
                 "stored: ask a monitor that has it, and let all of them share one TRIMTAB_DATA_DIR"
             )
-        html, json = await self._drawer.draw(order.labels.classes, rows, version.features, version.reference)
+        html, json = await self._drawer.draw(
+            order.task, order.labels, rows, version.features, version.reference
+        )
         return Report(drift.version, len(rows), rows[0].at_ms, rows[-1].at_ms, html, json)
 
 
