@@ -656,16 +656,13 @@ def fleet(table: Table, directory: Path) -> None:
             f"{cost.stored:.0f} µs to store, {cost.closed:.0f} µs to join, window and judge",
         )
     one, few, many = found[len(spread) :]
-    times = many.whole / few.whole
-    table.tell(
-        "a prediction of one of 16,000 models, ten each at a time, of a single one, 1,000 at a time, windows of 50",
-        f"{many.whole / one.whole:.2f} ({many.whole:.0f} µs, and {one.whole:.0f})",
-    )
-    table.claim(
-        "a prediction of one of 16,000 models, of one of 100, ten each at a time, windows of 50",
-        f"{times:.2f} ({many.whole:.0f} µs, and {few.whole:.0f}), at most {NEARLY_FREE}",
-        times <= NEARLY_FREE,
-    )
+    for beside, of in ((one, "a single one, 1,000"), (few, "one of 100, ten each")):
+        times = many.whole / beside.whole
+        table.claim(
+            f"a prediction of one of 16,000 models, ten each at a time, of {of} at a time, windows of 50",
+            f"{times:.2f} ({many.whole:.0f} µs, and {beside.whole:.0f}), at most {NEARLY_FREE}",
+            times <= NEARLY_FREE,
+        )
 
 
 def backtest(table: Table, directory: Path) -> None:
