@@ -57,6 +57,8 @@ class Filters(TypedDict, total=False):
     """`champion` or `challenger`; an empty one stands for the rows of all."""
     slices: Sequence[str]
     """Values of the feature; an empty one stands for the rows of all."""
+    slices_of: Sequence[str]
+    """The features whose values the slices are."""
     version: int
     subject: str
     """`drift`, `performance` or `quality`: the topic is `metrics.` and it."""
@@ -268,6 +270,7 @@ def _filter(model: str, filters: Filters) -> monitoring.MetricFilter:
         features=filters.get("features", ()),
         arms=filters.get("arms", ()),
         slices=filters.get("slices", ()),
+        slices_of=filters.get("slices_of", ()),
         version=filters.get("version", 0),
         subject=filters.get("subject", ""),
         since=None if since_ms is None else to_timestamp(since_ms),

@@ -443,6 +443,11 @@ class Reading:
     """The feature whose value `slice` is, where that is not `feature`."""
 
     @property
+    def sliced_by(self) -> str:
+        """The feature whose value `slice` is; none if it is of all rows."""
+        return (self.slice_of or self.feature) if self.slice else ""
+
+    @property
     def id(self) -> str:
         """The same for the same window, however often it is computed."""
         part = f"/{self.arm}/{self.slice}" if self.arm or self.slice else ""

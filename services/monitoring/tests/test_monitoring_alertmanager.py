@@ -105,13 +105,13 @@ async def test_alertmanager_groups_what_is_told_says_when_it_is_over_and_keeps_a
         await _silence(session, url, "quiet")
         first, second = an_alert("e1"), an_alert("e2")
 
-        await sink.send("quiet", [an_alert("e3", "quiet")])
-        await sink.send("m", [first, second])
+        await sink.send([an_alert("e3", "quiet")])
+        await sink.send([first, second])
         await ear.heard("m", ("firing", "e1"), ("firing", "e2"))
-        await sink.send("m", [first])  # a repeated request, as after an answer that was lost
-        await sink.send("m", [over(first)])
+        await sink.send([first])  # a repeated request, as after an answer that was lost
+        await sink.send([over(first)])
         await ear.heard("m", ("resolved", "e1"), ("firing", "e2"))
-        await sink.send("m", [over(second)])
+        await sink.send([over(second)])
         await ear.heard("m", ("resolved", "e2"))
 
         async def suppressed() -> bool:

@@ -40,7 +40,7 @@ class Ear:
         self.told: list[list[str]] = []
         self.deaf = False
 
-    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
+    async def send(self, alerts: Sequence[Alert]) -> None:
         if self.deaf:
             raise Unavailable("sink 'ops' answers 503: full")
         self.told.append([alert.id for alert in alerts])
@@ -100,6 +100,23 @@ async def test_what_comes_about_one_subject_within_seconds_is_told_together(desk
     await desk.after(5_000)
 
     assert sorted(desk.ops.told) == [["b", "e/drift"], ["other"]]
+
+
+async def test_what_comes_about_many_subjects_at_once_is_told_in_one_message(desk: Desk) -> None:
+    many = [replace(FIRED, id=f"{at}", subject=f"m{at}", occasion=f"{at}") for at in range(40)]
+    desk.ops.deaf = True
+    for alert in many:
+        await desk.alerting.heard(alert)
+    await desk.after(5_000)
+    assert [sorted(message) for message in desk.pager.told] == [sorted(alert.id for alert in many)]
+
+    for _ in range(2):
+        await desk.after(15 * MINUTE)
+    desk.ops.deaf = False
+    await desk.after(15 * MINUTE)
+
+    told = sorted(desk.ops.told)
+    assert told == sorted([alert.id] for alert in many), "it may be one of them for which a sink refuses all"
 
 
 async def test_a_sink_that_takes_nothing_is_told_later_and_holds_up_no_other(desk: Desk) -> None:
@@ -265,6 +282,22 @@ async def test_a_silence_may_be_of_one_kind_and_be_ended(desk: Desk) -> None:
         await desk.alerting.end_silence(silence.id)
 
 
+async def test_a_silence_may_be_of_several_subjects(desk: Desk) -> None:
+    with pytest.raises(UnknownSubject, match=r"no model, source or table 'trip-\*'"):
+        await desk.silence(30, subject="trip-*")
+    await desk.alerting.heard(replace(FIRED, id="0", subject="trip-a", occasion="0"))
+    silence = await desk.silence(30, subject="trip-*")
+    for number, subject in enumerate(("trip-b", "a-trip-b", "trip")):
+        await desk.alerting.heard(replace(FIRED, id=subject, subject=subject, occasion=f"o{number}"))
+    await desk.after(MINUTE)
+
+    assert sorted(desk.ops.told) == [["a-trip-b"], ["trip"]]
+    await desk.alerting.end_silence(silence.id)
+    await desk.after(0)
+    assert sorted(desk.ops.told[2:]) == [["0"], ["trip-b"]]
+    assert (await desk.silence(30, subject="a*s")).subject == "a*s", "source 'asks' is one"
+
+
 async def test_a_silence_of_nothing_is_refused(desk: Desk) -> None:
     with pytest.raises(BadSilence, match="until is over already"):
         await desk.silence(0)
@@ -340,9 +373,18 @@ async def test_each_kind_of_sink_speaks_its_receivers_language() -> None:
         setting = f"hook=webhook:{url}/hook ops=slack:{url}/slack am=alertmanager:{url}/"
         found = sinks(setting, "secret", session, ManualClock(NOW))
         for name in ("hook", "ops", "am"):
-            await found[name].send("m", [FIRED, OVER])
+            await found[name].send([FIRED, OVER])
+        many = [replace(FIRED, subject=f"m<{at}>") for at in range(22)]
+        for name in ("hook", "ops"):
+            await found[name].send([*many, many[0], replace(OVER, subject="n")])
 
-    (at, hook, headers, body), (_, slack, again, _), (where, labelled, _, _) = receiver.heard
+    (at, hook, headers, body), (_, slack, again, _), (where, labelled, _, _), *of_many = receiver.heard
+    assert (hook["subject"], of_many[0][1]["subject"], len(of_many[0][1]["alerts"])) == ("m", "", 24)
+    assert of_many[1][1]["text"].splitlines() == [
+        "*23 have something to look at*, as `trimtab alert list` tells",
+        f":warning: warning, drift, of 22: {', '.join(f'm&lt;{at}&gt;' for at in range(20))} and 2 more",
+        ":white_check_mark: resolved, drift, of 1: n",
+    ]
     assert (at, where) == ("/hook", "/api/v2/alerts")
     assert [(each["status"], each["occasion"]) for each in hook["alerts"]] == [
         ("firing", "e/drift"),
@@ -370,9 +412,9 @@ async def test_a_receiver_that_refuses_or_is_away_is_unavailable_and_its_address
             sink = sinks(f"ops=slack:{url}/T0/secret", "", session, ManualClock(NOW))["ops"]
             receiver.status = 403
             with pytest.raises(Unavailable, match="sink 'ops' answers 403: said no"):
-                await sink.send("m", [FIRED])
+                await sink.send([FIRED])
         with pytest.raises(Unavailable, match="sink 'ops' does not answer") as caught:
-            await sink.send("m", [FIRED])
+            await sink.send([FIRED])
 
     assert "secret" not in str(caught.value)
 

@@ -89,6 +89,9 @@ async def test_readings_come_in_order_of_time_and_each_filter_excludes_the_other
     await books.tell(moved, drift(50, "x", slice="7", slice_of="w"))
     assert moved in (held := await books.found(Wanted("m", subject="drift", slices=("7",))))
     assert len(held) == 2
+    assert await books.found(Wanted("m", subject="drift", slices_of=("z",))) == [moved]
+    assert await books.found(Wanted("m", slices_of=("z",), arms=("",))) == [part, moved]
+    assert await books.found(Wanted("m", features=("x",), slices_of=("x",))) == []
 
 
 async def test_of_a_reading_that_is_told_again_the_newest_revision_alone_is_kept_and_is_news(
@@ -256,9 +259,10 @@ class Drawer:
     """Says what it was asked to draw."""
 
     async def draw(
-        self, classes: Any, rows: Any, features: Any, reference: StoredFile
+        self, task: str, labels: Any, rows: Any, features: Any, reference: StoredFile
     ) -> tuple[bytes, bytes]:
-        return f"{len(rows)} rows of {features} beside {reference.uri}".encode(), b"{}"
+        said = f"{task} on {labels.value}: {len(rows)} rows of {features} beside {reference.uri}"
+        return said.encode(), b"{}"
 
     async def drawn(self, path: str) -> tuple[bytes, bytes] | None:
         return (path.encode(), b"{}") if path.startswith("/reports") else None
@@ -275,7 +279,7 @@ async def test_a_report_is_of_the_newest_rows_of_the_live_version(world: Any, fl
     await world.store.take(Arrivals([part.predicted()]))
 
     made = await on_demand.report("m", None, None, 50)
-    assert made.html == b"50 rows of ('request.x', 'request.z') beside /1"
+    assert made.html == b"regression on y: 50 rows of ('request.x', 'request.z') beside /1"
     assert (made.version, made.rows, made.first_ms, made.last_ms) == (1, 50, part.times[150], part.times[199])
     of_time = await on_demand.report("m", part.times[10], part.times[20], 0)
     assert (of_time.rows, of_time.first_ms, of_time.last_ms) == (10, part.times[10], part.times[19])
@@ -307,7 +311,7 @@ async def test_the_report_of_an_episode_that_another_monitor_made_is_drawn_of_th
 
     made = await on_demand.of_episode("m", "e")
 
-    assert made.html == b"100 rows of ('request.x', 'request.z') beside /1"
+    assert made.html == b"regression on y: 100 rows of ('request.x', 'request.z') beside /1"
     assert (made.version, made.rows, made.first_ms, made.last_ms) == (1, 100, from_ms, at_ms)
     with pytest.raises(NothingToReport, match="the predictions of its window are no longer stored"):
         await on_demand.of_episode("m", "cut")

@@ -13,7 +13,7 @@ from trimtab_monitoring.usecases.entities import Alert, Delivery, HeldAlert, Sil
 
 _alert_of = msgspec.json.Decoder(Alert).decode
 
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = 500
 _MOST: Final = 1_000
 
 _FIRED = """

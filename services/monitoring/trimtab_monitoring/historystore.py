@@ -16,9 +16,10 @@ FROM history WHERE model = $1 AND ($2::text[] = '{}' OR name = ANY($2)) AND ($3:
 AND $4::bigint IN (0, version) AND $5::text IN ('', subject) AND ($6::bigint IS NULL OR to_ms >= $6)
 AND ($7::bigint IS NULL OR to_ms < $7) AND ($8::text[] = '{}' OR coalesce(reading->>'arm', '') = ANY($8))
 AND ($9::text[] = '{}' OR coalesce(reading->>'slice', '') = ANY($9))
+AND ($10::text[] = '{}' OR coalesce(reading->>'slice', '') <> '' AND coalesce(nullif(reading->>'slice_of', ''), feature) = ANY($10))
 """
-_PAGE = f"SELECT to_ms, id, reading {_WANTED} AND (to_ms, id) > ($10::bigint, $11::text) ORDER BY to_ms, id LIMIT $12"
-_BEFORE = f"SELECT to_ms, id {_WANTED} ORDER BY to_ms DESC, id DESC OFFSET $10 LIMIT 1"
+_PAGE = f"SELECT to_ms, id, reading {_WANTED} AND (to_ms, id) > ($11::bigint, $12::text) ORDER BY to_ms, id LIMIT $13"
+_BEFORE = f"SELECT to_ms, id {_WANTED} ORDER BY to_ms DESC, id DESC OFFSET $11 LIMIT 1"
 _POSITION = """
 SELECT coalesce(min(sequence) FILTER (WHERE to_ms >= $2::bigint) - 1, max(sequence), 0) FROM history WHERE model = $1
 """
@@ -80,5 +81,5 @@ class PostgresHistory:
 def _filters(wanted: Wanted) -> tuple[object, ...]:
     return (
         wanted.shelf, list(wanted.names), list(wanted.features), wanted.version, wanted.subject, wanted.since_ms,
-        wanted.until_ms, list(wanted.arms), list(wanted.slices),
+        wanted.until_ms, list(wanted.arms), list(wanted.slices), list(wanted.slices_of),
     )  # fmt: skip

@@ -642,6 +642,7 @@ def wanted(filter: pb.MetricFilter) -> Wanted:
         features=tuple(filter.features),
         arms=tuple(filter.arms),
         slices=tuple(filter.slices),
+        slices_of=tuple(filter.slices_of),
         version=filter.version,
         subject=filter.subject,
         since_ms=at_ms(filter, "since"),

@@ -1,6 +1,6 @@
 """Where alerts go: webhooks, Slack and whatever takes its messages, and Prometheus' Alertmanager.
 
-One request tells of the alerts about one subject. An answer other than 2xx, or none in
+One request tells of the alerts about one subject, or about many that have some at once. An answer other than 2xx, or none in
 time, is `Unavailable`, and the caller tries again: a receiver knows a repeated request
 by its `Idempotency-Key`.
 """
@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from trimtab_core.naming import listed
 from trimtab_runtime.clock import Clock, iso
 from trimtab_runtime.errors import Unavailable
 
@@ -23,6 +24,8 @@ from trimtab_monitoring.usecases.entities import Alert
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0)
 _YEAR_MS: Final = 365 * 86_400_000
+_NAMED: Final = 20
+"""Names in a line of a message about many; the rest are counted."""
 SIGNATURE: Final = "X-Trimtab-Signature"
 
 
@@ -88,8 +91,10 @@ class Webhook:
     secret: str
     clock: Clock
 
-    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
-        """Tell of alerts about one subject."""
+    async def send(self, alerts: Sequence[Alert]) -> None:
+        """Tell of alerts; the `subject` of the message is empty if they are about several."""
+        subjects = {alert.subject for alert in alerts}
+        subject = subjects.pop() if len(subjects) == 1 else ""
         body = json.dumps({"subject": subject, "alerts": [_plain(alert) for alert in alerts]}).encode()
         headers = {"Idempotency-Key": _key(alerts)}
         if self.secret:
@@ -108,9 +113,19 @@ class Slack:
     post: Post
     url: str
 
-    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
-        """Tell of alerts about one subject."""
-        lines = [f"*{_escaped(subject)}*", *(_line(alert) for alert in alerts)]
+    async def send(self, alerts: Sequence[Alert]) -> None:
+        """Tell of alerts about one subject sentence by sentence, and of several in a line for each kind."""
+        subjects = list(dict.fromkeys(alert.subject for alert in alerts))
+        if len(subjects) == 1:
+            lines = [
+                f"*{_escaped(subjects[0])}*",
+                *(f"{_sign(it)}: {_escaped(it.sentence)}" for it in alerts),
+            ]
+        else:
+            lines = [
+                f"*{len(subjects)} have something to look at*, as `trimtab alert list` tells",
+                *_counted(alerts),
+            ]
         await self.post(
             self.url, json.dumps({"text": "\n".join(lines)}).encode(), {"Idempotency-Key": _key(alerts)}
         )
@@ -123,8 +138,8 @@ class Alertmanager:
     post: Post
     url: str
 
-    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
-        """Tell of alerts about one subject."""
+    async def send(self, alerts: Sequence[Alert]) -> None:
+        """Tell of alerts."""
         body = json.dumps([_labelled(alert) for alert in alerts]).encode()
         await self.post(f"{self.url.rstrip('/')}/api/v2/alerts", body, {"Idempotency-Key": _key(alerts)})
 
@@ -160,9 +175,22 @@ def _labelled(alert: Alert) -> dict[str, Any]:
     return found | {"startsAt": iso(alert.at_ms)} | ends
 
 
-def _line(alert: Alert) -> str:
+def _sign(alert: Alert) -> str:
     sign = ":white_check_mark: resolved" if alert.resolved else f":warning: {alert.severity}"
-    return f"{sign}, {_escaped(alert.kind)}: {_escaped(alert.sentence)}"
+    return f"{sign}, {_escaped(alert.kind)}"
+
+
+def _counted(alerts: Sequence[Alert]) -> list[str]:
+    """Return a line for each kind and severity, with the names of those that have one."""
+    named: dict[str, dict[str, None]] = {}
+    for alert in alerts:
+        named.setdefault(_sign(alert), {})[_escaped(alert.subject)] = None
+    return [f"{sign}, of {len(names)}: {_some([*names])}" for sign, names in named.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return listed([*names[:_NAMED], *more])
 
 
 def _escaped(text: str) -> str:

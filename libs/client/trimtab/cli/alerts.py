@@ -31,7 +31,9 @@ def list_(
 
 @app.command()
 def silence(
-    subject: str,
+    subject: Annotated[
+        str, typer.Argument(help="A model, source or table, or several with *, as in 'trip-*'.")
+    ],
     lasting: Annotated[str, typer.Option("--for", help="How long, such as 2h or 3d.")] = "1h",
     kind: Annotated[str, typer.Option(help=f"Only alerts of this kind: {', '.join(KINDS)}.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the others.")] = "",

@@ -38,6 +38,9 @@ def metrics(
         list[str] | None,
         typer.Option(help="Of rows with this value of a feature; again for another, '' for the rows of all."),
     ] = None,
+    slice_of: Annotated[
+        list[str] | None, typer.Option(help="Of slices by this feature; again for another.")
+    ] = None,
     version: Annotated[int, typer.Option(help="Of this version.")] = 0,
     subject: Annotated[str, typer.Option(help="drift, performance or quality.")] = "",
     since: Annotated[
@@ -54,8 +57,8 @@ def metrics(
     if bool(model) == bool(source):
         raise Rejected("metrics are of a model or of a source: name MODEL, or --source SOURCE")
     filters = Filters(
-        source=source, names=name or [], features=feature or [], arms=arm or [], slices=slice or [], version=version,
-        subject=subject, until_ms=moment("--until", until) if until else None,
+        source=source, names=name or [], features=feature or [], arms=arm or [], slices=slice or [], slices_of=slice_of or [],
+        version=version, subject=subject, until_ms=moment("--until", until) if until else None,
     )  # fmt: skip
     if watch and until:
         raise Rejected("--until is for what was, and --watch for what comes: leave one of them out")

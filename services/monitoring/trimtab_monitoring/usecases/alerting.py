@@ -4,7 +4,8 @@ An alert is remembered and addressed in one transaction, once however often it i
 heard; each sink is told until it has taken it, in the order in which things happened.
 What comes about one subject within a few seconds is told together. A silence puts off
 what it is about: at its end a sink is told what then still stands, and what is over by
-then only if it was told of it before.
+then only if it was told of it before. Where many subjects have something at once, as when
+the world changes for thousands of models, a sink is told of all of them in one message.
 """
 
 import asyncio
@@ -32,14 +33,18 @@ _LEASE_MS: Final = 60_000
 _BACKOFF_MS: Final = (5_000, 15_000, 60_000, 300_000, 900_000)
 _MOST_ATTEMPTS: Final = 100
 """After about a day a sink that takes nothing is given up for this alert."""
+_MANY: Final = 10
+"""Subjects of which more are told in one message."""
+_TRIES_TOGETHER: Final = 3
+"""After so many in vain each subject is told by itself: a sink may refuse a message for one of them."""
 _RANKS: Final[dict[Severity, int]] = {"info": 0, "warning": 1, "critical": 2}
 
 
 class Sink(Protocol):
     """Somewhere people look."""
 
-    async def send(self, subject: str, alerts: Sequence[Alert]) -> None:
-        """Tell of alerts about one subject, oldest first.
+    async def send(self, alerts: Sequence[Alert]) -> None:
+        """Tell of alerts, those about one subject side by side and oldest first.
 
         Raises:
             Unavailable: it did not take them.
@@ -157,8 +162,7 @@ class Alerting:
             (each for each in told if each is not None),
             key=lambda it: (it.sink, it.alert.subject, it.alert.at_ms),
         )
-        groups = groupby(speaking, key=lambda it: (it.sink, it.alert.subject))
-        await asyncio.gather(*(self._send(*place, list(group)) for place, group in groups))
+        await asyncio.gather(*(self._send(*message) for message in _messages(speaking)))
         return len(due)
 
     async def _unsilenced(self, delivery: Delivery, silences: Sequence[Silence]) -> Delivery | None:
@@ -171,13 +175,15 @@ class Alerting:
             await self._store.put_off([delivery], until_ms)
         return None
 
-    async def _send(self, sink: str, subject: str, group: Sequence[Delivery]) -> None:
+    async def _send(self, sink: str, group: Sequence[Delivery]) -> None:
+        subjects = sorted({each.alert.subject for each in group})
+        subject = subjects[0] if len(subjects) == 1 else f"{subjects[0]} and {len(subjects) - 1} others"
         if sink not in self._sinks:
             log.error("alerts about %s were for sink %r, which is no more: they are not told", subject, sink)
             await self._store.delivered(group)
             return
         try:
-            await self._sinks[sink].send(subject, [each.alert for each in group])
+            await self._sinks[sink].send([each.alert for each in group])
         except Unavailable as error:
             tries = max(each.attempts for each in group) + 1
             log.warning("sink %r does not take alerts about %s (try %d): %s", sink, subject, tries, error)
@@ -201,11 +207,11 @@ class Alerting:
 
         Raises:
             BadSilence: it names no subject or a kind that no alert has, or is over already.
-            UnknownSubject: no spec has its subject, nor an alert that stands.
+            UnknownSubject: no spec has its subject or one of its pattern, nor has an alert that stands.
         """
         if not silence.subject:
             raise BadSilence(
-                "subject is empty: name the model, source or table whose alerts are to be silent"
+                "subject is empty: name the model, source or table whose alerts are to be silent, or several as in 'trip-*'"
             )
         if silence.until_ms <= self._clock.now_ms():
             raise BadSilence("until is over already: name a time to come")
@@ -214,8 +220,10 @@ class Alerting:
                 f"kind {silence.kind!r} is none that an alert has: use one of {', '.join(KINDS)}"
             )
         known = {*self._specs.models, *self._specs.sources, *self._specs.tables}
-        if silence.subject not in known and not await self.alerts(silence.subject, open_only=True):
-            raise UnknownSubject(silence.subject, known)
+        if not any(map(silence.is_of, known)):
+            standing = await self.alerts("" if "*" in silence.subject else silence.subject, open_only=True)
+            if not any(silence.is_of(held.alert.subject) for held in standing):
+                raise UnknownSubject(silence.subject, known)
         return await self._store.silence(silence)
 
     async def silences(self) -> list[Silence]:
@@ -230,3 +238,16 @@ class Alerting:
         """
         if await self._store.end_silence(id) is None:
             raise UnknownSilence(id)
+
+
+def _messages(speaking: Sequence[Delivery]) -> list[tuple[str, list[Delivery]]]:
+    """Return what each sink is told in one message: what is about one subject, or about all where they are many."""
+    found: list[tuple[str, list[Delivery]]] = []
+    for sink, group in groupby(speaking, key=lambda it: it.sink):
+        deliveries = list(group)
+        together = [each for each in deliveries if each.attempts < _TRIES_TOGETHER]
+        if len({each.alert.subject for each in together}) > _MANY:
+            found.append((sink, together))
+            deliveries = [each for each in deliveries if each.attempts >= _TRIES_TOGETHER]
+        found += [(sink, list(some)) for _, some in groupby(deliveries, key=lambda it: it.alert.subject)]
+    return found

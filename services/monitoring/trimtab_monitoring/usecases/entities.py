@@ -5,10 +5,12 @@ it back equal. Times are milliseconds since the epoch; `_ms` of data is event ti
 `recorded_ms` and the steps of a loop are the wall clock.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trimtab_core.losses import Task
 from trimtab_core.measured import Gate as Gate
 from trimtab_core.specs import Model
 from trimtab_core.watched import Drift, Reading, Verdict, Watch
@@ -167,12 +169,15 @@ class ReportOrder:
     from_ms: int
     to_ms: int
     path: str
+    task: Task = "regression"
 
     @classmethod
     def of(cls, model: Model, drift: Drift) -> "ReportOrder":
         """Return the one of the window with which an episode of drift began."""
-        labels = LabelStream.of(model)
-        return cls(drift.episode, model.name, drift.version, labels, drift.from_ms, drift.at_ms, drift.report)
+        return cls(
+            drift.episode, model.name, drift.version, LabelStream.of(model), drift.from_ms, drift.at_ms, drift.report,
+            model.spec.task,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,7 @@ class Silence:
 
     id: int
     subject: str
+    """A name, or of several a pattern in which `*` stands for anything."""
     kind: str
     """Of the alerts; all kinds, if empty."""
     until_ms: int
@@ -253,7 +259,11 @@ class Silence:
 
     def holds(self, alert: Alert) -> bool:
         """Whether it is about an alert."""
-        return self.subject == alert.subject and self.kind in ("", alert.kind)
+        return self.is_of(alert.subject) and self.kind in ("", alert.kind)
+
+    def is_of(self, subject: str) -> bool:
+        """Whether it is about a subject."""
+        return re.fullmatch(".*".join(map(re.escape, self.subject.split("*"))), subject) is not None
 
 
 @dataclass(frozen=True, slots=True)

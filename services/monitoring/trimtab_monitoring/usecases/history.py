@@ -46,6 +46,7 @@ class Wanted:
     source: str = ""
     arms: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
+    slices_of: tuple[str, ...] = ()
 
     @property
     def shelf(self) -> str:
@@ -59,6 +60,7 @@ class Wanted:
             and (not self.features or reading.feature in self.features)
             and (not self.arms or reading.arm in self.arms)
             and (not self.slices or reading.slice in self.slices)
+            and (not self.slices_of or reading.sliced_by in self.slices_of)
             and self.version in (0, reading.version)
             and self.subject in ("", reading.subject)
             and (self.since_ms is None or reading.to_ms >= self.since_ms)

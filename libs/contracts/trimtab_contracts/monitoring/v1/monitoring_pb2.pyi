@@ -910,6 +910,7 @@ class MetricFilter(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
+    SLICES_OF_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     subject: _builtins.str
@@ -937,6 +938,10 @@ class MetricFilter(_message.Message):
     def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """values of `feature`, or of `slice_of`; "" stands for the rows of all"""
 
+    @_builtins.property
+    def slices_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the features whose values the slices are"""
+
     def __init__(
         self,
         *,
@@ -950,10 +955,11 @@ class MetricFilter(_message.Message):
         source: _builtins.str = ...,
         arms: _abc.Iterable[_builtins.str] | None = ...,
         slices: _abc.Iterable[_builtins.str] | None = ...,
+        slices_of: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "features", b"features", "model", b"model", "names", b"names", "since", b"since", "slices", b"slices", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "features", b"features", "model", b"model", "names", b"names", "since", b"since", "slices", b"slices", "slices_of", b"slices_of", "source", b"source", "subject", b"subject", "until", b"until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1248,6 +1254,7 @@ class SilenceAlertsRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
+    """a model, source or table; * stands for anything"""
     kind: _builtins.str
     """all kinds, if empty"""
     actor: _builtins.str
