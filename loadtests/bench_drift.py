@@ -82,7 +82,7 @@ SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     SEASONAL: ((100, 10), (500, 10), (1_000, 5)),
 }
 CLASSIFIED = "mixed, by a classifier too"
-SHAPES[CLASSIFIED] = ((100, 10), (500, 10), (5_000, 5))
+SHAPES[CLASSIFIED] = SHAPES["of many categories"] = ((100, 10), (500, 10), (5_000, 5))
 SHAPES |= {f"predictions, {of}": ((100, 1), (500, 1), (5_000, 1)) for of in ("heavy-tailed", "of classes")}
 USUAL = ((100, 100), (500, 20), (5_000, 5))
 """(rows of a window, features), of which each has an equal part of a family's windows, or as many as MOST_VALUES lets it have."""

@@ -39,6 +39,13 @@ def categorical(rng: np.random.Generator, rows: int, features: int) -> tuple[Col
     return _columns([column.astype(np.float64) for column in drawn], "categorical")
 
 
+def many_categories(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
+    """Seven hundred categories, of which half are as rare as one row in 10,000."""
+    shares = 1 / np.arange(1, 701)
+    drawn = rng.choice(700, (features, rows), p=shares / shares.sum())
+    return _columns([column.astype(np.float64) for column in drawn], "categorical")
+
+
 def mixed(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
     """In equal parts: Gaussian, heavy-tailed, categories, and counts of which a tenth is missing."""
     counts, _ = gaussian(rng, rows, features - 3 * (features // 4))
@@ -123,6 +130,7 @@ STREAMS: dict[str, Stream] = {
     "gaussian": gaussian,
     "heavy-tailed": heavy_tailed,
     "categorical": categorical,
+    "of many categories": many_categories,
     "mixed": mixed,
     "weekly": weekly,
     "weekly, held against its season": weekly,

@@ -50,9 +50,9 @@ def test_a_categorical_score_is_a_distance(reference: list[Any], window: list[An
 
 
 @pytest.mark.parametrize("sigmas", [0.25, 0.5, 1.0])
-def test_a_gaussian_shift_scores_twice_its_rank_shift(sigmas: float) -> None:
+def test_a_gaussian_shift_scores_half_of_what_it_is_in_sigmas(sigmas: float) -> None:
     profile = fitted(RNG.normal(size=50_000))
-    expected = {0.25: 0.140, 0.5: 0.276, 1.0: 0.521}[sigmas]
+    expected = {0.25: 0.139, 0.5: 0.273, 1.0: 0.512}[sigmas]
 
     assert score(profile, RNG.normal(sigmas, size=50_000)) == pytest.approx(expected, abs=0.01)
 
@@ -65,11 +65,26 @@ def test_the_score_knows_no_unit_and_bends_to_no_outlier() -> None:
     assert score(fitted(was), wild) == pytest.approx(score(fitted(was), now), abs=0.01)
 
 
-def test_a_two_valued_number_scores_its_change_of_share_whichever_value_is_common() -> None:
-    for share in (0.1, 0.9):
+def test_a_wider_spread_and_a_few_rows_far_out_are_seen_in_a_window_of_a_hundred() -> None:
+    rng = np.random.default_rng(3)
+    profile = fitted(rng.normal(size=10_000))
+    quiet = np.quantile([score(profile, rng.normal(size=100)) for _ in range(1_000)], 0.99)
+
+    wider = [score(profile, 1.5 * rng.normal(size=100)) for _ in range(200)]
+    far = [score(profile, np.append(rng.normal(size=90), rng.normal(6, size=10))) for _ in range(200)]
+
+    assert np.mean(wider > quiet) > 0.6
+    assert np.mean(far > quiet) > 0.9
+
+
+def test_a_two_valued_number_scores_the_same_whichever_value_is_common_and_more_the_rarer_it_is() -> None:
+    scores = []
+    for share in (0.1, 0.9 - 0.05, 0.5):
         profile = fitted((np.arange(1_000) < round(share * 1_000)).astype(float))
         window = (np.arange(500) < round((share + 0.05) * 500)).astype(float)
-        assert score(profile, window) == pytest.approx(0.05)
+        scores.append(score(profile, window))
+    assert scores[0] == pytest.approx(scores[1], rel=0.2)
+    assert 0.05 < scores[2] < scores[1] < 0.15
 
 
 def test_missing_values_are_a_change_of_their_own() -> None:
@@ -77,7 +92,10 @@ def test_missing_values_are_a_change_of_their_own() -> None:
     window = RNG.normal(size=1_000)
     window[:300] = np.nan
 
-    assert score(profile, window) == pytest.approx(0.3, abs=0.05)
+    of_two = fitted(np.array(["there"] * 5_000), "categorical")
+    assert score(profile, window) == pytest.approx(
+        score(of_two, np.array([""] * 300 + ["there"] * 700)), abs=0.02
+    )
     assert score(fitted([np.nan, np.nan]), np.array([1.0, 2.0])) == 1
 
 
@@ -94,10 +112,37 @@ def test_an_integer_that_became_a_float_is_the_same_category() -> None:
     assert score(profile, np.array([1.0, np.nan, 2.0, 3.0])) > 0.3
 
 
-def test_a_new_category_is_seen_and_a_profile_stays_small() -> None:
-    profile = fitted(RNG.integers(0, 500, 20_000), "categorical")
+def test_a_new_category_is_seen_among_hundreds_of_others_and_a_profile_stays_small() -> None:
+    rng = np.random.default_rng(5)
+    many = rng.geometric(0.01, 20_000)
+    profile, window = fitted(many, "categorical"), rng.geometric(0.01, 500)
+    new = np.where(rng.random(500) < 0.1, -1, window)
+    rare = np.where(rng.random(500) < 0.1, rng.choice(np.unique(many)[150:], 500), window)
 
-    assert len(profile.shares) == 52
+    assert len(profile.categories) > drift.MOST_CATEGORIES
+    assert score(profile, new) > 1.5 * score(profile, window)
+    assert score(profile, rare) < 1.5 * score(profile, window)
+    ids = fitted(rng.integers(0, 5_000, 20_000), "categorical")
+    assert len(ids.shares) == drift.MOST_KNOWN + 2
+    assert score(ids, np.arange(5_000, 5_500)) < 1.2 * score(ids, rng.integers(0, 5_000, 500))
+
+
+def test_a_simulated_window_finds_new_what_it_alone_holds_as_a_live_one_does() -> None:
+    rng = np.random.default_rng(6)
+    values = rng.permutation(np.append(rng.integers(0, 150, 3_000), np.arange(1_000, 1_200)))
+    profile = fitted(values, "categorical")
+    bins = profile.bins(values)
+    blocks = np.arange(16)[:, None] * 2 + np.arange(2)
+    played = against_rest(profile, by_block(profile, bins, 100), blocks)
+
+    for at, window in enumerate(blocks):
+        rows = (window[:, None] * 100 + np.arange(100)).ravel()
+        assert score(fitted(np.delete(values, rows), "categorical"), values[rows]) == pytest.approx(
+            played[at], abs=0.03
+        )
+
+
+def test_few_categories_have_a_profile_of_a_bin_each() -> None:
     assert (
         score(fitted(np.array(["a", "b"] * 50), "categorical"), np.array(["a", "b"] * 45 + ["c"] * 10)) > 0.15
     )

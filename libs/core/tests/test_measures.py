@@ -12,7 +12,7 @@ from trimtab_core.baseline import Settings, calibrate
 from trimtab_core.calibration import Rule, judge_window
 from trimtab_core.drift import Kind, against_rest, by_block, fit_reference
 from trimtab_core.durations import Rate
-from trimtab_core.measures import Measure
+from trimtab_core.measures import Measure, anderson_darling
 from trimtab_core.specs import Model
 
 RNG = np.random.default_rng(3)
@@ -54,6 +54,19 @@ def of_evidently(measure: str, kind: Kind, was: Any, now: Any) -> float:
         of = ColumnType.Numerical if kind == "numeric" else ColumnType.Categorical
         test = get_stattest(pd.Series(was), pd.Series(now), of, measure)
         return float(test(pd.Series(was), pd.Series(now), of, None).drift_score)
+
+
+def test_numbers_are_measured_by_the_statistic_of_anderson_and_darling() -> None:
+    order = RNG.permutation(1_000) < 50  # of 1,000 values that are all different, which are a window's
+    found = anderson_darling(~order / 950, order / 50)
+
+    rank, inside = np.arange(1, 1_000), np.cumsum(order)[:-1]
+    pettitt = np.sum((inside * 1_000 - 50 * rank) ** 2 / (rank * (1_000 - rank))) / (950 * 50)
+    apart = pettitt * 1_000 / (950 * 50) / (8 * np.log(2) - 4)
+    assert found == pytest.approx(apart, rel=0.02)
+    assert anderson_darling(order / 50, 1.0 * (np.arange(1_000) == 999)) > found
+    nothing_in_common = np.repeat([1.0, 0.0], 500) / 500
+    assert anderson_darling(nothing_in_common, nothing_in_common[::-1]) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ _UNTIMED: Final = 0.01
 """False alarms a window where the reference does not tell how many rows a day has."""
 MOST_ROWS: Final = 20_000
 """A window by time that has so many rows is full, whatever its time."""
-_METHOD: Final = 3
+_METHOD: Final = 4
 """Counts up whenever scores, levels or what is kept of them change their meaning: what was worked out otherwise is then worked out anew."""
 _SIZES: Final = tuple(round(LEAST_WINDOW * 2 ** (step / 4)) for step in range(29))
 """Rows of which windows by time are calibrated, each a fifth more than the one before: beyond the last, tolerances and not noise decide."""

@@ -20,6 +20,7 @@ from trimtab_core.measures import (
     OF_SHARES,
     UNBOUNDED,
     Measure,
+    anderson_darling,
     energy,
     jensen_shannon,
     unfit,
@@ -37,7 +38,10 @@ MOST_EDGES: Final = 64
 """Of a number by `distance`, whose noise in a window of thousands of rows is as wide as such a bin."""
 _MOST_ORDERED: Final = 200
 """Of one by a measure that has its value from the edges."""
-MOST_CATEGORIES: Final = 50
+MOST_CATEGORIES: Final = 100
+"""That are held against themselves; the rarer ones are together."""
+MOST_KNOWN: Final = 1_000
+"""Categories that have a name; all others are one."""
 MOST_WORDS: Final = 200
 
 _GRID: Final = np.linspace(0, 1, 21)
@@ -46,6 +50,7 @@ _AT_TAIL: Final = 18
 _DIGITS: Final = 7
 _LARGEST: Final = 1e150
 _NATS: Final = math.sqrt(math.log(2))
+_ROUNDING: Final = 1e-9
 _FEW_VALUES: Final = 20
 _LEAST_SPREAD: Final = 1e-3
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -56,7 +61,7 @@ class Reference:
     """The shares of a column's values in the rows that windows are compared with.
 
     `shares` has one entry a bin and sums to 1. Numeric: below all `edges`, one bin up to and with each edge, above all,
-    missing. Categorical: one bin for each of `categories`, any other value, missing. Text: likewise of words, over which a
+    missing. Categorical: one bin for each of `categories`, the commonest first, any other value, missing. Text: likewise of words, over which a
     row is shared out.
     """
 
@@ -176,24 +181,34 @@ def score(reference: Reference, bins: Bins, phases: Counts | None = None) -> flo
     return float(distance(reference, reference.expected(phases), reference.shares_of(bins)))
 
 
-def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
+def distance(reference: Reference, was: Floats, now: Floats, seen: NDArray[np.bool_] | None = None) -> Floats:
     """Return by the reference's measure how far shares are apart along the last axis; what is before it broadcasts.
+
+    `seen` says which bins have rows, where the shares `was` are of others than the reference was fitted to.
 
     Of other measures than `distance`, a value that becomes missing counts as a category of its own; of numbers it adds what it adds to
     that.
 
-    Numeric: every value stands at its mid-rank in the reference, and the score is twice the Wasserstein-1 distance
-    there (Ramdas, Garcia Trillos and Cuturi 2017, "On Wasserstein two-sample testing"), so it knows no unit, bends to
-    no outlier, and spends no power on bins: its noise at 500 rows is a tenth of a half-sigma shift, which a divergence
-    over as many bins drowns in. A value that becomes missing travels the whole unit.
+    Numeric: the root of the Anderson-Darling statistic (`measures.anderson_darling`), which goes by the order of values, so it knows
+    no unit, bends to no outlier and spends no power on bins, and weighs what moves over a border by how much usually would: so it sees
+    a few rows in the tails, or a wider spread, as well as a shift. What becomes missing adds what it would of two categories.
 
     Categorical, and of texts' words: the Jensen-Shannon distance to base 2 (Endres and Schindelin 2003), which needs no
     smoothing and sees a category that is new, where a total variation lets it pass among the noise of the common ones.
+    Categories beyond the commonest `MOST_CATEGORIES` count as one, and all that are new as another: one among hundreds is so seen as
+    among a few, and hundreds of rare ones are not the noise of the rest. Where there are more than `MOST_KNOWN`, what is new is among
+    the rare: of so many some are new in any window.
     """
     if reference.kind != "numeric":
-        if reference.measure == "distance":
-            return np.minimum(jensen_shannon(was, now) / _NATS, 1)
-        return OF_SHARES[reference.measure](was, now)
+        if reference.kind == "categorical":
+            known = np.asarray(reference.shares) > 0 if seen is None or reference.shares[-2] else seen
+            was, now = _pooled(was, known), _pooled(now, known)
+        return (
+            _of_categories(was, now)
+            if reference.measure == "distance"
+            else OF_SHARES[reference.measure](was, now)
+        )
+    missed = was[..., -1:], now[..., -1:]
     present = 1 - np.maximum(was[..., -1], now[..., -1])
     gone = np.abs(was[..., -1] - now[..., -1])
     was, now = conditional(was[..., :-1]), conditional(now[..., :-1])
@@ -206,10 +221,11 @@ def distance(reference: Reference, was: Floats, now: Floats) -> Floats:
         return np.asarray(gone + present * energy(was, now, edges))
     if reference.measure != "distance":
         return np.asarray(gone + present * OF_SHARES[reference.measure](was, now))
-    stands = np.cumsum(was, axis=-1) - was / 2
-    moved = np.abs(np.cumsum(now - was, axis=-1))[..., :-1]
-    scores: Floats = np.clip(gone + present * 2 * np.sum(moved * np.diff(stands, axis=-1), axis=-1), 0, 1)
-    return scores
+    moved = present * anderson_darling(was, now)
+    if gone.any():
+        of_two = (np.concatenate([each, 1 - each], axis=-1) for each in missed)
+        moved += np.square(_of_categories(*of_two))
+    return np.asarray(np.sqrt(np.minimum(moved, 1)))
 
 
 def by_block(reference: Reference, bins: Bins, block: int) -> Floats:
@@ -236,7 +252,7 @@ def against_rest(reference: Reference, table: Floats, blocks: Counts) -> Floats:
     """
     inside, count = added(table, blocks), blocks.shape[1]
     outside = np.maximum(table.sum(axis=0) - inside, 0)  # which rounding may put below
-    return distance(reference, outside / (len(table) - count), inside / count)
+    return distance(reference, outside / (len(table) - count), inside / count, outside > _ROUNDING)
 
 
 def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Counts) -> Floats:
@@ -248,6 +264,7 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
     most, count = len(reference.shares), int(phases.max()) + 1
     whole, sizes = by_group(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
     was, now = np.empty((2, len(windows), most))
+    seen = np.empty(was.shape, bool)
     for at, window in enumerate(windows):
         inside = by_group(bins[window], phases[window], count, most)
         taken = np.bincount(phases[window], minlength=count)
@@ -256,7 +273,8 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
         outside = np.where(rest > 0, whole - inside, whole)[there] / np.where(rest > 0, rest, sizes)[there]
         was[at] = np.maximum(taken[there] / len(window) @ outside, 0)
         now[at] = inside.sum(axis=0) / len(window)
-    return distance(reference, was, now)
+        seen[at] = (whole - inside).sum(axis=0) > _ROUNDING
+    return distance(reference, was, now, seen)
 
 
 def by_group(bins: Bins, groups: Counts, count: int, most: int) -> Floats:
@@ -270,6 +288,18 @@ def _total(bins: Bins, most: int) -> Floats:
     if bins.ndim == 2:
         return np.asarray(bins.sum(axis=0, dtype=np.float64))
     return np.bincount(bins, minlength=most).astype(np.float64)
+
+
+def _of_categories(was: Floats, now: Floats) -> Floats:
+    return np.minimum(jensen_shannon(was, now) / _NATS, 1)
+
+
+def _pooled(shares: Floats, seen: NDArray[np.bool_]) -> Floats:
+    """Return shares of categories in fewer bins: the commonest, the others that are `seen`, those that are not, missing."""
+    own = min(MOST_CATEGORIES, shares.shape[-1] - 2)
+    others, seen = shares[..., own:-1], seen[..., own:-1]
+    known, new = (np.where(which, others, 0).sum(axis=-1, keepdims=True) for which in (seen, ~seen))
+    return np.concatenate([shares[..., :own], known, new, shares[..., -1:]], axis=-1)
 
 
 def conditional(shares: Floats) -> Floats:
@@ -300,7 +330,7 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure)
             spread = max(float(present.std()), _LEAST_SPREAD)
             edges = _edges(present, measure)
     elif kind == "categorical":
-        categories = _commonest((key for key in _keys(values) if key is not None), MOST_CATEGORIES)
+        categories = _commonest((key for key in _keys(values) if key is not None), MOST_KNOWN)
     else:
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2

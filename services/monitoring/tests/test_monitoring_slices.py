@@ -149,7 +149,7 @@ async def test_drift_is_told_of_slices_and_of_a_version_on_trial_once_that_is_ca
     assert len({it.id for it in [*early, *late]}) == len(early) + len(late)
     far = {(it.arm, it.version): it.value for it in late if it.arm and it.feature == "request.x"}
     assert far.keys() == {("champion", 1), ("challenger", 2)}
-    assert far["champion", 1] > 0.3 > far["challenger", 2]
+    assert far["champion", 1] > 0.4 > far["challenger", 2]
     held = [it for it in (await world.store.health("m")).readings if it.subject == "drift"]
     assert {it.arm for it in held} == {"", "champion", "challenger"}
     assert not any(it.slice for it in held)
