@@ -3,7 +3,7 @@
 Six parts: false alarms on streams without change beside Evidently's preset; delays after a known change beside measures
 and detectors of others at an equal rate of false alarms; rollouts of equals, their guardrails and a worse version under continuous looking;
 a backtest's speed, and that it decides as monitoring does; and what a monitored prediction costs, of one model and of a fleet.
-Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about seventeen minutes of two cores)
+Without arguments all parts are run, with names only those. BENCH_SHARE (1 by default, about eighteen minutes of two cores)
 makes all of them shorter for a quick look. The last lines are a table, and the exit code says whether all claims hold.
 """
 
