@@ -186,8 +186,7 @@ def distance(reference: Reference, was: Floats, now: Floats, seen: NDArray[np.bo
 
     `seen` says which bins have rows, where the shares `was` are of others than the reference was fitted to.
 
-    Of other measures than `distance`, a value that becomes missing counts as a category of its own; of numbers it adds what it adds to
-    that.
+    Of other measures than `distance`, what becomes missing counts as a category of its own; of numbers its share is added.
 
     Numeric: the root of the Anderson-Darling statistic (`measures.anderson_darling`), which goes by the order of values, so it knows
     no unit, bends to no outlier and spends no power on bins, and weighs what moves over a border by how much usually would: so it sees

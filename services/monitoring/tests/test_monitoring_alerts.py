@@ -119,6 +119,23 @@ async def test_what_comes_about_many_subjects_at_once_is_told_in_one_message(des
     assert told == sorted([alert.id] for alert in many), "it may be one of them for which a sink refuses all"
 
 
+async def test_of_one_of_many_subjects_an_end_is_told_with_its_beginning_that_was_refused(desk: Desk) -> None:
+    desk.ops.deaf = True
+    await desk.alerting.heard(FIRED)
+    for _ in range(3):
+        await desk.after(15 * MINUTE)
+    desk.ops.deaf = False
+    for number in range(20):
+        await desk.alerting.heard(
+            replace(FIRED, id=f"{number}", subject=f"m{number}", occasion=f"{number}", at_ms=NOW + 1)
+        )
+    await desk.alerting.heard(OVER)
+    await desk.after(15 * MINUTE)
+
+    assert ["e/drift", "e/drift/resolved"] in desk.ops.told
+    assert max(map(len, desk.ops.told)) == 20
+
+
 async def test_a_sink_that_takes_nothing_is_told_later_and_holds_up_no_other(desk: Desk) -> None:
     desk.ops.deaf = True
     await desk.alerting.heard(FIRED)

@@ -83,9 +83,10 @@ def _frame(columns: dict[str, Column], shown: list[str], task: Task, classes: Se
     frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
     if LABEL in shown:
         frame[LABEL] = frame[LABEL].where(_scored(columns))
+    named = dict(enumerate(classes))
     for name in {"regression": (), "binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}[task]:
         if name in shown:
-            frame[name] = frame[name].map(lambda number: classes[int(number)] if number == number else None)
+            frame[name] = frame[name].map(named.get)
     return frame
 
 

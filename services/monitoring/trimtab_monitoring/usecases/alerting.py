@@ -11,7 +11,7 @@ the world changes for thousands of models, a sink is told of all of them in one 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Final, Protocol
 
 from trimtab_core.alertkinds import KINDS
@@ -244,10 +244,11 @@ def _messages(speaking: Sequence[Delivery]) -> list[tuple[str, list[Delivery]]]:
     """Return what each sink is told in one message: what is about one subject, or about all where they are many."""
     found: list[tuple[str, list[Delivery]]] = []
     for sink, group in groupby(speaking, key=lambda it: it.sink):
-        deliveries = list(group)
-        together = [each for each in deliveries if each.attempts < _TRIES_TOGETHER]
-        if len({each.alert.subject for each in together}) > _MANY:
-            found.append((sink, together))
-            deliveries = [each for each in deliveries if each.attempts >= _TRIES_TOGETHER]
-        found += [(sink, list(some)) for _, some in groupby(deliveries, key=lambda it: it.alert.subject)]
+        apart, together = list[list[Delivery]](), list[list[Delivery]]()
+        for _, of_subject in groupby(group, key=lambda it: it.alert.subject):
+            some = list(of_subject)
+            (apart if any(each.attempts >= _TRIES_TOGETHER for each in some) else together).append(some)
+        if len(together) > _MANY:
+            together = [[*chain(*together)]]
+        found += [(sink, some) for some in (*apart, *together)]
     return found
