@@ -27,7 +27,7 @@ UNBOUNDED: Final[tuple[Measure, ...]] = ("psi", "wasserstein", "kl_div", "ed")
 _EMPTY: Final = 1e-4
 _OF_BOTH: Final = 1 / 20
 """A window's part among its rows and the reference's, near to what it is where windows of 500 rows are held against 10,000."""
-_NO_NOISE: Final = 1e-12
+_NOTHING: Final = 1e-12
 _APART: Final = 8 * math.log(2) - 4
 """The statistic of shares that have nothing in common, half and half."""
 _MOST: Final = -sum(1 / part + math.log(1 - part) / part**2 for part in (_OF_BOTH, 1 - _OF_BOTH)) / _APART
@@ -101,17 +101,23 @@ def energy(was: Floats, now: Floats, edges: Floats) -> Floats:
 
 
 def anderson_darling(was: Floats, now: Floats) -> Floats:
-    """Return the square of how far shares of bins in order are apart: at every border the square of what has moved over it, beside its noise.
+    """Return the square of how far shares of bins in order are apart: what has moved over each place, squared, beside its noise.
 
     That is the statistic of Anderson and Darling 1952 in the form for two samples of Pettitt 1976, "A two-sample Anderson-Darling
-    rank statistic", where a window is a twentieth of the two; in a unit in which nothing in common would be 1 if it were half, and
-    bent by what is left from that to 1, so that it is 1 as it is.
+    rank statistic", where a window is a twentieth of the two and the values of a bin lie evenly over it; in a unit in which nothing in
+    common would be 1 if it were half, and bent by what is left from that to 1, so that it is 1 as it is.
     """
-    mixed = was + _OF_BOTH * (now - was)
-    below, moved = (np.cumsum(each, axis=-1)[..., :-1] for each in (mixed, now - was))
-    noise, rows = below * (1 - below), (mixed[..., 1:] + mixed[..., :-1]) / 2
-    terms = np.divide(moved * moved * rows, noise, out=np.zeros_like(moved), where=noise > _NO_NOISE)
-    found = np.minimum(terms.sum(axis=-1) / _APART, _MOST)
+    moved = now - was
+    held = was + _OF_BOTH * moved
+    until, gap = np.cumsum(held, axis=-1), np.cumsum(moved, axis=-1)
+    since, slope = until - held, moved / np.maximum(held, _NOTHING)
+    low = gap - slope * until  # at x of both the gap is low + slope x, or high - slope (1 - x)
+    high = low + slope
+    below, above = (np.maximum(each, _NOTHING) for each in (until, 1 - since))
+    terms = low * low * np.log(below / np.maximum(since, _NOTHING))
+    terms += high * high * np.log(above / np.maximum(1 - until, _NOTHING))
+    terms -= slope * slope * held
+    found = np.clip(terms.sum(axis=-1) / _APART, 0, _MOST)
     return np.asarray(found / (1 + found * (1 - 1 / _MOST)))
 
 

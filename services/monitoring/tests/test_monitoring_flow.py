@@ -83,6 +83,18 @@ async def test_what_is_told_again_is_counted_once(desk: Desk) -> None:
         assert await unit.hours(BEGIN) == []
 
 
+async def test_of_a_source_that_is_deleted_between_two_looks_nothing_is_told(
+    desk: Desk, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hour in range(24 * 7):
+        await desk.come(hour, 100)
+    monkeypatch.delitem(world.specs.sources, "asks")
+
+    await desk.flowing.look("asks")
+
+    assert not await desk.pool.fetch("SELECT value FROM outbox")
+
+
 async def test_an_unusual_hour_is_told_once_and_over_when_hours_are_usual_again(desk: Desk) -> None:
     for hour in range(24 * 7):
         await desk.come(hour, 100)

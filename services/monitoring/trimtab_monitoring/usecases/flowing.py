@@ -185,10 +185,9 @@ class Flowing:
     async def look(self, source: str) -> None:
         """Judge the hours of a source that are over, and whether it is silent, and tell what has changed.
 
-        An hour is over once an event is newer than its end by the lateness of the source.
+        An hour is over once an event is newer than its end by the lateness of the source. Of one that is no more nothing is told.
         """
-        spec = self._specs.sources[source]
-        while await self._look(spec):
+        while (spec := self._specs.sources.get(source)) is not None and await self._look(spec):
             pass
 
     async def _look(self, spec: Source) -> bool:
