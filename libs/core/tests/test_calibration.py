@@ -83,6 +83,19 @@ def count_alarms(verdicts: list[WindowVerdict]) -> int:
     return alarms
 
 
+def test_flags_that_are_hardly_ever_set_raise_no_alarm_by_a_single_row() -> None:
+    rng, kinds = np.random.default_rng(8), dict[str, Kind]({f"x{at}": "numeric" for at in range(30)})
+
+    def flags(rows: int) -> Columns:
+        return {name: (rng.random(rows) < 5e-5).astype(np.float64) for name in kinds}
+
+    columns = flags(10_000)
+    levels = calibrate(columns, kinds, window=100, false_alarms=0.01, rule=Rule(1, 1), rounds=500)
+    references = fit_reference(columns, kinds)
+
+    assert sum(judge_window(levels, references, flags(100)).over for _ in range(100)) <= 3
+
+
 @pytest.mark.parametrize("stream", [gaussian, heavy_tailed, categorical, worded, weekly])
 def test_without_change_alarms_come_about_as_often_as_stated(
     stream: Callable[[np.random.Generator, int], Columns],

@@ -148,7 +148,7 @@ def fit_reference(
     """Profile each column named in `kinds`; numeric columns are float64 with NaN as missing.
 
     `measures` names those that are not measured by `distance`. With a `season` their shares in each of its phases are kept too, by
-    the rows' `event_time_ms`.
+    the rows' `event_time_ms`, of `MOST_CATEGORIES` categories at most.
 
     In categorical columns None, NaN and the empty text are missing, and 3.0 is the same category as 3; a text without words is
     missing.
@@ -156,7 +156,10 @@ def fit_reference(
     Raises:
         ValueError: a column is absent or has no rows, or a measure is not for its kind.
     """
-    found = {name: _fit(name, columns, kind, measures.get(name, "distance")) for name, kind in kinds.items()}
+    known = MOST_KNOWN if season is None else MOST_CATEGORIES
+    found = {
+        name: _fit(name, columns, kind, measures.get(name, "distance"), known) for name, kind in kinds.items()
+    }
     if season is None:
         return found
     phases = season.phases_of(columns["event_time_ms"])
@@ -313,7 +316,7 @@ def short(values: ArrayLike) -> tuple[float, ...]:
     return tuple(float(f"{value:.{_DIGITS}g}") for value in np.asarray(values, np.float64))
 
 
-def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure) -> Reference:
+def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure, known: int) -> Reference:
     if name not in columns or len(columns[name]) == 0:
         raise ValueError(f"column {name!r} has no reference rows: pass it, or leave it out of the kinds")
     if of := unfit(measure, numeric=kind == "numeric"):
@@ -329,7 +332,7 @@ def _fit(name: str, columns: Mapping[str, Column], kind: Kind, measure: Measure)
             spread = max(float(present.std()), _LEAST_SPREAD)
             edges = _edges(present, measure)
     elif kind == "categorical":
-        categories = _commonest((key for key in _keys(values) if key is not None), MOST_KNOWN)
+        categories = _commonest((key for key in _keys(values) if key is not None), known)
     else:
         categories = _commonest((word for words in _words(values) for word in words), MOST_WORDS)
     bins = len(edges) + 3 if kind == "numeric" else len(categories) + 2

@@ -91,7 +91,7 @@ async def test_a_report_is_html_and_json_where_it_was_promised(
 ) -> None:
     stored = a_file(reference | {"label": reference["prediction"]}, tmp_path)
     path = tmp_path / "reports" / "m" / "e.html"
-    order = ReportOrder("e", "m", 1, LabelStream("s", "id", "y", 1), 0, 120, str(path))
+    order = ReportOrder("e", "m", 1, LabelStream("s", "id", "y", 1), 0, 120, str(path), "regression")
     gone = np.array([1.0, np.nan]).tobytes()
     rows = [
         row._replace(features=gone, label=row.champion + 2 if row.at_ms < 60 else None) for row in window()
@@ -128,6 +128,20 @@ async def test_a_report_of_classes_and_categories_shows_them_by_name_and_leaves_
     assert "so so" not in shown
     assert score(path, "Accuracy") == pytest.approx(1 / 3)
     assert score(path, "RecallByLabel") == {"low": 0, "middle": 0, "high": 1}
+
+
+async def test_what_evidently_cannot_score_is_shown_without_scores(
+    reference: dict[str, Any], tmp_path: Path
+) -> None:
+    said = np.arange(len(reference["prediction"])) % 3.0
+    stored = a_file(reference | {"prediction": said, "label": said}, tmp_path)
+    stream = LabelStream("s", "id", "y", 1, ("low", "middle", "high"))
+    rows = [row._replace(champion=row.at_ms % 2.0, label=row.at_ms // 2 % 2.0) for row in window()]
+
+    html, content = await Workshop(tmp_path / "state").draw("multiclass", stream, rows, FEATURES, stored)
+
+    assert b"middle" in html  # of three classes two came, which it takes for a task of two
+    assert "Accuracy" not in content.decode()
 
 
 @pytest.mark.parametrize(

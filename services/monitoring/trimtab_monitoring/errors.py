@@ -10,6 +10,7 @@ Rejected
 ├── UnknownSilence   (NotFound)
 └── UnknownSubject   (NotFound)
 Unavailable
+├── MessageRefused   a sink takes others, perhaps, and not this
 ├── NotCalibrated    a version's thresholds are still being worked out
 └── Overwhelmed      work took too long, or was killed: it may go well once more, but not for ever
 """
@@ -34,6 +35,10 @@ class NothingToReport(NotFound):
 
 class BadSilence(Rejected):
     """A silence that would silence nothing."""
+
+
+class MessageRefused(Unavailable):
+    """A sink does not take a message for what it says, as it may take another."""
 
 
 class BadSinks(Rejected):

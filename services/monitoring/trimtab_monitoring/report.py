@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from trimtab_core.drift import Column, missing
 from trimtab_core.features import are_words
 from trimtab_core.losses import Task
@@ -42,17 +41,26 @@ def main(folder: Path) -> int:
     about = json.loads((folder / "about.json").read_text())
     task, classes = about["task"], about["classes"] or _YES_OR_NO
     current, before = (_frame(columns, shown, task, classes) for columns in (window, reference))
-    _write(folder, current, before, task, classes[-1])
+    scored = task if all(_can_be_scored(frame) for frame in (current, before)) else None
+    try:
+        _write(folder, current, before, scored, classes[-1])
+    except Exception as error:  # Evidently cannot score all that there is, and says so in many ways
+        if scored is None:
+            raise
+        print(f"labels are not scored: {type(error).__name__}: {error}", file=sys.stderr)
+        _write(folder, current, before, None, classes[-1])
     return 0
 
 
-def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame, task: Task, positive: str) -> None:
+def _write(
+    folder: Path, current: pd.DataFrame, reference: pd.DataFrame, scored: Task | None, positive: str
+) -> None:
     numbers = [str(name) for name in reference.select_dtypes("number")]
     made = report(
         ["DataDriftPreset", "DataSummaryPreset"],
         current,
         reference,
-        scored=task if {LABEL, PREDICTION} <= set(reference) else None,
+        scored=scored,
         positive=positive,
         numerical_columns=numbers,
         categorical_columns=[str(name) for name in reference if name not in numbers],
@@ -62,32 +70,29 @@ def _write(folder: Path, current: pd.DataFrame, reference: pd.DataFrame, task: T
 
 
 def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str) -> bool:
-    """Return whether there is something to show of a column.
-
-    Of words Evidently would show each text as a category, and of labels that are all alike it can compute no score.
-    """
+    """Return whether there is something to show of a column; of words Evidently would show each text as a category."""
     if name not in window or are_words(name):
         return False
-    if name == LABEL:
-        return all(len(np.unique(columns[name][_scored(columns)])) > 1 for columns in (window, reference))
     return all(not missing(columns[name]).all() for columns in (window, reference))
 
 
-def _scored(columns: dict[str, Column]) -> NDArray[np.bool_]:
-    """Return which rows have a label and a prediction."""
-    return ~missing(columns[LABEL]) & ~missing(columns[PREDICTION])
-
-
-def _frame(columns: dict[str, Column], shown: list[str], task: Task, classes: Sequence[str]) -> pd.DataFrame:
+def _frame(
+    columns: dict[str, Column], shown: list[str], task: Task | None, classes: Sequence[str]
+) -> pd.DataFrame:
     """Return the columns that are shown; of a number of one of `classes`, their names."""
     frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
-    if LABEL in shown:
-        frame[LABEL] = frame[LABEL].where(_scored(columns))
-    named = dict(enumerate(classes))
-    for name in {"regression": (), "binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}[task]:
-        if name in shown:
-            frame[name] = frame[name].map(named.get)
+    named = {"binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}.get(task or "", ())
+    for name in frame.columns.intersection(named):
+        frame[name] = frame[name].map(dict(enumerate(classes)).get)
     return frame
+
+
+def _can_be_scored(frame: pd.DataFrame) -> bool:
+    """Return whether there are predictions with labels, and those not all alike."""
+    if not {LABEL, PREDICTION} <= set(frame):
+        return False
+    frame[LABEL] = frame[LABEL].where(frame[PREDICTION].notna())
+    return bool(frame[LABEL].nunique() > 1)
 
 
 def _sampled(reference: dict[str, Column]) -> dict[str, Column]:

@@ -18,12 +18,15 @@ from trimtab_core.naming import listed
 from trimtab_runtime.clock import Clock, iso
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.errors import BadSinks
-from trimtab_monitoring.usecases.alerting import Sink
+from trimtab_monitoring.errors import BadSinks, MessageRefused
+from trimtab_monitoring.usecases.alerting import RANKS, Sink
 from trimtab_monitoring.usecases.entities import Alert
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0)
 _YEAR_MS: Final = 365 * 86_400_000
+_REFUSALS: Final = (400, 413, 422)
+_LINES: Final = 50
+"""Lines of a message of Slack, which takes 40,000 characters."""
 _NAMED: Final = 20
 """Names in a line of a message about many; the rest are counted."""
 SIGNATURE: Final = "X-Trimtab-Signature"
@@ -65,7 +68,8 @@ class Post:
         """Post `body`.
 
         Raises:
-            Unavailable: the answer is not 2xx, or there is none.
+            MessageRefused: the answer is that there is something wrong with this body.
+            Unavailable: it is not 2xx either, or there is none.
         """
         sent = {"Content-Type": "application/json", **headers}
         try:
@@ -76,7 +80,8 @@ class Post:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # The address is a secret with some receivers, and an error may tell it.
             raise Unavailable(f"sink {self.sink!r} does not answer: {type(error).__name__}") from error
-        raise Unavailable(f"sink {self.sink!r} answers {answer.status}: {said}")
+        refused = MessageRefused if answer.status in _REFUSALS else Unavailable
+        raise refused(f"sink {self.sink!r} answers {answer.status}: {said}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,10 @@ class Slack:
         if len(subjects) == 1:
             lines = [
                 f"*{_escaped(subjects[0])}*",
-                *(f"{_sign(it)}: {_escaped(it.sentence)}" for it in alerts),
+                *(f"{_sign(it)}: {_escaped(it.sentence)}" for it in alerts[:_LINES]),
             ]
+            if len(alerts) > _LINES:
+                lines.append(f"and {len(alerts) - _LINES} more, as `trimtab alert list {subjects[0]}` tells")
         else:
             lines = [
                 f"*{len(subjects)} have something to look at*, as `trimtab alert list` tells",
@@ -181,9 +188,9 @@ def _sign(alert: Alert) -> str:
 
 
 def _counted(alerts: Sequence[Alert]) -> list[str]:
-    """Return a line for each kind and severity, with the names of those that have one."""
+    """Return a line for each severity and kind, the gravest first and what is over last, with the names of those that have one."""
     named: dict[str, dict[str, None]] = {}
-    for alert in alerts:
+    for alert in sorted(alerts, key=lambda it: (it.resolved, -RANKS[it.severity], it.kind)):
         named.setdefault(_sign(alert), {})[_escaped(alert.subject)] = None
     return [f"{sign}, of {len(names)}: {_some([*names])}" for sign, names in named.items()]
 

@@ -77,7 +77,7 @@ class Workshop:
 
     async def draw(
         self,
-        task: Task,
+        task: Task | None,
         labels: LabelStream,
         rows: Sequence[Row],
         features: Sequence[str],
@@ -97,7 +97,7 @@ class Workshop:
             with _folder(self._folder) as folder:
                 (folder / "reference.arrow").write_bytes(content)
                 found = windows.columns(rows, features)
-                if not labels.wanted:
+                if task is not None and not labels.wanted:
                     found[LABEL] = np.array([np.nan if row.label is None else row.label for row in rows])
                 texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
                 np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]

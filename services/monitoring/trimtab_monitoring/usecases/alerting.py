@@ -19,7 +19,7 @@ from trimtab_core.specs import Model
 from trimtab_runtime.clock import Clock
 from trimtab_runtime.errors import Unavailable
 
-from trimtab_monitoring.errors import BadSilence, UnknownSilence, UnknownSubject
+from trimtab_monitoring.errors import BadSilence, MessageRefused, UnknownSilence, UnknownSubject
 from trimtab_monitoring.usecases.entities import Alert, Delivery, HeldAlert, Severity, Silence
 from trimtab_monitoring.usecases.ports import Specs
 
@@ -35,9 +35,7 @@ _MOST_ATTEMPTS: Final = 100
 """After about a day a sink that takes nothing is given up for this alert."""
 _MANY: Final = 10
 """Subjects of which more are told in one message."""
-_TRIES_TOGETHER: Final = 3
-"""After so many in vain each subject is told by itself: a sink may refuse a message for one of them."""
-_RANKS: Final[dict[Severity, int]] = {"info": 0, "warning": 1, "critical": 2}
+RANKS: Final[dict[Severity, int]] = {"info": 0, "warning": 1, "critical": 2}
 
 
 class Sink(Protocol):
@@ -47,6 +45,7 @@ class Sink(Protocol):
         """Tell of alerts, those about one subject side by side and oldest first.
 
         Raises:
+            MessageRefused: it does not take these, and perhaps some of them.
             Unavailable: it did not take them.
         """
         ...
@@ -125,7 +124,7 @@ class Alerting:
         if model is None:
             return list(self._sinks)
         rule = model.spec.alerts
-        if _RANKS[alert.severity] < _RANKS[rule.at_least]:
+        if RANKS[alert.severity] < RANKS[rule.at_least]:
             return []
         if said := self.untold(model):
             log.error("%s", said)
@@ -185,18 +184,30 @@ class Alerting:
         try:
             await self._sinks[sink].send([each.alert for each in group])
         except Unavailable as error:
-            tries = max(each.attempts for each in group) + 1
-            log.warning("sink %r does not take alerts about %s (try %d): %s", sink, subject, tries, error)
-            if tries >= _MOST_ATTEMPTS:
-                log.error(
-                    "alerts about %s are not told to sink %r: it was tried %d times", subject, sink, tries
-                )
-                await self._store.delivered(group)
-                return
-            wait_ms = _BACKOFF_MS[min(tries, len(_BACKOFF_MS)) - 1]
-            await self._store.put_off(group, self._clock.now_ms() + wait_ms, str(error))
+            log.warning("sink %r does not take alerts about %s: %s", sink, subject, error)
+            if isinstance(error, MessageRefused) and len(subjects) > 1:
+                middle = subjects[len(subjects) // 2]
+                await self._send(sink, [each for each in group if each.alert.subject < middle])
+                await self._send(sink, [each for each in group if each.alert.subject >= middle])
+            else:
+                await self._not_taken(sink, group, str(error))
             return
         await self._store.delivered(group)
+
+    async def _not_taken(self, sink: str, group: Sequence[Delivery], fault: str) -> None:
+        """Try again, the later the more often it was tried, or give up."""
+        tried = {
+            tries: [each for each in group if each.attempts + 1 == tries]
+            for tries in {it.attempts + 1 for it in group}
+        }
+        for tries, some in tried.items():
+            if tries < _MOST_ATTEMPTS:
+                wait_ms = _BACKOFF_MS[min(tries, len(_BACKOFF_MS)) - 1]
+                await self._store.put_off(some, self._clock.now_ms() + wait_ms, fault)
+            else:
+                ids = ", ".join(each.alert.id for each in some)
+                log.error("sink %r is not told of %s: it was tried %d times", sink, ids, tries)
+                await self._store.delivered(some)
 
     async def alerts(self, subject: str, *, open_only: bool) -> list[HeldAlert]:
         """Return the alerts about a subject, or all where it is empty, newest first."""
@@ -243,12 +254,7 @@ class Alerting:
 def _messages(speaking: Sequence[Delivery]) -> list[tuple[str, list[Delivery]]]:
     """Return what each sink is told in one message: what is about one subject, or about all where they are many."""
     found: list[tuple[str, list[Delivery]]] = []
-    for sink, group in groupby(speaking, key=lambda it: it.sink):
-        apart, together = list[list[Delivery]](), list[list[Delivery]]()
-        for _, of_subject in groupby(group, key=lambda it: it.alert.subject):
-            some = list(of_subject)
-            (apart if any(each.attempts >= _TRIES_TOGETHER for each in some) else together).append(some)
-        if len(together) > _MANY:
-            together = [[*chain(*together)]]
-        found += [(sink, some) for some in (*apart, *together)]
+    for sink, of_sink in groupby(speaking, key=lambda it: it.sink):
+        apart = [list(some) for _, some in groupby(of_sink, key=lambda it: it.alert.subject)]
+        found += [(sink, some) for some in (apart if len(apart) <= _MANY else [[*chain(*apart)]])]
     return found

@@ -5,9 +5,9 @@ it back equal. Times are milliseconds since the epoch; `_ms` of data is event ti
 `recorded_ms` and the steps of a loop are the wall clock.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from trimtab_core.losses import Task
@@ -169,7 +169,8 @@ class ReportOrder:
     from_ms: int
     to_ms: int
     path: str
-    task: Task = "regression"
+    task: Task | None = None
+    """None of an order from before it was told; its labels are not shown."""
 
     @classmethod
     def of(cls, model: Model, drift: Drift) -> "ReportOrder":
@@ -249,7 +250,7 @@ class Silence:
 
     id: int
     subject: str
-    """A name, or of several a pattern in which `*` stands for anything."""
+    """A name, or of several a pattern as a shell has it, in which `*` stands for anything."""
     kind: str
     """Of the alerts; all kinds, if empty."""
     until_ms: int
@@ -263,7 +264,7 @@ class Silence:
 
     def is_of(self, subject: str) -> bool:
         """Whether it is about a subject."""
-        return re.fullmatch(".*".join(map(re.escape, self.subject.split("*"))), subject) is not None
+        return fnmatchcase(subject, self.subject)
 
 
 @dataclass(frozen=True, slots=True)

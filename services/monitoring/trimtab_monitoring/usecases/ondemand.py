@@ -34,7 +34,7 @@ class Drawer(Protocol):
 
     async def draw(
         self,
-        task: Task,
+        task: Task | None,
         labels: LabelStream,
         rows: Sequence[Row],
         features: Sequence[str],
