@@ -82,7 +82,7 @@ def _frame(
     """Return the columns that are shown; of a number of one of `classes`, their names."""
     frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
     named = {"binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}.get(task or "", ())
-    for name in frame.columns.intersection(named):
+    for name in set(named) & set(shown):
         frame[name] = frame[name].map(dict(enumerate(classes)).get)
     return frame
 
