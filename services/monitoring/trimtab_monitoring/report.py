@@ -79,20 +79,19 @@ def _is_shown(window: dict[str, Column], reference: dict[str, Column], name: str
 def _frame(
     columns: dict[str, Column], shown: list[str], task: Task | None, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the columns that are shown; of a number of one of `classes`, their names."""
+    """Return the columns that are shown, labels where there is a prediction; of a number of one of `classes`, their names."""
     frame = pd.DataFrame({name: columns[name] for name in shown}).replace("", None)
     named = {"binary": (LABEL,), "multiclass": (LABEL, PREDICTION)}.get(task or "", ())
     for name in set(named) & set(shown):
         frame[name] = frame[name].map(dict(enumerate(classes)).get)
+    if {LABEL, PREDICTION} <= set(shown):
+        frame[LABEL] = frame[LABEL].where(frame[PREDICTION].notna())
     return frame
 
 
 def _can_be_scored(frame: pd.DataFrame) -> bool:
     """Return whether there are predictions with labels, and those not all alike."""
-    if not {LABEL, PREDICTION} <= set(frame):
-        return False
-    frame[LABEL] = frame[LABEL].where(frame[PREDICTION].notna())
-    return bool(frame[LABEL].nunique() > 1)
+    return {LABEL, PREDICTION} <= set(frame) and frame[LABEL].nunique() > 1
 
 
 def _sampled(reference: dict[str, Column]) -> dict[str, Column]:
