@@ -40,7 +40,7 @@ def categorical(rng: np.random.Generator, rows: int, features: int) -> tuple[Col
 
 
 def many_categories(rng: np.random.Generator, rows: int, features: int) -> tuple[Columns, dict[str, Kind]]:
-    """Seven hundred categories, of which half are as rare as one row in 10,000."""
+    """Seven hundred categories, of which half are rarer than one row in 2,500."""
     shares = 1 / np.arange(1, 701)
     drawn = rng.choice(700, (features, rows), p=shares / shares.sum())
     return _columns([column.astype(np.float64) for column in drawn], "categorical")

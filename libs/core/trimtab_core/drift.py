@@ -202,7 +202,7 @@ def distance(reference: Reference, was: Floats, now: Floats, seen: NDArray[np.bo
     the rare: of so many some are new in any window.
     """
     if reference.kind != "numeric":
-        if reference.kind == "categorical":
+        if reference.kind == "categorical" and len(reference.categories) > MOST_CATEGORIES:
             known = np.asarray(reference.shares) > 0 if seen is None or reference.shares[-2] else seen
             was, now = _pooled(was, known), _pooled(now, known)
         return (
@@ -266,7 +266,6 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
     most, count = len(reference.shares), int(phases.max()) + 1
     whole, sizes = by_group(bins, phases, count, most), np.bincount(phases, minlength=count)[:, None]
     was, now = np.empty((2, len(windows), most))
-    seen = np.empty(was.shape, bool)
     for at, window in enumerate(windows):
         inside = by_group(bins[window], phases[window], count, most)
         taken = np.bincount(phases[window], minlength=count)
@@ -275,8 +274,7 @@ def against_like(reference: Reference, bins: Bins, phases: Counts, windows: Coun
         outside = np.where(rest > 0, whole - inside, whole)[there] / np.where(rest > 0, rest, sizes)[there]
         was[at] = np.maximum(taken[there] / len(window) @ outside, 0)
         now[at] = inside.sum(axis=0) / len(window)
-        seen[at] = (whole - inside).sum(axis=0) > _ROUNDING
-    return distance(reference, was, now, seen)
+    return distance(reference, was, now)
 
 
 def by_group(bins: Bins, groups: Counts, count: int, most: int) -> Floats:
@@ -298,10 +296,10 @@ def _of_categories(was: Floats, now: Floats) -> Floats:
 
 def _pooled(shares: Floats, seen: NDArray[np.bool_]) -> Floats:
     """Return shares of categories in fewer bins: the commonest, the others that are `seen`, those that are not, missing."""
-    own = min(MOST_CATEGORIES, shares.shape[-1] - 2)
-    others, seen = shares[..., own:-1], seen[..., own:-1]
+    own, others, absent = np.split(shares, [MOST_CATEGORIES, -1], axis=-1)
+    seen = seen[..., MOST_CATEGORIES:-1]
     known, new = (np.where(which, others, 0).sum(axis=-1, keepdims=True) for which in (seen, ~seen))
-    return np.concatenate([shares[..., :own], known, new, shares[..., -1:]], axis=-1)
+    return np.concatenate([own, known, new, absent], axis=-1)
 
 
 def conditional(shares: Floats) -> Floats:

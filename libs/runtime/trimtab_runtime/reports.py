@@ -7,7 +7,9 @@ before. It tells nobody that it is used, and warns of nothing.
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
+
+from trimtab_core.losses import Task
 
 LABEL: Final = "label"
 PREDICTION: Final = "prediction"
@@ -18,7 +20,7 @@ def report(
     current: Any,
     reference: Any = None,
     *,
-    scored: Literal["regression", "binary", "multiclass"] | None = None,
+    scored: Task | None = None,
     positive: str = "1",
     **columns: Sequence[str],
 ) -> Any:
@@ -34,33 +36,28 @@ def report(
         from evidently import DataDefinition, Dataset, Report
         from evidently import presets as known
 
-        definition = DataDefinition(
-            **{what: list(names) for what, names in columns.items()}, **_roles(scored, positive)
-        )
+        part, roles = _scoring(scored, positive)
+        definition = DataDefinition(**{what: list(names) for what, names in columns.items()}, **roles)
         datasets = [
             None if frame is None else Dataset.from_pandas(frame, data_definition=definition)
             for frame in (current, reference)
         ]
-        asked = [*presets, *_presets(scored)]
-        return Report([getattr(known, name)() for name in asked]).run(*datasets)
+        return Report([getattr(known, name)() for name in (*presets, *part)]).run(*datasets)
 
 
-def _presets(scored: str | None) -> list[str]:
-    if scored is None:
-        return []
-    return ["RegressionPreset" if scored == "regression" else "ClassificationPreset"]
-
-
-def _roles(scored: str | None, positive: str) -> dict[str, Any]:
+def _scoring(task: Task | None, positive: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the presets by which predictions are scored, and which columns they read."""
     from evidently import BinaryClassification, MulticlassClassification, Regression
 
-    if scored is None:
-        return {}
-    if scored == "regression":
-        return {"regression": [Regression(target=LABEL, prediction=PREDICTION)]}
-    if scored == "multiclass":
-        return {"classification": [MulticlassClassification(target=LABEL, prediction_labels=PREDICTION)]}
-    binary = BinaryClassification(
-        target=LABEL, prediction_labels=None, prediction_probas=PREDICTION, pos_label=positive
-    )
-    return {"classification": [binary]}
+    match task:
+        case None:
+            return [], {}
+        case "regression":
+            return ["RegressionPreset"], {"regression": [Regression(target=LABEL, prediction=PREDICTION)]}
+        case "binary":
+            of: Any = BinaryClassification(
+                target=LABEL, prediction_labels=None, prediction_probas=PREDICTION, pos_label=positive
+            )
+        case "multiclass":
+            of = MulticlassClassification(target=LABEL, prediction_labels=PREDICTION)
+    return ["ClassificationPreset"], {"classification": [of]}

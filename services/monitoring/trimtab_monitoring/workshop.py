@@ -98,7 +98,7 @@ class Workshop:
                 (folder / "reference.arrow").write_bytes(content)
                 found = windows.columns(rows, features)
                 if task is not None and not labels.wanted:
-                    found[LABEL] = np.array([np.nan if row.label is None else row.label for row in rows])
+                    found[LABEL] = np.array([row.label for row in rows], np.float64)
                 texts = {name: column.astype(str) for name, column in found.items() if column.dtype == object}
                 np.savez(folder / "window.npz", **found | texts)  # type: ignore[arg-type]
                 (folder / "about.json").write_text(json.dumps({"task": task, "classes": labels.classes}))

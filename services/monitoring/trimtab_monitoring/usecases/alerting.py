@@ -11,7 +11,8 @@ the world changes for thousands of models, a sink is told of all of them in one 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, Protocol
 
 from trimtab_core.alertkinds import KINDS
@@ -196,11 +197,9 @@ class Alerting:
 
     async def _not_taken(self, sink: str, group: Sequence[Delivery], fault: str) -> None:
         """Try again, the later the more often it was tried, or give up."""
-        tried = {
-            tries: [each for each in group if each.attempts + 1 == tries]
-            for tries in {it.attempts + 1 for it in group}
-        }
-        for tries, some in tried.items():
+        by_attempts = attrgetter("attempts")
+        for attempts, of_these in groupby(sorted(group, key=by_attempts), key=by_attempts):
+            some, tries = list(of_these), attempts + 1
             if tries < _MOST_ATTEMPTS:
                 wait_ms = _BACKOFF_MS[min(tries, len(_BACKOFF_MS)) - 1]
                 await self._store.put_off(some, self._clock.now_ms() + wait_ms, fault)
@@ -255,6 +254,7 @@ def _messages(speaking: Sequence[Delivery]) -> list[tuple[str, list[Delivery]]]:
     """Return what each sink is told in one message: what is about one subject, or about all where they are many."""
     found: list[tuple[str, list[Delivery]]] = []
     for sink, of_sink in groupby(speaking, key=lambda it: it.sink):
-        apart = [list(some) for _, some in groupby(of_sink, key=lambda it: it.alert.subject)]
-        found += [(sink, some) for some in (apart if len(apart) <= _MANY else [[*chain(*apart)]])]
+        together = list(of_sink)
+        apart = [list(some) for _, some in groupby(together, key=lambda it: it.alert.subject)]
+        found += [(sink, some) for some in (apart if len(apart) <= _MANY else [together])]
     return found
